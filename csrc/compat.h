@@ -1,0 +1,103 @@
+/* The only file that names a Python version.
+ *
+ * Everything above sees one CPython: what differs between 3.11 and 3.15 is
+ * bridged here, and every other file includes this one first.
+ */
+#ifndef AL_COMPAT_H
+#define AL_COMPAT_H
+
+#ifndef PY_SSIZE_T_CLEAN
+#define PY_SSIZE_T_CLEAN
+#endif
+#include <Python.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#ifndef _WIN32
+#include <time.h>
+#endif
+
+#if PY_VERSION_HEX < 0x030B0000
+#error "pyasynclife needs CPython 3.11 or newer"
+#endif
+
+/* A FASTCALL or NOARGS entry point in a method table. */
+#define AL_METHOD(function) ((PyCFunction)(void (*)(void))(function))
+
+/* 3.11 keeps the raised exception in three pieces. */
+#if PY_VERSION_HEX < 0x030C0000
+static inline PyObject *
+PyErr_GetRaisedException(void)
+{
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    if (type == NULL) {
+        return NULL;
+    }
+    PyErr_NormalizeException(&type, &value, &traceback);
+    if (traceback != NULL) {
+        PyException_SetTraceback(value, traceback);
+    }
+    Py_DECREF(type);
+    Py_XDECREF(traceback);
+    return value;
+}
+
+static inline void
+PyErr_SetRaisedException(PyObject *error)
+{
+    PyObject *type = Py_NewRef(Py_TYPE(error));
+    PyErr_Restore(type, error, PyException_GetTraceback(error));
+}
+#endif
+
+/* The clock of time.monotonic(), in seconds.  Pure C. */
+static inline double
+al_clock(void)
+{
+#if PY_VERSION_HEX >= 0x030D0000
+    PyTime_t now = 0;
+    (void)PyTime_MonotonicRaw(&now);
+    return (double)now * 1e-9;
+#elif defined(_WIN32)
+    return _PyTime_AsSecondsDouble(_PyTime_GetMonotonicClock());
+#else
+    struct timespec now;
+    (void)clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
+#endif
+}
+
+/* The clock of time.time(), in seconds.  Pure C. */
+static inline double
+al_wall_clock(void)
+{
+#if PY_VERSION_HEX >= 0x030D0000
+    PyTime_t now = 0;
+    (void)PyTime_TimeRaw(&now);
+    return (double)now * 1e-9;
+#elif defined(_WIN32)
+    return _PyTime_AsSecondsDouble(_PyTime_GetSystemClock());
+#else
+    struct timespec now;
+    (void)clock_gettime(CLOCK_REALTIME, &now);
+    return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
+#endif
+}
+
+/* All state is per module, so an interpreter of its own GIL may import us. */
+#if PY_VERSION_HEX >= 0x030C0000
+#define AL_INTERPRETERS_SLOT                                                  \
+    {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
+#else
+#define AL_INTERPRETERS_SLOT
+#endif
+
+/* 3.11 and 3.12: uncancel() leaves a cancellation that was not delivered. */
+#if PY_VERSION_HEX < 0x030D0000
+#define AL_UNCANCEL_KEEPS_REQUEST 1
+#else
+#define AL_UNCANCEL_KEEPS_REQUEST 0
+#endif
+
+#endif

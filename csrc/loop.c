@@ -1,0 +1,319 @@
+/* The only room that speaks to an event loop or a Task.
+ *
+ * Everything here goes through what asyncio makes public, so uvloop, other
+ * loops, task factories and virtual clocks keep working.  There are two
+ * shortcuts, each taken only where nobody could tell.  A Task is made by
+ * calling the Task type where the loop's create_task is asyncio's own, no
+ * task factory is set and asyncio.Task is the C type: that is what
+ * create_task would do, less two frames.  And the clock is read in C where
+ * the loop's own is time.monotonic().
+ */
+#include "compat.h"
+#include "fault.h"
+#include "state.h"
+#include "loop.h"
+
+#include <pythread.h>
+
+/* object.name(arg), name interned. */
+static PyObject *
+loop_call1(PyObject *object, PyObject *name, PyObject *arg)
+{
+    PyObject *stack[3] = {NULL, object, arg};
+    return PyObject_VectorcallMethod(
+        name, stack + 1, 2 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
+}
+
+/* object.name(), name interned. */
+static PyObject *
+loop_call0(PyObject *object, PyObject *name)
+{
+    PyObject *stack[2] = {NULL, object};
+    return PyObject_VectorcallMethod(
+        name, stack + 1, 1 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
+}
+
+/* The truth of a result that is stolen; -1 with its error. */
+static int
+loop_truth(PyObject *result)
+{
+    int truth = -1;
+    if (result != NULL) {
+        truth = PyObject_IsTrue(result);
+        Py_DECREF(result);
+    }
+    return truth;
+}
+
+PyObject *
+al_loop_running(al_state *st, const char *what)
+{
+    PyObject *loop = PyObject_CallNoArgs(st->get_running_loop);
+    if (loop == NULL && PyErr_ExceptionMatches(PyExc_RuntimeError)) {
+        PyErr_Format(PyExc_RuntimeError,
+                     "%s needs a running event loop: call it from a coroutine "
+                     "or a callback of the loop", what);
+    }
+    return loop;
+}
+
+int
+al_loop_bind(al_state *st, al_loop *bound, PyObject *loop)
+{
+    PyObject *context = NULL;
+    PyObject *traits = PyObject_CallOneArg(st->loop_traits, loop);
+    if (traits == NULL) {
+        return -1;
+    }
+    context = AL_ALLOC(PyContext_CopyCurrent());
+    if (context == NULL) {
+        Py_DECREF(traits);
+        return -1;
+    }
+    PyObject *maker = PyTuple_GET_ITEM(traits, 0);
+    bound->monotonic = PyTuple_GET_ITEM(traits, 1) == Py_True;
+    bound->thread = PyThread_get_thread_ident();
+    Py_XSETREF(bound->maker, maker == Py_None ? NULL : Py_NewRef(maker));
+    Py_XSETREF(bound->context, context);
+    Py_XSETREF(bound->loop, Py_NewRef(loop));
+    Py_DECREF(traits);
+    return 0;
+}
+
+int
+al_loop_check_thread(al_state *st, al_loop *bound, const char *what)
+{
+    unsigned long here = PyThread_get_thread_ident();
+    if (bound->loop == NULL || bound->thread == here) {
+        return 0;
+    }
+    /* A loop may be run in one thread and, later, in another. */
+    PyObject *running = PyObject_CallNoArgs(st->get_running_loop);
+    if (running != NULL && running == bound->loop) {
+        Py_DECREF(running);
+        bound->thread = here;
+        return 0;
+    }
+    Py_XDECREF(running);
+    PyErr_Format(PyExc_RuntimeError,
+                 "%s was called from another thread than its event loop's: "
+                 "use loop.call_soon_threadsafe()", what);
+    return -1;
+}
+
+double
+al_loop_time(al_state *st, const al_loop *bound)
+{
+    if (bound->monotonic || bound->loop == NULL) {
+        return al_clock();
+    }
+    PyObject *now = loop_call0(bound->loop, st->s_time);
+    if (now == NULL) {
+        return -1.0;
+    }
+    double seconds = PyFloat_AsDouble(now);
+    Py_DECREF(now);
+    return seconds;
+}
+
+/* Tell whether calling the Task type is what create_task would do now. */
+static int
+loop_is_stock(al_state *st, const al_loop *bound)
+{
+    if (bound->maker == NULL) {
+        return 0;
+    }
+    PyObject *method = PyObject_GetAttr(bound->loop, st->s_create_task);
+    if (method == NULL) {
+        return -1;
+    }
+    int stock = PyMethod_Check(method)
+                && PyMethod_GET_FUNCTION(method) == bound->maker;
+    Py_DECREF(method);
+    if (!stock) {
+        return 0;
+    }
+    PyObject *factory = PyObject_GetAttr(bound->loop, st->s__task_factory);
+    if (factory == NULL) {
+        return -1;
+    }
+    stock = factory == Py_None;
+    Py_DECREF(factory);
+    if (!stock) {
+        return 0;
+    }
+    PyObject *task_type = PyObject_GetAttr(st->tasks_module, st->s_Task);
+    if (task_type == NULL) {
+        return -1;
+    }
+    stock = task_type == st->Task;
+    Py_DECREF(task_type);
+    return stock;
+}
+
+PyObject *
+al_loop_create_task(al_state *st, const al_loop *bound, PyObject *coro,
+                    PyObject *name, PyObject *context)
+{
+    int stock = loop_is_stock(st, bound);
+    if (stock < 0) {
+        return NULL;
+    }
+    if (stock) {
+        PyObject *stack[5] = {NULL, coro, bound->loop, name, context};
+        return AL_ALLOC(PyObject_Vectorcall(
+            st->Task, stack + 1, 1 | PY_VECTORCALL_ARGUMENTS_OFFSET,
+            context == NULL ? st->kw_task : st->kw_task_context));
+    }
+    PyObject *stack[5] = {NULL, bound->loop, coro, name, context};
+    return AL_ALLOC(PyObject_VectorcallMethod(
+        st->s_create_task, stack + 1, 2 | PY_VECTORCALL_ARGUMENTS_OFFSET,
+        context == NULL ? st->kw_name : st->kw_name_context));
+}
+
+PyObject *
+al_loop_call_at(al_state *st, const al_loop *bound, double when,
+                PyObject *callback)
+{
+    PyObject *at = AL_ALLOC(PyFloat_FromDouble(when));
+    if (at == NULL) {
+        return NULL;
+    }
+    PyObject *stack[5] = {NULL, bound->loop, at, callback, bound->context};
+    PyObject *handle = PyObject_VectorcallMethod(
+        st->s_call_at, stack + 1, 3 | PY_VECTORCALL_ARGUMENTS_OFFSET,
+        st->kw_context);
+    Py_DECREF(at);
+    return handle;
+}
+
+void
+al_loop_report(al_state *st, PyObject *loop, const char *message,
+               PyObject *source)
+{
+    PyObject *error = PyErr_GetRaisedException();
+    PyObject *about = Py_BuildValue("{s:s,s:O}", "message", message,
+                                    "exception", error ? error : Py_None);
+    PyObject *answer = NULL;
+    if (about != NULL
+        && (source == NULL || PyDict_SetItem(about, st->s_task, source) == 0))
+    {
+        answer = loop_call1(loop, st->s_call_exception_handler, about);
+    }
+    if (answer == NULL) {
+        /* Even the handler failed: that is the interpreter's to tell. */
+        PyErr_WriteUnraisable(loop);
+    }
+    Py_XDECREF(answer);
+    Py_XDECREF(about);
+    Py_XDECREF(error);
+}
+
+int
+al_task_cancel(al_state *st, PyObject *task, PyObject *msg)
+{
+    PyObject *stack[3] = {NULL, task, msg};
+    return loop_truth(PyObject_VectorcallMethod(
+        st->s_cancel, stack + 1, 1 | PY_VECTORCALL_ARGUMENTS_OFFSET,
+        msg == NULL || msg == Py_None ? NULL : st->kw_msg));
+}
+
+int
+al_task_watch(al_state *st, const al_loop *bound, PyObject *task,
+              PyObject *callback)
+{
+    PyObject *stack[4] = {NULL, task, callback, bound->context};
+    PyObject *none = AL_ALLOC(PyObject_VectorcallMethod(
+        st->s_add_done_callback, stack + 1,
+        2 | PY_VECTORCALL_ARGUMENTS_OFFSET, st->kw_context));
+    if (none == NULL) {
+        return -1;
+    }
+    Py_DECREF(none);
+    return 0;
+}
+
+al_outcome
+al_task_outcome(al_state *st, PyObject *task, PyObject **value)
+{
+    *value = NULL;
+    int cancelled = loop_truth(loop_call0(task, st->s_cancelled));
+    if (cancelled != 0) {
+        return cancelled < 0 ? AL_ERROR : AL_CANCELLED;
+    }
+    *value = loop_call0(task, st->s_exception);
+    if (*value != Py_None) {
+        return *value == NULL ? AL_ERROR : AL_FAILED;
+    }
+    Py_SETREF(*value, loop_call0(task, st->s_result));
+    return *value == NULL ? AL_ERROR : AL_DONE;
+}
+
+long
+al_task_cancelling(al_state *st, PyObject *task)
+{
+    PyObject *count = loop_call0(task, st->s_cancelling);
+    if (count == NULL) {
+        return -1;
+    }
+    long number = PyLong_AsLong(count);
+    Py_DECREF(count);
+    return number;
+}
+
+/* A frame refers to its function; a coroutine without a frame has ended. */
+static int
+coro_visit_function(PyObject *object, void *found)
+{
+    if (PyFunction_Check(object)) {
+        *(bool *)found = true;
+    }
+    return 0;
+}
+
+/* Tell whether a native coroutine has ended, without making the frame object
+   that cr_frame would leave behind.  -1 with an exception. */
+static int
+coro_has_ended(al_state *st, PyObject *coro)
+{
+    bool found = false;
+    (void)Py_TYPE(coro)->tp_traverse(coro, coro_visit_function, &found);
+    if (found) {
+        return 0;
+    }
+    PyObject *frame = PyObject_GetAttr(coro, st->s_cr_frame);
+    if (frame == NULL) {
+        return -1;
+    }
+    int ended = frame == Py_None;
+    Py_DECREF(frame);
+    return ended;
+}
+
+int
+al_coro_started(al_state *st, PyObject *coro)
+{
+    if (!PyCoro_CheckExact(coro)) {
+        return 1;
+    }
+    int started = loop_truth(PyObject_GetAttr(coro, st->s_cr_suspended));
+    if (started == 0) {
+        started = loop_truth(PyObject_GetAttr(coro, st->s_cr_running));
+    }
+    return started != 0 ? started : coro_has_ended(st, coro);
+}
+
+void
+al_coro_refuse(al_state *st, PyObject *coro)
+{
+    PyObject *error = PyErr_GetRaisedException();
+    if (PyCoro_CheckExact(coro) && al_coro_started(st, coro) == 0) {
+        Py_XDECREF(loop_call0(coro, st->s_close));
+    }
+    if (PyErr_Occurred()) {
+        PyErr_WriteUnraisable(coro);
+    }
+    if (error != NULL) {
+        PyErr_SetRaisedException(error);
+    }
+}

@@ -1,0 +1,104 @@
+/* The only room that speaks to an event loop or a Task. */
+#ifndef AL_LOOP_H
+#define AL_LOOP_H
+
+#include "compat.h"
+#include "state.h"
+
+/* A loop that an object of ours is bound to. */
+typedef struct {
+    PyObject *loop;       /* owned; NULL: not bound */
+    PyObject *context;    /* owned: what callbacks of ours run in */
+    PyObject *maker;      /* owned: the loop's stock create_task, or NULL */
+    unsigned long thread; /* of the loop's last run that we saw */
+    bool monotonic;       /* the loop's clock is the system's */
+} al_loop;
+
+/* How a Task ended. */
+typedef enum {
+    AL_ERROR = -1, /* the Task would not tell: an exception is set */
+    AL_DONE = 0,
+    AL_CANCELLED = 1,
+    AL_FAILED = 2,
+} al_outcome;
+
+/* The running loop (new); NULL with RuntimeError saying what `what` needs.
+   Runs Python. */
+PyObject *al_loop_running(al_state *st, const char *what);
+
+/* Bind to a loop that runs in this thread: its clock, its way of making
+   Tasks, a context for callbacks.  Returns 0; -1 with an exception, nothing
+   bound.  Runs Python. */
+int al_loop_bind(al_state *st, al_loop *bound, PyObject *loop);
+
+/* Make sure that this is the bound loop's thread.  `bound` may be unbound.
+   Returns 0; -1 with RuntimeError naming `what`.  Runs Python. */
+int al_loop_check_thread(al_state *st, al_loop *bound, const char *what);
+
+/* The bound loop's time, in seconds; -1.0 with an exception.  Runs Python,
+   but Pure C. where the clock is the system's. */
+double al_loop_time(al_state *st, const al_loop *bound);
+
+/* Make and start a Task of a coroutine in the bound, running loop (new).
+   `context` may be NULL.  The one door through which Tasks of ours are made.
+   On error nothing runs; the coroutine is left alone.  Runs Python. */
+PyObject *al_loop_create_task(al_state *st, const al_loop *bound,
+                              PyObject *coro, PyObject *name,
+                              PyObject *context);
+
+/* Call `callback()` at loop time `when`, in the bound context.  Returns the
+   TimerHandle (new); NULL with an exception.  Runs Python. */
+PyObject *al_loop_call_at(al_state *st, const al_loop *bound, double when,
+                          PyObject *callback);
+
+/* Tell the loop's exception handler of the raised exception, which is
+   cleared; `message` says what failed, `source` (may be NULL) is named with
+   it as its task.  Never fails.  Runs Python. */
+void al_loop_report(al_state *st, PyObject *loop, const char *message,
+                    PyObject *source);
+
+/* Ask for the Task's cancellation.  Returns 1 if asked, 0 if it had ended,
+   -1 with an exception.  Runs Python. */
+int al_task_cancel(al_state *st, PyObject *task, PyObject *msg);
+
+/* Have `callback(task)` called in the bound context once it has ended.
+   Returns 0; -1 with an exception.  Runs Python. */
+int al_task_watch(al_state *st, const al_loop *bound, PyObject *task,
+                  PyObject *callback);
+
+/* How a Task that is done has ended; *value is its result, its exception or,
+   cancelled, NULL (new).  Marks an exception as retrieved.  Runs Python. */
+al_outcome al_task_outcome(al_state *st, PyObject *task, PyObject **value);
+
+/* The Task's count of cancellations not taken back; -1 with an exception.
+   Runs Python. */
+long al_task_cancelling(al_state *st, PyObject *task);
+
+/* Tell whether the coroutine has run its first step: 1 or 0; where it cannot
+   be told, 1.  -1 with an exception.  Runs Python. */
+int al_coro_started(al_state *st, PyObject *coro);
+
+/* Close a coroutine that has never started; leave any other alone.  Keeps
+   the raised exception.  Runs Python. */
+void al_coro_refuse(al_state *st, PyObject *coro);
+
+/* The visit of an embedded al_loop.  Pure C. */
+static inline int
+al_loop_visit(al_loop *bound, visitproc visit, void *arg)
+{
+    Py_VISIT(bound->loop);
+    Py_VISIT(bound->context);
+    Py_VISIT(bound->maker);
+    return 0;
+}
+
+/* The clear of an embedded al_loop: unbound.  Runs Python. */
+static inline void
+al_loop_clear(al_loop *bound)
+{
+    Py_CLEAR(bound->maker);
+    Py_CLEAR(bound->context);
+    Py_CLEAR(bound->loop);
+}
+
+#endif

@@ -1,0 +1,86 @@
+/* The door: PyInit__core, and an exec that reads like a table of contents. */
+#include "compat.h"
+#include "fault.h"
+#include "state.h"
+#include "awaitable.h"
+
+#ifdef AL_FAULTS
+long al_fault_countdown = 0;
+
+PyDoc_STRVAR(module_fail_allocation_doc,
+"fail_allocation($module, nth, /)\n--\n\n"
+"Make the nth allocation from now fail; 0: none.  Returns what was left.");
+
+static PyObject *
+module_fail_allocation(PyObject *Py_UNUSED(module), PyObject *nth)
+{
+    long left = al_fault_countdown;
+    al_fault_countdown = 0;
+    long next = PyLong_AsLong(nth);
+    PyObject *answer = next < 0 ? NULL : PyLong_FromLong(left);
+    al_fault_countdown = answer == NULL ? 0 : next;
+    return answer;
+}
+#endif
+
+static PyMethodDef module_methods[] = {
+#ifdef AL_FAULTS
+    {"fail_allocation", module_fail_allocation, METH_O,
+     module_fail_allocation_doc},
+#endif
+    {NULL, NULL, 0, NULL},
+};
+
+static int
+module_exec(PyObject *module)
+{
+    al_state *st = al_state_of(module);
+    if (al_state_load(st) < 0
+        || al_awaitable_setup(module, st) < 0)
+    {
+        return -1;
+    }
+    return 0;
+}
+
+static int
+module_traverse(PyObject *module, visitproc visit, void *arg)
+{
+    return al_state_visit(al_state_of(module), visit, arg);
+}
+
+static int
+module_clear(PyObject *module)
+{
+    return al_state_clear(al_state_of(module));
+}
+
+static void
+module_free(void *module)
+{
+    (void)module_clear((PyObject *)module);
+}
+
+static PyModuleDef_Slot module_slots[] = {
+    {Py_mod_exec, (void *)module_exec},
+    AL_INTERPRETERS_SLOT
+    {0, NULL},
+};
+
+struct PyModuleDef al_module = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "pyasynclife._core",
+    .m_doc = "The native core of pyasynclife: import pyasynclife instead.",
+    .m_size = sizeof(al_state),
+    .m_methods = module_methods,
+    .m_slots = module_slots,
+    .m_traverse = module_traverse,
+    .m_clear = module_clear,
+    .m_free = module_free,
+};
+
+PyMODINIT_FUNC
+PyInit__core(void)
+{
+    return PyModuleDef_Init(&al_module);
+}

@@ -1,0 +1,95 @@
+/* Module state: everything imported, interned or made at import, in one table.
+ *
+ * The three lists below are the table; import, visit and clear are loops over
+ * it.  Objects keep a plain pointer to the state for their methods; traverse,
+ * clear and dealloc never follow it, for at exit it may be gone before them.
+ */
+#ifndef AL_STATE_H
+#define AL_STATE_H
+
+#include "compat.h"
+
+/* Imported: field, module, dotted attribute. */
+#define AL_IMPORTS(X)                                                         \
+    X(tasks_module, "asyncio.tasks", "")                                      \
+    X(Task, "_asyncio", "Task")                                               \
+    X(get_running_loop, "_asyncio", "get_running_loop")                       \
+    X(current_task, "asyncio", "current_task")                                \
+    X(iscoroutine, "asyncio", "iscoroutine")                                  \
+    X(CancelledError, "asyncio", "CancelledError")                            \
+    X(loop_traits, "pyasynclife._loop", "loop_traits")                        \
+    X(DuplicateTaskError, "pyasynclife._errors", "DuplicateTaskError")        \
+    X(UnknownTaskError, "pyasynclife._errors", "UnknownTaskError")            \
+    X(BatchError, "pyasynclife._errors", "BatchError")                        \
+    X(pending, "pyasynclife._states", "TaskState.PENDING")                    \
+    X(running, "pyasynclife._states", "TaskState.RUNNING")                    \
+    X(done, "pyasynclife._states", "TaskState.DONE")                          \
+    X(cancelled, "pyasynclife._states", "TaskState.CANCELLED")                \
+    X(failed, "pyasynclife._states", "TaskState.FAILED")                      \
+    X(healthy, "pyasynclife._states", "TaskHealth.HEALTHY")                   \
+    X(stale, "pyasynclife._states", "TaskHealth.STALE")                       \
+    X(health_failed, "pyasynclife._states", "TaskHealth.FAILED")              \
+    X(unknown, "pyasynclife._states", "TaskHealth.UNKNOWN")                   \
+    X(logger, "pyasynclife._states", "logger")
+
+/* Interned: each is st->s_<name>. */
+#define AL_NAMES(X)                                                           \
+    X(Task) X(__await__) X(_must_cancel) X(_task_factory) X(add_done_callback)        \
+    X(call_at) X(call_exception_handler) X(call_soon)                         \
+    X(call_soon_threadsafe) X(cancel) X(cancelled) X(cancelling) X(close)     \
+    X(context) X(coro) X(cr_frame) X(cr_running) X(cr_suspended)              \
+    X(create_future) X(create_task) X(done) X(error) X(exc_info)              \
+    X(exception) X(extra) X(get_coro) X(get_name) X(is_closed) X(loop)        \
+    X(message) X(msg) X(name) X(remove_done_callback) X(result) X(send)       \
+    X(set_result) X(task) X(throw) X(time) X(uncancel)
+
+/* Made at import: types of the rooms, and what they share.  A room that needs
+   one more adds a row. */
+#define AL_MADE(X)                                                            \
+    X(Ready) X(Awaitable) X(Entry) X(Registry) X(Drain)                       \
+    X(ready_none) X(ready_true) X(ready_false)                                \
+    X(kw_context) X(kw_name) X(kw_name_context) X(kw_task)                    \
+    X(kw_task_context) X(kw_exc_info) X(kw_msg) X(no_args)
+
+typedef struct al_state {
+#define AL_FIELD(field, ...) PyObject *field;
+    AL_IMPORTS(AL_FIELD)
+#undef AL_FIELD
+#define AL_FIELD(name) PyObject *s_##name;
+    AL_NAMES(AL_FIELD)
+#undef AL_FIELD
+#define AL_FIELD(field) PyObject *field;
+    AL_MADE(AL_FIELD)
+#undef AL_FIELD
+} al_state;
+
+/* The one module definition, in module.c. */
+extern struct PyModuleDef al_module;
+
+/* The state of a module of ours (borrowed).  Pure C. */
+static inline al_state *
+al_state_of(PyObject *module)
+{
+    return (al_state *)PyModule_GetState(module);
+}
+
+/* The state behind a type of ours or a subclass of one; NULL with TypeError
+   for any other.  Pure C. */
+al_state *al_state_of_type(PyTypeObject *type);
+
+/* Import and intern the table.  Returns 0; -1 with the error of the import.
+   Runs Python. */
+int al_state_load(al_state *st);
+
+/* Make a heap type from its spec, keep it in *field and, where `public`, in
+   the module too.  Returns 0; -1 with an exception.  Runs Python. */
+int al_state_add_type(PyObject *module, PyObject **field, PyType_Spec *spec,
+                      bool public);
+
+/* The loops of the module's traverse and clear.  Pure C. */
+int al_state_visit(al_state *st, visitproc visit, void *arg);
+
+/* Drop everything in the table.  Runs Python. */
+int al_state_clear(al_state *st);
+
+#endif

@@ -1,0 +1,36 @@
+"""The words for what a task, an item or a batch can be, and the package's logger."""
+
+from __future__ import annotations
+
+import enum
+import logging
+
+logger = logging.getLogger("pyasynclife")
+
+
+class TaskState(enum.Enum):
+    """Where a task stands; PENDING until its first step."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    DONE = "done"
+    CANCELLED = "cancelled"
+    FAILED = "failed"
+
+
+class TaskHealth(enum.Enum):
+    """How a task does: by its heartbeats while it lives, by its outcome after."""
+
+    HEALTHY = "healthy"
+    STALE = "stale"
+    FAILED = "failed"
+    UNKNOWN = "unknown"
+
+
+class BatchStatus(enum.Enum):
+    """How a batch ended."""
+
+    COMPLETED = "completed"
+    TIMED_OUT = "timed_out"
+    ABORTED = "aborted"
+    CANCELLED = "cancelled"

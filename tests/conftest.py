@@ -1,0 +1,111 @@
+"""Every asynchronous test runs on the standard loop and on uvloop, and none leaves
+anything behind: no task, signal handler, thread, unraisable exception, loop error."""
+
+import asyncio
+import gc
+import logging
+import signal
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import pytest
+from pytest_asyncio import is_async_test
+
+try:
+    import uvloop
+except ImportError:
+    uvloop = None
+
+SIGNALS = [
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP")
+    if hasattr(signal, name)
+]
+LoopErrors = list[dict[str, Any]]
+
+_loop_errors: LoopErrors = []
+
+
+def _new_loop(factory: Callable[[], asyncio.AbstractEventLoop]) -> Any:
+    def make() -> asyncio.AbstractEventLoop:
+        loop = factory()
+        loop.set_exception_handler(lambda _, context: _loop_errors.append(context))
+        return loop
+
+    return make
+
+
+def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> Any:
+    factories = {"asyncio": _new_loop(asyncio.SelectorEventLoop)}
+    if uvloop is not None and not item.get_closest_marker("standard_loop_only"):
+        factories["uvloop"] = _new_loop(uvloop.new_event_loop)
+    return factories
+
+
+def pytest_report_header() -> str:
+    return f"uvloop: {uvloop.__version__ if uvloop else 'not installed, not tested'}"
+
+
+@pytest.fixture
+def loop_errors() -> LoopErrors:
+    """The contexts handed to the loop's exception handler; asking allows them."""
+    return _loop_errors
+
+
+class _ErrorLog(logging.Handler):
+    """What a loop that a test made for itself says through its default handler."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
+
+
+# A closing loop cancels its tasks and puts signal handlers back, so those are looked at
+# while it is open; it ends its threads and reports what went wrong, so these come last.
+
+
+@pytest.fixture
+def nothing_left_after_loop(request: pytest.FixtureRequest) -> Iterator[None]:
+    threads = set(threading.enumerate())
+    logged = _ErrorLog()
+    logging.getLogger("asyncio").addHandler(logged)
+    yield
+    # pytest makes an error of what is unraisable: let it be this test's.
+    gc.collect()
+    logging.getLogger("asyncio").removeHandler(logged)
+    reported, _loop_errors[:] = list(_loop_errors), []
+    left = [thread for thread in threading.enumerate() if thread not in threads]
+    for thread in left:
+        thread.join(1.0)
+    assert not any(thread.is_alive() for thread in left), f"threads left: {left}"
+    if "loop_errors" not in request.fixturenames:
+        assert not reported, f"the loop's exception handler was called: {reported}"
+        assert not logged.messages, f"asyncio logged: {logged.messages}"
+
+
+@pytest.fixture
+async def no_task_left(nothing_left_after_loop: None) -> AsyncIterator[None]:
+    yield
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    assert not left, f"tasks left: {left}"
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(
+    request: pytest.FixtureRequest, nothing_left_after_loop: None
+) -> Iterator[None]:
+    """Fail a test that leaves something behind."""
+    if is_async_test(request.node):
+        request.getfixturevalue("no_task_left")
+    before = {signum: signal.getsignal(signum) for signum in SIGNALS}
+    yield
+    left = {}
+    for signum, handler in before.items():
+        if signal.getsignal(signum) != handler:
+            left[signum] = signal.getsignal(signum)
+            signal.signal(signum, handler)
+    assert not left, f"signal handlers left: {left}"
