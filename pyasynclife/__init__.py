@@ -1,6 +1,6 @@
 """One native lifecycle for asyncio tasks: launch, observe, cancel, shut down."""
 
-from pyasynclife._core import Ready
+from pyasynclife._core import Ready, TaskMetadata
 from pyasynclife._errors import (
     BatchError,
     DuplicateTaskError,
@@ -9,6 +9,8 @@ from pyasynclife._errors import (
     SignalSetupError,
     UnknownTaskError,
 )
+from pyasynclife._registry import RegistryStats, TaskRegistry
+from pyasynclife._report import ShutdownReport, TaskExit
 from pyasynclife._states import BatchStatus, TaskHealth, TaskState
 
 __version__ = "0.1.0"
@@ -20,8 +22,13 @@ __all__ = [
     "NotRunError",
     "PyAsyncLifeError",
     "Ready",
+    "RegistryStats",
+    "ShutdownReport",
     "SignalSetupError",
+    "TaskExit",
     "TaskHealth",
+    "TaskMetadata",
+    "TaskRegistry",
     "TaskState",
     "UnknownTaskError",
 ]

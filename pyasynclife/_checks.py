@@ -1,0 +1,41 @@
+"""Checks of arguments that several rooms share: the value seen, and the remedy."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+
+def check_seconds(name: str, value: Any, *, zero: bool = True) -> float:
+    """Return a duration as a float: a number that is not nan and not negative.
+
+    Raises TypeError for what is no number (a bool is none), ValueError otherwise;
+    with ``zero=False`` 0 is refused too.
+    """
+    if isinstance(value, (bool, str, bytes)):
+        raise TypeError(f"{name} is a number of seconds, got {value!r}")
+    try:
+        seconds = float(value)
+    except TypeError:
+        raise TypeError(f"{name} is a number of seconds, got {value!r}") from None
+    if math.isnan(seconds) or seconds < 0 or (seconds == 0 and not zero):
+        least = "0 or more" if zero else "more than 0"
+        raise ValueError(
+            f"{name} is a number of seconds, {least} (math.inf: for ever), got {value!r}"
+        )
+    return seconds
+
+
+def check_count(name: str, value: Any, least: int = 0) -> int:
+    """Return a number of things: an int, no bool, not below ``least``."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} is an int, got {value!r}")
+    if value < least:
+        raise ValueError(f"{name} is {least} or more, got {value}")
+    return value
+
+
+def check_callable(name: str, value: Any) -> None:
+    """Refuse a hook that is neither None nor callable."""
+    if value is not None and not callable(value):
+        raise TypeError(f"{name} is a function or None, got {value!r}")
