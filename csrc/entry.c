@@ -176,14 +176,17 @@ beats_settle(al_beats *beats)
 int
 al_beats_beat(al_beats *beats, al_entry *entry, double now)
 {
-    int started = al_entry_started(entry);
+    int started = 1;
+    if (entry->place == AL_PENDING) {
+        started = al_entry_started(entry);
+    }
     if (entry->ring == NULL) {
         return started < 0 ? -1 : 0; /* ended while we asked */
     }
     assert(entry->ring->beats == beats);
-    (void)beats;
     al_place place = entry->place == AL_PENDING ? AL_PENDING : AL_BEATING;
-    entry_take(entry);
+    al_link_unlink(&entry->beat);
+    beats->count[entry->place]--;
     entry->last = now;
     entry->beats++;
     entry->told = false;
