@@ -144,11 +144,10 @@ al_entry_started(al_entry *entry)
     if (entry->place != AL_PENDING) {
         return 1;
     }
-    if (entry->task == NULL) {
-        return 0; /* its Task is being made */
-    }
     al_state *st = entry->ring->beats->st;
-    PyObject *coro = al_task_coro(st, entry->task);
+    PyObject *coro = entry->task == NULL
+                         ? Py_XNewRef(entry->coro) /* an eager first step */
+                         : al_task_coro(st, entry->task);
     int started = coro == NULL ? -1 : al_coro_started(st, coro);
     Py_XDECREF(coro);
     if (started > 0 && entry->place == AL_PENDING) {
