@@ -406,7 +406,7 @@ async def test_readies_are_awaited_alike_under_a_trace_function(
     registry = TaskRegistry()
 
     async def awaits() -> list[object]:
-        task, task_id = await registry.register(returns(1))
+        _, task_id = await registry.register(returns(1))
         return [
             task_id,
             await registry.heartbeat(task_id),
