@@ -3,6 +3,7 @@
 #include "fault.h"
 #include "state.h"
 #include "awaitable.h"
+#include "shutdown.h"
 
 #ifdef AL_FAULTS
 long al_fault_countdown = 0;
@@ -36,7 +37,8 @@ module_exec(PyObject *module)
 {
     al_state *st = al_state_of(module);
     if (al_state_load(st) < 0
-        || al_awaitable_setup(module, st) < 0)
+        || al_awaitable_setup(module, st) < 0
+        || al_shutdown_setup(module, st) < 0)
     {
         return -1;
     }

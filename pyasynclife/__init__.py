@@ -9,6 +9,7 @@ from pyasynclife._errors import (
     SignalSetupError,
     UnknownTaskError,
 )
+from pyasynclife._shutdown import SignalCoordinator
 from pyasynclife._states import BatchStatus, TaskHealth, TaskState
 
 __version__ = "0.1.0"
@@ -20,6 +21,7 @@ __all__ = [
     "NotRunError",
     "PyAsyncLifeError",
     "Ready",
+    "SignalCoordinator",
     "SignalSetupError",
     "TaskHealth",
     "TaskState",
