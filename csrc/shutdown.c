@@ -43,7 +43,7 @@ typedef struct {
     PyObject *previous;   /* owned: as getsignal() had it; NULL once cleared */
     PyObject *poke;       /* owned: wakes the loop; NULL once disarmed */
     PyObject *entry;      /* owned: the loop with an entry of ours, or NULL */
-    PyObject *getsignal;  /* owned */
+    PyObject *getsignal;  /* owned; NULL once cleared */
     handler_action found; /* as the kernel had it */
     int signum;
     long pid;           /* the process that armed it */
@@ -198,7 +198,9 @@ handler_stand_in(HandlerObject *self, PyObject *frame)
     /* The rest is the kernel's to do, if the signal was sent to us, and not
        to a handler that calls us in its turn. */
     PyObject *top =
-        PyObject_CallFunction(self->getsignal, "i", self->signum);
+        self->getsignal == NULL
+            ? Py_NewRef(Py_None)
+            : PyObject_CallFunction(self->getsignal, "i", self->signum);
     if (top == NULL) {
         return -1;
     }
@@ -411,9 +413,12 @@ handler_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     int signum;
     PyObject *previous, *poke;
-    static char *names[] = {"signum", "previous", "poke", NULL};
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "iOO:SignalHandler", names,
-                                     &signum, &previous, &poke))
+    if (kwargs != NULL) {
+        return PyErr_Format(PyExc_TypeError,
+                            "SignalHandler() takes no keyword arguments");
+    }
+    if (!PyArg_ParseTuple(args, "iOO:SignalHandler", &signum, &previous,
+                          &poke))
     {
         return NULL;
     }
@@ -454,6 +459,7 @@ handler_clear(PyObject *op)
     Py_CLEAR(self->previous);
     Py_CLEAR(self->poke);
     Py_CLEAR(self->entry);
+    Py_CLEAR(self->getsignal);
     return 0;
 }
 
@@ -463,7 +469,6 @@ handler_dealloc(PyObject *op)
     PyTypeObject *type = Py_TYPE(op);
     PyObject_GC_UnTrack(op);
     (void)handler_clear(op);
-    Py_CLEAR(((HandlerObject *)op)->getsignal);
     type->tp_free(op);
     Py_DECREF(type);
 }
@@ -495,7 +500,7 @@ static PyGetSetDef handler_getset[] = {
 };
 
 PyDoc_STRVAR(handler_doc,
-"SignalHandler(signum, previous, poke)\n--\n\n"
+"SignalHandler(signum, previous, poke, /)\n--\n\n"
 "The Python-level handler of one signal, for SignalCoordinator alone.\n\n"
 "Makes a note of the action that the signal has now.  `poke()` is called in\n"
 "the handler and must have the loop call take(); False: there is no loop.");

@@ -15,7 +15,7 @@ class Ready(Awaitable[T], Generic[T]):
 @final
 class SignalHandler:
     def __init__(
-        self, signum: int, previous: Any, poke: Callable[[], bool]
+        self, signum: int, previous: Any, poke: Callable[[], bool], /
     ) -> None: ...
     def __call__(self, signum: int, frame: Any, /) -> None: ...
     @property

@@ -123,6 +123,12 @@ def remove(handler: SignalHandler, loop: asyncio.AbstractEventLoop | None) -> No
         _warn_on_full_pipe(True)
 
 
+def is_on_top(handler: SignalHandler) -> bool:
+    """Tell whether nobody has set another handler since."""
+    top: object = signal.getsignal(handler.signum)
+    return top is handler
+
+
 def _lay_over(handler: SignalHandler) -> None:
     signal.signal(handler.signum, handler)
     signal.siginterrupt(handler.signum, False)  # signal() forgets it
