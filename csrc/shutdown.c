@@ -55,6 +55,7 @@ typedef struct {
     bool chained;       /* `previous` is called too */
     bool native;        /* `found` is a function that C code has set */
     bool poked;         /* the loop has not answered the last poke yet */
+    bool gap;           /* for a moment the loop's handler took our place */
 } HandlerObject;
 
 /* ------------------------------------------------------ the kernel's side */
@@ -297,10 +298,27 @@ handler_take(PyObject *op, PyObject *Py_UNUSED(ignored))
     return answer;
 }
 
+PyDoc_STRVAR(handler_open_doc,
+"open($self, gap, /)\n--\n\n"
+"Tell whether the next word of the loop may be of a signal that came while\n"
+"the loop's own handler was on top, in the middle of installing.");
+
+static PyObject *
+handler_open(PyObject *op, PyObject *gap)
+{
+    int open = PyObject_IsTrue(gap);
+    if (open < 0) {
+        return NULL;
+    }
+    ((HandlerObject *)op)->gap = open;
+    Py_RETURN_NONE;
+}
+
 PyDoc_STRVAR(handler_hear_doc,
 "hear($self, installed, /)\n--\n\n"
-"Take note that the loop was told of the signal; where the handler is not\n"
-"installed any more and was not called either, count it.");
+"Take note that the loop was told of the signal.  If we were not called,\n"
+"being displaced or not yet in place, count it; else it is a wake-up, or the\n"
+"word of a forked child, which on 3.11 writes into our pipe.");
 
 static PyObject *
 handler_hear(PyObject *op, PyObject *installed)
@@ -310,10 +328,19 @@ handler_hear(PyObject *op, PyObject *installed)
     if (known < 0) {
         return NULL;
     }
-    if (!known && self->count == self->heard && handler_is_alive(self)) {
+    bool missed = (!known || self->gap) && self->count == self->heard
+                  && handler_is_alive(self);
+    if (missed) {
         handler_record(self);
     }
     self->heard = self->count;
+    self->gap = false; /* what came in it is told first */
+    /* Whoever displaced us was called; whom we cover was not, in the gap. */
+    if (missed && known && self->chained
+        && handler_chain(self, Py_None) < 0)
+    {
+        return NULL;
+    }
     Py_RETURN_NONE;
 }
 
@@ -477,6 +504,7 @@ static PyMethodDef handler_methods[] = {
     {"arm", handler_arm, METH_O, handler_arm_doc},
     {"disarm", handler_disarm, METH_NOARGS, handler_disarm_doc},
     {"take", handler_take, METH_NOARGS, handler_take_doc},
+    {"open", handler_open, METH_O, handler_open_doc},
     {"hear", handler_hear, METH_O, handler_hear_doc},
     {"put_back", handler_put_back, METH_NOARGS, handler_put_back_doc},
     {"inherit", handler_inherit, METH_O, handler_inherit_doc},

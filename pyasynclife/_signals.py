@@ -26,6 +26,10 @@ _REMEDY = (
 )
 
 
+# From the self-pipe to a callback: read, then called, and some to spare.
+_TURNS = 5
+
+
 def name_of(signum: int) -> str:
     """Return ``"SIGTERM"`` for 15, and ``"signal 99"`` for what has no name."""
     try:
@@ -100,12 +104,23 @@ def attach(
     heard: Callable[[int], object],
 ) -> None:
     """Have the loop woken by the signal too, and the handler on top."""
-    if not _is_woken(loop, handler.signum, handler.previous):
-        loop.add_signal_handler(handler.signum, heard, handler.signum)
-        handler.entry = loop
-    _lay_over(handler)
+    with _blocked(handler.signum):
+        if not _is_woken(loop, handler.signum, handler.previous):
+            handler.open(True)
+            loop.add_signal_handler(handler.signum, heard, handler.signum)
+            handler.entry = loop
+            loop.call_soon(_close, handler, loop, _TURNS)
+        _lay_over(handler)
     if isinstance(loop, asyncio.SelectorEventLoop):
         _warn_on_full_pipe(False)
+
+
+def _close(handler: SignalHandler, loop: asyncio.AbstractEventLoop, turns: int) -> None:
+    """Close the gap of attach(), once the loop has told what came in it."""
+    if turns:
+        loop.call_soon(_close, handler, loop, turns - 1)
+    else:
+        handler.open(False)
 
 
 def remove(handler: SignalHandler, loop: asyncio.AbstractEventLoop | None) -> None:

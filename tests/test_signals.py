@@ -143,6 +143,29 @@ def test_a_storm_from_another_process_leaves_stderr_empty(start: Start) -> None:
     assert (0, "15") == (done.returncode, done.stdout.split()[1])
 
 
+def test_a_signal_in_the_middle_of_setup_is_told_to_us_and_to_the_host(
+    run: Run,
+) -> None:
+    done = run("""
+        from pyasynclife import _signals
+        lay_over = _signals._lay_over
+        def signalled_before(handler):
+            if handler.signum == signal.SIGTERM:    # as if another thread took it
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+                kill(signal.SIGTERM)
+            lay_over(handler)
+        _signals._lay_over = signalled_before
+        async def main():
+            told = []
+            signal.signal(signal.SIGTERM, lambda *args: told.append(args))
+            with SignalCoordinator() as c:
+                print(await asyncio.wait_for(c.wait_for_shutdown(), 5), told)
+                print(c.received[signal.SIGTERM])
+        run(main())
+    """)
+    assert "15 [(15, None)]\n1\n" == done.stdout
+
+
 def test_thread_pool_traffic_that_fills_the_self_pipe_hides_no_signal(
     run: Run,
 ) -> None:
