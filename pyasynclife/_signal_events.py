@@ -232,6 +232,8 @@ def _same_state(event: asyncio.Event) -> asyncio.Event:
 def _signal_set(
     signals: Iterable[int] | None, name: str, default: Iterable[int]
 ) -> frozenset[int]:
+    if isinstance(signals, int):
+        raise TypeError(f"{name} must be a list of signals, not {signals!r}")
     chosen = tuple(default if signals is None else signals)
     for signum in chosen:
         if isinstance(signum, bool) or not isinstance(signum, int):

@@ -88,7 +88,9 @@ def install(
                 attach(handler, loop, heard)
             handler.arm(not _raises_keyboard_interrupt(found))
         except BaseException as error:
-            _take_away(handler)
+            handler.disarm()
+            _drop_entry(handler)
+            _restore(handler)
             if not isinstance(error, (ValueError, RuntimeError, OSError)):
                 raise  # NotImplementedError is a RuntimeError
             why = str(error) or "the loop has no signal handlers"
@@ -107,8 +109,8 @@ def attach(
     with _blocked(handler.signum):
         if not _is_woken(loop, handler.signum, handler.previous):
             handler.open(True)
-            loop.add_signal_handler(handler.signum, heard, handler.signum)
             handler.entry = loop
+            loop.add_signal_handler(handler.signum, heard, handler.signum)
             loop.call_soon(_close, handler, loop, _TURNS)
         _lay_over(handler)
     if isinstance(loop, asyncio.SelectorEventLoop):
