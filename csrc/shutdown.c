@@ -384,7 +384,7 @@ handler_inherit(PyObject *op, PyObject *other)
 static PyObject *
 handler_get_signum(PyObject *op, void *Py_UNUSED(closure))
 {
-    return PyLong_FromLong(((HandlerObject *)op)->signum);
+    return AL_ALLOC(PyLong_FromLong(((HandlerObject *)op)->signum));
 }
 
 static PyObject *

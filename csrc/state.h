@@ -40,14 +40,15 @@
     X(call_soon_threadsafe) X(cancel) X(cancelled) X(cancelling) X(close)     \
     X(context) X(coro) X(cr_frame) X(cr_running) X(cr_suspended)              \
     X(create_future) X(create_task) X(done) X(error) X(exc_info)              \
-    X(exception) X(extra) X(get_coro) X(get_name) X(is_closed) X(loop)        \
+    X(exception) X(extra) X(get_coro) X(get_loop) X(get_name) X(is_closed) X(loop)        \
     X(message) X(msg) X(name) X(remove_done_callback) X(result) X(send)       \
     X(set_result) X(task) X(throw) X(time) X(uncancel)
 
 /* Made at import: types of the rooms, and what they share.  A room that needs
    one more adds a row. */
 #define AL_MADE(X)                                                            \
-    X(Ready) X(Awaitable) X(Entry) X(Registry) X(Drain) X(SignalHandler)      \
+    X(Ready) X(Awaitable) X(Entry) X(Registry) X(Drain) X(DrainNode)          \
+    X(SignalHandler)                                                          \
     X(ready_none) X(ready_true) X(ready_false)                                \
     X(kw_context) X(kw_name) X(kw_name_context) X(kw_task)                    \
     X(kw_task_context) X(kw_exc_info) X(kw_msg) X(no_args)

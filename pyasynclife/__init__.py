@@ -1,6 +1,6 @@
 """One native lifecycle for asyncio tasks: launch, observe, cancel, shut down."""
 
-from pyasynclife._core import Ready
+from pyasynclife._core import Ready, TaskMetadata
 from pyasynclife._errors import (
     BatchError,
     DuplicateTaskError,
@@ -9,6 +9,8 @@ from pyasynclife._errors import (
     SignalSetupError,
     UnknownTaskError,
 )
+from pyasynclife._registry import RegistryStats, TaskRegistry
+from pyasynclife._report import ShutdownReport, TaskExit
 from pyasynclife._shutdown import SignalCoordinator
 from pyasynclife._states import BatchStatus, TaskHealth, TaskState
 
@@ -21,9 +23,14 @@ __all__ = [
     "NotRunError",
     "PyAsyncLifeError",
     "Ready",
+    "RegistryStats",
+    "ShutdownReport",
     "SignalCoordinator",
     "SignalSetupError",
+    "TaskExit",
     "TaskHealth",
+    "TaskMetadata",
+    "TaskRegistry",
     "TaskState",
     "UnknownTaskError",
 ]

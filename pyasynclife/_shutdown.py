@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import math
 import time
 from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, Literal, Self
 
 from pyasynclife import _signals
+from pyasynclife._checks import check_callable, check_seconds, check_tasks
+from pyasynclife._core import Drain
+from pyasynclife._registry import TaskRegistry
+from pyasynclife._report import ShutdownReport, follow_drain
 from pyasynclife._signal_events import SignalEvents
 from pyasynclife._states import logger
 
@@ -43,14 +46,15 @@ class SignalCoordinator(SignalEvents):
         shutdown_signals: Iterable[int] | None = None,
         reload_signals: Iterable[int] | None = None,
         take_ignored: bool = False,
-        registry: Any = None,
+        registry: TaskRegistry | None = None,
         on_signal: Callable[[int, int], object] | None = None,
     ) -> None:
-        if on_signal is not None and not callable(on_signal):
-            raise TypeError(f"on_signal must be callable, not {on_signal!r}")
+        check_callable("on_signal", on_signal)
         if inspect.iscoroutinefunction(on_signal):
             raise TypeError("on_signal is called, not awaited: pass a plain function")
-        self._shutdown_timeout = check_duration(shutdown_timeout, "shutdown_timeout")
+        if registry is not None and not isinstance(registry, TaskRegistry):
+            raise TypeError(f"registry is a TaskRegistry or None, got {registry!r}")
+        self._shutdown_timeout = check_seconds("shutdown_timeout", shutdown_timeout)
         super().__init__(shutdown_signals, reload_signals, take_ignored, on_signal)
         self._registry = registry
         self._requested = False
@@ -58,6 +62,10 @@ class SignalCoordinator(SignalEvents):
         self._phase: Phase = "running"
         self._signum: int | None = None
         self._deadline: float | None = None
+        self._until: float | None = None
+        self._drain: Drain | None = None
+        self._draining: set[asyncio.Task[Any]] = set()
+        self._calls = 0
 
     # ------------------------------------------------------------ what there is
 
@@ -97,7 +105,7 @@ class SignalCoordinator(SignalEvents):
     @property
     def deadline(self) -> float | None:
         """Loop time by which all is over; None before a shutdown."""
-        return self._deadline
+        return self._until if self._deadline is None else self._deadline
 
     def _begin(self, signum: int | None, seconds_ago: float) -> None:
         """The first of all signals and requests begins the shutdown."""
@@ -149,6 +157,77 @@ class SignalCoordinator(SignalEvents):
         await self._reload.wait()
         self._reload.clear()
 
+    async def graceful_shutdown(
+        self,
+        tasks: Iterable[asyncio.Task[Any]] | None = None,
+        *,
+        timeout: float | None = None,
+    ) -> ShutdownReport:
+        """Cancel tasks, all at once, wait for them, and say what became of each.
+
+        Returns at the deadline although some run on: they are ``stuck`` in the report.
+        The calling task is spared. Called again meanwhile, it joins what is under way:
+        no task is cancelled twice, and both calls get a report of all. Cancelled, it
+        leaves at once; the tasks stay cancelled.
+
+        Args:
+            tasks: Of this loop; None: those of the registry, and those registered
+                meanwhile.
+            timeout: Seconds from now; None: until :attr:`deadline` or, without a
+                signal, ``shutdown_timeout`` from now; ``math.inf``: for ever.
+
+        Raises:
+            ValueError: No tasks, and no registry either.
+            TypeError, RuntimeError: One of ``tasks`` is no Task, or of another loop;
+                nothing has been cancelled.
+        """
+        seconds = None if timeout is None else check_seconds("timeout", timeout)
+        if tasks is None and self._registry is None:
+            raise ValueError(
+                "graceful_shutdown() has nothing to end: pass tasks, or make the "
+                "coordinator with registry="
+            )
+        loop = asyncio.get_running_loop()
+        chosen = None if tasks is None else check_tasks(tasks, loop)
+        self._bind("graceful_shutdown()")
+        now = loop.time()
+        if seconds is not None:
+            until = now + seconds
+        elif self._deadline is not None:
+            until = self._deadline
+        else:
+            until = now + self._shutdown_timeout
+        self._until = until
+        self._phase = "cancelling"
+        self._shutdown.set()
+        self._calls += 1
+        try:
+            if chosen is None:
+                assert self._registry is not None
+                report = await self._registry.shutdown(max(until - now, 0.0))
+            else:
+                report = await follow_drain(self._joined(chosen), now, until)
+        finally:
+            self._calls -= 1
+            if not self._calls:
+                self._drain = None
+                self._draining = set()
+        if not self._calls:
+            self._phase = "stopped"
+        return report
+
+    def _joined(self, tasks: list[asyncio.Task[Any]]) -> Drain:
+        """Cancel those that no call under way has cancelled."""
+        if self._drain is None:
+            self._drain = Drain()
+        current = asyncio.current_task()
+        for task in tasks:
+            if task is not current and task not in self._draining:
+                self._draining.add(task)
+                known = self._registry is not None and self._registry._find(task)
+                self._drain.add(task, known or None)
+        return self._drain
+
     def __enter__(self) -> Self:
         self.setup_handlers()
         return self
@@ -171,13 +250,11 @@ class SignalCoordinator(SignalEvents):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.remove_handlers()
-
-
-def check_duration(value: float, name: str) -> float:
-    """Return seconds as a float; TypeError or ValueError names what is not."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number of seconds, not {value!r}")
-    if math.isnan(value) or value < 0:
-        raise ValueError(f"{name} must be 0 or more seconds, not {value!r}")
-    return float(value)
+        """Shut the registry's tasks down, if there is one; put the handlers back."""
+        try:
+            if self._registry is not None:
+                report = await self.graceful_shutdown()
+                if report.stuck:
+                    logger.error("%s", report)
+        finally:
+            self.remove_handlers()

@@ -15,7 +15,12 @@ from typing import Any
 import pytest
 from helpers import settle
 
-from pyasynclife import PyAsyncLifeError, SignalCoordinator, SignalSetupError
+from pyasynclife import (
+    PyAsyncLifeError,
+    SignalCoordinator,
+    SignalSetupError,
+    TaskRegistry,
+)
 from pyasynclife._core import SignalHandler
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -298,6 +303,298 @@ def test_another_open_loop_is_refused_and_a_later_one_is_not() -> None:
     finally:
         first.close()
         second.close()
+
+
+# ---------------------------------------------------------- graceful_shutdown
+
+
+async def forever() -> None:
+    await asyncio.Event().wait()
+
+
+async def stubborn(until: asyncio.Event) -> str:
+    """Swallow every cancellation until the event is set."""
+    while not until.is_set():
+        try:
+            await until.wait()
+        except asyncio.CancelledError:
+            pass
+    return "at last"
+
+
+def start(*coros: Any) -> list[asyncio.Task[Any]]:
+    return [asyncio.create_task(coro) for coro in coros]
+
+
+def names(exits: list[Any]) -> set[str]:
+    return {one.name for one in exits}
+
+
+async def test_all_are_cancelled_at_once_and_reported() -> None:
+    async def failing() -> None:
+        try:
+            await forever()
+        finally:
+            raise ValueError("at the end")
+
+    async def once() -> int:
+        try:
+            await forever()
+        except asyncio.CancelledError:
+            return 3
+        return 4
+
+    async def done() -> int:
+        return 5
+
+    coordinator = SignalCoordinator(5)
+    tasks = start(forever(), failing(), once(), done())
+    await settle()
+    assert ("running", None) == (coordinator.phase, coordinator.deadline)
+    report = await coordinator.graceful_shutdown([*tasks, *tasks])
+    assert ("stopped", False) == (coordinator.phase, coordinator.ready)
+    assert coordinator.shutdown_event.is_set()
+    got = [report.cancelled, report.failed, report.swallowed, report.finished]
+    assert [{task.get_name()} for task in tasks] == [names(exits) for exits in got]
+    assert not report.stuck
+    assert (False, True) == (report.ok, report.deadline_met)
+    assert report.duration < 1
+
+
+async def test_a_stubborn_task_does_not_move_the_deadline() -> None:
+    loop, until = asyncio.get_running_loop(), asyncio.Event()
+    coordinator = SignalCoordinator(30)
+    tasks = start(*(stubborn(until) for _ in range(3)), *(forever() for _ in range(7)))
+    await settle()
+    before = loop.time()
+    report = await coordinator.graceful_shutdown(tasks, timeout=0.1)
+    assert 0.09 <= loop.time() - before < 0.5
+    assert (7, 3) == (len(report.cancelled), len(report.stuck))
+    assert (False, False) == (report.ok, report.deadline_met)
+    assert all("stubborn" in " ".join(one.where) for one in report.stuck)
+    assert coordinator.phase == "stopped"
+    until.set()
+    await asyncio.wait(tasks)
+
+
+async def test_after_a_signal_the_deadline_is_the_signals() -> None:
+    loop, until = asyncio.get_running_loop(), asyncio.Event()
+    with SignalCoordinator(0.3) as coordinator:
+        tasks = start(stubborn(until))
+        await settle()
+        os.kill(os.getpid(), signal.SIGTERM)
+        await coordinator.wait_for_shutdown()
+        await asyncio.sleep(0.1)
+        assert not tasks[0].cancelling()  # nothing is cancelled by itself
+        report = await coordinator.graceful_shutdown(tasks)
+        assert coordinator.deadline == pytest.approx(loop.time(), abs=0.1)
+        assert (1, "stopped") == (len(report.stuck), coordinator.phase)
+    until.set()
+    await asyncio.wait(tasks)
+
+
+async def test_a_deadline_that_has_passed_leaves_obedient_tasks_their_turns() -> None:
+    until = asyncio.Event()
+    coordinator = SignalCoordinator(0)
+    coordinator.request_shutdown()
+    await asyncio.sleep(0.01)
+    tasks = start(stubborn(until), *(forever() for _ in range(100)))
+    await settle()
+    report = await coordinator.graceful_shutdown(tasks)
+    assert (1, 100) == (len(report.stuck), len(report.cancelled))
+    until.set()
+    await asyncio.wait(tasks)
+
+
+async def test_a_second_call_without_a_signal_has_its_own_time() -> None:
+    coordinator, until = SignalCoordinator(0.2), asyncio.Event()
+    for _ in range(2):
+        before = asyncio.get_running_loop().time()
+        tasks = start(stubborn(until))
+        await settle()
+        report = await coordinator.graceful_shutdown(tasks)
+        assert len(report.stuck) == 1
+        assert asyncio.get_running_loop().time() - before > 0.19
+        until.set()
+        await asyncio.wait(tasks)
+        until.clear()
+
+
+async def test_without_a_limit_it_waits_as_long_as_it_takes() -> None:
+    until = asyncio.Event()
+    coordinator = SignalCoordinator(0.01)
+    tasks = start(stubborn(until))
+    await settle()
+    asyncio.get_running_loop().call_later(0.1, until.set)
+    report = await coordinator.graceful_shutdown(tasks, timeout=math.inf)
+    assert (1, True) == (len(report.swallowed), report.ok)
+
+
+async def test_the_calling_task_is_spared() -> None:
+    coordinator = SignalCoordinator()
+    me = asyncio.current_task()
+    assert me is not None
+    report = await coordinator.graceful_shutdown([me, *start(forever())])
+    assert (0, 1, 0) == (me.cancelling(), len(report.cancelled), len(report.stuck))
+
+
+@pytest.mark.parametrize("count", [0, 1, 100_000])
+async def test_none_one_and_a_hundred_thousand(count: int) -> None:
+    coordinator = SignalCoordinator()
+    tasks = start(*(forever() for _ in range(count)))
+    await settle()
+    report = await coordinator.graceful_shutdown(iter(tasks))
+    assert (count, True) == (len(report.cancelled), report.ok)
+
+
+async def test_what_is_no_task_of_this_loop_is_refused_before_anything_is_done() -> (
+    None
+):
+    coordinator = SignalCoordinator()
+    tasks = start(forever())
+    await settle()
+    coro = forever()
+    other = asyncio.SelectorEventLoop()
+    foreign = other.create_task(forever())
+    future = asyncio.get_running_loop().create_future()
+    for bad, error in (
+        (coro, TypeError),
+        (future, TypeError),
+        ("task", TypeError),
+        (foreign, RuntimeError),
+    ):
+        with pytest.raises(error) as caught:
+            await coordinator.graceful_shutdown([*tasks, bad])
+        assert repr(bad) in str(caught.value)
+    for bad in (tasks[0], 3, None):
+        if bad is None:
+            with pytest.raises(ValueError, match="registry="):
+                await coordinator.graceful_shutdown(bad)
+        else:
+            with pytest.raises(TypeError, match="list"):
+                await coordinator.graceful_shutdown(bad)  # type: ignore[arg-type]
+    for timeout, error in ((-1, ValueError), (math.nan, ValueError), ("1", TypeError)):
+        with pytest.raises(error, match="timeout"):
+            await coordinator.graceful_shutdown(tasks, timeout=timeout)  # type: ignore[arg-type]
+    assert ("running", 0) == (coordinator.phase, tasks[0].cancelling())
+    assert inspect.getcoroutinestate(coro) == inspect.CORO_CLOSED
+    foreign.cancel()
+    tasks[0].cancel()
+    await asyncio.wait(tasks)
+    _run_to_the_end(other, foreign)
+
+
+def _run_to_the_end(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> None:
+    def run() -> None:
+        with pytest.raises(asyncio.CancelledError):
+            loop.run_until_complete(task)
+        loop.close()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+
+
+async def test_its_caller_cancelled_gets_that_very_error_and_tasks_stay_told() -> None:
+    until = asyncio.Event()
+    coordinator = SignalCoordinator()
+    tasks = start(stubborn(until), forever())
+    await settle()
+    caught: list[BaseException] = []
+
+    async def call() -> None:
+        try:
+            await coordinator.graceful_shutdown(tasks)
+        except asyncio.CancelledError as error:
+            caught.append(error)
+            raise
+
+    caller = asyncio.create_task(call())
+    await settle()
+    caller.cancel("enough")
+    await asyncio.wait([caller])
+    assert caller.cancelled()
+    assert ["enough"] == [error.args[0] for error in caught]
+    assert (1, True) == (tasks[0].cancelling(), tasks[1].cancelled())
+    assert coordinator.phase == "cancelling"
+    until.set()
+    report = await coordinator.graceful_shutdown(tasks)  # and again is no harm
+    assert report.deadline_met
+    assert coordinator.phase == "stopped"
+
+
+async def test_called_twice_at_once_nothing_is_cancelled_twice() -> None:
+    until = asyncio.Event()
+    coordinator = SignalCoordinator()
+    tasks = start(stubborn(until), forever())
+    await settle()
+    calls = start(
+        coordinator.graceful_shutdown(tasks), coordinator.graceful_shutdown(tasks)
+    )
+    await settle()
+    assert (1, "cancelling") == (tasks[0].cancelling(), coordinator.phase)
+    until.set()
+    first, second = await asyncio.gather(*calls)
+    assert first is not second
+    for report in (first, second):
+        assert (1, 1) == (len(report.swallowed), len(report.cancelled))
+    assert coordinator.phase == "stopped"
+
+
+async def test_the_registrys_tasks_are_meant_when_none_are_passed() -> None:
+    registry = TaskRegistry()
+    coordinator = SignalCoordinator(registry=registry)
+    other = start(forever())
+    for name in ("a", "b"):
+        registry.register(forever(), name)
+    await settle()
+    report = await coordinator.graceful_shutdown()
+    assert {"a", "b"} == {one.task_id for one in report.cancelled}
+    assert not other[0].cancelling()
+    other[0].cancel()
+    await asyncio.wait(other)
+
+
+async def test_tasks_that_are_passed_are_named_as_the_registry_knows_them() -> None:
+    registry = TaskRegistry()
+    coordinator = SignalCoordinator(registry=registry)
+    task, _ = registry.register(forever(), "feed").result()
+    await settle()
+    report = await coordinator.graceful_shutdown([task])
+    assert ["feed"] == [one.task_id for one in report.cancelled]
+    assert report.cancelled[0].age is not None
+
+
+async def test_leaving_the_block_ends_the_registry_and_puts_all_back() -> None:
+    before = actions()
+    registry = TaskRegistry()
+    with pytest.raises(LookupError):  # noqa: PT012
+        async with SignalCoordinator(registry=registry) as coordinator:
+            registry.register(forever(), "a")
+            await settle()
+            raise LookupError("in the block")
+    assert ("stopped", 0, before) == (coordinator.phase, len(registry), actions())
+
+
+async def test_a_block_that_leaves_a_task_stuck_says_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    until, registry = asyncio.Event(), TaskRegistry()
+    async with SignalCoordinator(0.05, registry=registry):
+        task, _ = registry.register(stubborn(until), "mule").result()
+        await settle()
+    assert "stuck: mule" in caplog.text
+    until.set()
+    await asyncio.wait([task])
+
+
+async def test_a_block_without_registry_cancels_nothing() -> None:
+    tasks = start(forever())
+    async with SignalCoordinator() as coordinator:
+        await settle()
+    assert ("running", 0) == (coordinator.phase, tasks[0].cancelling())
+    tasks[0].cancel()
+    await asyncio.wait(tasks)
 
 
 # ------------------------------------------------------- the native handler

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 import pytest
-
 from helpers import Child, run_child, start_child
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")

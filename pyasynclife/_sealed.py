@@ -1,0 +1,21 @@
+"""Values that only this package makes: read-only, refused to anybody's call."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+
+class Sealed:
+    """Base of a frozen dataclass that its users read and never construct."""
+
+    __slots__ = ()
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        raise TypeError(f"{cls.__name__} is made by pyasynclife, not by calling it")
+
+    @classmethod
+    def _make(cls, **fields: Any) -> Self:
+        self = object.__new__(cls)
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
+        return self
