@@ -90,7 +90,8 @@ def install(
         except BaseException as error:
             handler.disarm()
             _drop_entry(handler)
-            _restore(handler)
+            if signal.getsignal(signum) is not found:
+                _restore(handler)
             if not isinstance(error, (ValueError, RuntimeError, OSError)):
                 raise  # NotImplementedError is a RuntimeError
             why = str(error) or "the loop has no signal handlers"
