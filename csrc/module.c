@@ -6,6 +6,7 @@
 #include "drain.h"
 #include "entry.h"
 #include "registry.h"
+#include "shutdown.h"
 
 #ifdef AL_FAULTS
 long al_fault_countdown = 0;
@@ -42,7 +43,8 @@ module_exec(PyObject *module)
         || al_awaitable_setup(module, st) < 0
         || al_drain_setup(module, st) < 0
         || al_entry_setup(module, st) < 0
-        || al_registry_setup(module, st) < 0)
+        || al_registry_setup(module, st) < 0
+        || al_shutdown_setup(module, st) < 0)
     {
         return -1;
     }

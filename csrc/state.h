@@ -17,6 +17,7 @@
     X(current_task, "asyncio", "current_task")                                \
     X(iscoroutine, "asyncio", "iscoroutine")                                  \
     X(CancelledError, "asyncio", "CancelledError")                            \
+    X(getsignal, "signal", "getsignal")                                       \
     X(loop_traits, "pyasynclife._loop", "loop_traits")                        \
     X(DuplicateTaskError, "pyasynclife._errors", "DuplicateTaskError")        \
     X(UnknownTaskError, "pyasynclife._errors", "UnknownTaskError")            \
@@ -46,7 +47,8 @@
 /* Made at import: types of the rooms, and what they share.  A room that needs
    one more adds a row. */
 #define AL_MADE(X)                                                            \
-    X(Ready) X(Awaitable) X(Entry) X(Registry) X(Drain) X(DrainNode)                     \
+    X(Ready) X(Awaitable) X(Entry) X(Registry) X(Drain) X(DrainNode)          \
+    X(SignalHandler)                                                          \
     X(ready_none) X(ready_true) X(ready_false)                                \
     X(kw_context) X(kw_name) X(kw_name_context) X(kw_task)                    \
     X(kw_task_context) X(kw_exc_info) X(kw_msg) X(no_args)

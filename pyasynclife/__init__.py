@@ -11,6 +11,7 @@ from pyasynclife._errors import (
 )
 from pyasynclife._registry import RegistryStats, TaskRegistry
 from pyasynclife._report import ShutdownReport, TaskExit
+from pyasynclife._shutdown import SignalCoordinator
 from pyasynclife._states import BatchStatus, TaskHealth, TaskState
 
 __version__ = "0.1.0"
@@ -24,6 +25,7 @@ __all__ = [
     "Ready",
     "RegistryStats",
     "ShutdownReport",
+    "SignalCoordinator",
     "SignalSetupError",
     "TaskExit",
     "TaskHealth",
