@@ -3,6 +3,10 @@
 #include "fault.h"
 #include "state.h"
 #include "awaitable.h"
+#include "deadline.h"
+#include "result.h"
+#include "worker.h"
+#include "batch.h"
 
 #ifdef AL_FAULTS
 long al_fault_countdown = 0;
@@ -36,7 +40,11 @@ module_exec(PyObject *module)
 {
     al_state *st = al_state_of(module);
     if (al_state_load(st) < 0
-        || al_awaitable_setup(module, st) < 0)
+        || al_awaitable_setup(module, st) < 0
+        || al_deadline_setup(module, st) < 0
+        || al_result_setup(module, st) < 0
+        || al_worker_setup(module, st) < 0
+        || al_batch_setup(module, st) < 0)
     {
         return -1;
     }

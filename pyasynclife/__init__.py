@@ -1,6 +1,6 @@
 """One native lifecycle for asyncio tasks: launch, observe, cancel, shut down."""
 
-from pyasynclife._core import Ready
+from pyasynclife._core import Ready, TaskResult
 from pyasynclife._errors import (
     BatchError,
     DuplicateTaskError,
@@ -9,12 +9,17 @@ from pyasynclife._errors import (
     SignalSetupError,
     UnknownTaskError,
 )
+from pyasynclife._gather import Batch, bounded_gather
+from pyasynclife._results import BatchProgress, BatchResult
 from pyasynclife._states import BatchStatus, TaskHealth, TaskState
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Batch",
     "BatchError",
+    "BatchProgress",
+    "BatchResult",
     "BatchStatus",
     "DuplicateTaskError",
     "NotRunError",
@@ -22,6 +27,8 @@ __all__ = [
     "Ready",
     "SignalSetupError",
     "TaskHealth",
+    "TaskResult",
     "TaskState",
     "UnknownTaskError",
+    "bounded_gather",
 ]
