@@ -1,11 +1,11 @@
-/* The books of a batch: who takes the results, counts, status. */
+/* Books: the door to a batch, for pyasynclife/_gather.py. */
 #ifndef AL_BATCH_H
 #define AL_BATCH_H
 
 #include "compat.h"
 #include "state.h"
 
-/* Make the types.  Runs Python. */
+/* Make the type.  Runs Python. */
 int al_batch_setup(PyObject *module, al_state *st);
 
 #endif

@@ -6,6 +6,7 @@
 #include "deadline.h"
 #include "result.h"
 #include "worker.h"
+#include "wait.h"
 #include "batch.h"
 
 #ifdef AL_FAULTS
@@ -44,6 +45,7 @@ module_exec(PyObject *module)
         || al_deadline_setup(module, st) < 0
         || al_result_setup(module, st) < 0
         || al_worker_setup(module, st) < 0
+        || al_wait_setup(module, st) < 0
         || al_batch_setup(module, st) < 0)
     {
         return -1;

@@ -14,6 +14,7 @@
 #include "result.h"
 #include "item.h"
 #include "worker.h"
+#include "step.h"
 #include "pump.h"
 
 static void
@@ -36,6 +37,8 @@ al_pump_init(al_pump *p, al_state *st, PyObject *owner,
     p->st = st;
     p->owner = owner;
     p->calls = calls;
+    p->step = al_step_worker;
+    p->left = al_step_left;
     p->timeout = p->budget = Py_HUGE_VAL;
     al_list_init(&p->workers);
     al_deadline_init(&p->deadlines, st, owner, &p->bound, pump_due);

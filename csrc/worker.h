@@ -6,6 +6,7 @@
 #include "list.h"
 #include "state.h"
 #include "loop.h"
+#include "awaitable.h"
 #include "deadline.h"
 #include "source.h"
 #include "item.h"
@@ -21,19 +22,21 @@ typedef struct {
     void (*over)(PyObject *owner);
 } al_pump_calls;
 
-struct WorkerObject;
+typedef struct WorkerObject WorkerObject;
 
 /* A pump, embedded in its owner. */
 typedef struct {
     al_state *st;
     PyObject *owner; /* borrowed: embeds this */
     const al_pump_calls *calls;
+    al_step step;              /* of each worker */
+    void (*left)(PyObject *);  /* the Task of a worker has ended */
     al_loop bound;
     al_source source;
     al_deadlines deadlines;
     al_deadline budget_end;
     al_link workers;              /* owns a reference to each */
-    struct WorkerObject *resting; /* borrowed: gives the loop a turn */
+    WorkerObject *resting;        /* borrowed: gives the loop a turn */
     PyObject *fn;                 /* owned */
     PyObject *name;               /* owned: of the workers */
     PyObject *reader;             /* owned: Task of an asynchronous source */
@@ -51,6 +54,29 @@ typedef struct {
     bool over;
     bool driving; /* a worker of this pump is on the C stack */
 } al_pump;
+
+/* One worker. */
+struct WorkerObject {
+    PyObject_HEAD
+    al_link link; /* in the pump's workers */
+    PyObject *owner; /* owned: what embeds the pump; NULL once ended */
+    al_pump *pump;   /* inside the owner */
+    PyObject *task;  /* owned; NULL while it is being made */
+    al_item item;
+    double now; /* end of the item before, if it is still the time; or 0 */
+    bool begun;
+    bool stepping;
+};
+
+/* Tell whether an item may be pulled now.  Pure C. */
+bool al_worker_may_pull(const al_pump *pump);
+
+/* Up to n more workers, as far as the limit allows and there is something to
+   pull; a failure ends the pump.  Runs Python. */
+void al_worker_spawn(al_pump *pump, Py_ssize_t n);
+
+/* Let go of a worker: it has ended, for the pump.  Runs Python. */
+void al_worker_detach(WorkerObject *worker);
 
 /* There may be room, or an item: see that a worker comes; or that the owner
    is told that all is over.  Runs Python. */

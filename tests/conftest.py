@@ -7,6 +7,7 @@ import logging
 import signal
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from importlib.metadata import version
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from pytest_asyncio import is_async_test
 try:
     import uvloop
 except ImportError:
-    uvloop = None
+    uvloop = None  # type: ignore[assignment]
 
 SIGNALS = [
     getattr(signal, name)
@@ -44,7 +45,7 @@ def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> A
 
 
 def pytest_report_header() -> str:
-    return f"uvloop: {uvloop.__version__ if uvloop else 'not installed, not tested'}"
+    return f"uvloop: {version('uvloop') if uvloop else 'not installed, not tested'}"
 
 
 @pytest.fixture

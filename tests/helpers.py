@@ -50,7 +50,7 @@ class Child:
     """A running Python child whose output can be waited for, piece by piece."""
 
     def __init__(self, command: Command, env: dict[str, str] | None) -> None:
-        self._stderr = tempfile.TemporaryFile()
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115
         self._output = b""
         self.process = subprocess.Popen(
             _argv(command),
