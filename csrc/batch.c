@@ -160,7 +160,8 @@ books_get_results(PyObject *op, void *Py_UNUSED(closure))
 static PyObject *
 books_get_errors(PyObject *op, void *Py_UNUSED(closure))
 {
-    return Py_NewRef(((BooksObject *)op)->errors);
+    PyObject *errors = ((BooksObject *)op)->errors;
+    return Py_NewRef(errors == NULL ? Py_None : errors);
 }
 
 static PyObject *
@@ -199,13 +200,13 @@ books_get_exhausted(PyObject *op, void *Py_UNUSED(closure))
 static PyObject *
 books_get_stopping(PyObject *op, void *Py_UNUSED(closure))
 {
-    return PyLong_FromLong(((BooksObject *)op)->pump.stopping);
+    return AL_ALLOC(PyLong_FromLong(((BooksObject *)op)->pump.stopping));
 }
 
 static PyObject *
 books_get_mode(PyObject *op, void *Py_UNUSED(closure))
 {
-    return PyLong_FromLong(((BooksObject *)op)->mode);
+    return AL_ALLOC(PyLong_FromLong(((BooksObject *)op)->mode));
 }
 
 static PyGetSetDef books_getset[] = {
@@ -264,46 +265,13 @@ books_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwargs))
     return (PyObject *)self;
 }
 
-static int
-books_traverse(PyObject *op, visitproc visit, void *arg)
-{
-    BooksObject *self = (BooksObject *)op;
-    Py_VISIT(Py_TYPE(op));
-    Py_VISIT(self->shelf.list);
-    Py_VISIT(self->on_result);
-    Py_VISIT(self->errors);
-    return al_pump_visit(&self->pump, visit, arg);
-}
-
-static int
-books_clear(PyObject *op)
-{
-    BooksObject *self = (BooksObject *)op;
-    al_pump_clear(&self->pump);
-    Py_CLEAR(self->on_result);
-    return 0;
-}
-
-static void
-books_dealloc(PyObject *op)
-{
-    BooksObject *self = (BooksObject *)op;
-    PyTypeObject *type = Py_TYPE(op);
-    PyObject_GC_UnTrack(op);
-    (void)books_clear(op);
-    Py_CLEAR(self->shelf.list);
-    Py_CLEAR(self->errors);
-    type->tp_free(op);
-    Py_DECREF(type);
-}
-
 static PyType_Slot books_slots[] = {
     {Py_tp_new, books_new},
     {Py_tp_methods, books_methods},
     {Py_tp_getset, books_getset},
-    {Py_tp_traverse, books_traverse},
-    {Py_tp_clear, books_clear},
-    {Py_tp_dealloc, books_dealloc},
+    {Py_tp_traverse, al_books_traverse},
+    {Py_tp_clear, al_books_clear},
+    {Py_tp_dealloc, al_books_dealloc},
     {0, NULL},
 };
 

@@ -18,6 +18,7 @@
 #include "result.h"
 #include "shelf.h"
 #include "worker.h"
+#include "pump.h"
 #include "books.h"
 
 /* --------------------------------------------------- what the pump tells */
@@ -85,7 +86,7 @@ static int
 books_note_error(BooksObject *self, PyObject *result)
 {
     PyObject *error = al_result_error(result);
-    if (self->max_errors < 0) {
+    if (self->max_errors < 0 || self->errors == NULL) {
         return 0;
     }
     if (error != NULL && AL_ALLOC_INT(PyList_Append(self->errors, error)) < 0)
@@ -222,4 +223,37 @@ al_books_hand_over(BooksObject *self, bool ready)
         al_worker_kick(p);
     }
     return result;
+}
+
+int
+al_books_traverse(PyObject *op, visitproc visit, void *arg)
+{
+    BooksObject *self = (BooksObject *)op;
+    Py_VISIT(Py_TYPE(op));
+    Py_VISIT(self->shelf.list);
+    Py_VISIT(self->on_result);
+    Py_VISIT(self->errors);
+    return al_pump_visit(&self->pump, visit, arg);
+}
+
+int
+al_books_clear(PyObject *op)
+{
+    BooksObject *self = (BooksObject *)op;
+    al_pump_clear(&self->pump);
+    Py_CLEAR(self->on_result);
+    Py_CLEAR(self->errors);
+    return 0;
+}
+
+void
+al_books_dealloc(PyObject *op)
+{
+    BooksObject *self = (BooksObject *)op;
+    PyTypeObject *type = Py_TYPE(op);
+    PyObject_GC_UnTrack(op);
+    (void)al_books_clear(op);
+    Py_CLEAR(self->shelf.list);
+    type->tp_free(op);
+    Py_DECREF(type);
 }

@@ -58,4 +58,14 @@ int al_books_set_mode(BooksObject *books, al_mode mode);
    if there is none, or with an exception.  Runs Python. */
 PyObject *al_books_hand_over(BooksObject *books, bool ready);
 
+/* The slots of the type, which batch.c makes.  Traverse: Pure C.; the others:
+   Runs Python. */
+int al_books_traverse(PyObject *op, visitproc visit, void *arg);
+
+/* See al_books_traverse.  Runs Python. */
+int al_books_clear(PyObject *op);
+
+/* See al_books_traverse.  Runs Python. */
+void al_books_dealloc(PyObject *op);
+
 #endif

@@ -31,6 +31,7 @@ PyObject *al_drive_call(PyObject *context, PyObject *callable, PyObject *arg);
    without an exception, as tp_iternext has it.  Runs Python. */
 PyObject *al_drive_next(PyObject *context, PyObject *iterator);
 
+/* The visit of an embedded drive.  Pure C. */
 static inline int
 al_drive_visit(al_drive *drive, visitproc visit, void *arg)
 {
@@ -39,6 +40,7 @@ al_drive_visit(al_drive *drive, visitproc visit, void *arg)
     return 0;
 }
 
+/* The clear of an embedded drive.  Runs Python. */
 static inline void
 al_drive_clear(al_drive *drive)
 {

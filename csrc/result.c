@@ -350,10 +350,11 @@ result_make(al_state *st, PyObject *task_id, int success, PyObject *data,
 static PyObject *
 result_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"task_id", "success", "data", "error", NULL};
+    static char *const names[] = {"task_id", "success", "data", "error", NULL};
     PyObject *task_id, *data = Py_None, *error = Py_None;
     int success;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "Op|OO:TaskResult", names,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "Op|OO:TaskResult",
+                                     (char **)names,
                                      &task_id, &success, &data, &error))
     {
         return NULL;

@@ -25,15 +25,19 @@ typedef struct {
 } al_facts;
 
 /* A TaskResult (new).  Where it is DONE and its data is a TaskResult itself,
-   id, success, data and error are taken from that.  Runs no Python, but
-   allocates. */
+   id, success, data and error are taken from that.  Pure C. */
 PyObject *al_result_new(al_state *st, const al_facts *facts);
 
-/* The state, the error (borrowed, may be NULL), the index and whether its
-   time ran out.  Pure C. */
+/* How it ended.  Pure C. */
 al_result_state al_result_state_of(PyObject *result);
+
+/* Its exception (borrowed), or NULL.  Pure C. */
 PyObject *al_result_error(PyObject *result);
+
+/* Its place in the input.  Pure C. */
 Py_ssize_t al_result_index(PyObject *result);
+
+/* Tell whether its time ran out.  Pure C. */
 bool al_result_timed_out(PyObject *result);
 
 /* The id that an item without a key has: the item as a str if it is a

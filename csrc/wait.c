@@ -144,12 +144,23 @@ wait_suspend(WaitObject *self, PyObject **result)
     return PYGEN_NEXT;
 }
 
+/* The collector has taken it apart, and something dying still uses it. */
+static PySendResult
+wait_is_gone(void)
+{
+    PyErr_SetString(PyExc_RuntimeError, "this batch is being collected");
+    return PYGEN_ERROR;
+}
+
 static PySendResult
 wait_step(PyObject *op, PyObject *thrown, PyObject **result)
 {
     WaitObject *self = (WaitObject *)op;
-    al_pump *p = &self->books->pump;
     *result = NULL;
+    if (self->books == NULL) {
+        return wait_is_gone();
+    }
+    al_pump *p = &self->books->pump;
     al_link_unlink(&self->wait.link);
     Py_CLEAR(self->wait.future);
     if (!p->over && al_loop_check_thread(p->st, &p->bound, "a batch") < 0) {
@@ -186,17 +197,24 @@ wait_traverse(PyObject *op, visitproc visit, void *arg)
     return 0;
 }
 
-static void
-wait_dealloc(PyObject *op)
+static int
+wait_clear(PyObject *op)
 {
     WaitObject *self = (WaitObject *)op;
-    PyTypeObject *type = Py_TYPE(op);
-    PyObject_GC_UnTrack(op);
     al_link_unlink(&self->wait.link);
     Py_CLEAR(self->handle);
     Py_CLEAR(self->wait.future);
     Py_CLEAR(self->thrown);
     Py_CLEAR(self->books);
+    return 0;
+}
+
+static void
+wait_dealloc(PyObject *op)
+{
+    PyTypeObject *type = Py_TYPE(op);
+    PyObject_GC_UnTrack(op);
+    (void)wait_clear(op);
     type->tp_free(op);
     Py_DECREF(type);
 }
@@ -208,6 +226,10 @@ stream_anext(PyObject *op)
 {
     StreamObject *self = (StreamObject *)op;
     BooksObject *books = self->books;
+    if (books == NULL) {
+        (void)wait_is_gone();
+        return NULL;
+    }
     al_pump *p = &books->pump;
     if (al_loop_check_thread(p->st, &p->bound, "a batch") < 0) {
         return NULL;
@@ -227,13 +249,20 @@ stream_traverse(PyObject *op, visitproc visit, void *arg)
     return 0;
 }
 
+static int
+stream_clear(PyObject *op)
+{
+    Py_CLEAR(((StreamObject *)op)->handle);
+    Py_CLEAR(((StreamObject *)op)->books);
+    return 0;
+}
+
 static void
 stream_dealloc(PyObject *op)
 {
     PyTypeObject *type = Py_TYPE(op);
     PyObject_GC_UnTrack(op);
-    Py_CLEAR(((StreamObject *)op)->handle);
-    Py_CLEAR(((StreamObject *)op)->books);
+    (void)stream_clear(op);
     type->tp_free(op);
     Py_DECREF(type);
 }
@@ -255,6 +284,7 @@ al_wait_stream(BooksObject *books, PyObject *handle)
 
 static PyType_Slot wait_slots[] = {
     {Py_tp_traverse, wait_traverse},
+    {Py_tp_clear, wait_clear},
     {Py_tp_dealloc, wait_dealloc},
     {0, NULL},
 };
@@ -271,6 +301,7 @@ static PyType_Slot stream_slots[] = {
     {Py_am_aiter, PyObject_SelfIter},
     {Py_am_anext, stream_anext},
     {Py_tp_traverse, stream_traverse},
+    {Py_tp_clear, stream_clear},
     {Py_tp_dealloc, stream_dealloc},
     {0, NULL},
 };
