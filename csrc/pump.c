@@ -135,7 +135,7 @@ static void
 pump_refuse_ahead(al_pump *p)
 {
     al_item item = {0};
-    int more = al_source_pull(&p->source, &item.value, &item.task_id);
+    int more = al_source_pull(p->st, &p->source, &item.value, &item.task_id);
     item.index = p->source.pulled - 1;
     PyObject *result =
         more > 0 ? al_item_unstarted(p->st, &item, p->stopping) : NULL;

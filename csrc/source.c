@@ -7,6 +7,7 @@
 #include "compat.h"
 #include "fault.h"
 #include "state.h"
+#include "loop.h"
 #include "drive.h"
 #include "source.h"
 
@@ -110,8 +111,21 @@ source_next(al_source *source)
     return item;
 }
 
+/* A coroutine where an item belongs: close it, and spell out the call. */
+static void
+source_refuse_coroutine(al_state *st, PyObject *coro)
+{
+    PyErr_SetString(PyExc_TypeError,
+                    "the items are coroutines, which bounded_gather makes "
+                    "itself: pass the function and its arguments, "
+                    "bounded_gather(fetch, urls) for "
+                    "[fetch(url) for url in urls]");
+    al_coro_refuse(st, coro);
+}
+
 int
-al_source_pull(al_source *source, PyObject **item, PyObject **task_id)
+al_source_pull(al_state *st, al_source *source, PyObject **item,
+               PyObject **task_id)
 {
     *task_id = NULL;
     if (source->async) {
@@ -125,6 +139,12 @@ al_source_pull(al_source *source, PyObject **item, PyObject **task_id)
         return PyErr_Occurred() ? -1 : 0;
     }
     source->pulled++;
+    if (PyCoro_CheckExact(*item)) {
+        source_refuse_coroutine(st, *item);
+        source->done = true;
+        Py_CLEAR(*item);
+        return -1;
+    }
     if (source->key != NULL) {
         *task_id = source_key(source, *item);
         if (*task_id == NULL) {

@@ -32,7 +32,8 @@ bool al_source_may_give(const al_source *source);
 
 /* Pull one item and the key's answer, NULL without a key (both new).  Returns
    1; 0 if there is none now; -1 with an exception.  Runs Python. */
-int al_source_pull(al_source *source, PyObject **item, PyObject **task_id);
+int al_source_pull(al_state *st, al_source *source, PyObject **item,
+                   PyObject **task_id);
 
 /* The visit of an embedded source.  Pure C. */
 int al_source_visit(al_source *source, visitproc visit, void *arg);

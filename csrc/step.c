@@ -138,7 +138,7 @@ step_pull(WorkerObject *self)
         }
         return PULL_REST;
     }
-    int more = al_source_pull(&p->source, &self->item.value,
+    int more = al_source_pull(p->st, &p->source, &self->item.value,
                               &self->item.task_id);
     if (more <= 0) {
         if (more < 0) {

@@ -350,7 +350,7 @@ def _check_sources(fn: Any, items: Any) -> bool:
     if type(items) in (list, tuple) and items and inspect.iscoroutine(items[0]):
         items[0].close()
         raise TypeError(
-            "items are coroutines, which bounded_gather would start by itself: pass "
+            "the items are coroutines, which bounded_gather makes itself: pass "
             "the function and its arguments, bounded_gather(fetch, urls) for "
             "[fetch(url) for url in urls]"
         )
