@@ -317,6 +317,73 @@ al_task_coro(al_state *st, PyObject *task)
     return loop_call0(task, st->s_get_coro);
 }
 
+/* The number that a call answers, which is stolen; -1 with its error. */
+static long
+loop_number(PyObject *answer)
+{
+    long number = -1;
+    if (answer != NULL) {
+        number = PyLong_AsLong(answer);
+        Py_DECREF(answer);
+    }
+    return number;
+}
+
+long
+al_task_uncancel(al_state *st, PyObject *task)
+{
+    return loop_number(loop_call0(task, st->s_uncancel));
+}
+
+long
+al_task_unwatch(al_state *st, PyObject *task, PyObject *callback)
+{
+    return loop_number(loop_call1(task, st->s_remove_done_callback, callback));
+}
+
+int
+al_task_burden(al_state *st, PyObject *task)
+{
+    long count = al_task_cancelling(st, task);
+    if (count < 0 || (count == 0 && !AL_UNCANCEL_KEEPS_REQUEST)) {
+        return (int)count;
+    }
+    int requested = loop_truth(PyObject_GetAttr(task, st->s__must_cancel));
+    if (requested < 0 && PyErr_ExceptionMatches(PyExc_AttributeError)) {
+        /* Not asyncio's Task: take a count for one that is under way. */
+        PyErr_Clear();
+        requested = count > 0;
+    }
+    return requested != 0 ? 2 * requested : count > 0;
+}
+
+PyObject *
+al_loop_pause(al_state *st, const al_loop *bound)
+{
+    PyObject *future = AL_ALLOC(loop_call0(bound->loop, st->s_create_future));
+    if (future != NULL
+        && PyObject_SetAttr(future, st->s__asyncio_future_blocking, Py_True)
+               < 0)
+    {
+        Py_CLEAR(future);
+    }
+    return future;
+}
+
+void
+al_future_wake(al_state *st, const al_loop *bound, PyObject *future)
+{
+    PyObject *answer = NULL;
+    int done = loop_truth(loop_call0(future, st->s_done));
+    if (done == 0) {
+        answer = loop_call1(future, st->s_set_result, Py_None);
+    }
+    if (done < 0 || (done == 0 && answer == NULL)) {
+        al_loop_report(st, bound->loop, "waking a waiter failed", NULL);
+    }
+    Py_XDECREF(answer);
+}
+
 void
 al_futures_wake(al_state *st, const al_loop *bound, PyObject *futures)
 {
@@ -327,17 +394,10 @@ al_futures_wake(al_state *st, const al_loop *bound, PyObject *futures)
         }
         PyObject *future = Py_NewRef(PyList_GET_ITEM(futures, n - 1));
         int failed = PyList_SetSlice(futures, n - 1, n, NULL);
-        int done = failed ? -1 : al_task_done(st, future);
-        if (done == 0) {
-            PyObject *none = loop_call1(future, st->s_set_result, Py_None);
-            done = none == NULL ? -1 : 0;
-            Py_XDECREF(none);
-        }
-        if (done < 0) {
-            al_loop_report(st, bound->loop, "waking a waiter failed", NULL);
-        }
+        al_future_wake(st, bound, future);
         Py_DECREF(future);
         if (failed) {
+            al_loop_report(st, bound->loop, "waking a waiter failed", NULL);
             return;
         }
     }

@@ -99,6 +99,25 @@ PyObject *al_task_coro(al_state *st, PyObject *task);
 /* Give None to every future of a list that still waits, and empty the list.
    Errors go to the loop's exception handler.  Runs Python. */
 void al_futures_wake(al_state *st, const al_loop *bound, PyObject *futures);
+/* Take one cancellation of ours back.  Returns how many are left; -1 with an
+   exception.  Runs Python. */
+long al_task_uncancel(al_state *st, PyObject *task);
+
+/* What cancellations have left with the current Task: 0 nothing, 1 a count, 2
+   one that was not delivered.  -1 with an exception.  Runs Python. */
+int al_task_burden(al_state *st, PyObject *task);
+
+/* Take al_task_watch's callback off again.  Returns how many were; -1 with an
+   exception.  Runs Python. */
+long al_task_unwatch(al_state *st, PyObject *task, PyObject *callback);
+
+/* A new Future of the bound loop, ready to be yielded to a Task, which then
+   waits for it (new).  Runs Python. */
+PyObject *al_loop_pause(al_state *st, const al_loop *bound);
+
+/* Give None to a future unless it is done.  Errors go to the loop's exception
+   handler.  Runs Python. */
+void al_future_wake(al_state *st, const al_loop *bound, PyObject *future);
 
 /* Tell whether the coroutine has run its first step: 1 or 0; where it cannot
    be told, 1.  -1 with an exception.  Runs Python. */

@@ -7,6 +7,11 @@
 #include "entry.h"
 #include "registry.h"
 #include "shutdown.h"
+#include "deadline.h"
+#include "result.h"
+#include "worker.h"
+#include "wait.h"
+#include "batch.h"
 
 #ifdef AL_FAULTS
 long al_fault_countdown = 0;
@@ -44,7 +49,12 @@ module_exec(PyObject *module)
         || al_drain_setup(module, st) < 0
         || al_entry_setup(module, st) < 0
         || al_registry_setup(module, st) < 0
-        || al_shutdown_setup(module, st) < 0)
+        || al_shutdown_setup(module, st) < 0
+        || al_deadline_setup(module, st) < 0
+        || al_result_setup(module, st) < 0
+        || al_worker_setup(module, st) < 0
+        || al_wait_setup(module, st) < 0
+        || al_batch_setup(module, st) < 0)
     {
         return -1;
     }

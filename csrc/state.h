@@ -31,7 +31,9 @@
     X(stale, "pyasynclife._states", "TaskHealth.STALE")                       \
     X(health_failed, "pyasynclife._states", "TaskHealth.FAILED")              \
     X(unknown, "pyasynclife._states", "TaskHealth.UNKNOWN")                   \
-    X(logger, "pyasynclife._states", "logger")
+    X(logger, "pyasynclife._states", "logger")                                \
+    X(work, "pyasynclife._workers", "work")                                   \
+    X(read, "pyasynclife._workers", "read")
 
 /* Interned: each is st->s_<name>. */
 #define AL_NAMES(X)                                                           \
@@ -40,15 +42,18 @@
     X(call_soon_threadsafe) X(cancel) X(cancelled) X(cancelling) X(close)     \
     X(context) X(coro) X(cr_frame) X(cr_running) X(cr_suspended)              \
     X(create_future) X(create_task) X(done) X(error) X(exc_info)              \
-    X(exception) X(extra) X(get_coro) X(get_loop) X(get_name) X(is_closed) X(loop)        \
-    X(message) X(msg) X(name) X(remove_done_callback) X(result) X(send)       \
-    X(set_result) X(task) X(throw) X(time) X(uncancel)
+    X(exception) X(extra) X(get_coro) X(get_loop) X(get_name) X(is_closed)        \
+    X(loop) X(message) X(msg) X(name) X(remove_done_callback) X(result) X(send)       \
+    X(set_result) X(task) X(throw) X(time) X(uncancel)                        \
+    X(_asyncio_future_blocking) X(_restore) X(value) X(_ended)                 \
+    X(reader_done)
 
 /* Made at import: types of the rooms, and what they share.  A room that needs
    one more adds a row. */
 #define AL_MADE(X)                                                            \
-    X(Ready) X(Awaitable) X(Entry) X(Registry) X(Drain) X(DrainNode)          \
-    X(SignalHandler)                                                          \
+    X(Ready) X(Awaitable) X(Drain) X(DrainNode) X(Alarm)                      \
+    X(Entry) X(Registry) X(SignalHandler)                                     \
+    X(TaskResult) X(Worker) X(Books) X(Stream) X(Wait)                        \
     X(ready_none) X(ready_true) X(ready_false)                                \
     X(kw_context) X(kw_name) X(kw_name_context) X(kw_task)                    \
     X(kw_task_context) X(kw_exc_info) X(kw_msg) X(no_args)

@@ -1,6 +1,6 @@
 """One native lifecycle for asyncio tasks: launch, observe, cancel, shut down."""
 
-from pyasynclife._core import Ready, TaskMetadata
+from pyasynclife._core import Ready, TaskMetadata, TaskResult
 from pyasynclife._errors import (
     BatchError,
     DuplicateTaskError,
@@ -9,15 +9,20 @@ from pyasynclife._errors import (
     SignalSetupError,
     UnknownTaskError,
 )
+from pyasynclife._gather import Batch, bounded_gather
 from pyasynclife._registry import RegistryStats, TaskRegistry
 from pyasynclife._report import ShutdownReport, TaskExit
+from pyasynclife._results import BatchProgress, BatchResult
 from pyasynclife._shutdown import SignalCoordinator
 from pyasynclife._states import BatchStatus, TaskHealth, TaskState
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Batch",
     "BatchError",
+    "BatchProgress",
+    "BatchResult",
     "BatchStatus",
     "DuplicateTaskError",
     "NotRunError",
@@ -31,6 +36,8 @@ __all__ = [
     "TaskHealth",
     "TaskMetadata",
     "TaskRegistry",
+    "TaskResult",
     "TaskState",
     "UnknownTaskError",
+    "bounded_gather",
 ]

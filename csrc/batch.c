@@ -1,0 +1,290 @@
+/* Books: the door to a batch, for pyasynclife/_gather.py.
+ *
+ * The user holds a Batch, which owns the books, which embed the pump.
+ * Workers, timers and the reader own the books and never the Batch, so one
+ * that is dropped while it runs is noticed, and stops it.
+ */
+#include "compat.h"
+#include "fault.h"
+#include "list.h"
+#include "state.h"
+#include "loop.h"
+#include "source.h"
+#include "shelf.h"
+#include "worker.h"
+#include "pump.h"
+#include "books.h"
+#include "wait.h"
+#include "batch.h"
+
+PyDoc_STRVAR(books_use_doc,
+"use($self, mode, /)\n--\n\n"
+"Say who takes the results (1 a block, 2 await, 3 iteration, 4 nobody), and\n"
+"begin if it has not begun.");
+
+static PyObject *
+books_use(PyObject *op, PyObject *arg)
+{
+    BooksObject *self = (BooksObject *)op;
+    al_pump *p = &self->pump;
+    long mode = PyLong_AsLong(arg);
+    if (mode == -1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    if (mode < AL_MODE_OPEN || mode > AL_MODE_BLOCK) {
+        return PyErr_Format(PyExc_ValueError, "no such use: %ld", mode);
+    }
+    if (!p->over && al_loop_check_thread(p->st, &p->bound, "a batch") < 0) {
+        return NULL;
+    }
+    if (p->begun) {
+        if (al_books_set_mode(self, (al_mode)mode) < 0) {
+            return NULL;
+        }
+        al_worker_kick(p);
+        Py_RETURN_NONE;
+    }
+    al_mode before = self->mode;
+    if (al_books_set_mode(self, (al_mode)mode) < 0) {
+        return NULL;
+    }
+    if (al_pump_begin(p) < 0) {
+        self->mode = before;
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(books_wait_doc,
+"wait($self, /)\n--\n\n"
+"An awaitable of the end.  What cancels who waits cancels the items, and\n"
+"comes out, the very object, when they have ended.");
+
+static PyObject *
+books_wait(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    return al_wait_awaitable((BooksObject *)op, NULL, AL_WAIT_END);
+}
+
+PyDoc_STRVAR(books_stream_doc,
+"stream($self, batch, /)\n--\n\n"
+"An asynchronous iterator of the results, which owns the Batch.");
+
+static PyObject *
+books_stream(PyObject *op, PyObject *handle)
+{
+    return al_wait_stream((BooksObject *)op, handle);
+}
+
+PyDoc_STRVAR(books_stop_doc,
+"stop($self, msg=None, /)\n--\n\n"
+"Cancel what runs and start nothing new.");
+
+static PyObject *
+books_stop(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
+{
+    al_pump *p = &((BooksObject *)op)->pump;
+    if (!p->over && al_loop_check_thread(p->st, &p->bound, "a batch") < 0) {
+        return NULL;
+    }
+    al_worker_stop(p, AL_STOP_CANCEL, nargs > 0 ? args[0] : NULL);
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(books_offer_doc,
+"offer($self, item, /)\n--\n\n"
+"The reader's next item; await until it is taken.");
+
+static PyObject *
+books_offer(PyObject *op, PyObject *item)
+{
+    BooksObject *self = (BooksObject *)op;
+    if (self->pump.source.ahead == NULL) {
+        al_pump_offer(&self->pump, item);
+    }
+    return al_wait_awaitable(self, NULL, AL_WAIT_TAKEN);
+}
+
+static PyObject *
+books_reader_done(PyObject *op, PyObject *Py_UNUSED(task))
+{
+    al_pump_read(&((BooksObject *)op)->pump);
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(books_counts_doc,
+"counts($self, /)\n--\n\n"
+"total (-1: not known), started, running, done, failed, cancelled,\n"
+"timed_out, elapsed.");
+
+static PyObject *
+books_counts(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    BooksObject *self = (BooksObject *)op;
+    al_pump *p = &self->pump;
+    double elapsed = 0.0;
+    if (p->begun) {
+        double now = p->over ? self->ended : al_loop_time(p->st, &p->bound);
+        if (now == -1.0 && PyErr_Occurred()) {
+            return NULL;
+        }
+        elapsed = now - p->began;
+    }
+    Py_ssize_t started = p->source.pulled - self->refused;
+    Py_ssize_t total = p->source.length >= 0 ? p->source.length
+                       : p->source.done      ? p->source.pulled
+                                             : -1;
+    return AL_ALLOC(Py_BuildValue(
+        "nnnnnnnd", total, started,
+        started - self->done - self->failed - self->cancelled, self->done,
+        self->failed, self->cancelled, self->timed_out, elapsed));
+}
+
+static PyMethodDef books_methods[] = {
+    {"use", books_use, METH_O, books_use_doc},
+    {"wait", books_wait, METH_NOARGS, books_wait_doc},
+    {"stream", books_stream, METH_O, books_stream_doc},
+    {"stop", AL_METHOD(books_stop), METH_FASTCALL, books_stop_doc},
+    {"offer", books_offer, METH_O, books_offer_doc},
+    {"reader_done", books_reader_done, METH_O, NULL},
+    {"counts", books_counts, METH_NOARGS, books_counts_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyObject *
+books_get_results(PyObject *op, void *Py_UNUSED(closure))
+{
+    return Py_NewRef(((BooksObject *)op)->shelf.list);
+}
+
+static PyObject *
+books_get_errors(PyObject *op, void *Py_UNUSED(closure))
+{
+    PyObject *errors = ((BooksObject *)op)->errors;
+    return Py_NewRef(errors == NULL ? Py_None : errors);
+}
+
+static PyObject *
+books_get_fatal(PyObject *op, void *Py_UNUSED(closure))
+{
+    PyObject *fatal = ((BooksObject *)op)->pump.fatal;
+    return Py_NewRef(fatal == NULL ? Py_None : fatal);
+}
+
+static PyObject *
+books_get_loop(PyObject *op, void *Py_UNUSED(closure))
+{
+    PyObject *loop = ((BooksObject *)op)->pump.bound.loop;
+    return Py_NewRef(loop == NULL ? Py_None : loop);
+}
+
+static PyObject *
+books_get_begun(PyObject *op, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(((BooksObject *)op)->pump.begun);
+}
+
+static PyObject *
+books_get_over(PyObject *op, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(((BooksObject *)op)->pump.over);
+}
+
+static PyObject *
+books_get_exhausted(PyObject *op, void *Py_UNUSED(closure))
+{
+    al_pump *p = &((BooksObject *)op)->pump;
+    return PyBool_FromLong(p->source.done && p->fatal == NULL);
+}
+
+static PyObject *
+books_get_stopping(PyObject *op, void *Py_UNUSED(closure))
+{
+    return AL_ALLOC(PyLong_FromLong(((BooksObject *)op)->pump.stopping));
+}
+
+static PyObject *
+books_get_mode(PyObject *op, void *Py_UNUSED(closure))
+{
+    return AL_ALLOC(PyLong_FromLong(((BooksObject *)op)->mode));
+}
+
+static PyGetSetDef books_getset[] = {
+    {"results", books_get_results, NULL, "The list, by index.", NULL},
+    {"errors", books_get_errors, NULL, "Of failed items.", NULL},
+    {"fatal", books_get_fatal, NULL, "What ended it, bare.", NULL},
+    {"loop", books_get_loop, NULL, "Bound to it, or None.", NULL},
+    {"begun", books_get_begun, NULL, NULL, NULL},
+    {"over", books_get_over, NULL, NULL, NULL},
+    {"exhausted", books_get_exhausted, NULL, "The source has ended.", NULL},
+    {"stopping", books_get_stopping, NULL, "Why, 0: it is not.", NULL},
+    {"mode", books_get_mode, NULL, "Who takes the results.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyObject *
+books_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwargs))
+{
+    PyObject *fn, *items, *name, *key, *on_result;
+    int async, ordered;
+    Py_ssize_t limit, buffer, max_errors;
+    double timeout, budget;
+    if (!PyArg_ParseTuple(args, "OOpOnddnpnOO:Books", &fn, &items, &async,
+                          &name, &limit, &timeout, &budget, &max_errors,
+                          &ordered, &buffer, &key, &on_result))
+    {
+        return NULL;
+    }
+    al_state *st = al_state_of_type(type);
+    BooksObject *self =
+        st == NULL ? NULL : (BooksObject *)AL_ALLOC(type->tp_alloc(type, 0));
+    if (self == NULL) {
+        return NULL;
+    }
+    al_pump *p = &self->pump;
+    al_list_init(&self->waits);
+    al_pump_init(p, st, (PyObject *)self, &al_books_calls);
+    p->fn = Py_NewRef(fn);
+    p->name = Py_NewRef(name);
+    p->limit = limit;
+    p->timeout = timeout;
+    p->budget = budget;
+    p->source.items = Py_NewRef(items);
+    p->source.async = async != 0;
+    p->source.key = key == Py_None ? NULL : Py_NewRef(key);
+    p->source.length = al_source_length(&p->source);
+    self->on_result = on_result == Py_None ? NULL : Py_NewRef(on_result);
+    self->max_errors = max_errors;
+    self->ordered = ordered != 0;
+    self->window = buffer > PY_SSIZE_T_MAX - limit ? PY_SSIZE_T_MAX
+                                                   : limit + buffer;
+    self->errors = AL_ALLOC(PyList_New(0));
+    if (self->errors == NULL || al_shelf_init(&self->shelf, ordered) < 0) {
+        Py_CLEAR(self);
+    }
+    return (PyObject *)self;
+}
+
+static PyType_Slot books_slots[] = {
+    {Py_tp_new, books_new},
+    {Py_tp_methods, books_methods},
+    {Py_tp_getset, books_getset},
+    {Py_tp_traverse, al_books_traverse},
+    {Py_tp_clear, al_books_clear},
+    {Py_tp_dealloc, al_books_dealloc},
+    {0, NULL},
+};
+
+static PyType_Spec books_spec = {
+    .name = "pyasynclife._core.Books",
+    .basicsize = sizeof(BooksObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC
+             | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = books_slots,
+};
+
+int
+al_batch_setup(PyObject *module, al_state *st)
+{
+    return al_state_add_type(module, &st->Books, &books_spec, true);
+}

@@ -1,0 +1,11 @@
+/* Books: the door to a batch, for pyasynclife/_gather.py. */
+#ifndef AL_BATCH_H
+#define AL_BATCH_H
+
+#include "compat.h"
+#include "state.h"
+
+/* Make the type.  Runs Python. */
+int al_batch_setup(PyObject *module, al_state *st);
+
+#endif

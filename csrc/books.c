@@ -1,0 +1,259 @@
+/* The books of a batch: who takes the results, counts, status.
+ *
+ * The user holds a Batch (pyasynclife/_gather.py), which owns the books, which
+ * embed the pump.  Workers, timers and the reader own the books and never the
+ * Batch, so one that is dropped while it runs is noticed, and stops it.
+ *
+ * Those who wait, for the next result, for the end or for the reader's item to
+ * be taken, are Waits in a list; each is woken by a future of its own.
+ */
+#include "compat.h"
+#include "fault.h"
+#include "list.h"
+#include "state.h"
+#include "loop.h"
+#include "awaitable.h"
+#include "drive.h"
+#include "source.h"
+#include "result.h"
+#include "shelf.h"
+#include "worker.h"
+#include "pump.h"
+#include "books.h"
+
+/* --------------------------------------------------- what the pump tells */
+
+static void
+books_wake(BooksObject *self, al_wait_kind kind)
+{
+    al_link *at = self->waits.next;
+    while (at != &self->waits) {
+        al_wait *wait = AL_OWNER(at, al_wait, link);
+        at = at->next;
+        if (wait->kind == kind) {
+            PyObject *future = Py_XNewRef(wait->future);
+            al_link_unlink(&wait->link);
+            if (future != NULL) {
+                al_future_wake(self->pump.st, &self->pump.bound, future);
+                Py_DECREF(future);
+            }
+            at = self->waits.next; /* waking may have changed the list */
+        }
+    }
+}
+
+static void
+books_count(BooksObject *self, PyObject *result)
+{
+    switch (al_result_state_of(result)) {
+    case AL_RESULT_DONE:
+        self->done++;
+        break;
+    case AL_RESULT_FAILED:
+        self->failed++;
+        self->timed_out += al_result_timed_out(result);
+        break;
+    case AL_RESULT_CANCELLED:
+        self->cancelled++;
+        break;
+    case AL_RESULT_PENDING:
+        self->refused++;
+        break;
+    }
+}
+
+/* Keep a result for whoever takes it. */
+static int
+books_keep(BooksObject *self, PyObject *result)
+{
+    bool started = al_result_state_of(result) != AL_RESULT_PENDING;
+    if (self->mode == AL_MODE_BLOCK || (self->mode == AL_MODE_STREAM && !started)) {
+        return 0;
+    }
+    if (al_shelf_put(&self->shelf, result) < 0) {
+        return -1;
+    }
+    if (self->mode == AL_MODE_STREAM && !al_list_is_empty(&self->waits)
+        && al_shelf_peek(&self->shelf, false) != NULL)
+    {
+        books_wake(self, AL_WAIT_NEXT);
+    }
+    return 0;
+}
+
+/* Keep the error of a failed item, and stop if it is one too many. */
+static int
+books_note_error(BooksObject *self, PyObject *result)
+{
+    PyObject *error = al_result_error(result);
+    if (self->max_errors < 0 || self->errors == NULL) {
+        return 0;
+    }
+    if (error != NULL && AL_ALLOC_INT(PyList_Append(self->errors, error)) < 0)
+    {
+        return -1;
+    }
+    if (self->failed > self->max_errors) {
+        al_worker_stop(&self->pump, AL_STOP_ERRORS, NULL);
+    }
+    return 0;
+}
+
+static void
+books_tell(BooksObject *self, PyObject *result)
+{
+    al_pump *p = &self->pump;
+    PyObject *on_result = Py_NewRef(self->on_result);
+    PyObject *answer = al_drive_call(p->source.context, on_result, result);
+    if (answer == NULL) {
+        if (PyErr_ExceptionMatches(PyExc_Exception)) {
+            al_loop_report(p->st, p->bound.loop,
+                           "on_result of a batch failed", NULL);
+        }
+        else {
+            al_worker_fail(p);
+        }
+    }
+    Py_XDECREF(answer);
+    Py_DECREF(on_result);
+}
+
+static void
+books_finished(PyObject *op, PyObject *result)
+{
+    BooksObject *self = (BooksObject *)op;
+    al_result_state state = al_result_state_of(result);
+    books_count(self, result);
+    if (books_keep(self, result) < 0
+        || (state == AL_RESULT_FAILED && books_note_error(self, result) < 0))
+    {
+        al_worker_fail(&self->pump);
+    }
+    if (self->on_result != NULL && state != AL_RESULT_PENDING) {
+        books_tell(self, result);
+    }
+}
+
+static void
+books_taken(PyObject *op)
+{
+    books_wake((BooksObject *)op, AL_WAIT_TAKEN);
+}
+
+static void
+books_over(PyObject *op)
+{
+    BooksObject *self = (BooksObject *)op;
+    self->ended = al_loop_time(self->pump.st, &self->pump.bound);
+    if (self->ended == -1.0 && PyErr_Occurred()) {
+        al_loop_report(self->pump.st, self->pump.bound.loop,
+                       "the loop's clock failed", NULL);
+    }
+    books_wake(self, AL_WAIT_NEXT);
+    books_wake(self, AL_WAIT_END);
+}
+
+const al_pump_calls al_books_calls = {
+    .finished = books_finished,
+    .taken = books_taken,
+    .over = books_over,
+};
+
+/* ------------------------------------------------------------ modes */
+
+/* Let the pump start as many items as this use allows. */
+static void
+books_set_room(BooksObject *self)
+{
+    al_pump *p = &self->pump;
+    bool stream = self->mode == AL_MODE_STREAM
+                  || (self->mode == AL_MODE_OPEN && self->on_result == NULL);
+    p->room = stream ? self->window - p->source.pulled : PY_SSIZE_T_MAX;
+}
+
+int
+al_books_set_mode(BooksObject *self, al_mode mode)
+{
+    al_mode before = self->mode;
+    if (before == mode || (mode == AL_MODE_OPEN && before != AL_MODE_UNUSED)) {
+        return 0;
+    }
+    if (before > AL_MODE_OPEN) {
+        PyErr_SetString(
+            PyExc_RuntimeError,
+            before == AL_MODE_COLLECT
+                ? "this batch was awaited, which keeps all results: it cannot "
+                  "be iterated too"
+            : before == AL_MODE_STREAM
+                ? "this batch is iterated, which hands its results over one "
+                  "by one: it cannot be awaited too"
+                : "the block of this batch has ended, and its results went "
+                  "to on_result: await or iterate inside the block");
+        return -1;
+    }
+    if (mode == AL_MODE_COLLECT && al_shelf_sort(&self->shelf) < 0) {
+        return -1;
+    }
+    self->mode = mode;
+    if (mode == AL_MODE_BLOCK) {
+        al_shelf_drop(&self->shelf);
+    }
+    books_set_room(self);
+    return 0;
+}
+
+PyObject *
+al_books_hand_over(BooksObject *self, bool ready)
+{
+    al_pump *p = &self->pump;
+    PyObject *result = al_shelf_peek(&self->shelf, p->over);
+    if (result == NULL) {
+        return NULL;
+    }
+    Py_INCREF(result);
+    if (ready) {
+        result = al_ready_new(p->st, result);
+        if (result == NULL) {
+            return NULL;
+        }
+    }
+    al_shelf_take(&self->shelf);
+    p->room++;
+    if (p->unstarted == 0 && !p->over) {
+        al_worker_kick(p);
+    }
+    return result;
+}
+
+int
+al_books_traverse(PyObject *op, visitproc visit, void *arg)
+{
+    BooksObject *self = (BooksObject *)op;
+    Py_VISIT(Py_TYPE(op));
+    Py_VISIT(self->shelf.list);
+    Py_VISIT(self->on_result);
+    Py_VISIT(self->errors);
+    return al_pump_visit(&self->pump, visit, arg);
+}
+
+int
+al_books_clear(PyObject *op)
+{
+    BooksObject *self = (BooksObject *)op;
+    al_pump_clear(&self->pump);
+    Py_CLEAR(self->on_result);
+    Py_CLEAR(self->errors);
+    return 0;
+}
+
+void
+al_books_dealloc(PyObject *op)
+{
+    BooksObject *self = (BooksObject *)op;
+    PyTypeObject *type = Py_TYPE(op);
+    PyObject_GC_UnTrack(op);
+    (void)al_books_clear(op);
+    Py_CLEAR(self->shelf.list);
+    type->tp_free(op);
+    Py_DECREF(type);
+}

@@ -1,0 +1,74 @@
+/* One item of a batch, while it is driven, and what its end means. */
+#ifndef AL_ITEM_H
+#define AL_ITEM_H
+
+#include "compat.h"
+#include "state.h"
+#include "deadline.h"
+#include "drive.h"
+#include "result.h"
+
+/* Why a batch was stopped, or an item cancelled; the first reason counts. */
+typedef enum {
+    AL_STOP_NONE = 0, /* of an item: its own timeout */
+    AL_STOP_BUDGET,
+    AL_STOP_ERRORS,
+    AL_STOP_CANCEL,
+    AL_STOP_FATAL,
+} al_stop;
+
+typedef struct {
+    PyObject *value;   /* owned: the item itself; NULL: none is driven */
+    PyObject *task_id; /* owned: what the key said of it, or NULL */
+    al_drive drive;
+    al_deadline deadline;
+    Py_ssize_t index;
+    double started; /* loop time */
+    long asked;     /* cancellations of ours that it got */
+    al_stop why;    /* of the first of them */
+    bool suspended; /* has been, once */
+} al_item;
+
+/* Judge how an item, driven by `task`, ended: `*end` (owned; may be replaced)
+   is its value (PYGEN_RETURN) or exception.  Fills in `facts`, which borrow
+   from `item` and `*end`, and takes our cancellations of the Task back.
+   Returns 1 if the Task is as clean as it was, 0 if not; -1 with an
+   exception.  Runs Python. */
+int al_item_judge(al_state *st, al_item *item, PyObject *task,
+                  PySendResult answer, double seconds, PyObject **end,
+                  al_facts *facts);
+
+/* The result of an item that was pulled and never started (new).
+   Runs Python. */
+PyObject *al_item_unstarted(al_state *st, const al_item *item, al_stop why);
+
+/* The visit of an embedded item.  Pure C. */
+static inline int
+al_item_visit(al_item *item, visitproc visit, void *arg)
+{
+    Py_VISIT(item->value);
+    Py_VISIT(item->task_id);
+    return al_drive_visit(&item->drive, visit, arg);
+}
+
+/* Make it no item; *gone takes over what it was, to be cleared afterwards.
+   Pure C. */
+static inline void
+al_item_detach(al_item *item, al_item *gone)
+{
+    al_deadline_drop(&item->deadline);
+    *gone = *item;
+    *item = (al_item){0};
+}
+
+/* The clear of an item.  Runs Python. */
+static inline void
+al_item_clear(al_item *item)
+{
+    al_deadline_drop(&item->deadline);
+    al_drive_clear(&item->drive);
+    Py_CLEAR(item->task_id);
+    Py_CLEAR(item->value);
+}
+
+#endif

@@ -1,0 +1,224 @@
+/* A pump: items from a source, driven by its workers, with one budget.
+ *
+ * An asynchronous source has one reader, a Task of its own from the first item
+ * to aclose(), so that cancel scopes and context variables inside the source
+ * work; it is at most one item ahead, and no item's timeout is its own.
+ */
+#include "compat.h"
+#include "fault.h"
+#include "list.h"
+#include "state.h"
+#include "loop.h"
+#include "deadline.h"
+#include "source.h"
+#include "result.h"
+#include "item.h"
+#include "worker.h"
+#include "step.h"
+#include "pump.h"
+
+static void
+pump_due(al_deadlines *all, al_deadline *deadline)
+{
+    al_pump *p = AL_OWNER(all, al_pump, deadlines);
+    if (deadline == &p->budget_end) {
+        al_worker_stop(p, AL_STOP_BUDGET, NULL);
+    }
+    else {
+        al_worker_due(deadline);
+    }
+}
+
+void
+al_pump_init(al_pump *p, al_state *st, PyObject *owner,
+             const al_pump_calls *calls)
+{
+    *p = (al_pump){0};
+    p->st = st;
+    p->owner = owner;
+    p->calls = calls;
+    p->step = al_step_worker;
+    p->left = al_step_left;
+    p->timeout = p->budget = Py_HUGE_VAL;
+    al_list_init(&p->workers);
+    al_deadline_init(&p->deadlines, st, owner, &p->bound, pump_due);
+}
+
+/* The Task that reads an asynchronous source. */
+static int
+pump_start_reader(al_pump *p)
+{
+    al_state *st = p->st;
+    PyObject *stack[] = {p->source.items, p->owner};
+    PyObject *coro =
+        AL_ALLOC(PyObject_Vectorcall(st->read, stack, 2, NULL));
+    PyObject *callback = PyObject_GetAttr(p->owner, st->s_reader_done);
+    PyObject *task = NULL;
+    if (coro != NULL && callback != NULL) {
+        task = al_loop_create_task(st, &p->bound, coro, p->name, NULL);
+        if (task == NULL) {
+            al_coro_refuse(st, coro);
+        }
+    }
+    int failed = -1;
+    if (task != NULL) {
+        p->reader = Py_NewRef(task);
+        failed = al_task_watch(st, &p->bound, task, callback);
+        if (failed) {
+            Py_CLEAR(p->reader);
+        }
+    }
+    Py_XDECREF(task);
+    Py_XDECREF(callback);
+    Py_XDECREF(coro);
+    return failed;
+}
+
+/* Source, budget and the first worker or the reader. */
+static int
+pump_start(al_pump *p)
+{
+    if (al_source_begin(&p->source) < 0) {
+        return -1;
+    }
+    if (p->source.length == 0) {
+        p->source.done = true;
+    }
+    if (p->budget <= 0.0) {
+        al_worker_stop(p, AL_STOP_BUDGET, NULL);
+        return 0;
+    }
+    if (p->budget != Py_HUGE_VAL
+        && al_deadline_add(&p->deadlines, &p->budget_end,
+                           p->began + p->budget) < 0)
+    {
+        return -1;
+    }
+    return p->source.async ? pump_start_reader(p) : 0;
+}
+
+int
+al_pump_begin(al_pump *p)
+{
+    al_state *st = p->st;
+    PyObject *loop = al_loop_running(st, "a batch");
+    if (loop == NULL) {
+        return -1;
+    }
+    int failed = al_loop_bind(st, &p->bound, loop);
+    Py_DECREF(loop);
+    if (failed) {
+        return -1;
+    }
+    p->began = al_loop_time(st, &p->bound);
+    if (p->began == -1.0 && PyErr_Occurred()) {
+        return -1;
+    }
+    p->turn_at = al_clock();
+    p->begun = true;
+    if (p->stopping == AL_STOP_NONE && pump_start(p) < 0) {
+        al_worker_fail(p);
+    }
+    al_worker_kick(p);
+    return 0;
+}
+
+void
+al_pump_offer(al_pump *p, PyObject *item)
+{
+    Py_XSETREF(p->source.ahead, Py_NewRef(item));
+    al_worker_kick(p);
+}
+
+/* The item that was ahead when the pump was stopped. */
+static void
+pump_refuse_ahead(al_pump *p)
+{
+    al_item item = {0};
+    int more = al_source_pull(p->st, &p->source, &item.value, &item.task_id);
+    item.index = p->source.pulled - 1;
+    PyObject *result =
+        more > 0 ? al_item_unstarted(p->st, &item, p->stopping) : NULL;
+    if (result != NULL) {
+        p->calls->finished(p->owner, result);
+        Py_DECREF(result);
+    }
+    else if (PyErr_Occurred()) {
+        al_worker_fail(p);
+    }
+    al_item_clear(&item);
+}
+
+/* What the reader's end says: raise it, or not.  Returns -1 if raised. */
+static int
+pump_judge_reader(al_pump *p, PyObject *reader)
+{
+    PyObject *value;
+    al_outcome outcome = al_task_outcome(p->st, reader, &value);
+    bool stopped = p->stopping != AL_STOP_NONE;
+    if (outcome == AL_CANCELLED && !stopped) {
+        PyErr_SetString(p->st->CancelledError,
+                        "the batch's asynchronous source was cancelled");
+        outcome = AL_ERROR;
+    }
+    else if (outcome == AL_FAILED
+             || (outcome == AL_DONE && PyExceptionInstance_Check(value)))
+    {
+        PyErr_SetRaisedException(Py_NewRef(value));
+        if (outcome == AL_FAILED && stopped) {
+            al_loop_report(p->st, p->bound.loop,
+                           "a batch's asynchronous source failed while it "
+                           "was being cancelled", NULL);
+        }
+        else {
+            outcome = AL_ERROR;
+        }
+    }
+    Py_XDECREF(value);
+    return outcome == AL_ERROR ? -1 : 0;
+}
+
+void
+al_pump_read(al_pump *p)
+{
+    PyObject *reader = p->reader;
+    if (reader == NULL) {
+        return;
+    }
+    p->reader = NULL;
+    p->source.done = true;
+    if (pump_judge_reader(p, reader) < 0) {
+        al_worker_fail(p);
+    }
+    if (p->stopping != AL_STOP_NONE && p->source.ahead != NULL) {
+        pump_refuse_ahead(p);
+    }
+    Py_DECREF(reader);
+    al_worker_kick(p);
+}
+
+int
+al_pump_visit(al_pump *p, visitproc visit, void *arg)
+{
+    Py_VISIT(p->fn);
+    Py_VISIT(p->name);
+    Py_VISIT(p->reader);
+    Py_VISIT(p->fatal);
+    Py_VISIT(p->deadlines.timer);
+    int stop = al_source_visit(&p->source, visit, arg);
+    stop = stop != 0 ? stop : al_loop_visit(&p->bound, visit, arg);
+    return stop != 0 ? stop : al_worker_visit(p, visit, arg);
+}
+
+void
+al_pump_clear(al_pump *p)
+{
+    al_worker_clear(p);
+    al_source_clear(&p->source);
+    Py_CLEAR(p->deadlines.timer);
+    Py_CLEAR(p->fatal);
+    Py_CLEAR(p->reader);
+    Py_CLEAR(p->name);
+    Py_CLEAR(p->fn);
+    al_loop_clear(&p->bound);
+}

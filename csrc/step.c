@@ -1,0 +1,316 @@
+/* What a worker does in a step of its Task.
+ *
+ * It pulls an item, calls the function, drives what it returns in a context of
+ * the item's own, and passes up whatever that waits for; when the item ends,
+ * the next one follows in the same step.  So an item costs no Task, no
+ * wrapper, no semaphore, no timer.
+ *
+ * A worker is retired, not laundered: after an item that did not succeed, or
+ * that left a cancellation behind, it ends and a fresh one takes its place,
+ * pulling in a later turn.  None is parked: a worker with nothing to pull ends
+ * too, and one is made when there is something again.
+ *
+ * Nothing here is re-entered.  While a worker of a pump is on the C stack, any
+ * other that is stepped (eager task factories, hostile code) yields once and
+ * tries again in the next turn.
+ */
+#include "compat.h"
+#include "fault.h"
+#include "list.h"
+#include "state.h"
+#include "loop.h"
+#include "awaitable.h"
+#include "deadline.h"
+#include "drive.h"
+#include "source.h"
+#include "result.h"
+#include "item.h"
+#include "worker.h"
+#include "step.h"
+
+/* How long a pump pulls before it gives the loop a turn, in seconds. */
+#define PUMP_SLICE 0.010
+
+/* How many workers the first item that suspends brings, where the length of
+   the source is known, and where it is not; from then on they double. */
+#define PUMP_RAMP_KNOWN 64
+#define PUMP_RAMP 8
+
+/* What a worker does after a try to pull. */
+typedef enum { PULL_NOTHING, PULL_ITEM, PULL_REST } step_pulled;
+
+/* The loop's time; a clock that fails ends the pump. */
+static double
+step_clock(al_pump *p)
+{
+    double now = al_loop_time(p->st, &p->bound);
+    if (now == -1.0 && PyErr_Occurred()) {
+        al_worker_fail(p);
+    }
+    return now;
+}
+
+/* The item has ended with `end` (stolen): make its result and hand it over.
+   Tells whether its worker may take another one.  Sets no exception. */
+static bool
+step_finish(WorkerObject *self, PySendResult answer, PyObject *end)
+{
+    al_pump *p = self->pump;
+    al_item gone;
+    al_facts facts = {0};
+    double now = step_clock(p);
+    bool budget = self->item.why == AL_STOP_BUDGET;
+    int clean = al_item_judge(p->st, &self->item, self->task, answer,
+                              budget ? p->budget : p->timeout, &end, &facts);
+    facts.duration = now - self->item.started;
+    PyObject *result = clean < 0 ? NULL : al_result_new(p->st, &facts);
+    al_item_detach(&self->item, &gone);
+    if (result == NULL) {
+        al_worker_fail(p);
+    }
+    else {
+        self->now = now;
+        p->calls->finished(p->owner, result);
+        Py_DECREF(result);
+    }
+    if (answer == PYGEN_ERROR
+        && !PyErr_GivenExceptionMatches(end, PyExc_Exception)
+        && !PyErr_GivenExceptionMatches(end, p->st->CancelledError))
+    {
+        PyErr_SetRaisedException(Py_NewRef(end));
+        al_worker_fail(p);
+    }
+    al_item_clear(&gone);
+    Py_DECREF(end);
+    return answer == PYGEN_RETURN && clean == 1;
+}
+
+/* The item of a worker whose Task was closed under it: cancelled. */
+static void
+step_abandon(WorkerObject *self)
+{
+    al_pump *p = self->pump;
+    self->item.asked = 0;
+    al_drive_clear(&self->item.drive);
+    PyObject *error = AL_ALLOC(PyObject_CallNoArgs(p->st->CancelledError));
+    if (error != NULL) {
+        (void)step_finish(self, PYGEN_ERROR, error);
+    }
+    else {
+        al_item gone;
+        al_item_detach(&self->item, &gone);
+        al_worker_fail(p);
+        al_item_clear(&gone);
+    }
+}
+
+/* The pump was stopped while the source gave the item: never started. */
+static void
+step_refuse(WorkerObject *self)
+{
+    al_pump *p = self->pump;
+    al_item gone;
+    al_item_detach(&self->item, &gone);
+    PyObject *result = al_item_unstarted(p->st, &gone, p->stopping);
+    if (result == NULL) {
+        al_worker_fail(p);
+    }
+    else {
+        p->calls->finished(p->owner, result);
+        Py_DECREF(result);
+    }
+    al_item_clear(&gone);
+}
+
+/* Pull one item. */
+static step_pulled
+step_pull(WorkerObject *self)
+{
+    al_pump *p = self->pump;
+    if (!al_worker_may_pull(p)) {
+        return PULL_NOTHING;
+    }
+    double now = self->now != 0.0 ? self->now : step_clock(p);
+    double wall = p->bound.monotonic ? now : al_clock();
+    if (p->resting != NULL || wall - p->turn_at > PUMP_SLICE) {
+        if (p->resting == NULL) {
+            p->resting = self;
+        }
+        return PULL_REST;
+    }
+    int more = al_source_pull(p->st, &p->source, &self->item.value,
+                              &self->item.task_id);
+    if (more <= 0) {
+        if (more < 0) {
+            al_worker_fail(p);
+        }
+        return PULL_NOTHING;
+    }
+    p->room--;
+    self->item.index = p->source.pulled - 1;
+    if (p->source.async) {
+        p->calls->taken(p->owner);
+    }
+    if (p->stopping != AL_STOP_NONE) {
+        step_refuse(self);
+        return PULL_NOTHING;
+    }
+    self->item.started = p->source.quiet ? now : step_clock(p);
+    return PULL_ITEM;
+}
+
+/* An item was suspended: where all workers are busy, more are wanted. */
+static void
+step_grow(al_pump *p)
+{
+    if (p->unstarted > 0 || p->alive >= p->limit || !al_worker_may_pull(p)) {
+        return;
+    }
+    Py_ssize_t known = p->source.length;
+    Py_ssize_t n = known < 0 ? PUMP_RAMP : PUMP_RAMP_KNOWN;
+    n = n < p->alive ? p->alive : n;
+    n = n > p->room ? p->room : n;
+    if (known >= 0 && n > known - p->source.pulled) {
+        n = known - p->source.pulled;
+    }
+    al_worker_spawn(p, n < 1 || p->source.async ? 1 : n);
+}
+
+/* The item waits for something: see to its deadline, and to more workers. */
+static void
+step_suspend(WorkerObject *self)
+{
+    al_pump *p = self->pump;
+    self->now = 0.0;
+    if (self->item.suspended) {
+        return;
+    }
+    self->item.suspended = true;
+    if (p->timeout != Py_HUGE_VAL
+        && al_deadline_add(&p->deadlines, &self->item.deadline,
+                           self->item.started + p->timeout) < 0)
+    {
+        al_worker_fail(p);
+    }
+    step_grow(p);
+}
+
+/* A fresh worker for this one, whose end nobody need be told of then. */
+static void
+step_retire(WorkerObject *self)
+{
+    al_pump *p = self->pump;
+    if (!al_worker_may_pull(p)) {
+        return;
+    }
+    if (al_task_unwatch(p->st, self->task, (PyObject *)self) > 0) {
+        al_worker_detach(self);
+        al_worker_spawn(p, 1);
+    }
+    else if (PyErr_Occurred()) {
+        al_loop_report(p->st, p->bound.loop, "retiring a worker failed",
+                       self->task);
+    }
+}
+
+/* Drive items until one waits (PYGEN_NEXT) or the worker is to end. */
+static PySendResult
+step_run(WorkerObject *self, PyObject *thrown, bool nested,
+         PyObject **result)
+{
+    al_pump *p = self->pump;
+    al_state *st = p->st;
+    PyObject *value;
+    PySendResult answer;
+    bool closing = thrown != NULL
+                   && PyErr_GivenExceptionMatches(thrown,
+                                                  PyExc_GeneratorExit);
+    for (;;) {
+        if (self->item.value != NULL) {
+            answer = al_drive_resume(st, &self->item.drive, thrown, &value);
+        }
+        else {
+            step_pulled pulled = step_pull(self);
+            if (pulled != PULL_ITEM) {
+                *result = Py_NewRef(Py_None);
+                return pulled == PULL_REST ? PYGEN_NEXT : PYGEN_RETURN;
+            }
+            answer = al_drive_begin(st, &self->item.drive, p->source.context,
+                                    p->fn, self->item.value, &value);
+        }
+        if (answer == PYGEN_NEXT) {
+            step_suspend(self);
+            *result = value;
+            return PYGEN_NEXT;
+        }
+        if (closing && answer == PYGEN_ERROR && value != NULL
+            && PyErr_GivenExceptionMatches(value, PyExc_GeneratorExit))
+        {
+            Py_DECREF(value);
+            step_abandon(self);
+        }
+        else if (!step_finish(self, answer, value) && !closing) {
+            step_retire(self);
+            *result = Py_NewRef(Py_None);
+            return PYGEN_RETURN;
+        }
+        if (closing || nested) {
+            if (closing) {
+                PyErr_SetRaisedException(Py_NewRef(thrown));
+                return PYGEN_ERROR;
+            }
+            *result = Py_NewRef(Py_None);
+            return PYGEN_RETURN;
+        }
+        thrown = NULL;
+    }
+}
+
+PySendResult
+al_step_worker(PyObject *op, PyObject *thrown, PyObject **result)
+{
+    WorkerObject *self = (WorkerObject *)op;
+    al_pump *p = self->pump;
+    if (self->stepping) {
+        PyErr_SetString(PyExc_RuntimeError,
+                        "a worker was stepped by the item it is driving");
+        return PYGEN_ERROR;
+    }
+    if (self->item.value == NULL && thrown != NULL) {
+        PyErr_SetRaisedException(Py_NewRef(thrown));
+        return PYGEN_ERROR;
+    }
+    if (self->owner == NULL) {
+        *result = Py_NewRef(Py_None);
+        return PYGEN_RETURN;
+    }
+    if (thrown == NULL && (p->driving || self->task == NULL)) {
+        *result = Py_NewRef(Py_None);
+        return PYGEN_NEXT;
+    }
+    PyObject *owner = Py_NewRef(self->owner);
+    bool nested = p->driving;
+    p->driving = self->stepping = true;
+    if (!self->begun) {
+        self->begun = true;
+        p->unstarted--;
+    }
+    if (p->resting == self) {
+        p->resting = NULL;
+        p->turn_at = al_clock();
+    }
+    PySendResult answer = step_run(self, thrown, nested, result);
+    self->stepping = false;
+    p->driving = nested;
+    Py_DECREF(owner);
+    return answer;
+}
+
+void
+al_step_left(PyObject *op)
+{
+    WorkerObject *self = (WorkerObject *)op;
+    if (self->item.value != NULL) {
+        step_abandon(self);
+    }
+}

@@ -1,0 +1,346 @@
+/* The workers of a pump: real Tasks that drive items, one after the other.
+ *
+ * Here they are made, counted, told to stop and let go; what one does in a
+ * step of its Task is in step.c.  A worker is an object in the pump's list,
+ * which owns it, and the callback of its Task's end, so that the end is always
+ * noticed, also of one that was cancelled before its first step.
+ *
+ * Every member that is used after a call that can run Python is read again.
+ */
+#include "compat.h"
+#include "fault.h"
+#include "list.h"
+#include "state.h"
+#include "loop.h"
+#include "awaitable.h"
+#include "deadline.h"
+#include "drive.h"
+#include "source.h"
+#include "result.h"
+#include "item.h"
+#include "worker.h"
+
+#include <string.h>
+
+bool
+al_worker_may_pull(const al_pump *p)
+{
+    return p->stopping == AL_STOP_NONE && p->room > 0
+           && al_source_may_give(&p->source);
+}
+
+void
+al_worker_detach(WorkerObject *self)
+{
+    al_pump *p = self->pump;
+    PyObject *owner = self->owner;
+    PyObject *task = self->task;
+    if (owner == NULL) {
+        return;
+    }
+    self->owner = self->task = NULL;
+    al_deadline_drop(&self->item.deadline);
+    al_link_unlink(&self->link);
+    p->alive--;
+    if (!self->begun) {
+        p->unstarted--;
+    }
+    if (p->resting == self) {
+        p->resting = NULL;
+    }
+    Py_XDECREF(task);
+    Py_DECREF(owner);
+    Py_DECREF(self); /* the list's */
+}
+
+/* Nothing runs, nothing comes: tell the owner, once. */
+static void
+pump_check_over(al_pump *p)
+{
+    if (p->over || !p->begun || p->alive > 0 || p->reader != NULL
+        || p->source.ahead != NULL
+        || (p->stopping == AL_STOP_NONE && !p->source.done))
+    {
+        return;
+    }
+    p->over = true;
+    al_deadline_disarm(&p->deadlines);
+    p->calls->over(p->owner);
+}
+
+/* ---------------------------------------------------- making workers */
+
+/* A worker without a Task yet, in the pump's list (borrowed). */
+static WorkerObject *
+worker_new(al_pump *p)
+{
+    WorkerObject *self = AL_ALLOC(
+        PyObject_GC_New(WorkerObject, (PyTypeObject *)p->st->Worker));
+    if (self == NULL) {
+        return NULL;
+    }
+    memset((char *)self + sizeof(PyObject), 0,
+           sizeof(*self) - sizeof(PyObject));
+    self->pump = p;
+    self->owner = Py_NewRef(p->owner);
+    al_list_append(&p->workers, &self->link);
+    p->alive++;
+    p->unstarted++;
+    PyObject_GC_Track(self);
+    return self;
+}
+
+/* The Task of a worker (new). */
+static PyObject *
+worker_make_task(WorkerObject *self)
+{
+    al_state *st = self->pump->st;
+    PyObject *task = NULL;
+    PyObject *step = al_awaitable_new(st, (PyObject *)self,
+                                      self->pump->step);
+    PyObject *coro =
+        step == NULL ? NULL : AL_ALLOC(PyObject_CallOneArg(st->work, step));
+    Py_XDECREF(step);
+    if (coro != NULL) {
+        task = al_loop_create_task(st, &self->pump->bound, coro,
+                                   self->pump->name, NULL);
+        if (task == NULL) {
+            al_coro_refuse(st, coro);
+        }
+        Py_DECREF(coro);
+    }
+    return task;
+}
+
+/* One more worker.  Returns 0; -1 with an exception. */
+static int
+pump_spawn(al_pump *p)
+{
+    WorkerObject *self = worker_new(p);
+    if (self == NULL) {
+        return -1;
+    }
+    Py_INCREF(self);
+    int failed = -1;
+    PyObject *task = worker_make_task(self);
+    if (task != NULL && self->owner != NULL) {
+        self->task = Py_NewRef(task);
+        failed = al_task_watch(p->st, &p->bound, task, (PyObject *)self);
+    }
+    if (failed) {
+        /* Its Task, if there is one, finds it ended. */
+        PyObject *error = PyErr_GetRaisedException();
+        al_worker_detach(self);
+        PyErr_SetRaisedException(error);
+    }
+    Py_XDECREF(task);
+    Py_DECREF(self);
+    return failed;
+}
+
+void
+al_worker_spawn(al_pump *p, Py_ssize_t n)
+{
+    while (n-- > 0 && al_worker_may_pull(p) && p->alive < p->limit) {
+        if (pump_spawn(p) < 0) {
+            al_worker_fail(p);
+        }
+    }
+}
+
+void
+al_worker_kick(al_pump *p)
+{
+    if (p->begun && p->unstarted == 0) {
+        al_worker_spawn(p, 1);
+    }
+    pump_check_over(p);
+}
+
+/* The worker's Task has ended. */
+static PyObject *
+worker_call(PyObject *op, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kw))
+{
+    WorkerObject *self = (WorkerObject *)op;
+    al_pump *p = self->pump;
+    if (self->owner != NULL && !self->stepping) {
+        PyObject *owner = Py_NewRef(self->owner);
+        p->left(op);
+        al_worker_detach(self);
+        al_worker_kick(p);
+        Py_DECREF(owner);
+    }
+    Py_RETURN_NONE;
+}
+
+/* ------------------------------------------------- all of the workers */
+
+/* Cancel the item of one worker, once more. */
+static void
+worker_cancel(WorkerObject *self, al_stop why, PyObject *msg)
+{
+    al_pump *p = self->pump;
+    if (self->item.value == NULL || self->task == NULL) {
+        return;
+    }
+    if (self->item.asked++ == 0) {
+        self->item.why = why;
+    }
+    PyObject *task = Py_NewRef(self->task);
+    if (al_task_cancel(p->st, task, msg) < 0) {
+        al_loop_report(p->st, p->bound.loop, "cancelling an item failed",
+                       task);
+    }
+    Py_DECREF(task);
+}
+
+/* Tell whether every item has ended, and only the workers have not. */
+static bool
+pump_is_through(const al_pump *p)
+{
+    if (!p->begun || !p->source.done || p->source.ahead != NULL) {
+        return false;
+    }
+    al_link *at = p->workers.next;
+    while (at != &p->workers
+           && AL_OWNER(at, WorkerObject, link)->item.value == NULL)
+    {
+        at = at->next;
+    }
+    return at == &p->workers;
+}
+
+void
+al_worker_stop(al_pump *p, al_stop why, PyObject *msg)
+{
+    bool late = why == AL_STOP_BUDGET || why == AL_STOP_CANCEL;
+    if (p->over || (late && pump_is_through(p))) {
+        return;
+    }
+    if (p->stopping == AL_STOP_NONE) {
+        p->stopping = why;
+        PyObject *reader = Py_XNewRef(p->reader);
+        if (reader != NULL && al_task_cancel(p->st, reader, NULL) < 0) {
+            al_loop_report(p->st, p->bound.loop,
+                           "cancelling the source's reader failed", reader);
+        }
+        Py_XDECREF(reader);
+    }
+    /* Each moves back before it is told, so what ends meanwhile is safe. */
+    al_link before;
+    al_list_init(&before);
+    while (!al_list_is_empty(&p->workers)) {
+        al_link *link = p->workers.next;
+        al_link_unlink(link);
+        al_list_append(&before, link);
+    }
+    while (!al_list_is_empty(&before)) {
+        WorkerObject *worker = AL_OWNER(before.next, WorkerObject, link);
+        al_link_unlink(&worker->link);
+        al_list_append(&p->workers, &worker->link);
+        Py_INCREF(worker);
+        worker_cancel(worker, why, msg);
+        Py_DECREF(worker);
+    }
+    pump_check_over(p);
+}
+
+void
+al_worker_fail(al_pump *p)
+{
+    PyObject *error = PyErr_GetRaisedException();
+    assert(error != NULL);
+    if (p->fatal == NULL) {
+        p->fatal = error;
+    }
+    else {
+        PyErr_SetRaisedException(error);
+        al_loop_report(p->st, p->bound.loop,
+                       "a batch that is ending failed once more", NULL);
+    }
+    al_worker_stop(p, AL_STOP_FATAL, NULL);
+}
+
+void
+al_worker_due(al_deadline *deadline)
+{
+    al_item *item = AL_OWNER(deadline, al_item, deadline);
+    WorkerObject *worker = AL_OWNER(item, WorkerObject, item);
+    Py_INCREF(worker);
+    worker_cancel(worker, AL_STOP_NONE, NULL);
+    Py_DECREF(worker);
+}
+
+int
+al_worker_visit(al_pump *p, visitproc visit, void *arg)
+{
+    for (al_link *at = p->workers.next; at != &p->workers; at = at->next) {
+        Py_VISIT(AL_OWNER(at, WorkerObject, link));
+    }
+    return 0;
+}
+
+void
+al_worker_clear(al_pump *p)
+{
+    while (!al_list_is_empty(&p->workers)) {
+        al_worker_detach(AL_OWNER(p->workers.next, WorkerObject, link));
+    }
+}
+
+/* ----------------------------------------------------------- the type */
+
+static int
+worker_traverse(PyObject *op, visitproc visit, void *arg)
+{
+    WorkerObject *self = (WorkerObject *)op;
+    Py_VISIT(Py_TYPE(op));
+    Py_VISIT(self->owner);
+    Py_VISIT(self->task);
+    return al_item_visit(&self->item, visit, arg);
+}
+
+static int
+worker_clear(PyObject *op)
+{
+    WorkerObject *self = (WorkerObject *)op;
+    al_item gone;
+    al_item_detach(&self->item, &gone);
+    al_worker_detach(self);
+    al_item_clear(&gone);
+    return 0;
+}
+
+static void
+worker_dealloc(PyObject *op)
+{
+    PyTypeObject *type = Py_TYPE(op);
+    PyObject_GC_UnTrack(op);
+    /* The pump's list owns a worker, so this one is in none. */
+    assert(((WorkerObject *)op)->owner == NULL);
+    (void)worker_clear(op);
+    type->tp_free(op);
+    Py_DECREF(type);
+}
+
+static PyType_Slot worker_slots[] = {
+    {Py_tp_call, worker_call},
+    {Py_tp_traverse, worker_traverse},
+    {Py_tp_clear, worker_clear},
+    {Py_tp_dealloc, worker_dealloc},
+    {0, NULL},
+};
+
+static PyType_Spec worker_spec = {
+    .name = "pyasynclife._core.Worker",
+    .basicsize = sizeof(WorkerObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC
+             | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = worker_slots,
+};
+
+int
+al_worker_setup(PyObject *module, al_state *st)
+{
+    return al_state_add_type(module, &st->Worker, &worker_spec, false);
+}

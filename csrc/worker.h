@@ -1,0 +1,105 @@
+/* The workers of a pump: real Tasks that drive items, one after the other. */
+#ifndef AL_WORKER_H
+#define AL_WORKER_H
+
+#include "compat.h"
+#include "list.h"
+#include "state.h"
+#include "loop.h"
+#include "awaitable.h"
+#include "deadline.h"
+#include "source.h"
+#include "item.h"
+
+/* What the owner of a pump is told. */
+typedef struct {
+    /* One item's TaskResult (borrowed); PENDING: pulled and not started.
+       Sets no exception.  Runs Python. */
+    void (*finished)(PyObject *owner, PyObject *result);
+    /* The item that the reader had ahead was taken.  Runs Python. */
+    void (*taken)(PyObject *owner);
+    /* Nothing runs and nothing comes any more.  Once.  Runs Python. */
+    void (*over)(PyObject *owner);
+} al_pump_calls;
+
+typedef struct WorkerObject WorkerObject;
+
+/* A pump, embedded in its owner. */
+typedef struct {
+    al_state *st;
+    PyObject *owner; /* borrowed: embeds this */
+    const al_pump_calls *calls;
+    al_step step;              /* of each worker */
+    void (*left)(PyObject *);  /* the Task of a worker has ended */
+    al_loop bound;
+    al_source source;
+    al_deadlines deadlines;
+    al_deadline budget_end;
+    al_link workers;              /* owns a reference to each */
+    WorkerObject *resting;        /* borrowed: gives the loop a turn */
+    PyObject *fn;                 /* owned */
+    PyObject *name;               /* owned: of the workers */
+    PyObject *reader;             /* owned: Task of an asynchronous source */
+    PyObject *fatal;              /* owned: what ends the batch, bare */
+    Py_ssize_t limit;             /* of workers */
+    Py_ssize_t alive;             /* workers */
+    Py_ssize_t unstarted;         /* of them */
+    Py_ssize_t room;              /* how many more may be started now */
+    double timeout;               /* of an item; inf: none */
+    double budget;                /* of all; inf: none */
+    double began;                 /* loop time */
+    double turn_at;               /* system clock, of the last turn given */
+    al_stop stopping;
+    bool begun;
+    bool over;
+    bool driving; /* a worker of this pump is on the C stack */
+} al_pump;
+
+/* One worker. */
+struct WorkerObject {
+    PyObject_HEAD
+    al_link link; /* in the pump's workers */
+    PyObject *owner; /* owned: what embeds the pump; NULL once ended */
+    al_pump *pump;   /* inside the owner */
+    PyObject *task;  /* owned; NULL while it is being made */
+    al_item item;
+    double now; /* end of the item before, if it is still the time; or 0 */
+    bool begun;
+    bool stepping;
+};
+
+/* Tell whether an item may be pulled now.  Pure C. */
+bool al_worker_may_pull(const al_pump *pump);
+
+/* Up to n more workers, as far as the limit allows and there is something to
+   pull; a failure ends the pump.  Runs Python. */
+void al_worker_spawn(al_pump *pump, Py_ssize_t n);
+
+/* Let go of a worker: it has ended, for the pump.  Runs Python. */
+void al_worker_detach(WorkerObject *worker);
+
+/* There may be room, or an item: see that a worker comes; or that the owner
+   is told that all is over.  Runs Python. */
+void al_worker_kick(al_pump *pump);
+
+/* Start nothing new, and cancel what runs; each call cancels once more.
+   `msg` may be NULL.  Runs Python. */
+void al_worker_stop(al_pump *pump, al_stop why, PyObject *msg);
+
+/* Stop for the exception that is set, and take it.  Runs Python. */
+void al_worker_fail(al_pump *pump);
+
+/* The deadline of an item is due.  Runs Python. */
+void al_worker_due(al_deadline *deadline);
+
+/* The workers, as the owner's visit sees them.  Pure C. */
+int al_worker_visit(al_pump *pump, visitproc visit, void *arg);
+
+/* Let go of all workers, whose Tasks will find themselves ended.
+   Runs Python. */
+void al_worker_clear(al_pump *pump);
+
+/* Make the worker's type.  Runs Python. */
+int al_worker_setup(PyObject *module, al_state *st);
+
+#endif
