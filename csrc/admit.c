@@ -131,7 +131,7 @@ admit_newborn(RegistryObject *self, PyObject *task)
     }
     al_entry *found = NULL;
     for (al_birth *at = self->births; at != NULL; at = at->outer) {
-        if (at->coro == coro && at->entry->task == NULL) {
+        if (at->entry->coro == coro && at->entry->task == NULL) {
             found = at->entry;
         }
     }
@@ -262,11 +262,13 @@ static PyObject *
 admit_start(RegistryObject *self, al_entry *entry, PyObject *coro,
                PyObject *context)
 {
-    al_birth birth = {self->births, entry, coro};
+    al_birth birth = {self->births, entry};
     self->births = &birth;
+    entry->coro = coro;
     PyObject *task = al_loop_create_task(self->st, &self->bound, coro,
                                          entry->id, context);
     self->births = birth.outer;
+    entry->coro = NULL;
     if (task == NULL) {
         admit_revoke(self, entry);
         return NULL;

@@ -16,7 +16,6 @@
 typedef struct al_birth {
     struct al_birth *outer;
     al_entry *entry; /* borrowed from the call that makes it */
-    PyObject *coro;  /* borrowed from the same */
 } al_birth;
 
 typedef struct {

@@ -144,11 +144,10 @@ al_entry_started(al_entry *entry)
     if (entry->place != AL_PENDING) {
         return 1;
     }
-    if (entry->task == NULL) {
-        return 0; /* its Task is being made */
-    }
     al_state *st = entry->ring->beats->st;
-    PyObject *coro = al_task_coro(st, entry->task);
+    PyObject *coro = entry->task == NULL
+                         ? Py_XNewRef(entry->coro) /* an eager first step */
+                         : al_task_coro(st, entry->task);
     int started = coro == NULL ? -1 : al_coro_started(st, coro);
     Py_XDECREF(coro);
     if (started > 0 && entry->place == AL_PENDING) {
@@ -176,14 +175,17 @@ beats_settle(al_beats *beats)
 int
 al_beats_beat(al_beats *beats, al_entry *entry, double now)
 {
-    int started = al_entry_started(entry);
+    int started = 1;
+    if (entry->place == AL_PENDING) {
+        started = al_entry_started(entry);
+    }
     if (entry->ring == NULL) {
         return started < 0 ? -1 : 0; /* ended while we asked */
     }
     assert(entry->ring->beats == beats);
-    (void)beats;
     al_place place = entry->place == AL_PENDING ? AL_PENDING : AL_BEATING;
-    entry_take(entry);
+    al_link_unlink(&entry->beat);
+    beats->count[entry->place]--;
     entry->last = now;
     entry->beats++;
     entry->told = false;

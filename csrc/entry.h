@@ -40,6 +40,7 @@ typedef struct al_entry {
     vectorcallfunc vectorcall; /* an entry is its Task's done callback */
     PyObject *id;              /* owned: an exact str */
     PyObject *task;            /* owned; NULL before it is made, and ended */
+    PyObject *coro;            /* borrowed while its Task is being made */
     PyObject *value;           /* owned: result or exception, or NULL */
     PyObject *text;            /* owned: error_text, or NULL */
     PyObject *owner;           /* owned while alive: the registry */

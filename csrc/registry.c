@@ -55,8 +55,11 @@ registry_heartbeat(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
         "heartbeat", 0, 1, 1, {"task_id"},
     };
     RegistryObject *self = (RegistryObject *)op;
-    PyObject *got[1];
-    if (al_args_sort(&signature, args, nargs, kwnames, got) < 0) {
+    PyObject *got[1] = {NULL};
+    if (nargs == 1 && kwnames == NULL) {
+        got[0] = args[0];
+    }
+    else if (al_args_sort(&signature, args, nargs, kwnames, got) < 0) {
         return NULL;
     }
     al_entry *entry = got[0] == NULL || got[0] == Py_None

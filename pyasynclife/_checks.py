@@ -22,11 +22,8 @@ def check_seconds(name: str, value: Any, *, zero: bool = True) -> float:
     except TypeError:
         raise TypeError(f"{name} is a number of seconds, got {value!r}") from None
     if math.isnan(seconds) or seconds < 0 or (seconds == 0 and not zero):
-        least = "0 or more" if zero else "more than 0"
-        raise ValueError(
-            f"{name} is a number of seconds, {least} (math.inf: for ever), "
-            f"got {value!r}"
-        )
+        least = "0 or more (math.inf: for ever)" if zero else "more than 0"
+        raise ValueError(f"{name} is a number of seconds, {least}, got {value!r}")
     return seconds
 
 
