@@ -276,9 +276,9 @@ def test_the_deadline_counts_from_the_signal_not_from_its_telling(run: Run) -> N
                 await asyncio.sleep(0)
                 before = loop.time()
                 kill(signal.SIGTERM)
-                time.sleep(0.3)
+                time.sleep(0.09)
                 await c.wait_for_shutdown()
-                print(abs(c.deadline - before - 10) < 0.1)
+                print(abs(c.deadline - before - 10) < 0.05)
         run(main())
     """)
     assert "True\n" == done.stdout
