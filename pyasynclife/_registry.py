@@ -191,7 +191,7 @@ class TaskRegistry(Registry):
             if stale:
                 some = ", ".join(meta.task_id for meta in stale[:5])
                 more = ", ..." if len(stale) > 5 else ""
-                logger.warning("%d tasks are newly stale: %s%s", len(stale), some, more)
+                logger.warning("newly stale: %d (%s%s)", len(stale), some, more)
             for meta in stale if self.on_stale is not None else ():
                 self._tell_stale(meta)
 
