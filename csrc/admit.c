@@ -287,19 +287,25 @@ al_admit_drained(RegistryObject *self)
     Py_CLEAR(self->drain);
 }
 
-/* Take back an entry whose Task could not be made, or not be watched. */
+/* Take back an entry whose Task could not be made, or not be watched: that one
+   is cancelled and has the coroutine, else it is closed. */
 static void
-admit_fail(RegistryObject *self, al_entry *entry, PyObject *task)
+admit_fail(RegistryObject *self, al_entry *entry, PyObject *coro,
+           PyObject *task)
 {
     admit_revoke(self, entry);
     if (task != NULL) {
         PyObject *error = PyErr_GetRaisedException();
         if (al_task_cancel(self->st, task, NULL) < 0) {
             PyErr_Clear(); /* what a task factory made need not be a Task */
+            Py_CLEAR(task);
         }
         PyErr_SetRaisedException(error);
-        Py_DECREF(task);
     }
+    if (task == NULL) {
+        al_coro_refuse(self->st, coro);
+    }
+    Py_XDECREF(task);
 }
 
 /* Make the Task of an entry that is in the books (new). */
@@ -309,17 +315,19 @@ admit_start(RegistryObject *self, al_entry *entry, PyObject *coro,
 {
     al_birth birth = {self->births, entry, NULL, false};
     self->births = &birth;
+    self->unborn++;
     entry->coro = coro;
     PyObject *task = al_loop_create_task(self->st, &self->bound, coro,
                                          entry->id, context);
     self->births = birth.outer;
+    self->unborn--;
     entry->coro = NULL;
     if (task == NULL
         || (entry->task == NULL && entry->ring != NULL
             && admit_attach(self, entry, task) < 0))
     {
         Py_XDECREF(birth.msg);
-        admit_fail(self, entry, task);
+        admit_fail(self, entry, coro, task);
         return NULL;
     }
     self->registered++;
@@ -333,8 +341,8 @@ admit_start(RegistryObject *self, al_entry *entry, PyObject *coro,
     return task;
 }
 
-/* register(), its arguments checked but for the id.  All that can fail is
-   made before the Task. */
+/* register(), its arguments checked but for the id; sees to the coroutine of
+   an error too.  All that can fail is made before the Task. */
 static PyObject *
 admit_admit(RegistryObject *self, PyObject *coro, PyObject *given,
             double stale_after, PyObject *context)
@@ -353,6 +361,9 @@ admit_admit(RegistryObject *self, PyObject *coro, PyObject *given,
     }
     if (ready != NULL && admit_open(self, entry, stale_after) == 0) {
         task = admit_start(self, entry, coro, context);
+    }
+    else {
+        al_coro_refuse(self->st, coro);
     }
     if (task == NULL) {
         Py_CLEAR(ready);
@@ -390,7 +401,6 @@ al_registry_register(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     };
     RegistryObject *self = (RegistryObject *)op;
     PyObject *got[4] = {NULL};
-    PyObject *ready = NULL;
     double stale_after;
     if (al_args_sort(&signature, args, nargs, kwnames, got) < 0) {
         goto refused;
@@ -407,10 +417,7 @@ al_registry_register(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     {
         goto refused;
     }
-    ready = admit_admit(self, got[0], got[1], stale_after, context);
-    if (ready != NULL) {
-        return ready;
-    }
+    return admit_admit(self, got[0], got[1], stale_after, context);
 refused:
     if (nargs > 0 || got[0] != NULL) {
         al_coro_refuse(self->st, nargs > 0 ? args[0] : got[0]);

@@ -91,8 +91,8 @@ book_is_exit(void)
 static void
 book_failed(RegistryObject *self, const char *message, PyObject **fatal)
 {
-    if (*fatal == NULL && book_is_exit()) {
-        *fatal = PyErr_GetRaisedException();
+    if (book_is_exit()) {
+        Py_XSETREF(*fatal, PyErr_GetRaisedException());
     }
     else {
         al_loop_report(self->st, self->bound.loop, message, NULL);

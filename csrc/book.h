@@ -26,6 +26,7 @@ typedef struct {
     al_loop bound;
     al_beats beats;
     al_birth *births;
+    Py_ssize_t unborn;   /* how many births */
     al_link alive;       /* by registration */
     al_link history;     /* by end */
     al_link errors;      /* those that keep their exception, by end */

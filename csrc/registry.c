@@ -474,6 +474,7 @@ registry_find(PyObject *op, PyObject *task)
 static PyMemberDef registry_members[] = {
     {"_waiters", T_OBJECT_EX, offsetof(RegistryObject, waiters), READONLY,
      "Futures, given None when one or none is alive."},
+    {"_unborn", T_PYSSIZET, offsetof(RegistryObject, unborn), READONLY, NULL},
     {"_loop", T_OBJECT, offsetof(RegistryObject, bound.loop), READONLY, NULL},
     {NULL, 0, 0, 0, NULL},
 };

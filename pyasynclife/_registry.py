@@ -147,6 +147,8 @@ class TaskRegistry(Registry):
         started = loop.time()
         drain = self._begin_drain(asyncio.current_task())
         try:
+            if self._unborn:  # in an eager first step: cancelled when that is over
+                await asyncio.sleep(0)
             return await follow_drain(drain, started, started + seconds)
         finally:
             self._end_drain()
