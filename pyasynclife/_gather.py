@@ -228,6 +228,8 @@ class Batch(Sealed, Generic[T]):
             return
         if not books.begun or books.over or books.stopping:
             return
+        if books.exhausted and books.counts()[2] == 0:
+            return  # nothing runs any more
         loop: asyncio.AbstractEventLoop = books.loop
         if loop.is_closed() or sys.is_finalizing():
             return
