@@ -81,6 +81,12 @@ al_loop_bind(al_state *st, al_loop *bound, PyObject *loop)
 }
 
 int
+al_loop_is_closed(al_state *st, PyObject *loop)
+{
+    return loop_truth(loop_call0(loop, st->s_is_closed));
+}
+
+int
 al_loop_check_thread(al_state *st, al_loop *bound, const char *what)
 {
     unsigned long here = PyThread_get_thread_ident();

@@ -31,6 +31,10 @@ PyObject *al_loop_running(al_state *st, const char *what);
    bound.  Runs Python. */
 int al_loop_bind(al_state *st, al_loop *bound, PyObject *loop);
 
+/* Tell whether a loop is closed: 1 or 0; -1 with an exception.
+   Runs Python. */
+int al_loop_is_closed(al_state *st, PyObject *loop);
+
 /* Make sure that this is the bound loop's thread.  `bound` may be unbound.
    Returns 0; -1 with RuntimeError naming `what`.  Runs Python. */
 int al_loop_check_thread(al_state *st, al_loop *bound, const char *what);
