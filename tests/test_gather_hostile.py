@@ -139,6 +139,7 @@ async def test_a_task_factory_that_raises_ends_the_batch(after):
         loop.set_task_factory(None)
 
 
+@pytest.mark.filterwarnings("ignore:Task.set_name:DeprecationWarning")
 async def test_a_task_factory_that_gives_no_task_ends_the_batch():
     loop = asyncio.get_running_loop()
 
