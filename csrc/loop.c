@@ -445,6 +445,24 @@ al_coro_started(al_state *st, PyObject *coro)
     return started != 0 ? started : coro_has_ended(st, coro);
 }
 
+/* Asked by sending what a fresh coroutine refuses, which changes nothing. */
+int
+al_coro_closed(PyObject *coro)
+{
+    if (!AL_CLOSED_KEEPS_FRAME || !PyCoro_CheckExact(coro)) {
+        return 0;
+    }
+    PyObject *result = NULL;
+    (void)PyIter_Send(coro, Py_True, &result);
+    Py_XDECREF(result);
+    int closed = PyErr_ExceptionMatches(PyExc_RuntimeError);
+    if (closed || PyErr_ExceptionMatches(PyExc_TypeError)) {
+        PyErr_Clear();
+        return closed;
+    }
+    return PyErr_Occurred() ? -1 : 0;
+}
+
 void
 al_coro_refuse(al_state *st, PyObject *coro)
 {
