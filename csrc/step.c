@@ -208,7 +208,9 @@ step_retire(WorkerObject *self)
     }
     if (al_task_unwatch(p->st, self->task, (PyObject *)self) > 0) {
         al_worker_detach(self);
-        al_worker_spawn(p, 1);
+        /* Two, while the limit allows: else items that fail at once, and so
+           never suspend, would be driven one to a turn. */
+        al_worker_spawn(p, 2);
     }
     else if (PyErr_Occurred()) {
         al_loop_report(p->st, p->bound.loop, "retiring a worker failed",
