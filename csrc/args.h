@@ -1,8 +1,9 @@
-/* Keyword arguments of the hot doors, without a dict or a tuple. */
+/* The arguments of the doors: sorted without a dict or a tuple, and checked. */
 #ifndef AL_ARGS_H
 #define AL_ARGS_H
 
 #include "compat.h"
+#include "fault.h"
 
 /* What a door takes: names in order, the first `positional` of them also by
    place, the first `required` of them always. */
@@ -54,6 +55,48 @@ al_args_sort(const al_signature *sig, PyObject *const *args, Py_ssize_t nargs,
                          sig->function, sig->names[i]);
             return -1;
         }
+    }
+    return 0;
+}
+
+/* An id as an exact str (new); NULL with TypeError or
+   ValueError.  Pure C. */
+static inline PyObject *
+al_args_id(PyObject *id)
+{
+    if (!PyUnicode_Check(id)) {
+        PyErr_Format(PyExc_TypeError,
+                     "a task id is a str, got %R of type %s", id,
+                     Py_TYPE(id)->tp_name);
+        return NULL;
+    }
+    if (PyUnicode_GET_LENGTH(id) == 0) {
+        PyErr_SetString(PyExc_ValueError,
+                        "a task id is a non-empty str, got ''");
+        return NULL;
+    }
+    return AL_ALLOC(PyUnicode_FromObject(id));
+}
+
+/* A non-negative number of seconds; -1 with TypeError or
+   ValueError.  Runs Python. */
+static inline int
+al_args_seconds(const char *name, PyObject *value, double *seconds)
+{
+    if (PyBool_Check(value) || !PyNumber_Check(value)) {
+        PyErr_Format(PyExc_TypeError, "%s is a number of seconds, got %R",
+                     name, value);
+        return -1;
+    }
+    *seconds = PyFloat_AsDouble(value);
+    if (*seconds == -1.0 && PyErr_Occurred()) {
+        return -1;
+    }
+    if (!(*seconds >= 0.0)) {
+        PyErr_Format(PyExc_ValueError,
+                     "%s is a number of seconds, 0 or more (math.inf: never), "
+                     "got %R", name, value);
+        return -1;
     }
     return 0;
 }

@@ -16,6 +16,7 @@
 typedef struct {
     PyObject_HEAD
     PyObject *value; /* owned */
+    PyObject *stop;  /* owned: the StopIteration of True or False, or NULL */
 } ReadyObject;
 
 typedef struct {
@@ -24,23 +25,23 @@ typedef struct {
     al_step step;
 } AwaitableObject;
 
-/* Raise StopIteration with a value, which is stolen.  A tuple or an exception
-   would be taken apart by PyErr_SetObject. */
+/* Raise StopIteration with a value, which is stolen.  The exception is made
+   without calling its type, which would take a tuple apart and costs as much
+   as the rest of an await. */
 static void
 awaitable_stop(PyObject *value)
 {
-    if (!PyTuple_Check(value) && !PyExceptionInstance_Check(value)) {
-        PyErr_SetObject(PyExc_StopIteration, value);
+    PyTypeObject *type = (PyTypeObject *)PyExc_StopIteration;
+    PyObject *args = AL_ALLOC(PyTuple_Pack(1, value));
+    PyObject *stop =
+        args == NULL ? NULL : AL_ALLOC(type->tp_new(type, args, NULL));
+    Py_XDECREF(args);
+    if (stop == NULL) {
+        Py_DECREF(value);
+        return;
     }
-    else {
-        PyObject *stop =
-            AL_ALLOC(PyObject_CallOneArg(PyExc_StopIteration, value));
-        if (stop != NULL) {
-            PyErr_SetObject(PyExc_StopIteration, stop);
-            Py_DECREF(stop);
-        }
-    }
-    Py_DECREF(value);
+    Py_XSETREF(((PyStopIterationObject *)stop)->value, value);
+    PyErr_SetRaisedException(stop);
 }
 
 PyObject *
@@ -56,6 +57,7 @@ al_ready_new(al_state *st, PyObject *value)
         return NULL;
     }
     self->value = value;
+    self->stop = NULL;
     PyObject_GC_Track(self);
     return (PyObject *)self;
 }
@@ -83,12 +85,26 @@ ready_am_send(PyObject *op, PyObject *Py_UNUSED(arg), PyObject **result)
     return PYGEN_RETURN;
 }
 
+/* A shared Ready keeps the StopIteration that it raised, to raise it again;
+   not while somebody else has it, nor with what he left on it. */
 static PyObject *
 ready_iternext(PyObject *op)
 {
-    PyObject *value = ((ReadyObject *)op)->value;
-    if (value != Py_None) {
-        awaitable_stop(Py_NewRef(value));
+    ReadyObject *self = (ReadyObject *)op;
+    if (self->value == Py_None) {
+        return NULL;
+    }
+    if (self->stop != NULL && Py_REFCNT(self->stop) == 1
+        && ((PyBaseExceptionObject *)self->stop)->traceback == NULL)
+    {
+        PyErr_SetRaisedException(Py_NewRef(self->stop));
+        return NULL;
+    }
+    awaitable_stop(Py_NewRef(self->value));
+    if (PyBool_Check(self->value)) {
+        PyObject *stop = PyErr_GetRaisedException();
+        Py_XSETREF(self->stop, Py_NewRef(stop));
+        PyErr_SetRaisedException(stop);
     }
     return NULL;
 }
@@ -124,6 +140,7 @@ ready_traverse(PyObject *op, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(op));
     Py_VISIT(((ReadyObject *)op)->value);
+    Py_VISIT(((ReadyObject *)op)->stop);
     return 0;
 }
 
@@ -132,6 +149,7 @@ ready_clear(PyObject *op)
 {
     /* To None, not NULL: a Ready in a cycle may still be awaited. */
     Py_XSETREF(((ReadyObject *)op)->value, Py_NewRef(Py_None));
+    Py_CLEAR(((ReadyObject *)op)->stop);
     return 0;
 }
 
@@ -141,6 +159,7 @@ ready_dealloc(PyObject *op)
     PyTypeObject *type = Py_TYPE(op);
     PyObject_GC_UnTrack(op);
     Py_CLEAR(((ReadyObject *)op)->value);
+    Py_CLEAR(((ReadyObject *)op)->stop);
     type->tp_free(op);
     Py_DECREF(type);
 }

@@ -10,6 +10,7 @@
 #define PY_SSIZE_T_CLEAN
 #endif
 #include <Python.h>
+#include <structmember.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>

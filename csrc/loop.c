@@ -86,6 +86,12 @@ al_loop_is_closed(al_state *st, PyObject *loop)
     return loop_truth(loop_call0(loop, st->s_is_closed));
 }
 
+PyObject *
+al_loop_current_task(al_state *st, const al_loop *bound)
+{
+    return PyObject_CallOneArg(st->current_task, bound->loop);
+}
+
 int
 al_loop_check_thread(al_state *st, al_loop *bound, const char *what)
 {
@@ -198,11 +204,12 @@ al_loop_report(al_state *st, PyObject *loop, const char *message,
                PyObject *source)
 {
     PyObject *error = PyErr_GetRaisedException();
-    PyObject *about = Py_BuildValue("{s:s,s:O}", "message", message,
-                                    "exception", error ? error : Py_None);
+    PyObject *about = AL_ALLOC(Py_BuildValue(
+        "{s:s,s:O}", "message", message, "exception", error ? error : Py_None));
     PyObject *answer = NULL;
     if (about != NULL
-        && (source == NULL || PyDict_SetItem(about, st->s_task, source) == 0))
+        && (source == NULL
+            || AL_ALLOC_INT(PyDict_SetItem(about, st->s_task, source)) == 0))
     {
         answer = loop_call1(loop, st->s_call_exception_handler, about);
     }
@@ -213,6 +220,12 @@ al_loop_report(al_state *st, PyObject *loop, const char *message,
     Py_XDECREF(answer);
     Py_XDECREF(about);
     Py_XDECREF(error);
+}
+
+int
+al_task_done(al_state *st, PyObject *task)
+{
+    return loop_truth(loop_call0(task, st->s_done));
 }
 
 int
@@ -265,6 +278,43 @@ al_task_cancelling(al_state *st, PyObject *task)
     long number = PyLong_AsLong(count);
     Py_DECREF(count);
     return number;
+}
+
+int
+al_task_check(al_state *st, const al_loop *bound, PyObject *task)
+{
+    if (!PyObject_HasAttr(task, st->s_get_coro)
+        || !PyObject_HasAttr(task, st->s_add_done_callback))
+    {
+        PyErr_Format(PyExc_TypeError, "expected an asyncio.Task, got %R%s",
+                     task, PyCoro_CheckExact(task)
+                               ? ": use register() for a coroutine" : "");
+        return -1;
+    }
+    PyObject *loop = loop_call0(task, st->s_get_loop);
+    if (loop == NULL) {
+        return -1;
+    }
+    int same = loop == bound->loop;
+    if (!same) {
+        PyErr_Format(PyExc_RuntimeError,
+                     "%R belongs to %R, not to the running loop %R", task,
+                     loop, bound->loop);
+    }
+    Py_DECREF(loop);
+    return same ? 0 : -1;
+}
+
+PyObject *
+al_task_name(al_state *st, PyObject *task)
+{
+    return loop_call0(task, st->s_get_name);
+}
+
+PyObject *
+al_task_coro(al_state *st, PyObject *task)
+{
+    return loop_call0(task, st->s_get_coro);
 }
 
 /* The number that a call answers, which is stolen; -1 with its error. */
@@ -338,6 +388,25 @@ al_future_wake(al_state *st, const al_loop *bound, PyObject *future)
         al_loop_report(st, bound->loop, "waking a waiter failed", NULL);
     }
     Py_XDECREF(answer);
+}
+
+void
+al_futures_wake(al_state *st, const al_loop *bound, PyObject *futures)
+{
+    for (;;) {
+        Py_ssize_t n = PyList_GET_SIZE(futures);
+        if (n == 0) {
+            return;
+        }
+        PyObject *future = Py_NewRef(PyList_GET_ITEM(futures, n - 1));
+        int failed = PyList_SetSlice(futures, n - 1, n, NULL);
+        al_future_wake(st, bound, future);
+        Py_DECREF(future);
+        if (failed) {
+            al_loop_report(st, bound->loop, "waking a waiter failed", NULL);
+            return;
+        }
+    }
 }
 
 /* A frame refers to its function; a coroutine without a frame has ended. */

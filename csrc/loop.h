@@ -35,6 +35,10 @@ int al_loop_bind(al_state *st, al_loop *bound, PyObject *loop);
    Runs Python. */
 int al_loop_is_closed(al_state *st, PyObject *loop);
 
+/* The task that runs in the bound loop, or None (new); NULL with an
+   exception.  Runs Python. */
+PyObject *al_loop_current_task(al_state *st, const al_loop *bound);
+
 /* Make sure that this is the bound loop's thread.  `bound` may be unbound.
    Returns 0; -1 with RuntimeError naming `what`.  Runs Python. */
 int al_loop_check_thread(al_state *st, al_loop *bound, const char *what);
@@ -61,6 +65,10 @@ PyObject *al_loop_call_at(al_state *st, const al_loop *bound, double when,
 void al_loop_report(al_state *st, PyObject *loop, const char *message,
                     PyObject *source);
 
+/* Tell whether the Task has ended: 1 or 0; -1 with an exception.
+   Runs Python. */
+int al_task_done(al_state *st, PyObject *task);
+
 /* Ask for the Task's cancellation.  Returns 1 if asked, 0 if it had ended,
    -1 with an exception.  Runs Python. */
 int al_task_cancel(al_state *st, PyObject *task, PyObject *msg);
@@ -78,6 +86,19 @@ al_outcome al_task_outcome(al_state *st, PyObject *task, PyObject **value);
    Runs Python. */
 long al_task_cancelling(al_state *st, PyObject *task);
 
+/* Refuse what is no Task, or one of another loop than the bound.  Returns 0;
+   -1 with TypeError or RuntimeError.  Runs Python. */
+int al_task_check(al_state *st, const al_loop *bound, PyObject *task);
+
+/* The Task's name (new).  Runs Python. */
+PyObject *al_task_name(al_state *st, PyObject *task);
+
+/* The Task's coroutine, or None (new).  Runs Python. */
+PyObject *al_task_coro(al_state *st, PyObject *task);
+
+/* Give None to every future of a list that still waits, and empty the list.
+   Errors go to the loop's exception handler.  Runs Python. */
+void al_futures_wake(al_state *st, const al_loop *bound, PyObject *futures);
 /* Take one cancellation of ours back.  Returns how many are left; -1 with an
    exception.  Runs Python. */
 long al_task_uncancel(al_state *st, PyObject *task);

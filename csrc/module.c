@@ -3,6 +3,10 @@
 #include "fault.h"
 #include "state.h"
 #include "awaitable.h"
+#include "drain.h"
+#include "entry.h"
+#include "registry.h"
+#include "shutdown.h"
 #include "deadline.h"
 #include "result.h"
 #include "worker.h"
@@ -42,6 +46,10 @@ module_exec(PyObject *module)
     al_state *st = al_state_of(module);
     if (al_state_load(st) < 0
         || al_awaitable_setup(module, st) < 0
+        || al_drain_setup(module, st) < 0
+        || al_entry_setup(module, st) < 0
+        || al_registry_setup(module, st) < 0
+        || al_shutdown_setup(module, st) < 0
         || al_deadline_setup(module, st) < 0
         || al_result_setup(module, st) < 0
         || al_worker_setup(module, st) < 0

@@ -17,6 +17,7 @@
     X(current_task, "asyncio", "current_task")                                \
     X(iscoroutine, "asyncio", "iscoroutine")                                  \
     X(CancelledError, "asyncio", "CancelledError")                            \
+    X(getsignal, "signal", "getsignal")                                       \
     X(loop_traits, "pyasynclife._loop", "loop_traits")                        \
     X(DuplicateTaskError, "pyasynclife._errors", "DuplicateTaskError")        \
     X(UnknownTaskError, "pyasynclife._errors", "UnknownTaskError")            \
@@ -41,8 +42,8 @@
     X(call_soon_threadsafe) X(cancel) X(cancelled) X(cancelling) X(close)     \
     X(context) X(coro) X(cr_frame) X(cr_running) X(cr_suspended)              \
     X(create_future) X(create_task) X(done) X(error) X(exc_info)              \
-    X(exception) X(extra) X(get_coro) X(get_name) X(is_closed) X(loop)        \
-    X(message) X(msg) X(name) X(remove_done_callback) X(result) X(send)       \
+    X(exception) X(extra) X(get_coro) X(get_loop) X(get_name) X(is_closed)        \
+    X(loop) X(message) X(msg) X(name) X(remove_done_callback) X(result) X(send)       \
     X(set_result) X(task) X(throw) X(time) X(uncancel)                        \
     X(_asyncio_future_blocking) X(_restore) X(value) X(_ended)                 \
     X(gi_code) X(reader_done)
@@ -50,8 +51,9 @@
 /* Made at import: types of the rooms, and what they share.  A room that needs
    one more adds a row. */
 #define AL_MADE(X)                                                            \
-    X(Ready) X(Awaitable) X(Entry) X(Registry) X(Drain)                       \
-    X(Alarm) X(TaskResult) X(Worker) X(Books) X(Stream) X(Wait)               \
+    X(Ready) X(Awaitable) X(Drain) X(DrainNode) X(Alarm)                      \
+    X(Entry) X(Registry) X(SignalHandler)                                     \
+    X(TaskResult) X(Worker) X(Books) X(Stream) X(Wait)                        \
     X(ready_none) X(ready_true) X(ready_false)                                \
     X(kw_context) X(kw_name) X(kw_name_context) X(kw_task)                    \
     X(kw_task_context) X(kw_exc_info) X(kw_msg) X(no_args)

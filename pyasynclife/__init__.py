@@ -1,6 +1,6 @@
 """One native lifecycle for asyncio tasks: launch, observe, cancel, shut down."""
 
-from pyasynclife._core import Ready, TaskResult
+from pyasynclife._core import Ready, TaskMetadata, TaskResult
 from pyasynclife._errors import (
     BatchError,
     DuplicateTaskError,
@@ -10,7 +10,10 @@ from pyasynclife._errors import (
     UnknownTaskError,
 )
 from pyasynclife._gather import Batch, bounded_gather
+from pyasynclife._registry import RegistryStats, TaskRegistry
+from pyasynclife._report import ShutdownReport, TaskExit
 from pyasynclife._results import BatchProgress, BatchResult
+from pyasynclife._shutdown import SignalCoordinator
 from pyasynclife._states import BatchStatus, TaskHealth, TaskState
 
 __version__ = "0.1.0"
@@ -25,8 +28,14 @@ __all__ = [
     "NotRunError",
     "PyAsyncLifeError",
     "Ready",
+    "RegistryStats",
+    "ShutdownReport",
+    "SignalCoordinator",
     "SignalSetupError",
+    "TaskExit",
     "TaskHealth",
+    "TaskMetadata",
+    "TaskRegistry",
     "TaskResult",
     "TaskState",
     "UnknownTaskError",

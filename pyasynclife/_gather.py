@@ -21,7 +21,7 @@ from typing import Any, Generic, Self, TypeVar
 from pyasynclife._core import Books, TaskResult
 from pyasynclife._errors import BatchError
 from pyasynclife._results import BatchProgress, BatchResult, make_progress
-from pyasynclife._sealed import Sealed, make
+from pyasynclife._sealed import Sealed
 from pyasynclife._states import BatchStatus
 
 T = TypeVar("T")
@@ -166,7 +166,7 @@ class Batch(Sealed, Generic[T]):
             return self._result
         books, items = self._books, self._items
         *_, failed, _, _, elapsed = books.counts()
-        result: BatchResult[T] = make(BatchResult)
+        result: BatchResult[T] = BatchResult._make()
         result._failed = 0
         result._results = books.results
         result._rest = ()
@@ -303,7 +303,7 @@ def bounded_gather(
     limit = _count("max_concurrent", max_concurrent, 1)
     _check_callable("key", key)
     _check_callable("on_result", on_result)
-    batch: Batch[T] = make(Batch)
+    batch: Batch[T] = Batch._make()
     batch._items = items if type(items) in (list, tuple, range) else None
     batch._key = key
     batch._max_concurrent = limit
@@ -386,7 +386,9 @@ def _seconds(name: str, value: Any) -> float:
     if value is None:
         return math.inf
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be seconds (a number) or None, got {_short(value)}")
+        raise TypeError(
+            f"{name} must be seconds (a number) or None, got {_short(value)}"
+        )
     if not value >= 0:
         raise ValueError(f"{name} must be 0 or more seconds, got {value}")
     try:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, TypeVar, cast, overload
 
 from pyasynclife._core import TaskResult
 from pyasynclife._errors import BatchError, NotRunError
-from pyasynclife._sealed import Sealed, make
+from pyasynclife._sealed import Sealed
 from pyasynclife._states import BatchStatus, TaskState
 
 T = TypeVar("T")
@@ -36,7 +36,7 @@ class BatchProgress(Sealed):
 
 def make_progress(counts: tuple[Any, ...]) -> BatchProgress:
     """Make the snapshot of the books' counts."""
-    self = make(BatchProgress)
+    self = BatchProgress._make()
     total = None if counts[0] < 0 else counts[0]
     for name, value in zip(BatchProgress.__slots__, (total, *counts[1:]), strict=True):
         object.__setattr__(self, name, value)
@@ -99,7 +99,7 @@ class BatchResult(Sealed, Sequence[TaskResult[T]], Generic[T]):
                 [as_exception(result) for result in failures],
                 self,
             )
-        return [result.data for result in results]
+        return [cast(T, result.data) for result in results]
 
     def successes(self) -> list[TaskResult[T]]:
         """Return the results of the items that succeeded."""
@@ -121,9 +121,7 @@ class BatchResult(Sealed, Sequence[TaskResult[T]], Generic[T]):
     def __getitem__(self, index: int) -> TaskResult[T]: ...
     @overload
     def __getitem__(self, index: slice) -> list[TaskResult[T]]: ...
-    def __getitem__(
-        self, index: int | slice
-    ) -> TaskResult[T] | list[TaskResult[T]]:
+    def __getitem__(self, index: int | slice) -> TaskResult[T] | list[TaskResult[T]]:
         return self._all()[index]
 
     def __iter__(self) -> Iterator[TaskResult[T]]:

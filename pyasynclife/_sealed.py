@@ -1,26 +1,26 @@
-"""Objects that only we make."""
+"""Values that only this package makes: read-only, refused to anybody's call."""
 
 from __future__ import annotations
 
-from typing import Any, NoReturn, TypeVar
-
-S = TypeVar("S", bound="Sealed")
+from typing import Any, Self
 
 
 class Sealed:
-    """A class whose call is refused; `make` is the way round it, for ourselves."""
+    """Base of a frozen dataclass that its users read and never construct."""
 
     __slots__ = ()
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> NoReturn:
-        raise TypeError(f"{cls.__name__} objects are made by pyasynclife only")
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        raise TypeError(f"{cls.__name__} is made by pyasynclife, not by calling it")
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         if cls.__module__.partition(".")[0] != __package__:
-            raise TypeError(f"{cls.__name__}: cannot be derived from")
+            raise TypeError(f"{cls.__name__} cannot be derived from what is sealed")
         super().__init_subclass__(**kwargs)
 
-
-def make(cls: type[S]) -> S:
-    """Make an object of a sealed class; its attributes are for the caller to set."""
-    return object.__new__(cls)
+    @classmethod
+    def _make(cls, **fields: Any) -> Self:
+        self = object.__new__(cls)
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
+        return self

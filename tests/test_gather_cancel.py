@@ -5,8 +5,8 @@ import gc
 import warnings
 
 import pytest
-
 from helpers import settle
+
 from pyasynclife import BatchStatus, TaskState, bounded_gather
 
 
@@ -236,11 +236,12 @@ async def test_an_item_may_cancel_its_batch_and_keep_its_value():
             batch.cancel()
             return "found"
         await asyncio.sleep(10)
+        return None
 
     batch = bounded_gather(fn, range(5), max_concurrent=3)
     result = await batch
     assert result[1].data == "found"
-    assert [r.state for r in result][0] is TaskState.CANCELLED
+    assert next(r.state for r in result) is TaskState.CANCELLED
     assert result.status is BatchStatus.CANCELLED
 
 

@@ -6,8 +6,8 @@ import sys
 import threading
 
 import pytest
-
 from helpers import run_child, settle
+
 from pyasynclife import BatchStatus, TaskState, bounded_gather
 
 

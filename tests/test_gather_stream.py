@@ -5,8 +5,8 @@ import contextvars
 import gc
 
 import pytest
-
 from helpers import settle
+
 from pyasynclife import BatchError, BatchStatus, TaskState, bounded_gather
 
 var = contextvars.ContextVar("var", default="unset")
@@ -564,7 +564,8 @@ async def test_an_item_that_was_ahead_is_in_the_result_as_never_started():
     batch = bounded_gather(sleep_for, numbers(), max_concurrent=1)
     asyncio.get_running_loop().call_later(0.02, batch.cancel)
     result = await batch
-    assert [r.state for r in result] == [TaskState.DONE] + [
+    assert [r.state for r in result] == [
+        TaskState.DONE,
         TaskState.CANCELLED,
         TaskState.PENDING,
     ] or result[0].item == 0

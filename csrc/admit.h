@@ -1,0 +1,32 @@
+/* TaskRegistry's two ways in: register() and track(). */
+#ifndef AL_ADMIT_H
+#define AL_ADMIT_H
+
+#include "compat.h"
+#include "entry.h"
+#include "book.h"
+
+extern const char al_registry_register_doc[];
+extern const char al_registry_track_doc[];
+
+/* TaskRegistry.register(), a FASTCALL method with keywords.  Runs Python. */
+PyObject *al_registry_register(PyObject *op, PyObject *const *args,
+                               Py_ssize_t nargs, PyObject *kwnames);
+
+/* TaskRegistry.track(), likewise.  Runs Python. */
+PyObject *al_registry_track(PyObject *op, PyObject *const *args,
+                            Py_ssize_t nargs, PyObject *kwnames);
+
+/* While the registry shuts down: cancel an alive entry's Task, unless that
+   shutdown has.  Returns 0; -1 with an exception.  Runs Python. */
+int al_admit_drain(RegistryObject *self, al_entry *entry);
+
+/* Bind to the running loop, or see that it is the one.  Returns 0; -1 with
+   RuntimeError naming `what`.  Runs Python. */
+int al_admit_bind(RegistryObject *self, const char *what);
+
+/* The alive entry of the running task (borrowed); NULL without an exception
+   if it has none.  Runs Python. */
+al_entry *al_admit_current(RegistryObject *self);
+
+#endif

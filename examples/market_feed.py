@@ -1,0 +1,71 @@
+"""Hundreds of live market feeds on one event loop, in the few lines that matter.
+
+    python examples/market_feed.py [seconds]
+
+Needs `websockets`. The feed server (a process of its own), the WebSocket client and the
+counting are those of `python -m pyasynclife demo`, which shows more while it runs.
+"""
+
+import asyncio
+import logging
+import math
+import sys
+
+from pyasynclife import SignalCoordinator, TaskMetadata, TaskRegistry, bounded_gather
+from pyasynclife._demo.client import FeedClient
+from pyasynclife._demo.market import symbol_names
+from pyasynclife._demo.meter import Figures, Meter
+from pyasynclife._demo.process import FeedProcess
+from pyasynclife._demo.report import print_report
+
+SYMBOLS = symbol_names(500)
+UPDATES_A_SECOND = 50_000
+
+
+async def follow_the_market(server: FeedProcess, seconds: float) -> None:
+    """Take a snapshot of every symbol, then follow them all until the time is up."""
+    meter = Meter(SYMBOLS)
+
+    def count(_: TaskMetadata) -> None:
+        meter.stale_seen += 1
+
+    # A symbol that is silent for a second is stale; the registry looks five times a
+    # second, logs those that are new, and tells us.
+    registry = TaskRegistry(0.2, stale_threshold=1.0, on_stale=count)
+    client = FeedClient(server.url, registry, meter)
+
+    # Ctrl-C and SIGTERM become events, and what is registered is looked after.
+    coordinator = SignalCoordinator(shutdown_timeout=5.0, registry=registry)
+    async with coordinator, registry:
+        snapshots = await bounded_gather(
+            client.fetch_snapshot, SYMBOLS, max_concurrent=50, timeout=5.0
+        )
+        print(f"{len(snapshots.values())} snapshots taken", flush=True)
+
+        # Each subscription is a task. It calls registry.heartbeat(symbol) on every
+        # frame, and connects again, with jitter, whenever the server drops it.
+        for symbol in SYMBOLS:
+            registry.register(client.subscribe(symbol), symbol)
+        registry.register(server.keep_feeding(), "feeder", stale_after=math.inf)
+        began = meter.read()
+
+        loop = asyncio.get_running_loop()
+        loop.call_later(seconds, coordinator.request_shutdown, "the time is up")
+        await coordinator.wait_for_shutdown()
+        run = Figures.between(began, meter.read())
+
+        # All at once, and back at the deadline even if something does not stop.
+        report = await coordinator.graceful_shutdown()
+    print_report(meter, run, report)
+
+
+def main() -> None:
+    """Start the feed server and follow it for as long as the command line says."""
+    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 10.0
+    logging.basicConfig(stream=sys.stdout, format="%(message)s")
+    with FeedProcess(len(SYMBOLS), UPDATES_A_SECOND, seconds) as server:
+        asyncio.run(follow_the_market(server, seconds))
+
+
+if __name__ == "__main__":
+    main()

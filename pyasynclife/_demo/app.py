@@ -1,0 +1,124 @@
+"""The demo put together: snapshots, subscriptions, the view, the end."""
+
+import asyncio
+import gc
+import logging
+import resource
+from contextlib import suppress
+
+from pyasynclife import SignalCoordinator, TaskMetadata, TaskRegistry, bounded_gather
+from pyasynclife._demo.client import FeedClient
+from pyasynclife._demo.market import symbol_names
+from pyasynclife._demo.meter import Figures, Meter
+from pyasynclife._demo.options import Options, loop_factory
+from pyasynclife._demo.process import FeedProcess
+from pyasynclife._demo.ramp import FIRST_RATE, Ramp
+from pyasynclife._demo.report import print_report
+from pyasynclife._demo.view import choose_view, watch
+
+MONITOR_INTERVAL = 0.2  # seconds between two looks for stale symbols
+STALE_AFTER = 1.0
+SHUTDOWN_TIMEOUT = 5.0
+SNAPSHOT_LIMIT = 50
+SNAPSHOT_TIMEOUT = 5.0
+SPARE_FILES = 100  # open files beside the subscriptions
+WARM_UP = 10.0  # seconds that the subscriptions have to get connected
+
+
+class Demo:
+    """One run: the feed server is up, the loop is running."""
+
+    def __init__(self, options: Options, server: FeedProcess) -> None:
+        self.options = options
+        self.server = server
+        self.symbols = symbol_names(options.symbols)
+        self.meter = Meter(self.symbols)
+        self.registry = TaskRegistry(
+            MONITOR_INTERVAL, STALE_AFTER, on_stale=self.count_stale
+        )
+        self.client = FeedClient(server.url, self.registry, self.meter)
+        self.coordinator = SignalCoordinator(SHUTDOWN_TIMEOUT, registry=self.registry)
+        self.ramp = Ramp(server, self.meter, first_rate(options))
+        self.began = self.meter.read()
+
+    async def run(self) -> None:
+        """Run until a signal comes or the time is up, then shut down and report."""
+        view = choose_view(self.options.plain)
+        async with self.coordinator, self.registry:
+            async with asyncio.TaskGroup() as group:
+                helpers = [
+                    group.create_task(self.server.keep_feeding()),
+                    group.create_task(self.feed()),
+                    group.create_task(self.meter.watch_lag()),
+                    group.create_task(watch(view, self.registry, self.meter)),
+                ]
+                await self.coordinator.wait_for_shutdown()
+                for helper in helpers:
+                    helper.cancel()
+            run = Figures.between(self.began, self.meter.read())
+            report = await self.coordinator.graceful_shutdown()
+        if not self.options.rate:
+            print(self.ramp)
+        print_report(self.meter, run, report)
+
+    async def feed(self) -> None:
+        """Take the snapshots, subscribe, and ask for the end when its time has come."""
+        await self.take_snapshots()
+        for symbol in self.symbols:
+            self.registry.register(self.client.subscribe(symbol), symbol)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.client.all_connected.wait(), WARM_UP)
+        print(f"{len(self.client.connected)} subscriptions are live", flush=True)
+        gc.freeze()  # all this is here to stay: no need to search it for garbage
+        self.began = self.meter.read()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self.options.seconds):
+                if self.options.rate:
+                    await asyncio.Event().wait()
+                await self.ramp.run()
+        self.coordinator.request_shutdown("the time is up")
+
+    async def take_snapshots(self) -> None:
+        """Fetch the last price of every symbol, a few at a time."""
+        snapshots = await bounded_gather(
+            self.client.fetch_snapshot,
+            self.symbols,
+            max_concurrent=SNAPSHOT_LIMIT,
+            timeout=SNAPSHOT_TIMEOUT,
+        )
+        for snapshot in snapshots.values():
+            self.meter.tracks[snapshot["symbol"]].price = snapshot["price"]
+
+    def count_stale(self, _: TaskMetadata) -> None:
+        """Count a silence that has become too long."""
+        self.meter.stale_seen += 1
+
+
+def first_rate(options: Options) -> float:
+    """Return the rate to begin with."""
+    return options.rate or FIRST_RATE * options.symbols
+
+
+def allow_sockets(count: int) -> None:
+    """Raise the limit of open files, here and so in the server, if it is too low.
+
+    Raises: ValueError if it cannot be raised far enough.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count + SPARE_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def run_demo(options: Options) -> None:
+    """Start the feed server, run the client, stop the server."""
+    logging.basicConfig(level=logging.ERROR)
+    factory = loop_factory(options.uvloop)
+    server = FeedProcess(
+        options.symbols,
+        first_rate(options),
+        options.seconds or 10.0,
+        uvloop=options.uvloop,
+    )
+    with server, asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(Demo(options, server).run())

@@ -1,0 +1,25 @@
+"""What a run of the demo is asked for."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The command line, checked."""
+
+    symbols: int = 500
+    rate: int = 50_000  # updates a second, all symbols together; 0: find the highest
+    seconds: float | None = 10.0  # None: until the highest rate is found
+    uvloop: bool = False
+    plain: bool = False
+
+
+def loop_factory(uvloop: bool) -> Callable[[], asyncio.AbstractEventLoop]:
+    """Return what makes the event loop."""
+    if not uvloop:
+        return asyncio.new_event_loop
+    from uvloop import new_event_loop
+
+    return new_event_loop

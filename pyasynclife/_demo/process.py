@@ -1,0 +1,60 @@
+"""Starting and stopping the feed server's process."""
+
+import asyncio
+import subprocess
+import sys
+from types import TracebackType
+from typing import Self
+
+BEAT = 0.05  # seconds between two words to the server
+STOP_TIMEOUT = 1.0  # seconds that the server has to end by itself
+
+
+class FeedProcess:
+    """The feed server in a child process, for as long as the `with` block lasts."""
+
+    def __init__(
+        self, symbols: int, rate: float, seconds: float, *, uvloop: bool = False
+    ) -> None:
+        self.command = [
+            *(sys.executable, "-m", "pyasynclife._demo.server"),
+            *("--symbols", str(symbols)),
+            *("--rate", str(rate)),
+            *("--seconds", str(seconds)),
+            *(["--uvloop"] if uvloop else []),
+        ]
+        self.rate = rate  # may be set at any time
+        self.url = ""
+
+    def __enter__(self) -> Self:
+        """Start it and wait for its port."""
+        self.process = subprocess.Popen(
+            self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert self.process.stdout is not None
+        port = self.process.stdout.readline().strip()
+        if not port:
+            raise RuntimeError(f"the feed server ended with {self.process.wait()}")
+        self.url = f"ws://127.0.0.1:{port}"
+        return self
+
+    async def keep_feeding(self) -> None:
+        """Tell the server the rate, again and again: it is silent if this is."""
+        assert self.process.stdin is not None
+        while True:
+            self.process.stdin.write(f"{self.rate}\n")
+            self.process.stdin.flush()
+            await asyncio.sleep(BEAT)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """End its stdin, which ends it; kill it if that takes too long."""
+        try:
+            self.process.communicate(timeout=STOP_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.communicate()

@@ -1,0 +1,46 @@
+"""Looking for the highest rate that holds."""
+
+import asyncio
+
+from pyasynclife._demo.meter import Figures, Meter
+from pyasynclife._demo.process import FeedProcess
+
+FIRST_RATE = 50  # updates a second for each symbol
+STEP = 1.1
+SETTLE = 0.5  # seconds that a new rate has before it is measured
+MEASURE = 1.5
+MIN_ARRIVED = 0.98
+MAX_P99 = 0.050
+
+
+class Ramp:
+    """Raises the rate by a tenth every two seconds until it no longer holds."""
+
+    def __init__(self, server: FeedProcess, meter: Meter, first_rate: float) -> None:
+        self.server = server
+        self.meter = meter
+        self.rate = first_rate
+        self.held = 0.0
+        self.verdict = "none was measured"
+
+    async def run(self) -> None:
+        """Return when a rate did not hold; `held` is the last one that did."""
+        while await self.holds():
+            self.held = self.rate
+            self.rate *= STEP
+            self.server.rate = self.rate
+
+    async def holds(self) -> bool:
+        """Measure the present rate."""
+        await asyncio.sleep(SETTLE)
+        before = self.meter.read()
+        await asyncio.sleep(MEASURE)
+        figures = Figures.between(before, self.meter.read())
+        arrived, p99 = figures.rate / self.rate, figures.percentile(0.99)
+        self.verdict = (
+            f"of {self.rate:,.0f} {arrived:.1%} arrived, p99 {p99 * 1e3:.1f} ms"
+        )
+        return arrived >= MIN_ARRIVED and p99 <= MAX_P99
+
+    def __str__(self) -> str:
+        return f"last rate held: {self.held:,.0f} updates a second ({self.verdict})"

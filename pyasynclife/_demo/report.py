@@ -1,0 +1,27 @@
+"""The last words: the report of the shutdown and one line for machines."""
+
+from pyasynclife import ShutdownReport
+from pyasynclife._demo.meter import Figures, Meter
+
+
+def print_report(meter: Meter, run: Figures, report: ShutdownReport) -> None:
+    """Print the table; last, the line of name=value pairs."""
+    p50, p99 = run.percentile(0.50) * 1e3, run.percentile(0.99) * 1e3
+    print(report)
+    print(f"latency over {run.seconds:.1f} s: p50 {p50:.1f} ms, p99 {p99:.1f} ms")
+    print(summary(meter, run, report), flush=True)
+
+
+def summary(meter: Meter, run: Figures, report: ShutdownReport) -> str:
+    """Return the line that programs read."""
+    pairs = {
+        "symbols": len(meter.tracks),
+        "updates": run.updates,
+        "updates_per_second": f"{run.rate:.0f}",
+        "reconnects": meter.reconnects,
+        "stale_seen": meter.stale_seen,
+        "lost": meter.lost,
+        "shutdown_seconds": f"{report.duration:.3f}",
+        "stuck": len(report.stuck),
+    }
+    return " ".join(f"{name}={value}" for name, value in pairs.items())

@@ -1,0 +1,185 @@
+"""The feed server, a process of its own: `python -m pyasynclife._demo.server`.
+
+It says its port in the first line of stdout, takes the rate from lines of stdin, and
+ends with stdin, so it cannot outlive the client. It is also the client's bad luck: it
+drops connections and stalls some, at random.
+"""
+
+import argparse
+import asyncio
+import json
+import logging
+import random
+import signal
+import sys
+import time
+from collections import deque
+from contextlib import suppress
+from functools import partial
+
+from websockets.asyncio.server import Server, ServerConnection, serve
+
+from pyasynclife._demo.market import FEED_PATH, SNAPSHOT_PATH, Quote, symbol_names
+from pyasynclife._demo.options import loop_factory
+from pyasynclife._demo.pacing import Pacer
+
+TICK = 0.005  # seconds between two rounds of dealing
+VISIT = 0.08  # seconds between two writes to one socket, if the rate allows
+MAX_UNSENT = 256 * 1024  # bytes; a client further behind loses updates
+NEARLY_ALL = 0.9  # the share of symbols that must be connected before it begins
+DROPPED = 0.1  # the share of connections dropped in a run
+STALLED = 0.01  # and the share stalled
+STALL = (1.5, 3.0)  # for how many seconds
+
+
+class Subscriber:
+    """One feed connection: a symbol and the number of its next frame."""
+
+    __slots__ = ("quote", "seq", "stalled_until", "transport")
+
+    def __init__(self, quote: Quote, transport: asyncio.WriteTransport) -> None:
+        self.quote = quote
+        self.transport = transport
+        self.seq = 0
+        self.stalled_until = 0.0
+
+    def send(self, count: int) -> bool:
+        """Write the next frames in one piece; False if this one is not to be served."""
+        now = time.monotonic()
+        if now < self.stalled_until or self.transport.is_closing():
+            return False
+        if self.transport.get_write_buffer_size() < MAX_UNSENT:
+            self.transport.write(self.quote.frames(self.seq, count, now))
+        self.seq += count
+        return True
+
+
+class FeedServer:
+    """Deals updates to whoever is connected, evenly and at a given total rate."""
+
+    def __init__(self, symbols: int, rate: float) -> None:
+        self.quotes = {name: Quote(name) for name in symbol_names(symbols)}
+        self.pacer = Pacer(rate)
+        self.ring: deque[Subscriber] = deque()
+        self.populated = asyncio.Event()
+
+    async def handle(self, connection: ServerConnection) -> None:
+        """Serve one connection, by its path."""
+        assert connection.request is not None
+        path = connection.request.path
+        quote = self.quotes[path.rpartition("/")[2]]
+        if path.startswith(SNAPSHOT_PATH):
+            symbol, price = quote.symbol.decode(), round(quote.price, 2)
+            await connection.send(json.dumps({"symbol": symbol, "price": price}))
+        elif path.startswith(FEED_PATH):
+            subscriber = Subscriber(quote, connection.transport)
+            self.ring.append(subscriber)
+            if len(self.ring) >= NEARLY_ALL * len(self.quotes):
+                self.populated.set()
+            try:
+                await connection.wait_closed()
+            finally:
+                self.ring.remove(subscriber)
+
+    async def deal_for_ever(self) -> None:
+        """Deal what is owed, in small ticks, once nearly all are connected."""
+        await self.populated.wait()
+        pacer = self.pacer = Pacer(self.pacer.rate)  # nothing is owed yet
+        while True:
+            await asyncio.sleep(TICK)
+            pacer.pay(self.deal(pacer.tick()))
+
+    def deal(self, owed: float) -> int:
+        """Go round the ring, once at most, until no whole burst is owed."""
+        burst = max(1, round(self.pacer.rate * VISIT / len(self.quotes)))
+        dealt = 0
+        for _ in range(len(self.ring)):
+            if dealt + burst > owed:
+                break
+            subscriber = self.ring[0]
+            self.ring.rotate(-1)
+            if subscriber.send(burst):
+                dealt += burst
+        return dealt
+
+    async def misbehave(self, seconds: float) -> None:
+        """Drop a tenth of the connections in `seconds` and stall a few; then again."""
+        drops = round(DROPPED * len(self.quotes))
+        stalls = max(3, round(STALLED * len(self.quotes)))
+        await self.populated.wait()
+        while True:
+            plan = [(random.uniform(0.1, 0.9), self.drop) for _ in range(drops)]
+            plan += [(random.uniform(0.1, 0.5), self.stall) for _ in range(stalls)]
+            began = time.monotonic()
+            for moment, deed in sorted(plan, key=lambda step: step[0]):
+                await asyncio.sleep(began + moment * seconds - time.monotonic())
+                if self.ring:
+                    deed(random.choice(self.ring))
+            await asyncio.sleep(began + seconds - time.monotonic())
+
+    def drop(self, victim: Subscriber) -> None:
+        """Cut a connection without a word."""
+        victim.transport.abort()
+
+    def stall(self, victim: Subscriber) -> None:
+        """Leave a connection open, and silent for a while."""
+        victim.stalled_until = time.monotonic() + random.uniform(*STALL)
+
+    async def obey(self, stdin: asyncio.StreamReader) -> None:
+        """Take the rate from each line of stdin, until its end."""
+        while line := await stdin.readline():
+            self.pacer.hear(float(line))
+
+
+async def open_stdin() -> asyncio.StreamReader:
+    """Make stdin, a pipe, readable without blocking."""
+    reader = asyncio.StreamReader()
+    protocol = partial(asyncio.StreamReaderProtocol, reader)
+    await asyncio.get_running_loop().connect_read_pipe(protocol, sys.stdin)
+    return reader
+
+
+def port_of(server: Server) -> int:
+    """Tell the port that the system chose."""
+    port: int = next(iter(server.sockets)).getsockname()[1]
+    return port
+
+
+async def main(symbols: int, rate: float, seconds: float) -> None:
+    """Serve until stdin ends."""
+    feed = FeedServer(symbols, rate)
+    listener = serve(
+        feed.handle,
+        "127.0.0.1",
+        0,
+        backlog=symbols,
+        compression=None,
+        ping_interval=None,
+        close_timeout=0.2,
+    )
+    async with listener as server:
+        print(port_of(server), flush=True)
+        work = [
+            asyncio.create_task(feed.deal_for_ever()),
+            asyncio.create_task(feed.misbehave(seconds)),
+        ]
+        await feed.obey(await open_stdin())
+        for task in work:
+            task.cancel()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--symbols", type=int, required=True)
+    parser.add_argument("--rate", type=float, required=True)
+    parser.add_argument("--seconds", type=float, required=True)
+    parser.add_argument("--uvloop", action="store_true")
+    given = parser.parse_args()
+    # Ctrl-C in a terminal reaches the whole process group; only the client shall act.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logging.getLogger("websockets").setLevel(logging.CRITICAL)
+    with (
+        suppress(BrokenPipeError),
+        asyncio.Runner(loop_factory=loop_factory(given.uvloop)) as runner,
+    ):
+        runner.run(main(given.symbols, given.rate, given.seconds))

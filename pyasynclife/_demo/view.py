@@ -1,0 +1,160 @@
+"""Showing the run while it goes on: a live table on a terminal, else plain lines."""
+
+import asyncio
+import sys
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Protocol
+
+from pyasynclife import RegistryStats, TaskRegistry
+from pyasynclife._demo.meter import Figures, Meter, resident_mib
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+SLOWEST = 8  # symbols shown, as many as the table has rows
+
+
+@dataclass(frozen=True, slots=True)
+class Second:
+    """The figures of the last second."""
+
+    elapsed: float
+    rate: float
+    p50: float  # milliseconds, from the server's stamp until handled
+    p99: float
+    lag: float  # milliseconds
+    reconnects: int
+    resident: float  # MiB
+    slowest: list[tuple[str, float, float]]
+
+
+class View(Protocol):
+    """Somewhere to show a second."""
+
+    refresh: float  # seconds
+
+    def start(self) -> None: ...
+    def show(self, second: Second, stats: RegistryStats) -> None: ...
+    def stop(self) -> None: ...
+
+
+class PlainView:
+    """One line a second."""
+
+    refresh = 1.0
+
+    def start(self) -> None:
+        """Do nothing."""
+
+    def show(self, second: Second, stats: RegistryStats) -> None:
+        """Print the line."""
+        print(
+            f"t={second.elapsed:.0f} rate={second.rate:.0f}"
+            f" alive={stats.alive} healthy={stats.healthy} stale={stats.stale}"
+            f" reconnects={second.reconnects} lag_ms={second.lag:.1f}"
+            f" p50_ms={second.p50:.1f} p99_ms={second.p99:.1f}"
+            f" rss_mib={second.resident:.2f}",
+            flush=True,
+        )
+
+    def stop(self) -> None:
+        """Do nothing."""
+
+
+class LiveView:
+    """A table that is redrawn in place, by rich."""
+
+    refresh = 0.25
+
+    def __init__(self) -> None:
+        from rich.live import Live
+
+        self.live = Live(auto_refresh=False)
+
+    def start(self) -> None:
+        """Take the terminal."""
+        self.live.start()
+
+    def show(self, second: Second, stats: RegistryStats) -> None:
+        """Redraw the table."""
+        self.live.update(draw(second, stats), refresh=True)
+
+    def stop(self) -> None:
+        """Give the terminal back; the last table stays on it."""
+        self.live.stop()
+
+
+def draw(second: Second, stats: RegistryStats) -> "RenderableType":
+    """Make the table: the whole on the left, the slowest symbols on the right.
+
+    One table with fixed widths, which rich need not measure: half of the cost.
+    """
+    from rich.table import Table
+
+    whole = (
+        ("updates a second", f"[bold]{second.rate:,.0f}"),
+        ("alive", f"{stats.alive:,}"),
+        ("healthy", f"[green]{stats.healthy:,}"),
+        ("stale", f"[yellow]{stats.stale:,}"),
+        ("reconnects", f"{second.reconnects:,}"),
+        ("loop lag", f"{second.lag:.1f} ms"),
+        ("latency p50 / p99", f"[bold]{second.p50:.1f} / {second.p99:.1f} ms"),
+        ("resident memory", f"{second.resident:.1f} MiB"),
+    )
+    table = Table(title=f"market feed, {second.elapsed:.0f} s", width=77)
+    table.add_column("all symbols", width=17)
+    table.add_column("now", width=16, justify="right")
+    table.add_column("slowest", width=9)
+    table.add_column("price", width=8, justify="right")
+    table.add_column("latency", width=11, justify="right")
+    slowest = [
+        (symbol, f"{price:.2f}", f"{latency * 1e3:.1f} ms")
+        for symbol, price, latency in second.slowest
+    ]
+    for left, right in zip_longest(whole, slowest, fillvalue=("", "", "")):
+        table.add_row(*left, *right)
+    return table
+
+
+async def watch(view: View, registry: TaskRegistry, meter: Meter) -> None:
+    """Show each second's figures, with the counts of the moment, until cancelled."""
+    view.start()
+    try:
+        first = last = meter.read()
+        second: Second | None = None
+        while True:
+            await asyncio.sleep(view.refresh)
+            now = meter.read()
+            if now.moment - last.moment >= 0.99:
+                elapsed = now.moment - first.moment
+                second = summarize(Figures.between(last, now), elapsed, meter)
+                last = now
+            if second is not None:
+                view.show(second, registry.stats())
+    finally:
+        view.stop()
+
+
+def summarize(figures: Figures, elapsed: float, meter: Meter) -> Second:
+    """Take the figures of the last second."""
+    return Second(
+        elapsed=elapsed,
+        rate=figures.rate,
+        p50=figures.percentile(0.50) * 1e3,
+        p99=figures.percentile(0.99) * 1e3,
+        lag=meter.take_lag() * 1e3,
+        reconnects=meter.reconnects,
+        resident=resident_mib(),
+        slowest=meter.take_slowest(SLOWEST),
+    )
+
+
+def wants_live_view(plain: bool) -> bool:
+    """Tell whether there is a terminal to show the table on."""
+    return not plain and sys.stdout.isatty()
+
+
+def choose_view(plain: bool) -> View:
+    """Return the live table where it is wanted, else the plain lines."""
+    return LiveView() if wants_live_view(plain) else PlainView()

@@ -1,0 +1,143 @@
+"""What became of the tasks that were told to end."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pyasynclife._core import Drain
+from pyasynclife._dump import await_chain
+from pyasynclife._sealed import Sealed
+
+if TYPE_CHECKING:
+    from pyasynclife._core import DrainNode
+
+
+@dataclass(init=False, frozen=True, slots=True)
+class TaskExit(Sealed):
+    """One task of a ShutdownReport."""
+
+    name: str
+    task_id: str | None
+    age: float | None
+    silence: float | None
+    error: BaseException | None
+    where: list[str]
+
+
+@dataclass(init=False, frozen=True, slots=True)
+class ShutdownReport(Sealed):
+    """Who ended, how, and who did not; ``str()`` is a table a person can read."""
+
+    finished: list[TaskExit]
+    cancelled: list[TaskExit]
+    failed: list[TaskExit]
+    swallowed: list[TaskExit]
+    stuck: list[TaskExit]
+    duration: float
+    deadline_met: bool
+
+    @property
+    def ok(self) -> bool:
+        """Nothing failed and nothing is stuck."""
+        return not self.failed and not self.stuck
+
+    def __str__(self) -> str:
+        lists = {how: getattr(self, how) for how in _HOW}
+        total = sum(map(len, lists.values()))
+        met = "deadline met" if self.deadline_met else "DEADLINE MISSED"
+        lines = [f"shutdown of {total} tasks in {self.duration:.3f} s, {met}"]
+        lines += [f"  {how:<10}{len(exits):>8}" for how, exits in lists.items()]
+        for how in ("failed", "swallowed", "stuck"):
+            for one in lists[how]:
+                lines.append(f"{how}: {_describe(one)}")
+                lines += [f"    {line}" for line in one.where]
+        return "\n".join(lines)
+
+
+# A deadline that has passed leaves the turns that an obedient task needs to end.
+_TURNS = 5
+
+_HOW = ("finished", "cancelled", "failed", "swallowed", "stuck")
+
+
+def _describe(one: TaskExit) -> str:
+    words = [one.task_id or one.name]
+    if one.age is not None and one.silence is not None:
+        words.append(f"age {one.age:.1f} s, silent {one.silence:.1f} s")
+    if one.error is not None:
+        words.append(f"{type(one.error).__name__}: {one.error}")
+    return ", ".join(words)
+
+
+async def follow_drain(drain: Drain, started: float, deadline: float) -> ShutdownReport:
+    """Wait until a drain is empty or its deadline has come, and report.
+
+    started, deadline: loop time; ``math.inf``: no deadline.  The calling task is not
+    waited for.  Cancelled, it leaves at once; the tasks stay told to end.
+    """
+    loop = asyncio.get_running_loop()
+    spared = asyncio.current_task()
+    for _ in range(_TURNS if deadline <= loop.time() else 0):
+        if _pending(drain, spared):
+            await asyncio.sleep(0)
+    while _pending(drain, spared) and loop.time() < deadline:
+        waiter: asyncio.Future[None] = loop.create_future()
+        drain.waiters.append(waiter)
+        timer = None
+        if deadline != math.inf:
+            timer = loop.call_at(deadline, _wake, waiter)
+        try:
+            await waiter
+        finally:
+            if timer is not None:
+                timer.cancel()
+            if waiter in drain.waiters:
+                drain.waiters.remove(waiter)
+    return _report(drain, spared, loop.time() - started)
+
+
+def drain_tasks(tasks: Iterable[asyncio.Task[Any]]) -> Drain:
+    """Cancel tasks, all at once, each once; return their Drain."""
+    drain = Drain()
+    for task in {id(task): task for task in tasks}.values():
+        drain.add(task)
+    return drain
+
+
+def _wake(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
+
+
+def _pending(drain: Drain, spared: asyncio.Task[Any] | None) -> bool:
+    if drain.pending != 1:
+        return drain.pending > 0
+    return any(node.how == "stuck" and node.task is not spared for node in drain.nodes)
+
+
+def _report(
+    drain: Drain, spared: asyncio.Task[Any] | None, duration: float
+) -> ShutdownReport:
+    lists: dict[str, list[TaskExit]] = {how: [] for how in _HOW}
+    for node in drain.nodes:
+        if node.task is not spared:
+            lists[node.how].append(_task_exit(node))
+    return ShutdownReport._make(
+        **lists, duration=duration, deadline_met=not lists["stuck"]
+    )
+
+
+def _task_exit(node: DrainNode) -> TaskExit:
+    meta = node.meta
+    return TaskExit._make(
+        name=node.task.get_name(),
+        task_id=None if meta is None else meta.task_id,
+        age=None if meta is None else meta.age,
+        silence=None if meta is None else meta.silence,
+        error=node.error,
+        where=await_chain(node.task) if node.how == "stuck" else [],
+    )

@@ -1,0 +1,21 @@
+#!/bin/bash
+# Compile csrc/ with warnings as errors, by gcc and by clang where it is there,
+# plain and with fault points: tools/lint_c.sh [PYTHON]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+python=${1:-python3}
+include=$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')
+
+for compiler in gcc clang clang-14 clang-19; do
+    if ! command -v "$compiler" >/dev/null; then
+        continue
+    fi
+    for define in "-DNDEBUG" "-DAL_FAULTS"; do
+        echo "$compiler $define"
+        for file in csrc/*.c; do
+            "$compiler" -std=c11 -fvisibility=hidden -Wall -Wextra -Wshadow \
+                -Wstrict-prototypes -Werror -O2 -fPIC "$define" \
+                -isystem "$include" -Icsrc -c "$file" -o /dev/null
+        done
+    done
+done
