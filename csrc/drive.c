@@ -139,7 +139,10 @@ drive_close(al_drive *drive, PyObject *entered, PySendResult answer,
         *result = PyErr_GetRaisedException();
         assert(*result != NULL);
     }
-    drive_leave(entered);
+    if (PyContext_Exit(entered) < 0) {
+        PyErr_WriteUnraisable(entered);
+    }
+    Py_DECREF(entered);
     if (answer != PYGEN_NEXT) {
         PyObject *iterator = drive->iterator;
         PyObject *context = drive->context;
