@@ -341,10 +341,16 @@ al_task_unwatch(al_state *st, PyObject *task, PyObject *callback)
     return loop_number(loop_call1(task, st->s_remove_done_callback, callback));
 }
 
-int
-al_task_burden(al_state *st, PyObject *task)
+PyObject *
+al_task_counter(al_state *st, PyObject *task)
 {
-    long count = al_task_cancelling(st, task);
+    return AL_ALLOC(PyObject_GetAttr(task, st->s_cancelling));
+}
+
+int
+al_task_burden(al_state *st, PyObject *task, PyObject *counter)
+{
+    long count = loop_number(PyObject_CallNoArgs(counter));
     if (count < 0 || (count == 0 && !AL_UNCANCEL_KEEPS_REQUEST)) {
         return (int)count;
     }

@@ -103,9 +103,12 @@ void al_futures_wake(al_state *st, const al_loop *bound, PyObject *futures);
    exception.  Runs Python. */
 long al_task_uncancel(al_state *st, PyObject *task);
 
+/* The Task's bound `cancelling`, for al_task_burden (new).  Runs Python. */
+PyObject *al_task_counter(al_state *st, PyObject *task);
+
 /* What cancellations have left with the current Task: 0 nothing, 1 a count, 2
    one that was not delivered.  -1 with an exception.  Runs Python. */
-int al_task_burden(al_state *st, PyObject *task);
+int al_task_burden(al_state *st, PyObject *task, PyObject *counter);
 
 /* Take al_task_watch's callback off again.  Returns how many were; -1 with an
    exception.  Runs Python. */
