@@ -459,6 +459,8 @@ def test_exit_with_everything_alive_prints_nothing(loop: str) -> None:
         loop.set_exception_handler(lambda loop, context: None)
         loop.run_until_complete(main())
         print("over")
-        """
+        """,
+        # A debug build warns of the loop that nobody closes.
+        env={"PYTHONWARNINGS": "ignore::ResourceWarning"},
     )
     assert (child.returncode, child.stdout, child.stderr) == (0, "over\n", "")
