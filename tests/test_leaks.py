@@ -1,0 +1,274 @@
+"""Ten thousand of each operation leave nothing behind: no block, no type reference."""
+
+import asyncio
+import contextvars
+import gc
+import logging
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from helpers import settle
+from test_hostile import eager, forever, returns, task_factory
+
+from pyasynclife import SignalCoordinator, TaskRegistry, TaskResult, bounded_gather
+from pyasynclife import _core as core
+from pyasynclife._core import Drain
+
+MANY = 10_000
+REPEATS = 10
+# Cancelled timers that the loop has not dropped yet, and caches that fill up.  What
+# is done least often is done a hundred times.
+NOISE = 10
+
+Work = Callable[[TaskRegistry, int], Awaitable[object]]
+
+
+def refused(function: Callable[..., object], *args: Any, **options: Any) -> None:
+    try:
+        function(*args, **options)
+    except Exception as error:
+        error.__traceback__ = None
+    else:
+        raise AssertionError("not refused")
+
+
+async def reads(registry: TaskRegistry, times: int) -> None:
+    for _ in range(times // 10):
+        registry.get_status()
+        registry.get_stale_tasks()
+        registry._newly_stale()
+        registry.stats()
+        list(registry)
+        registry["beating"].as_dict()
+        repr(registry["beating"])
+        assert "beating" in registry
+        assert "nobody" not in registry
+        refused(registry.__getitem__, "nobody")
+
+
+async def heartbeats(registry: TaskRegistry, times: int) -> None:
+    for _ in range(times):
+        await registry.heartbeat("beating")
+        registry.heartbeat("nobody")
+        registry.heartbeat()
+
+
+async def awaits(registry: TaskRegistry, times: int) -> None:
+    for _ in range(times):
+        ready: Any = registry.heartbeat("beating")
+        assert await ready
+        repr(ready)
+        with pytest.raises(StopIteration):
+            next(ready.__await__())
+        await registry.get_stale_tasks()
+
+
+async def registers(registry: TaskRegistry, times: int) -> None:
+    for _ in range(times // 100):
+        for number in range(100):
+            registry.register(returns(number), stale_after=float(number % 3))
+        await settle()
+
+
+async def fails(registry: TaskRegistry, times: int) -> None:
+    async def raises() -> None:
+        raise ValueError("no price")
+
+    for _ in range(times // 100):
+        for _ in range(100):
+            registry.register(raises())
+        await settle()
+
+
+async def cancels(registry: TaskRegistry, times: int) -> None:
+    for _ in range(times // 100):
+        for number in range(100):
+            registry.register(forever(), str(number))
+        await settle(number % 2)
+        for number in range(50):
+            registry.cancel(str(number), "told to")
+        registry.cancel_all()
+        await settle()
+        registry.register(forever(), "beating")
+
+
+async def completes(registry: TaskRegistry, times: int) -> None:
+    outcomes: list[dict[str, Any]] = [
+        {"result": 1},
+        {"error": ValueError("no price")},
+        {"error": asyncio.CancelledError()},
+    ]
+    for number in range(times // 10):
+        registry.register(returns(1), "once")
+        registry.complete("once", **outcomes[number % 3])
+        registry.complete("once", result=[])
+        await settle(2)
+        registry.complete("once")
+        refused(registry.complete, "nobody")
+
+
+async def tracks(registry: TaskRegistry, times: int) -> None:
+    for _ in range(times // 100):
+        tasks = [asyncio.create_task(returns(1)) for _ in range(100)]
+        for number, task in enumerate(tasks):
+            registry.track(task)
+            registry.track(task)
+            refused(registry.track, task, f"other {number}")
+        await settle()
+        registry.track(tasks[0], "over")
+
+
+async def refuses(registry: TaskRegistry, times: int) -> None:
+    closed = forever()
+    closed.close()
+    for _ in range(times // 10):
+        refused(registry.register, forever(), "beating")
+        refused(registry.register, forever(), 5)
+        refused(registry.register, forever(), what=5)
+        refused(registry.register, forever(), stale_after=-1)
+        refused(registry.register, closed)
+        refused(registry.register, forever)
+        refused(registry.track, 5)
+        refused(registry.heartbeat, 5)
+        refused(registry.__init__)
+        refused(bool, registry.cancel("nobody"))
+
+
+async def contexts(registry: TaskRegistry, times: int) -> None:
+    for _ in range(times // 100):
+        for _ in range(100):
+            registry.register(returns(1), context=contextvars.copy_context())
+        await settle()
+
+
+async def bad_factories(registry: TaskRegistry, times: int) -> None:
+    def fails(loop: Any, coro: Any, **options: Any) -> Any:
+        raise LookupError
+
+    with task_factory(fails):
+        for _ in range(times):
+            refused(registry.register, returns(1))
+
+
+async def eagerly(registry: TaskRegistry, times: int) -> None:
+    async def first() -> None:
+        await registry.heartbeat()
+        registry.cancel("eager", "told to")
+        registry.complete("eager")
+
+    if sys.version_info < (3, 12):
+        return
+    with task_factory(eager):
+        for _ in range(times // 10):
+            registry.register(first(), "eager")
+            await settle(2)
+
+
+async def registries(registry: TaskRegistry, times: int) -> None:
+    for number in range(times // 10):
+        other = TaskRegistry(history=number % 3)
+        other.register(returns(1))
+        other.register(forever())
+        await settle(number % 3)
+        await other.shutdown(0 if number % 2 else 5)
+
+
+async def waits(registry: TaskRegistry, times: int) -> None:
+    other = TaskRegistry()
+    for number in range(times // 10):
+        assert await other.wait()
+        other.register(returns(1))
+        assert not await other.wait(0)
+        other.register(forever())
+        waiting = asyncio.ensure_future(other.wait(number))
+        await settle()
+        other.cancel_all()
+        assert await waiting or not number
+
+
+async def monitors(registry: TaskRegistry, times: int) -> None:
+    for _ in range(times // 100):
+        async with TaskRegistry() as other:
+            other.register(forever())
+            await settle()
+
+
+async def drains(registry: TaskRegistry, times: int) -> None:
+    for _ in range(times // 100):
+        drain = Drain()
+        for number in range(100):
+            task = asyncio.create_task(forever())
+            drain.add(task, registry["beating"] if number % 2 else None)
+            refused(drain.add, 5)
+        await settle()
+        assert drain.pending == 0
+        assert {node.how for node in drain.nodes} == {"cancelled"}
+
+
+async def gathers(registry: TaskRegistry, times: int) -> None:
+    await bounded_gather(returns, range(times), max_concurrent=50)
+    async for _ in bounded_gather(returns, range(times // 10), max_concurrent=5):
+        pass
+    await bounded_gather(returns, range(times // 10), timeout=5, max_errors=0)
+
+
+async def coordinators(registry: TaskRegistry, times: int) -> None:
+    for _ in range(times // 100):
+        coordinator = SignalCoordinator(registry=registry)
+        coordinator.request_shutdown("test")
+        await settle()
+
+
+async def results(registry: TaskRegistry, times: int) -> None:
+    for number in range(times):
+        result = TaskResult("x", success=True, data=number)
+        assert result == TaskResult("x", success=True, data=number)
+        result.unwrap()
+
+
+WORK: dict[str, Work] = {
+    work.__name__: work
+    for work in (
+        *(reads, heartbeats, awaits, registers, fails, cancels, completes, tracks),
+        *(refuses, contexts, bad_factories, eagerly, registries, waits, monitors),
+        *(drains, gathers, coordinators, results),
+    )
+}
+TYPES = [value for value in vars(core).values() if isinstance(value, type)]
+
+
+@pytest.fixture
+def silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging.getLogger("pyasynclife"), "disabled", True)
+
+
+def counted() -> list[int]:
+    gc.collect()
+    return [sys.getallocatedblocks(), *map(sys.getrefcount, TYPES)]
+
+
+@pytest.mark.parametrize("name", WORK)
+async def test_many_of_each_leave_nothing_behind(name: str, silent: None) -> None:
+    registry = TaskRegistry(history=10)
+    registry.register(forever(), "beating")
+    await WORK[name](registry, MANY // 10)
+    gc.collect()
+    gc.freeze()
+    grown: list[list[int]] = []
+    try:
+        for _ in range(REPEATS):
+            before = counted()
+            await WORK[name](registry, MANY)
+            after = counted()
+            grown.append([b - a for a, b in zip(before, after, strict=True)])
+            if grown[-1][0] <= NOISE and not any(grown[-1][1:]):
+                break
+    finally:
+        gc.unfreeze()
+    registry.cancel_all()
+    await registry.wait()
+    smallest = [min(column) for column in zip(*grown, strict=True)]
+    assert smallest[0] <= NOISE, grown
+    assert not any(smallest[1:]), dict(zip(TYPES, smallest[1:], strict=True))
