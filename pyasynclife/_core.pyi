@@ -49,6 +49,8 @@ class TaskMetadata:
     def as_dict(self) -> dict[str, Any]: ...
 
 class Registry:
+    @classmethod
+    def _adopt(cls) -> None: ...
     def register(
         self,
         coro: Coroutine[Any, Any, T],

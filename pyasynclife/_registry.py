@@ -227,3 +227,6 @@ class TaskRegistry(Registry):
                 await asyncio.wait([monitor])
         if report.stuck:
             logger.error("%s", report)
+
+
+TaskRegistry._adopt()  # makes a heartbeat a tenth faster
