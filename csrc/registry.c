@@ -25,6 +25,11 @@
 static al_entry *
 registry_alive(RegistryObject *self, PyObject *id)
 {
+    /* Mostly it is the very str that register() was given or gave. */
+    al_tasklink *link = al_tasktable_find(&self->beats.names, id);
+    if (link != NULL) {
+        return AL_OWNER(link, al_entry, name);
+    }
     al_entry *entry = NULL;
     if (PyUnicode_CheckExact(id)) {
         entry = al_book_find(self, id);

@@ -122,6 +122,27 @@ al_state_add_type(PyObject *module, PyObject **field, PyType_Spec *spec,
 }
 
 int
+al_state_adopt_methods(PyTypeObject *type)
+{
+    PyObject *name, *method;
+    Py_ssize_t at = 0;
+    while (PyDict_Next(type->tp_base->tp_dict, &at, &name, &method)) {
+        if (!Py_IS_TYPE(method, &PyMethodDescr_Type)) {
+            continue;
+        }
+        PyObject *own = AL_ALLOC(PyDescr_NewMethod(
+            type, ((PyMethodDescrObject *)method)->d_method));
+        int set = own == NULL
+                      ? -1 : PyObject_SetAttr((PyObject *)type, name, own);
+        Py_XDECREF(own);
+        if (set < 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+int
 al_state_visit(al_state *st, visitproc visit, void *arg)
 {
     for (size_t at = 0; at < sizeof(*st); at += sizeof(PyObject *)) {

@@ -93,6 +93,11 @@ int al_state_load(al_state *st);
 int al_state_add_type(PyObject *module, PyObject **field, PyType_Spec *spec,
                       bool public);
 
+/* Give a subclass native methods of its own, those of its base, a heap type:
+   the interpreter has a short way to a method of an object's very type and a
+   long one to a base's.  Returns 0; -1 with an exception.  Runs Python. */
+int al_state_adopt_methods(PyTypeObject *type);
+
 /* The loops of the module's traverse and clear.  Pure C. */
 int al_state_visit(al_state *st, visitproc visit, void *arg);
 

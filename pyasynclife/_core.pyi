@@ -17,6 +17,8 @@ from pyasynclife._states import TaskHealth, TaskState
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
+def adopt_methods(subclass: type[Any], /) -> None: ...
+
 @final
 class Ready(Awaitable[T_co], Generic[T_co]):
     def __await__(self) -> Generator[Any, None, T_co]: ...
