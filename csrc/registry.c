@@ -570,8 +570,6 @@ static PyMethodDef registry_methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
-#undef KEYWORDS
-
 static PyType_Slot registry_slots[] = {
     {Py_tp_new, registry_new},
     {Py_tp_iter, registry_iter},
