@@ -128,7 +128,7 @@ class BatchResult(Sealed, Sequence[TaskResult[T]], Generic[T]):
         return iter(self._all())
 
     def __repr__(self) -> str:
-        size = len(self._results) + len(self._rest)
+        size = len(self._results) + length_of(self._rest)
         return f"<BatchResult {self.status.value}: {size} items, {self._failed} failed>"
 
     def _all(self) -> list[TaskResult[T]]:
@@ -180,6 +180,13 @@ class BatchResult(Sealed, Sequence[TaskResult[T]], Generic[T]):
                     "exception": error,
                 }
             )
+
+
+def length_of(items: Sequence[Any]) -> int:
+    """Return the length, also of a range too long for len()."""
+    if isinstance(items, range) and items:
+        return (items[-1] - items[0]) // items.step + 1
+    return len(items)
 
 
 def as_exception(result: TaskResult[Any]) -> Exception:
