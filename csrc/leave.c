@@ -199,19 +199,16 @@ static PySendResult
 exit_finish(GroupExitObject *self, PyObject **result)
 {
     GroupObject *group = self->group;
-    bool no_errors =
-        group->errors == NULL || PyList_GET_SIZE(group->errors) == 0;
-    if (no_errors && self->outer != NULL) {
+    bool failed = self->body != NULL
+                  && !exit_is_cancellation(self, self->body);
+    if (failed && al_group_add_error(group, self->body) < 0) {
+        return PYGEN_ERROR;
+    }
+    if (group->errors == NULL && self->outer != NULL) {
         exit_raise(self->outer);
         return PYGEN_ERROR;
     }
-    if (self->body != NULL && !exit_is_cancellation(self, self->body)) {
-        no_errors = false;
-        if (al_group_add_error(group, self->body) < 0) {
-            return PYGEN_ERROR;
-        }
-    }
-    if (!no_errors) {
+    if (group->errors != NULL) {
         exit_raise_errors(self);
         return PYGEN_ERROR;
     }
