@@ -170,11 +170,14 @@ group_forget(GroupObject *self, PyObject *task)
     if (self->children == NULL) {
         return 0;
     }
-    int known = PyDict_Contains(self->children, task);
-    if (known > 0 && PyDict_DelItem(self->children, task) < 0) {
+    if (PyDict_DelItem(self->children, task) == 0) {
+        return 1;
+    }
+    if (!PyErr_ExceptionMatches(PyExc_KeyError)) {
         return -1;
     }
-    return known;
+    PyErr_Clear();
+    return 0;
 }
 
 /* The done callback of every child. */

@@ -14,18 +14,17 @@
 /* As many keywords as are handed on. */
 #define SPAWN_KEYWORDS 8
 
-/* asyncio.Task(coro, **keywords, loop=loop), the Task type of this moment. */
+/* type(coro, **keywords, loop=loop) */
 static PyObject *
-spawn_task(al_state *st, const al_loop *bound, PyObject *const *args,
-           PyObject *kwnames)
+spawn_task(al_state *st, const al_loop *bound, PyObject *type,
+           PyObject *const *args, PyObject *kwnames)
 {
     PyObject *stack[SPAWN_KEYWORDS + 3] = {NULL, args[0]};
     Py_ssize_t n = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
     PyObject *names =
         n == 0 ? Py_NewRef(st->kw_loop) : AL_ALLOC(PyTuple_New(n + 1));
-    PyObject *type = PyObject_GetAttr(st->tasks_module, st->s_Task);
     PyObject *task = NULL;
-    if (names != NULL && type != NULL) {
+    if (names != NULL) {
         for (Py_ssize_t i = 0; i < n; i++) {
             PyTuple_SET_ITEM(names, i,
                              Py_NewRef(PyTuple_GET_ITEM(kwnames, i)));
@@ -38,7 +37,6 @@ spawn_task(al_state *st, const al_loop *bound, PyObject *const *args,
         task = AL_ALLOC(PyObject_Vectorcall(
             type, stack + 1, 1 | PY_VECTORCALL_ARGUMENTS_OFFSET, names));
     }
-    Py_XDECREF(type);
     Py_XDECREF(names);
     return task;
 }
@@ -130,10 +128,27 @@ spawn_eager(al_state *st, const al_loop *bound, PyObject *const *args,
     {
         return NULL;
     }
-    int plain = spawn_is_ours(st, bound);
-    return plain < 0 ? NULL
-           : plain   ? spawn_task(st, bound, args, kwnames)
-                     : spawn_by_loop(st, bound, args, kwnames);
+    int ours = spawn_is_ours(st, bound);
+    if (ours <= 0) {
+        return ours < 0 ? NULL : spawn_by_loop(st, bound, args, kwnames);
+    }
+    PyObject *type = PyObject_GetAttr(st->tasks_module, st->s_Task);
+    PyObject *task = type == NULL
+                         ? NULL
+                         : spawn_task(st, bound, type, args, kwnames);
+    Py_XDECREF(type);
+    return task;
+}
+
+/* A stock loop that is closed says so in create_task; the Task type would
+   leave a Task behind that never runs. */
+static int
+spawn_is_open(al_state *st, const al_loop *bound)
+{
+    PyObject *closed = PyObject_GetAttr(bound->loop, st->s__closed);
+    int open = closed == NULL ? -1 : closed == Py_False;
+    Py_XDECREF(closed);
+    return open;
 }
 
 PyObject *
@@ -147,26 +162,16 @@ al_spawn(al_state *st, al_loop *bound, PyObject *const *args,
                      SPAWN_KEYWORDS);
         return NULL;
     }
-    PyObject *running = PyObject_CallNoArgs(st->get_running_loop);
-    if (running == NULL && !PyErr_ExceptionMatches(PyExc_RuntimeError)) {
+    if (al_loop_check_thread(st, bound, "TaskGroup.create_task()") < 0) {
         return NULL;
     }
-    if (running != bound->loop) {
-        /* Not running, or another runs: create_task will say what is wrong,
-           but for the thread. */
-        PyErr_Clear();
-        Py_XDECREF(running);
-        return al_loop_check_thread(st, bound, "TaskGroup.create_task()") < 0
-                   ? NULL
-                   : spawn_by_loop(st, bound, args, kwnames);
-    }
-    Py_DECREF(running);
     if (spawn_keyword(args, kwnames, "eager_start") != NULL) {
         return spawn_eager(st, bound, args, kwnames);
     }
     int stock = al_loop_is_stock(st, bound);
+    stock = stock > 0 ? spawn_is_open(st, bound) : stock;
     *lazy = stock > 0;
     return stock < 0 ? NULL
-           : stock   ? spawn_task(st, bound, args, kwnames)
+           : stock   ? spawn_task(st, bound, st->Task, args, kwnames)
                      : spawn_by_loop(st, bound, args, kwnames);
 }

@@ -40,7 +40,7 @@
 
 /* Interned: each is st->s_<name>. */
 #define AL_NAMES(X)                                                           \
-    X(Task) X(__await__) X(_must_cancel) X(_task_factory)                     \
+    X(Task) X(__await__) X(_closed) X(_must_cancel) X(_task_factory)          \
     X(add_done_callback)                                                      \
     X(call_at) X(call_exception_handler) X(call_soon)                         \
     X(call_soon_threadsafe) X(cancel) X(cancelled) X(cancelling) X(close)     \
