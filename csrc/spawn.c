@@ -96,9 +96,9 @@ spawn_is_ours(al_state *st, const al_loop *bound)
     if (method == NULL) {
         return -1;
     }
-    int ours = PyMethod_Check(method)
-                   ? PyMethod_GET_FUNCTION(method) == bound->maker
-                   : !PyFunction_Check(method);
+    PyObject *function =
+        PyMethod_Check(method) ? PyMethod_GET_FUNCTION(method) : method;
+    int ours = function == bound->maker || !PyFunction_Check(function);
     Py_DECREF(method);
     if (!ours) {
         return 0;
