@@ -52,6 +52,20 @@ al_admit_bind(RegistryObject *self, const char *what)
     return bound;
 }
 
+/* Refuse an id whose task is alive.  Returns 0; -1 with the error. */
+static int
+admit_check_free(RegistryObject *self, PyObject *id)
+{
+    al_entry *entry = al_book_find(self, id);
+    if (entry == NULL || entry->ended) {
+        return 0;
+    }
+    PyErr_Format(self->st->DuplicateTaskError,
+                 "a task %R is alive already: wait for it, cancel it, or "
+                 "choose another id", id);
+    return -1;
+}
+
 /* Put a new, alive entry under its id and into every order; a finished entry
    of that id goes.  Returns 0; -1 with an exception, nothing changed. */
 static int
@@ -71,7 +85,10 @@ admit_open(RegistryObject *self, al_entry *entry, double stale_after)
     entry->created = al_wall_clock();
     entry->birth = entry->last = now;
     entry->stale_after = stale_after;
-    if (al_beats_join(&self->beats, entry) < 0) {
+    /* From here on nothing runs that could take the id. */
+    if (admit_check_free(self, entry->id) < 0
+        || al_beats_join(&self->beats, entry) < 0)
+    {
         return -1;
     }
     al_entry *old = al_book_find(self, entry->id);
@@ -96,6 +113,10 @@ static void
 admit_revoke(RegistryObject *self, al_entry *entry)
 {
     PyObject *error = PyErr_GetRaisedException();
+    if (entry->ended) {
+        al_book_unlink(self, entry);
+        self->ended[entry->outcome]--;
+    }
     al_beats_leave(entry);
     al_link_unlink(&entry->order);
     al_book_forget(self, entry);
@@ -126,7 +147,9 @@ admit_newborn(RegistryObject *self, PyObject *task)
 {
     PyObject *coro = al_task_coro(self->st, task);
     if (coro == NULL) {
-        PyErr_Clear(); /* a task of another make: not one of ours */
+        if (PyErr_ExceptionMatches(PyExc_AttributeError)) {
+            PyErr_Clear(); /* a task of another make: not one of ours */
+        }
         return NULL;
     }
     al_entry *found = NULL;
@@ -145,7 +168,10 @@ admit_newborn(RegistryObject *self, PyObject *task)
 al_entry *
 al_admit_current(RegistryObject *self)
 {
-    if (self->bound.loop == NULL) {
+    if (self->bound.loop == NULL
+        || al_loop_check_thread(self->st, &self->bound,
+                                "TaskRegistry.heartbeat() without an id") < 0)
+    {
         return NULL;
     }
     PyObject *task = al_loop_current_task(self->st, &self->bound);
@@ -191,20 +217,6 @@ admit_new_id(RegistryObject *self, PyObject *given)
     }
 }
 
-/* Refuse an id whose task is alive.  Returns 0; -1 with the error. */
-static int
-admit_check_free(RegistryObject *self, PyObject *id)
-{
-    al_entry *entry = al_book_find(self, id);
-    if (entry == NULL || entry->ended) {
-        return 0;
-    }
-    PyErr_Format(self->st->DuplicateTaskError,
-                 "a task %R is alive already: wait for it, cancel it, or "
-                 "choose another id", id);
-    return -1;
-}
-
 /* Refuse what is not a fresh coroutine.  Returns 0; -1 with the error. */
 static int
 admit_check_coro(RegistryObject *self, PyObject *coro)
@@ -225,6 +237,9 @@ admit_check_coro(RegistryObject *self, PyObject *coro)
         return is > 0 ? 0 : -1;
     }
     int started = al_coro_started(self->st, coro);
+    if (started == 0) {
+        started = al_coro_closed(coro);
+    }
     if (started > 0) {
         PyErr_Format(PyExc_RuntimeError,
                      "%R has been started already: pass a fresh coroutine",
@@ -239,90 +254,127 @@ int
 al_admit_drain(RegistryObject *self, al_entry *entry)
 {
     PyObject *drain = self->drain;
-    if (drain == NULL || entry->ended || entry->node != NULL) {
+    if (drain == NULL || entry->task == NULL || entry->node != NULL) {
         return 0;
     }
     Py_INCREF(drain);
-    PyObject *node =
-        al_drain_add(drain, entry->task, (PyObject *)entry, false);
+    PyObject *node = al_drain_add(drain, entry->task, (PyObject *)entry);
     Py_DECREF(drain);
     if (node == NULL) {
         return -1;
     }
-    if (entry->ended || entry->node != NULL) {
-        Py_DECREF(node); /* it ended while it was asked to */
-        return 0;
-    }
-    entry->node = node;
+    entry->node = Py_NewRef(node);
+    al_node_cancel(node);
+    Py_DECREF(node);
     return 0;
+}
+
+void
+al_admit_drained(RegistryObject *self)
+{
+    if (self->drainers > 0 || self->drain == NULL) {
+        return;
+    }
+    al_link *at = self->alive.next;
+    while (at != &self->alive) {
+        al_entry *entry =
+            (al_entry *)Py_NewRef((PyObject *)AL_OWNER(at, al_entry, order));
+        Py_CLEAR(entry->node);
+        /* Should that have run anything that ended it: from the start. */
+        at = entry->ended || !al_link_is_in(at) ? self->alive.next : at->next;
+        Py_DECREF((PyObject *)entry);
+    }
+    Py_CLEAR(self->drain);
+}
+
+/* Take back an entry whose Task could not be made, or not be watched: that one
+   is cancelled and has the coroutine, else it is closed. */
+static void
+admit_fail(RegistryObject *self, al_entry *entry, PyObject *coro,
+           PyObject *task)
+{
+    admit_revoke(self, entry);
+    if (task != NULL) {
+        PyObject *error = PyErr_GetRaisedException();
+        if (al_task_cancel(self->st, task, NULL) < 0) {
+            PyErr_Clear(); /* what a task factory made need not be a Task */
+            Py_CLEAR(task);
+        }
+        PyErr_SetRaisedException(error);
+    }
+    if (task == NULL) {
+        al_coro_refuse(self->st, coro);
+    }
+    Py_XDECREF(task);
 }
 
 /* Make the Task of an entry that is in the books (new). */
 static PyObject *
 admit_start(RegistryObject *self, al_entry *entry, PyObject *coro,
-               PyObject *context)
+            PyObject *context)
 {
-    al_birth birth = {self->births, entry};
+    al_birth birth = {self->births, entry, NULL, false};
     self->births = &birth;
+    self->unborn++;
     entry->coro = coro;
     PyObject *task = al_loop_create_task(self->st, &self->bound, coro,
                                          entry->id, context);
     self->births = birth.outer;
+    self->unborn--;
     entry->coro = NULL;
-    if (task == NULL) {
-        admit_revoke(self, entry);
-        return NULL;
-    }
-    if (entry->task == NULL && entry->ring != NULL
-        && admit_attach(self, entry, task) < 0)
+    if (task == NULL
+        || (entry->task == NULL && entry->ring != NULL
+            && admit_attach(self, entry, task) < 0))
     {
-        admit_revoke(self, entry);
-        PyObject *error = PyErr_GetRaisedException();
-        (void)al_task_cancel(self->st, task, NULL);
-        PyErr_SetRaisedException(error);
-        Py_DECREF(task);
+        Py_XDECREF(birth.msg);
+        admit_fail(self, entry, coro, task);
         return NULL;
     }
     self->registered++;
-    if ((entry->cancel_wanted
-         && al_task_cancel(self->st, task, NULL) < 0)
-        || al_admit_drain(self, entry) < 0)
+    if ((birth.cancelled && al_book_cancel(self, entry, birth.msg) < 0)
+        || (!entry->spared && al_admit_drain(self, entry) < 0))
     {
         al_loop_report(self->st, self->bound.loop,
                        "cancelling a new task failed", task);
     }
+    Py_XDECREF(birth.msg);
     return task;
 }
 
-/* register(), its arguments checked but for the id. */
+/* register(), its arguments checked but for the id; sees to the coroutine of
+   an error too.  All that can fail is made before the Task. */
 static PyObject *
 admit_admit(RegistryObject *self, PyObject *coro, PyObject *given,
-               double stale_after, PyObject *context)
+            double stale_after, PyObject *context)
 {
-    al_entry *entry = NULL;
-    PyObject *pair = NULL;
-    PyObject *task = NULL;
     PyObject *id = admit_new_id(self, given);
-    if (id == NULL || admit_check_free(self, id) < 0) {
-        goto done;
+    PyObject *pair = NULL;
+    PyObject *ready = NULL;
+    PyObject *task = NULL;
+    al_entry *entry =
+        id == NULL ? NULL : al_entry_new(self->st, (PyObject *)self, id);
+    if (entry != NULL) {
+        /* The entry holds the Task's place: something that the collector
+           looks at, else it would look at the pair never again. */
+        pair = AL_ALLOC(PyTuple_Pack(2, (PyObject *)entry, id));
+        ready = al_ready_new(self->st, pair);
     }
-    entry = al_entry_new(self->st, (PyObject *)self, id);
-    pair = entry == NULL ? NULL : AL_ALLOC(PyTuple_New(2));
-    if (pair == NULL || admit_open(self, entry, stale_after) < 0) {
-        goto done;
+    if (ready != NULL && admit_open(self, entry, stale_after) == 0) {
+        task = admit_start(self, entry, coro, context);
     }
-    task = admit_start(self, entry, coro, context);
-done:
+    else {
+        al_coro_refuse(self->st, coro);
+    }
     if (task == NULL) {
-        Py_CLEAR(pair);
-        Py_XDECREF(id);
+        Py_CLEAR(ready);
     }
     else {
         PyTuple_SET_ITEM(pair, 0, task);
-        PyTuple_SET_ITEM(pair, 1, id);
+        Py_DECREF((PyObject *)entry); /* the pair's */
     }
     Py_XDECREF((PyObject *)entry);
-    return pair;
+    Py_XDECREF(id);
+    return ready;
 }
 
 const char al_registry_register_doc[] =
@@ -349,7 +401,6 @@ al_registry_register(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     };
     RegistryObject *self = (RegistryObject *)op;
     PyObject *got[4] = {NULL};
-    PyObject *pair = NULL;
     double stale_after;
     if (al_args_sort(&signature, args, nargs, kwnames, got) < 0) {
         goto refused;
@@ -366,10 +417,7 @@ al_registry_register(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     {
         goto refused;
     }
-    pair = admit_admit(self, got[0], got[1], stale_after, context);
-    if (pair != NULL) {
-        return al_ready_new(self->st, pair);
-    }
+    return admit_admit(self, got[0], got[1], stale_after, context);
 refused:
     if (nargs > 0 || got[0] != NULL) {
         al_coro_refuse(self->st, nargs > 0 ? args[0] : got[0]);
@@ -384,11 +432,7 @@ static PyObject *
 admit_track_id(RegistryObject *self, PyObject *task, PyObject *given)
 {
     if (given != NULL && given != Py_None) {
-        PyObject *id = al_args_id(given);
-        if (id != NULL && admit_check_free(self, id) < 0) {
-            Py_CLEAR(id);
-        }
-        return id;
+        return al_args_id(given);
     }
     PyObject *name = al_task_name(self->st, task);
     if (name == NULL) {
@@ -443,10 +487,12 @@ admit_adopt(RegistryObject *self, PyObject *task, PyObject *id,
         goto failed;
     }
     self->registered++;
-    if (done) {
-        al_book_close(entry);
+    if (done && al_book_close(entry) < 0) {
+        goto failed; /* SystemExit or KeyboardInterrupt of somebody told */
     }
-    else if (al_admit_drain(self, entry) < 0) {
+    if (!done
+        && (al_entry_started(entry) < 0 || al_admit_drain(self, entry) < 0))
+    {
         al_loop_report(self->st, self->bound.loop,
                        "cancelling a new task failed", task);
     }

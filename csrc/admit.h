@@ -21,6 +21,11 @@ PyObject *al_registry_track(PyObject *op, PyObject *const *args,
    shutdown has.  Returns 0; -1 with an exception.  Runs Python. */
 int al_admit_drain(RegistryObject *self, al_entry *entry);
 
+/* Where no shutdown waits any more, forget what the last one cancelled: stuck
+   ones may be cancelled again by the next.  Allocates nothing, for it must
+   not fail.  Runs Python. */
+void al_admit_drained(RegistryObject *self);
+
 /* Bind to the running loop, or see that it is the one.  Returns 0; -1 with
    RuntimeError naming `what`.  Runs Python. */
 int al_admit_bind(RegistryObject *self, const char *what);

@@ -38,15 +38,19 @@ al_args_sort(const al_signature *sig, PyObject *const *args, Py_ssize_t nargs,
                && PyUnicode_CompareWithASCIIString(name, sig->names[i]) != 0) {
             i++;
         }
-        if (i == sig->count || out[i] != NULL) {
+        if (i < sig->count && out[i] == NULL) {
+            out[i] = args[nargs + k];
+        }
+        else if (!PyErr_Occurred()) {
             PyErr_Format(PyExc_TypeError,
                          i == sig->count
                              ? "%s() got an unexpected keyword argument '%U'"
                              : "%s() got multiple values for argument '%U'",
                          sig->function, name);
-            return -1;
         }
-        out[i] = args[nargs + k];
+    }
+    if (nkw > 0 && PyErr_Occurred()) {
+        return -1; /* all sorted: what is refused may have to be closed */
     }
     for (Py_ssize_t i = 0; i < sig->required; i++) {
         if (out[i] == NULL) {

@@ -132,7 +132,7 @@ books_counts(PyObject *op, PyObject *Py_UNUSED(ignored))
     }
     Py_ssize_t started = p->source.pulled - self->refused;
     Py_ssize_t total = p->source.length >= 0 ? p->source.length
-                       : p->source.done      ? p->source.pulled
+                       : p->source.exhausted ? p->source.pulled
                                              : -1;
     return AL_ALLOC(Py_BuildValue(
         "nnnnnnnd", total, started,
@@ -193,8 +193,7 @@ books_get_over(PyObject *op, void *Py_UNUSED(closure))
 static PyObject *
 books_get_exhausted(PyObject *op, void *Py_UNUSED(closure))
 {
-    al_pump *p = &((BooksObject *)op)->pump;
-    return PyBool_FromLong(p->source.done && p->fatal == NULL);
+    return PyBool_FromLong(((BooksObject *)op)->pump.source.exhausted);
 }
 
 static PyObject *

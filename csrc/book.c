@@ -78,7 +78,29 @@ book_evict(RegistryObject *self)
     }
 }
 
-/* "ValueError: no price", whatever the exception's own str() does (new). */
+/* Tell whether the raised exception is one that ends the loop.  Pure C. */
+static bool
+book_is_exit(void)
+{
+    return PyErr_ExceptionMatches(PyExc_KeyboardInterrupt)
+           || PyErr_ExceptionMatches(PyExc_SystemExit);
+}
+
+/* While telling of an end something failed: that is the loop's handler's, or
+   *fatal, to be raised when all is told. */
+static void
+book_failed(RegistryObject *self, const char *message, PyObject **fatal)
+{
+    if (book_is_exit()) {
+        Py_XSETREF(*fatal, PyErr_GetRaisedException());
+    }
+    else {
+        al_loop_report(self->st, self->bound.loop, message, NULL);
+    }
+}
+
+/* "ValueError: no price", whatever the exception's own str() does (new); NULL
+   with MemoryError, or an exception that ends the loop. */
 static PyObject *
 book_error_text(PyObject *error)
 {
@@ -93,7 +115,7 @@ book_error_text(PyObject *error)
                             : PyUnicode_FromFormat("%s: %U", name, said));
         Py_DECREF(said);
     }
-    if (text == NULL) {
+    if (text == NULL && !book_is_exit()) {
         PyErr_Clear();
         text = AL_ALLOC(PyUnicode_FromFormat("%s: <str() failed>", name));
     }
@@ -138,11 +160,13 @@ book_end(RegistryObject *self, al_entry *entry, double now)
 
 /* Log a failure, with the traceback that the history will forget. */
 static void
-book_log(RegistryObject *self, al_entry *entry, PyObject *error)
+book_log(RegistryObject *self, al_entry *entry, PyObject *error,
+         PyObject **fatal)
 {
     PyObject *format = AL_ALLOC(PyUnicode_FromString(
-        entry->fixed ? "task %s failed after it was completed: %s"
-                     : "task %s failed: %s"));
+        error != entry->value && entry->fixed
+            ? "task %s failed after it was completed: %s"
+            : "task %s failed: %s"));
     PyObject *text = format == NULL ? NULL : book_error_text(error);
     PyObject *none = NULL;
     if (text != NULL) {
@@ -151,19 +175,21 @@ book_log(RegistryObject *self, al_entry *entry, PyObject *error)
                                          self->st->kw_exc_info);
     }
     if (none == NULL) {
-        al_loop_report(self->st, self->bound.loop,
-                       "logging a failed task failed", NULL);
+        book_failed(self, "logging a failed task failed", fatal);
     }
     Py_XDECREF(none);
     Py_XDECREF(text);
     Py_XDECREF(format);
 }
 
-/* Tell of an end: a shutdown that waits, those in wait(), the log, the user. */
+/* Tell of an end: a shutdown that waits, those in wait(), the log, the user.
+   `error` is the Task's, which complete() may have known or not. */
 static void
 book_tell(RegistryObject *self, al_entry *entry, al_outcome outcome,
-          PyObject *error)
+          PyObject *error, PyObject **fatal)
 {
+    PyObject *known = Py_XNewRef(
+        entry->outcome == AL_FAILED ? entry->value : NULL);
     if (entry->node != NULL) {
         PyObject *node = entry->node;
         entry->node = NULL;
@@ -175,28 +201,29 @@ book_tell(RegistryObject *self, al_entry *entry, al_outcome outcome,
         al_futures_wake(self->st, &self->bound, waiters);
     }
     Py_XDECREF(waiters);
-    if (error != NULL) {
-        book_log(self, entry, error);
+    if (known != NULL) {
+        book_log(self, entry, known, fatal);
     }
+    if (error != NULL && error != known) {
+        book_log(self, entry, error, fatal);
+    }
+    Py_XDECREF(known);
     PyObject *on_finish = Py_XNewRef(self->on_finish);
     if (on_finish != NULL) {
         PyObject *none = PyObject_CallOneArg(on_finish, (PyObject *)entry);
         if (none == NULL) {
-            al_loop_report(self->st, self->bound.loop,
-                           "on_finish of a TaskRegistry failed", NULL);
+            book_failed(self, "on_finish of a TaskRegistry failed", fatal);
         }
         Py_XDECREF(none);
         Py_DECREF(on_finish);
     }
 }
 
-int
-al_book_fix(RegistryObject *self, al_entry *entry, PyObject *result,
-            PyObject *error)
+/* Fix what is not ended nor fixed; the caller holds the entry. */
+static int
+book_fix(RegistryObject *self, al_entry *entry, PyObject *result,
+         PyObject *error)
 {
-    if (entry->ended || entry->fixed) {
-        return 0;
-    }
     int is_cancel =
         error == NULL ? 0
                       : PyObject_IsInstance(error, self->st->CancelledError);
@@ -221,11 +248,40 @@ al_book_fix(RegistryObject *self, al_entry *entry, PyObject *result,
 }
 
 int
+al_book_fix(RegistryObject *self, al_entry *entry, PyObject *result,
+            PyObject *error)
+{
+    if (entry->ended || entry->fixed) {
+        return 0;
+    }
+    Py_INCREF((PyObject *)entry);
+    int fixed = book_fix(self, entry, result, error);
+    Py_DECREF((PyObject *)entry);
+    return fixed;
+}
+
+/* Have a Task cancelled as soon as it is there: it is in its eager first
+   step.  Tells whether there is such a one. */
+static bool
+book_cancel_birth(RegistryObject *self, al_entry *entry, PyObject *msg)
+{
+    al_birth *birth = self->births;
+    while (birth != NULL && birth->entry != entry) {
+        birth = birth->outer;
+    }
+    if (birth == NULL) {
+        return false;
+    }
+    birth->cancelled = true;
+    Py_XSETREF(birth->msg, Py_XNewRef(msg));
+    return true;
+}
+
+int
 al_book_cancel(RegistryObject *self, al_entry *entry, PyObject *msg)
 {
     if (entry->task == NULL) {
-        entry->cancel_wanted = !entry->ended; /* an eager first step */
-        return entry->cancel_wanted;
+        return book_cancel_birth(self, entry, msg);
     }
     Py_INCREF((PyObject *)entry);
     PyObject *task = Py_NewRef(entry->task);
@@ -250,26 +306,48 @@ al_book_list(RegistryObject *self, bool finished)
     return list;
 }
 
-void
+/* How an entry's Task has ended, as al_task_outcome says it; one that would
+   not tell has failed.  AL_ERROR with TypeError if it has not ended. */
+static al_outcome
+book_outcome(RegistryObject *self, PyObject *task, PyObject **value)
+{
+    al_outcome outcome = al_task_outcome(self->st, task, value);
+    if (outcome != AL_ERROR) {
+        return outcome;
+    }
+    *value = PyErr_GetRaisedException();
+    int done = al_task_done(self->st, task);
+    if (done == 0) {
+        Py_CLEAR(*value);
+        PyErr_SetString(PyExc_TypeError, "TaskMetadata is not for calling");
+        return AL_ERROR;
+    }
+    if (done < 0) {
+        PyErr_Clear(); /* it has told of its end, and tells nothing more */
+    }
+    return AL_FAILED;
+}
+
+int
 al_book_close(al_entry *entry)
 {
     RegistryObject *self = (RegistryObject *)Py_XNewRef(entry->owner);
-    PyObject *value = NULL, *text = NULL, *error = NULL;
+    PyObject *value = NULL, *text = NULL, *error = NULL, *fatal = NULL;
     if (self == NULL) {
-        return;
+        return 0;
     }
     Py_INCREF((PyObject *)entry);
     PyObject *task = Py_NewRef(entry->task);
-    al_outcome outcome = al_task_outcome(self->st, task, &value);
+    al_outcome outcome = book_outcome(self, task, &value);
     if (outcome == AL_ERROR) {
-        value = PyErr_GetRaisedException(); /* a Task of another make */
-        outcome = AL_FAILED;
+        fatal = PyErr_GetRaisedException();
+        goto done;
     }
     if (outcome == AL_FAILED) {
         error = Py_NewRef(value);
         text = book_error_text(error);
         if (text == NULL) {
-            PyErr_Clear();
+            book_failed(self, "str() of a task's error failed", &fatal);
         }
     }
     double now = al_loop_time(self->st, &self->bound);
@@ -284,16 +362,22 @@ al_book_close(al_entry *entry)
         }
         Py_DECREF(task); /* the entry's own, which is not the last */
         task = book_end(self, entry, now);
-        book_tell(self, entry, outcome, error);
+        book_tell(self, entry, outcome, error, &fatal);
         book_evict(self);
         Py_CLEAR(entry->owner);
     }
+done:
     Py_XDECREF(value);
     Py_XDECREF(text);
     Py_XDECREF(error);
     Py_XDECREF(task);
     Py_DECREF((PyObject *)entry);
     Py_DECREF((PyObject *)self);
+    if (fatal != NULL) {
+        PyErr_SetRaisedException(fatal);
+        return -1;
+    }
+    return 0;
 }
 
 int

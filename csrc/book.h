@@ -16,6 +16,8 @@
 typedef struct al_birth {
     struct al_birth *outer;
     al_entry *entry; /* borrowed from the call that makes it */
+    PyObject *msg;   /* owned: of its cancellation, or NULL */
+    bool cancelled;  /* before its Task was there */
 } al_birth;
 
 typedef struct {
@@ -24,6 +26,7 @@ typedef struct {
     al_loop bound;
     al_beats beats;
     al_birth *births;
+    Py_ssize_t unborn;   /* how many births */
     al_link alive;       /* by registration */
     al_link history;     /* by end */
     al_link errors;      /* those that keep their exception, by end */
@@ -43,8 +46,10 @@ typedef struct {
 Py_ssize_t al_book_count(const RegistryObject *self);
 
 /* What an entry's Task calls at its end: to the history with it, and tell
-   whoever asked.  Runs Python. */
-void al_book_close(al_entry *entry);
+   whoever asked.  Returns 0; -1 with TypeError if the Task has not ended, or
+   with the SystemExit or KeyboardInterrupt of somebody who was told.
+   Runs Python. */
+int al_book_close(al_entry *entry);
 
 /* Fix the outcome of an alive entry that has none yet: `error`, or `result`
    where that is NULL.  Returns 0; -1 with an exception.  Runs Python. */

@@ -3,7 +3,7 @@
  * A drain holds one node for each Task.  The node is the Task's done callback
  * where nobody else would tell of its end; a registry's entries have a
  * callback already and pass the word on.  The waiting itself, with its timer,
- * is a few lines of Python over `pending` and `waiters`.
+ * is a few lines of Python over `pending`, `waiters` and `callers`.
  *
  * Whether a Task swallowed its cancellation is asked at its end: it gave a
  * value, we had asked, and the request still stands.  A Task that took the
@@ -21,6 +21,7 @@ typedef struct {
     al_loop bound;
     PyObject *nodes;   /* owned: list */
     PyObject *waiters; /* owned: list of futures */
+    PyObject *callers; /* owned: list of the Tasks that wait */
     Py_ssize_t pending;
 } DrainObject;
 
@@ -55,12 +56,14 @@ al_drain_new(al_state *st, const al_loop *bound)
 {
     PyObject *nodes = AL_ALLOC(PyList_New(0));
     PyObject *waiters = nodes == NULL ? NULL : AL_ALLOC(PyList_New(0));
+    PyObject *callers = waiters == NULL ? NULL : AL_ALLOC(PyList_New(0));
     DrainObject *self =
-        waiters == NULL ? NULL : AL_ALLOC(PyObject_GC_New(
+        callers == NULL ? NULL : AL_ALLOC(PyObject_GC_New(
             DrainObject, (PyTypeObject *)st->Drain));
     if (self == NULL) {
         Py_XDECREF(nodes);
         Py_XDECREF(waiters);
+        Py_XDECREF(callers);
         return NULL;
     }
     self->st = st;
@@ -70,6 +73,7 @@ al_drain_new(al_state *st, const al_loop *bound)
     Py_XINCREF(self->bound.maker);
     self->nodes = nodes;
     self->waiters = waiters;
+    self->callers = callers;
     self->pending = 0;
     PyObject_GC_Track((PyObject *)self);
     return (PyObject *)self;
@@ -83,8 +87,13 @@ node_request_stands(al_state *st, NodeObject *node)
         return false;
     }
     long count = al_task_cancelling(st, node->task);
-    if (count < 0) {
+    if (count < 0 && PyErr_ExceptionMatches(PyExc_AttributeError)) {
         PyErr_Clear(); /* a Task of another make that does not count */
+    }
+    else if (count < 0) {
+        al_loop_report(st, node->drain->bound.loop,
+                       "asking a task for its cancellations failed",
+                       node->task);
     }
     return count > 0;
 }
@@ -109,21 +118,26 @@ al_node_end(PyObject *op, al_outcome outcome, PyObject *error)
         node->how = NODE_SWALLOWED;
     }
     Py_XSETREF(node->error, Py_XNewRef(error));
-    /* At one, for the last may be the task that waits. */
-    if (--drain->pending <= 1) {
+    /* What is left may be no others than the tasks that wait. */
+    Py_ssize_t waiting = PyList_GET_SIZE(waiters);
+    if (--drain->pending <= (waiting > 1 ? waiting : 1)) {
         al_futures_wake(drain->st, &drain->bound, waiters);
     }
     Py_DECREF(waiters);
     Py_DECREF((PyObject *)drain);
 }
 
-/* Ask a Task that is done how it ended, and note it. */
+/* Ask a Task that is done how it ended, and note it; one that would not tell
+   has failed.  Returns 0; -1 with the Task's error. */
 static int
 node_look(NodeObject *node)
 {
     PyObject *value;
     al_outcome outcome = al_task_outcome(node->drain->st, node->task, &value);
     if (outcome == AL_ERROR) {
+        PyObject *error = PyErr_GetRaisedException();
+        al_node_end((PyObject *)node, AL_FAILED, error);
+        PyErr_SetRaisedException(error);
         return -1;
     }
     al_node_end((PyObject *)node, outcome,
@@ -132,17 +146,24 @@ node_look(NodeObject *node)
     return 0;
 }
 
-int
+void
 al_node_cancel(PyObject *op)
 {
     NodeObject *node = (NodeObject *)op;
-    if (node->asked || node->ended) {
-        return 0;
+    if (node->asked || node->ended || node->drain == NULL) {
+        return;
     }
+    DrainObject *drain = (DrainObject *)Py_NewRef((PyObject *)node->drain);
+    PyObject *task = Py_NewRef(node->task);
     node->asked = true;
-    int asked = al_task_cancel(node->drain->st, node->task, NULL);
+    int asked = al_task_cancel(drain->st, task, NULL);
     node->asked = asked > 0;
-    return asked < 0 ? -1 : 0;
+    if (asked < 0) {
+        al_loop_report(drain->st, drain->bound.loop,
+                       "cancelling a task failed", task);
+    }
+    Py_DECREF(task);
+    Py_DECREF((PyObject *)drain);
 }
 
 static PyObject *
@@ -155,10 +176,7 @@ node_vectorcall(PyObject *op, PyObject *const *args, size_t nargsf,
         return NULL;
     }
     if (!node->ended && node_look(node) < 0) {
-        PyObject *error = PyErr_GetRaisedException();
-        al_node_end(op, AL_FAILED, error);
-        PyErr_SetRaisedException(error); /* to the loop's handler */
-        return NULL;
+        return NULL; /* to the loop's handler */
     }
     Py_RETURN_NONE;
 }
@@ -184,32 +202,17 @@ node_new(DrainObject *drain, PyObject *task, PyObject *meta)
 }
 
 PyObject *
-al_drain_add(PyObject *op, PyObject *task, PyObject *meta, bool watch)
+al_drain_add(PyObject *op, PyObject *task, PyObject *meta)
 {
     DrainObject *drain = (DrainObject *)op;
     NodeObject *node = node_new(drain, task, meta);
-    if (node == NULL) {
-        return NULL;
-    }
-    int done = al_task_done(drain->st, task);
-    if (done < 0
-        || (!done && watch
-            && al_task_watch(drain->st, &drain->bound, task, (PyObject *)node)
-                   < 0)
+    if (node == NULL
         || AL_ALLOC_INT(PyList_Append(drain->nodes, (PyObject *)node)) < 0)
     {
-        Py_DECREF((PyObject *)node);
+        Py_XDECREF((PyObject *)node);
         return NULL;
     }
     drain->pending++;
-    if (done && watch ? node_look(node) < 0
-                      : al_node_cancel((PyObject *)node) < 0)
-    {
-        /* It is in and will tell of its end; that it would not be cancelled
-           is the loop's to report. */
-        al_loop_report(drain->st, drain->bound.loop,
-                       "cancelling a task failed", task);
-    }
     return (PyObject *)node;
 }
 
@@ -248,7 +251,24 @@ drain_add(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
         PyErr_SetString(PyExc_TypeError, "add() takes a task and an entry");
         return NULL;
     }
-    return al_drain_add(op, args[0], nargs == 2 ? args[1] : Py_None, true);
+    DrainObject *drain = (DrainObject *)op;
+    PyObject *meta = nargs == 2 ? args[1] : Py_None;
+    int done = al_task_done(drain->st, args[0]);
+    PyObject *node = done < 0 ? NULL : al_drain_add(op, args[0], meta);
+    if (node == NULL) {
+        return NULL;
+    }
+    if (done ? node_look((NodeObject *)node) < 0
+             : al_task_watch(drain->st, &drain->bound, args[0], node) < 0)
+    {
+        PyObject *error = PyErr_GetRaisedException();
+        al_node_end(node, AL_FAILED, error); /* nobody will tell of its end */
+        PyErr_SetRaisedException(error);
+        Py_DECREF(node);
+        return NULL;
+    }
+    al_node_cancel(node);
+    return node;
 }
 
 static PyMethodDef drain_methods[] = {
@@ -261,7 +281,9 @@ static PyMemberDef drain_members[] = {
      "How many have not ended."},
     {"nodes", T_OBJECT_EX, offsetof(DrainObject, nodes), READONLY, NULL},
     {"waiters", T_OBJECT_EX, offsetof(DrainObject, waiters), READONLY,
-     "Futures, given None when one or none is pending."},
+     "Futures, given None when none may be pending but those who wait."},
+    {"callers", T_OBJECT_EX, offsetof(DrainObject, callers), READONLY,
+     "The Tasks that wait."},
     {NULL, 0, 0, 0, NULL},
 };
 
@@ -296,6 +318,7 @@ drain_traverse(PyObject *op, visitproc visit, void *arg)
     Py_VISIT(Py_TYPE(op));
     Py_VISIT(self->nodes);
     Py_VISIT(self->waiters);
+    Py_VISIT(self->callers);
     return al_loop_visit(&self->bound, visit, arg);
 }
 
@@ -305,6 +328,7 @@ drain_clear(PyObject *op)
     DrainObject *self = (DrainObject *)op;
     Py_CLEAR(self->nodes);
     Py_CLEAR(self->waiters);
+    Py_CLEAR(self->callers);
     al_loop_clear(&self->bound);
     return 0;
 }

@@ -9,16 +9,13 @@
 /* An empty drain of a bound loop (new).  Pure C. */
 PyObject *al_drain_new(al_state *st, const al_loop *bound);
 
-/* Put a Task in and cancel it, or note how it ended if it has.  `meta` is its
-   entry or None.  With `watch` the node hears of the end by itself, else by
-   al_node_end.  Returns the node (new); NULL with an exception, the Task not
-   cancelled.  Runs Python. */
-PyObject *al_drain_add(PyObject *drain, PyObject *task, PyObject *meta,
-                       bool watch);
+/* Put a Task in, whose end the caller will tell by al_node_end.  `meta` is its
+   entry or None.  Returns the node (new); NULL with an exception.  Runs Python. */
+PyObject *al_drain_add(PyObject *drain, PyObject *task, PyObject *meta);
 
-/* Cancel a node's Task, if nobody has through this drain.  Returns 0; -1
-   with an exception.  Runs Python. */
-int al_node_cancel(PyObject *node);
+/* Cancel a node's Task, if nobody has through this drain; an error goes to
+   the loop's exception handler.  Runs Python. */
+void al_node_cancel(PyObject *node);
 
 /* Note that a node's Task has ended.  `error` is its exception, or NULL.
    Runs Python. */

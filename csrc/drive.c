@@ -42,10 +42,26 @@ drive_leave(PyObject *entered)
     }
 }
 
+/* Tell whether a generator was made one by types.coroutine. */
+static bool
+drive_is_coroutine(al_state *st, PyObject *generator)
+{
+    PyObject *code = PyObject_GetAttr(generator, st->s_gi_code);
+    bool marked = code != NULL && PyCode_Check(code)
+                  && (((PyCodeObject *)code)->co_flags
+                      & CO_ITERABLE_COROUTINE) != 0;
+    Py_XDECREF(code);
+    PyErr_Clear();
+    return marked;
+}
+
 /* What `await` would make of an object that is no native coroutine. */
 static PyObject *
-drive_iterator(PyObject *awaitable)
+drive_iterator(al_state *st, PyObject *awaitable)
 {
+    if (PyGen_CheckExact(awaitable) && drive_is_coroutine(st, awaitable)) {
+        return Py_NewRef(awaitable);
+    }
     PyAsyncMethods *methods = Py_TYPE(awaitable)->tp_as_async;
     if (methods == NULL || methods->am_await == NULL) {
         PyErr_Format(PyExc_TypeError,
@@ -68,13 +84,13 @@ drive_iterator(PyObject *awaitable)
 
 /* fn(item), and what is to be sent into (new). */
 static PyObject *
-drive_open(PyObject *fn, PyObject *item)
+drive_open(al_state *st, PyObject *fn, PyObject *item)
 {
     PyObject *awaitable = PyObject_CallOneArg(fn, item);
     if (awaitable == NULL || PyCoro_CheckExact(awaitable)) {
         return awaitable;
     }
-    PyObject *iterator = drive_iterator(awaitable);
+    PyObject *iterator = drive_iterator(st, awaitable);
     Py_DECREF(awaitable);
     return iterator;
 }
@@ -123,7 +139,10 @@ drive_close(al_drive *drive, PyObject *entered, PySendResult answer,
         *result = PyErr_GetRaisedException();
         assert(*result != NULL);
     }
-    drive_leave(entered);
+    if (PyContext_Exit(entered) < 0) {
+        PyErr_WriteUnraisable(entered);
+    }
+    Py_DECREF(entered);
     if (answer != PYGEN_NEXT) {
         PyObject *iterator = drive->iterator;
         PyObject *context = drive->context;
@@ -135,7 +154,7 @@ drive_close(al_drive *drive, PyObject *entered, PySendResult answer,
 }
 
 PySendResult
-al_drive_begin(al_state *Py_UNUSED(st), al_drive *drive, PyObject *context,
+al_drive_begin(al_state *st, al_drive *drive, PyObject *context,
                PyObject *fn, PyObject *item, PyObject **result)
 {
     assert(drive->iterator == NULL && drive->context == NULL);
@@ -148,7 +167,7 @@ al_drive_begin(al_state *Py_UNUSED(st), al_drive *drive, PyObject *context,
     }
     drive->context = own;
     PySendResult answer = PYGEN_ERROR;
-    PyObject *iterator = drive_open(fn, item);
+    PyObject *iterator = drive_open(st, fn, item);
     if (iterator != NULL) {
         drive->iterator = iterator;
         answer = PyIter_Send(iterator, Py_None, result);

@@ -92,7 +92,7 @@ entry_take(al_entry *entry)
 
 int
 al_beats_init(al_beats *beats, al_state *st, al_loop *bound,
-              void (*ended)(al_entry *), double stale_after)
+              int (*ended)(al_entry *), double stale_after)
 {
     beats->st = st;
     beats->bound = bound;
@@ -190,7 +190,7 @@ al_beats_beat(al_beats *beats, al_entry *entry, double now)
     entry->beats++;
     entry->told = false;
     entry_put(entry, place);
-    return started < 0 ? -1 : 0;
+    return started < 0 ? -1 : 1;
 }
 
 /* The overdue head of a list; NULL if its first is fresh. */
@@ -252,7 +252,6 @@ al_beats_stale(al_beats *beats, bool untold)
             al_entry *entry = AL_OWNER(at, al_entry, beat);
             if (!untold || !entry->told) {
                 found[n++] = (al_entry *)Py_NewRef((PyObject *)entry);
-                entry->told = entry->told || untold;
             }
         }
     }
@@ -265,6 +264,7 @@ al_beats_stale(al_beats *beats, bool untold)
             Py_DECREF(found[i]);
         }
         else {
+            found[i]->told = found[i]->told || untold;
             PyList_SET_ITEM(list, i, (PyObject *)found[i]);
         }
     }
@@ -283,8 +283,10 @@ entry_vectorcall(PyObject *op, PyObject *const *args, size_t nargsf,
         PyErr_SetString(PyExc_TypeError, "TaskMetadata is not for calling");
         return NULL;
     }
-    if (self->ring != NULL && args[0] == self->task) {
-        self->ring->beats->ended(self);
+    if (self->ring != NULL && args[0] == self->task
+        && self->ring->beats->ended(self) < 0)
+    {
+        return NULL;
     }
     Py_RETURN_NONE;
 }
@@ -434,8 +436,9 @@ entry_get_task(PyObject *op, void *Py_UNUSED(closure))
 static PyObject *
 entry_get_error_text(PyObject *op, void *Py_UNUSED(closure))
 {
-    PyObject *text = ((al_entry *)op)->text;
-    return Py_NewRef(text == NULL ? Py_None : text);
+    al_entry *self = (al_entry *)op;
+    return Py_NewRef(self->text == NULL || !self->ended ? Py_None
+                                                        : self->text);
 }
 
 static PyGetSetDef entry_getset[] = {
@@ -544,12 +547,15 @@ entry_clear(PyObject *op)
 static void
 entry_dealloc(PyObject *op)
 {
+    /* A result may be the metadata of the task before, and so on. */
     PyTypeObject *type = Py_TYPE(op);
     PyObject_GC_UnTrack(op);
+    Py_TRASHCAN_BEGIN(op, entry_dealloc)
     (void)entry_clear(op);
     Py_CLEAR(((al_entry *)op)->id);
     type->tp_free(op);
     Py_DECREF(type);
+    Py_TRASHCAN_END
 }
 
 static PyMethodDef entry_methods[] = {

@@ -60,14 +60,14 @@ typedef struct al_entry {
     bool ended;
     bool fixed; /* complete() has spoken */
     bool told;  /* on_stale has been called for this silence */
-    bool cancel_wanted; /* cancelled before its Task was there */
+    bool spared; /* it calls shutdown() itself, while its Task is made */
 } al_entry;
 
 /* The heartbeat order of one registry. */
 typedef struct al_beats {
     al_state *st;
     al_loop *bound;               /* borrowed: the registry's */
-    void (*ended)(al_entry *self); /* called when the Task has ended */
+    int (*ended)(al_entry *self); /* called when the Task has ended */
     al_ring *rings;               /* owned; the first is the default */
     al_tasktable tasks;           /* entries by their Task */
     al_link pending;
@@ -77,7 +77,7 @@ typedef struct al_beats {
 /* Make an order with its default threshold.  Returns 0; -1 with MemoryError.
    Pure C. */
 int al_beats_init(al_beats *beats, al_state *st, al_loop *bound,
-                  void (*ended)(al_entry *), double stale_after);
+                  int (*ended)(al_entry *), double stale_after);
 
 /* Free what is no object; no entry may be in the order.  Pure C. */
 void al_beats_clear(al_beats *beats);
@@ -89,8 +89,8 @@ int al_beats_join(al_beats *beats, al_entry *entry);
 /* Take an entry out, and its Task; nothing if it is in no order.  Pure C. */
 void al_beats_leave(al_entry *entry);
 
-/* Record a heartbeat at `now`.  Returns 0; -1 with an exception, recorded.
-   Runs Python. */
+/* Record a heartbeat at `now`.  Returns 1; 0 if the entry has left the order;
+   -1 with an exception, recorded unless it has left.  Runs Python. */
 int al_beats_beat(al_beats *beats, al_entry *entry, double now);
 
 /* Bring pending entries and overdue ones to where they belong at `now`.

@@ -53,14 +53,14 @@ item_uncancel(al_state *st, al_item *item, PyObject *task)
 }
 
 static int
-item_returned(al_state *st, al_item *item, PyObject *task, PyObject **end,
-              al_facts *facts)
+item_returned(al_state *st, al_item *item, PyObject *task,
+              PyObject *counter, PyObject **end, al_facts *facts)
 {
     bool ours = item->asked > 0;
     long left = ours ? item_uncancel(st, item, task) : 0;
     int burden = left < 0             ? -1
                  : ours && left == 0 ? 0
-                                      : al_task_burden(st, task);
+                                      : al_task_burden(st, task, counter);
     if (burden < 0) {
         return -1;
     }
@@ -110,14 +110,14 @@ item_raised(al_state *st, al_item *item, PyObject *task, double seconds,
 
 int
 al_item_judge(al_state *st, al_item *item, PyObject *task,
-              PySendResult answer, double seconds, PyObject **end,
+              PyObject *counter, PySendResult answer, double seconds, PyObject **end,
               al_facts *facts)
 {
     facts->item = item->value;
     facts->task_id = item->task_id;
     facts->index = item->index;
     return answer == PYGEN_RETURN
-               ? item_returned(st, item, task, end, facts)
+               ? item_returned(st, item, task, counter, end, facts)
                : item_raised(st, item, task, seconds, end, facts);
 }
 

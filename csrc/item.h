@@ -29,13 +29,13 @@ typedef struct {
     bool suspended; /* has been, once */
 } al_item;
 
-/* Judge how an item, driven by `task`, ended: `*end` (owned; may be replaced)
+/* Judge how an item, driven by `task` (with al_task_counter's answer), ended: `*end` (owned; may be replaced)
    is its value (PYGEN_RETURN) or exception.  Fills in `facts`, which borrow
    from `item` and `*end`, and takes our cancellations of the Task back.
    Returns 1 if the Task is as clean as it was, 0 if not; -1 with an
    exception.  Runs Python. */
 int al_item_judge(al_state *st, al_item *item, PyObject *task,
-                  PySendResult answer, double seconds, PyObject **end,
+                  PyObject *counter, PySendResult answer, double seconds, PyObject **end,
                   al_facts *facts);
 
 /* The result of an item that was pulled and never started (new).
@@ -51,14 +51,19 @@ al_item_visit(al_item *item, visitproc visit, void *arg)
     return al_drive_visit(&item->drive, visit, arg);
 }
 
-/* Make it no item; *gone takes over what it was, to be cleared afterwards.
-   Pure C. */
+/* Make it no item; *value and *task_id are what it was, to be dropped
+   afterwards (new; the drive of an item that has ended is empty).  Pure C. */
 static inline void
-al_item_detach(al_item *item, al_item *gone)
+al_item_detach(al_item *item, PyObject **value, PyObject **task_id)
 {
+    assert(item->drive.iterator == NULL);
     al_deadline_drop(&item->deadline);
-    *gone = *item;
-    *item = (al_item){0};
+    *value = item->value;
+    *task_id = item->task_id;
+    item->value = item->task_id = NULL;
+    item->asked = 0;
+    item->why = AL_STOP_NONE;
+    item->suspended = false;
 }
 
 /* The clear of an item.  Runs Python. */

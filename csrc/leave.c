@@ -148,7 +148,11 @@ exit_uncancel(GroupExitObject *self, PyObject **result)
         return PYGEN_RETURN;
     }
     Py_CLEAR(self->outer);
-    int burden = al_task_burden(group->st, group->parent);
+    PyObject *counter = al_task_counter(group->st, group->parent);
+    int burden = counter == NULL ? -1
+                                 : al_task_burden(group->st, group->parent,
+                                                  counter);
+    Py_XDECREF(counter);
     if (burden < 2) {
         return burden < 0 ? PYGEN_ERROR : PYGEN_RETURN;
     }

@@ -398,10 +398,16 @@ al_task_unwatch(al_state *st, PyObject *task, PyObject *callback)
     return loop_number(loop_call1(task, st->s_remove_done_callback, callback));
 }
 
-int
-al_task_burden(al_state *st, PyObject *task)
+PyObject *
+al_task_counter(al_state *st, PyObject *task)
 {
-    long count = al_task_cancelling(st, task);
+    return AL_ALLOC(PyObject_GetAttr(task, st->s_cancelling));
+}
+
+int
+al_task_burden(al_state *st, PyObject *task, PyObject *counter)
+{
+    long count = loop_number(PyObject_CallNoArgs(counter));
     if (count < 0 || (count == 0 && !AL_UNCANCEL_KEEPS_REQUEST)) {
         return (int)count;
     }
@@ -500,6 +506,24 @@ al_coro_started(al_state *st, PyObject *coro)
         started = loop_truth(PyObject_GetAttr(coro, st->s_cr_running));
     }
     return started != 0 ? started : coro_has_ended(st, coro);
+}
+
+/* Asked by sending what a fresh coroutine refuses, which changes nothing. */
+int
+al_coro_closed(PyObject *coro)
+{
+    if (!AL_CLOSED_KEEPS_FRAME || !PyCoro_CheckExact(coro)) {
+        return 0;
+    }
+    PyObject *result = NULL;
+    (void)PyIter_Send(coro, Py_True, &result);
+    Py_XDECREF(result);
+    int closed = PyErr_ExceptionMatches(PyExc_RuntimeError);
+    if (closed || PyErr_ExceptionMatches(PyExc_TypeError)) {
+        PyErr_Clear();
+        return closed;
+    }
+    return PyErr_Occurred() ? -1 : 0;
 }
 
 void

@@ -123,9 +123,12 @@ void al_futures_wake(al_state *st, const al_loop *bound, PyObject *futures);
    exception.  Runs Python. */
 long al_task_uncancel(al_state *st, PyObject *task);
 
+/* The Task's bound `cancelling`, for al_task_burden (new).  Runs Python. */
+PyObject *al_task_counter(al_state *st, PyObject *task);
+
 /* What cancellations have left with the current Task: 0 nothing, 1 a count, 2
    one that was not delivered.  -1 with an exception.  Runs Python. */
-int al_task_burden(al_state *st, PyObject *task);
+int al_task_burden(al_state *st, PyObject *task, PyObject *counter);
 
 /* Take al_task_watch's callback off again.  Returns how many were; -1 with an
    exception.  Runs Python. */
@@ -142,6 +145,10 @@ void al_future_wake(al_state *st, const al_loop *bound, PyObject *future);
 /* Tell whether the coroutine has run its first step: 1 or 0; where it cannot
    be told, 1.  -1 with an exception.  Runs Python. */
 int al_coro_started(al_state *st, PyObject *coro);
+
+/* Tell whether a coroutine that has not run was closed: 1 or 0; where it
+   cannot be told, 0.  -1 with an exception.  Runs Python. */
+int al_coro_closed(PyObject *coro);
 
 /* Close a coroutine that has never started; leave any other alone.  Keeps
    the raised exception.  Runs Python. */

@@ -82,7 +82,7 @@ pump_start(al_pump *p)
         return -1;
     }
     if (p->source.length == 0) {
-        p->source.done = true;
+        p->source.done = p->source.exhausted = true;
     }
     if (p->budget <= 0.0) {
         al_worker_stop(p, AL_STOP_BUDGET, NULL);
@@ -187,9 +187,11 @@ al_pump_read(al_pump *p)
     }
     p->reader = NULL;
     p->source.done = true;
+    bool stopped = p->stopping != AL_STOP_NONE;
     if (pump_judge_reader(p, reader) < 0) {
         al_worker_fail(p);
     }
+    p->source.exhausted = !stopped && p->fatal == NULL;
     if (p->stopping != AL_STOP_NONE && p->source.ahead != NULL) {
         pump_refuse_ahead(p);
     }

@@ -45,7 +45,7 @@ PyDoc_STRVAR(registry_heartbeat_doc,
 "Record a sign of life.\n\n"
 "task_id: whose; without one the current task's, not that of one which waits\n"
 "for it.  Returns a Ready of True, or of False where no such task is alive,\n"
-"which is counted and no error.  May be called from any thread.");
+"which is counted and no error.  With an id from any thread.");
 
 static PyObject *
 registry_heartbeat(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
@@ -77,8 +77,11 @@ registry_heartbeat(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     int beaten = now == -1.0 && PyErr_Occurred()
                      ? -1 : al_beats_beat(&self->beats, entry, now);
     Py_DECREF((PyObject *)entry);
-    self->beats_count++;
-    return beaten < 0 ? NULL : Py_NewRef(self->st->ready_true);
+    self->beats_count += beaten > 0;
+    self->beats_unknown += beaten == 0; /* it ended while we asked */
+    return beaten < 0 ? NULL
+                      : Py_NewRef(beaten ? self->st->ready_true
+                                         : self->st->ready_false);
 }
 
 PyDoc_STRVAR(registry_complete_doc,
@@ -189,8 +192,10 @@ registry_cancel_all(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
         int asked =
             entry->ended ? 0 : al_book_cancel(self, entry, got[0]);
         if (asked < 0) {
+            PyObject *task = Py_XNewRef(entry->task);
             al_loop_report(self->st, self->bound.loop,
-                           "cancelling a task failed", entry->task);
+                           "cancelling a task failed", task);
+            Py_XDECREF(task);
         }
         count += asked > 0;
     }
@@ -209,6 +214,18 @@ registry_sweep(RegistryObject *self)
         return -1;
     }
     return al_beats_sweep(&self->beats, now);
+}
+
+/* Put ids in the place of a list's entries; NULL passes an error through. */
+static PyObject *
+registry_ids(PyObject *list)
+{
+    for (Py_ssize_t i = 0; list != NULL && i < PyList_GET_SIZE(list); i++) {
+        PyObject *entry = PyList_GET_ITEM(list, i);
+        PyList_SET_ITEM(list, i, Py_NewRef(((al_entry *)entry)->id));
+        Py_DECREF(entry);
+    }
+    return list;
 }
 
 PyDoc_STRVAR(registry_get_status_doc,
@@ -252,13 +269,8 @@ registry_get_stale_tasks(PyObject *op, PyObject *Py_UNUSED(ignored))
     if (registry_sweep(self) < 0) {
         return NULL;
     }
-    PyObject *list = al_beats_stale(&self->beats, false);
-    for (Py_ssize_t i = 0; list != NULL && i < PyList_GET_SIZE(list); i++) {
-        PyObject *entry = PyList_GET_ITEM(list, i);
-        PyList_SET_ITEM(list, i, Py_NewRef(((al_entry *)entry)->id));
-        Py_DECREF(entry);
-    }
-    return al_ready_new(self->st, list);
+    return al_ready_new(self->st,
+                        registry_ids(al_beats_stale(&self->beats, false)));
 }
 
 PyDoc_STRVAR(registry_newly_stale_doc,
@@ -331,12 +343,7 @@ registry_subscript(PyObject *op, PyObject *key)
 static PyObject *
 registry_iter(PyObject *op)
 {
-    PyObject *list = al_book_list((RegistryObject *)op, false);
-    for (Py_ssize_t i = 0; list != NULL && i < PyList_GET_SIZE(list); i++) {
-        PyObject *entry = PyList_GET_ITEM(list, i);
-        PyList_SET_ITEM(list, i, Py_NewRef(((al_entry *)entry)->id));
-        Py_DECREF(entry);
-    }
+    PyObject *list = registry_ids(al_book_list((RegistryObject *)op, false));
     PyObject *iterator = list == NULL ? NULL : AL_ALLOC(PyObject_GetIter(list));
     Py_XDECREF(list);
     return iterator;
@@ -362,7 +369,7 @@ registry_configure(PyObject *op, PyObject *args)
     {
         return NULL;
     }
-    if (self->registered > 0) {
+    if (self->registered > 0 || al_book_count(self) > 0) {
         PyErr_SetString(PyExc_RuntimeError,
                         "this TaskRegistry is in use already: make a new one");
         return NULL;
@@ -388,15 +395,24 @@ registry_begin_drain(PyObject *op, PyObject *spared)
     if (al_admit_bind(self, "TaskRegistry.shutdown()") < 0) {
         return NULL;
     }
+    al_entry *current = al_admit_current(self);
+    if (current == NULL && PyErr_Occurred()) {
+        return NULL;
+    }
+    if (current != NULL) {
+        current->spared = true;
+    }
     if (self->drain == NULL) {
         self->drain = al_drain_new(self->st, &self->bound);
-        if (self->drain == NULL) {
-            return NULL;
-        }
+    }
+    PyObject *alive =
+        self->drain == NULL ? NULL : al_book_list(self, false);
+    if (alive == NULL) {
+        al_admit_drained(self);
+        return NULL;
     }
     PyObject *drain = Py_NewRef(self->drain);
     self->drainers++;
-    PyObject *alive = al_book_list(self, false);
     for (Py_ssize_t i = 0; alive != NULL && i < PyList_GET_SIZE(alive); i++) {
         al_entry *entry = (al_entry *)PyList_GET_ITEM(alive, i);
         if (entry->task != spared && al_admit_drain(self, entry) < 0) {
@@ -404,11 +420,13 @@ registry_begin_drain(PyObject *op, PyObject *spared)
         }
     }
     if (alive == NULL) {
+        PyObject *error = PyErr_GetRaisedException();
         self->drainers--;
-        Py_DECREF(drain);
-        return NULL;
+        al_admit_drained(self);
+        PyErr_SetRaisedException(error);
+        Py_CLEAR(drain);
     }
-    Py_DECREF(alive);
+    Py_XDECREF(alive);
     return drain;
 }
 
@@ -420,18 +438,21 @@ static PyObject *
 registry_end_drain(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     RegistryObject *self = (RegistryObject *)op;
-    if (--self->drainers == 0) {
-        PyObject *alive = al_book_list(self, false);
-        if (alive == NULL) {
-            self->drainers++;
-            return NULL;
-        }
-        for (Py_ssize_t i = 0; i < PyList_GET_SIZE(alive); i++) {
-            /* Stuck ones may be cancelled again by the next shutdown. */
-            Py_CLEAR(((al_entry *)PyList_GET_ITEM(alive, i))->node);
-        }
-        Py_DECREF(alive);
-        Py_CLEAR(self->drain);
+    self->drainers--;
+    al_admit_drained(self);
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(registry_bind_doc,
+"_bind($self, what, /)\n--\n\n"
+"Bind to the running loop, or see that it is the one; what: who asks.");
+
+static PyObject *
+registry_bind(PyObject *op, PyObject *what)
+{
+    const char *text = PyUnicode_AsUTF8(what);
+    if (text == NULL || al_admit_bind((RegistryObject *)op, text) < 0) {
+        return NULL;
     }
     Py_RETURN_NONE;
 }
@@ -453,6 +474,7 @@ registry_find(PyObject *op, PyObject *task)
 static PyMemberDef registry_members[] = {
     {"_waiters", T_OBJECT_EX, offsetof(RegistryObject, waiters), READONLY,
      "Futures, given None when one or none is alive."},
+    {"_unborn", T_PYSSIZET, offsetof(RegistryObject, unborn), READONLY, NULL},
     {"_loop", T_OBJECT, offsetof(RegistryObject, bound.loop), READONLY, NULL},
     {NULL, 0, 0, 0, NULL},
 };
@@ -538,6 +560,7 @@ static PyMethodDef registry_methods[] = {
     {"_configure", registry_configure, METH_VARARGS, registry_configure_doc},
     {"_begin_drain", registry_begin_drain, METH_O, registry_begin_drain_doc},
     {"_end_drain", registry_end_drain, METH_NOARGS, registry_end_drain_doc},
+    {"_bind", registry_bind, METH_O, registry_bind_doc},
     {"_find", registry_find, METH_O, registry_find_doc},
     {NULL, NULL, 0, NULL},
 };

@@ -105,6 +105,7 @@ source_next(al_source *source)
     }
     if (item == NULL) {
         source->done = true;
+        source->exhausted = !PyErr_Occurred();
         Py_CLEAR(source->iterator);
     }
     Py_DECREF(iterator);

@@ -18,6 +18,7 @@ typedef struct {
     bool async;
     bool quiet; /* pulling runs none of the user's code */
     bool done;  /* nothing comes any more, but for what is ahead */
+    bool exhausted; /* done because it was read to its end */
 } al_source;
 
 /* The length of an exact list, tuple or range; -1 for all else.  Pure C. */

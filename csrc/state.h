@@ -51,7 +51,7 @@
     X(loop) X(message) X(msg) X(name) X(remove_done_callback) X(result)       \
     X(send) X(set_result) X(task) X(throw) X(time) X(uncancel)                        \
     X(_asyncio_future_blocking) X(_restore) X(value) X(_ended)                 \
-    X(reader_done)
+    X(gi_code) X(reader_done)
 
 /* Made at import: types of the rooms, and what they share.  A room that needs
    one more adds a row. */

@@ -56,15 +56,15 @@ static bool
 step_finish(WorkerObject *self, PySendResult answer, PyObject *end)
 {
     al_pump *p = self->pump;
-    al_item gone;
+    PyObject *value, *task_id;
     al_facts facts = {0};
     double now = step_clock(p);
     bool budget = self->item.why == AL_STOP_BUDGET;
-    int clean = al_item_judge(p->st, &self->item, self->task, answer,
-                              budget ? p->budget : p->timeout, &end, &facts);
+    int clean = al_item_judge(p->st, &self->item, self->task, self->counter,
+                              answer, budget ? p->budget : p->timeout, &end, &facts);
     facts.duration = now - self->item.started;
     PyObject *result = clean < 0 ? NULL : al_result_new(p->st, &facts);
-    al_item_detach(&self->item, &gone);
+    al_item_detach(&self->item, &value, &task_id);
     if (result == NULL) {
         al_worker_fail(p);
     }
@@ -80,7 +80,8 @@ step_finish(WorkerObject *self, PySendResult answer, PyObject *end)
         PyErr_SetRaisedException(Py_NewRef(end));
         al_worker_fail(p);
     }
-    al_item_clear(&gone);
+    Py_DECREF(value);
+    Py_XDECREF(task_id);
     Py_DECREF(end);
     return answer == PYGEN_RETURN && clean == 1;
 }
@@ -97,10 +98,11 @@ step_abandon(WorkerObject *self)
         (void)step_finish(self, PYGEN_ERROR, error);
     }
     else {
-        al_item gone;
-        al_item_detach(&self->item, &gone);
+        PyObject *value, *task_id;
+        al_item_detach(&self->item, &value, &task_id);
         al_worker_fail(p);
-        al_item_clear(&gone);
+        Py_DECREF(value);
+        Py_XDECREF(task_id);
     }
 }
 
@@ -109,9 +111,9 @@ static void
 step_refuse(WorkerObject *self)
 {
     al_pump *p = self->pump;
-    al_item gone;
-    al_item_detach(&self->item, &gone);
-    PyObject *result = al_item_unstarted(p->st, &gone, p->stopping);
+    PyObject *value, *task_id;
+    PyObject *result = al_item_unstarted(p->st, &self->item, p->stopping);
+    al_item_detach(&self->item, &value, &task_id);
     if (result == NULL) {
         al_worker_fail(p);
     }
@@ -119,7 +121,8 @@ step_refuse(WorkerObject *self)
         p->calls->finished(p->owner, result);
         Py_DECREF(result);
     }
-    al_item_clear(&gone);
+    Py_DECREF(value);
+    Py_XDECREF(task_id);
 }
 
 /* Pull one item. */
@@ -205,7 +208,9 @@ step_retire(WorkerObject *self)
     }
     if (al_task_unwatch(p->st, self->task, (PyObject *)self) > 0) {
         al_worker_detach(self);
-        al_worker_spawn(p, 1);
+        /* Two, while the limit allows: else items that fail at once, and so
+           never suspend, would be driven one to a turn. */
+        al_worker_spawn(p, 2);
     }
     else if (PyErr_Occurred()) {
         al_loop_report(p->st, p->bound.loop, "retiring a worker failed",

@@ -55,14 +55,13 @@ static int
 wait_take_thrown(WaitObject *self, PyObject *thrown)
 {
     al_pump *p = &self->books->pump;
-    bool closing = PyErr_GivenExceptionMatches(thrown, PyExc_GeneratorExit);
     if (self->wait.kind == AL_WAIT_END && !p->over) {
         bool first = self->thrown == NULL;
         if (first) {
             self->thrown = Py_NewRef(thrown);
             al_worker_stop(p, AL_STOP_CANCEL, NULL);
         }
-        if (!closing && (!first || !p->over)) {
+        if (!first || !p->over) {
             return 1; /* until the items have ended; then the first is raised */
         }
     }
@@ -152,6 +151,26 @@ wait_is_gone(void)
     return PYGEN_ERROR;
 }
 
+/* Who waits is closed, maybe by the collector, in any thread, or long after
+   its loop: stop the batch if that can be. */
+static PySendResult
+wait_close(WaitObject *self, PyObject *thrown)
+{
+    al_pump *p = &self->books->pump;
+    if (self->wait.kind == AL_WAIT_END && !p->over) {
+        if (al_loop_check_thread(p->st, &p->bound, "a batch") == 0
+            && al_loop_is_closed(p->st, p->bound.loop) == 0)
+        {
+            al_worker_stop(p, AL_STOP_CANCEL, NULL);
+        }
+        else {
+            PyErr_Clear();
+        }
+    }
+    PyErr_SetRaisedException(Py_NewRef(thrown));
+    return PYGEN_ERROR;
+}
+
 static PySendResult
 wait_step(PyObject *op, PyObject *thrown, PyObject **result)
 {
@@ -163,6 +182,11 @@ wait_step(PyObject *op, PyObject *thrown, PyObject **result)
     al_pump *p = &self->books->pump;
     al_link_unlink(&self->wait.link);
     Py_CLEAR(self->wait.future);
+    if (thrown != NULL
+        && PyErr_GivenExceptionMatches(thrown, PyExc_GeneratorExit))
+    {
+        return wait_close(self, thrown);
+    }
     if (!p->over && al_loop_check_thread(p->st, &p->bound, "a batch") < 0) {
         return PYGEN_ERROR;
     }

@@ -35,10 +35,11 @@ al_worker_detach(WorkerObject *self)
     al_pump *p = self->pump;
     PyObject *owner = self->owner;
     PyObject *task = self->task;
+    PyObject *counter = self->counter;
     if (owner == NULL) {
         return;
     }
-    self->owner = self->task = NULL;
+    self->owner = self->task = self->counter = NULL;
     al_deadline_drop(&self->item.deadline);
     al_link_unlink(&self->link);
     p->alive--;
@@ -48,6 +49,7 @@ al_worker_detach(WorkerObject *self)
     if (p->resting == self) {
         p->resting = NULL;
     }
+    Py_XDECREF(counter);
     Py_XDECREF(task);
     Py_DECREF(owner);
     Py_DECREF(self); /* the list's */
@@ -124,8 +126,11 @@ pump_spawn(al_pump *p)
     int failed = -1;
     PyObject *task = worker_make_task(self);
     if (task != NULL && self->owner != NULL) {
-        self->task = Py_NewRef(task);
-        failed = al_task_watch(p->st, &p->bound, task, (PyObject *)self);
+        self->counter = al_task_counter(p->st, task);
+        if (self->counter != NULL) {
+            self->task = Py_NewRef(task); /* from now on it may be stepped */
+            failed = al_task_watch(p->st, &p->bound, task, (PyObject *)self);
+        }
     }
     if (failed) {
         /* Its Task, if there is one, finds it ended. */
@@ -297,6 +302,7 @@ worker_traverse(PyObject *op, visitproc visit, void *arg)
     Py_VISIT(Py_TYPE(op));
     Py_VISIT(self->owner);
     Py_VISIT(self->task);
+    Py_VISIT(self->counter);
     return al_item_visit(&self->item, visit, arg);
 }
 
@@ -304,10 +310,8 @@ static int
 worker_clear(PyObject *op)
 {
     WorkerObject *self = (WorkerObject *)op;
-    al_item gone;
-    al_item_detach(&self->item, &gone);
     al_worker_detach(self);
-    al_item_clear(&gone);
+    al_item_clear(&self->item);
     return 0;
 }
 

@@ -62,6 +62,7 @@ struct WorkerObject {
     PyObject *owner; /* owned: what embeds the pump; NULL once ended */
     al_pump *pump;   /* inside the owner */
     PyObject *task;  /* owned; NULL while it is being made */
+    PyObject *counter; /* owned: the Task's bound cancelling */
     al_item item;
     double now; /* end of the item before, if it is still the time; or 0 */
     bool begun;

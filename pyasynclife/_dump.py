@@ -24,7 +24,7 @@ def await_chain(task: asyncio.Task[Any]) -> list[str]:
     if task.done():
         return []
     coro: Any = task.get_coro()
-    if getattr(coro, "cr_running", False):
+    if _attribute(coro, "cr_running"):
         return _live_stack(coro)
     chain: list[str] = []
     while coro is not None and len(chain) < _CHAIN_LIMIT:
@@ -53,15 +53,23 @@ def dump_tasks(tasks: Iterable[asyncio.Task[Any]]) -> str:
 
 def _frame_of(awaitable: Any) -> FrameType | None:
     for name in ("cr_frame", "gi_frame", "ag_frame"):
-        frame = getattr(awaitable, name, None)
+        frame = _attribute(awaitable, name)
         if isinstance(frame, FrameType):
             return frame
     return None
 
 
+def _attribute(awaitable: Any, name: str) -> Any:
+    """What it says, or None: a report is not to fail for a stranger's property."""
+    try:
+        return getattr(awaitable, name, None)
+    except Exception:
+        return None
+
+
 def _awaited_by(awaitable: Any) -> Any:
     for name in ("cr_await", "gi_yieldfrom", "ag_await"):
-        inner = getattr(awaitable, name, None)
+        inner = _attribute(awaitable, name)
         if inner is not None:
             return inner
     if isinstance(awaitable, (CoroutineType, GeneratorType, AsyncGeneratorType)):

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
-    from pyasynclife._gather import BatchResult
+    from pyasynclife._results import BatchResult
 
 
 class PyAsyncLifeError(Exception):

@@ -95,6 +95,9 @@ class Batch(Sealed, Generic[T]):
             self._awaited = True
             try:
                 await self._books.wait()
+            except MemoryError:
+                self._books.stop()
+                raise
             finally:
                 self._awaited = False
         error: BaseException | None = self._failure()
@@ -162,15 +165,15 @@ class Batch(Sealed, Generic[T]):
         if self._result is not None:
             return self._result
         books, items = self._books, self._items
-        self._items = None
+        *_, failed, _, _, elapsed = books.counts()
         result: BatchResult[T] = BatchResult._make()
+        result._failed = 0
         result._results = books.results
         result._rest = ()
         result._why_rest = None
         result._key = self._key
         result._loop = books.loop
         result._read = False
-        _, _, _, _, failed, _, _, elapsed = books.counts()
         if type(items) in (list, tuple, range):
             result._rest = items[len(result._results) :]
         if books.stopping == _BUDGET:
@@ -179,10 +182,11 @@ class Batch(Sealed, Generic[T]):
                 " ran out"
             )
             failed += len(result._rest)
-        result._failed = failed
         result.exhausted = books.exhausted or type(items) in (list, tuple, range)
         result.status = _STATUS[books.stopping]
         result.duration = elapsed
+        result._failed = failed
+        self._items = None
         self._result = result
         return result
 
@@ -228,6 +232,8 @@ class Batch(Sealed, Generic[T]):
             return
         if not books.begun or books.over or books.stopping:
             return
+        if books.exhausted and books.counts()[2] == 0:
+            return  # nothing runs any more
         loop: asyncio.AbstractEventLoop = books.loop
         if loop.is_closed() or sys.is_finalizing():
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
@@ -10,7 +11,7 @@ from typing import Any, Self
 from pyasynclife._checks import check_callable, check_count, check_seconds
 from pyasynclife._core import Registry, TaskMetadata
 from pyasynclife._dump import await_chain, dump_tasks
-from pyasynclife._report import ShutdownReport, follow_drain
+from pyasynclife._report import ShutdownReport, follow_drain, wait_among
 from pyasynclife._sealed import Sealed
 from pyasynclife._states import logger
 
@@ -125,7 +126,7 @@ class TaskRegistry(Registry):
 
     def dump(self) -> str:
         """Return where all tasks wait, as text; equal await chains once, counted."""
-        tasks = [self[task_id].task for task_id in self]
+        tasks = [meta.task for meta in self.get_status().result().values()]
         return dump_tasks(task for task in tasks if task is not None)
 
     async def shutdown(self, timeout: float | None = None) -> ShutdownReport:
@@ -146,6 +147,8 @@ class TaskRegistry(Registry):
         started = loop.time()
         drain = self._begin_drain(asyncio.current_task())
         try:
+            if self._unborn:  # in an eager first step: cancelled when that is over
+                await asyncio.sleep(0)
             return await follow_drain(drain, started, started + seconds)
         finally:
             self._end_drain()
@@ -155,13 +158,15 @@ class TaskRegistry(Registry):
 
         timeout: seconds; None: for ever.  Returns True if all have ended.
         """
-        seconds = None if timeout is None else check_seconds("timeout", timeout)
-        try:
-            async with asyncio.timeout(seconds):
-                while self._others_alive():
-                    await self._next_end()
-        except TimeoutError:
-            return not self._others_alive()
+        seconds = math.inf if timeout is None else check_seconds("timeout", timeout)
+        self._bind("TaskRegistry.wait()")
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        while self._others_alive():
+            if loop.time() >= deadline:
+                await asyncio.sleep(0)  # who asks in a loop stops nobody
+                return not self._others_alive()
+            await wait_among(self._waiters, deadline)
         return True
 
     def _others_alive(self) -> bool:
@@ -169,29 +174,20 @@ class TaskRegistry(Registry):
         known = current is not None and self._find(current) is not None
         return len(self) > known
 
-    async def _next_end(self) -> None:
-        """Wait for an end that leaves one task or none."""
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.append(waiter)
-        try:
-            await waiter
-        finally:
-            if waiter in self._waiters:
-                self._waiters.remove(waiter)
-
     async def monitor_loop(self) -> None:
         """Look for stale tasks every ``heartbeat_interval`` seconds until cancelled.
 
         Each silence is logged once, as a warning, and given to ``on_stale``, whose
         exceptions go to the loop's exception handler.
         """
+        self._bind("TaskRegistry.monitor_loop()")
         while True:
             await asyncio.sleep(self.heartbeat_interval)
             stale = self._newly_stale()
             if stale:
                 some = ", ".join(meta.task_id for meta in stale[:5])
                 more = ", ..." if len(stale) > 5 else ""
-                logger.warning("%d tasks are newly stale: %s%s", len(stale), some, more)
+                logger.warning("newly stale: %d (%s%s)", len(stale), some, more)
             for meta in stale if self.on_stale is not None else ():
                 self._tell_stale(meta)
 
@@ -210,6 +206,7 @@ class TaskRegistry(Registry):
         """Start monitor_loop() in a task of its own."""
         if self._monitor is not None:
             raise RuntimeError(f"{self!r} is entered already")
+        self._bind("TaskRegistry.__aenter__()")
         self._monitor = asyncio.create_task(
             self.monitor_loop(), name="pyasynclife monitor"
         )

@@ -80,24 +80,36 @@ async def follow_drain(drain: Drain, started: float, deadline: float) -> Shutdow
     waited for.  Cancelled, it leaves at once; the tasks stay told to end.
     """
     loop = asyncio.get_running_loop()
-    spared = asyncio.current_task()
-    for _ in range(_TURNS if deadline <= loop.time() else 0):
-        if _pending(drain, spared):
-            await asyncio.sleep(0)
-    while _pending(drain, spared) and loop.time() < deadline:
-        waiter: asyncio.Future[None] = loop.create_future()
-        drain.waiters.append(waiter)
-        timer = None
-        if deadline != math.inf:
-            timer = loop.call_at(deadline, _wake, waiter)
-        try:
-            await waiter
-        finally:
-            if timer is not None:
-                timer.cancel()
-            if waiter in drain.waiters:
-                drain.waiters.remove(waiter)
-    return _report(drain, spared, loop.time() - started)
+    caller = asyncio.current_task()
+    drain.callers.append(caller)
+    try:
+        for _ in range(_TURNS if deadline <= loop.time() else 0):
+            if _left(drain, caller):
+                await asyncio.sleep(0)
+        while loop.time() < deadline and _left(drain, caller):
+            await wait_among(drain.waiters, deadline)
+        return _report(drain, caller, loop.time() - started)
+    finally:
+        drain.callers.remove(caller)
+
+
+async def wait_among(
+    waiters: list[asyncio.Future[None]], deadline: float = math.inf
+) -> None:
+    """Wait until the core gives None to the futures of a list, or until a loop time."""
+    loop = asyncio.get_running_loop()
+    waiter: asyncio.Future[None] = loop.create_future()
+    timer = None
+    if deadline != math.inf:
+        timer = loop.call_at(deadline, _wake, waiter)
+    waiters.append(waiter)
+    try:
+        await waiter
+    finally:
+        if timer is not None:
+            timer.cancel()
+        if waiter in waiters:
+            waiters.remove(waiter)
 
 
 def drain_tasks(tasks: Iterable[asyncio.Task[Any]]) -> Drain:
@@ -113,19 +125,34 @@ def _wake(waiter: asyncio.Future[None]) -> None:
         waiter.set_result(None)
 
 
-def _pending(drain: Drain, spared: asyncio.Task[Any] | None) -> bool:
-    if drain.pending != 1:
+def _left(drain: Drain, caller: asyncio.Task[Any] | None) -> bool:
+    """Whether any is left that the caller has to wait for."""
+    if not 0 < drain.pending <= len(drain.callers):
         return drain.pending > 0
-    return any(node.how == "stuck" and node.task is not spared for node in drain.nodes)
+    stuck = [node.task for node in drain.nodes if node.how == "stuck"]
+    spared = _spared(drain, caller)
+    return any(task not in spared for task in stuck)
+
+
+def _spared(
+    drain: Drain, caller: asyncio.Task[Any] | None
+) -> list[asyncio.Task[Any] | None]:
+    """Whom the caller does not wait for: itself, and if it was told to end too, the
+    others of these that wait as it does, for they would wait for each other."""
+    if any(node.task is caller for node in drain.nodes):
+        return drain.callers
+    return [caller]
 
 
 def _report(
-    drain: Drain, spared: asyncio.Task[Any] | None, duration: float
+    drain: Drain, caller: asyncio.Task[Any] | None, duration: float
 ) -> ShutdownReport:
     lists: dict[str, list[TaskExit]] = {how: [] for how in _HOW}
+    spared = _spared(drain, caller)
     for node in drain.nodes:
-        if node.task is not spared:
-            lists[node.how].append(_task_exit(node))
+        if node.task is caller or (node.how == "stuck" and node.task in spared):
+            continue
+        lists[node.how].append(_task_exit(node))
     return ShutdownReport._make(
         **lists, duration=duration, deadline_met=not lists["stuck"]
     )

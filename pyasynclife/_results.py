@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, TypeVar, cast, overload
 
 from pyasynclife._core import TaskResult
 from pyasynclife._errors import BatchError, NotRunError
@@ -99,7 +99,7 @@ class BatchResult(Sealed, Sequence[TaskResult[T]], Generic[T]):
                 [as_exception(result) for result in failures],
                 self,
             )
-        return [result.data for result in results]
+        return [cast(T, result.data) for result in results]
 
     def successes(self) -> list[TaskResult[T]]:
         """Return the results of the items that succeeded."""

@@ -13,6 +13,11 @@ class Sealed:
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         raise TypeError(f"{cls.__name__} is made by pyasynclife, not by calling it")
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        if cls.__module__.partition(".")[0] != __package__:
+            raise TypeError(f"{cls.__name__} cannot be derived from what is sealed")
+        super().__init_subclass__(**kwargs)
+
     @classmethod
     def _make(cls, **fields: Any) -> Self:
         self = object.__new__(cls)

@@ -6,7 +6,6 @@ import asyncio
 import inspect
 import time
 from collections.abc import Callable, Iterable
-from types import TracebackType
 from typing import Any, Literal, Self
 
 from pyasynclife import _signals
@@ -232,24 +231,14 @@ class SignalCoordinator(SignalEvents):
         self.setup_handlers()
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.remove_handlers()
 
     async def __aenter__(self) -> Self:
         self.setup_handlers()
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exc: object) -> None:
         """Shut the registry's tasks down, if there is one; put the handlers back."""
         try:
             if self._registry is not None:

@@ -34,7 +34,7 @@ EAGER = "TestEagerTaskTaskGroup"
 # Whose tests, test, where, reason: these fail there, and are meant to.
 REFUSED = "uses a coroutine again that the group refused: ours closes it, as 3.13's"
 KEPT = "an eager task stays in the frame of the loop's create_task (gh-128552)"
-LOOP_KEEPS = RUNNING >= (3, 12) and "del task" not in inspect.getsource(
+LOOP_KEEPS = RUNNING >= (3, 12) and "del task\n" not in inspect.getsource(
     asyncio.BaseEventLoop.create_task
 )
 NAMED = "this version's loop names an eager task after its first step"

@@ -1,10 +1,13 @@
 """What holds for the package as a whole: how it is built, imported and unloaded."""
 
+import ast
+import asyncio
 import importlib
 import shutil
 import subprocess
 import sys
 from importlib.metadata import requires, version
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -104,3 +107,54 @@ def test_importing_starts_nothing() -> None:
         print("uvloop" in sys.modules, "rich" in sys.modules)
     """
     assert run_child(code).stdout.split() == ["True", "1", "False", "False"]
+
+
+def stubbed_members() -> dict[str, set[str]]:
+    """What _core.pyi says that each native type has of its own."""
+    stub = Path(_core.__file__).with_name("_core.pyi")
+    types = [
+        node
+        for node in ast.parse(stub.read_text()).body
+        if isinstance(node, ast.ClassDef)
+    ]
+    return {
+        node.name: {
+            item.target.id if isinstance(item, ast.AnnAssign) else item.name
+            for item in node.body
+            if isinstance(item, (ast.FunctionDef, ast.AnnAssign))
+        }
+        for node in types
+    }
+
+
+@pytest.mark.parametrize("name", sorted(stubbed_members()))
+def test_the_stub_and_the_core_agree(name: str) -> None:
+    native = {
+        member
+        for member in vars(getattr(_core, name, None) or type(_core_object(name)))
+        if not member.startswith("__")
+    }
+    stubbed = {
+        member for member in stubbed_members()[name] if not member.startswith("__")
+    }
+    assert stubbed == native
+
+
+def _core_object(name: str) -> object:
+    """One of a type that the module does not hand out."""
+    assert name == "DrainNode"
+
+    async def make() -> object:
+        async def nothing() -> None:
+            pass
+
+        task = asyncio.create_task(nothing())
+        await task
+        return _core.Drain().add(task)
+
+    return asyncio.run(make())
+
+
+def test_every_public_name_has_a_docstring() -> None:
+    for name in pyasynclife.__all__:
+        assert getattr(pyasynclife, name).__doc__, name

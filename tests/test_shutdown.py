@@ -568,7 +568,7 @@ async def test_tasks_that_are_passed_are_named_as_the_registry_knows_them() -> N
 async def test_leaving_the_block_ends_the_registry_and_puts_all_back() -> None:
     before = actions()
     registry = TaskRegistry()
-    with pytest.raises(LookupError):  # noqa: PT012
+    with pytest.raises(LookupError):
         async with SignalCoordinator(registry=registry) as coordinator:
             registry.register(forever(), "a")
             await settle()

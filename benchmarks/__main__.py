@@ -1,0 +1,83 @@
+"""Measure pyasynclife beside the articles' code and hand-written workers."""
+
+import argparse
+import importlib.util
+import json
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from benchmarks.figures import Row, Settings, row_from_dict, show_progress
+from benchmarks.machine import ROOT, describe
+from benchmarks.table import render
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument(
+        "--quick", action="store_true", help="3 rounds instead of 7, less memory"
+    )
+    parser.add_argument("--loop", choices=["asyncio", "uvloop", "both"], default="both")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="the rows, too")
+    parser.add_argument(
+        "--scale", type=float, default=1.0, help="every n times this: to try it out"
+    )
+    parser.add_argument(
+        "--only", default="", metavar="TEXT", help="rows whose name has it"
+    )
+    options = parser.parse_args(arguments)
+    if not 0 < options.scale <= 10:
+        parser.error(f"--scale is above 0 and up to 10, got {options.scale}")
+    if options.loop == "uvloop" and not has_uvloop():
+        parser.error("uvloop is not installed: pip install uvloop")
+    return options
+
+
+def has_uvloop() -> bool:
+    return importlib.util.find_spec("uvloop") is not None
+
+
+def run_loop(settings: Settings) -> list[Row]:
+    """Measure in a child; leaves the program if that fails."""
+    command = [sys.executable, "-m", "benchmarks.one_loop"]
+    done = subprocess.run(
+        [*command, json.dumps(asdict(settings))],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    if done.returncode != 0:
+        sys.exit(f"the benchmarks on {settings.loop} failed: {done.returncode}")
+    return [row_from_dict(json.loads(line)) for line in done.stdout.splitlines()]
+
+
+def main() -> None:
+    options = parse()
+    loops = ["asyncio", "uvloop"] if options.loop == "both" else [options.loop]
+    if options.loop == "both" and not has_uvloop():
+        print("uvloop is not installed: not measured", file=sys.stderr)
+        loops.remove("uvloop")
+    where = describe()
+    print("pyasynclife", *(f"{name}: {fact}" for name, fact in where.items()), sep="\n")
+    if options.scale != 1:
+        print(f"scale: {options.scale:g}, for which nothing is promised")
+    written = []
+    for loop in loops:
+        settings = Settings(loop, options.quick, options.scale, options.only)
+        rows = run_loop(settings)
+        if sys.stderr.isatty():
+            show_progress("")
+        how = f"best of {settings.rounds} rounds (in brackets the median ratio)"
+        print(f"\n{loop}, {where['python']}, {how}", render(rows), sep="\n", flush=True)
+        written += [{"loop": loop, **row.as_dict()} for row in rows]
+    if options.json is not None:
+        report = {**where, "quick": options.quick, "scale": options.scale}
+        text = json.dumps({**report, "rows": written}, indent=1)
+        options.json.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()

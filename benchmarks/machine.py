@@ -1,0 +1,48 @@
+"""Where figures were taken: no figure means anything without it."""
+
+import os
+import platform
+import subprocess
+import sysconfig
+from datetime import datetime
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _commit() -> str:
+    """The commit of the checkout, "-dirty" if it has been changed since."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return done.stdout.strip()
+
+
+def _python() -> str:
+    options = sysconfig.get_config_var("CONFIG_ARGS") or ""
+    build = "optimised" if "--enable-optimizations" in options else "plain"
+    return f"{platform.python_implementation()} {platform.python_version()} ({build})"
+
+
+def describe() -> dict[str, str]:
+    """What a table has at its head, and the JSON beside its rows."""
+    return {
+        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "commit": _commit(),
+        "python": _python(),
+        "machine": f"{_processor()}, {os.cpu_count()} cores, {platform.system()}",
+        "load": f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown",
+    }

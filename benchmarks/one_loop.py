@@ -1,0 +1,33 @@
+"""All rows on one loop, in a process of their own: what `python -m benchmarks` starts.
+
+Writes each row to stdout as a line of JSON when it is there.
+"""
+
+import asyncio
+import json
+import sys
+from collections.abc import Callable
+
+from benchmarks import gather_rows, registry_rows
+from benchmarks.figures import Settings
+
+
+async def measure(settings: Settings) -> None:
+    for rows in (gather_rows.rows, registry_rows.rows):
+        async for row in rows(settings):
+            print(json.dumps(row.as_dict()), flush=True)
+
+
+def main(arguments: list[str]) -> None:
+    settings = Settings(**json.loads(arguments[0]))
+    factory: Callable[[], asyncio.AbstractEventLoop] | None = None
+    if settings.loop == "uvloop":
+        import uvloop
+
+        factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(measure(settings))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

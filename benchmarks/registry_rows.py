@@ -1,0 +1,324 @@
+"""The rows of TaskRegistry.
+
+Each contender has code of its own even where it is the same text: the interpreter fits
+a line to the types that it sees there, and in a program it sees one.
+"""
+
+import asyncio
+import gc
+import tracemalloc
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from time import perf_counter
+from typing import Any
+
+from benchmarks import seed
+from benchmarks.figures import (
+    Round,
+    Row,
+    Settings,
+    compete,
+    show_progress,
+    tidy_up,
+    time_row,
+)
+from pyasynclife import TaskRegistry
+
+Registry = seed.TaskRegistry | TaskRegistry
+NEVER = 1e9
+BEATS = 200_000  # of a round, whatever the number of tasks
+STALE = 10
+
+REGISTER = "register"
+CANCEL = "cancel_all and wait"
+AWAITED = "heartbeat by id, awaited"
+NOT_AWAITED = "heartbeat by id, not awaited"
+STALE_TASKS = "get_stale_tasks, 10 stale"
+STALE_GROWTH = "get_stale_tasks: its time against 1,000 tasks'"
+MEMORY = "memory of an entry and its id"
+
+
+async def _return_at_once() -> None:
+    pass
+
+
+async def _sleep() -> None:
+    await asyncio.sleep(NEVER)
+
+
+async def _cancel(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    waited = list(tasks)
+    for task in waited:
+        task.cancel()
+    await asyncio.gather(*waited, return_exceptions=True)
+
+
+# ------------------------------------------------------------ register, cancel
+
+
+def _registering_seed(n: int) -> Round:
+    """The tasks run, and all of it is freed, after the clock has stopped."""
+
+    async def run() -> float:
+        registry = seed.TaskRegistry()
+        begin = perf_counter()
+        for _ in range(n):
+            await registry.register(_return_at_once())
+        return perf_counter() - begin
+
+    return run
+
+
+def _registering_ours(n: int) -> Round:
+    async def run() -> float:
+        registry = TaskRegistry()
+        begin = perf_counter()
+        for _ in range(n):
+            await registry.register(_return_at_once())
+        return perf_counter() - begin
+
+    return run
+
+
+def _cancelling_seed(n: int) -> Round:
+    """The tasks are freed while the clock runs, as ours are."""
+
+    async def run() -> float:
+        registry = seed.TaskRegistry()
+        tasks = [(await registry.register(_sleep()))[0] for _ in range(n)]
+        await tidy_up()
+        begin = perf_counter()
+        await registry.cancel_all()
+        ends = await asyncio.gather(*tasks, return_exceptions=True)
+        del tasks, registry
+        seconds = perf_counter() - begin
+        assert all(isinstance(end, asyncio.CancelledError) for end in ends)
+        return seconds
+
+    return run
+
+
+def _cancelling_ours(n: int) -> Round:
+    async def run() -> float:
+        registry = TaskRegistry()
+        for _ in range(n):
+            await registry.register(_sleep())
+        await tidy_up()
+        begin = perf_counter()
+        asked = await registry.cancel_all()
+        ended = await registry.wait()
+        cancelled = registry.stats().cancelled
+        del registry
+        seconds = perf_counter() - begin
+        assert (asked, ended, cancelled) == (n, True, n)
+        return seconds
+
+    return run
+
+
+# ------------------------------------------------------------------- heartbeat
+
+
+def _beating_seed(registry: seed.TaskRegistry, ids: list[str], passes: int) -> Round:
+    async def run() -> float:
+        begin = perf_counter()
+        for _ in range(passes):
+            for task_id in ids:
+                await registry.heartbeat(task_id)
+        return perf_counter() - begin
+
+    return run
+
+
+def _beating(registry: TaskRegistry, ids: list[str], passes: int) -> Round:
+    async def run() -> float:
+        begin = perf_counter()
+        for _ in range(passes):
+            for task_id in ids:
+                await registry.heartbeat(task_id)
+        return perf_counter() - begin
+
+    return run
+
+
+def _beating_unawaited(registry: TaskRegistry, ids: list[str], passes: int) -> Round:
+    async def run() -> float:
+        begin = perf_counter()
+        for _ in range(passes):
+            for task_id in ids:
+                registry.heartbeat(task_id)
+        return perf_counter() - begin
+
+    return run
+
+
+async def _heartbeat(
+    settings: Settings, n: int, awaited: float, not_awaited: float
+) -> AsyncIterator[Row]:
+    size = settings.size(n)
+    theirs, ours = seed.TaskRegistry(), TaskRegistry()
+    ids = [f"feed-{number}" for number in range(size)]
+    tasks = []
+    for task_id in ids:
+        tasks.append((await theirs.register(_sleep(), task_id))[0])
+        tasks.append((await ours.register(_sleep(), task_id))[0])
+    await tidy_up()
+    for task_id in ids:  # the first beat of a task does more than the others
+        await theirs.heartbeat(task_id)
+        await ours.heartbeat(task_id)
+    passes = max(1, settings.size(BEATS) // size)
+    rival = _beating_seed(theirs, ids, passes)
+    for what, run, must in (
+        (AWAITED, _beating(ours, ids, passes), awaited),
+        (NOT_AWAITED, _beating_unawaited(ours, ids, passes), not_awaited),
+    ):
+        if settings.only in what:
+            yield await time_row(
+                settings,
+                what,
+                size,
+                {"seed": rival, "ours": run},
+                {"seed": must},
+                passes * size,
+            )
+    await _cancel(tasks)
+
+
+# ----------------------------------------------------------------- stale tasks
+
+
+async def _with_stale(registry: Registry, n: int) -> list[asyncio.Task[Any]]:
+    """Fill a registry with n tasks of which some are stale."""
+    tasks = []
+    for number in range(n):
+        task_id = f"feed-{number}"
+        if isinstance(registry, seed.TaskRegistry):
+            task, _ = await registry.register(_sleep(), task_id)
+            if number < STALE:
+                registry._metadata[task_id].last_heartbeat = 0.0
+        else:
+            silence = 0.0 if number < STALE else NEVER
+            task, _ = await registry.register(_sleep(), task_id, stale_after=silence)
+        tasks.append(task)
+    await tidy_up()
+    assert len(await registry.get_stale_tasks()) == STALE
+    return tasks
+
+
+def _asking_seed(registry: seed.TaskRegistry, calls: int) -> Round:
+    async def run() -> float:
+        begin = perf_counter()
+        for _ in range(calls):
+            await registry.get_stale_tasks()
+        return (perf_counter() - begin) / calls
+
+    return run
+
+
+def _asking(registry: TaskRegistry, calls: int) -> Round:
+    async def run() -> float:
+        begin = perf_counter()
+        for _ in range(calls):
+            await registry.get_stale_tasks()
+        return (perf_counter() - begin) / calls
+
+    return run
+
+
+async def _stale(settings: Settings) -> AsyncIterator[Row]:
+    """Its figures are of a call, not of a task."""
+    few, many = settings.size(1000), settings.size(100_000)
+    show_progress(f"{settings.loop}: filling registries, n = {many:,}")
+    theirs, ours, small = seed.TaskRegistry(), TaskRegistry(), TaskRegistry()
+    tasks = await _with_stale(theirs, many)
+    tasks += await _with_stale(ours, many)
+    tasks += await _with_stale(small, few)
+    yield await time_row(
+        settings,
+        STALE_TASKS,
+        many,
+        {"seed": _asking_seed(theirs, 3), "ours": _asking(ours, 3000)},
+        {"seed": 1000.0},
+        items=1,
+    )
+    rounds = {"few": _asking(small, 3000), "many": _asking(ours, 3000)}
+    seconds = await compete(settings, STALE_GROWTH, rounds)
+    growth = min(seconds["many"]) / min(seconds["few"])
+    yield Row(STALE_GROWTH, many, "times", {"ours": growth}, limit=3.0)
+    await _cancel(tasks)
+
+
+# ---------------------------------------------------------------------- memory
+
+
+async def _bytes_of(start: Callable[[], Awaitable[Any]], n: int) -> float:
+    """What tracemalloc says that a started, sleeping task holds, with all it has."""
+    await tidy_up()
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for _ in range(n):
+            await start()
+        await tidy_up()
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    return (after - before) / n
+
+
+async def _memory_alone(n: int) -> float:
+    """The bytes of a task in nobody's books, whose name is not its own."""
+    loop = asyncio.get_running_loop()
+    kept: list[Any] = [None] * n
+    places = iter(range(n))
+
+    async def start() -> None:
+        kept[next(places)] = loop.create_task(_sleep(), name="feed")
+
+    try:
+        return await _bytes_of(start, n)
+    finally:
+        await _cancel(kept)
+
+
+async def _memory(settings: Settings) -> Row:
+    """What a registered task holds above one in nobody's books: entry, id, tables.
+
+    The loop keeps the room that it made for the first n tasks, so these do not count.
+    """
+    n = settings.size(20_000)
+    show_progress(f"{settings.loop}: {MEMORY}, n = {n:,}")
+    await _memory_alone(n)
+    alone = await _memory_alone(n)
+    above = {}
+    for name, registry in (("seed", seed.TaskRegistry()), ("ours", TaskRegistry())):
+
+        async def register(registry: Any = registry) -> None:
+            await registry.register(_sleep())
+
+        above[name] = await _bytes_of(register, n) - alone
+        await registry.cancel_all()
+        await tidy_up()
+        gc.collect()
+    return Row(MEMORY, n, "bytes", above, limit=400.0)
+
+
+async def rows(settings: Settings) -> AsyncIterator[Row]:
+    """Measure the rows that were asked for."""
+    if settings.only in REGISTER:
+        n = settings.size(20_000)
+        contenders = {"seed": _registering_seed(n), "ours": _registering_ours(n)}
+        yield await time_row(settings, REGISTER, n, contenders, {"seed": 1.4})
+    for n in (20_000, 100_000) if settings.only in CANCEL else ():
+        size = settings.size(n)
+        contenders = {"seed": _cancelling_seed(size), "ours": _cancelling_ours(size)}
+        yield await time_row(settings, CANCEL, size, contenders, {"seed": 1.0})
+    if settings.only in AWAITED or settings.only in NOT_AWAITED:
+        async for row in _heartbeat(settings, 1000, 9.0, 13.0):
+            yield row
+        async for row in _heartbeat(settings, 20_000, 6.0, 9.0):
+            yield row
+    if settings.only in STALE_TASKS or settings.only in STALE_GROWTH:
+        async for row in _stale(settings):
+            yield row
+    if settings.only in MEMORY:
+        yield await _memory(settings)

@@ -1,0 +1,80 @@
+"""Rows as plain text."""
+
+from collections.abc import Iterable, Sequence
+
+from benchmarks.figures import Ratio, Row
+
+TIME_HEAD = (
+    "time, ns per item", "n", "seed", "hand", "ours",
+    "seed/ours", "must", "hand/ours", "must", "",
+)  # fmt: skip
+LIMIT_HEAD = ("limits", "n", "unit", "seed", "ours", "at most", "")
+SHORT = "<-- SHORT"
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _times(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else (
+        f"{value:.2f}"
+    )  # fmt: skip
+
+
+def _ratio(ratio: Ratio | None) -> tuple[str, str]:
+    if ratio is None:
+        return "-", "-"
+    must = "-" if ratio.must is None else f"{ratio.must:,g}x"
+    return f"{_times(ratio.best)} ({_times(ratio.median)})", must
+
+
+def _align(lines: Iterable[Sequence[str]]) -> list[str]:
+    """The first column to the left, the others to the right, the mark at the end."""
+    cells = list(lines)
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    text = []
+    for line in cells:
+        middle = "  ".join(
+            cell.rjust(width)
+            for cell, width in zip(line[1:-1], widths[1:-1], strict=True)
+        )
+        text.append(f"{line[0].ljust(widths[0])}  {middle}  {line[-1]}".rstrip())
+    text.insert(1, "-" * max(map(len, text)))
+    return text
+
+
+def _time_line(row: Row) -> tuple[str, ...]:
+    figures = (_number(row.figures.get(name)) for name in ("seed", "hand", "ours"))
+    return (
+        row.what,
+        f"{row.n:,}",
+        *figures,
+        *_ratio(row.ratios.get("seed")),
+        *_ratio(row.ratios.get("hand")),
+        SHORT if row.short else "",
+    )
+
+
+def _limit_line(row: Row) -> tuple[str, ...]:
+    seed, ours = row.figures.get("seed"), row.figures["ours"]
+    mark = SHORT if row.short else ""
+    limit = _number(row.limit)
+    return (row.what, f"{row.n:,}", row.unit, _number(seed), _number(ours), limit, mark)
+
+
+def render(rows: Sequence[Row]) -> str:
+    """The rows of one loop as two tables, and how many fall short."""
+    times = [_time_line(row) for row in rows if row.limit is None]
+    limits = [_limit_line(row) for row in rows if row.limit is not None]
+    parts = []
+    if times:
+        parts += ["", *_align([TIME_HEAD, *times])]
+    if limits:
+        parts += ["", *_align([LIMIT_HEAD, *limits])]
+    short = sum(row.short for row in rows)
+    parts += ["", f"{short} of {len(rows)} rows fall short" if short else
+              f"all {len(rows)} rows reach what they must"]  # fmt: skip
+    return "\n".join(parts)

@@ -1,0 +1,72 @@
+"""The benchmarks run and print every row; how fast is nobody's business here."""
+
+import importlib.util
+import json
+import os
+from pathlib import Path
+
+import pytest
+from helpers import run_child
+
+ROOT = Path(__file__).parent.parent
+TINY = ["-m", "benchmarks", "--quick", "--scale", "0.002"]
+ROWS = [
+    "register",
+    "cancel_all and wait",
+    "heartbeat by id, awaited",
+    "heartbeat by id, not awaited",
+    "get_stale_tasks, 10 stale",
+    "get_stale_tasks: its time against 1,000 tasks'",
+    "memory of an entry and its id",
+    "gather, item returns at once",
+    "gather, item does sleep(0)",
+    "gather, item waits for a future",
+    "gather, item raises at once",
+    "gather, results streamed: peak growth",
+]
+TWICE = {"cancel_all and wait", "heartbeat by id, awaited"} | {
+    "heartbeat by id, not awaited"
+}
+PATH = {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+
+pytestmark = pytest.mark.no_sanitizer  # figures of a sanitized build mean nothing
+needs_uvloop = pytest.mark.skipif(
+    importlib.util.find_spec("uvloop") is None, reason="uvloop is not installed"
+)
+
+
+@pytest.mark.parametrize(
+    "loop", ["asyncio", pytest.param("uvloop", marks=needs_uvloop)]
+)
+def test_every_row_is_printed_and_written(loop: str, tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    done = run_child(
+        [*TINY, "--loop", loop, "--json", str(path)], timeout=120, env=PATH
+    )
+    assert 0 == done.returncode, done.stderr
+    lines = done.stdout.splitlines()
+    report = json.loads(path.read_text())
+    assert {"commit", "python", "machine", "load", "rows"} <= set(report)
+    assert {loop} == {row["loop"] for row in report["rows"]}
+    for what in ROWS:
+        expected = 2 if what in TWICE else 1
+        assert expected == sum(line.startswith(f"{what}  ") for line in lines), what
+        assert expected == sum(row["what"] == what for row in report["rows"]), what
+    assert sum(row["short"] for row in report["rows"]) == sum(
+        line.endswith("SHORT") for line in lines
+    )
+    assert f"{loop}: register" in done.stderr, "no progress was shown"
+
+
+def test_only_measures_the_rows_asked_for() -> None:
+    command = [*TINY, "--loop", "asyncio", "--only", "memory"]
+    done = run_child(command, timeout=60, env=PATH)
+    assert 0 == done.returncode, done.stderr
+    printed = {what for what in ROWS if f"\n{what} " in done.stdout}
+    assert {"memory of an entry and its id"} == printed
+
+
+def test_a_bad_scale_is_refused() -> None:
+    done = run_child([*TINY[:-1], "0"], env=PATH)
+    assert 2 == done.returncode
+    assert "--scale" in done.stderr
