@@ -154,7 +154,11 @@ group_take_error(GroupObject *self, PyObject *task, PyObject *error)
     }
     al_group_note_base_error(self, error);
     if (al_group_add_error(self, error) < 0) {
-        return -1;
+        /* Out of memory: the error leaves the group bare, if it must. */
+        PyErr_Clear();
+        if (self->base_error == NULL) {
+            self->base_error = Py_NewRef(error);
+        }
     }
     if (self->aborting || self->requested) {
         return 0;

@@ -121,6 +121,10 @@ exit_suspend(GroupExitObject *self, PyObject **result)
     }
     PyObject *future = al_loop_pause(group->st, &group->bound);
     if (future == NULL) {
+        /* Nobody will wait: at least they are not left to run. */
+        PyObject *error = PyErr_GetRaisedException();
+        al_group_abort(group);
+        PyErr_SetRaisedException(error);
         return PYGEN_ERROR;
     }
     group->waiter = Py_NewRef(future);

@@ -127,28 +127,32 @@ group_create_named(PyObject *op, PyObject *const *args, PyObject *kwnames)
 {
     al_state *st = ((GroupObject *)op)->st;
     Py_ssize_t n = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
-    PyObject *coro = NULL, *task = NULL;
+    PyObject *coro = NULL, *method = NULL, *task = NULL;
     PyObject *keywords = AL_ALLOC(PyDict_New());
-    for (Py_ssize_t i = 0; keywords != NULL && i < n; i++) {
+    int failed = keywords == NULL ? -1 : 0;
+    for (Py_ssize_t i = 0; i < n; i++) {
         PyObject *key = PyTuple_GET_ITEM(kwnames, i);
         if (PyUnicode_Compare(key, st->s_coro) == 0) {
             coro = args[i];
         }
-        else if (AL_ALLOC_INT(PyDict_SetItem(keywords, key, args[i])) < 0) {
-            Py_CLEAR(keywords);
+        else if (failed == 0) {
+            failed = AL_ALLOC_INT(PyDict_SetItem(keywords, key, args[i]));
         }
     }
-    if (keywords != NULL && coro == NULL) {
+    if (failed == 0 && coro == NULL) {
         PyErr_SetString(PyExc_TypeError, "create_task() missing 1 required "
                         "positional argument: 'coro'");
     }
-    else if (keywords != NULL) {
-        PyObject *method = PyObject_GetAttr(op, st->s_create_task);
-        task = method == NULL
-                   ? NULL
-                   : PyObject_VectorcallDict(method, &coro, 1, keywords);
-        Py_XDECREF(method);
+    else if (failed == 0) {
+        method = PyObject_GetAttr(op, st->s_create_task);
     }
+    if (method != NULL) {
+        task = PyObject_VectorcallDict(method, &coro, 1, keywords);
+    }
+    if (task == NULL && coro != NULL) {
+        al_coro_refuse(st, coro);
+    }
+    Py_XDECREF(method);
     Py_XDECREF(keywords);
     return task;
 }
