@@ -94,6 +94,13 @@ al_wall_clock(void)
 #define AL_INTERPRETERS_SLOT
 #endif
 
+/* 3.12: a Task may run its first step inside its constructor. */
+#if PY_VERSION_HEX < 0x030C0000
+#define AL_HAS_EAGER_START 0
+#else
+#define AL_HAS_EAGER_START 1
+#endif
+
 /* 3.11 and 3.12: uncancel() leaves a cancellation that was not delivered. */
 #if PY_VERSION_HEX < 0x030D0000
 #define AL_UNCANCEL_KEEPS_REQUEST 1

@@ -6,6 +6,8 @@
 #include "drain.h"
 #include "entry.h"
 #include "registry.h"
+#include "leave.h"
+#include "taskgroup.h"
 #include "shutdown.h"
 #include "deadline.h"
 #include "result.h"
@@ -66,6 +68,8 @@ module_exec(PyObject *module)
         || al_drain_setup(module, st) < 0
         || al_entry_setup(module, st) < 0
         || al_registry_setup(module, st) < 0
+        || al_leave_setup(module, st) < 0
+        || al_taskgroup_setup(module, st) < 0
         || al_shutdown_setup(module, st) < 0
         || al_deadline_setup(module, st) < 0
         || al_result_setup(module, st) < 0

@@ -34,6 +34,7 @@ static const struct {
     {offsetof(al_state, kw_context), "context", NULL},
     {offsetof(al_state, kw_name), "name", NULL},
     {offsetof(al_state, kw_name_context), "name", "context"},
+    {offsetof(al_state, kw_loop), "loop", NULL},
     {offsetof(al_state, kw_task), "loop", "name"},
     {offsetof(al_state, kw_exc_info), "exc_info", NULL},
     {offsetof(al_state, kw_msg), "msg", NULL},

@@ -161,6 +161,20 @@ class SignalHandler:
     def put_back(self) -> None: ...
     def inherit(self, below: SignalHandler, /) -> None: ...
 
+# At run time no subclass of asyncio's; declared as one, so that annotations hold.
+class TaskGroup(asyncio.TaskGroup):
+    def create_task(
+        self,
+        coro: Generator[Any, None, T] | Coroutine[Any, Any, T],
+        *,
+        name: str | None = None,
+        context: Context | None = None,
+        **kwargs: Any,
+    ) -> asyncio.Task[T]: ...
+    def cancel(self) -> None: ...
+    @property
+    def _tasks(self) -> frozenset[asyncio.Task[Any]]: ...  # type: ignore[override]
+
 @final
 class TaskResult(Generic[T]):
     __match_args__: tuple[str, str, str, str]
