@@ -114,6 +114,7 @@ class Batch(Sealed, Generic[T]):
         return self.collect().__await__()
 
     def __aiter__(self) -> AsyncIterator[TaskResult[T]]:
+        """Hand over each result; ``anext()`` takes it when it is awaited."""
         self._books.use(_STREAM)
         return self._books.stream(self)
 

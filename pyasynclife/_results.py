@@ -137,9 +137,14 @@ class BatchResult(Sealed, Sequence[TaskResult[T]], Generic[T]):
         if self._rest:
             rest, self._rest = self._rest, ()
             first = len(self._results)
-            self._results += [
-                self._unstarted(item, index) for index, item in enumerate(rest, first)
-            ]
+            try:
+                self._results += [
+                    self._unstarted(item, index)
+                    for index, item in enumerate(rest, first)
+                ]
+            except BaseException:  # an exit in the key, or no memory
+                self._rest = rest
+                raise
         return self._results
 
     def _unstarted(self, item: Any, index: int) -> TaskResult[T]:

@@ -72,6 +72,20 @@ async def test_the_budget_may_end_a_range_longer_than_memory():
         len(result)  # counts as read
 
 
+async def test_an_exit_in_the_key_of_what_was_never_started_loses_nothing():
+    exits = [KeyboardInterrupt]
+
+    def key(item):
+        if item == 3 and exits:
+            raise exits.pop()
+        return str(item)
+
+    result = await bounded_gather(echo, [0, 1, 2, 3], budget=0, key=key)
+    with pytest.raises(KeyboardInterrupt):
+        result.failures()
+    assert list(result.by_id()) == ["0", "1", "2", "3"]
+
+
 # ----------------------------------------------- an end that nobody was told of
 
 
