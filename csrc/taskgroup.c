@@ -149,7 +149,7 @@ group_create_named(PyObject *op, PyObject *const *args, PyObject *kwnames)
     if (method != NULL) {
         task = PyObject_VectorcallDict(method, &coro, 1, keywords);
     }
-    if (task == NULL && coro != NULL) {
+    else if (coro != NULL) {
         al_coro_refuse(st, coro);
     }
     Py_XDECREF(method);
