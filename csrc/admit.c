@@ -71,7 +71,9 @@ admit_check_free(RegistryObject *self, PyObject *id)
 static int
 admit_open(RegistryObject *self, al_entry *entry, double stale_after)
 {
-    if (al_tasktable_reserve(&self->beats.tasks) < 0) {
+    if (al_tasktable_reserve(&self->beats.tasks) < 0
+        || al_tasktable_reserve(&self->beats.names) < 0)
+    {
         return -1;
     }
     double now = al_loop_time(self->st, &self->bound);
@@ -100,6 +102,7 @@ admit_open(RegistryObject *self, al_entry *entry, double stale_after)
     }
     else {
         al_list_append(&self->alive, &entry->order);
+        al_tasktable_add(&self->beats.names, &entry->name, entry->id);
         if (old != NULL) {
             al_book_unlink(self, old);
         }
@@ -198,6 +201,24 @@ admit_threshold(RegistryObject *self, PyObject *value, double *seconds)
                : al_args_seconds("stale_after", value, seconds);
 }
 
+/* "task_<number>" (new).  Written by hand, since printf takes longer than all
+   the rest of the books. */
+static PyObject *
+admit_number_id(unsigned long long number)
+{
+    static const char prefix[] = {'t', 'a', 's', 'k', '_'};
+    char text[32];
+    char *end = text + sizeof(text);
+    char *at = end;
+    do {
+        *--at = (char)('0' + number % 10);
+        number /= 10;
+    } while (number > 0);
+    at -= sizeof(prefix);
+    memcpy(at, prefix, sizeof(prefix));
+    return AL_ALLOC(PyUnicode_FromStringAndSize(at, end - at));
+}
+
 /* An id that is given, or the next free "task_<n>" (new). */
 static PyObject *
 admit_new_id(RegistryObject *self, PyObject *given)
@@ -206,10 +227,7 @@ admit_new_id(RegistryObject *self, PyObject *given)
         return al_args_id(given);
     }
     for (;;) {
-        char text[32];
-        int length = PyOS_snprintf(text, sizeof(text), "task_%llu",
-                                   self->next_id++);
-        PyObject *id = AL_ALLOC(PyUnicode_FromStringAndSize(text, length));
+        PyObject *id = admit_number_id(self->next_id++);
         if (id == NULL || al_book_find(self, id) == NULL) {
             return id;
         }

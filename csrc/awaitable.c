@@ -22,6 +22,7 @@ typedef struct {
 typedef struct {
     PyObject_HEAD
     PyObject *owner; /* owned; NULL once closed */
+    al_begin begin;  /* NULL: it has begun */
     al_step step;
 } AwaitableObject;
 
@@ -63,7 +64,7 @@ al_ready_new(al_state *st, PyObject *value)
 }
 
 PyObject *
-al_awaitable_new(al_state *st, PyObject *owner, al_step step)
+al_awaitable_lazy(al_state *st, PyObject *owner, al_begin begin, al_step step)
 {
     AwaitableObject *self = AL_ALLOC(
         PyObject_GC_New(AwaitableObject, (PyTypeObject *)st->Awaitable));
@@ -71,9 +72,16 @@ al_awaitable_new(al_state *st, PyObject *owner, al_step step)
         return NULL;
     }
     self->owner = Py_NewRef(owner);
+    self->begin = begin;
     self->step = step;
     PyObject_GC_Track(self);
     return (PyObject *)self;
+}
+
+PyObject *
+al_awaitable_new(al_state *st, PyObject *owner, al_step step)
+{
+    return al_awaitable_lazy(st, owner, NULL, step);
 }
 
 /* ------------------------------------------------------------- Ready */
@@ -201,12 +209,42 @@ static PyType_Spec ready_spec = {
 
 /* --------------------------------------------------------- Awaitable */
 
+/* The first step of one that was made lazily.  PYGEN_NEXT: it has its owner
+   for the steps that follow.  Meanwhile it has none: it is not re-entered. */
+static PySendResult
+awaitable_begin(AwaitableObject *self, PyObject *thrown, PyObject **result)
+{
+    al_begin begin = self->begin;
+    PyObject *first = self->owner;
+    PySendResult answer = PYGEN_ERROR;
+    self->begin = NULL;
+    self->owner = NULL;
+    if (thrown != NULL) {
+        PyErr_SetRaisedException(Py_NewRef(thrown));
+    }
+    else {
+        answer = begin(first, result);
+    }
+    if (answer == PYGEN_NEXT) {
+        self->owner = *result;
+        *result = NULL;
+    }
+    Py_DECREF(first);
+    return answer;
+}
+
 /* One step, and the end noted: an awaitable that has ended says so. */
 static PySendResult
 awaitable_step(AwaitableObject *self, PyObject *thrown, PyObject **result)
 {
-    PyObject *owner = self->owner;
     *result = NULL;
+    if (self->begin != NULL && self->owner != NULL) {
+        PySendResult answer = awaitable_begin(self, thrown, result);
+        if (answer != PYGEN_NEXT) {
+            return answer;
+        }
+    }
+    PyObject *owner = self->owner;
     if (owner == NULL) {
         if (thrown != NULL) {
             PyErr_SetRaisedException(Py_NewRef(thrown));

@@ -89,7 +89,8 @@ books_note_error(BooksObject *self, PyObject *result)
     if (self->max_errors < 0 || self->errors == NULL) {
         return 0;
     }
-    if (error != NULL && AL_ALLOC_INT(PyList_Append(self->errors, error)) < 0)
+    if (AL_ALLOC_INT(PyList_Append(self->errors,
+                                   error == NULL ? Py_None : error)) < 0)
     {
         return -1;
     }
@@ -203,7 +204,7 @@ al_books_set_mode(BooksObject *self, al_mode mode)
 }
 
 PyObject *
-al_books_hand_over(BooksObject *self, bool ready)
+al_books_hand_over(BooksObject *self)
 {
     al_pump *p = &self->pump;
     PyObject *result = al_shelf_peek(&self->shelf, p->over);
@@ -211,12 +212,6 @@ al_books_hand_over(BooksObject *self, bool ready)
         return NULL;
     }
     Py_INCREF(result);
-    if (ready) {
-        result = al_ready_new(p->st, result);
-        if (result == NULL) {
-            return NULL;
-        }
-    }
     al_shelf_take(&self->shelf);
     p->room++;
     if (p->unstarted == 0 && !p->over) {

@@ -54,9 +54,9 @@ extern const al_pump_calls al_books_calls;
    exception, nothing changed.  Runs Python. */
 int al_books_set_mode(BooksObject *books, al_mode mode);
 
-/* What is to be handed over next, or, where `ready`, a Ready of it (new); NULL
-   if there is none, or with an exception.  Runs Python. */
-PyObject *al_books_hand_over(BooksObject *books, bool ready);
+/* What is to be handed over next (new); NULL if there is none.  Sets no
+   exception.  Runs Python. */
+PyObject *al_books_hand_over(BooksObject *books);
 
 /* The slots of the type, which batch.c makes.  Traverse: Pure C.; the others:
    Runs Python. */

@@ -56,16 +56,16 @@ PyErr_SetRaisedException(PyObject *error)
 static inline double
 al_clock(void)
 {
-#if PY_VERSION_HEX >= 0x030D0000
-    PyTime_t now = 0;
-    (void)PyTime_MonotonicRaw(&now);
-    return (double)now * 1e-9;
-#elif defined(_WIN32)
-    return _PyTime_AsSecondsDouble(_PyTime_GetMonotonicClock());
-#else
+#if defined(__linux__) || (PY_VERSION_HEX < 0x030D0000 && !defined(_WIN32))
     struct timespec now;
     (void)clock_gettime(CLOCK_MONOTONIC, &now);
     return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
+#elif PY_VERSION_HEX >= 0x030D0000
+    PyTime_t now = 0;
+    (void)PyTime_MonotonicRaw(&now);
+    return (double)now * 1e-9;
+#else
+    return _PyTime_AsSecondsDouble(_PyTime_GetMonotonicClock());
 #endif
 }
 
@@ -92,6 +92,13 @@ al_wall_clock(void)
     {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
 #else
 #define AL_INTERPRETERS_SLOT
+#endif
+
+/* 3.12: a Task may run its first step inside its constructor. */
+#if PY_VERSION_HEX < 0x030C0000
+#define AL_HAS_EAGER_START 0
+#else
+#define AL_HAS_EAGER_START 1
 #endif
 
 /* 3.11 and 3.12: uncancel() leaves a cancellation that was not delivered. */

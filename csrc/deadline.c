@@ -86,13 +86,14 @@ deadline_arm(al_deadlines *all)
 }
 
 /* Tell what is due, then arm for what is not. */
-static int
+static void
 deadline_fire(al_deadlines *all)
 {
     Py_CLEAR(all->timer);
     double now = al_loop_time(all->st, all->bound);
     if (now == -1.0 && PyErr_Occurred()) {
-        return -1;
+        all->due(all, NULL);
+        return;
     }
     double until = now + deadline_slack(all);
     al_link due;
@@ -111,7 +112,9 @@ deadline_fire(al_deadlines *all)
         al_link_unlink(first);
         all->due(all, AL_OWNER(first, al_deadline, link));
     }
-    return deadline_arm(all);
+    if (deadline_arm(all) < 0) {
+        all->due(all, NULL);
+    }
 }
 
 void
@@ -165,11 +168,8 @@ alarm_call(PyObject *op, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kw))
     PyObject *owner = self->owner;
     if (owner != NULL) {
         Py_INCREF(owner);
-        int failed = deadline_fire(self->all);
+        deadline_fire(self->all);
         Py_DECREF(owner);
-        if (failed) {
-            return NULL;
-        }
     }
     Py_RETURN_NONE;
 }

@@ -15,7 +15,9 @@ typedef struct {
 
 typedef struct al_deadlines al_deadlines;
 
-/* What is due, already out of the queue.  Runs Python. */
+/* What is due, already out of the queue; or NULL, with an exception set, which
+   is to be taken: the timer has failed, and nothing will fall due any more.
+   Runs Python. */
 typedef void (*al_due)(al_deadlines *all, al_deadline *deadline);
 
 /* A queue of deadlines, embedded in its owner. */

@@ -70,9 +70,10 @@ static void
 entry_put(al_entry *entry, al_place place)
 {
     al_beats *beats = entry->ring->beats;
-    al_link *lists[] = {&beats->pending, &entry->ring->quiet,
-                        &entry->ring->beating, &entry->ring->stale};
-    al_link *head = lists[place];
+    al_link *head = place == AL_PENDING ? &beats->pending
+                    : place == AL_QUIET   ? &entry->ring->quiet
+                    : place == AL_BEATING ? &entry->ring->beating
+                                          : &entry->ring->stale;
     al_link *at = head->prev;
     while (at != head && AL_OWNER(at, al_entry, beat)->last > entry->last) {
         at = at->prev;
@@ -111,7 +112,8 @@ al_beats_clear(al_beats *beats)
         PyMem_Free(ring);
     }
     PyMem_Free(beats->tasks.buckets);
-    beats->tasks = (al_tasktable){NULL, 0, 0};
+    PyMem_Free(beats->names.buckets);
+    beats->tasks = beats->names = (al_tasktable){NULL, 0, 0};
 }
 
 int
@@ -133,6 +135,7 @@ al_beats_leave(al_entry *entry)
     if (entry->ring != NULL) {
         entry_take(entry);
         al_tasktable_remove(&entry->ring->beats->tasks, &entry->key);
+        al_tasktable_remove(&entry->ring->beats->names, &entry->name);
         ring_release(entry->ring);
         entry->ring = NULL;
     }
@@ -299,7 +302,7 @@ al_entry_new(al_state *st, PyObject *owner, PyObject *id)
     if (self == NULL) {
         return NULL;
     }
-    size_t head = offsetof(al_entry, vectorcall);
+    size_t head = offsetof(al_entry, ring);
     memset((char *)self + head, 0, sizeof(al_entry) - head);
     self->vectorcall = entry_vectorcall;
     self->id = Py_NewRef(id);

@@ -37,6 +37,19 @@ typedef struct al_ring {
 
 typedef struct al_entry {
     PyObject_HEAD
+    /* What a heartbeat touches comes first and together: with many tasks it
+       waits for memory, not for the processor. */
+    al_ring *ring;    /* borrowed; NULL: in no heartbeat order */
+    al_link beat;     /* a list of the order; ended: kept errors */
+    al_tasklink name; /* in the order's table of ids, while alive */
+    double last;      /* loop time, as are birth and end */
+    unsigned long long beats;
+    uint8_t place;   /* al_place */
+    uint8_t outcome; /* al_outcome, once `ended` or `fixed` */
+    bool ended;
+    bool fixed; /* complete() has spoken */
+    bool told;  /* on_stale has been called for this silence */
+    bool spared; /* it calls shutdown() itself, while its Task is made */
     vectorcallfunc vectorcall; /* an entry is its Task's done callback */
     PyObject *id;              /* owned: an exact str */
     PyObject *task;            /* owned; NULL before it is made, and ended */
@@ -45,22 +58,12 @@ typedef struct al_entry {
     PyObject *text;            /* owned: error_text, or NULL */
     PyObject *owner;           /* owned while alive: the registry */
     PyObject *node;            /* owned: its place in a drain, or NULL */
-    al_ring *ring;             /* borrowed; NULL: in no heartbeat order */
     al_tasklink key;           /* in the order's table of Tasks */
     al_link order;             /* alive or history, in the registry */
-    al_link beat;              /* a list of the order; ended: kept errors */
     double created;            /* wall clock */
-    double birth;              /* loop time, as are last and end */
-    double last;
+    double birth;
     double end;
     double stale_after;
-    unsigned long long beats;
-    uint8_t place;   /* al_place */
-    uint8_t outcome; /* al_outcome, once `ended` or `fixed` */
-    bool ended;
-    bool fixed; /* complete() has spoken */
-    bool told;  /* on_stale has been called for this silence */
-    bool spared; /* it calls shutdown() itself, while its Task is made */
 } al_entry;
 
 /* The heartbeat order of one registry. */
@@ -69,7 +72,8 @@ typedef struct al_beats {
     al_loop *bound;               /* borrowed: the registry's */
     int (*ended)(al_entry *self); /* called when the Task has ended */
     al_ring *rings;               /* owned; the first is the default */
-    al_tasktable tasks;           /* entries by their Task */
+    al_tasktable tasks;           /* the entries by their Task */
+    al_tasktable names;           /* and by their id, the very object */
     al_link pending;
     Py_ssize_t count[4]; /* by al_place */
 } al_beats;
@@ -86,7 +90,8 @@ void al_beats_clear(al_beats *beats);
    MemoryError, nothing changed.  Pure C. */
 int al_beats_join(al_beats *beats, al_entry *entry);
 
-/* Take an entry out, and its Task; nothing if it is in no order.  Pure C. */
+/* Take an entry out, and its Task and id; nothing if it is in no order.
+   Pure C. */
 void al_beats_leave(al_entry *entry);
 
 /* Record a heartbeat at `now`.  Returns 1; 0 if the entry has left the order;

@@ -81,6 +81,22 @@ al_loop_bind(al_state *st, al_loop *bound, PyObject *loop)
 }
 
 int
+al_loop_bind_tasks(al_state *st, al_loop *bound, PyObject *loop)
+{
+    PyObject *context = AL_ALLOC(PyContext_CopyCurrent());
+    if (context == NULL) {
+        return -1;
+    }
+    PyObject *maker = st->stock_maker == Py_None ? NULL : st->stock_maker;
+    bound->monotonic = false;
+    bound->thread = PyThread_get_thread_ident();
+    Py_XSETREF(bound->maker, Py_XNewRef(maker));
+    Py_XSETREF(bound->context, context);
+    Py_XSETREF(bound->loop, Py_NewRef(loop));
+    return 0;
+}
+
+int
 al_loop_is_closed(al_state *st, PyObject *loop)
 {
     return loop_truth(loop_call0(loop, st->s_is_closed));
@@ -128,9 +144,8 @@ al_loop_time(al_state *st, const al_loop *bound)
     return seconds;
 }
 
-/* Tell whether calling the Task type is what create_task would do now. */
-static int
-loop_is_stock(al_state *st, const al_loop *bound)
+int
+al_loop_is_stock(al_state *st, const al_loop *bound)
 {
     if (bound->maker == NULL) {
         return 0;
@@ -167,7 +182,7 @@ PyObject *
 al_loop_create_task(al_state *st, const al_loop *bound, PyObject *coro,
                     PyObject *name, PyObject *context)
 {
-    int stock = loop_is_stock(st, bound);
+    int stock = al_loop_is_stock(st, bound);
     if (stock < 0) {
         return NULL;
     }
@@ -266,6 +281,48 @@ al_task_outcome(al_state *st, PyObject *task, PyObject **value)
     }
     Py_SETREF(*value, loop_call0(task, st->s_result));
     return *value == NULL ? AL_ERROR : AL_DONE;
+}
+
+int
+al_task_error(al_state *st, PyObject *task, PyObject **error)
+{
+    *error = NULL;
+    int cancelled = loop_truth(loop_call0(task, st->s_cancelled));
+    if (cancelled != 0) {
+        return cancelled < 0 ? -1 : 0;
+    }
+    *error = loop_call0(task, st->s_exception);
+    if (*error == Py_None) {
+        Py_CLEAR(*error);
+        return 0;
+    }
+    return *error == NULL ? -1 : 1;
+}
+
+/* One of asyncio's two functions on the await graph, or None. */
+static int
+task_edge(PyObject *function, PyObject *task, PyObject *waiter)
+{
+    if (function == Py_None || waiter == NULL) {
+        return 0;
+    }
+    PyObject *stack[3] = {NULL, task, waiter};
+    PyObject *none = PyObject_Vectorcall(
+        function, stack + 1, 2 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
+    Py_XDECREF(none);
+    return none == NULL ? -1 : 0;
+}
+
+int
+al_task_link(al_state *st, PyObject *task, PyObject *waiter)
+{
+    return task_edge(st->add_awaited_by, task, waiter);
+}
+
+int
+al_task_unlink(al_state *st, PyObject *task, PyObject *waiter)
+{
+    return task_edge(st->discard_awaited_by, task, waiter);
 }
 
 long
@@ -482,4 +539,18 @@ al_coro_refuse(al_state *st, PyObject *coro)
     if (error != NULL) {
         PyErr_SetRaisedException(error);
     }
+}
+
+int
+al_coro_close(al_state *st, PyObject *coro)
+{
+    PyObject *none = loop_call0(coro, st->s_close);
+    if (none == NULL && PyErr_ExceptionMatches(PyExc_AttributeError)
+        && !PyObject_HasAttr(coro, st->s_close))
+    {
+        PyErr_Clear();
+        return 0;
+    }
+    Py_XDECREF(none);
+    return none == NULL ? -1 : 0;
 }

@@ -31,6 +31,11 @@ PyObject *al_loop_running(al_state *st, const char *what);
    bound.  Runs Python. */
 int al_loop_bind(al_state *st, al_loop *bound, PyObject *loop);
 
+/* Bind to a loop that runs in this thread for making Tasks alone: the clock is
+   not asked for.  Returns 0; -1 with an exception, nothing bound.
+   Pure C. */
+int al_loop_bind_tasks(al_state *st, al_loop *bound, PyObject *loop);
+
 /* Tell whether a loop is closed: 1 or 0; -1 with an exception.
    Runs Python. */
 int al_loop_is_closed(al_state *st, PyObject *loop);
@@ -53,6 +58,10 @@ double al_loop_time(al_state *st, const al_loop *bound);
 PyObject *al_loop_create_task(al_state *st, const al_loop *bound,
                               PyObject *coro, PyObject *name,
                               PyObject *context);
+
+/* Tell whether calling the Task type is what create_task would do now: 1 or
+   0; -1 with an exception.  Runs Python. */
+int al_loop_is_stock(al_state *st, const al_loop *bound);
 
 /* Call `callback()` at loop time `when`, in the bound context.  Returns the
    TimerHandle (new); NULL with an exception.  Runs Python. */
@@ -81,6 +90,17 @@ int al_task_watch(al_state *st, const al_loop *bound, PyObject *task,
 /* How a Task that is done has ended; *value is its result, its exception or,
    cancelled, NULL (new).  Marks an exception as retrieved.  Runs Python. */
 al_outcome al_task_outcome(al_state *st, PyObject *task, PyObject **value);
+
+/* Whether a Task that is done has failed: 1 with *error (new), which counts
+   as retrieved; 0: it has not; -1 with an exception.  Runs Python. */
+int al_task_error(al_state *st, PyObject *task, PyObject **error);
+
+/* Draw the edge of the await graph from a Task to who waits for it, where
+   there is a graph.  Returns 0; -1 with an exception.  Runs Python. */
+int al_task_link(al_state *st, PyObject *task, PyObject *waiter);
+
+/* Take that edge away.  Returns 0; -1 with an exception.  Runs Python. */
+int al_task_unlink(al_state *st, PyObject *task, PyObject *waiter);
 
 /* The Task's count of cancellations not taken back; -1 with an exception.
    Runs Python. */
@@ -133,6 +153,10 @@ int al_coro_closed(PyObject *coro);
 /* Close a coroutine that has never started; leave any other alone.  Keeps
    the raised exception.  Runs Python. */
 void al_coro_refuse(al_state *st, PyObject *coro);
+
+/* Close whatever was passed for a coroutine, if it can be closed.  Returns 0;
+   -1 with what close() raised.  Runs Python. */
+int al_coro_close(al_state *st, PyObject *coro);
 
 /* The visit of an embedded al_loop.  Pure C. */
 static inline int

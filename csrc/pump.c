@@ -21,7 +21,10 @@ static void
 pump_due(al_deadlines *all, al_deadline *deadline)
 {
     al_pump *p = AL_OWNER(all, al_pump, deadlines);
-    if (deadline == &p->budget_end) {
+    if (deadline == NULL) {
+        al_worker_fail(p);
+    }
+    else if (deadline == &p->budget_end) {
         al_worker_stop(p, AL_STOP_BUDGET, NULL);
     }
     else {

@@ -25,6 +25,11 @@
 static al_entry *
 registry_alive(RegistryObject *self, PyObject *id)
 {
+    /* Mostly it is the very str that register() was given or gave. */
+    al_tasklink *link = al_tasktable_find(&self->beats.names, id);
+    if (link != NULL) {
+        return AL_OWNER(link, al_entry, name);
+    }
     al_entry *entry = NULL;
     if (PyUnicode_CheckExact(id)) {
         entry = al_book_find(self, id);
@@ -564,8 +569,6 @@ static PyMethodDef registry_methods[] = {
     {"_find", registry_find, METH_O, registry_find_doc},
     {NULL, NULL, 0, NULL},
 };
-
-#undef KEYWORDS
 
 static PyType_Slot registry_slots[] = {
     {Py_tp_new, registry_new},

@@ -143,6 +143,7 @@ al_source_pull(al_state *st, al_source *source, PyObject **item,
     if (PyCoro_CheckExact(*item)) {
         source_refuse_coroutine(st, *item);
         source->done = true;
+        source->pulled--;
         Py_CLEAR(*item);
         return -1;
     }
@@ -150,6 +151,7 @@ al_source_pull(al_state *st, al_source *source, PyObject **item,
         *task_id = source_key(source, *item);
         if (*task_id == NULL) {
             source->done = true;
+            source->pulled--;
             Py_CLEAR(*item);
             return -1;
         }

@@ -34,6 +34,7 @@ static const struct {
     {offsetof(al_state, kw_context), "context", NULL},
     {offsetof(al_state, kw_name), "name", NULL},
     {offsetof(al_state, kw_name_context), "name", "context"},
+    {offsetof(al_state, kw_loop), "loop", NULL},
     {offsetof(al_state, kw_task), "loop", "name"},
     {offsetof(al_state, kw_exc_info), "exc_info", NULL},
     {offsetof(al_state, kw_msg), "msg", NULL},
@@ -119,6 +120,27 @@ al_state_add_type(PyObject *module, PyObject **field, PyType_Spec *spec,
         return -1;
     }
     return public ? PyModule_AddType(module, (PyTypeObject *)*field) : 0;
+}
+
+int
+al_state_adopt_methods(PyTypeObject *type)
+{
+    PyObject *name, *method;
+    Py_ssize_t at = 0;
+    while (PyDict_Next(type->tp_base->tp_dict, &at, &name, &method)) {
+        if (!Py_IS_TYPE(method, &PyMethodDescr_Type)) {
+            continue;
+        }
+        PyObject *own = AL_ALLOC(PyDescr_NewMethod(
+            type, ((PyMethodDescrObject *)method)->d_method));
+        int set = own == NULL
+                      ? -1 : PyObject_SetAttr((PyObject *)type, name, own);
+        Py_XDECREF(own);
+        if (set < 0) {
+            return -1;
+        }
+    }
+    return 0;
 }
 
 int

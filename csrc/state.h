@@ -19,6 +19,9 @@
     X(CancelledError, "asyncio", "CancelledError")                            \
     X(getsignal, "signal", "getsignal")                                       \
     X(loop_traits, "pyasynclife._loop", "loop_traits")                        \
+    X(stock_maker, "pyasynclife._loop", "stock_maker")                        \
+    X(add_awaited_by, "pyasynclife._loop", "add_awaited_by")                  \
+    X(discard_awaited_by, "pyasynclife._loop", "discard_awaited_by")          \
     X(DuplicateTaskError, "pyasynclife._errors", "DuplicateTaskError")        \
     X(UnknownTaskError, "pyasynclife._errors", "UnknownTaskError")            \
     X(BatchError, "pyasynclife._errors", "BatchError")                        \
@@ -37,14 +40,16 @@
 
 /* Interned: each is st->s_<name>. */
 #define AL_NAMES(X)                                                           \
-    X(Task) X(__await__) X(_must_cancel) X(_task_factory) X(add_done_callback)        \
+    X(Task) X(__await__) X(_closed) X(_must_cancel) X(_task_factory)          \
+    X(add_done_callback)                                                      \
     X(call_at) X(call_exception_handler) X(call_soon)                         \
     X(call_soon_threadsafe) X(cancel) X(cancelled) X(cancelling) X(close)     \
     X(context) X(coro) X(cr_frame) X(cr_running) X(cr_suspended)              \
     X(create_future) X(create_task) X(done) X(error) X(exc_info)              \
-    X(exception) X(extra) X(get_coro) X(get_loop) X(get_name) X(is_closed)        \
-    X(loop) X(message) X(msg) X(name) X(remove_done_callback) X(result) X(send)       \
-    X(set_result) X(task) X(throw) X(time) X(uncancel)                        \
+    X(exception) X(extra) X(get_coro) X(get_loop) X(get_name)                 \
+    X(get_task_factory) X(is_closed)                                          \
+    X(loop) X(message) X(msg) X(name) X(remove_done_callback) X(result)       \
+    X(send) X(set_result) X(task) X(throw) X(time) X(uncancel)                        \
     X(_asyncio_future_blocking) X(_restore) X(value) X(_ended)                 \
     X(gi_code) X(reader_done)
 
@@ -54,8 +59,9 @@
     X(Ready) X(Awaitable) X(Drain) X(DrainNode) X(Alarm)                      \
     X(Entry) X(Registry) X(SignalHandler)                                     \
     X(TaskResult) X(Worker) X(Books) X(Stream) X(Wait)                        \
+    X(TaskGroup) X(GroupExit)                                                 \
     X(ready_none) X(ready_true) X(ready_false)                                \
-    X(kw_context) X(kw_name) X(kw_name_context) X(kw_task)                    \
+    X(kw_context) X(kw_name) X(kw_name_context) X(kw_loop) X(kw_task)         \
     X(kw_task_context) X(kw_exc_info) X(kw_msg) X(no_args)
 
 typedef struct al_state {
@@ -92,6 +98,11 @@ int al_state_load(al_state *st);
    the module too.  Returns 0; -1 with an exception.  Runs Python. */
 int al_state_add_type(PyObject *module, PyObject **field, PyType_Spec *spec,
                       bool public);
+
+/* Give a subclass native methods of its own, those of its base, a heap type:
+   the interpreter has a short way to a method of an object's very type and a
+   long one to a base's.  Returns 0; -1 with an exception.  Runs Python. */
+int al_state_adopt_methods(PyTypeObject *type);
 
 /* The loops of the module's traverse and clear.  Pure C. */
 int al_state_visit(al_state *st, visitproc visit, void *arg);

@@ -1,7 +1,8 @@
-/* A hash table by the address of a Task: what heartbeat() without an id asks.
+/* A hash table by address, of a Task or of an id: what heartbeat() asks.
  *
- * Intrusive, chained: the link lives in the object it finds.  A Task's own
- * hash and equality are never called, and nothing here owns anything.
+ * Intrusive, chained: the link lives in the object it finds.  The key's own
+ * hash and equality are never called, and nothing here owns anything: whoever
+ * puts a link in keeps its key alive until it is out.
  */
 #ifndef AL_TASKTABLE_H
 #define AL_TASKTABLE_H
@@ -11,7 +12,7 @@
 
 typedef struct al_tasklink {
     struct al_tasklink *next; /* borrowed */
-    const void *task;         /* borrowed; NULL: in no table */
+    const void *key;          /* borrowed; NULL: in no table */
 } al_tasklink;
 
 typedef struct {
@@ -21,22 +22,22 @@ typedef struct {
 } al_tasktable;
 
 static inline al_tasklink **
-tasktable_bucket(const al_tasktable *table, const void *task)
+tasktable_bucket(const al_tasktable *table, const void *key)
 {
-    size_t hash = (size_t)task >> 4;
+    size_t hash = (size_t)key >> 4;
     hash ^= hash >> 15;
     return &table->buckets[hash & (table->size - 1)];
 }
 
-/* The link of a Task, or NULL.  Pure C. */
+/* The link of a key, or NULL.  Pure C. */
 static inline al_tasklink *
-al_tasktable_find(const al_tasktable *table, const void *task)
+al_tasktable_find(const al_tasktable *table, const void *key)
 {
     if (table->size == 0) {
         return NULL;
     }
-    al_tasklink *link = *tasktable_bucket(table, task);
-    while (link != NULL && link->task != task) {
+    al_tasklink *link = *tasktable_bucket(table, key);
+    while (link != NULL && link->key != key) {
         link = link->next;
     }
     return link;
@@ -64,7 +65,7 @@ al_tasktable_reserve(al_tasktable *table)
         al_tasklink *link = table->buckets[i];
         while (link != NULL) {
             al_tasklink *after = link->next;
-            al_tasklink **bucket = tasktable_bucket(&next, link->task);
+            al_tasklink **bucket = tasktable_bucket(&next, link->key);
             link->next = *bucket;
             *bucket = link;
             link = after;
@@ -78,11 +79,11 @@ al_tasktable_reserve(al_tasktable *table)
 
 /* Put a link that is in no table in; there is room.  Pure C. */
 static inline void
-al_tasktable_add(al_tasktable *table, al_tasklink *link, const void *task)
+al_tasktable_add(al_tasktable *table, al_tasklink *link, const void *key)
 {
-    assert(table->size != 0 && link->task == NULL);
-    al_tasklink **bucket = tasktable_bucket(table, task);
-    link->task = task;
+    assert(table->size != 0 && link->key == NULL);
+    al_tasklink **bucket = tasktable_bucket(table, key);
+    link->key = key;
     link->next = *bucket;
     *bucket = link;
     table->used++;
@@ -92,16 +93,16 @@ al_tasktable_add(al_tasktable *table, al_tasklink *link, const void *task)
 static inline void
 al_tasktable_remove(al_tasktable *table, al_tasklink *link)
 {
-    if (link->task == NULL) {
+    if (link->key == NULL) {
         return;
     }
-    al_tasklink **at = tasktable_bucket(table, link->task);
+    al_tasklink **at = tasktable_bucket(table, link->key);
     while (*at != link) {
         at = &(*at)->next;
     }
     *at = link->next;
     link->next = NULL;
-    link->task = NULL;
+    link->key = NULL;
     table->used--;
 }
 

@@ -88,7 +88,7 @@ wait_settle(WaitObject *self, PyObject **result)
 {
     al_pump *p = &self->books->pump;
     if (self->wait.kind == AL_WAIT_NEXT) {
-        *result = al_books_hand_over(self->books, false);
+        *result = al_books_hand_over(self->books);
         if (*result != NULL) {
             return PYGEN_RETURN;
         }
@@ -226,10 +226,10 @@ wait_clear(PyObject *op)
 {
     WaitObject *self = (WaitObject *)op;
     al_link_unlink(&self->wait.link);
+    Py_CLEAR(self->books); /* first: without them nothing else is used */
     Py_CLEAR(self->handle);
     Py_CLEAR(self->wait.future);
     Py_CLEAR(self->thrown);
-    Py_CLEAR(self->books);
     return 0;
 }
 
@@ -245,23 +245,37 @@ wait_dealloc(PyObject *op)
 
 /* ------------------------------------------------------------ Stream */
 
-static PyObject *
-stream_anext(PyObject *op)
+/* The first step of an anext(): what is ready, or a Wait. */
+static PySendResult
+stream_begin(PyObject *op, PyObject **result)
 {
     StreamObject *self = (StreamObject *)op;
     BooksObject *books = self->books;
     if (books == NULL) {
-        (void)wait_is_gone();
-        return NULL;
+        return wait_is_gone();
     }
     al_pump *p = &books->pump;
     if (al_loop_check_thread(p->st, &p->bound, "a batch") < 0) {
+        return PYGEN_ERROR;
+    }
+    *result = al_books_hand_over(books);
+    if (*result != NULL) {
+        return PYGEN_RETURN;
+    }
+    *result = wait_new(books, self->handle, AL_WAIT_NEXT);
+    return *result == NULL ? PYGEN_ERROR : PYGEN_NEXT;
+}
+
+/* Takes nothing yet: one that is dropped unawaited loses no result. */
+static PyObject *
+stream_anext(PyObject *op)
+{
+    BooksObject *books = ((StreamObject *)op)->books;
+    if (books == NULL) {
+        (void)wait_is_gone();
         return NULL;
     }
-    PyObject *ready = al_books_hand_over(books, true);
-    return ready != NULL || PyErr_Occurred()
-               ? ready
-               : al_wait_awaitable(books, self->handle, AL_WAIT_NEXT);
+    return al_awaitable_lazy(books->pump.st, op, stream_begin, wait_step);
 }
 
 static int

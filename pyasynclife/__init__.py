@@ -1,6 +1,6 @@
 """One native lifecycle for asyncio tasks: launch, observe, cancel, shut down."""
 
-from pyasynclife._core import Ready, TaskMetadata, TaskResult
+from pyasynclife._core import Ready, TaskGroup, TaskMetadata, TaskResult
 from pyasynclife._errors import (
     BatchError,
     DuplicateTaskError,
@@ -33,6 +33,7 @@ __all__ = [
     "SignalCoordinator",
     "SignalSetupError",
     "TaskExit",
+    "TaskGroup",
     "TaskHealth",
     "TaskMetadata",
     "TaskRegistry",

@@ -17,6 +17,8 @@ from pyasynclife._states import TaskHealth, TaskState
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
+def adopt_methods(subclass: type[Any], /) -> None: ...
+
 @final
 class Ready(Awaitable[T_co], Generic[T_co]):
     def __await__(self) -> Generator[Any, None, T_co]: ...
@@ -159,6 +161,20 @@ class SignalHandler:
     def put_back(self) -> None: ...
     def inherit(self, below: SignalHandler, /) -> None: ...
 
+# At run time no subclass of asyncio's; declared as one, so that annotations hold.
+class TaskGroup(asyncio.TaskGroup):
+    def create_task(
+        self,
+        coro: Generator[Any, None, T] | Coroutine[Any, Any, T],
+        *,
+        name: str | None = None,
+        context: Context | None = None,
+        **kwargs: Any,
+    ) -> asyncio.Task[T]: ...
+    def cancel(self) -> None: ...
+    @property
+    def _tasks(self) -> frozenset[asyncio.Task[Any]]: ...  # type: ignore[override]
+
 @final
 class TaskResult(Generic[T]):
     __match_args__: tuple[str, str, str, str]
@@ -220,7 +236,7 @@ class Books:
     @property
     def results(self) -> list[TaskResult[Any]]: ...
     @property
-    def errors(self) -> list[BaseException]: ...
+    def errors(self) -> list[BaseException | None]: ...
     @property
     def fatal(self) -> BaseException | None: ...
     @property

@@ -20,9 +20,9 @@ from typing import Any, Generic, Self, TypeVar
 
 from pyasynclife._core import Books, TaskResult
 from pyasynclife._errors import BatchError
-from pyasynclife._results import BatchProgress, BatchResult, make_progress
+from pyasynclife._results import BatchProgress, BatchResult, length_of, make_progress
 from pyasynclife._sealed import Sealed
-from pyasynclife._states import BatchStatus
+from pyasynclife._states import BatchStatus, TaskState
 
 T = TypeVar("T")
 
@@ -46,8 +46,8 @@ class Batch(Sealed, Generic[T]):
     ``on_result`` and the counts and waits for all at its end.
     """
 
-    __slots__ = ("__weakref__", "_awaited", "_books", "_budget", "_items", "_key",
-                 "_max_concurrent", "_max_errors", "_result")  # fmt: skip
+    __slots__ = ("__weakref__", "_awaited", "_books", "_budget", "_delivered", "_items",
+                 "_key", "_max_concurrent", "_max_errors", "_result")  # fmt: skip
 
     _books: Books
     _items: Any
@@ -56,6 +56,7 @@ class Batch(Sealed, Generic[T]):
     _max_concurrent: int
     _max_errors: int
     _awaited: bool
+    _delivered: bool  # somebody was told how it ended
     _result: BatchResult[T] | None
 
     @property
@@ -100,6 +101,7 @@ class Batch(Sealed, Generic[T]):
                 raise
             finally:
                 self._awaited = False
+        self._delivered = True
         error: BaseException | None = self._failure()
         if error is not None:
             try:
@@ -112,6 +114,7 @@ class Batch(Sealed, Generic[T]):
         return self.collect().__await__()
 
     def __aiter__(self) -> AsyncIterator[TaskResult[T]]:
+        """Hand over each result; ``anext()`` takes it when it is awaited."""
         self._books.use(_STREAM)
         return self._books.stream(self)
 
@@ -128,13 +131,13 @@ class Batch(Sealed, Generic[T]):
         books = self._books
         if books.mode == _BLOCK_OPEN:
             books.use(_NOBODY)
-        delivered = books.over and books.mode != _NOBODY
         if exc is not None or books.mode == _STREAM:
             books.stop()
         if not books.over:
             await books.wait()
-        if delivered:
+        if self._delivered:
             return
+        self._delivered = True
         if exc is None:
             error: BaseException | None = self._failure()
             if error is not None:
@@ -165,7 +168,7 @@ class Batch(Sealed, Generic[T]):
         if self._result is not None:
             return self._result
         books, items = self._books, self._items
-        *_, failed, _, _, elapsed = books.counts()
+        failed, _, _, elapsed = books.counts()[4:]
         result: BatchResult[T] = BatchResult._make()
         result._failed = 0
         result._results = books.results
@@ -181,7 +184,7 @@ class Batch(Sealed, Generic[T]):
                 f"never started: the budget of {self._budget} s for the whole batch"
                 " ran out"
             )
-            failed += len(result._rest)
+            failed += length_of(result._rest)
         result.exhausted = books.exhausted or type(items) in (list, tuple, range)
         result.status = _STATUS[books.stopping]
         result.duration = elapsed
@@ -198,18 +201,19 @@ class Batch(Sealed, Generic[T]):
         if books.stopping != _ERRORS:
             return None
         result = None
-        errors = books.errors
+        errors = books.errors  # as they failed; None: without an error
         if books.mode == _COLLECT:
             result = self._outcome()
-            errors = [r.error for r in result if r.error in errors]
+            errors = [r.error for r in result if r.state is TaskState.FAILED]
         return BatchError(
             f"{len(errors)} items failed, where max_errors is {self._max_errors}",
-            [e if isinstance(e, Exception) else RuntimeError(repr(e)) for e in errors],
+            [_as_exception(error) for error in errors],
             result,
         )
 
     def _ended(self) -> None:
         """The iteration has come to its end: raise why, if there is a why."""
+        self._delivered = True
         error = self._failure()
         if error is not None:
             try:
@@ -229,6 +233,16 @@ class Batch(Sealed, Generic[T]):
         try:
             books = self._books
         except AttributeError:
+            return
+        if books.over and books.fatal is not None and not self._delivered:
+            if not books.loop.is_closed():
+                books.loop.call_exception_handler(
+                    {
+                        "message": f"{self!r} failed and was dropped before anybody "
+                        "was told",
+                        "exception": books.fatal,
+                    }
+                )
             return
         if not books.begun or books.over or books.stopping:
             return
@@ -309,7 +323,7 @@ def bounded_gather(
     batch._max_concurrent = limit
     batch._max_errors = -1 if max_errors is None else _count("max_errors", max_errors)
     batch._budget = _seconds("budget", budget)
-    batch._awaited = False
+    batch._awaited = batch._delivered = False
     batch._result = None
     batch._books = Books(
         fn,
@@ -326,6 +340,13 @@ def bounded_gather(
         on_result,
     )
     return batch
+
+
+def _as_exception(error: BaseException | None) -> Exception:
+    """Return what stands for a failed item's error in a BatchError."""
+    if isinstance(error, Exception):
+        return error
+    return RuntimeError(repr(error) if error else "an item failed and gave no error")
 
 
 def _check_sources(fn: Any, items: Any) -> bool:

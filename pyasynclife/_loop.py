@@ -17,11 +17,11 @@ def loop_traits(loop: asyncio.AbstractEventLoop) -> tuple[FunctionType | None, b
     place is nothing anybody could tell, else None; and whether the loop's clock is
     ``time.monotonic``, so that C may read the system's.
     """
-    return _stock_create_task(loop), _is_monotonic(loop)
+    return _stock_create_task(type(loop)), _is_monotonic(loop)
 
 
-def _stock_create_task(loop: asyncio.AbstractEventLoop) -> FunctionType | None:
-    create_task: Any = getattr(type(loop), "create_task", None)
+def _stock_create_task(loop_type: type) -> FunctionType | None:
+    create_task: Any = getattr(loop_type, "create_task", None)
     if (
         isinstance(create_task, FunctionType)
         and create_task.__code__.co_qualname == "BaseEventLoop.create_task"
@@ -44,3 +44,10 @@ def _is_monotonic(loop: asyncio.AbstractEventLoop) -> bool:
         )
     uvloop: Any = sys.modules.get("uvloop.loop")
     return uvloop is not None and clock is uvloop.Loop.time
+
+
+# What a group asks at every entry is asked once: asyncio's own create_task, and the
+# two halves of the await graph, None before 3.14.
+stock_maker = _stock_create_task(asyncio.BaseEventLoop)
+add_awaited_by: Any = getattr(asyncio, "future_add_to_awaited_by", None)
+discard_awaited_by: Any = getattr(asyncio, "future_discard_from_awaited_by", None)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from pyasynclife._checks import check_callable, check_count, check_seconds
-from pyasynclife._core import Registry, TaskMetadata
+from pyasynclife._core import Registry, TaskMetadata, adopt_methods
 from pyasynclife._dump import await_chain, dump_tasks
 from pyasynclife._report import ShutdownReport, follow_drain, wait_among
 from pyasynclife._sealed import Sealed
@@ -224,3 +224,6 @@ class TaskRegistry(Registry):
                 await asyncio.wait([monitor])
         if report.stuck:
             logger.error("%s", report)
+
+
+adopt_methods(TaskRegistry)  # makes a heartbeat a tenth faster

@@ -128,7 +128,7 @@ class BatchResult(Sealed, Sequence[TaskResult[T]], Generic[T]):
         return iter(self._all())
 
     def __repr__(self) -> str:
-        size = len(self._results) + len(self._rest)
+        size = len(self._results) + length_of(self._rest)
         return f"<BatchResult {self.status.value}: {size} items, {self._failed} failed>"
 
     def _all(self) -> list[TaskResult[T]]:
@@ -137,9 +137,14 @@ class BatchResult(Sealed, Sequence[TaskResult[T]], Generic[T]):
         if self._rest:
             rest, self._rest = self._rest, ()
             first = len(self._results)
-            self._results += [
-                self._unstarted(item, index) for index, item in enumerate(rest, first)
-            ]
+            try:
+                self._results += [
+                    self._unstarted(item, index)
+                    for index, item in enumerate(rest, first)
+                ]
+            except BaseException:  # an exit in the key, or no memory
+                self._rest = rest
+                raise
         return self._results
 
     def _unstarted(self, item: Any, index: int) -> TaskResult[T]:
@@ -180,6 +185,13 @@ class BatchResult(Sealed, Sequence[TaskResult[T]], Generic[T]):
                     "exception": error,
                 }
             )
+
+
+def length_of(items: Sequence[Any]) -> int:
+    """Return the length, also of a range too long for len()."""
+    if isinstance(items, range) and items:
+        return (items[-1] - items[0]) // items.step + 1
+    return len(items)
 
 
 def as_exception(result: TaskResult[Any]) -> Exception:

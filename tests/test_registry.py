@@ -327,6 +327,47 @@ async def test_a_heartbeat_of_nobody_is_false_and_counted() -> None:
     assert registry.stats().unknown_heartbeats == 3
 
 
+async def test_an_id_is_known_by_the_object_and_by_its_text() -> None:
+    async with a_registry() as registry:
+        given = "".join(["feed", "-1"])
+        _, task_id = await registry.register(forever(), given)
+        copy = "".join(["feed", "-", "1"])
+        assert copy is not task_id
+        await settle()
+        assert await registry.heartbeat(task_id)
+        assert await registry.heartbeat(copy)
+        assert 2 == registry[given].heartbeats
+
+
+async def test_an_id_object_is_nobodys_after_the_end_and_the_next_ones_then() -> None:
+    async with a_registry() as registry:
+        task, task_id = await registry.register(returns(1), "feed")
+        await task
+        await settle()
+        assert not await registry.heartbeat(task_id)
+        assert not await registry.cancel(task_id)
+        first = registry[task_id]
+        await registry.register(forever(), task_id)
+        assert await registry.heartbeat(task_id)
+        assert (0, 1) == (first.heartbeats, registry[task_id].heartbeats)
+
+
+async def test_an_override_in_a_subclass_is_heard() -> None:
+    class Counting(TaskRegistry):
+        beaten = 0
+
+        def heartbeat(self, task_id: str | None = None) -> Any:
+            self.beaten += 1
+            return super().heartbeat(task_id)
+
+    registry = Counting()
+    task, task_id = await registry.register(forever())
+    assert await registry.heartbeat(task_id)
+    assert 1 == registry.beaten
+    task.cancel()
+    assert await registry.wait(5)
+
+
 async def test_a_heartbeat_without_id_is_the_current_tasks() -> None:
     registry = TaskRegistry()
     tracked: list[bool] = []
