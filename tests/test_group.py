@@ -20,7 +20,7 @@ import pytest
 from helpers import run_child, settle
 
 import pyasynclife
-from pyasynclife import TaskGroup
+from pyasynclife import TaskGroup, _core
 
 Scenario = Callable[[Any], Coroutine[Any, Any, None]]
 EAGER = sys.version_info >= (3, 12)
@@ -888,6 +888,39 @@ async def test_groups_leak_nothing() -> None:
     await rounds(100)
     gc.collect()
     assert len(gc.get_objects()) - before < 50
+
+
+@pytest.mark.parametrize("ends", ["well", "badly", "cancelled"])
+async def test_no_allocation_that_fails_leaves_a_task_or_hides_an_error(
+    ends: str, loop_errors: list[dict[str, Any]]
+) -> None:
+    fault = getattr(_core, "fail_allocation", None)
+    if fault is None:
+        pytest.skip("needs a build with fault points")
+
+    async def life() -> None:
+        async with TaskGroup() as group:
+            group.create_task(settle(1), name="one")
+            if ends == "badly":
+                group.create_task(fail(1))
+            group.create_task(coro=settle(1))
+            if ends == "cancelled":
+                group.cancel()
+            await settle(4)
+
+    for nth in range(1, 100):
+        task = asyncio.create_task(life())
+        fault(nth)
+        await asyncio.wait([task])
+        left = fault(0)
+        await settle()
+        assert asyncio.all_tasks() == {asyncio.current_task()}, nth
+        error = None if task.cancelled() else task.exception()
+        if left:
+            assert (ends == "badly") == (error is not None)
+            return
+        assert error is not None or loop_errors, nth
+    pytest.fail("the faults never ended")
 
 
 def test_the_package_has_it() -> None:
