@@ -790,7 +790,7 @@ async def test_progress_counts():
         return await asyncio.sleep(0)
 
     batch = bounded_gather(
-        fn, ["good", "bad", "cancel", "slow"], max_concurrent=1, timeout=0.02
+        fn, ["good", "bad", "cancel", "slow"], max_concurrent=1, timeout=0.2
     )
     before = batch.progress
     assert (before.total, before.started, before.elapsed) == (4, 0, 0.0)

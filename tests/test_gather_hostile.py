@@ -37,16 +37,16 @@ def use_in_every_way():
             yield i
 
     async def main():
-        result = await bounded_gather(fn, range(20), max_concurrent=3, timeout=0.01)
+        result = await bounded_gather(fn, range(20), max_concurrent=3, timeout=0.2)
         assert len(result.failures()) == 4
         seen = []
         async for r in bounded_gather(
-            fn, iter(range(20)), max_concurrent=3, timeout=0.01, key=str
+            fn, iter(range(20)), max_concurrent=3, timeout=0.2, key=str
         ):
             seen.append(r.task_id)
         assert seen == [str(i) for i in range(20)]
         result = await bounded_gather(
-            fn, source(), timeout=0.01, on_result=lambda r: None
+            fn, source(), timeout=0.2, on_result=lambda r: None
         )
         assert len(result) == 9
         assert len(result.failures()) == 2
