@@ -14,7 +14,8 @@ import signal
 import sys
 import time
 from collections import deque
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 
 from websockets.asyncio.server import Server, ServerConnection, serve
@@ -131,12 +132,18 @@ class FeedServer:
             self.pacer.hear(float(line))
 
 
-async def open_stdin() -> asyncio.StreamReader:
+@asynccontextmanager
+async def open_stdin() -> AsyncIterator[asyncio.StreamReader]:
     """Make stdin, a pipe, readable without blocking."""
     reader = asyncio.StreamReader()
     protocol = partial(asyncio.StreamReaderProtocol, reader)
-    await asyncio.get_running_loop().connect_read_pipe(protocol, sys.stdin)
-    return reader
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.connect_read_pipe(protocol, sys.stdin)
+    try:
+        yield reader
+    finally:
+        transport.close()
+        await asyncio.sleep(0)  # it closes in the next turn
 
 
 def port_of(server: Server) -> int:
@@ -163,7 +170,8 @@ async def main(symbols: int, rate: float, seconds: float) -> None:
             asyncio.create_task(feed.deal_for_ever()),
             asyncio.create_task(feed.misbehave(seconds)),
         ]
-        await feed.obey(await open_stdin())
+        async with open_stdin() as stdin:
+            await feed.obey(stdin)
         for task in work:
             task.cancel()
 
