@@ -108,7 +108,4 @@ al_wall_clock(void)
 #define AL_UNCANCEL_KEEPS_REQUEST 0
 #endif
 
-/* 3.12 on: a coroutine closed before its first step keeps its frame. */
-#define AL_CLOSED_KEEPS_FRAME (PY_VERSION_HEX >= 0x030C0000)
-
 #endif

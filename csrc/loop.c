@@ -508,20 +508,24 @@ al_coro_started(al_state *st, PyObject *coro)
     return started != 0 ? started : coro_has_ended(st, coro);
 }
 
-/* Asked by sending what a fresh coroutine refuses, which changes nothing. */
+/* From 3.12 on a coroutine that was closed before it started keeps its frame,
+   so it is asked by sending what a new one refuses, which changes nothing. */
 int
-al_coro_closed(PyObject *coro)
+al_coro_fresh(al_state *st, PyObject *coro)
 {
-    if (!AL_CLOSED_KEEPS_FRAME || !PyCoro_CheckExact(coro)) {
-        return 0;
+    int suspended = loop_truth(PyObject_GetAttr(coro, st->s_cr_suspended));
+    if (suspended != 0) {
+        return suspended < 0 ? -1 : 0;
     }
     PyObject *result = NULL;
     (void)PyIter_Send(coro, Py_True, &result);
     Py_XDECREF(result);
-    int closed = PyErr_ExceptionMatches(PyExc_RuntimeError);
-    if (closed || PyErr_ExceptionMatches(PyExc_TypeError)) {
-        PyErr_Clear();
-        return closed;
+    int fresh = PyErr_ExceptionMatches(PyExc_TypeError);
+    if (fresh || PyErr_ExceptionMatches(PyExc_RuntimeError)
+        || PyErr_ExceptionMatches(PyExc_ValueError))
+    {
+        PyErr_Clear(); /* else it is over, or runs */
+        return fresh;
     }
     return PyErr_Occurred() ? -1 : 0;
 }

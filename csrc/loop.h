@@ -146,9 +146,9 @@ void al_future_wake(al_state *st, const al_loop *bound, PyObject *future);
    be told, 1.  -1 with an exception.  Runs Python. */
 int al_coro_started(al_state *st, PyObject *coro);
 
-/* Tell whether a coroutine that has not run was closed: 1 or 0; where it
-   cannot be told, 0.  -1 with an exception.  Runs Python. */
-int al_coro_closed(PyObject *coro);
+/* Tell whether a native coroutine is new: neither started nor closed: 1 or 0;
+   -1 with an exception.  Costs more than al_coro_started.  Runs Python. */
+int al_coro_fresh(al_state *st, PyObject *coro);
 
 /* Close a coroutine that has never started; leave any other alone.  Keeps
    the raised exception.  Runs Python. */
