@@ -22,6 +22,14 @@ void al_pump_offer(al_pump *pump, PyObject *item);
 /* The reader has ended.  Runs Python. */
 void al_pump_read(al_pump *pump);
 
+/* Add an item; before the pump has begun, too.  Returns 0; -1 with an
+   exception, nothing changed.  Runs Python. */
+int al_pump_add(al_pump *pump, PyObject *item);
+
+/* Its limit, or whether it is paused or closed, has been changed: see that as
+   many workers come as may.  Runs Python. */
+void al_pump_change(al_pump *pump);
+
 /* The visit of an embedded pump.  Pure C. */
 int al_pump_visit(al_pump *pump, visitproc visit, void *arg);
 

@@ -36,7 +36,8 @@
     X(unknown, "pyasynclife._states", "TaskHealth.UNKNOWN")                   \
     X(logger, "pyasynclife._states", "logger")                                \
     X(work, "pyasynclife._workers", "work")                                   \
-    X(read, "pyasynclife._workers", "read")
+    X(read, "pyasynclife._workers", "read")                                   \
+    X(keep, "pyasynclife._workers", "keep")
 
 /* Interned: each is st->s_<name>. */
 #define AL_NAMES(X)                                                           \

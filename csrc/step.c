@@ -125,6 +125,20 @@ step_refuse(WorkerObject *self)
     Py_XDECREF(task_id);
 }
 
+/* There are more workers than the limit: one less, at once. */
+static void
+step_shed(WorkerObject *self)
+{
+    al_pump *p = self->pump;
+    if (al_task_unwatch(p->st, self->task, (PyObject *)self) > 0) {
+        al_worker_detach(self);
+    }
+    else if (PyErr_Occurred()) {
+        al_loop_report(p->st, p->bound.loop, "retiring a worker failed",
+                       self->task);
+    }
+}
+
 /* Pull one item. */
 static step_pulled
 step_pull(WorkerObject *self)
@@ -135,6 +149,10 @@ step_pull(WorkerObject *self)
     }
     double now = self->now != 0.0 ? self->now : step_clock(p);
     double wall = p->bound.monotonic ? now : al_clock();
+    if (p->alive > p->limit) {
+        step_shed(self);
+        return PULL_NOTHING;
+    }
     if (p->resting != NULL || wall - p->turn_at > PUMP_SLICE) {
         if (p->resting == NULL) {
             p->resting = self;
@@ -151,7 +169,7 @@ step_pull(WorkerObject *self)
     }
     p->room--;
     self->item.index = p->source.pulled - 1;
-    if (p->source.async) {
+    if (p->source.async && p->source.ahead == NULL) {
         p->calls->taken(p->owner);
     }
     if (p->stopping != AL_STOP_NONE) {
@@ -162,21 +180,23 @@ step_pull(WorkerObject *self)
     return PULL_ITEM;
 }
 
-/* An item was suspended: where all workers are busy, more are wanted. */
-static void
-step_grow(al_pump *p)
+void
+al_step_grow(al_pump *p)
 {
     if (p->unstarted > 0 || p->alive >= p->limit || !al_worker_may_pull(p)) {
         return;
     }
-    Py_ssize_t known = p->source.length;
-    Py_ssize_t n = known < 0 ? PUMP_RAMP : PUMP_RAMP_KNOWN;
+    Py_ssize_t left = al_source_left(&p->source);
+    Py_ssize_t n = left < 0 ? PUMP_RAMP : PUMP_RAMP_KNOWN;
     n = n < p->alive ? p->alive : n;
     n = n > p->room ? p->room : n;
-    if (known >= 0 && n > known - p->source.pulled) {
-        n = known - p->source.pulled;
+    if (p->source.async && !p->source.done) {
+        left = 1 + al_source_waiting(&p->source);
     }
-    al_worker_spawn(p, n < 1 || p->source.async ? 1 : n);
+    if (left >= 0 && n > left) {
+        n = left;
+    }
+    al_worker_spawn(p, n < 1 ? 1 : n);
 }
 
 /* The item waits for something: see to its deadline, and to more workers. */
@@ -195,7 +215,7 @@ step_suspend(WorkerObject *self)
     {
         al_worker_fail(p);
     }
-    step_grow(p);
+    al_step_grow(p);
 }
 
 /* A fresh worker for this one, whose end nobody need be told of then. */
@@ -271,6 +291,31 @@ step_run(WorkerObject *self, PyObject *thrown, bool nested,
     }
 }
 
+/* A step of an item that was given up: its end is the Task's. */
+static PySendResult
+step_alone(WorkerObject *self, PyObject *thrown, PyObject **result)
+{
+    self->stepping = true;
+    PySendResult answer = al_drive_resume(self->st, &self->item.drive, thrown,
+                                          result);
+    self->stepping = false;
+    if (answer == PYGEN_ERROR) {
+        PyErr_SetRaisedException(*result);
+        *result = NULL;
+    }
+    if (answer != PYGEN_NEXT) {
+        PyObject *error = PyErr_GetRaisedException();
+        PyObject *value, *task_id;
+        al_item_detach(&self->item, &value, &task_id);
+        Py_XDECREF(value);
+        Py_XDECREF(task_id);
+        if (error != NULL) {
+            PyErr_SetRaisedException(error);
+        }
+    }
+    return answer;
+}
+
 PySendResult
 al_step_worker(PyObject *op, PyObject *thrown, PyObject **result)
 {
@@ -284,6 +329,9 @@ al_step_worker(PyObject *op, PyObject *thrown, PyObject **result)
     if (self->item.value == NULL && thrown != NULL) {
         PyErr_SetRaisedException(Py_NewRef(thrown));
         return PYGEN_ERROR;
+    }
+    if (self->owner == NULL && self->item.value != NULL) {
+        return step_alone(self, thrown, result);
     }
     if (self->owner == NULL) {
         *result = Py_NewRef(Py_None);

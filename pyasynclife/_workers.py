@@ -1,7 +1,8 @@
-"""The two coroutines that the native pump puts into Tasks."""
+"""What the native pump puts into Tasks, and who holds those that never end."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterable, Awaitable
 from typing import Any, Protocol
 
@@ -10,9 +11,12 @@ class _Pump(Protocol):
     def offer(self, item: Any) -> Awaitable[None]: ...
 
 
-async def work(step: Awaitable[None]) -> None:
-    """Drive items: all of it happens in the native step."""
-    await step
+async def work(step: Awaitable[Any]) -> Any:
+    """Drive items: all of it happens in the native step.
+
+    It returns None, but for an item that was given up: then what that returns.
+    """
+    return await step
 
 
 async def read(source: AsyncIterable[Any], pump: _Pump) -> BaseException | None:
@@ -35,3 +39,13 @@ async def read(source: AsyncIterable[Any], pump: _Pump) -> BaseException | None:
     except (SystemExit, KeyboardInterrupt) as error:
         return error
     return None
+
+
+_stuck: set[asyncio.Task[Any]] = set()
+
+
+def keep(task: asyncio.Task[Any]) -> None:
+    """Hold a Task that nobody waits for any more until it ends: the loop does not."""
+    _stuck.difference_update([t for t in _stuck if t.get_loop().is_closed()])
+    _stuck.add(task)
+    task.add_done_callback(_stuck.discard)

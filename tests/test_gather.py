@@ -632,7 +632,7 @@ async def test_the_batchs_context_is_the_one_of_its_start():
         ({"key": double}, TypeError, "called and not awaited"),
         ({"task_per_item": True}, TypeError, "unexpected keyword"),
         ({"registry": None}, TypeError, "unexpected keyword"),
-        ({"cancel_grace": 1.0}, TypeError, "unexpected keyword"),
+        ({"cancel_grace": -1}, ValueError, "cancel_grace must be 0 or more"),
     ],
 )
 def test_bad_options_are_refused_at_the_call(kwargs, error, says):
