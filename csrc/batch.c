@@ -324,13 +324,14 @@ static PyGetSetDef books_getset[] = {
 static PyObject *
 books_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwargs))
 {
-    PyObject *fn, *items, *name, *key, *on_result;
-    int async, ordered;
+    PyObject *fn, *items, *name, *key, *on_result, *registry;
+    int async, ordered, solo;
     Py_ssize_t limit, buffer, max_errors;
     double timeout, budget, grace;
-    if (!PyArg_ParseTuple(args, "OOpOndddnpnOO:Books", &fn, &items, &async,
+    if (!PyArg_ParseTuple(args, "OOpOndddnpnOOpO:Books", &fn, &items, &async,
                           &name, &limit, &timeout, &budget, &grace,
-                          &max_errors, &ordered, &buffer, &key, &on_result))
+                          &max_errors, &ordered, &buffer, &key, &on_result,
+                          &solo, &registry))
     {
         return NULL;
     }
@@ -349,6 +350,9 @@ books_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwargs))
     p->timeout = timeout;
     p->budget = budget;
     p->grace = grace;
+    if (solo) {
+        al_pump_set_solo(p, registry == Py_None ? NULL : registry);
+    }
     p->source.items = Py_NewRef(items);
     p->source.async = async != 0;
     p->source.key = key == Py_None ? NULL : Py_NewRef(key);

@@ -16,6 +16,7 @@
 #include "worker.h"
 #include "late.h"
 #include "step.h"
+#include "solo.h"
 #include "pump.h"
 
 /* The item that was ahead when the pump was stopped. */
@@ -143,6 +144,14 @@ pump_start(al_pump *p)
     return p->source.async ? pump_start_reader(p) : 0;
 }
 
+void
+al_pump_set_solo(al_pump *p, PyObject *registry)
+{
+    p->solo = al_solo_spawn;
+    p->left = al_solo_left;
+    p->registry = Py_XNewRef(registry);
+}
+
 int
 al_pump_begin(al_pump *p)
 {
@@ -253,6 +262,9 @@ void
 al_pump_change(al_pump *p)
 {
     al_worker_kick(p);
+    if (p->gates != NULL && !p->paused) {
+        al_futures_wake(p->st, &p->bound, p->gates);
+    }
     if (p->begun) {
         al_worker_spawn(p, p->limit - p->alive < al_source_left(&p->source)
                                ? p->limit - p->alive
@@ -268,6 +280,8 @@ al_pump_visit(al_pump *p, visitproc visit, void *arg)
     Py_VISIT(p->name);
     Py_VISIT(p->reader);
     Py_VISIT(p->fatal);
+    Py_VISIT(p->registry);
+    Py_VISIT(p->gates);
     Py_VISIT(p->deadlines.timer);
     for (al_link *at = p->workers.next; at != &p->workers; at = at->next) {
         Py_VISIT(AL_OWNER(at, WorkerObject, link));
@@ -285,6 +299,8 @@ al_pump_clear(al_pump *p)
     al_source_clear(&p->source);
     Py_CLEAR(p->deadlines.timer);
     Py_CLEAR(p->fatal);
+    Py_CLEAR(p->registry);
+    Py_CLEAR(p->gates);
     Py_CLEAR(p->reader);
     Py_CLEAR(p->name);
     Py_CLEAR(p->fn);

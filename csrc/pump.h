@@ -11,6 +11,10 @@
 void al_pump_init(al_pump *pump, al_state *st, PyObject *owner,
                   const al_pump_calls *calls);
 
+/* Make a Task for each item, registered where there is a `registry`, a
+   TaskRegistry or NULL.  Pure C. */
+void al_pump_set_solo(al_pump *pump, PyObject *registry);
+
 /* Begin in the running loop.  Returns 0, also where the source or the first
    worker failed, which ends it as AL_STOP_FATAL; -1 with an exception where
    there is no loop, nothing begun.  Runs Python. */

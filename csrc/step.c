@@ -50,10 +50,9 @@ step_clock(al_pump *p)
     return now;
 }
 
-/* The item has ended with `end` (stolen): make its result and hand it over.
-   Tells whether its worker may take another one.  Sets no exception. */
-static bool
-step_finish(WorkerObject *self, PySendResult answer, PyObject *end)
+bool
+al_step_finish(WorkerObject *self, PySendResult answer, PyObject *end,
+               PyObject **verdict)
 {
     al_pump *p = self->pump;
     PyObject *value, *task_id;
@@ -82,20 +81,24 @@ step_finish(WorkerObject *self, PySendResult answer, PyObject *end)
     }
     Py_DECREF(value);
     Py_XDECREF(task_id);
-    Py_DECREF(end);
+    if (verdict != NULL) {
+        *verdict = end;
+    }
+    else {
+        Py_DECREF(end);
+    }
     return answer == PYGEN_RETURN && clean == 1;
 }
 
-/* The item of a worker whose Task was closed under it: cancelled. */
-static void
-step_abandon(WorkerObject *self)
+void
+al_step_abandon(WorkerObject *self)
 {
     al_pump *p = self->pump;
     self->item.asked = 0;
     al_drive_clear(&self->item.drive);
     PyObject *error = AL_ALLOC(PyObject_CallNoArgs(p->st->CancelledError));
     if (error != NULL) {
-        (void)step_finish(self, PYGEN_ERROR, error);
+        (void)al_step_finish(self, PYGEN_ERROR, error, NULL);
     }
     else {
         PyObject *value, *task_id;
@@ -106,9 +109,8 @@ step_abandon(WorkerObject *self)
     }
 }
 
-/* The pump was stopped while the source gave the item: never started. */
-static void
-step_refuse(WorkerObject *self)
+void
+al_step_refuse(WorkerObject *self)
 {
     al_pump *p = self->pump;
     PyObject *value, *task_id;
@@ -173,7 +175,7 @@ step_pull(WorkerObject *self)
         p->calls->taken(p->owner);
     }
     if (p->stopping != AL_STOP_NONE) {
-        step_refuse(self);
+        al_step_refuse(self);
         return PULL_NOTHING;
     }
     self->item.started = p->source.quiet ? now : step_clock(p);
@@ -272,9 +274,9 @@ step_run(WorkerObject *self, PyObject *thrown, bool nested,
             && PyErr_GivenExceptionMatches(value, PyExc_GeneratorExit))
         {
             Py_DECREF(value);
-            step_abandon(self);
+            al_step_abandon(self);
         }
-        else if (!step_finish(self, answer, value) && !closing) {
+        else if (!al_step_finish(self, answer, value, NULL) && !closing) {
             step_retire(self);
             *result = Py_NewRef(Py_None);
             return PYGEN_RETURN;
@@ -364,6 +366,6 @@ al_step_left(PyObject *op)
 {
     WorkerObject *self = (WorkerObject *)op;
     if (self->item.value != NULL) {
-        step_abandon(self);
+        al_step_abandon(self);
     }
 }

@@ -22,11 +22,14 @@
 
 #include <string.h>
 
+/* How many Tasks of one item each are made at once, from nothing. */
+#define SOLO_RAMP 64
+
 bool
 al_worker_may_pull(const al_pump *p)
 {
-    return p->stopping == AL_STOP_NONE && !p->paused && p->room > 0
-           && al_source_may_give(&p->source);
+    return p->stopping == AL_STOP_NONE && p->fatal == NULL && !p->paused
+           && p->room > 0 && al_source_may_give(&p->source);
 }
 
 void
@@ -83,9 +86,8 @@ pump_check_over(al_pump *p)
 
 /* ---------------------------------------------------- making workers */
 
-/* A worker without a Task yet, in the pump's list (borrowed). */
-static WorkerObject *
-worker_new(al_pump *p)
+WorkerObject *
+al_worker_new(al_pump *p)
 {
     WorkerObject *self = AL_ALLOC(
         PyObject_GC_New(WorkerObject, (PyTypeObject *)p->st->Worker));
@@ -130,7 +132,7 @@ worker_make_task(WorkerObject *self)
 static int
 pump_spawn(al_pump *p)
 {
-    WorkerObject *self = worker_new(p);
+    WorkerObject *self = al_worker_new(p);
     if (self == NULL) {
         return -1;
     }
@@ -163,7 +165,7 @@ al_worker_spawn(al_pump *p, Py_ssize_t n)
     }
     p->spawning = true;
     while (n-- > 0 && al_worker_may_pull(p) && p->alive < p->limit) {
-        if (pump_spawn(p) < 0) {
+        if ((p->solo != NULL ? p->solo : pump_spawn)(p) < 0) {
             al_worker_fail(p);
         }
     }
@@ -173,8 +175,11 @@ al_worker_spawn(al_pump *p, Py_ssize_t n)
 void
 al_worker_kick(al_pump *p)
 {
+    if (p->fatal != NULL && p->stopping == AL_STOP_NONE && p->unstarted == 0) {
+        al_worker_stop(p, AL_STOP_FATAL, NULL);
+    }
     if (p->begun && p->unstarted == 0) {
-        al_worker_spawn(p, 1);
+        al_worker_spawn(p, p->solo != NULL ? SOLO_RAMP : 1);
     }
     pump_check_over(p);
 }
@@ -321,6 +326,7 @@ worker_traverse(PyObject *op, visitproc visit, void *arg)
     Py_VISIT(self->owner);
     Py_VISIT(self->task);
     Py_VISIT(self->counter);
+    Py_VISIT(self->refused);
     return al_item_visit(&self->item, visit, arg);
 }
 
@@ -330,6 +336,7 @@ worker_clear(PyObject *op)
     WorkerObject *self = (WorkerObject *)op;
     al_worker_detach(self);
     al_item_clear(&self->item);
+    Py_CLEAR(self->refused);
     return 0;
 }
 

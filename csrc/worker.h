@@ -28,12 +28,13 @@ typedef struct {
 typedef struct WorkerObject WorkerObject;
 
 /* A pump, embedded in its owner. */
-typedef struct {
+typedef struct al_pump {
     al_state *st;
     PyObject *owner; /* borrowed: embeds this */
     const al_pump_calls *calls;
     al_step step;              /* of each worker */
     void (*left)(PyObject *);  /* the Task of a worker has ended */
+    int (*solo)(struct al_pump *); /* a Task for one item; NULL: for many */
     al_loop bound;
     al_source source;
     al_deadlines deadlines;
@@ -45,6 +46,8 @@ typedef struct {
     PyObject *name;               /* owned: of the workers */
     PyObject *reader;             /* owned: Task of an asynchronous source */
     PyObject *fatal;              /* owned: what ends the batch, bare */
+    PyObject *registry;           /* owned: of solo Tasks, or NULL */
+    PyObject *gates;              /* owned: list of futures, while paused */
     Py_ssize_t limit;             /* of workers */
     Py_ssize_t alive;             /* workers */
     Py_ssize_t unstarted;         /* of them */
@@ -72,11 +75,15 @@ struct WorkerObject {
     al_state *st;
     PyObject *task;  /* owned; NULL while it is being made */
     PyObject *counter; /* owned: the Task's bound cancelling */
+    PyObject *refused; /* owned: what stands for the item's call, or NULL */
     al_item item;
     double now; /* end of the item before, if it is still the time; or 0 */
     bool begun;
     bool stepping;
 };
+
+/* A worker without a Task yet, in the pump's list (borrowed).  Runs Python. */
+WorkerObject *al_worker_new(al_pump *pump);
 
 /* Tell whether an item may be pulled now.  Pure C. */
 bool al_worker_may_pull(const al_pump *pump);

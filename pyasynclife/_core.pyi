@@ -225,6 +225,8 @@ class Books:
         buffer: int,
         key: Callable[[Any], str] | None,
         on_result: Callable[[TaskResult[Any]], object] | None,
+        task_per_item: bool,
+        registry: Registry | None,
         /,
     ) -> None: ...
     def use(self, mode: int, /) -> None: ...

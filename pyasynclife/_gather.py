@@ -20,6 +20,7 @@ from typing import Any, Generic, Self, TypeVar
 
 from pyasynclife._core import Books, TaskResult
 from pyasynclife._errors import BatchError
+from pyasynclife._registry import TaskRegistry
 from pyasynclife._results import (
     BatchProgress,
     BatchResult,
@@ -328,6 +329,8 @@ def bounded_gather(
     buffer: int | None = None,
     key: Callable[[Any], str] | None = None,
     on_result: Callable[[TaskResult[T]], object] | None = None,
+    task_per_item: bool = False,
+    registry: TaskRegistry | None = None,
 ) -> Batch[T]:
     """Run ``fn(item)`` for every item, at most ``max_concurrent`` at once.
 
@@ -353,6 +356,11 @@ def bounded_gather(
         key: The task id of an item, a non-empty str.
         on_result: Called with the TaskResult of each item as it ends. What it raises
             goes to the loop's exception handler.
+        task_per_item: Give each item an ``asyncio.Task`` of its own, named by its task
+            id, for what is keyed by the current task. The same in all else.
+        registry: Register the item's task in it, under its task id; implies
+            ``task_per_item``. An item whose id a living task has fails with
+            DuplicateTaskError; its function is not called.
 
     Returns:
         The batch: await it for all results, or iterate it (``async for``) to have
@@ -373,6 +381,10 @@ def bounded_gather(
     limit = _count("max_concurrent", max_concurrent, 1)
     _check_callable("key", key)
     _check_callable("on_result", on_result)
+    if registry is not None and not isinstance(registry, TaskRegistry):
+        raise TypeError(
+            f"registry must be a TaskRegistry or None, got {_short(registry)}"
+        )
     batch: Batch[T] = Batch._make()
     batch._items = items if type(items) in (list, tuple, range) else None
     batch._key = key
@@ -395,6 +407,8 @@ def bounded_gather(
         -1 if buffer is None else min(_count("buffer", buffer), sys.maxsize),
         key,
         on_result,
+        bool(task_per_item) or registry is not None,
+        registry,
     )
     return batch
 

@@ -19,6 +19,29 @@ async def work(step: Awaitable[Any]) -> Any:
     return await step
 
 
+class _Slot(Protocol):
+    def pause(self) -> Awaitable[None] | None: ...
+    def begin(self) -> Awaitable[Any]: ...
+    def returned(self, value: Any) -> Any: ...
+    def raised(self, error: BaseException) -> bool: ...
+
+
+async def run_item(slot: _Slot) -> Any:
+    """Run one item in a Task of its own, and say how it ended.
+
+    SystemExit and KeyboardInterrupt do not leave the Task: see `read`.
+    """
+    try:
+        while (pause := slot.pause()) is not None:
+            await pause
+        value = await slot.begin()
+    except BaseException as error:
+        if slot.raised(error):
+            return None
+        raise
+    return slot.returned(value)
+
+
 async def read(source: AsyncIterable[Any], pump: _Pump) -> BaseException | None:
     """Read an asynchronous source to its end, one item ahead of the pump.
 

@@ -22,6 +22,8 @@ from pyasynclife import (
     bounded_gather,
 )
 
+BOTH_WAYS = True
+
 var = contextvars.ContextVar("var", default="unset")
 
 
@@ -630,8 +632,11 @@ async def test_the_batchs_context_is_the_one_of_its_start():
         ({"on_result": 1}, TypeError, "on_result must be a function or None"),
         ({"on_result": double}, TypeError, "called and not awaited"),
         ({"key": double}, TypeError, "called and not awaited"),
-        ({"task_per_item": True}, TypeError, "unexpected keyword"),
-        ({"registry": None}, TypeError, "unexpected keyword"),
+        (
+            {"registry": {}},
+            TypeError,
+            "registry must be a TaskRegistry or None, got dict",
+        ),
         ({"cancel_grace": -1}, ValueError, "cancel_grace must be 0 or more"),
     ],
 )

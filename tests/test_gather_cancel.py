@@ -9,6 +9,8 @@ from helpers import settle
 
 from pyasynclife import BatchStatus, TaskState, bounded_gather
 
+BOTH_WAYS = True
+
 
 async def sleep_for(seconds):
     await asyncio.sleep(seconds)
@@ -501,6 +503,7 @@ async def test_an_item_that_raises_cancelled_error_is_cancelled():
     ]
 
 
+@pytest.mark.workers_only
 @pytest.mark.parametrize("how", ["raise", "timeout", "cancel"])
 async def test_the_worker_of_an_item_that_did_not_succeed_is_retired(how):
     tasks = []

@@ -7,6 +7,8 @@ import pytest
 
 from pyasynclife import BatchError, TaskResult, _core, bounded_gather
 
+BOTH_WAYS = True
+
 if not hasattr(_core, "fail_allocation"):
     pytest.skip("a build without PYASYNCLIFE_FAULTS", allow_module_level=True)
 
