@@ -99,7 +99,8 @@ pump_start_reader(al_pump *p)
     PyObject *stack[] = {p->source.items, p->owner};
     PyObject *coro =
         AL_ALLOC(PyObject_Vectorcall(st->read, stack, 2, NULL));
-    PyObject *callback = PyObject_GetAttr(p->owner, st->s_reader_done);
+    PyObject *callback =
+        coro == NULL ? NULL : PyObject_GetAttr(p->owner, st->s_reader_done);
     PyObject *task = NULL;
     if (coro != NULL && callback != NULL) {
         task = al_loop_create_task(st, &p->bound, coro, p->name, NULL);

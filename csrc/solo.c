@@ -52,7 +52,7 @@ slot_new(WorkerObject *worker)
 /* ----------------------------------------------------------- making one */
 
 /* registry.register(coro, name, context=context), and its Task (new); NULL
-   without an exception: the name is taken. */
+   without an exception: the name is taken.  It closes what it refuses. */
 static PyObject *
 solo_register(WorkerObject *self, PyObject *coro, PyObject *name,
               PyObject *context)
@@ -98,9 +98,9 @@ solo_make_task(WorkerObject *self, PyObject *name, PyObject *context)
     }
     else if (coro != NULL) {
         task = al_loop_create_task(st, &p->bound, coro, name, context);
-    }
-    if (coro != NULL && task == NULL) {
-        al_coro_refuse(st, coro);
+        if (task == NULL) {
+            al_coro_refuse(st, coro);
+        }
     }
     Py_XDECREF(coro);
     Py_XDECREF(slot);

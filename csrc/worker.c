@@ -318,6 +318,26 @@ al_worker_fail(al_pump *p)
 
 /* ----------------------------------------------------------- the type */
 
+/* What the item's coroutine says of itself; AttributeError between items. */
+static PyObject *
+worker_get_driven(PyObject *op, void *name)
+{
+    PyObject *driven = Py_XNewRef(((WorkerObject *)op)->item.drive.iterator);
+    if (driven == NULL) {
+        PyErr_SetString(PyExc_AttributeError, name);
+        return NULL;
+    }
+    PyObject *answer = PyObject_GetAttrString(driven, name);
+    Py_DECREF(driven);
+    return answer;
+}
+
+static PyGetSetDef worker_getset[] = {
+    {"cr_frame", worker_get_driven, NULL, NULL, (void *)"cr_frame"},
+    {"cr_await", worker_get_driven, NULL, NULL, (void *)"cr_await"},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
 static int
 worker_traverse(PyObject *op, visitproc visit, void *arg)
 {
@@ -354,6 +374,7 @@ worker_dealloc(PyObject *op)
 
 static PyType_Slot worker_slots[] = {
     {Py_tp_call, worker_call},
+    {Py_tp_getset, worker_getset},
     {Py_tp_traverse, worker_traverse},
     {Py_tp_clear, worker_clear},
     {Py_tp_dealloc, worker_dealloc},
