@@ -3,9 +3,9 @@
  * Most of what a Task costs are call_soon() and the Handle for its first step,
  * for its wake-up when cancelled, and for its done callback.  A burst is one
  * callback of the loop that makes many such calls.  A call joins it only while
- * its handle is the last that the loop has scheduled, so everything happens in
- * the order in which it would happen without: never later, and sometimes a
- * turn earlier.
+ * its handle is the last that the loop has scheduled, and while the loop has
+ * gone on to no other handle, so everything happens in the order and in the
+ * turn in which it would happen without.
  *
  * The one callback that is known beforehand to come is the watcher's, so it
  * is not put on the Task before its step: a Task that ends in that step is
@@ -37,6 +37,7 @@ typedef struct {
     PyObject *loop;  /* owned */
     al_call *calls;  /* owned, from `next` to `count` */
     Py_ssize_t next, count, room;
+    Py_ssize_t behind; /* the queue's length with our handle; -1: unknown */
 } BurstObject;
 
 static void
@@ -123,12 +124,17 @@ burst_last(al_state *st, PyObject *ready, PyObject *name)
     return found;
 }
 
-/* The burst that is scheduled last (new); else NULL, without an exception. */
+/* The burst that may be joined (new); else NULL, without an exception.  It is
+   scheduled last, and the queue as long as then: what was scheduled before it
+   by an earlier turn would otherwise have it run a turn too early. */
 static BurstObject *
 burst_open(al_state *st, PyObject *ready)
 {
     PyObject *callback = burst_last(st, ready, st->s__callback);
-    if (callback != NULL && (PyObject *)Py_TYPE(callback) != st->Burst) {
+    if (callback != NULL
+        && ((PyObject *)Py_TYPE(callback) != st->Burst
+            || ((BurstObject *)callback)->behind != PySequence_Size(ready)))
+    {
         Py_CLEAR(callback);
     }
     return (BurstObject *)callback;
@@ -147,10 +153,16 @@ burst_begin(al_state *st, PyObject *loop, al_call *call)
     self->loop = Py_NewRef(loop);
     self->calls = NULL;
     self->next = self->count = self->room = 0;
+    self->behind = -1;
     PyObject_GC_Track((PyObject *)self);
     int begun = burst_push(self, call);
     if (begun == 0) {
         begun = burst_schedule(self);
+    }
+    PyObject *ready = begun < 0 ? NULL : burst_ready(st, loop);
+    if (ready != NULL) {
+        self->behind = PySequence_Size(ready);
+        Py_DECREF(ready);
     }
     Py_DECREF((PyObject *)self);
     return begun;
@@ -222,36 +234,31 @@ burst_watch(BurstObject *self, al_call *call, PyObject *callbacks)
 }
 
 /* Before a step: tell whether the watcher is ours to call if the Task ends in
-   it.  It is not where others wait for the Task as well: then it is a callback
-   of the Task's, and the first of them. */
+   it.  Before the first one it is, for nobody has put it on the Task; before a
+   later one if it is the Task's only callback, which is then taken off. */
 static bool
 burst_take_watcher(BurstObject *self, al_call *call)
 {
     al_state *st = self->st;
+    if (call->arg == NULL) {
+        return true;
+    }
     PyObject *callbacks = PyObject_GetAttr(call->task, st->s__callbacks);
-    bool ours = false;
-    if (callbacks == NULL) {
+    bool ours = callbacks != NULL && PyList_Check(callbacks)
+                && PyList_GET_SIZE(callbacks) == 1
+                && PyTuple_GET_ITEM(PyList_GET_ITEM(callbacks, 0), 0)
+                       == call->watcher
+                && al_task_unwatch(st, call->task, call->watcher) > 0;
+    if (PyErr_Occurred()) {
         al_loop_report(st, self->loop, "looking at a task failed", call->task);
-    }
-    else if (call->arg == NULL) { /* the first step: it is not put on yet */
-        ours = callbacks == Py_None;
-        if (!ours) {
-            burst_watch(self, call, callbacks);
-        }
-    }
-    else if (PyList_Check(callbacks) && PyList_GET_SIZE(callbacks) == 1
-             && PyTuple_GET_ITEM(PyList_GET_ITEM(callbacks, 0), 0)
-                    == call->watcher)
-    {
-        ours = al_task_unwatch(st, call->task, call->watcher) > 0;
     }
     Py_XDECREF(callbacks);
     return ours;
 }
 
-/* Take the handles of callbacks that the Task got in this very step, and that
-   its end has just scheduled, off the queue's tail (a list, or NULL): the
-   watcher is before them. */
+/* Take the handles of the Task's own callbacks, which its end has just
+   scheduled, off the queue's tail (a list, or NULL): the watcher comes before
+   them. */
 static PyObject *
 burst_lift(BurstObject *self, PyObject *ready, PyObject *task)
 {
@@ -283,7 +290,7 @@ burst_lift(BurstObject *self, PyObject *ready, PyObject *task)
     }
 }
 
-/* Put what was lifted back. */
+/* Put what was lifted back, behind the burst. */
 static void
 burst_lower(BurstObject *self, PyObject *ready, PyObject *lifted)
 {
@@ -430,6 +437,7 @@ burst_put_back(BurstObject *self)
     PyObject *error = PyErr_GetRaisedException();
     PyObject *ready = burst_ready(st, self->loop);
     PyObject *handle = NULL, *none = NULL;
+    self->behind = -1;
     if (burst_schedule(self) == 0 && ready != NULL) {
         handle = PyObject_CallMethodNoArgs(ready, st->s_pop);
     }
