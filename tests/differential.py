@@ -131,6 +131,7 @@ class Writer:
             (2, lambda: ("do", self.act(groups))),
             (2, lambda: ("await", r.randrange(99))),
             (1, lambda: ("wait", r.randrange(3))),
+            (1, lambda: ("share", r.randrange(2))),
             (1, lambda: ("color", r.choice("rgb"))),
             (1, lambda: ("uncancel",)),
             (1, lambda: ("own callback",)),
@@ -145,6 +146,7 @@ class Writer:
                 (1, lambda: ("finally", self.body(depth + 1, groups))),
                 (1, lambda: ("timeout", r.choice((0, 1)), self.body(depth + 1, groups))),
                 (2, lambda: ("foreign", self.body(depth + 1, groups))),
+                (2, lambda: ("register", self.body(depth + 1, groups))),
                 (1, lambda: ("gather", r.randrange(99), r.randrange(99))),
                 (1, lambda: ("shield", r.randrange(99))),
             ]
@@ -166,6 +168,7 @@ class Writer:
             (("boom",),),
             (("sleep", 1.0),),
             (("wait", 0),),
+            (("share", 0),),
             (("own callback",),),
             (("own callback",), ("pause", 1)),
             (("do", ("nothing",)), (r.choice(("interrupt", "exit", "boom")),)),
@@ -177,10 +180,15 @@ class Writer:
         r = self.random
         acts: list[Op] = [
             ("nothing",),
+            ("raise",),
             ("cancel", r.randrange(99)),
             ("callback", r.randrange(99)),
             ("callback", -1),
             ("set", r.randrange(3)),
+            ("resolve", r.randrange(2)),
+            ("register", self.small()),
+            ("register", self.small()),
+            ("cancel all",),
             ("spawn", self.small()),
             ("soon", ("nothing",)),
             ("look", r.randrange(99)),
@@ -241,17 +249,41 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         super()._run_once()
 
 
-class Player:
-    """Plays one program with one class of group."""
+class Registry:
+    """What a TaskRegistry does to the tasks it starts, by asyncio's own means."""
 
-    def __init__(self, group: Any) -> None:
+    def __init__(self, *, on_finish: Callable[[Any], None]) -> None:
+        self.on_finish = on_finish
+        self.tasks = Ordered()
+
+    async def register(self, coro: Any) -> tuple["asyncio.Task[Any]", str]:
+        task = asyncio.get_running_loop().create_task(coro)
+        self.tasks.add(task)
+        task.add_done_callback(self.finished)
+        return task, ""
+
+    def finished(self, task: "asyncio.Task[Any]") -> None:
+        self.tasks.discard(task)
+        self.on_finish(task)
+
+    def cancel_all(self) -> None:
+        for task in list(self.tasks):
+            task.cancel()
+
+
+class Player:
+    """Plays one program with one class of group, and one of registry."""
+
+    def __init__(self, group: Any, registry: Any) -> None:
         self.group = group
+        self.registry = registry(on_finish=lambda _: self.say("finished"))
         self.loop = VirtualLoop()
         self.loop.set_exception_handler(self.told)
         self.log: Log = []
         self.tasks: list[asyncio.Task[Any]] = []
         self.started = 0
         self.events: list[asyncio.Event] = []
+        self.futures: list[asyncio.Future[Any]] = []
 
     def say(self, *what: Any) -> None:
         self.log.append((self.loop.turns, what))
@@ -263,10 +295,11 @@ class Player:
 
     def run(self, program: Body) -> Log:
         self.events = [asyncio.Event() for _ in range(3)]
+        self.futures = [self.loop.create_future() for _ in range(2)]
         main = self.loop.create_task(self.body(program, "0", []))
         self.tasks.append(main)
         self.loop.call_later(LATE, self.give_up)
-        for _ in range(10):
+        for _ in range(99):
             try:
                 self.loop.run_until_complete(self.wait_all())
                 break
@@ -276,9 +309,10 @@ class Player:
         return self.log
 
     async def wait_all(self) -> None:
+        await asyncio.sleep(5.0)  # no timer of a program takes longer
         while pending := [task for task in self.tasks if not task.done()]:
             await asyncio.wait(pending)
-            await asyncio.sleep(5.0)  # no timer of a program takes longer
+            await asyncio.sleep(5.0)
 
     def give_up(self) -> None:
         self.say("too late")
@@ -332,6 +366,8 @@ class Player:
                 await self.join(task and asyncio.shield(task))
             case ("wait", event):
                 await self.events[event].wait()
+            case ("share", future):
+                self.say("shared", await self.futures[future])
             case ("color", value):
                 color.set(value)
             case ("uncancel",):
@@ -346,6 +382,8 @@ class Player:
                 raise SystemExit(name)
             case ("child", group, ops):
                 self.adopt(groups[group], ops, name, groups)
+            case ("register", ops):
+                self.register(ops, name, groups)
             case ("many", number, ops):
                 for i in range(number):
                     self.adopt(groups[-1], ops, f"{name}*{i}", groups)
@@ -411,11 +449,17 @@ class Player:
             self.say("refused", name, str(error).rpartition(">")[2])
             coro.close()
 
+    def register(self, ops: Body, name: str, groups: list[Any]) -> None:
+        coro = self.body(ops, name, groups)
+        self.tasks.append(at_once(self.registry.register(coro))[0])
+
     def act(self, op: Op, name: str, groups: list[Any]) -> None:
         self.say("act", name, op[0], color.get())
         match op:
             case ("nothing",):
                 pass
+            case ("raise",):
+                raise Boom(name)
             case ("cancel", index):
                 self.say(self.tasks[index % len(self.tasks)].cancel())
             case ("callback", index):
@@ -424,6 +468,14 @@ class Player:
             case ("set", event):
                 self.events[event].set()
                 self.events[event].clear()
+            case ("resolve", future):
+                if not self.futures[future].done():
+                    self.futures[future].set_result(name)
+                self.futures[future] = self.loop.create_future()
+            case ("register", ops):
+                self.register(ops, name, groups)
+            case ("cancel all",):
+                self.registry.cancel_all()
             case ("spawn", ops):
                 self.tasks.append(
                     self.loop.create_task(self.body(ops, name, groups))
@@ -442,6 +494,15 @@ class Player:
 
     def called(self, name: str, task: "asyncio.Task[Any]") -> None:
         self.say("called", name, self.tasks.index(task), outcome(task), color.get())
+
+
+def at_once(awaitable: Any) -> Any:
+    """The value of what is ready."""
+    try:
+        next(awaitable.__await__())
+    except StopIteration as stop:
+        return stop.value
+    raise AssertionError("it is not ready")
 
 
 def current() -> "asyncio.Task[Any]":
@@ -465,9 +526,9 @@ def outcome(task: "asyncio.Task[Any]") -> Any:
     return task.result() if error is None else kind(error)
 
 
-def run(group: Any, program: Body) -> Log:
-    """Play a program with a class of group; returns the log of all it did."""
-    return Player(group).run(program)
+def run(group: Any, registry: Any, program: Body) -> Log:
+    """Play a program with these classes; returns the log of all it did."""
+    return Player(group, registry).run(program)
 
 
 def show(program: Body, mark: str = "") -> str:
