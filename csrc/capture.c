@@ -201,7 +201,8 @@ capture_try(al_state *st, const al_loop *bound)
     coro = loop == NULL ? NULL : PyObject_CallNoArgs(st->nothing);
     future = coro == NULL
                  ? NULL
-                 : PyObject_CallMethodNoArgs(bound->loop, st->s_create_future);
+                 : AL_ALLOC(PyObject_Vectorcall(st->Future, &bound->loop, 0,
+                                                st->kw_loop));
     if (future != NULL && (PyObject *)Py_TYPE(future) == st->Future
         && *capture_field(future) == bound->loop)
     {

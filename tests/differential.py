@@ -144,7 +144,10 @@ class Writer:
                 (3, lambda: ("group", self.body(depth + 1, groups + 1))),
                 (1, lambda: ("try", self.body(depth + 1, groups), r.random() < 0.5)),
                 (1, lambda: ("finally", self.body(depth + 1, groups))),
-                (1, lambda: ("timeout", r.choice((0, 1)), self.body(depth + 1, groups))),
+                (
+                    1,
+                    lambda: ("timeout", r.choice((0, 1)), self.body(depth + 1, groups)),
+                ),
                 (2, lambda: ("foreign", self.body(depth + 1, groups))),
                 (2, lambda: ("register", self.body(depth + 1, groups))),
                 (1, lambda: ("gather", r.randrange(99), r.randrange(99))),
@@ -388,9 +391,7 @@ class Player:
                 for i in range(number):
                     self.adopt(groups[-1], ops, f"{name}*{i}", groups)
             case ("foreign", ops):
-                self.tasks.append(
-                    self.loop.create_task(self.body(ops, name, groups))
-                )
+                self.tasks.append(self.loop.create_task(self.body(ops, name, groups)))
             case _:
                 await self.block(op, name, groups)
 
@@ -477,9 +478,7 @@ class Player:
             case ("cancel all",):
                 self.registry.cancel_all()
             case ("spawn", ops):
-                self.tasks.append(
-                    self.loop.create_task(self.body(ops, name, groups))
-                )
+                self.tasks.append(self.loop.create_task(self.body(ops, name, groups)))
             case ("soon", act):
                 self.loop.call_soon(self.act, act, name + ".soon", groups)
             case ("look", index):
