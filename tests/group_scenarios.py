@@ -138,6 +138,24 @@ async def an_outer_cancellation_in_the_turn_of_a_failure(Group: Any) -> None:
 
 
 @scenario
+async def a_failure_under_a_timeout_that_has_expired(Group: Any) -> None:
+    async def child() -> None:
+        try:
+            await forever()
+        finally:
+            await settle()
+            raise Boom
+
+    try:
+        async with asyncio.timeout(0.01), Group() as group:
+            group.create_task(child())
+    except* Boom:
+        pass
+    assert cancelling() == 0
+    await asyncio.sleep(0)  # nobody has asked for a cancellation
+
+
+@scenario
 async def a_failed_group_leaves_no_cancel_count(Group: Any) -> None:
     with eagerly():
         with contextlib.suppress(ExceptionGroup):

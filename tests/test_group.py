@@ -276,18 +276,6 @@ async def test_eager_start_names_the_version_that_has_it() -> None:
             group.create_task(settle(), eager_start=True)
 
 
-@pytest.mark.skipif(sys.version_info < (3, 14), reason="the graph came with 3.14")
-async def test_a_group_is_in_the_await_graph() -> None:
-    parent = asyncio.current_task()
-    async with TaskGroup() as group:
-        task = group.create_task(forever())
-        await asyncio.sleep(0)
-        graph = asyncio.capture_call_graph(task)  # type: ignore[attr-defined]
-        assert [parent] == [caller.future for caller in graph.awaited_by]
-        task.cancel()
-    assert not task._asyncio_awaited_by  # type: ignore[attr-defined]
-
-
 async def test_interrupts_leave_the_group_bare() -> None:
     with pytest.raises(SystemExit):
         async with TaskGroup() as group:
