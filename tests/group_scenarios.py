@@ -156,7 +156,18 @@ async def a_failure_under_a_timeout_that_has_expired(Group: Any) -> None:
 
 
 @scenario
-async def a_failed_group_leaves_no_cancel_count(Group: Any) -> None:
+async def a_group_that_failed_at_its_end_leaves_no_cancel_count(Group: Any) -> None:
+    try:
+        async with Group() as group:
+            group.create_task(fail())
+            group.create_task(forever())
+    except* Boom:
+        pass
+    assert cancelling() == 0
+
+
+@scenario
+async def a_group_that_failed_eagerly_leaves_no_cancel_count(Group: Any) -> None:
     with eagerly():
         with contextlib.suppress(ExceptionGroup):
             async with Group() as group:

@@ -39,7 +39,13 @@ TRAPS = [
     Trap(g.cancelled_at_every_turn_of_nested_groups),
     Trap(g.cancelled_at_every_turn_of_failing_nested_groups, "3.11 3.12"),
     Trap(g.a_failure_under_a_timeout_that_has_expired, ours_fails="3.11 3.12"),
-    Trap(g.a_failed_group_leaves_no_cancel_count, "3.12", EAGER, "133747, 117407"),
+    Trap(g.a_group_that_failed_at_its_end_leaves_no_cancel_count, "3.11 3.12"),
+    Trap(
+        g.a_group_that_failed_eagerly_leaves_no_cancel_count,
+        "3.12",
+        EAGER,
+        "133747, 117407",
+    ),
     Trap(g.a_subclass_of_cancelled_error_is_a_cancellation, "3.11 3.12", ALL, "113848"),
     Trap(g.a_keyboard_interrupt_does_not_bury_errors, ALL, ALL, "135736"),
     Trap(g.a_system_exit_does_not_bury_errors, ALL, ALL, "135736"),
@@ -135,3 +141,83 @@ def test_asyncio_s_own_does_as_the_table_says(trap: Trap) -> None:
         """
     )
     assert (MINOR in trap.stock_fails.split()) == (child.returncode != 0), child.stderr
+
+
+DOCS = Path(__file__).parent.parent / "docs" / "task-group.md"
+# How a row begins, and what shows it.
+ROWS: dict[str, list[g.Scenario]] = {
+    "groups nested in each other fail in one turn:": [
+        g.nested_groups_that_fail_in_one_turn
+    ],
+    "a cancellation from outside comes while a": [
+        g.an_outer_cancellation_in_the_turn_of_a_failure,
+        g.cancelled_at_every_turn_of_failing_nested_groups,
+    ],
+    "a subclass of `CancelledError` is a": [
+        g.a_subclass_of_cancelled_error_is_a_cancellation
+    ],
+    "a coroutine that the group refuses is closed": [
+        g.a_coroutine_refused_after_the_end_is_closed,
+        g.a_coroutine_refused_before_the_start_is_closed,
+        g.a_coroutine_refused_while_shutting_down_is_closed,
+    ],
+    "what the group raised is freed without the": [
+        g.the_error_of_a_child_is_freed,
+        g.the_error_of_the_body_is_freed,
+        g.a_base_error_is_freed,
+        g.the_outer_cancellation_is_freed,
+    ],
+    "a failed group leaves no cancel count behind": [
+        g.a_group_that_failed_at_its_end_leaves_no_cancel_count
+    ],
+    "the same, where an eager child has failed": [
+        g.a_group_that_failed_eagerly_leaves_no_cancel_count
+    ],
+    "an eager child may start a sibling that fails;": [
+        g.an_eager_child_starts_a_sibling_that_fails
+    ],
+    "an eager child that fails does not cancel the": [
+        g.an_eager_child_that_fails_leaves_the_body_alone
+    ],
+    "`create_task(..., eager_start=True)`": [g.eager_start_is_a_keyword],
+    "`cancel()`, before entering too": [
+        g.cancel_ends_a_group_without_an_error,
+        g.cancel_before_entering,
+    ],
+    "a lone `GeneratorExit` of the body leaves bare": [
+        g.a_lone_generator_exit_leaves_bare
+    ],
+    "a cancellation from outside while `cancel()`": [
+        g.an_outer_cancellation_survives_cancel_in_the_body
+    ],
+    "errors that a `KeyboardInterrupt` or": [
+        g.a_keyboard_interrupt_does_not_bury_errors,
+        g.a_system_exit_does_not_bury_errors,
+    ],
+    "an eager start in a context that is entered": [
+        g.an_eager_start_in_a_context_entered_already
+    ],
+}
+
+
+def test_the_docs_say_what_the_table_says() -> None:
+    lines = [line.strip("| ").split(" | ") for line in DOCS.read_text().splitlines()]
+    versions = ALL.split()
+    first = next(n for n, line in enumerate(lines) if line[1:] == versions)
+    said = {}
+    for row, *cells in lines[first + 2 :]:
+        if not cells:
+            break
+        said[row] = cells
+    assert len(ROWS) == len(said)
+    traps = {trap.scenario: trap for trap in TRAPS}
+    for (row, cells), (start, scenarios) in zip(
+        said.items(), ROWS.items(), strict=True
+    ):
+        assert row.startswith(start)
+        for trap in (traps[each] for each in scenarios):
+            fails, on = trap.stock_fails.split(), trap.on.split()
+            wanted = [
+                "-" if v not in on else "no" if v in fails else "yes" for v in versions
+            ]
+            assert wanted == cells, (row, trap.scenario.__name__)
