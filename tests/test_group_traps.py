@@ -135,9 +135,9 @@ def test_asyncio_s_own_does_as_the_table_says(trap: Trap) -> None:
         import asyncio, faulthandler, sys
         sys.path.insert(0, {str(Path(__file__).parent)!r})
         import group_scenarios
-        faulthandler.dump_traceback_later(4, exit=True)
+        faulthandler.dump_traceback_later(15, exit=True)
         scenario = group_scenarios.{trap.scenario.__name__}(asyncio.TaskGroup)
-        asyncio.run(asyncio.wait_for(scenario, 2))
+        asyncio.run(asyncio.wait_for(scenario, 6))
         """
     )
     assert (MINOR in trap.stock_fails.split()) == (child.returncode != 0), child.stderr
