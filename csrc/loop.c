@@ -430,6 +430,22 @@ al_task_uncancel(al_state *st, PyObject *task)
     return loop_number(loop_call0(task, st->s_uncancel));
 }
 
+int
+al_task_cancel_again(al_state *st, const al_loop *bound, PyObject *task)
+{
+    if (!AL_UNCANCEL_KEEPS_REQUEST) {
+        return al_task_uncancel(st, task) < 0
+                       || al_task_cancel(st, task, NULL) < 0
+                   ? -1 : 0;
+    }
+    /* Asked for now, a timeout around could not take it back. */
+    PyObject *stack[4] = {NULL, bound->loop, st->cancel_again, task};
+    PyObject *handle = PyObject_VectorcallMethod(
+        st->s_call_soon, stack + 1, 3 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
+    Py_XDECREF(handle);
+    return handle == NULL ? -1 : 0;
+}
+
 long
 al_task_unwatch(al_state *st, PyObject *task, PyObject *callback)
 {

@@ -138,6 +138,10 @@ PyObject *al_task_coro(al_state *st, PyObject *task);
 /* Give None to every future of a list that still waits, and empty the list.
    Errors go to the loop's exception handler.  Runs Python. */
 void al_futures_wake(al_state *st, const al_loop *bound, PyObject *futures);
+/* Let a cancellation that a running Task has had come once more, at its next
+   await.  Returns 0; -1 with an exception.  Runs Python. */
+int al_task_cancel_again(al_state *st, const al_loop *bound, PyObject *task);
+
 /* Take one cancellation of ours back.  Returns how many are left; -1 with an
    exception.  Runs Python. */
 long al_task_uncancel(al_state *st, PyObject *task);

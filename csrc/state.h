@@ -23,6 +23,7 @@
     X(getsignal, "signal", "getsignal")                                       \
     X(loop_traits, "pyasynclife._loop", "loop_traits")                        \
     X(stock_maker, "pyasynclife._loop", "stock_maker")                        \
+    X(cancel_again, "pyasynclife._loop", "cancel_again")                      \
     X(capture_terms, "pyasynclife._loop", "capture_terms")                    \
     X(capture_wanted, "pyasynclife._loop", "capture_wanted")                  \
     X(nothing, "pyasynclife._loop", "nothing")                                \

@@ -75,6 +75,19 @@ def capture_wanted() -> bool:
     return os.environ.get("PYASYNCLIFE_PLAIN", "0") in ("", "0")
 
 
+def cancel_again(task: asyncio.Task[Any]) -> None:
+    """Let a cancellation that a task has had come once more, if it still stands.
+
+    It is gone when somebody has taken it back meanwhile, and not wanted twice when
+    another one is on its way.
+    """
+    waiter: Any = getattr(task, "_fut_waiter", None)
+    on_its_way = getattr(task, "_must_cancel", False) or (waiter and waiter.done())
+    if not task.done() and task.cancelling() and not on_its_way:
+        task.uncancel()
+        task.cancel()
+
+
 async def nothing() -> None:
     """What the capture's self-test makes a Task of, which never runs."""
 

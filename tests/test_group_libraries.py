@@ -426,10 +426,6 @@ async def test_anyio_s_repeated_cancel_is_survived(Group: Any, body: str) -> Non
 
 
 @needs("anyio")
-@pytest.mark.xfail(
-    sys.version_info < (3, 13),
-    reason="see a_failure_under_a_timeout_that_has_expired in test_group_traps.py",
-)
 async def test_an_error_while_anyio_cancels_leaves_with_it(Group: Any) -> None:
     import anyio
 
