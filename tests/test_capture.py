@@ -581,6 +581,7 @@ def in_line(lines: list[str]) -> list[str]:
 # ------------------------------------------------------------------ odd contexts
 
 
+@needs_capture  # the plain way is asyncio's, which cannot tell its handler from 3.12 on
 def test_a_context_entered_around_the_loop_is_told_and_the_rest_goes_on() -> None:
     started: list[int] = []
     told: list[Any] = []
