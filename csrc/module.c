@@ -14,6 +14,7 @@
 #include "deadline.h"
 #include "result.h"
 #include "worker.h"
+#include "solo.h"
 #include "wait.h"
 #include "batch.h"
 
@@ -92,6 +93,7 @@ module_exec(PyObject *module)
         || al_deadline_setup(module, st) < 0
         || al_result_setup(module, st) < 0
         || al_worker_setup(module, st) < 0
+        || al_solo_setup(module, st) < 0
         || al_wait_setup(module, st) < 0
         || al_batch_setup(module, st) < 0)
     {

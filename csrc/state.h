@@ -42,7 +42,9 @@
     X(unknown, "pyasynclife._states", "TaskHealth.UNKNOWN")                   \
     X(logger, "pyasynclife._states", "logger")                                \
     X(work, "pyasynclife._workers", "work")                                   \
-    X(read, "pyasynclife._workers", "read")
+    X(read, "pyasynclife._workers", "read")                                   \
+    X(keep, "pyasynclife._workers", "keep")                                   \
+    X(run_item, "pyasynclife._workers", "run_item")
 
 /* Interned: each is st->s_<name>. */
 #define AL_NAMES(X)                                                           \
@@ -60,14 +62,14 @@
     X(loop) X(message) X(msg) X(name) X(remove_done_callback) X(result)       \
     X(send) X(set_result) X(task) X(throw) X(time) X(uncancel)                        \
     X(_asyncio_future_blocking) X(_restore) X(value) X(_ended)                 \
-    X(gi_code) X(reader_done)
+    X(gi_code) X(reader_done) X(register) X(complete)
 
 /* Made at import: types of the rooms, and what they share.  A room that needs
    one more adds a row. */
 #define AL_MADE(X)                                                            \
     X(Ready) X(Awaitable) X(Drain) X(DrainNode) X(Alarm)                      \
     X(Entry) X(Registry) X(SignalHandler)                                     \
-    X(TaskResult) X(Worker) X(Books) X(Stream) X(Wait)                        \
+    X(TaskResult) X(Worker) X(Slot) X(Books) X(Stream) X(Wait)                \
     X(Burst) X(StandIn) X(Capture) X(capture)                                 \
     X(TaskGroup) X(GroupExit)                                                 \
     X(ready_none) X(ready_true) X(ready_false)                                \
