@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SOURCES := $(wildcard csrc/*) setup.py pyproject.toml
 PYFILES := setup.py pyasynclife tests tools $(wildcard examples benchmarks)
 
-.PHONY: demo test bench matrix sanitize lint format clean
+.PHONY: demo test bench matrix differential sanitize lint format clean
 
 demo: $(VENV)/built
 	$(BIN)/python -m pyasynclife demo
@@ -19,6 +19,13 @@ bench: $(VENV)/built
 
 matrix:
 	$(PYTHON) tools/matrix.py $(ARGS)
+
+# 10,000 random programs a version, others each time: the log names the seed.
+differential: export PYASYNCLIFE_PROGRAMS ?= 10000
+differential: export PYASYNCLIFE_SEED ?= $(shell date +%s)
+differential:
+	@echo seed $(PYASYNCLIFE_SEED)
+	$(PYTHON) tools/matrix.py tests/test_differential.py $(ARGS)
 
 sanitize: $(VENV)/built
 	bash tools/sanitize.sh $(BIN)/python $(ARGS)

@@ -8,12 +8,12 @@ import json
 import sys
 from collections.abc import Callable
 
-from benchmarks import gather_rows, registry_rows
+from benchmarks import gather_rows, group_rows, registry_rows
 from benchmarks.figures import Settings
 
 
 async def measure(settings: Settings) -> None:
-    for rows in (gather_rows.rows, registry_rows.rows):
+    for rows in (gather_rows.rows, group_rows.rows, registry_rows.rows):
         async for row in rows(settings):
             print(json.dumps(row.as_dict()), flush=True)
 

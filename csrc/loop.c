@@ -169,12 +169,10 @@ al_loop_is_stock(al_state *st, const al_loop *bound)
     if (!stock) {
         return 0;
     }
-    PyObject *task_type = PyObject_GetAttr(st->tasks_module, st->s_Task);
-    if (task_type == NULL) {
-        return -1;
-    }
-    stock = task_type == st->Task;
-    Py_DECREF(task_type);
+    /* The dict of a module, for a module's attributes are slow. */
+    PyObject *task_type = PyDict_GetItemWithError(
+        PyModule_GetDict(st->tasks_module), st->s_Task);
+    stock = PyErr_Occurred() ? -1 : task_type == st->Task;
     return stock;
 }
 
@@ -278,6 +276,14 @@ al_loop_report(al_state *st, PyObject *loop, const char *message,
 int
 al_task_done(al_state *st, PyObject *task)
 {
+    /* A call costs twice what an attribute does; the words are interned. */
+    if ((PyObject *)Py_TYPE(task) == st->Task) {
+        PyObject *now = PyObject_GetAttr(task, st->s__state);
+        Py_XDECREF(now);
+        if (now == NULL || now == st->s_FINISHED || now == st->s_PENDING) {
+            return now == NULL ? -1 : now == st->s_FINISHED;
+        }
+    }
     return loop_truth(loop_call0(task, st->s_done));
 }
 
@@ -325,6 +331,14 @@ int
 al_task_error(al_state *st, PyObject *task, PyObject **error)
 {
     *error = NULL;
+    if ((PyObject *)Py_TYPE(task) == st->Task) {
+        /* Most have none, cancelled or not; to see that is no retrieval. */
+        PyObject *peek = PyObject_GetAttr(task, st->s__exception);
+        Py_XDECREF(peek);
+        if (peek == NULL || peek == Py_None) {
+            return peek == NULL ? -1 : 0;
+        }
+    }
     int cancelled = loop_truth(loop_call0(task, st->s_cancelled));
     if (cancelled != 0) {
         return cancelled < 0 ? -1 : 0;

@@ -49,10 +49,10 @@
 
 /* Interned: each is st->s_<name>. */
 #define AL_NAMES(X)                                                           \
-    X(Task) X(__await__) X(_args) X(_callback) X(_callbacks) X(_closed)       \
-    X(_debug) X(_fut_waiter) X(_log_destroy_pending) X(_ready) X(append)      \
-    X(appendleft) X(pop)                                                      \
-    X(_must_cancel) X(_task_factory)          \
+    X(FINISHED) X(PENDING) X(Task) X(__await__) X(_args) X(_callback)         \
+    X(_callbacks) X(_closed) X(_debug) X(_exception) X(_fut_waiter)           \
+    X(_log_destroy_pending) X(_must_cancel) X(_ready) X(_state)               \
+    X(_task_factory) X(append) X(appendleft) X(pop)                           \
     X(add_done_callback)                                                      \
     X(call_at) X(call_exception_handler) X(call_soon)                         \
     X(call_soon_threadsafe) X(cancel) X(cancelled) X(cancelling) X(close)     \

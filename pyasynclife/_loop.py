@@ -57,17 +57,18 @@ def capture_terms(loop_type: type) -> FunctionType | None:
     asyncio's, and may want to see each step by itself. Asked again when the type or
     ``Handle`` has changed.
     """
+    kind: Any = loop_type
     base = asyncio.base_events
     for name in ("call_soon", "create_task", "get_debug"):
-        if not _is_stock(getattr(loop_type, name, None), base, f"BaseEventLoop.{name}"):
+        if not _is_stock(getattr(kind, name, None), base, f"BaseEventLoop.{name}"):
             return None
     if (
-        loop_type.__getattribute__ is not object.__getattribute__
-        or hasattr(loop_type, "__getattr__")
+        kind.__getattribute__ is not object.__getattribute__
+        or hasattr(kind, "__getattr__")
         or not _is_stock(asyncio.events.Handle._run, asyncio.events, "Handle._run")
     ):
         return None
-    return loop_type.call_soon  # type: ignore[no-any-return,attr-defined]
+    return kind.call_soon  # type: ignore[no-any-return]
 
 
 def capture_wanted() -> bool:

@@ -52,7 +52,8 @@ def reference() -> tuple[type, str] | None:
             setattr(shim, name, lambda *_: None)
         futures = shim
     spec = importlib.util.spec_from_file_location("asyncio.taskgroups_315", path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     was = asyncio.futures
     asyncio.futures = sys.modules["asyncio.futures"] = futures

@@ -18,14 +18,24 @@ ROWS = [
     "get_stale_tasks, 10 stale",
     "get_stale_tasks: its time against 1,000 tasks'",
     "memory of an entry and its id",
+    "group, children return at once",
+    "group, children do sleep(0)",
+    "group, children live long",
     "gather, item returns at once",
     "gather, item does sleep(0)",
     "gather, item waits for a future",
     "gather, item raises at once",
     "gather, results streamed: peak growth",
 ]
-# With two numbers of tasks.
-TWICE = set(ROWS[1:4])
+TIMES = {"group, children return at once": 6} | dict.fromkeys(
+    [*ROWS[1:4], "group, children do sleep(0)"], 2
+)
+# On the standard loop alone, where there is another.
+PLAIN = {
+    "register, the plain way": 1,
+    "cancel_all and wait, the plain way": 2,
+    "group, children return at once, the plain way": 6,
+}
 PATH = {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
 
 pytestmark = pytest.mark.no_sanitizer  # figures of a sanitized build mean nothing
@@ -47,8 +57,9 @@ def test_every_row_is_printed_and_written(loop: str, tmp_path: Path) -> None:
     report = json.loads(path.read_text())
     assert {"commit", "python", "machine", "load", "rows"} <= set(report)
     assert {loop} == {row["loop"] for row in report["rows"]}
-    for what in ROWS:
-        expected = 2 if what in TWICE else 1
+    expectations = {what: TIMES.get(what, 1) for what in ROWS}
+    expectations |= PLAIN if loop == "asyncio" else dict.fromkeys(PLAIN, 0)
+    for what, expected in expectations.items():
         assert expected == sum(line.startswith(f"{what}  ") for line in lines), what
         assert expected == sum(row["what"] == what for row in report["rows"]), what
     assert sum(row["short"] for row in report["rows"]) == sum(

@@ -29,6 +29,8 @@ from pyasynclife import TaskGroup, TaskRegistry, _core
 
 pytestmark = pytest.mark.standard_loop_only
 PLAIN = os.environ.get("PYASYNCLIFE_PLAIN", "0") not in ("", "0")
+# Before, a group that fails may leave a cancellation behind (gh-117407).
+STOCK_IS_A_GUIDE = sys.version_info >= (3, 13)
 needs_capture = pytest.mark.skipif(PLAIN, reason="the capture is turned off")
 Scenario = Callable[[Any], Coroutine[Any, Any, list[Any]]]
 
@@ -491,11 +493,12 @@ SCENARIOS: list[Scenario] = [
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
 async def test_nobody_can_tell(scenario: Scenario) -> None:
-    expected = await scenario(asyncio.TaskGroup)
     with capture(False):
-        assert expected == await scenario(TaskGroup)
+        expected = await scenario(TaskGroup)
     with capture(True):
         assert expected == await scenario(TaskGroup)
+    if STOCK_IS_A_GUIDE:
+        assert expected == await scenario(asyncio.TaskGroup)
     assert expected
 
 
@@ -556,21 +559,29 @@ INTERRUPT = """
     ],
 )
 def test_an_interrupt_leaves_the_rest_in_its_place(how: str) -> None:
-    code = INTERRUPT.format(how=how)
-    # Stock cancels its children in the order of their hashes.
-    stock, ours = (
-        run_child(["-c", textwrap.dedent(code), which]).stdout.splitlines()
-        for which in ("stock", "ours")
+    command = ["-c", textwrap.dedent(INTERRUPT.format(how=how))]
+    ours, plain = (
+        run_child([*command, "ours"], env={"PYASYNCLIFE_PLAIN": off}).stdout
+        for off in ("0", "1")
     )
-    assert sorted(stock) == sorted(ours)
-    starts = [line for line in stock if not line.startswith("end")]
-    assert starts == [line for line in ours if not line.startswith("end")]
-    assert "left" in ours and "after the children" in ours
+    assert ours == plain
+    assert "left\n" in ours
+    assert "after the children" in ours
+    if STOCK_IS_A_GUIDE:
+        stock = run_child([*command, "stock"]).stdout.splitlines()
+        # It cancels its children in the order of their hashes.
+        assert sorted(stock) == sorted(ours.splitlines())
+        assert in_line(stock) == in_line(ours.splitlines())
+
+
+def in_line(lines: list[str]) -> list[str]:
+    return [line for line in lines if not line.startswith("end")]
 
 
 # ------------------------------------------------------------------ odd contexts
 
 
+@needs_capture  # the plain way is asyncio's, which cannot tell its handler from 3.12 on
 def test_a_context_entered_around_the_loop_is_told_and_the_rest_goes_on() -> None:
     started: list[int] = []
     told: list[Any] = []
