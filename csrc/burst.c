@@ -359,6 +359,12 @@ burst_settle(BurstObject *self, al_call *call)
     if (done == 0) {
         callbacks = PyObject_GetAttr(call->task, st->s__callbacks);
     }
+    if (callbacks != NULL && PyList_Check(callbacks)) {
+        /* Up to 3.13.0 it may be the Task's own, which taking off changes. */
+        Py_SETREF(callbacks,
+                  AL_ALLOC(PyList_GetSlice(callbacks, 0,
+                                           PyList_GET_SIZE(callbacks))));
+    }
     if (callbacks == NULL) {
         al_loop_report(st, self->loop, "looking at a task failed", call->task);
     }
