@@ -431,30 +431,64 @@ burst_make(BurstObject *self, al_call *call)
     return failed < 0 ? burst_take_error(self) : 0;
 }
 
+/* Let nobody join the burst at the queue's end: what is put in front makes the
+   queue as long as it was. */
+static void
+burst_shut(al_state *st, PyObject *ready)
+{
+    PyObject *callback = burst_last(st, ready, st->s__callback);
+    if (callback != NULL && (PyObject *)Py_TYPE(callback) == st->Burst) {
+        ((BurstObject *)callback)->behind = -1;
+    }
+    Py_XDECREF(callback);
+}
+
+/* A new handle of ours at the queue's front.  -1 with an exception, the queue
+   as it was. */
+static int
+burst_schedule_first(BurstObject *self, PyObject *ready)
+{
+    al_state *st = self->st;
+    PyObject *context = AL_ALLOC(PyContext_CopyCurrent());
+    PyObject *handle =
+        context == NULL ? NULL
+                        : AL_ALLOC(PyObject_CallFunctionObjArgs(
+                              st->Handle, (PyObject *)self, st->no_args,
+                              self->loop, context, NULL));
+    PyObject *none =
+        handle == NULL
+            ? NULL
+            : PyObject_CallMethodOneArg(ready, st->s_appendleft, handle);
+    Py_XDECREF(none);
+    Py_XDECREF(handle);
+    Py_XDECREF(context);
+    return none == NULL ? -1 : 0;
+}
+
 /* The loop's run ends: the rest goes back to the front of the queue, where
-   its handles would be.  Keeps the raised exception. */
+   its handles would be; what fails is tried once more, for it must not be
+   lost.  Keeps the raised exception. */
 static void
 burst_put_back(BurstObject *self)
 {
     if (self->next == self->count) {
         return;
     }
-    al_state *st = self->st;
     PyObject *error = PyErr_GetRaisedException();
-    PyObject *ready = burst_ready(st, self->loop);
-    PyObject *handle = NULL, *none = NULL;
+    PyObject *ready = burst_ready(self->st, self->loop);
+    int failed = -1;
     self->behind = -1;
-    if (burst_schedule(self) == 0 && ready != NULL) {
-        handle = PyObject_CallMethodNoArgs(ready, st->s_pop);
+    if (ready != NULL) {
+        burst_shut(self->st, ready);
     }
-    if (handle != NULL) {
-        none = PyObject_CallMethodOneArg(ready, st->s_appendleft, handle);
+    for (int tries = 2; failed < 0 && tries > 0; tries--) {
+        PyErr_Clear(); /* another exit too: one is on its way */
+        failed = ready == NULL ? burst_schedule(self)
+                               : burst_schedule_first(self, ready);
     }
-    if (PyErr_Occurred()) {
+    if (failed < 0) {
         PyErr_WriteUnraisable((PyObject *)self);
     }
-    Py_XDECREF(none);
-    Py_XDECREF(handle);
     Py_XDECREF(ready);
     PyErr_SetRaisedException(error);
 }
