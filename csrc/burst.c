@@ -307,8 +307,8 @@ burst_lower(BurstObject *self, PyObject *ready, PyObject *lifted)
     Py_XDECREF(lifted);
 }
 
-/* Have the watcher of a Task that has ended called next. */
-static void
+/* Have the watcher of a Task that has ended called next.  -1: an exit. */
+static int
 burst_notify(BurstObject *self, al_call *call)
 {
     al_state *st = self->st;
@@ -319,7 +319,7 @@ burst_notify(BurstObject *self, al_call *call)
     };
     PyObject *ready = burst_ready(st, self->loop);
     BurstObject *open = ready == NULL ? NULL : burst_open(st, ready);
-    PyObject *lifted = NULL;
+    PyObject *lifted = NULL, *error = NULL;
     int queued;
     if (open != NULL) {
         queued = burst_push(open, &notice);
@@ -329,8 +329,8 @@ burst_notify(BurstObject *self, al_call *call)
         queued = burst_begin(st, self->loop, &notice);
     }
     if (queued < 0) {
-        /* Who waits for the Task must hear of it: then at once. */
-        PyErr_Clear();
+        /* Who waits must hear of it: then at once, maybe twice. */
+        error = PyErr_GetRaisedException();
         Py_XDECREF(PyObject_CallOneArg(call->watcher, call->task));
         if (PyErr_Occurred()) {
             al_loop_report(st, self->loop, "telling of a task's end failed",
@@ -343,18 +343,25 @@ burst_notify(BurstObject *self, al_call *call)
     call_clear(&notice);
     Py_XDECREF((PyObject *)open);
     Py_XDECREF(ready);
+    if (error != NULL) {
+        PyErr_SetRaisedException(error);
+        if (burst_is_exit()) {
+            return -1;
+        }
+        PyErr_Clear(); /* out of memory */
+    }
+    return 0;
 }
 
-/* After a step before which the watcher was taken. */
-static void
+/* After a step before which the watcher was taken.  -1: an exit. */
+static int
 burst_settle(BurstObject *self, al_call *call)
 {
     al_state *st = self->st;
     PyObject *callbacks = NULL;
     int done = al_task_done(st, call->task);
     if (done > 0) {
-        burst_notify(self, call);
-        return;
+        return burst_notify(self, call);
     }
     if (done == 0) {
         callbacks = PyObject_GetAttr(call->task, st->s__callbacks);
@@ -370,6 +377,7 @@ burst_settle(BurstObject *self, al_call *call)
     }
     burst_watch(self, call, callbacks == NULL ? Py_None : callbacks);
     Py_XDECREF(callbacks);
+    return 0;
 }
 
 /* -------------------------------------------------------------- running */
@@ -423,16 +431,18 @@ burst_make(BurstObject *self, al_call *call)
     int failed = call_make(call);
     if (ours) {
         PyObject *error = failed < 0 ? PyErr_GetRaisedException() : NULL;
-        burst_settle(self, call);
+        int settled = burst_settle(self, call);
         if (error != NULL) {
             PyErr_SetRaisedException(error);
+        }
+        else if (settled < 0) {
+            return -1;
         }
     }
     return failed < 0 ? burst_take_error(self) : 0;
 }
 
-/* Let nobody join the burst at the queue's end: what is put in front makes the
-   queue as long as it was. */
+/* Let nobody join the last burst: the queue may get as long as it was. */
 static void
 burst_shut(al_state *st, PyObject *ready)
 {
@@ -443,8 +453,7 @@ burst_shut(al_state *st, PyObject *ready)
     Py_XDECREF(callback);
 }
 
-/* A new handle of ours at the queue's front.  -1 with an exception, the queue
-   as it was. */
+/* A new handle of ours at the queue's front, or -1 with an exception. */
 static int
 burst_schedule_first(BurstObject *self, PyObject *ready)
 {

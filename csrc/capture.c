@@ -295,7 +295,8 @@ capture_fits(al_state *st, const al_loop *bound)
     PyTypeObject *type = Py_TYPE(bound->loop);
     if ((PyObject *)type != all->loop_type || type->tp_version_tag == 0
         || type->tp_version_tag != all->loop_tag
-        || ((PyTypeObject *)st->Handle)->tp_version_tag != all->handle_tag)
+        || ((PyTypeObject *)st->Handle)->tp_version_tag != all->handle_tag
+        || all->handle_tag == 0)
     {
         if (capture_judge(st, all, type) < 0) {
             return -1;
