@@ -307,8 +307,8 @@ burst_lower(BurstObject *self, PyObject *ready, PyObject *lifted)
     Py_XDECREF(lifted);
 }
 
-/* Have the watcher of a Task that has ended called next. */
-static void
+/* Have the watcher of a Task that has ended called next.  -1: an exit. */
+static int
 burst_notify(BurstObject *self, al_call *call)
 {
     al_state *st = self->st;
@@ -319,7 +319,7 @@ burst_notify(BurstObject *self, al_call *call)
     };
     PyObject *ready = burst_ready(st, self->loop);
     BurstObject *open = ready == NULL ? NULL : burst_open(st, ready);
-    PyObject *lifted = NULL;
+    PyObject *lifted = NULL, *error = NULL;
     int queued;
     if (open != NULL) {
         queued = burst_push(open, &notice);
@@ -329,8 +329,8 @@ burst_notify(BurstObject *self, al_call *call)
         queued = burst_begin(st, self->loop, &notice);
     }
     if (queued < 0) {
-        /* Who waits for the Task must hear of it: then at once. */
-        PyErr_Clear();
+        /* Who waits must hear of it: then at once, maybe twice. */
+        error = PyErr_GetRaisedException();
         Py_XDECREF(PyObject_CallOneArg(call->watcher, call->task));
         if (PyErr_Occurred()) {
             al_loop_report(st, self->loop, "telling of a task's end failed",
@@ -343,27 +343,41 @@ burst_notify(BurstObject *self, al_call *call)
     call_clear(&notice);
     Py_XDECREF((PyObject *)open);
     Py_XDECREF(ready);
+    if (error != NULL) {
+        PyErr_SetRaisedException(error);
+        if (burst_is_exit()) {
+            return -1;
+        }
+        PyErr_Clear(); /* out of memory */
+    }
+    return 0;
 }
 
-/* After a step before which the watcher was taken. */
-static void
+/* After a step before which the watcher was taken.  -1: an exit. */
+static int
 burst_settle(BurstObject *self, al_call *call)
 {
     al_state *st = self->st;
     PyObject *callbacks = NULL;
     int done = al_task_done(st, call->task);
     if (done > 0) {
-        burst_notify(self, call);
-        return;
+        return burst_notify(self, call);
     }
     if (done == 0) {
         callbacks = PyObject_GetAttr(call->task, st->s__callbacks);
+    }
+    if (callbacks != NULL && PyList_Check(callbacks)) {
+        /* Up to 3.13.0 it may be the Task's own, which taking off changes. */
+        Py_SETREF(callbacks,
+                  AL_ALLOC(PyList_GetSlice(callbacks, 0,
+                                           PyList_GET_SIZE(callbacks))));
     }
     if (callbacks == NULL) {
         al_loop_report(st, self->loop, "looking at a task failed", call->task);
     }
     burst_watch(self, call, callbacks == NULL ? Py_None : callbacks);
     Py_XDECREF(callbacks);
+    return 0;
 }
 
 /* -------------------------------------------------------------- running */
@@ -417,38 +431,73 @@ burst_make(BurstObject *self, al_call *call)
     int failed = call_make(call);
     if (ours) {
         PyObject *error = failed < 0 ? PyErr_GetRaisedException() : NULL;
-        burst_settle(self, call);
+        int settled = burst_settle(self, call);
         if (error != NULL) {
             PyErr_SetRaisedException(error);
+        }
+        else if (settled < 0) {
+            return -1;
         }
     }
     return failed < 0 ? burst_take_error(self) : 0;
 }
 
+/* Let nobody join the last burst: the queue may get as long as it was. */
+static void
+burst_shut(al_state *st, PyObject *ready)
+{
+    PyObject *callback = burst_last(st, ready, st->s__callback);
+    if (callback != NULL && (PyObject *)Py_TYPE(callback) == st->Burst) {
+        ((BurstObject *)callback)->behind = -1;
+    }
+    Py_XDECREF(callback);
+}
+
+/* A new handle of ours at the queue's front, or -1 with an exception. */
+static int
+burst_schedule_first(BurstObject *self, PyObject *ready)
+{
+    al_state *st = self->st;
+    PyObject *context = AL_ALLOC(PyContext_CopyCurrent());
+    PyObject *handle =
+        context == NULL ? NULL
+                        : AL_ALLOC(PyObject_CallFunctionObjArgs(
+                              st->Handle, (PyObject *)self, st->no_args,
+                              self->loop, context, NULL));
+    PyObject *none =
+        handle == NULL
+            ? NULL
+            : PyObject_CallMethodOneArg(ready, st->s_appendleft, handle);
+    Py_XDECREF(none);
+    Py_XDECREF(handle);
+    Py_XDECREF(context);
+    return none == NULL ? -1 : 0;
+}
+
 /* The loop's run ends: the rest goes back to the front of the queue, where
-   its handles would be.  Keeps the raised exception. */
+   its handles would be; what fails is tried once more, for it must not be
+   lost.  Keeps the raised exception. */
 static void
 burst_put_back(BurstObject *self)
 {
     if (self->next == self->count) {
         return;
     }
-    al_state *st = self->st;
     PyObject *error = PyErr_GetRaisedException();
-    PyObject *ready = burst_ready(st, self->loop);
-    PyObject *handle = NULL, *none = NULL;
+    PyObject *ready = burst_ready(self->st, self->loop);
+    int failed = -1;
     self->behind = -1;
-    if (burst_schedule(self) == 0 && ready != NULL) {
-        handle = PyObject_CallMethodNoArgs(ready, st->s_pop);
+    if (ready != NULL) {
+        burst_shut(self->st, ready);
     }
-    if (handle != NULL) {
-        none = PyObject_CallMethodOneArg(ready, st->s_appendleft, handle);
+    for (int tries = 2; failed < 0 && tries > 0; tries--) {
+        PyErr_Clear(); /* another exit too: one is on its way */
+        failed = ready == NULL ? burst_schedule(self)
+                               : burst_schedule_first(self, ready);
     }
-    if (PyErr_Occurred()) {
+    if (failed < 0) {
         PyErr_WriteUnraisable((PyObject *)self);
     }
-    Py_XDECREF(none);
-    Py_XDECREF(handle);
     Py_XDECREF(ready);
     PyErr_SetRaisedException(error);
 }

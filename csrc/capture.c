@@ -190,8 +190,8 @@ capture_swap(PyObject *future, PyObject *stands, PyObject *loop)
     return true;
 }
 
-/* The self-test: 1 if a Task is laid out as it must be, 0 if not; -1 with
-   MemoryError, nothing known. */
+/* The self-test: 1 if a Task is laid out as it must be, 0 if not; -1 with an
+   exception, nothing known. */
 static int
 capture_try(al_state *st, const al_loop *bound)
 {
@@ -218,7 +218,11 @@ capture_try(al_state *st, const al_loop *bound)
         capture_forget(st, task);
     }
     if (PyErr_Occurred()) {
-        fit = PyErr_ExceptionMatches(PyExc_MemoryError) ? -1 : 0;
+        /* Memory, or a signal that came just now, says nothing of Tasks. */
+        fit = PyErr_ExceptionMatches(PyExc_MemoryError)
+                      || !PyErr_ExceptionMatches(PyExc_Exception)
+                  ? -1
+                  : 0;
     }
     PyObject *error = fit < 0 ? PyErr_GetRaisedException() : NULL;
     PyErr_Clear();
@@ -292,7 +296,8 @@ capture_fits(al_state *st, const al_loop *bound)
     PyTypeObject *type = Py_TYPE(bound->loop);
     if ((PyObject *)type != all->loop_type || type->tp_version_tag == 0
         || type->tp_version_tag != all->loop_tag
-        || ((PyTypeObject *)st->Handle)->tp_version_tag != all->handle_tag)
+        || ((PyTypeObject *)st->Handle)->tp_version_tag != all->handle_tag
+        || all->handle_tag == 0)
     {
         if (capture_judge(st, all, type) < 0) {
             return -1;

@@ -82,15 +82,16 @@ al_group_abort(GroupObject *self)
                        "cancelling the tasks of a group failed", NULL);
         return;
     }
+    PyObject *on_done = Py_XNewRef(self->on_done); /* till the group's end */
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(tasks); i++) {
         PyObject *task = PyList_GET_ITEM(tasks, i);
-        if (al_capture_cancel(self->st, &self->bound, task, NULL,
-                              self->on_done) < 0)
+        if (al_capture_cancel(self->st, &self->bound, task, NULL, on_done) < 0)
         {
             al_loop_report(self->st, self->bound.loop,
                            "cancelling a task of a group failed", task);
         }
     }
+    Py_XDECREF(on_done);
     Py_DECREF(tasks);
 }
 
@@ -292,10 +293,13 @@ PyObject *
 al_group_spawn(GroupObject *self, PyObject *const *args, PyObject *kwnames)
 {
     al_spawned how;
-    PyObject *task = group_prepare(self) < 0
-                         ? NULL
-                         : al_spawn(self->st, &self->bound, args, kwnames,
-                                    self->on_done, &how);
+    PyObject *task = NULL;
+    if (group_prepare(self) == 0) {
+        /* Making the Task may run Python, and that may end the group. */
+        PyObject *on_done = Py_NewRef(self->on_done);
+        task = al_spawn(self->st, &self->bound, args, kwnames, on_done, &how);
+        Py_DECREF(on_done);
+    }
     if (task == NULL) {
         al_coro_refuse(self->st, args[0]);
         return NULL;
