@@ -30,7 +30,7 @@ capture_field(PyObject *future)
 /* Stands for the loop during one call. */
 typedef struct {
     PyObject_HEAD
-    PyObject *kwargs;  /* owned: {"loop": this}; NULL: not in use any more */
+    PyObject *kwargs;  /* owned: {"loop": this, "name": None}; NULL: used up */
     PyObject *call;    /* owned: what call_soon() was given, or NULL */
     PyObject *arg;     /* owned, or NULL */
     PyObject *context; /* owned, or NULL */
@@ -76,7 +76,8 @@ stand_in_take(al_state *st)
     self->kwargs = AL_ALLOC(PyDict_New());
     if (self->kwargs == NULL
         || AL_ALLOC_INT(
-               PyDict_SetItem(self->kwargs, st->s_loop, (PyObject *)self)) < 0)
+               PyDict_SetItem(self->kwargs, st->s_loop, (PyObject *)self)) < 0
+        || AL_ALLOC_INT(PyDict_SetItem(self->kwargs, st->s_name, Py_None)) < 0)
     {
         Py_CLEAR(self->kwargs);
         Py_CLEAR(self);
@@ -92,7 +93,7 @@ stand_in_give(al_state *st, StandInObject *self)
     Py_CLEAR(self->call);
     Py_CLEAR(self->arg);
     Py_CLEAR(self->context);
-    if (all->spare == NULL) {
+    if (all->spare == NULL && self->kwargs != NULL) {
         all->spare = (PyObject *)self;
         return;
     }
@@ -145,19 +146,39 @@ stand_in_yield(StandInObject *self, const al_loop *bound, PyObject *task,
 
 /* --------------------------------------------------------- may it be? */
 
-/* Make the Task of a coroutine, with a stand-in for its loop. */
+/* Make the Task of a coroutine, with a stand-in for its loop.  Without a
+   keyword, or with a name alone, its ready-made dict is enough. */
 static PyObject *
 capture_make(al_state *st, StandInObject *loop, PyObject *coro,
              PyObject *kwnames, PyObject *const *values)
 {
-    if (kwnames != NULL && PyTuple_GET_SIZE(kwnames) > 0) {
+    Py_ssize_t n = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
+    bool named = n == 1 && PyTuple_GET_ITEM(kwnames, 0) == st->s_name;
+    if (n > 0 && !named) {
         return al_loop_make_task(st, st->Task, (PyObject *)loop, coro, kwnames,
                                  values);
     }
     PyObject *args = AL_ALLOC(PyTuple_Pack(1, coro));
-    PyObject *task = args == NULL ? NULL
-                                  : AL_ALLOC(PyObject_Call(st->Task, args,
-                                                           loop->kwargs));
+    PyObject *task = NULL;
+    if (args != NULL
+        && (!named
+            || AL_ALLOC_INT(PyDict_SetItem(loop->kwargs, st->s_name,
+                                           values[0])) == 0))
+    {
+        task = AL_ALLOC(PyObject_Call(st->Task, args, loop->kwargs));
+    }
+    if (named) {
+        PyObject *error = PyErr_GetRaisedException();
+        if (AL_ALLOC_INT(
+                PyDict_SetItem(loop->kwargs, st->s_name, Py_None)) < 0)
+        {
+            PyErr_Clear();
+            Py_CLEAR(loop->kwargs); /* it is not used again */
+        }
+        if (error != NULL) {
+            PyErr_SetRaisedException(error);
+        }
+    }
     Py_XDECREF(args);
     return task;
 }

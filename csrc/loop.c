@@ -273,18 +273,28 @@ al_loop_report(al_state *st, PyObject *loop, const char *message,
     }
 }
 
+/* Tell whether an attribute of one of asyncio's Tasks is that very object: a
+   constant, an interned word.  A call would cost twice as much. */
+static bool
+task_is(al_state *st, PyObject *task, PyObject *name, PyObject *what)
+{
+    if ((PyObject *)Py_TYPE(task) != st->Task) {
+        return false;
+    }
+    PyObject *found = PyObject_GetAttr(task, name);
+    Py_XDECREF(found);
+    if (found == NULL) {
+        PyErr_Clear(); /* then it is asked by a call */
+    }
+    return found == what;
+}
+
 int
 al_task_done(al_state *st, PyObject *task)
 {
-    /* A call costs twice what an attribute does; the words are interned. */
-    if ((PyObject *)Py_TYPE(task) == st->Task) {
-        PyObject *now = PyObject_GetAttr(task, st->s__state);
-        Py_XDECREF(now);
-        if (now == NULL || now == st->s_FINISHED || now == st->s_PENDING) {
-            return now == NULL ? -1 : now == st->s_FINISHED;
-        }
-    }
-    return loop_truth(loop_call0(task, st->s_done));
+    return task_is(st, task, st->s__state, st->s_FINISHED)  ? 1
+           : task_is(st, task, st->s__state, st->s_PENDING) ? 0
+               : loop_truth(loop_call0(task, st->s_done));
 }
 
 int
@@ -315,6 +325,12 @@ al_outcome
 al_task_outcome(al_state *st, PyObject *task, PyObject **value)
 {
     *value = NULL;
+    if (task_is(st, task, st->s__state, st->s_FINISHED)
+        && task_is(st, task, st->s__exception, Py_None))
+    {
+        *value = loop_call0(task, st->s_result);
+        return *value == NULL ? AL_ERROR : AL_DONE;
+    }
     int cancelled = loop_truth(loop_call0(task, st->s_cancelled));
     if (cancelled != 0) {
         return cancelled < 0 ? AL_ERROR : AL_CANCELLED;
@@ -331,13 +347,8 @@ int
 al_task_error(al_state *st, PyObject *task, PyObject **error)
 {
     *error = NULL;
-    if ((PyObject *)Py_TYPE(task) == st->Task) {
-        /* Most have none, cancelled or not; to see that is no retrieval. */
-        PyObject *peek = PyObject_GetAttr(task, st->s__exception);
-        Py_XDECREF(peek);
-        if (peek == NULL || peek == Py_None) {
-            return peek == NULL ? -1 : 0;
-        }
+    if (task_is(st, task, st->s__exception, Py_None)) {
+        return 0; /* nothing was retrieved */
     }
     int cancelled = loop_truth(loop_call0(task, st->s_cancelled));
     if (cancelled != 0) {

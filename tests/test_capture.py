@@ -133,6 +133,18 @@ def test_nothing_is_tried_at_import() -> None:
     assert run_child(code).stdout.strip() == "0"
 
 
+async def test_a_name_is_that_of_one_task() -> None:
+    async with TaskGroup() as group:
+        one = group.create_task(settle(0), name="one")
+        with pytest.raises(TypeError):
+            group.create_task(settle(0), name="odd", color="red")
+        other = group.create_task(settle(0))
+        none = group.create_task(settle(0), name=None)
+        assert one.get_name() == "one"
+        assert other.get_name().startswith("Task-")
+        assert none.get_name().startswith("Task-")
+
+
 # ------------------------------------------------------------------ where it is not
 
 
@@ -520,6 +532,7 @@ def test_stopping_the_loop_in_a_child() -> None:
 
 INTERRUPT = """
     import asyncio, signal, sys, pyasynclife
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may ignore it
     Group = asyncio.TaskGroup if sys.argv[1] == "stock" else pyasynclife.TaskGroup
 
     async def child(number):
