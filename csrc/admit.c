@@ -9,6 +9,7 @@
 #include "list.h"
 #include "tasktable.h"
 #include "state.h"
+#include "coro.h"
 #include "loop.h"
 #include "spawn.h"
 #include "awaitable.h"

@@ -16,6 +16,7 @@
 #include "compat.h"
 #include "fault.h"
 #include "state.h"
+#include "coro.h"
 #include "loop.h"
 #include "burst.h"
 #include "capture.h"

@@ -9,6 +9,7 @@
 #include "fault.h"
 #include "list.h"
 #include "state.h"
+#include "coro.h"
 #include "loop.h"
 #include "tasktable.h"
 #include "entry.h"

@@ -12,6 +12,7 @@
 #include "compat.h"
 #include "fault.h"
 #include "state.h"
+#include "coro.h"
 #include "loop.h"
 #include "capture.h"
 #include "spawn.h"

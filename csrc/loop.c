@@ -459,14 +459,12 @@ int
 al_task_cancel_again(al_state *st, const al_loop *bound, PyObject *task)
 {
     if (!AL_UNCANCEL_KEEPS_REQUEST) {
-        return al_task_uncancel(st, task) < 0
-                       || al_task_cancel(st, task, NULL) < 0
-                   ? -1 : 0;
+        long left = al_task_uncancel(st, task);
+        return left < 0 || al_task_cancel(st, task, NULL) < 0 ? -1 : 0;
     }
     /* Asked for now, a timeout around could not take it back. */
-    PyObject *stack[4] = {NULL, bound->loop, st->cancel_again, task};
-    PyObject *handle = PyObject_VectorcallMethod(
-        st->s_call_soon, stack + 1, 3 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
+    PyObject *handle = PyObject_CallMethodObjArgs(
+        bound->loop, st->s_call_soon, st->cancel_again, task, NULL);
     Py_XDECREF(handle);
     return handle == NULL ? -1 : 0;
 }
@@ -543,73 +541,4 @@ al_futures_wake(al_state *st, const al_loop *bound, PyObject *futures)
             return;
         }
     }
-}
-
-#ifdef AL_CORO_IS_FRESH
-static int
-coro_started(al_state *Py_UNUSED(st), PyObject *coro)
-{
-    return !AL_CORO_IS_FRESH(coro);
-}
-#else
-/* A frame refers to its function; a coroutine without a frame is over. */
-static int
-coro_visit_function(PyObject *object, void *found)
-{
-    if (PyFunction_Check(object)) {
-        *(bool *)found = true;
-    }
-    return 0;
-}
-
-/* Without making the frame object that cr_frame would leave behind. */
-static int
-coro_started(al_state *st, PyObject *coro)
-{
-    int started = loop_truth(PyObject_GetAttr(coro, st->s_cr_suspended));
-    if (started == 0) {
-        started = loop_truth(PyObject_GetAttr(coro, st->s_cr_running));
-    }
-    if (started == 0) {
-        bool found = false;
-        (void)Py_TYPE(coro)->tp_traverse(coro, coro_visit_function, &found);
-        started = !found;
-    }
-    return started;
-}
-#endif
-
-int
-al_coro_started(al_state *st, PyObject *coro)
-{
-    return PyCoro_CheckExact(coro) ? coro_started(st, coro) : 1;
-}
-
-void
-al_coro_refuse(al_state *st, PyObject *coro)
-{
-    PyObject *error = PyErr_GetRaisedException();
-    if (PyCoro_CheckExact(coro) && al_coro_started(st, coro) == 0) {
-        Py_XDECREF(loop_call0(coro, st->s_close));
-    }
-    if (PyErr_Occurred()) {
-        PyErr_WriteUnraisable(coro);
-    }
-    if (error != NULL) {
-        PyErr_SetRaisedException(error);
-    }
-}
-
-int
-al_coro_close(al_state *st, PyObject *coro)
-{
-    PyObject *none = loop_call0(coro, st->s_close);
-    if (none == NULL && PyErr_ExceptionMatches(PyExc_AttributeError)
-        && !PyObject_HasAttr(coro, st->s_close))
-    {
-        PyErr_Clear();
-        return 0;
-    }
-    Py_XDECREF(none);
-    return none == NULL ? -1 : 0;
 }

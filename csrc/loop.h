@@ -165,18 +165,6 @@ PyObject *al_loop_pause(al_state *st, const al_loop *bound);
    handler.  Runs Python. */
 void al_future_wake(al_state *st, const al_loop *bound, PyObject *future);
 
-/* Tell whether the coroutine has run its first step, or was closed before it:
-   1 or 0; where it cannot be told, 1.  -1 with an exception.  Runs Python. */
-int al_coro_started(al_state *st, PyObject *coro);
-
-/* Close a coroutine that has never started; leave any other alone.  Keeps
-   the raised exception.  Runs Python. */
-void al_coro_refuse(al_state *st, PyObject *coro);
-
-/* Close whatever was passed for a coroutine, if it can be closed.  Returns 0;
-   -1 with what close() raised.  Runs Python. */
-int al_coro_close(al_state *st, PyObject *coro);
-
 /* The visit of an embedded al_loop.  Pure C. */
 static inline int
 al_loop_visit(al_loop *bound, visitproc visit, void *arg)

@@ -8,6 +8,7 @@
 #include "fault.h"
 #include "list.h"
 #include "state.h"
+#include "coro.h"
 #include "loop.h"
 #include "deadline.h"
 #include "source.h"

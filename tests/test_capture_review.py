@@ -306,7 +306,6 @@ asyncio.run(main())
 """
 
 
-@still_open
 def test_another_loops_futures_do_not_turn_the_capture_off() -> None:
     head = HEAD.replace('sys.argv[1] == "1"', "True", 1)
     assert play(OFF, 1, head) == play(OFF, 0, head)
