@@ -48,6 +48,12 @@ def pytest_report_header() -> str:
     return f"uvloop: {version('uvloop') if uvloop else 'not installed, not tested'}"
 
 
+def pytest_collection_finish() -> None:
+    """What is there by now stays: a collection after each test need not look at it."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture
 def loop_errors() -> LoopErrors:
     """The contexts handed to the loop's exception handler; asking allows them."""
