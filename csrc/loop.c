@@ -221,16 +221,18 @@ al_loop_report(al_state *st, PyObject *loop, const char *message,
     PyObject *error = PyErr_GetRaisedException();
     PyObject *about = AL_ALLOC(Py_BuildValue(
         "{s:s,s:O}", "message", message, "exception", error ? error : Py_None));
-    PyObject *answer = NULL;
-    if (about != NULL
+    bool ready = about != NULL
         && (source == NULL
-            || AL_ALLOC_INT(PyDict_SetItem(about, st->s_task, source)) == 0))
-    {
-        answer = loop_call1(loop, st->s_call_exception_handler, about);
-    }
+            || AL_ALLOC_INT(PyDict_SetItem(about, st->s_task, source)) == 0);
+    PyObject *answer = ready
+        ? loop_call1(loop, st->s_call_exception_handler, about) : NULL;
     if (answer == NULL) {
         /* Even the handler failed: that is the interpreter's to tell. */
         PyErr_WriteUnraisable(loop);
+        if (!ready && error != NULL) {
+            PyErr_SetRaisedException(Py_NewRef(error));
+            PyErr_WriteUnraisable(source);
+        }
     }
     Py_XDECREF(answer);
     Py_XDECREF(about);
