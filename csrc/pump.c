@@ -55,13 +55,14 @@ pump_start_reader(al_pump *p)
     PyObject *stack[] = {p->source.items, p->owner};
     PyObject *coro =
         AL_ALLOC(PyObject_Vectorcall(st->read, stack, 2, NULL));
-    PyObject *callback = PyObject_GetAttr(p->owner, st->s_reader_done);
+    PyObject *callback =
+        coro == NULL ? NULL : PyObject_GetAttr(p->owner, st->s_reader_done);
     PyObject *task = NULL;
-    if (coro != NULL && callback != NULL) {
+    if (callback != NULL) {
         task = al_loop_create_task(st, &p->bound, coro, p->name, NULL);
-        if (task == NULL) {
-            al_coro_refuse(st, coro);
-        }
+    }
+    if (coro != NULL && task == NULL) {
+        al_coro_refuse(st, coro);
     }
     int failed = -1;
     if (task != NULL) {
