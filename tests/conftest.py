@@ -24,6 +24,7 @@ SIGNALS = [
     if hasattr(signal, name)
 ]
 LoopErrors = list[dict[str, Any]]
+collect_ignore = ["regrtest"]  # for CPython's own runner
 
 _loop_errors: LoopErrors = []
 

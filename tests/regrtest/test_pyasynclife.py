@@ -34,7 +34,7 @@ class LeaksNothing(unittest.IsolatedAsyncioTestCase):
         for _ in range(20):
             registry.register(echo(1))
             registry.register(fails())
-            task, name = await registry.register(forever())
+            _, name = await registry.register(forever())
             await registry.heartbeat(name)
             registry.track(asyncio.create_task(echo(2)))
             await asyncio.sleep(0)

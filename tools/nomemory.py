@@ -1,6 +1,6 @@
 """Fails one allocation of the whole process, each in turn: ours beside asyncio's.
 
-python tests/nomemory.py [STEP]: a child process for every STEP-th allocation of each
+python tools/nomemory.py [STEP]: a child process for every STEP-th allocation of each
 scenario, in which that one fails wherever it is, the interpreter's own included. A
 table says how the children ended; asyncio itself does not survive all of them.
 """
