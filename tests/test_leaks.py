@@ -316,6 +316,8 @@ async def test_many_of_each_leave_nothing_behind(name: str, silent: None) -> Non
     registry = TaskRegistry(history=10)
     registry.register(forever(), "beating")
     grown = await growth(WORK[name], registry, times)
+    if not on_standard_loop:
+        grown.pop("references", None)  # uvloop is built without the count
     registry.cancel_all()
     await registry.wait()
     assert not grown
