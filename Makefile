@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SOURCES := $(wildcard csrc/*) setup.py pyproject.toml
 PYFILES := setup.py pyasynclife tests tools $(wildcard examples benchmarks)
 
-.PHONY: demo test bench matrix differential sanitize lint format clean
+.PHONY: demo test bench matrix differential sanitize leaks nomemory valgrind lint format clean
 
 demo: $(VENV)/built
 	$(BIN)/python -m pyasynclife demo
@@ -29,6 +29,16 @@ differential:
 
 sanitize: $(VENV)/built
 	bash tools/sanitize.sh $(BIN)/python $(ARGS)
+
+leaks: $(VENV)/built
+	PYASYNCLIFE_LEAKS=1000000 $(BIN)/python -m pytest -q -rP tests/test_leaks.py \
+	    -o faulthandler_timeout=1800 $(ARGS)
+
+nomemory: $(VENV)/built
+	$(BIN)/python tools/nomemory.py $(ARGS)
+
+valgrind: $(VENV)/built
+	$(BIN)/python tools/valgrind.py $(ARGS)
 
 lint: $(VENV)/linters
 	$(BIN)/ruff check $(PYFILES)

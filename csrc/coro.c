@@ -72,12 +72,17 @@ int
 al_coro_close(al_state *st, PyObject *coro)
 {
     PyObject *none = PyObject_CallMethodNoArgs(coro, st->s_close);
-    if (none == NULL && PyErr_ExceptionMatches(PyExc_AttributeError)
-        && !PyObject_HasAttr(coro, st->s_close))
-    {
-        PyErr_Clear();
+    if (none != NULL) {
+        Py_DECREF(none);
         return 0;
     }
-    Py_XDECREF(none);
-    return none == NULL ? -1 : 0;
+    PyObject *error = PyErr_GetRaisedException();
+    if (PyErr_GivenExceptionMatches(error, PyExc_AttributeError)
+        && !PyObject_HasAttr(coro, st->s_close))
+    {
+        Py_DECREF(error);
+        return 0;
+    }
+    PyErr_SetRaisedException(error);
+    return -1;
 }

@@ -250,12 +250,16 @@ al_loop_tell(al_state *st, PyObject *loop, const char *message,
     PyObject *error = PyErr_GetRaisedException();
     PyObject *about = AL_ALLOC(Py_BuildValue(
         "{s:s,s:O}", "message", message, "exception", error ? error : Py_None));
-    PyObject *answer = NULL;
-    if (about != NULL
+    bool ready = about != NULL
         && (source == NULL
-            || AL_ALLOC_INT(PyDict_SetItem(about, st->s_task, source)) == 0))
-    {
-        answer = loop_call1(loop, st->s_call_exception_handler, about);
+            || AL_ALLOC_INT(PyDict_SetItem(about, st->s_task, source)) == 0);
+    PyObject *answer = ready
+        ? loop_call1(loop, st->s_call_exception_handler, about) : NULL;
+    if (!ready && error != NULL) {
+        PyObject *why = PyErr_GetRaisedException();
+        PyErr_SetRaisedException(Py_NewRef(error));
+        PyErr_WriteUnraisable(source);
+        PyErr_SetRaisedException(why);
     }
     Py_XDECREF(answer);
     Py_XDECREF(about);

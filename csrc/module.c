@@ -18,25 +18,6 @@
 #include "wait.h"
 #include "batch.h"
 
-#ifdef AL_FAULTS
-long al_fault_countdown = 0;
-
-PyDoc_STRVAR(module_fail_allocation_doc,
-"fail_allocation($module, nth, /)\n--\n\n"
-"Make the nth allocation from now fail; 0: none.  Returns what was left.");
-
-static PyObject *
-module_fail_allocation(PyObject *Py_UNUSED(module), PyObject *nth)
-{
-    long left = al_fault_countdown;
-    al_fault_countdown = 0;
-    long next = PyLong_AsLong(nth);
-    PyObject *answer = next < 0 ? NULL : PyLong_FromLong(left);
-    al_fault_countdown = answer == NULL ? 0 : next;
-    return answer;
-}
-#endif
-
 PyDoc_STRVAR(module_adopt_methods_doc,
 "adopt_methods($module, subclass, /)\n--\n\n"
 "Make the native methods of its base a subclass's own: the interpreter calls\n"
@@ -69,10 +50,6 @@ module_allow_capture(PyObject *module, PyObject *allowed)
 static PyMethodDef module_methods[] = {
     {"allow_capture", module_allow_capture, METH_O, module_allow_capture_doc},
     {"adopt_methods", module_adopt_methods, METH_O, module_adopt_methods_doc},
-#ifdef AL_FAULTS
-    {"fail_allocation", module_fail_allocation, METH_O,
-     module_fail_allocation_doc},
-#endif
     {NULL, NULL, 0, NULL},
 };
 
@@ -80,7 +57,8 @@ static int
 module_exec(PyObject *module)
 {
     al_state *st = al_state_of(module);
-    if (al_state_load(st) < 0
+    if (al_fault_setup(module) < 0
+        || al_state_load(st) < 0
         || al_burst_setup(module, st) < 0
         || al_capture_setup(module, st) < 0
         || al_awaitable_setup(module, st) < 0

@@ -97,6 +97,15 @@ class Child:
                     f"out: {self.stdout!r}; err: {self.stderr!r}"
                 )
 
+    def read_line(self, timeout: float = 20.0) -> str:
+        """The next line, which is not kept."""
+        deadline = time.monotonic() + timeout
+        while b"\n" not in self._output:
+            if not self._read(deadline):
+                raise AssertionError(f"child ended; err: {self.stderr!r}")
+        line, _, self._output = self._output.partition(b"\n")
+        return line.decode()
+
     def send_signal(self, signum: int) -> None:
         self.process.send_signal(signum)
 

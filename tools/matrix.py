@@ -245,6 +245,21 @@ def read_counts(log: str) -> dict[str, int]:
     return {}
 
 
+def hunt_leaks(place: Place, outcome: Outcome) -> None:
+    """CPython's own hunt for references and blocks, where its suite is there."""
+    if place.run("-c", "import test.libregrtest") != 0:
+        outcome.note += " regrtest -R: not run, no test suite"
+        return
+    module: list[str | Path] = [
+        "--testdir",
+        place.inside / "src/tests/regrtest",
+        "test_pyasynclife",
+    ]
+    leaked = place.run("-m", "test", "-R", "3:3", *module) != 0
+    outcome.note += f" regrtest -R 3:3: {'LEAKED' if leaked else 'no leak'}"
+    outcome.failed |= leaked
+
+
 def run_suite(version: str, arguments: Sequence[str]) -> Outcome:
     outcome = Outcome(version)
     began = time.monotonic()
@@ -263,6 +278,8 @@ def run_suite(version: str, arguments: Sequence[str]) -> Outcome:
             if place.run(*suite, *PLAIN_WAY, switches=off) != 0:
                 outcome.failed = True
                 outcome.note = "FAILED without the capture"
+        if version.endswith("d") and not arguments:
+            hunt_leaks(place, outcome)
     except Unavailable as why:
         outcome.note = str(why)
     except (OSError, RuntimeError, subprocess.TimeoutExpired) as error:
