@@ -6,13 +6,18 @@ BIN := $(VENV)/bin
 SOURCES := $(wildcard csrc/*) setup.py pyproject.toml
 PYFILES := setup.py pyasynclife tests tools $(wildcard examples benchmarks)
 
-.PHONY: demo test bench matrix sanitize lint format clean
+.PHONY: demo test recipes bench matrix sanitize lint format clean
 
 demo: $(VENV)/built
 	$(BIN)/python -m pyasynclife demo
 
 test: $(VENV)/built
 	$(BIN)/python -m pytest $(ARGS)
+
+# The blocks of docs/, those too that need a cluster.
+recipes: $(VENV)/built
+	$(BIN)/python -m pip install -qq --editable '.[test,cluster]'
+	$(BIN)/python -m pytest tests/test_docs.py $(ARGS)
 
 bench: $(VENV)/built
 	$(BIN)/python -m benchmarks $(ARGS)
