@@ -14,13 +14,15 @@ demo: $(VENV)/built
 test: $(VENV)/built
 	$(BIN)/python -m pytest $(ARGS)
 
-# The blocks of docs/, those too that need a cluster.
+# What needs more than the suite: a cluster, the benchmarks' peers and plots.
 recipes: $(VENV)/built
-	$(BIN)/python -m pip install -qq --editable '.[test,cluster]'
-	$(BIN)/python -m pytest tests/test_docs.py $(ARGS)
+	$(BIN)/python -m pip install -qq --editable '.[test,bench,cluster]'
+	$(BIN)/python -m pytest tests/test_docs.py tests/test_benchmarks.py $(ARGS)
 
+# Writes docs/benchmarks.md and its plots, too.
 bench: $(VENV)/built
-	$(BIN)/python -m benchmarks $(ARGS)
+	$(BIN)/python -m pip install -qq --editable '.[test,bench]'
+	$(BIN)/python -m benchmarks --write docs $(ARGS)
 
 matrix:
 	$(PYTHON) tools/matrix.py $(ARGS)
