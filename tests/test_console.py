@@ -201,6 +201,13 @@ async def test_a_file_that_cannot_be_written_does_not_hurt_the_batch(loop_errors
     ]
 
 
+@pytest.mark.standard_loop_only
+async def test_no_timer_is_left(plain):
+    await console.track(bounded_gather(work, range(5)), console=plain)
+    timers = asyncio.get_running_loop()._scheduled
+    assert not [timer for timer in timers if not timer.cancelled()]
+
+
 async def test_stderr_that_is_no_terminal_gets_lines_whatever_the_colours(
     capsys, monkeypatch
 ):

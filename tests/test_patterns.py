@@ -505,19 +505,30 @@ async def test_the_articles_coroutine_is_refused_and_closed():
 # ---------------------------------------------------------------- a shield
 
 
-async def test_the_operation_goes_on_when_its_caller_is_cancelled():
+async def test_the_operation_goes_on_when_its_caller_is_cancelled_and_is_held():
     done = []
 
     async def save():
-        await settle(6)
+        future = asyncio.get_running_loop().create_future()
+        waited_for.append(weakref.ref(future))
+        await future  # nobody but this task knows it
         done.append("saved")
 
+    waited_for = []
     task = await cancelled_at(3, lambda: shielded_operation(save()))
     assert task.cancelled()
-    assert not done
-    gc.collect()  # we hold it
-    await settle(6)
+    del task
+    gc.collect()
+    waited_for[0]().set_result(None)
+    await settle()
     assert ["saved"] == done
+
+
+@pytest.mark.standard_loop_only
+async def test_no_timer_is_left_of_a_shield():
+    await shielded_operation(after(2), timeout=1000.0)
+    timers = asyncio.get_running_loop()._scheduled
+    assert not [timer for timer in timers if not timer.cancelled()]
 
 
 async def test_the_operation_goes_on_when_the_time_is_up():
