@@ -179,13 +179,35 @@ al_loop_is_stock(al_state *st, const al_loop *bound)
 }
 
 PyObject *
-al_loop_create_task(al_state *st, const al_loop *bound, PyObject *coro,
-                    PyObject *name, PyObject *context)
+al_loop_make_task(al_state *st, PyObject *type, PyObject *loop,
+                  PyObject *coro, PyObject *kwnames, PyObject *const *values)
 {
-    int stock = al_loop_is_stock(st, bound);
-    if (stock < 0) {
-        return NULL;
+    PyObject *stack[AL_TASK_KEYWORDS + 3] = {NULL, coro};
+    Py_ssize_t n = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
+    PyObject *names =
+        n == 0 ? Py_NewRef(st->kw_loop) : AL_ALLOC(PyTuple_New(n + 1));
+    PyObject *task = NULL;
+    if (names != NULL) {
+        for (Py_ssize_t i = 0; i < n; i++) {
+            PyTuple_SET_ITEM(names, i,
+                             Py_NewRef(PyTuple_GET_ITEM(kwnames, i)));
+            stack[2 + i] = values[i];
+        }
+        if (n > 0) {
+            PyTuple_SET_ITEM(names, n, Py_NewRef(st->s_loop));
+        }
+        stack[2 + n] = loop;
+        task = AL_ALLOC(PyObject_Vectorcall(
+            type, stack + 1, 1 | PY_VECTORCALL_ARGUMENTS_OFFSET, names));
     }
+    Py_XDECREF(names);
+    return task;
+}
+
+PyObject *
+al_loop_new_task(al_state *st, const al_loop *bound, bool stock,
+                 PyObject *coro, PyObject *name, PyObject *context)
+{
     if (stock) {
         PyObject *stack[5] = {NULL, coro, bound->loop, name, context};
         return AL_ALLOC(PyObject_Vectorcall(
@@ -196,6 +218,15 @@ al_loop_create_task(al_state *st, const al_loop *bound, PyObject *coro,
     return AL_ALLOC(PyObject_VectorcallMethod(
         st->s_create_task, stack + 1, 2 | PY_VECTORCALL_ARGUMENTS_OFFSET,
         context == NULL ? st->kw_name : st->kw_name_context));
+}
+
+PyObject *
+al_loop_create_task(al_state *st, const al_loop *bound, PyObject *coro,
+                    PyObject *name, PyObject *context)
+{
+    int stock = al_loop_is_stock(st, bound);
+    return stock < 0 ? NULL
+                     : al_loop_new_task(st, bound, stock, coro, name, context);
 }
 
 PyObject *
@@ -214,9 +245,9 @@ al_loop_call_at(al_state *st, const al_loop *bound, double when,
     return handle;
 }
 
-void
-al_loop_report(al_state *st, PyObject *loop, const char *message,
-               PyObject *source)
+int
+al_loop_tell(al_state *st, PyObject *loop, const char *message,
+             PyObject *source)
 {
     PyObject *error = PyErr_GetRaisedException();
     PyObject *about = AL_ALLOC(Py_BuildValue(
@@ -228,13 +259,20 @@ al_loop_report(al_state *st, PyObject *loop, const char *message,
     {
         answer = loop_call1(loop, st->s_call_exception_handler, about);
     }
-    if (answer == NULL) {
-        /* Even the handler failed: that is the interpreter's to tell. */
-        PyErr_WriteUnraisable(loop);
-    }
     Py_XDECREF(answer);
     Py_XDECREF(about);
     Py_XDECREF(error);
+    return answer == NULL ? -1 : 0;
+}
+
+void
+al_loop_report(al_state *st, PyObject *loop, const char *message,
+               PyObject *source)
+{
+    if (al_loop_tell(st, loop, message, source) < 0) {
+        /* Even the handler failed: that is the interpreter's to tell. */
+        PyErr_WriteUnraisable(loop);
+    }
 }
 
 int
@@ -466,7 +504,14 @@ al_futures_wake(al_state *st, const al_loop *bound, PyObject *futures)
     }
 }
 
-/* A frame refers to its function; a coroutine without a frame has ended. */
+#ifdef AL_CORO_IS_FRESH
+static int
+coro_started(al_state *Py_UNUSED(st), PyObject *coro)
+{
+    return !AL_CORO_IS_FRESH(coro);
+}
+#else
+/* A frame refers to its function; a coroutine without a frame is over. */
 static int
 coro_visit_function(PyObject *object, void *found)
 {
@@ -476,58 +521,27 @@ coro_visit_function(PyObject *object, void *found)
     return 0;
 }
 
-/* Tell whether a native coroutine has ended, without making the frame object
-   that cr_frame would leave behind.  -1 with an exception. */
+/* Without making the frame object that cr_frame would leave behind. */
 static int
-coro_has_ended(al_state *st, PyObject *coro)
+coro_started(al_state *st, PyObject *coro)
 {
-    bool found = false;
-    (void)Py_TYPE(coro)->tp_traverse(coro, coro_visit_function, &found);
-    if (found) {
-        return 0;
-    }
-    PyObject *frame = PyObject_GetAttr(coro, st->s_cr_frame);
-    if (frame == NULL) {
-        return -1;
-    }
-    int ended = frame == Py_None;
-    Py_DECREF(frame);
-    return ended;
-}
-
-int
-al_coro_started(al_state *st, PyObject *coro)
-{
-    if (!PyCoro_CheckExact(coro)) {
-        return 1;
-    }
     int started = loop_truth(PyObject_GetAttr(coro, st->s_cr_suspended));
     if (started == 0) {
         started = loop_truth(PyObject_GetAttr(coro, st->s_cr_running));
     }
-    return started != 0 ? started : coro_has_ended(st, coro);
+    if (started == 0) {
+        bool found = false;
+        (void)Py_TYPE(coro)->tp_traverse(coro, coro_visit_function, &found);
+        started = !found;
+    }
+    return started;
 }
+#endif
 
-/* From 3.12 on a coroutine that was closed before it started keeps its frame,
-   so it is asked by sending what a new one refuses, which changes nothing. */
 int
-al_coro_fresh(al_state *st, PyObject *coro)
+al_coro_started(al_state *st, PyObject *coro)
 {
-    int suspended = loop_truth(PyObject_GetAttr(coro, st->s_cr_suspended));
-    if (suspended != 0) {
-        return suspended < 0 ? -1 : 0;
-    }
-    PyObject *result = NULL;
-    (void)PyIter_Send(coro, Py_True, &result);
-    Py_XDECREF(result);
-    int fresh = PyErr_ExceptionMatches(PyExc_TypeError);
-    if (fresh || PyErr_ExceptionMatches(PyExc_RuntimeError)
-        || PyErr_ExceptionMatches(PyExc_ValueError))
-    {
-        PyErr_Clear(); /* else it is over, or runs */
-        return fresh;
-    }
-    return PyErr_Occurred() ? -1 : 0;
+    return PyCoro_CheckExact(coro) ? coro_started(st, coro) : 1;
 }
 
 void

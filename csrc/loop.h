@@ -59,6 +59,20 @@ PyObject *al_loop_create_task(al_state *st, const al_loop *bound,
                               PyObject *coro, PyObject *name,
                               PyObject *context);
 
+/* As many keywords as a Task can be made with. */
+#define AL_TASK_KEYWORDS 8
+
+/* type(coro, **keywords, loop=loop) (new); on error the coroutine is left
+   alone.  Runs Python. */
+PyObject *al_loop_make_task(al_state *st, PyObject *type, PyObject *loop,
+                            PyObject *coro, PyObject *kwnames,
+                            PyObject *const *values);
+
+/* al_loop_create_task, for a caller that has asked al_loop_is_stock
+   (new).  Runs Python. */
+PyObject *al_loop_new_task(al_state *st, const al_loop *bound, bool stock,
+                           PyObject *coro, PyObject *name, PyObject *context);
+
 /* Tell whether calling the Task type is what create_task would do now: 1 or
    0; -1 with an exception.  Runs Python. */
 int al_loop_is_stock(al_state *st, const al_loop *bound);
@@ -67,6 +81,11 @@ int al_loop_is_stock(al_state *st, const al_loop *bound);
    TimerHandle (new); NULL with an exception.  Runs Python. */
 PyObject *al_loop_call_at(al_state *st, const al_loop *bound, double when,
                           PyObject *callback);
+
+/* al_loop_report, for a caller that will hear of a handler that fails: -1 with
+   that exception, else 0.  Runs Python. */
+int al_loop_tell(al_state *st, PyObject *loop, const char *message,
+                 PyObject *source);
 
 /* Tell the loop's exception handler of the raised exception, which is
    cleared; `message` says what failed, `source` (may be NULL) is named with
@@ -142,13 +161,9 @@ PyObject *al_loop_pause(al_state *st, const al_loop *bound);
    handler.  Runs Python. */
 void al_future_wake(al_state *st, const al_loop *bound, PyObject *future);
 
-/* Tell whether the coroutine has run its first step: 1 or 0; where it cannot
-   be told, 1.  -1 with an exception.  Runs Python. */
+/* Tell whether the coroutine has run its first step, or was closed before it:
+   1 or 0; where it cannot be told, 1.  -1 with an exception.  Runs Python. */
 int al_coro_started(al_state *st, PyObject *coro);
-
-/* Tell whether a native coroutine is new: neither started nor closed: 1 or 0;
-   -1 with an exception.  Costs more than al_coro_started.  Runs Python. */
-int al_coro_fresh(al_state *st, PyObject *coro);
 
 /* Close a coroutine that has never started; leave any other alone.  Keeps
    the raised exception.  Runs Python. */

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextvars
-import inspect
 from contextlib import asynccontextmanager
 
 import pytest
@@ -14,18 +13,7 @@ N = 200
 
 var = contextvars.ContextVar("var", default="unset")
 
-BOTH_WAYS = [
-    pytest.param({}, id="workers"),
-    pytest.param({"task_per_item": True}, id="task_per_item"),
-]
-
-
-@pytest.fixture(params=BOTH_WAYS)
-def options(request):
-    """How the items run."""
-    if not set(request.param) <= set(inspect.signature(bounded_gather).parameters):
-        pytest.skip("task_per_item is not there yet")
-    return request.param
+BOTH_WAYS = True  # conftest.py: with a Task for each item, too
 
 
 # ---------------------------------------------------------------- a real server
@@ -93,12 +81,10 @@ CLIENTS = [aiohttp_client, httpx_client]
 
 
 @pytest.mark.parametrize("make_client", CLIENTS)
-async def test_requests_to_a_server(make_client, server, options):
+async def test_requests_to_a_server(make_client, server):
     url, seen = server
     async with make_client(url) as (fetch, error):
-        result = await bounded_gather(
-            fetch, range(N), max_concurrent=20, timeout=20.0, **options
-        )
+        result = await bounded_gather(fetch, range(N), max_concurrent=20, timeout=20.0)
     assert [n for n in range(N) if n % 10 != 3] == [
         one.data for one in result.successes()
     ]
@@ -107,30 +93,24 @@ async def test_requests_to_a_server(make_client, server, options):
 
 
 @pytest.mark.parametrize("make_client", CLIENTS)
-async def test_requests_that_time_out_leave_the_session_whole(
-    make_client, server, options
-):
+async def test_requests_that_time_out_leave_the_session_whole(make_client, server):
     url, _ = server
     hang = [number for number in range(1001, 1041) if number % 10 in (1, 7)]
     async with make_client(url) as (fetch, _):
-        result = await bounded_gather(
-            fetch, hang, max_concurrent=3, timeout=0.3, **options
-        )
+        result = await bounded_gather(fetch, hang, max_concurrent=3, timeout=0.3)
         assert [n for n in hang if n % 10 == 7] == [
             one.item for one in result if one.timed_out
         ]
         assert 4 == len(result.successes())
-        again = await bounded_gather(fetch, [0, 1, 2], timeout=20.0, **options)
+        again = await bounded_gather(fetch, [0, 1, 2], timeout=20.0)
         assert [0, 1, 2] == again.values()
 
 
 @pytest.mark.parametrize("make_client", CLIENTS)
-async def test_a_stream_of_requests_that_is_left_ends_them(
-    make_client, server, options
-):
+async def test_a_stream_of_requests_that_is_left_ends_them(make_client, server):
     url, _ = server
     async with make_client(url) as (fetch, _):
-        batch = bounded_gather(fetch, range(1004, 2000), max_concurrent=5, **options)
+        batch = bounded_gather(fetch, range(1004, 2000), max_concurrent=5)
         async with batch:
             async for result in batch:
                 assert 1004 == result.data
@@ -167,7 +147,7 @@ async def database(tmp_path):
         await engine.dispose()
 
 
-async def test_a_scoped_session_that_the_item_removes_is_its_own(database, options):
+async def test_a_scoped_session_that_the_item_removes_is_its_own(database):
     scoped, text = database
     sessions = []
 
@@ -186,7 +166,7 @@ async def test_a_scoped_session_that_the_item_removes_is_its_own(database, optio
         finally:
             await scoped.remove()
 
-    result = await bounded_gather(store, range(30), max_concurrent=3, **options)
+    result = await bounded_gather(store, range(30), max_concurrent=3)
     assert list(range(30)) == result.values()
     assert 30 == len(set(sessions))
     stored = await scoped.scalar(text("select count(*) from item"))
@@ -194,7 +174,7 @@ async def test_a_scoped_session_that_the_item_removes_is_its_own(database, optio
     assert 30 == stored
 
 
-async def test_a_session_that_a_failed_item_left_reaches_no_other(database, options):
+async def test_a_session_that_a_failed_item_left_reaches_no_other(database):
     scoped, text = database
     failed_with = set()
 
@@ -208,7 +188,7 @@ async def test_a_session_that_a_failed_item_left_reaches_no_other(database, opti
         await scoped.remove()
         return number
 
-    result = await bounded_gather(store, range(12), max_concurrent=2, **options)
+    result = await bounded_gather(store, range(12), max_concurrent=2)
     assert [n for n in range(12) if n % 3 != 1] == [
         one.data for one in result.successes()
     ]
@@ -218,7 +198,7 @@ async def test_a_session_that_a_failed_item_left_reaches_no_other(database, opti
 
 
 async def test_a_session_that_is_kept_is_the_next_items_too_unless_each_has_a_task(
-    database, options
+    database, way
 ):
     """What docs/tasks.md warns of."""
     scoped, _ = database
@@ -228,8 +208,8 @@ async def test_a_session_that_is_kept_is_the_next_items_too_unless_each_has_a_ta
         sessions.add(scoped())
         await asyncio.sleep(0)
 
-    await bounded_gather(use, range(10), max_concurrent=2, **options)
-    assert (10 if options else 2) == len(sessions)
+    await bounded_gather(use, range(10), max_concurrent=2)
+    assert (10 if way == "tasks" else 2) == len(sessions)
     for session in sessions:
         await session.close()
 
@@ -237,7 +217,7 @@ async def test_a_session_that_is_kept_is_the_next_items_too_unless_each_has_a_ta
 # ---------------------------------------------------------------- asyncio itself
 
 
-async def test_context_variables_are_the_items_own(options):
+async def test_context_variables_are_the_items_own():
     var.set("outside")
 
     async def fn(x):
@@ -247,12 +227,12 @@ async def test_context_variables_are_the_items_own(options):
         assert x == var.get()
         return before, await asyncio.to_thread(var.get)
 
-    result = await bounded_gather(fn, range(10), max_concurrent=3, **options)
+    result = await bounded_gather(fn, range(10), max_concurrent=3)
     assert [("outside", x) for x in range(10)] == result.values()
     assert "outside" == var.get()
 
 
-async def test_asyncio_timeout_and_wait_for_inside_an_item(options):
+async def test_asyncio_timeout_and_wait_for_inside_an_item():
     async def fn(x):
         try:
             async with asyncio.timeout(0.005):
@@ -265,12 +245,12 @@ async def test_asyncio_timeout_and_wait_for_inside_an_item(options):
         return x
 
     items = range(20)
-    result = await bounded_gather(fn, items, max_concurrent=4, timeout=10.0, **options)
+    result = await bounded_gather(fn, items, max_concurrent=4, timeout=10.0)
     assert list(items) == result.values()
 
 
 @pytest.mark.parametrize("group_type", [TaskGroup, asyncio.TaskGroup])
-async def test_groups_inside_an_item(group_type, options):
+async def test_groups_inside_an_item(group_type):
     async def fn(x):
         async with group_type() as outer, group_type() as inner:
             first = outer.create_task(asyncio.sleep(0, x))
@@ -281,7 +261,7 @@ async def test_groups_inside_an_item(group_type, options):
                 group.create_task(asyncio.wait_for(asyncio.sleep(10), 0))
         return first.result() + second.result()
 
-    result = await bounded_gather(fn, range(10), max_concurrent=3, **options)
+    result = await bounded_gather(fn, range(10), max_concurrent=3)
     assert [2 * x for x in range(10)] == result.values()
 
 
@@ -293,7 +273,7 @@ def anyio():
     return pytest.importorskip("anyio", reason="anyio is not installed")
 
 
-async def test_anyio_scopes_and_groups_inside_an_item(anyio, options):
+async def test_anyio_scopes_and_groups_inside_an_item(anyio):
     async def fn(x):
         with anyio.move_on_after(0.005) as scope:
             await anyio.sleep(10)
@@ -311,11 +291,11 @@ async def test_anyio_scopes_and_groups_inside_an_item(anyio, options):
             await anyio.sleep(10)
         return sorted(seen)
 
-    result = await bounded_gather(fn, range(10), max_concurrent=3, **options)
+    result = await bounded_gather(fn, range(10), max_concurrent=3)
     assert [[-x, x] for x in range(10)] == result.values()
 
 
-async def test_a_timeout_goes_through_anyios_scopes(anyio, options):
+async def test_a_timeout_goes_through_anyios_scopes(anyio):
     cleaned = []
 
     async def fn(x):
@@ -328,12 +308,12 @@ async def test_a_timeout_goes_through_anyios_scopes(anyio, options):
                     await anyio.sleep(0.001)
                 cleaned.append(x)
 
-    result = await bounded_gather(fn, [1, 2], timeout=0.02, **options)
+    result = await bounded_gather(fn, [1, 2], timeout=0.02)
     assert [True, True] == [one.timed_out for one in result]
     assert {1, 2} == set(cleaned)
 
 
-async def test_an_anyio_scope_around_the_batch_cancels_it(anyio, options):
+async def test_an_anyio_scope_around_the_batch_cancels_it(anyio):
     ended = []
 
     async def fn(x):
@@ -343,13 +323,13 @@ async def test_an_anyio_scope_around_the_batch_cancels_it(anyio, options):
             ended.append(x)
 
     with anyio.move_on_after(0.02) as scope:
-        await bounded_gather(fn, [1, 2, 3], **options)
+        await bounded_gather(fn, [1, 2, 3])
     assert scope.cancelled_caught
     assert {1, 2, 3} == set(ended)
     assert 0 == asyncio.current_task().cancelling()
 
 
-async def test_an_anyio_scope_and_group_inside_an_asynchronous_source(anyio, options):
+async def test_an_anyio_scope_and_group_inside_an_asynchronous_source(anyio):
     async def source():
         send, receive = anyio.create_memory_object_stream(2)
 
@@ -369,11 +349,11 @@ async def test_an_anyio_scope_and_group_inside_an_asynchronous_source(anyio, opt
         await anyio.sleep(0)
         return x
 
-    result = await bounded_gather(fn, source(), max_concurrent=3, **options)
+    result = await bounded_gather(fn, source(), max_concurrent=3)
     assert list(range(20)) == result.values()
 
 
-async def test_a_limiter_token_is_the_items_while_it_has_it(anyio, options):
+async def test_a_limiter_token_is_the_items_while_it_has_it(anyio):
     limiter = anyio.CapacityLimiter(2)
     most = 0
 
@@ -384,6 +364,6 @@ async def test_a_limiter_token_is_the_items_while_it_has_it(anyio, options):
             await anyio.sleep(0)
         return await anyio.to_thread.run_sync(lambda: x)
 
-    result = await bounded_gather(fn, range(20), max_concurrent=5, **options)
+    result = await bounded_gather(fn, range(20), max_concurrent=5)
     assert list(range(20)) == result.values()
     assert 2 == most
