@@ -104,12 +104,15 @@ async def test_iterating_gives_the_batchs_results(plain):
 
 
 async def test_a_block_that_is_left_cancels_and_waits(plain):
-    batch = bounded_gather(work, range(1000), max_concurrent=2)
+    async def fn(x):
+        return await (forever(x) if x else work(x))
+
+    batch = bounded_gather(fn, range(1000), max_concurrent=2)
     async with console.track(batch, console=plain) as stream:
         async for _ in stream:
             break
     assert batch.status is BatchStatus.CANCELLED
-    assert "cancelled, in" in plain.file.getvalue()
+    assert re.search(r"\d cancelled, in", plain.file.getvalue())
 
 
 async def test_a_block_that_does_neither_waits(plain):
@@ -235,7 +238,7 @@ async def test_a_terminal_gets_a_bar_with_rate_failures_and_time(terminal):
     frames = re.findall(r"(\d+) of 100", raw)
     assert len(set(frames)) >= 3, "it did not move"
     assert re.match(
-        r"fetch \[a\] ━+ 100 of 100, [\d,]+/s, 1 failed 0:00:00", last_frame(raw)
+        r"fetch \[a\] ━+ 100 of 100, [\d,]+/s, 1 failed 0:00:\d\d", last_frame(raw)
     )
     assert raw.count(HIDE) == raw.count(SHOW) == 1
 

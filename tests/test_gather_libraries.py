@@ -9,7 +9,7 @@ from helpers import settle
 
 from pyasynclife import TaskGroup, bounded_gather
 
-N = 200
+N = 60
 
 var = contextvars.ContextVar("var", default="unset")
 
