@@ -97,7 +97,7 @@ async def test_requests_that_time_out_leave_the_session_whole(make_client, serve
     url, _ = server
     hang = [number for number in range(1001, 1041) if number % 10 in (1, 7)]
     async with make_client(url) as (fetch, _):
-        result = await bounded_gather(fetch, hang, max_concurrent=3, timeout=0.3)
+        result = await bounded_gather(fetch, hang, max_concurrent=4, timeout=1.0)
         assert [n for n in hang if n % 10 == 7] == [
             one.item for one in result if one.timed_out
         ]

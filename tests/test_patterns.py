@@ -132,7 +132,7 @@ async def test_gather_has_a_limit_a_timeout_and_a_budget():
 
     items = [0, 0.001, 5, 6, 7]
     results = await gather_with_timeout_and_budget(
-        fn, items, 0.05, max_concurrent=2, budget=0.12
+        fn, items, 0.3, max_concurrent=2, budget=0.45
     )
     assert [0, 0.001, 5, 6, 7] == [r.item for r in results.values()]
     assert 2 == most
@@ -151,9 +151,9 @@ async def test_key_tells_items_with_one_id_apart():
 async def test_values_that_are_done_by_the_deadline_are_kept_and_run_at_once():
     began = time.monotonic()
     items = [0.03, 5, 0.02, 0.01, 6]
-    values = await process_batch_with_deadline(sleep_for, items, deadline=0.3)
+    values = await process_batch_with_deadline(sleep_for, items, deadline=1.0)
     assert [0.03, 0.02, 0.01] == values
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 4.5  # not 5, nor 6
 
 
 async def test_all_values_come_before_the_deadline():
