@@ -6,7 +6,8 @@ BIN := $(VENV)/bin
 SOURCES := $(wildcard csrc/*) setup.py pyproject.toml
 PYFILES := setup.py pyasynclife tests tools $(wildcard examples benchmarks)
 
-.PHONY: demo test bench matrix differential sanitize leaks nomemory valgrind lint format clean
+.PHONY: demo test recipes bench matrix differential sanitize leaks nomemory valgrind
+.PHONY: lint format clean
 
 demo: $(VENV)/built
 	$(BIN)/python -m pyasynclife demo
@@ -14,8 +15,15 @@ demo: $(VENV)/built
 test: $(VENV)/built
 	$(BIN)/python -m pytest $(ARGS)
 
+# What needs more than the suite: a cluster, the benchmarks' peers and plots.
+recipes: $(VENV)/built
+	$(BIN)/python -m pip install -qq --editable '.[test,bench,cluster]'
+	$(BIN)/python -m pytest tests/test_docs.py tests/test_benchmarks.py $(ARGS)
+
+# Writes docs/benchmarks.md and its plots, too.
 bench: $(VENV)/built
-	$(BIN)/python -m benchmarks $(ARGS)
+	$(BIN)/python -m pip install -qq --editable '.[test,bench]'
+	$(BIN)/python -m benchmarks --write docs $(ARGS)
 
 matrix:
 	$(PYTHON) tools/matrix.py $(ARGS)
