@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SOURCES := $(wildcard csrc/*) setup.py pyproject.toml
 PYFILES := setup.py pyasynclife tests tools $(wildcard examples benchmarks)
 
-.PHONY: demo test bench matrix sanitize lint format clean
+.PHONY: demo test bench matrix sanitize cancel-everywhere lint format clean
 
 demo: $(VENV)/built
 	$(BIN)/python -m pyasynclife demo
@@ -22,6 +22,9 @@ matrix:
 
 sanitize: $(VENV)/built
 	bash tools/sanitize.sh $(BIN)/python $(ARGS)
+
+cancel-everywhere: $(VENV)/built
+	$(BIN)/python tools/cancel_everywhere.py $(ARGS)
 
 lint: $(VENV)/linters
 	$(BIN)/ruff check $(PYFILES)

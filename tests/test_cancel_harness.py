@@ -6,7 +6,7 @@ import gc
 import sys
 import warnings
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -464,19 +464,19 @@ def test_a_long_report_is_cut() -> None:
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Iterator[Path]:
+def project(tmp_path: Path) -> Path:
     (tmp_path / "conftest.py").write_text(
         'pytest_plugins = ["pyasynclife.testing.pytest"]\n'
     )
-    yield tmp_path
+    return tmp_path
 
 
 def pytest_in(project: Path, text: str) -> tuple[int, str]:
     (project / "test_it.py").write_text(text)
     root = Path(__file__).resolve().parent.parent
+    command = ["-m", "pytest", "-q", "-p", "no:cacheprovider"]
     child = run_child(
-        ["-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(project)]
-        + [str(project)],
+        [*command, f"--rootdir={project}", str(project)],
         env={"PYTHONPATH": str(root)},
     )
     return child.returncode, child.stdout

@@ -30,10 +30,8 @@ class Between(Coroutine[Any, Any, None]):
         self._thrown: list[asyncio.CancelledError] = []
 
     def cancel(self) -> None:
-        """Cancel the Task. What is thrown in from the first time on is remembered."""
+        """Cancel the Task."""
         assert self.task is not None
-        if not self.given:
-            self._thrown.clear()
         self.given += 1
         self.task.cancel(f"cancel_everywhere: {self.given}")
 

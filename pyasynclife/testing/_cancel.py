@@ -143,7 +143,6 @@ def _refuse_running_loop() -> None:
 def _frozen_heap() -> Iterator[None]:
     """Within the block the collector sees what is new, and that when it is called."""
     was_enabled = gc.isenabled()
-    gc.collect()
     gc.disable()
     gc.freeze()
     try:
