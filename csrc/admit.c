@@ -254,13 +254,13 @@ admit_check_coro(RegistryObject *self, PyObject *coro)
         }
         return is > 0 ? 0 : -1;
     }
-    int fresh = al_coro_fresh(self->st, coro);
-    if (fresh == 0) {
+    int started = al_coro_started(self->st, coro);
+    if (started > 0) {
         PyErr_Format(PyExc_RuntimeError,
                      "%R has been started already: pass a fresh coroutine",
                      coro);
     }
-    return fresh > 0 ? 0 : -1;
+    return started == 0 ? 0 : -1;
 }
 
 /* -------------------------------------------------------------- register */

@@ -466,7 +466,14 @@ al_futures_wake(al_state *st, const al_loop *bound, PyObject *futures)
     }
 }
 
-/* A frame refers to its function; a coroutine without a frame has ended. */
+#ifdef AL_CORO_IS_FRESH
+static int
+coro_started(al_state *Py_UNUSED(st), PyObject *coro)
+{
+    return !AL_CORO_IS_FRESH(coro);
+}
+#else
+/* A frame refers to its function; a coroutine without a frame is over. */
 static int
 coro_visit_function(PyObject *object, void *found)
 {
@@ -476,58 +483,27 @@ coro_visit_function(PyObject *object, void *found)
     return 0;
 }
 
-/* Tell whether a native coroutine has ended, without making the frame object
-   that cr_frame would leave behind.  -1 with an exception. */
+/* Without making the frame object that cr_frame would leave behind. */
 static int
-coro_has_ended(al_state *st, PyObject *coro)
+coro_started(al_state *st, PyObject *coro)
 {
-    bool found = false;
-    (void)Py_TYPE(coro)->tp_traverse(coro, coro_visit_function, &found);
-    if (found) {
-        return 0;
-    }
-    PyObject *frame = PyObject_GetAttr(coro, st->s_cr_frame);
-    if (frame == NULL) {
-        return -1;
-    }
-    int ended = frame == Py_None;
-    Py_DECREF(frame);
-    return ended;
-}
-
-int
-al_coro_started(al_state *st, PyObject *coro)
-{
-    if (!PyCoro_CheckExact(coro)) {
-        return 1;
-    }
     int started = loop_truth(PyObject_GetAttr(coro, st->s_cr_suspended));
     if (started == 0) {
         started = loop_truth(PyObject_GetAttr(coro, st->s_cr_running));
     }
-    return started != 0 ? started : coro_has_ended(st, coro);
+    if (started == 0) {
+        bool found = false;
+        (void)Py_TYPE(coro)->tp_traverse(coro, coro_visit_function, &found);
+        started = !found;
+    }
+    return started;
 }
+#endif
 
-/* From 3.12 on a coroutine that was closed before it started keeps its frame,
-   so it is asked by sending what a new one refuses, which changes nothing. */
 int
-al_coro_fresh(al_state *st, PyObject *coro)
+al_coro_started(al_state *st, PyObject *coro)
 {
-    int suspended = loop_truth(PyObject_GetAttr(coro, st->s_cr_suspended));
-    if (suspended != 0) {
-        return suspended < 0 ? -1 : 0;
-    }
-    PyObject *result = NULL;
-    (void)PyIter_Send(coro, Py_True, &result);
-    Py_XDECREF(result);
-    int fresh = PyErr_ExceptionMatches(PyExc_TypeError);
-    if (fresh || PyErr_ExceptionMatches(PyExc_RuntimeError)
-        || PyErr_ExceptionMatches(PyExc_ValueError))
-    {
-        PyErr_Clear(); /* else it is over, or runs */
-        return fresh;
-    }
-    return PyErr_Occurred() ? -1 : 0;
+    return PyCoro_CheckExact(coro) ? coro_started(st, coro) : 1;
 }
 
 void

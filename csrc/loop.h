@@ -142,13 +142,9 @@ PyObject *al_loop_pause(al_state *st, const al_loop *bound);
    handler.  Runs Python. */
 void al_future_wake(al_state *st, const al_loop *bound, PyObject *future);
 
-/* Tell whether the coroutine has run its first step: 1 or 0; where it cannot
-   be told, 1.  -1 with an exception.  Runs Python. */
+/* Tell whether the coroutine has run its first step, or was closed before it:
+   1 or 0; where it cannot be told, 1.  -1 with an exception.  Runs Python. */
 int al_coro_started(al_state *st, PyObject *coro);
-
-/* Tell whether a native coroutine is new: neither started nor closed: 1 or 0;
-   -1 with an exception.  Costs more than al_coro_started.  Runs Python. */
-int al_coro_fresh(al_state *st, PyObject *coro);
 
 /* Close a coroutine that has never started; leave any other alone.  Keeps
    the raised exception.  Runs Python. */

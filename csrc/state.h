@@ -44,7 +44,7 @@
     X(add_done_callback)                                                      \
     X(call_at) X(call_exception_handler) X(call_soon)                         \
     X(call_soon_threadsafe) X(cancel) X(cancelled) X(cancelling) X(close)     \
-    X(context) X(coro) X(cr_frame) X(cr_running) X(cr_suspended)              \
+    X(context) X(coro) X(cr_running) X(cr_suspended)                          \
     X(create_future) X(create_task) X(done) X(error) X(exc_info)              \
     X(exception) X(extra) X(get_coro) X(get_loop) X(get_name)                 \
     X(get_task_factory) X(is_closed)                                          \
