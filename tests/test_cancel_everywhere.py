@@ -6,7 +6,6 @@
 import asyncio
 import inspect
 import os
-import random
 import re
 import sys
 from pathlib import Path
@@ -14,14 +13,13 @@ from pathlib import Path
 import pytest
 from cancel_scenarios import OURS, SHAPES, Case, group_case
 from cancel_scenarios_stock import STOCK
-from helpers import run_child
+from helpers import SEED, run_child
 
 import pyasynclife
 from pyasynclife.testing import cancel_everywhere
 
 ROOT = Path(__file__).resolve().parent.parent
 TOOL = str(ROOT / "tools" / "cancel_everywhere.py")
-SEED = os.environ.get("PYASYNCLIFE_SEED") or str(random.randrange(2**32))
 PATH = {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
 
 

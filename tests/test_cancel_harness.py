@@ -427,8 +427,9 @@ def test_check_is_called_after_each_run() -> None:
 
 
 def test_what_the_scenario_raises_undisturbed_comes_out() -> None:
-    with pytest.raises(LookupError):
+    with pytest.raises(LookupError) as caught:
         cancel_everywhere(fail)
+    assert "undisturbed" in caught.value.__notes__[0]
 
 
 def test_control_c_ends_it() -> None:

@@ -40,7 +40,7 @@ def test_a_year_takes_no_time() -> None:
         return times
 
     began = time.monotonic()
-    assert run(main()) == pytest.approx([0.0, 0.1, 3600.1, 31539600.1], abs=1e-8)
+    assert run(main()) == [0.0, 0.1, 0.1 + 3600, 0.1 + 3600 + 365 * 86400]
     assert time.monotonic() - began < 5
 
 

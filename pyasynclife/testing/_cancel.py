@@ -118,6 +118,7 @@ class _Harness:
         run = Run(point, *self._settings, self._suspended)
         run.go(self._scenario)
         if run.error is not None:
+            run.error.add_note(f"raised by {self._scenario!r}, undisturbed")
             raise run.error
         if run.given < len(point):
             return 0

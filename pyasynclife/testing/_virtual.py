@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
-_RESOLUTION = 1e-9  # the finest of a system's clock
-
 
 class HangError(PyAsyncLifeError, RuntimeError):
     """A loop would wait for ever; its message says where every task waits."""
@@ -56,6 +54,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         self._turns = 0
         self._real = 0
         self._children: set[asyncio.SubprocessTransport] = set()
+        self._clock_resolution: float  # asyncio's: what is due so soon is due now
         # Asked at the beginning of each turn; True: it has made something ready.
         self._at_turn: Callable[[int], bool] | None = None
         super().__init__(_VirtualSelector(self))
@@ -122,6 +121,13 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         timers: list[asyncio.TimerHandle] = self._scheduled  # type: ignore[attr-defined]
         return timers[0].when() if timers else math.inf
 
+    def _jump_to(self, when: float) -> None:
+        self._now = max(self._now, when)
+        # Months on, floats are coarser than the system's clock, and the loop would not
+        # find a timer due whose time it is.
+        finest = 2 * math.ulp(self._now)
+        self._clock_resolution = max(self._clock_resolution, finest)
+
     def _hang(self) -> HangError:
         return HangError(
             "the loop would wait for ever: nothing is ready, no timer is set, and no "
@@ -154,9 +160,7 @@ class _VirtualSelector(selectors.BaseSelector):
             when = loop._next_timer()
             if when == math.inf:
                 raise loop._hang()
-            if when + _RESOLUTION == when:  # else the loop would not find it due
-                when = math.nextafter(when, math.inf)
-            loop._now = max(loop._now, when)
+            loop._jump_to(when)
         return events
 
     def register(
