@@ -446,6 +446,36 @@ async def test_it_is_refused_inside_a_running_loop() -> None:
         cancel_everywhere(clean)
 
 
+@pytest.mark.parametrize(
+    ("options", "error", "text"),
+    [
+        ({"settle": -1}, ValueError, "settle"),
+        ({"settle": "1"}, TypeError, "settle"),
+        ({"again": [-1]}, ValueError, "again"),
+        ({"max_turns": 0}, ValueError, "max_turns"),
+        ({"check": 5}, TypeError, "check"),
+    ],
+)
+def test_what_cannot_work_is_refused(
+    options: dict[str, Any], error: type[Exception], text: str
+) -> None:
+    ran = []
+
+    async def scenario() -> None:
+        ran.append(1)
+
+    with pytest.raises(error, match=text):
+        cancel_everywhere(scenario, **options)
+    assert not ran
+
+
+def test_a_coroutine_for_a_function_is_refused_and_closed() -> None:
+    coro: Any = clean()
+    with pytest.raises(TypeError, match="function that returns a coroutine"):
+        cancel_everywhere(coro)
+    assert coro.cr_frame is None
+
+
 def test_a_point_that_is_never_reached_is_no_point() -> None:
     assert cancel_everywhere(clean, points=[(100,), (2, 100)]).points == 0
 

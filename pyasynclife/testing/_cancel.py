@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from pyasynclife._checks import check_callable, check_count, check_seconds
 from pyasynclife.testing._report import CancelReport, Point, Violation
 from pyasynclife.testing._run import Run, Scenario
 
@@ -58,6 +59,7 @@ def cancel_everywhere(
         What was found: ``assert report.ok, report``.
 
     Raises:
+        TypeError, ValueError: For what cannot be run, before anything has.
         RuntimeError: A loop is running already in this thread.
         Exception: Whatever the scenario itself raises when it runs undisturbed.
 
@@ -70,14 +72,22 @@ def cancel_everywhere(
         report = cancel_everywhere(scenario)
         assert report.ok, report
     """
-    _refuse_running_loop()
-    harness = _Harness(scenario, settle, check, task_factory, max_turns)
+    _refuse(scenario)
+    check_callable("check", check)
+    offsets = [check_count("again", offset) for offset in again]
+    harness = _Harness(
+        scenario,
+        check_seconds("settle", settle),
+        check,
+        task_factory,
+        check_count("max_turns", max_turns, 1),
+    )
     with _frozen_heap():
         if points is not None:
             for point in points:
                 harness.run(tuple(sorted(point)))
         else:
-            harness.run_all(tuple(again))
+            harness.run_all(offsets)
     return CancelReport(
         getattr(scenario, "__qualname__", None) or repr(scenario),
         harness.turns,
@@ -102,7 +112,7 @@ class _Harness:
         self.points = 0
         self.violations: list[Violation] = []
 
-    def run_all(self, again: tuple[int, ...]) -> None:
+    def run_all(self, again: list[int]) -> None:
         self.run(())
         for turn in itertools.count(1):
             left_at = self.run((turn,))
@@ -130,7 +140,14 @@ class _Harness:
         return run.turns
 
 
-def _refuse_running_loop() -> None:
+def _refuse(scenario: Any) -> None:
+    if asyncio.iscoroutine(scenario):
+        scenario.close()
+    if not callable(scenario):
+        raise TypeError(
+            f"scenario must be a function that returns a coroutine, got {scenario!r}: "
+            "it is called for each run"
+        )
     try:
         asyncio.get_running_loop()
     except RuntimeError:
