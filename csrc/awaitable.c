@@ -383,6 +383,25 @@ awaitable_close(PyObject *op, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
+/* Who looks down a chain of awaits (asyncio.capture_call_graph) is shown what
+   the owner drives, if it says so. */
+static PyObject *
+awaitable_get_driven(PyObject *op, void *name)
+{
+    PyObject *owner = ((AwaitableObject *)op)->owner;
+    if (owner == NULL) {
+        PyErr_SetString(PyExc_AttributeError, name);
+        return NULL;
+    }
+    return PyObject_GetAttrString(owner, name);
+}
+
+static PyGetSetDef awaitable_getset[] = {
+    {"cr_frame", awaitable_get_driven, NULL, NULL, (void *)"cr_frame"},
+    {"cr_await", awaitable_get_driven, NULL, NULL, (void *)"cr_await"},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
 static int
 awaitable_traverse(PyObject *op, visitproc visit, void *arg)
 {
@@ -421,6 +440,7 @@ static PyType_Slot awaitable_slots[] = {
     {Py_tp_iter, PyObject_SelfIter},
     {Py_tp_iternext, awaitable_iternext},
     {Py_tp_methods, awaitable_methods},
+    {Py_tp_getset, awaitable_getset},
     {Py_tp_traverse, awaitable_traverse},
     {Py_tp_clear, awaitable_clear},
     {Py_tp_dealloc, awaitable_dealloc},

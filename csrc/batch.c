@@ -91,6 +91,62 @@ books_stop(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
     Py_RETURN_NONE;
 }
 
+PyDoc_STRVAR(books_drop_doc,
+"drop($self, /)\n--\n\n"
+"Nobody holds the Batch any more: stop, and report what it fails with.");
+
+static PyObject *
+books_drop(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    BooksObject *self = (BooksObject *)op;
+    al_pump *p = &self->pump;
+    if (!p->over && al_loop_check_thread(p->st, &p->bound, "a batch") < 0) {
+        return NULL;
+    }
+    self->dropped = true;
+    al_worker_stop(p, AL_STOP_CANCEL, NULL);
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(books_add_doc,
+"add($self, item, /)\n--\n\n"
+"One more item, behind all others.");
+
+static PyObject *
+books_add(PyObject *op, PyObject *item)
+{
+    al_pump *p = &((BooksObject *)op)->pump;
+    if (!p->over && al_loop_check_thread(p->st, &p->bound, "a batch") < 0) {
+        return NULL;
+    }
+    return al_pump_add(p, item) < 0 ? NULL : Py_NewRef(Py_None);
+}
+
+PyDoc_STRVAR(books_set_doc,
+"set($self, what, value, /)\n--\n\n"
+"Change \"limit\", \"paused\" or \"closed\".");
+
+static PyObject *
+books_set(PyObject *op, PyObject *args)
+{
+    al_pump *p = &((BooksObject *)op)->pump;
+    const char *what;
+    Py_ssize_t value;
+    if (!PyArg_ParseTuple(args, "sn:set", &what, &value)
+        || (!p->over
+            && al_loop_check_thread(p->st, &p->bound, "a batch") < 0))
+    {
+        return NULL;
+    }
+    if (what[0] == 'l') {
+        al_books_set_limit((BooksObject *)op, value);
+        Py_RETURN_NONE;
+    }
+    *(what[0] == 'p' ? &p->paused : &p->closed) = value != 0;
+    al_pump_change(p);
+    Py_RETURN_NONE;
+}
+
 PyDoc_STRVAR(books_offer_doc,
 "offer($self, item, /)\n--\n\n"
 "The reader's next item; await until it is taken.");
@@ -112,6 +168,14 @@ books_reader_done(PyObject *op, PyObject *Py_UNUSED(task))
     Py_RETURN_NONE;
 }
 
+/* How many were started and have no outcome, or RUNNING for one. */
+static Py_ssize_t
+books_running(const BooksObject *self)
+{
+    return self->pump.source.pulled - self->refused - self->done
+           - self->failed - self->cancelled;
+}
+
 PyDoc_STRVAR(books_counts_doc,
 "counts($self, /)\n--\n\n"
 "total (-1: not known), started, running, done, failed, cancelled,\n"
@@ -131,13 +195,15 @@ books_counts(PyObject *op, PyObject *Py_UNUSED(ignored))
         elapsed = now - p->began;
     }
     Py_ssize_t started = p->source.pulled - self->refused;
-    Py_ssize_t total = p->source.length >= 0 ? p->source.length
-                       : p->source.exhausted ? p->source.pulled
-                                             : -1;
+    Py_ssize_t waiting = al_source_waiting(&p->source);
+    Py_ssize_t total =
+        p->source.length >= 0 ? p->source.length + p->source.added_count
+        : p->source.exhausted ? p->source.pulled + waiting
+                              : -1;
     return AL_ALLOC(Py_BuildValue(
         "nnnnnnnd", total, started,
-        started - self->done - self->failed - self->cancelled, self->done,
-        self->failed, self->cancelled, self->timed_out, elapsed));
+        books_running(self), self->done, self->failed, self->cancelled,
+        self->timed_out, elapsed));
 }
 
 static PyMethodDef books_methods[] = {
@@ -147,6 +213,9 @@ static PyMethodDef books_methods[] = {
     {"stop", AL_METHOD(books_stop), METH_FASTCALL, books_stop_doc},
     {"offer", books_offer, METH_O, books_offer_doc},
     {"reader_done", books_reader_done, METH_O, NULL},
+    {"drop", books_drop, METH_NOARGS, books_drop_doc},
+    {"add", books_add, METH_O, books_add_doc},
+    {"set", books_set, METH_VARARGS, books_set_doc},
     {"counts", books_counts, METH_NOARGS, books_counts_doc},
     {NULL, NULL, 0, NULL},
 };
@@ -155,6 +224,33 @@ static PyObject *
 books_get_results(PyObject *op, void *Py_UNUSED(closure))
 {
     return Py_NewRef(((BooksObject *)op)->shelf.list);
+}
+
+static PyObject *
+books_get_queued(PyObject *op, void *Py_UNUSED(closure))
+{
+    return al_source_queued(&((BooksObject *)op)->pump.source);
+}
+
+static PyObject *
+books_get_own(PyObject *op, void *Py_UNUSED(closure))
+{
+    return AL_ALLOC(
+        PyLong_FromSsize_t(((BooksObject *)op)->pump.source.own));
+}
+
+static PyObject *
+books_get_quiet(PyObject *op, void *Py_UNUSED(closure))
+{
+    BooksObject *self = (BooksObject *)op;
+    return PyBool_FromLong(al_source_is_over(&self->pump.source)
+                           && books_running(self) == 0);
+}
+
+static PyObject *
+books_get_paused(PyObject *op, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(((BooksObject *)op)->pump.paused);
 }
 
 static PyObject *
@@ -210,6 +306,10 @@ books_get_mode(PyObject *op, void *Py_UNUSED(closure))
 
 static PyGetSetDef books_getset[] = {
     {"results", books_get_results, NULL, "The list, by index.", NULL},
+    {"queued", books_get_queued, NULL, "Added and never pulled.", NULL},
+    {"own", books_get_own, NULL, "How many were pulled, not added.", NULL},
+    {"quiet", books_get_quiet, NULL, "Nothing runs, nothing waits.", NULL},
+    {"paused", books_get_paused, NULL, NULL, NULL},
     {"errors", books_get_errors, NULL, "Of failed items.", NULL},
     {"fatal", books_get_fatal, NULL, "What ended it, bare.", NULL},
     {"loop", books_get_loop, NULL, "Bound to it, or None.", NULL},
@@ -224,13 +324,14 @@ static PyGetSetDef books_getset[] = {
 static PyObject *
 books_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwargs))
 {
-    PyObject *fn, *items, *name, *key, *on_result;
-    int async, ordered;
+    PyObject *fn, *items, *name, *key, *on_result, *registry;
+    int async, ordered, solo;
     Py_ssize_t limit, buffer, max_errors;
-    double timeout, budget;
-    if (!PyArg_ParseTuple(args, "OOpOnddnpnOO:Books", &fn, &items, &async,
-                          &name, &limit, &timeout, &budget, &max_errors,
-                          &ordered, &buffer, &key, &on_result))
+    double timeout, budget, grace;
+    if (!PyArg_ParseTuple(args, "OOpOndddnpnOOpO:Books", &fn, &items, &async,
+                          &name, &limit, &timeout, &budget, &grace,
+                          &max_errors, &ordered, &buffer, &key, &on_result,
+                          &solo, &registry))
     {
         return NULL;
     }
@@ -248,6 +349,10 @@ books_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwargs))
     p->limit = limit;
     p->timeout = timeout;
     p->budget = budget;
+    p->grace = grace;
+    if (solo) {
+        al_pump_set_solo(p, registry == Py_None ? NULL : registry);
+    }
     p->source.items = Py_NewRef(items);
     p->source.async = async != 0;
     p->source.key = key == Py_None ? NULL : Py_NewRef(key);
@@ -255,8 +360,7 @@ books_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwargs))
     self->on_result = on_result == Py_None ? NULL : Py_NewRef(on_result);
     self->max_errors = max_errors;
     self->ordered = ordered != 0;
-    self->window = buffer > PY_SSIZE_T_MAX - limit ? PY_SSIZE_T_MAX
-                                                   : limit + buffer;
+    self->buffer = buffer;
     self->errors = AL_ALLOC(PyList_New(0));
     if (self->errors == NULL || al_shelf_init(&self->shelf, ordered) < 0) {
         Py_CLEAR(self);

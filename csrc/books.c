@@ -59,6 +59,8 @@ books_count(BooksObject *self, PyObject *result)
     case AL_RESULT_PENDING:
         self->refused++;
         break;
+    case AL_RESULT_RUNNING: /* that it counts as, for good */
+        break;
     }
 }
 
@@ -94,7 +96,7 @@ books_note_error(BooksObject *self, PyObject *result)
     {
         return -1;
     }
-    if (self->failed > self->max_errors) {
+    if (PyList_GET_SIZE(self->errors) > self->max_errors) {
         al_worker_stop(&self->pump, AL_STOP_ERRORS, NULL);
     }
     return 0;
@@ -124,9 +126,12 @@ books_finished(PyObject *op, PyObject *result)
 {
     BooksObject *self = (BooksObject *)op;
     al_result_state state = al_result_state_of(result);
+    bool failed = state == AL_RESULT_FAILED
+                  || (state == AL_RESULT_RUNNING
+                      && al_result_timed_out(result));
     books_count(self, result);
     if (books_keep(self, result) < 0
-        || (state == AL_RESULT_FAILED && books_note_error(self, result) < 0))
+        || (failed && books_note_error(self, result) < 0))
     {
         al_worker_fail(&self->pump);
     }
@@ -150,26 +155,76 @@ books_over(PyObject *op)
         al_loop_report(self->pump.st, self->pump.bound.loop,
                        "the loop's clock failed", NULL);
     }
+    if (self->dropped && self->pump.fatal != NULL) {
+        PyErr_SetRaisedException(Py_NewRef(self->pump.fatal));
+        al_loop_report(self->pump.st, self->pump.bound.loop,
+                       "a batch that was dropped while it ran has failed",
+                       NULL);
+    }
     books_wake(self, AL_WAIT_NEXT);
     books_wake(self, AL_WAIT_END);
+}
+
+/* A block may add until it is left, and a consumer until he asks again. */
+static bool
+books_may_end(PyObject *op)
+{
+    BooksObject *self = (BooksObject *)op;
+    return self->mode == AL_MODE_STREAM
+               ? self->asking && al_shelf_peek(&self->shelf, false) == NULL
+               : self->mode != AL_MODE_OPEN;
 }
 
 const al_pump_calls al_books_calls = {
     .finished = books_finished,
     .taken = books_taken,
     .over = books_over,
+    .may_end = books_may_end,
 };
 
 /* ------------------------------------------------------------ modes */
+
+/* Tell whether somebody must take results for more items to be started. */
+static bool
+books_is_bounded(const BooksObject *self)
+{
+    return self->mode == AL_MODE_STREAM
+           || (self->mode == AL_MODE_OPEN && self->on_result == NULL);
+}
+
+/* How many a stream may have started and not handed over. */
+static Py_ssize_t
+books_window(const BooksObject *self)
+{
+    Py_ssize_t limit = self->pump.limit;
+    Py_ssize_t buffer = self->buffer >= 0              ? self->buffer
+                        : limit <= PY_SSIZE_T_MAX / 4 ? 2 * limit
+                                                       : PY_SSIZE_T_MAX / 4;
+    /* Half of all numbers, so that no sum of two windows overflows. */
+    limit = limit < PY_SSIZE_T_MAX / 4 ? limit : PY_SSIZE_T_MAX / 4;
+    buffer = buffer < PY_SSIZE_T_MAX / 4 ? buffer : PY_SSIZE_T_MAX / 4;
+    return limit + buffer;
+}
 
 /* Let the pump start as many items as this use allows. */
 static void
 books_set_room(BooksObject *self)
 {
     al_pump *p = &self->pump;
-    bool stream = self->mode == AL_MODE_STREAM
-                  || (self->mode == AL_MODE_OPEN && self->on_result == NULL);
-    p->room = stream ? self->window - p->source.pulled : PY_SSIZE_T_MAX;
+    p->room = books_is_bounded(self) ? books_window(self) - p->source.pulled
+                                     : PY_SSIZE_T_MAX;
+}
+
+void
+al_books_set_limit(BooksObject *self, Py_ssize_t limit)
+{
+    al_pump *p = &self->pump;
+    Py_ssize_t before = books_window(self);
+    p->limit = limit;
+    if (p->begun && books_is_bounded(self)) {
+        p->room += books_window(self) - before;
+    }
+    al_pump_change(p);
 }
 
 int

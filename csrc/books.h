@@ -27,7 +27,9 @@ typedef struct {
     PyObject *errors;    /* owned: list, where there is a max_errors */
     al_mode mode;
     bool ordered;
-    Py_ssize_t window; /* of a stream: started and not handed over */
+    bool asking;  /* the consumer waits, and nothing is there for it */
+    bool dropped; /* nobody holds the Batch any more */
+    Py_ssize_t buffer; /* of a stream; -1: twice the limit */
     Py_ssize_t max_errors; /* -1: none */
     Py_ssize_t done;
     Py_ssize_t failed; /* with those whose time ran out */
@@ -53,6 +55,10 @@ extern const al_pump_calls al_books_calls;
 /* Change to a use that the one before allows.  Returns 0; -1 with an
    exception, nothing changed.  Runs Python. */
 int al_books_set_mode(BooksObject *books, al_mode mode);
+
+/* Change the limit, and with it how far a stream may be ahead.
+   Runs Python. */
+void al_books_set_limit(BooksObject *books, Py_ssize_t limit);
 
 /* What is to be handed over next (new); NULL if there is none.  Sets no
    exception.  Runs Python. */

@@ -55,22 +55,33 @@ drive_is_coroutine(al_state *st, PyObject *generator)
     return marked;
 }
 
+int
+al_drive_check(al_state *st, PyObject *awaitable)
+{
+    PyAsyncMethods *methods = Py_TYPE(awaitable)->tp_as_async;
+    if ((methods != NULL && methods->am_await != NULL)
+        || (PyGen_CheckExact(awaitable) && drive_is_coroutine(st, awaitable)))
+    {
+        return 0;
+    }
+    PyErr_Format(PyExc_TypeError,
+                 "the function returned %.100s, which cannot be awaited: "
+                 "make it an `async def`, or have it return an awaitable",
+                 Py_TYPE(awaitable)->tp_name);
+    return -1;
+}
+
 /* What `await` would make of an object that is no native coroutine. */
 static PyObject *
 drive_iterator(al_state *st, PyObject *awaitable)
 {
-    if (PyGen_CheckExact(awaitable) && drive_is_coroutine(st, awaitable)) {
-        return Py_NewRef(awaitable);
-    }
-    PyAsyncMethods *methods = Py_TYPE(awaitable)->tp_as_async;
-    if (methods == NULL || methods->am_await == NULL) {
-        PyErr_Format(PyExc_TypeError,
-                     "the function returned %.100s, which cannot be awaited: "
-                     "make it an `async def`, or have it return an awaitable",
-                     Py_TYPE(awaitable)->tp_name);
+    if (al_drive_check(st, awaitable) < 0) {
         return NULL;
     }
-    PyObject *iterator = methods->am_await(awaitable);
+    if (PyGen_CheckExact(awaitable)) {
+        return Py_NewRef(awaitable);
+    }
+    PyObject *iterator = Py_TYPE(awaitable)->tp_as_async->am_await(awaitable);
     if (iterator != NULL
         && (!PyIter_Check(iterator) || PyCoro_CheckExact(iterator)))
     {

@@ -23,6 +23,10 @@ PySendResult al_drive_begin(al_state *st, al_drive *drive, PyObject *context,
 PySendResult al_drive_resume(al_state *st, al_drive *drive, PyObject *thrown,
                              PyObject **result);
 
+/* Refuse what cannot be awaited.  Returns 0; -1 with TypeError.
+   Runs Python. */
+int al_drive_check(al_state *st, PyObject *awaitable);
+
 /* callable(arg) in the context (new); NULL with an exception.
    Runs Python. */
 PyObject *al_drive_call(PyObject *context, PyObject *callable, PyObject *arg);

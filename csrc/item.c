@@ -12,32 +12,55 @@
 #include "loop.h"
 #include "item.h"
 
-/* The TimeoutError of an item (new), chained from its CancelledError. */
+PyObject *
+al_item_id(const al_item *item)
+{
+    return item->task_id != NULL
+               ? Py_NewRef(item->task_id)
+               : al_result_default_id(item->value, item->index);
+}
+
+/* An exception of a type, whose text has a place for the id and for seconds. */
 static PyObject *
-item_timeout(const al_item *item, double seconds, PyObject *cancelled)
+item_error(const al_item *item, PyObject *type, const char *format,
+           double seconds)
 {
     PyObject *limit = AL_ALLOC(PyFloat_FromDouble(seconds));
-    PyObject *task_id = item->task_id != NULL
-                            ? Py_NewRef(item->task_id)
-                            : al_result_default_id(item->value, item->index);
+    PyObject *task_id = al_item_id(item);
     PyObject *text = NULL, *error = NULL;
     if (limit != NULL && task_id != NULL) {
-        text = AL_ALLOC(PyUnicode_FromFormat(
-            item->why == AL_STOP_BUDGET
-                ? "%R was ended by the budget of %S s for the whole batch"
-                : "%R timed out after %S s", task_id, limit));
+        text = AL_ALLOC(PyUnicode_FromFormat(format, task_id, limit));
     }
     if (text != NULL) {
-        error = AL_ALLOC(PyObject_CallOneArg(PyExc_TimeoutError, text));
-    }
-    if (error != NULL) {
-        PyException_SetCause(error, Py_NewRef(cancelled));
-        PyException_SetContext(error, Py_NewRef(cancelled));
+        error = AL_ALLOC(PyObject_CallOneArg(type, text));
     }
     Py_XDECREF(text);
     Py_XDECREF(task_id);
     Py_XDECREF(limit);
     return error;
+}
+
+/* The TimeoutError of an item (new), chained from its CancelledError. */
+static PyObject *
+item_timeout(const al_item *item, double seconds, PyObject *cancelled)
+{
+    PyObject *error = item_error(
+        item, PyExc_TimeoutError,
+        item->why == AL_STOP_BUDGET
+            ? "%R was ended by the budget of %S s for the whole batch"
+            : "%R timed out after %S s", seconds);
+    if (error != NULL) {
+        PyException_SetCause(error, Py_NewRef(cancelled));
+        PyException_SetContext(error, Py_NewRef(cancelled));
+    }
+    return error;
+}
+
+/* Tell whether the reason of its first cancellation is a time that ran out. */
+static bool
+item_ran_out(const al_item *item)
+{
+    return item->why == AL_STOP_NONE || item->why == AL_STOP_BUDGET;
 }
 
 /* Take our cancellations back; how many of others are left. */
@@ -90,9 +113,7 @@ item_raised(al_state *st, al_item *item, PyObject *task, double seconds,
     }
     facts->state = AL_RESULT_FAILED;
     if (PyErr_GivenExceptionMatches(*end, st->CancelledError)) {
-        bool ran_out = item->why == AL_STOP_NONE
-                       || item->why == AL_STOP_BUDGET;
-        facts->timed_out = ours && left == 0 && ran_out;
+        facts->timed_out = ours && left == 0 && item_ran_out(item);
         if (facts->timed_out) {
             PyObject *error = item_timeout(item, seconds, *end);
             if (error == NULL) {
@@ -133,6 +154,38 @@ al_item_unstarted(al_state *st, const al_item *item, al_stop why)
     al_facts facts = {.item = item->value, .task_id = item->task_id,
                       .error = error, .index = item->index,
                       .timed_out = budget};
+    PyObject *result = al_result_new(st, &facts);
+    Py_DECREF(error);
+    return result;
+}
+
+PyObject *
+al_item_stuck(al_state *st, const al_item *item, double seconds,
+              double grace, double duration)
+{
+    bool timed_out = item->asked > 0 && item_ran_out(item);
+    PyObject *error;
+    if (!timed_out) {
+        error = item_error(item, st->CancelledError,
+                           "%R did not stop within %S s", grace);
+    }
+    else if (item->why == AL_STOP_BUDGET) {
+        error = item_error(item, PyExc_TimeoutError,
+                           "%R did not stop when the budget of %S s for the "
+                           "whole batch ran out", seconds);
+    }
+    else {
+        error = item_error(item, PyExc_TimeoutError,
+                           "%R timed out after %S s and did not stop",
+                           seconds);
+    }
+    if (error == NULL) {
+        return NULL;
+    }
+    al_facts facts = {.item = item->value, .task_id = item->task_id,
+                      .error = error, .index = item->index,
+                      .duration = duration, .state = AL_RESULT_RUNNING,
+                      .timed_out = timed_out};
     PyObject *result = al_result_new(st, &facts);
     Py_DECREF(error);
     return result;

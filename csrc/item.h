@@ -27,7 +27,11 @@ typedef struct {
     long asked;     /* cancellations of ours that it got */
     al_stop why;    /* of the first of them */
     bool suspended; /* has been, once */
+    bool late;      /* its own time ran out, and it was told */
 } al_item;
+
+/* The id that its result has (new).  Runs Python. */
+PyObject *al_item_id(const al_item *item);
 
 /* Judge how an item, driven by `task` (with al_task_counter's answer), ended: `*end` (owned; may be replaced)
    is its value (PYGEN_RETURN) or exception.  Fills in `facts`, which borrow
@@ -41,6 +45,11 @@ int al_item_judge(al_state *st, al_item *item, PyObject *task,
 /* The result of an item that was pulled and never started (new).
    Runs Python. */
 PyObject *al_item_unstarted(al_state *st, const al_item *item, al_stop why);
+
+/* The result of an item that was cancelled and did not stop in `grace`
+   seconds (new); `seconds` is its timeout, or the budget.  Runs Python. */
+PyObject *al_item_stuck(al_state *st, const al_item *item, double seconds,
+                        double grace, double duration);
 
 /* The visit of an embedded item.  Pure C. */
 static inline int
@@ -63,7 +72,7 @@ al_item_detach(al_item *item, PyObject **value, PyObject **task_id)
     item->value = item->task_id = NULL;
     item->asked = 0;
     item->why = AL_STOP_NONE;
-    item->suspended = false;
+    item->suspended = item->late = false;
 }
 
 /* The clear of an item.  Runs Python. */

@@ -14,8 +14,48 @@
 #include "result.h"
 #include "item.h"
 #include "worker.h"
+#include "late.h"
 #include "step.h"
+#include "solo.h"
 #include "pump.h"
+
+/* The item that was ahead when the pump was stopped. */
+static void
+pump_refuse_ahead(al_pump *p)
+{
+    al_item item = {0};
+    p->source.added_first = 0;
+    int more = al_source_pull(p->st, &p->source, &item.value, &item.task_id);
+    item.index = p->source.pulled - 1;
+    PyObject *result =
+        more > 0 ? al_item_unstarted(p->st, &item, p->stopping) : NULL;
+    if (result != NULL) {
+        p->calls->finished(p->owner, result);
+        Py_DECREF(result);
+    }
+    else if (PyErr_Occurred()) {
+        al_worker_fail(p);
+    }
+    al_item_clear(&item);
+}
+
+/* The reader was cancelled and has not stopped in time. */
+static void
+pump_give_up_reader(al_pump *p)
+{
+    PyObject *reader = p->reader;
+    if (reader == NULL) {
+        return;
+    }
+    p->reader = NULL;
+    p->source.done = true;
+    al_late_keep(p, reader);
+    if (p->source.ahead != NULL) {
+        pump_refuse_ahead(p);
+    }
+    Py_DECREF(reader);
+    al_worker_kick(p);
+}
 
 static void
 pump_due(al_deadlines *all, al_deadline *deadline)
@@ -27,8 +67,12 @@ pump_due(al_deadlines *all, al_deadline *deadline)
     else if (deadline == &p->budget_end) {
         al_worker_stop(p, AL_STOP_BUDGET, NULL);
     }
+    else if (deadline == &p->grace_end) {
+        al_late_give_up_all(p);
+        pump_give_up_reader(p);
+    }
     else {
-        al_worker_due(deadline);
+        al_late_due(deadline);
     }
 }
 
@@ -42,7 +86,7 @@ al_pump_init(al_pump *p, al_state *st, PyObject *owner,
     p->calls = calls;
     p->step = al_step_worker;
     p->left = al_step_left;
-    p->timeout = p->budget = Py_HUGE_VAL;
+    p->timeout = p->budget = p->grace = Py_HUGE_VAL;
     al_list_init(&p->workers);
     al_deadline_init(&p->deadlines, st, owner, &p->bound, pump_due);
 }
@@ -55,7 +99,8 @@ pump_start_reader(al_pump *p)
     PyObject *stack[] = {p->source.items, p->owner};
     PyObject *coro =
         AL_ALLOC(PyObject_Vectorcall(st->read, stack, 2, NULL));
-    PyObject *callback = PyObject_GetAttr(p->owner, st->s_reader_done);
+    PyObject *callback =
+        coro == NULL ? NULL : PyObject_GetAttr(p->owner, st->s_reader_done);
     PyObject *task = NULL;
     if (coro != NULL && callback != NULL) {
         task = al_loop_create_task(st, &p->bound, coro, p->name, NULL);
@@ -100,6 +145,14 @@ pump_start(al_pump *p)
     return p->source.async ? pump_start_reader(p) : 0;
 }
 
+void
+al_pump_set_solo(al_pump *p, PyObject *registry)
+{
+    p->solo = al_solo_spawn;
+    p->left = al_solo_left;
+    p->registry = Py_XNewRef(registry);
+}
+
 int
 al_pump_begin(al_pump *p)
 {
@@ -129,27 +182,9 @@ al_pump_begin(al_pump *p)
 void
 al_pump_offer(al_pump *p, PyObject *item)
 {
+    p->source.added_first = al_source_waiting(&p->source);
     Py_XSETREF(p->source.ahead, Py_NewRef(item));
     al_worker_kick(p);
-}
-
-/* The item that was ahead when the pump was stopped. */
-static void
-pump_refuse_ahead(al_pump *p)
-{
-    al_item item = {0};
-    int more = al_source_pull(p->st, &p->source, &item.value, &item.task_id);
-    item.index = p->source.pulled - 1;
-    PyObject *result =
-        more > 0 ? al_item_unstarted(p->st, &item, p->stopping) : NULL;
-    if (result != NULL) {
-        p->calls->finished(p->owner, result);
-        Py_DECREF(result);
-    }
-    else if (PyErr_Occurred()) {
-        al_worker_fail(p);
-    }
-    al_item_clear(&item);
 }
 
 /* What the reader's end says: raise it, or not.  Returns -1 if raised. */
@@ -203,25 +238,70 @@ al_pump_read(al_pump *p)
 }
 
 int
+al_pump_add(al_pump *p, PyObject *item)
+{
+    if (p->over || p->closed) {
+        PyErr_SetString(PyExc_RuntimeError,
+                        p->over ? "this batch has ended: nothing can be added "
+                                  "to it"
+                                : "this batch was closed: nothing can be "
+                                  "added to it");
+        return -1;
+    }
+    if (PyCoro_CheckExact(item)) {
+        al_source_refuse(p->st, item);
+        return -1;
+    }
+    if (al_source_add(&p->source, item) < 0) {
+        return -1;
+    }
+    al_worker_kick(p);
+    return 0;
+}
+
+void
+al_pump_change(al_pump *p)
+{
+    al_worker_kick(p);
+    if (p->gates != NULL && !p->paused) {
+        al_futures_wake(p->st, &p->bound, p->gates);
+    }
+    if (p->begun) {
+        al_worker_spawn(p, p->limit - p->alive < al_source_left(&p->source)
+                               ? p->limit - p->alive
+                               : al_source_left(&p->source));
+        al_step_grow(p);
+    }
+}
+
+int
 al_pump_visit(al_pump *p, visitproc visit, void *arg)
 {
     Py_VISIT(p->fn);
     Py_VISIT(p->name);
     Py_VISIT(p->reader);
     Py_VISIT(p->fatal);
+    Py_VISIT(p->registry);
+    Py_VISIT(p->gates);
     Py_VISIT(p->deadlines.timer);
+    for (al_link *at = p->workers.next; at != &p->workers; at = at->next) {
+        Py_VISIT(AL_OWNER(at, WorkerObject, link));
+    }
     int stop = al_source_visit(&p->source, visit, arg);
-    stop = stop != 0 ? stop : al_loop_visit(&p->bound, visit, arg);
-    return stop != 0 ? stop : al_worker_visit(p, visit, arg);
+    return stop != 0 ? stop : al_loop_visit(&p->bound, visit, arg);
 }
 
 void
 al_pump_clear(al_pump *p)
 {
-    al_worker_clear(p);
+    while (!al_list_is_empty(&p->workers)) {
+        al_worker_detach(AL_OWNER(p->workers.next, WorkerObject, link));
+    }
     al_source_clear(&p->source);
     Py_CLEAR(p->deadlines.timer);
     Py_CLEAR(p->fatal);
+    Py_CLEAR(p->registry);
+    Py_CLEAR(p->gates);
     Py_CLEAR(p->reader);
     Py_CLEAR(p->name);
     Py_CLEAR(p->fn);

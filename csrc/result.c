@@ -172,7 +172,8 @@ result_get_state(PyObject *op, void *Py_UNUSED(closure))
     if (st == NULL) {
         return NULL;
     }
-    PyObject *states[] = {st->pending, st->done, st->failed, st->cancelled};
+    PyObject *states[] = {st->pending, st->done, st->failed, st->cancelled,
+                          st->running};
     return Py_NewRef(states[((ResultObject *)op)->state]);
 }
 
@@ -275,7 +276,7 @@ result_restore(PyObject *type, PyObject *args)
     facts.error = facts.error == Py_None ? NULL : facts.error;
     facts.state = (al_result_state)state;
     facts.timed_out = timed_out != 0;
-    if (state < AL_RESULT_PENDING || state > AL_RESULT_CANCELLED
+    if (state < AL_RESULT_PENDING || state > AL_RESULT_RUNNING
         || (facts.task_id != NULL && !PyUnicode_CheckExact(facts.task_id))
         || (facts.error != NULL && !PyExceptionInstance_Check(facts.error)))
     {

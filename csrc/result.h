@@ -10,6 +10,7 @@ typedef enum {
     AL_RESULT_DONE,
     AL_RESULT_FAILED,
     AL_RESULT_CANCELLED,
+    AL_RESULT_RUNNING, /* did not stop in time */
 } al_result_state;
 
 /* What a result is made of; the objects are borrowed. */

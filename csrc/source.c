@@ -11,6 +11,9 @@
 #include "drive.h"
 #include "source.h"
 
+/* Added items that were pulled, before they are cut off. */
+#define SOURCE_CUT 64
+
 static bool
 source_is_plain(PyObject *items)
 {
@@ -63,10 +66,54 @@ al_source_begin(al_source *source)
     return source->iterator == NULL ? -1 : 0;
 }
 
-bool
-al_source_may_give(const al_source *source)
+int
+al_source_add(al_source *source, PyObject *item)
 {
-    return source->async ? source->ahead != NULL : !source->done;
+    if (source->added == NULL) {
+        source->added = AL_ALLOC(PyList_New(0));
+    }
+    if (source->added == NULL
+        || AL_ALLOC_INT(PyList_Append(source->added, item)) < 0)
+    {
+        return -1;
+    }
+    source->added_count++;
+    return 0;
+}
+
+PyObject *
+al_source_queued(const al_source *source)
+{
+    if (source->added == NULL) {
+        return AL_ALLOC(PyList_New(0));
+    }
+    return AL_ALLOC(PyList_GetSlice(source->added, source->added_front,
+                                    PyList_GET_SIZE(source->added)));
+}
+
+/* The next one that was added (new), or NULL.  Sets no exception. */
+static PyObject *
+source_next_added(al_source *source)
+{
+    if (al_source_waiting(source) == 0) {
+        return NULL;
+    }
+    PyObject *list = source->added;
+    Py_ssize_t place = source->added_front++;
+    PyObject *item = Py_NewRef(PyList_GET_ITEM(list, place));
+    (void)PyList_SetItem(list, place, Py_NewRef(Py_None));
+    source->added_first -= source->added_first > 0;
+    if (source->added_front >= SOURCE_CUT
+        && source->added_front * 2 >= PyList_GET_SIZE(list))
+    {
+        if (PyList_SetSlice(list, 0, source->added_front, NULL) == 0) {
+            source->added_front = 0;
+        }
+        else if (PyErr_ExceptionMatches(PyExc_MemoryError)) {
+            PyErr_Clear(); /* the next one will try again */
+        }
+    }
+    return item;
 }
 
 /* What the key says of an item, as an exact str (new). */
@@ -112,9 +159,8 @@ source_next(al_source *source)
     return item;
 }
 
-/* A coroutine where an item belongs: close it, and spell out the call. */
-static void
-source_refuse_coroutine(al_state *st, PyObject *coro)
+void
+al_source_refuse(al_state *st, PyObject *coro)
 {
     PyErr_SetString(PyExc_TypeError,
                     "the items are coroutines, which bounded_gather makes "
@@ -124,37 +170,53 @@ source_refuse_coroutine(al_state *st, PyObject *coro)
     al_coro_refuse(st, coro);
 }
 
+/* The next item of all (new); NULL: none, or with an exception.  *own: it is
+   none that was added. */
+static PyObject *
+source_take(al_source *source, bool *own)
+{
+    *own = true;
+    PyObject *item = NULL;
+    if (!source->async && source->iterator != NULL) {
+        item = source_next(source);
+    }
+    else if (source->added_first == 0) {
+        item = source->ahead;
+        source->ahead = NULL;
+    }
+    if (item == NULL && !PyErr_Occurred()) {
+        *own = false;
+        item = source_next_added(source);
+    }
+    return item;
+}
+
 int
 al_source_pull(al_state *st, al_source *source, PyObject **item,
                PyObject **task_id)
 {
+    bool own;
     *task_id = NULL;
-    if (source->async) {
-        *item = source->ahead;
-        source->ahead = NULL;
-    }
-    else {
-        *item = source->iterator == NULL ? NULL : source_next(source);
-    }
+    *item = source_take(source, &own);
     if (*item == NULL) {
         return PyErr_Occurred() ? -1 : 0;
     }
     source->pulled++;
-    if (PyCoro_CheckExact(*item)) {
-        source_refuse_coroutine(st, *item);
+    source->own += own;
+    bool refused = PyCoro_CheckExact(*item);
+    if (refused) {
+        al_source_refuse(st, *item);
+    }
+    else if (source->key != NULL) {
+        *task_id = source_key(source, *item);
+        refused = *task_id == NULL;
+    }
+    if (refused) {
         source->done = true;
         source->pulled--;
+        source->own -= own;
         Py_CLEAR(*item);
         return -1;
-    }
-    if (source->key != NULL) {
-        *task_id = source_key(source, *item);
-        if (*task_id == NULL) {
-            source->done = true;
-            source->pulled--;
-            Py_CLEAR(*item);
-            return -1;
-        }
     }
     return 1;
 }
@@ -167,6 +229,7 @@ al_source_visit(al_source *source, visitproc visit, void *arg)
     Py_VISIT(source->context);
     Py_VISIT(source->iterator);
     Py_VISIT(source->ahead);
+    Py_VISIT(source->added);
     return 0;
 }
 
@@ -178,4 +241,5 @@ al_source_clear(al_source *source)
     Py_CLEAR(source->context);
     Py_CLEAR(source->iterator);
     Py_CLEAR(source->ahead);
+    Py_CLEAR(source->added);
 }

@@ -50,10 +50,9 @@ step_clock(al_pump *p)
     return now;
 }
 
-/* The item has ended with `end` (stolen): make its result and hand it over.
-   Tells whether its worker may take another one.  Sets no exception. */
-static bool
-step_finish(WorkerObject *self, PySendResult answer, PyObject *end)
+bool
+al_step_finish(WorkerObject *self, PySendResult answer, PyObject *end,
+               PyObject **verdict)
 {
     al_pump *p = self->pump;
     PyObject *value, *task_id;
@@ -82,20 +81,24 @@ step_finish(WorkerObject *self, PySendResult answer, PyObject *end)
     }
     Py_DECREF(value);
     Py_XDECREF(task_id);
-    Py_DECREF(end);
+    if (verdict != NULL) {
+        *verdict = end;
+    }
+    else {
+        Py_DECREF(end);
+    }
     return answer == PYGEN_RETURN && clean == 1;
 }
 
-/* The item of a worker whose Task was closed under it: cancelled. */
-static void
-step_abandon(WorkerObject *self)
+void
+al_step_abandon(WorkerObject *self)
 {
     al_pump *p = self->pump;
     self->item.asked = 0;
     al_drive_clear(&self->item.drive);
     PyObject *error = AL_ALLOC(PyObject_CallNoArgs(p->st->CancelledError));
     if (error != NULL) {
-        (void)step_finish(self, PYGEN_ERROR, error);
+        (void)al_step_finish(self, PYGEN_ERROR, error, NULL);
     }
     else {
         PyObject *value, *task_id;
@@ -106,9 +109,8 @@ step_abandon(WorkerObject *self)
     }
 }
 
-/* The pump was stopped while the source gave the item: never started. */
-static void
-step_refuse(WorkerObject *self)
+void
+al_step_refuse(WorkerObject *self)
 {
     al_pump *p = self->pump;
     PyObject *value, *task_id;
@@ -125,6 +127,20 @@ step_refuse(WorkerObject *self)
     Py_XDECREF(task_id);
 }
 
+/* There are more workers than the limit: one less, at once. */
+static void
+step_shed(WorkerObject *self)
+{
+    al_pump *p = self->pump;
+    if (al_task_unwatch(p->st, self->task, (PyObject *)self) > 0) {
+        al_worker_detach(self);
+    }
+    else if (PyErr_Occurred()) {
+        al_loop_report(p->st, p->bound.loop, "retiring a worker failed",
+                       self->task);
+    }
+}
+
 /* Pull one item. */
 static step_pulled
 step_pull(WorkerObject *self)
@@ -135,6 +151,10 @@ step_pull(WorkerObject *self)
     }
     double now = self->now != 0.0 ? self->now : step_clock(p);
     double wall = p->bound.monotonic ? now : al_clock();
+    if (p->alive > p->limit) {
+        step_shed(self);
+        return PULL_NOTHING;
+    }
     if (p->resting != NULL || wall - p->turn_at > PUMP_SLICE) {
         if (p->resting == NULL) {
             p->resting = self;
@@ -151,32 +171,34 @@ step_pull(WorkerObject *self)
     }
     p->room--;
     self->item.index = p->source.pulled - 1;
-    if (p->source.async) {
+    if (p->source.async && p->source.ahead == NULL) {
         p->calls->taken(p->owner);
     }
     if (p->stopping != AL_STOP_NONE) {
-        step_refuse(self);
+        al_step_refuse(self);
         return PULL_NOTHING;
     }
     self->item.started = p->source.quiet ? now : step_clock(p);
     return PULL_ITEM;
 }
 
-/* An item was suspended: where all workers are busy, more are wanted. */
-static void
-step_grow(al_pump *p)
+void
+al_step_grow(al_pump *p)
 {
     if (p->unstarted > 0 || p->alive >= p->limit || !al_worker_may_pull(p)) {
         return;
     }
-    Py_ssize_t known = p->source.length;
-    Py_ssize_t n = known < 0 ? PUMP_RAMP : PUMP_RAMP_KNOWN;
+    Py_ssize_t left = al_source_left(&p->source);
+    Py_ssize_t n = left < 0 ? PUMP_RAMP : PUMP_RAMP_KNOWN;
     n = n < p->alive ? p->alive : n;
     n = n > p->room ? p->room : n;
-    if (known >= 0 && n > known - p->source.pulled) {
-        n = known - p->source.pulled;
+    if (p->source.async && !p->source.done) {
+        left = 1 + al_source_waiting(&p->source);
     }
-    al_worker_spawn(p, n < 1 || p->source.async ? 1 : n);
+    if (left >= 0 && n > left) {
+        n = left;
+    }
+    al_worker_spawn(p, n < 1 ? 1 : n);
 }
 
 /* The item waits for something: see to its deadline, and to more workers. */
@@ -195,7 +217,7 @@ step_suspend(WorkerObject *self)
     {
         al_worker_fail(p);
     }
-    step_grow(p);
+    al_step_grow(p);
 }
 
 /* A fresh worker for this one, whose end nobody need be told of then. */
@@ -252,9 +274,9 @@ step_run(WorkerObject *self, PyObject *thrown, bool nested,
             && PyErr_GivenExceptionMatches(value, PyExc_GeneratorExit))
         {
             Py_DECREF(value);
-            step_abandon(self);
+            al_step_abandon(self);
         }
-        else if (!step_finish(self, answer, value) && !closing) {
+        else if (!al_step_finish(self, answer, value, NULL) && !closing) {
             step_retire(self);
             *result = Py_NewRef(Py_None);
             return PYGEN_RETURN;
@@ -271,6 +293,31 @@ step_run(WorkerObject *self, PyObject *thrown, bool nested,
     }
 }
 
+/* A step of an item that was given up: its end is the Task's. */
+static PySendResult
+step_alone(WorkerObject *self, PyObject *thrown, PyObject **result)
+{
+    self->stepping = true;
+    PySendResult answer = al_drive_resume(self->st, &self->item.drive, thrown,
+                                          result);
+    self->stepping = false;
+    if (answer == PYGEN_ERROR) {
+        PyErr_SetRaisedException(*result);
+        *result = NULL;
+    }
+    if (answer != PYGEN_NEXT) {
+        PyObject *error = PyErr_GetRaisedException();
+        PyObject *value, *task_id;
+        al_item_detach(&self->item, &value, &task_id);
+        Py_XDECREF(value);
+        Py_XDECREF(task_id);
+        if (error != NULL) {
+            PyErr_SetRaisedException(error);
+        }
+    }
+    return answer;
+}
+
 PySendResult
 al_step_worker(PyObject *op, PyObject *thrown, PyObject **result)
 {
@@ -284,6 +331,9 @@ al_step_worker(PyObject *op, PyObject *thrown, PyObject **result)
     if (self->item.value == NULL && thrown != NULL) {
         PyErr_SetRaisedException(Py_NewRef(thrown));
         return PYGEN_ERROR;
+    }
+    if (self->owner == NULL && self->item.value != NULL) {
+        return step_alone(self, thrown, result);
     }
     if (self->owner == NULL) {
         *result = Py_NewRef(Py_None);
@@ -316,6 +366,6 @@ al_step_left(PyObject *op)
 {
     WorkerObject *self = (WorkerObject *)op;
     if (self->item.value != NULL) {
-        step_abandon(self);
+        al_step_abandon(self);
     }
 }

@@ -92,6 +92,10 @@ wait_settle(WaitObject *self, PyObject **result)
         if (*result != NULL) {
             return PYGEN_RETURN;
         }
+        self->books->asking = true;
+        if (al_source_is_over(&p->source)) {
+            al_worker_kick(p); /* that may have been the end */
+        }
         return p->over ? wait_finish_stream(self) : PYGEN_NEXT;
     }
     if (self->wait.kind == AL_WAIT_TAKEN && p->stopping != AL_STOP_NONE) {
@@ -182,6 +186,9 @@ wait_step(PyObject *op, PyObject *thrown, PyObject **result)
     al_pump *p = &self->books->pump;
     al_link_unlink(&self->wait.link);
     Py_CLEAR(self->wait.future);
+    if (self->wait.kind == AL_WAIT_NEXT) {
+        self->books->asking = false;
+    }
     if (thrown != NULL
         && PyErr_GivenExceptionMatches(thrown, PyExc_GeneratorExit))
     {

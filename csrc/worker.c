@@ -22,11 +22,14 @@
 
 #include <string.h>
 
+/* How many Tasks of one item each are made at once, from nothing. */
+#define SOLO_RAMP 64
+
 bool
 al_worker_may_pull(const al_pump *p)
 {
-    return p->stopping == AL_STOP_NONE && p->room > 0
-           && al_source_may_give(&p->source);
+    return p->stopping == AL_STOP_NONE && p->fatal == NULL && !p->paused
+           && p->room > 0 && al_source_may_give(&p->source);
 }
 
 void
@@ -55,14 +58,25 @@ al_worker_detach(WorkerObject *self)
     Py_DECREF(self); /* the list's */
 }
 
+/* Tell whether nothing more happens by itself. */
+static bool
+pump_is_at_end(const al_pump *p)
+{
+    if (!p->begun || p->alive > 0 || p->spawning || p->reader != NULL
+        || p->source.ahead != NULL)
+    {
+        return false;
+    }
+    return p->stopping != AL_STOP_NONE
+           || (al_source_is_over(&p->source)
+               && (p->closed || p->calls->may_end(p->owner)));
+}
+
 /* Nothing runs, nothing comes: tell the owner, once. */
 static void
 pump_check_over(al_pump *p)
 {
-    if (p->over || !p->begun || p->alive > 0 || p->reader != NULL
-        || p->source.ahead != NULL
-        || (p->stopping == AL_STOP_NONE && !p->source.done))
-    {
+    if (p->over || !pump_is_at_end(p)) {
         return;
     }
     p->over = true;
@@ -72,9 +86,8 @@ pump_check_over(al_pump *p)
 
 /* ---------------------------------------------------- making workers */
 
-/* A worker without a Task yet, in the pump's list (borrowed). */
-static WorkerObject *
-worker_new(al_pump *p)
+WorkerObject *
+al_worker_new(al_pump *p)
 {
     WorkerObject *self = AL_ALLOC(
         PyObject_GC_New(WorkerObject, (PyTypeObject *)p->st->Worker));
@@ -84,6 +97,7 @@ worker_new(al_pump *p)
     memset((char *)self + sizeof(PyObject), 0,
            sizeof(*self) - sizeof(PyObject));
     self->pump = p;
+    self->st = p->st;
     self->owner = Py_NewRef(p->owner);
     al_list_append(&p->workers, &self->link);
     p->alive++;
@@ -118,7 +132,7 @@ worker_make_task(WorkerObject *self)
 static int
 pump_spawn(al_pump *p)
 {
-    WorkerObject *self = worker_new(p);
+    WorkerObject *self = al_worker_new(p);
     if (self == NULL) {
         return -1;
     }
@@ -146,18 +160,26 @@ pump_spawn(al_pump *p)
 void
 al_worker_spawn(al_pump *p, Py_ssize_t n)
 {
+    if (p->spawning) {
+        return; /* who makes them goes on */
+    }
+    p->spawning = true;
     while (n-- > 0 && al_worker_may_pull(p) && p->alive < p->limit) {
-        if (pump_spawn(p) < 0) {
+        if ((p->solo != NULL ? p->solo : pump_spawn)(p) < 0) {
             al_worker_fail(p);
         }
     }
+    p->spawning = false;
 }
 
 void
 al_worker_kick(al_pump *p)
 {
+    if (p->fatal != NULL && p->stopping == AL_STOP_NONE && p->unstarted == 0) {
+        al_worker_stop(p, AL_STOP_FATAL, NULL);
+    }
     if (p->begun && p->unstarted == 0) {
-        al_worker_spawn(p, 1);
+        al_worker_spawn(p, p->solo != NULL ? SOLO_RAMP : 1);
     }
     pump_check_over(p);
 }
@@ -180,9 +202,8 @@ worker_call(PyObject *op, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kw))
 
 /* ------------------------------------------------- all of the workers */
 
-/* Cancel the item of one worker, once more. */
-static void
-worker_cancel(WorkerObject *self, al_stop why, PyObject *msg)
+void
+al_worker_cancel(WorkerObject *self, al_stop why, PyObject *msg)
 {
     al_pump *p = self->pump;
     if (self->item.value == NULL || self->task == NULL) {
@@ -203,7 +224,7 @@ worker_cancel(WorkerObject *self, al_stop why, PyObject *msg)
 static bool
 pump_is_through(const al_pump *p)
 {
-    if (!p->begun || !p->source.done || p->source.ahead != NULL) {
+    if (!p->begun || !al_source_is_over(&p->source)) {
         return false;
     }
     al_link *at = p->workers.next;
@@ -215,22 +236,48 @@ pump_is_through(const al_pump *p)
     return at == &p->workers;
 }
 
+static void
+pump_cancel_reader(al_pump *p)
+{
+    PyObject *reader = Py_XNewRef(p->reader);
+    if (reader != NULL && al_task_cancel(p->st, reader, NULL) < 0) {
+        al_loop_report(p->st, p->bound.loop,
+                       "cancelling the source's reader failed", reader);
+    }
+    Py_XDECREF(reader);
+}
+
+/* What is cancelled has `grace` seconds from now. */
+static int
+pump_begin_grace(al_pump *p)
+{
+    if (p->over || !p->begun || p->grace == Py_HUGE_VAL) {
+        return 0;
+    }
+    double now = al_loop_time(p->st, &p->bound);
+    if (now == -1.0 && PyErr_Occurred()) {
+        return -1;
+    }
+    return al_deadline_add(&p->deadlines, &p->grace_end, now + p->grace);
+}
+
 void
 al_worker_stop(al_pump *p, al_stop why, PyObject *msg)
 {
     bool late = why == AL_STOP_BUDGET || why == AL_STOP_CANCEL;
-    if (p->over || (late && pump_is_through(p))) {
+    bool first = p->stopping == AL_STOP_NONE;
+    if (p->over) {
         return;
     }
-    if (p->stopping == AL_STOP_NONE) {
-        p->stopping = why;
-        PyObject *reader = Py_XNewRef(p->reader);
-        if (reader != NULL && al_task_cancel(p->st, reader, NULL) < 0) {
-            al_loop_report(p->st, p->bound.loop,
-                           "cancelling the source's reader failed", reader);
-        }
-        Py_XDECREF(reader);
+    if (late && first && pump_is_through(p)) {
+        p->closed = true;
+        pump_check_over(p);
+        return;
     }
+    if (first) {
+        p->stopping = why;
+    }
+    pump_cancel_reader(p);
     /* Each moves back before it is told, so what ends meanwhile is safe. */
     al_link before;
     al_list_init(&before);
@@ -244,10 +291,13 @@ al_worker_stop(al_pump *p, al_stop why, PyObject *msg)
         al_link_unlink(&worker->link);
         al_list_append(&p->workers, &worker->link);
         Py_INCREF(worker);
-        worker_cancel(worker, why, msg);
+        al_worker_cancel(worker, why, msg);
         Py_DECREF(worker);
     }
     pump_check_over(p);
+    if (first && pump_begin_grace(p) < 0) {
+        al_worker_fail(p);
+    }
 }
 
 void
@@ -266,34 +316,27 @@ al_worker_fail(al_pump *p)
     al_worker_stop(p, AL_STOP_FATAL, NULL);
 }
 
-void
-al_worker_due(al_deadline *deadline)
-{
-    al_item *item = AL_OWNER(deadline, al_item, deadline);
-    WorkerObject *worker = AL_OWNER(item, WorkerObject, item);
-    Py_INCREF(worker);
-    worker_cancel(worker, AL_STOP_NONE, NULL);
-    Py_DECREF(worker);
-}
-
-int
-al_worker_visit(al_pump *p, visitproc visit, void *arg)
-{
-    for (al_link *at = p->workers.next; at != &p->workers; at = at->next) {
-        Py_VISIT(AL_OWNER(at, WorkerObject, link));
-    }
-    return 0;
-}
-
-void
-al_worker_clear(al_pump *p)
-{
-    while (!al_list_is_empty(&p->workers)) {
-        al_worker_detach(AL_OWNER(p->workers.next, WorkerObject, link));
-    }
-}
-
 /* ----------------------------------------------------------- the type */
+
+/* What the item's coroutine says of itself; AttributeError between items. */
+static PyObject *
+worker_get_driven(PyObject *op, void *name)
+{
+    PyObject *driven = Py_XNewRef(((WorkerObject *)op)->item.drive.iterator);
+    if (driven == NULL) {
+        PyErr_SetString(PyExc_AttributeError, name);
+        return NULL;
+    }
+    PyObject *answer = PyObject_GetAttrString(driven, name);
+    Py_DECREF(driven);
+    return answer;
+}
+
+static PyGetSetDef worker_getset[] = {
+    {"cr_frame", worker_get_driven, NULL, NULL, (void *)"cr_frame"},
+    {"cr_await", worker_get_driven, NULL, NULL, (void *)"cr_await"},
+    {NULL, NULL, NULL, NULL, NULL},
+};
 
 static int
 worker_traverse(PyObject *op, visitproc visit, void *arg)
@@ -303,6 +346,7 @@ worker_traverse(PyObject *op, visitproc visit, void *arg)
     Py_VISIT(self->owner);
     Py_VISIT(self->task);
     Py_VISIT(self->counter);
+    Py_VISIT(self->refused);
     return al_item_visit(&self->item, visit, arg);
 }
 
@@ -312,6 +356,7 @@ worker_clear(PyObject *op)
     WorkerObject *self = (WorkerObject *)op;
     al_worker_detach(self);
     al_item_clear(&self->item);
+    Py_CLEAR(self->refused);
     return 0;
 }
 
@@ -329,6 +374,7 @@ worker_dealloc(PyObject *op)
 
 static PyType_Slot worker_slots[] = {
     {Py_tp_call, worker_call},
+    {Py_tp_getset, worker_getset},
     {Py_tp_traverse, worker_traverse},
     {Py_tp_clear, worker_clear},
     {Py_tp_dealloc, worker_dealloc},

@@ -20,39 +20,50 @@ typedef struct {
     void (*taken)(PyObject *owner);
     /* Nothing runs and nothing comes any more.  Once.  Runs Python. */
     void (*over)(PyObject *owner);
+    /* Nothing runs and nothing comes, unless it is added: tells whether that
+       is the end.  Pure C. */
+    bool (*may_end)(PyObject *owner);
 } al_pump_calls;
 
 typedef struct WorkerObject WorkerObject;
 
 /* A pump, embedded in its owner. */
-typedef struct {
+typedef struct al_pump {
     al_state *st;
     PyObject *owner; /* borrowed: embeds this */
     const al_pump_calls *calls;
     al_step step;              /* of each worker */
     void (*left)(PyObject *);  /* the Task of a worker has ended */
+    int (*solo)(struct al_pump *); /* a Task for one item; NULL: for many */
     al_loop bound;
     al_source source;
     al_deadlines deadlines;
     al_deadline budget_end;
+    al_deadline grace_end;
     al_link workers;              /* owns a reference to each */
     WorkerObject *resting;        /* borrowed: gives the loop a turn */
     PyObject *fn;                 /* owned */
     PyObject *name;               /* owned: of the workers */
     PyObject *reader;             /* owned: Task of an asynchronous source */
     PyObject *fatal;              /* owned: what ends the batch, bare */
+    PyObject *registry;           /* owned: of solo Tasks, or NULL */
+    PyObject *gates;              /* owned: list of futures, while paused */
     Py_ssize_t limit;             /* of workers */
     Py_ssize_t alive;             /* workers */
     Py_ssize_t unstarted;         /* of them */
     Py_ssize_t room;              /* how many more may be started now */
     double timeout;               /* of an item; inf: none */
     double budget;                /* of all; inf: none */
+    double grace;                 /* of what is cancelled; inf: none */
     double began;                 /* loop time */
     double turn_at;               /* system clock, of the last turn given */
     al_stop stopping;
     bool begun;
     bool over;
-    bool driving; /* a worker of this pump is on the C stack */
+    bool driving;  /* a worker of this pump is on the C stack */
+    bool spawning; /* workers are being made */
+    bool paused;
+    bool closed; /* nothing will be added */
 } al_pump;
 
 /* One worker. */
@@ -61,13 +72,18 @@ struct WorkerObject {
     al_link link; /* in the pump's workers */
     PyObject *owner; /* owned: what embeds the pump; NULL once ended */
     al_pump *pump;   /* inside the owner */
+    al_state *st;
     PyObject *task;  /* owned; NULL while it is being made */
     PyObject *counter; /* owned: the Task's bound cancelling */
+    PyObject *refused; /* owned: what stands for the item's call, or NULL */
     al_item item;
     double now; /* end of the item before, if it is still the time; or 0 */
     bool begun;
     bool stepping;
 };
+
+/* A worker without a Task yet, in the pump's list (borrowed).  Runs Python. */
+WorkerObject *al_worker_new(al_pump *pump);
 
 /* Tell whether an item may be pulled now.  Pure C. */
 bool al_worker_may_pull(const al_pump *pump);
@@ -90,15 +106,9 @@ void al_worker_stop(al_pump *pump, al_stop why, PyObject *msg);
 /* Stop for the exception that is set, and take it.  Runs Python. */
 void al_worker_fail(al_pump *pump);
 
-/* The deadline of an item is due.  Runs Python. */
-void al_worker_due(al_deadline *deadline);
-
-/* The workers, as the owner's visit sees them.  Pure C. */
-int al_worker_visit(al_pump *pump, visitproc visit, void *arg);
-
-/* Let go of all workers, whose Tasks will find themselves ended.
+/* Cancel the item of one worker, once more; `msg` may be NULL.
    Runs Python. */
-void al_worker_clear(al_pump *pump);
+void al_worker_cancel(WorkerObject *worker, al_stop why, PyObject *msg);
 
 /* Make the worker's type.  Runs Python. */
 int al_worker_setup(PyObject *module, al_state *st);

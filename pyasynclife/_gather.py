@@ -20,7 +20,14 @@ from typing import Any, Generic, Self, TypeVar
 
 from pyasynclife._core import Books, TaskResult
 from pyasynclife._errors import BatchError
-from pyasynclife._results import BatchProgress, BatchResult, length_of, make_progress
+from pyasynclife._registry import TaskRegistry
+from pyasynclife._results import (
+    BatchProgress,
+    BatchResult,
+    count_items,
+    length_of,
+    make_progress,
+)
 from pyasynclife._sealed import Sealed
 from pyasynclife._states import BatchStatus, TaskState
 
@@ -61,8 +68,23 @@ class Batch(Sealed, Generic[T]):
 
     @property
     def max_concurrent(self) -> int:
-        """How many items run at once, at most."""
+        """How many items run at once, at most.
+
+        May be set while it runs: raised, it starts more at once; lowered, items that
+        run are left alone, and no more are started until fewer run.
+        """
         return self._max_concurrent
+
+    @max_concurrent.setter
+    def max_concurrent(self, value: int) -> None:
+        limit = _count("max_concurrent", value, 1)
+        self._books.set("limit", min(limit, sys.maxsize))
+        self._max_concurrent = limit
+
+    @property
+    def paused(self) -> bool:
+        """Whether nothing new is started."""
+        return self._books.paused
 
     @property
     def progress(self) -> BatchProgress:
@@ -156,6 +178,32 @@ class Batch(Sealed, Generic[T]):
                 }
             )
 
+    def add(self, item: Any) -> None:
+        """Add an item, behind all others: those of the source come first.
+
+        Items of an asynchronous source and added ones run in the order in which they
+        arrive. An await ends when the source is done and nothing runs or waits; an
+        iteration when the consumer then asks for one more; a block not before it is
+        left. So what consumes a batch may add to it.
+
+        Raises:
+            RuntimeError: it has ended, or was closed; another thread than its loop's.
+            TypeError: for a coroutine, which is closed.
+        """
+        self._books.add(item)
+
+    def close(self) -> None:
+        """Say that no more will be added: it ends when nothing runs."""
+        self._books.set("closed", 1)
+
+    def pause(self) -> None:
+        """Start nothing new; what runs goes on, and so do timeouts and the budget."""
+        self._books.set("paused", 1)
+
+    def resume(self) -> None:
+        """Start items again."""
+        self._books.set("paused", 0)
+
     def cancel(self, msg: str | None = None) -> None:
         """Cancel the items that run and start no more; again: cancel them once more.
 
@@ -168,23 +216,25 @@ class Batch(Sealed, Generic[T]):
         if self._result is not None:
             return self._result
         books, items = self._books, self._items
-        failed, _, _, elapsed = books.counts()[4:]
+        running, _, failed, _, _, elapsed = books.counts()[2:]
+        failed += running  # did not stop in time
         result: BatchResult[T] = BatchResult._make()
         result._failed = 0
         result._results = books.results
         result._rest = ()
+        result._added = books.queued
         result._why_rest = None
         result._key = self._key
         result._loop = books.loop
         result._read = False
-        if type(items) in (list, tuple, range):
-            result._rest = items[len(result._results) :]
+        if type(items) in (list, tuple, range) and not books.exhausted:
+            result._rest = items[books.own :]
         if books.stopping == _BUDGET:
             result._why_rest = (
                 f"never started: the budget of {self._budget} s for the whole batch"
                 " ran out"
             )
-            failed += length_of(result._rest)
+            failed += length_of(result._rest) + len(result._added)
         result.exhausted = books.exhausted or type(items) in (list, tuple, range)
         result.status = _STATUS[books.stopping]
         result.duration = elapsed
@@ -204,9 +254,10 @@ class Batch(Sealed, Generic[T]):
         errors = books.errors  # as they failed; None: without an error
         if books.mode == _COLLECT:
             result = self._outcome()
-            errors = [r.error for r in result if r.state is TaskState.FAILED]
+            errors = [r.error for r in result if _is_failure(r)]
         return BatchError(
-            f"{len(errors)} items failed, where max_errors is {self._max_errors}",
+            f"{count_items(len(errors))} failed, where max_errors is "
+            f"{self._max_errors}",
             [_as_exception(error) for error in errors],
             result,
         )
@@ -244,24 +295,25 @@ class Batch(Sealed, Generic[T]):
                     }
                 )
             return
-        if not books.begun or books.over or books.stopping:
+        if not books.begun or books.over:
             return
-        if books.exhausted and books.counts()[2] == 0:
-            return  # nothing runs any more
         loop: asyncio.AbstractEventLoop = books.loop
         if loop.is_closed() or sys.is_finalizing():
             return
-        warnings.warn(
-            f"{self!r} was dropped while it ran and is cancelled: iterate it to its "
-            "end, or use `async with`",
-            ResourceWarning,
-            stacklevel=2,
-            source=self,
-        )
         try:
-            books.stop()
-        except RuntimeError:  # collected in another thread
-            loop.call_soon_threadsafe(books.stop)
+            if not books.quiet and not books.stopping:
+                warnings.warn(
+                    f"{self!r} was dropped while it ran and is cancelled: iterate it "
+                    "to its end, or use `async with`",
+                    ResourceWarning,
+                    stacklevel=2,
+                    source=self,
+                )
+        finally:
+            try:
+                books.drop()
+            except RuntimeError:  # collected in another thread
+                loop.call_soon_threadsafe(books.drop)
 
 
 def bounded_gather(
@@ -272,10 +324,13 @@ def bounded_gather(
     timeout: float | None = None,
     budget: float | None = None,
     max_errors: int | None = None,
+    cancel_grace: float | None = None,
     ordered: bool = True,
     buffer: int | None = None,
     key: Callable[[Any], str] | None = None,
     on_result: Callable[[TaskResult[T]], object] | None = None,
+    task_per_item: bool = False,
+    registry: TaskRegistry | None = None,
 ) -> Batch[T]:
     """Run ``fn(item)`` for every item, at most ``max_concurrent`` at once.
 
@@ -291,12 +346,21 @@ def bounded_gather(
         budget: Seconds for all items, from the start; then the rest is cancelled.
         max_errors: How many items may fail, timeouts among them, before the rest is
             cancelled; 0: stop at the first. None: any number.
+        cancel_grace: How many seconds an item that was cancelled, also for its timeout,
+            has to stop. One that does not has state RUNNING, its place is taken by the
+            next, and the batch ends without it; its task is held until it ends, and
+            what it then fails with is reported as of any task. None: however long.
         ordered: Whether an iteration is in input order, or as items end.
         buffer: How many results may wait for a slow consumer of an iteration; twice
             ``max_concurrent`` by default.
         key: The task id of an item, a non-empty str.
         on_result: Called with the TaskResult of each item as it ends. What it raises
             goes to the loop's exception handler.
+        task_per_item: Give each item an ``asyncio.Task`` of its own, named by its task
+            id, for what is keyed by the current task. The same in all else.
+        registry: Register the item's task in it, under its task id; implies
+            ``task_per_item``. An item whose id a living task has fails with
+            DuplicateTaskError; its function is not called.
 
     Returns:
         The batch: await it for all results, or iterate it (``async for``) to have
@@ -317,6 +381,10 @@ def bounded_gather(
     limit = _count("max_concurrent", max_concurrent, 1)
     _check_callable("key", key)
     _check_callable("on_result", on_result)
+    if registry is not None and not isinstance(registry, TaskRegistry):
+        raise TypeError(
+            f"registry must be a TaskRegistry or None, got {_short(registry)}"
+        )
     batch: Batch[T] = Batch._make()
     batch._items = items if type(items) in (list, tuple, range) else None
     batch._key = key
@@ -333,13 +401,23 @@ def bounded_gather(
         min(limit, sys.maxsize),
         _seconds("timeout", timeout),
         batch._budget,
+        _seconds("cancel_grace", cancel_grace),
         min(batch._max_errors, sys.maxsize),
         bool(ordered),
-        min(2 * limit if buffer is None else _count("buffer", buffer), sys.maxsize),
+        -1 if buffer is None else min(_count("buffer", buffer), sys.maxsize),
         key,
         on_result,
+        bool(task_per_item) or registry is not None,
+        registry,
     )
     return batch
+
+
+def _is_failure(result: TaskResult[Any]) -> bool:
+    """Tell whether an item counts for max_errors."""
+    return result.state is TaskState.FAILED or (
+        result.state is TaskState.RUNNING and result.timed_out
+    )
 
 
 def _as_exception(error: BaseException | None) -> Exception:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Generic, TypeVar, cast, overload
 
 from pyasynclife._core import TaskResult
@@ -22,6 +23,7 @@ class BatchProgress(Sealed):
     """How far a batch is: a snapshot.
 
     ``failed`` counts those whose time ran out too; ``timed_out`` tells how many.
+    ``running`` counts those that were given up because they did not stop, too.
     """
 
     total: int | None
@@ -52,6 +54,7 @@ class BatchResult(Sealed, Sequence[TaskResult[T]], Generic[T]):
     """
 
     __slots__ = (
+        "_added",
         "_failed",
         "_key",
         "_loop",
@@ -68,7 +71,8 @@ class BatchResult(Sealed, Sequence[TaskResult[T]], Generic[T]):
     exhausted: bool
     duration: float
     _results: list[TaskResult[T]]
-    _rest: Sequence[Any]
+    _rest: Sequence[Any]  # of the items as they were given, never started
+    _added: Sequence[Any]  # and of those that were added
     _why_rest: str | None
     _key: Callable[[Any], str] | None
     _loop: asyncio.AbstractEventLoop
@@ -115,7 +119,7 @@ class BatchResult(Sealed, Sequence[TaskResult[T]], Generic[T]):
 
     def __len__(self) -> int:
         self._read = True
-        return len(self._results) + len(self._rest)
+        return len(self._results) + len(self._rest) + len(self._added)
 
     @overload
     def __getitem__(self, index: int) -> TaskResult[T]: ...
@@ -128,22 +132,26 @@ class BatchResult(Sealed, Sequence[TaskResult[T]], Generic[T]):
         return iter(self._all())
 
     def __repr__(self) -> str:
-        size = len(self._results) + length_of(self._rest)
-        return f"<BatchResult {self.status.value}: {size} items, {self._failed} failed>"
+        size = len(self._results) + length_of(self._rest) + len(self._added)
+        return (
+            f"<BatchResult {self.status.value}: {count_items(size)}, "
+            f"{self._failed} failed>"
+        )
 
     def _all(self) -> list[TaskResult[T]]:
         """All results; those of items that were never started are made now."""
         self._read = True
-        if self._rest:
-            rest, self._rest = self._rest, ()
+        if self._rest or self._added:
+            rest, added = self._rest, self._added
+            self._rest = self._added = ()
             first = len(self._results)
             try:
                 self._results += [
                     self._unstarted(item, index)
-                    for index, item in enumerate(rest, first)
+                    for index, item in enumerate(chain(rest, added), first)
                 ]
             except BaseException:  # an exit in the key, or no memory
-                self._rest = rest
+                self._rest, self._added = rest, added
                 raise
         return self._results
 
@@ -187,6 +195,11 @@ class BatchResult(Sealed, Sequence[TaskResult[T]], Generic[T]):
             )
 
 
+def count_items(number: int) -> str:
+    """Say how many items."""
+    return f"{number} item" if number == 1 else f"{number} items"
+
+
 def length_of(items: Sequence[Any]) -> int:
     """Return the length, also of a range too long for len()."""
     if isinstance(items, range) and items:
@@ -199,7 +212,10 @@ def as_exception(result: TaskResult[Any]) -> Exception:
     error = result.error
     if isinstance(error, Exception):
         return error
-    what = "was never started" if result.state is TaskState.PENDING else "was cancelled"
+    what = {
+        TaskState.PENDING: "was never started",
+        TaskState.RUNNING: "did not stop when it was cancelled",
+    }.get(result.state, "was cancelled")
     if error is None:
         return RuntimeError(f"task {result.task_id!r} failed and gave no error")
     if not isinstance(error, asyncio.CancelledError):

@@ -1,7 +1,8 @@
-"""The two coroutines that the native pump puts into Tasks."""
+"""What the native pump puts into Tasks, and who holds those that never end."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterable, Awaitable
 from typing import Any, Protocol
 
@@ -10,9 +11,35 @@ class _Pump(Protocol):
     def offer(self, item: Any) -> Awaitable[None]: ...
 
 
-async def work(step: Awaitable[None]) -> None:
-    """Drive items: all of it happens in the native step."""
-    await step
+async def work(step: Awaitable[Any]) -> Any:
+    """Drive items: all of it happens in the native step.
+
+    It returns None, but for an item that was given up: then what that returns.
+    """
+    return await step
+
+
+class _Slot(Protocol):
+    def pause(self) -> Awaitable[None] | None: ...
+    def begin(self) -> Awaitable[Any]: ...
+    def returned(self, value: Any) -> Any: ...
+    def raised(self, error: BaseException) -> bool: ...
+
+
+async def run_item(slot: _Slot) -> Any:
+    """Run one item in a Task of its own, and say how it ended.
+
+    SystemExit and KeyboardInterrupt do not leave the Task: see `read`.
+    """
+    try:
+        while (pause := slot.pause()) is not None:
+            await pause
+        value = await slot.begin()
+    except BaseException as error:
+        if slot.raised(error):
+            return None
+        raise
+    return slot.returned(value)
 
 
 async def read(source: AsyncIterable[Any], pump: _Pump) -> BaseException | None:
@@ -35,3 +62,13 @@ async def read(source: AsyncIterable[Any], pump: _Pump) -> BaseException | None:
     except (SystemExit, KeyboardInterrupt) as error:
         return error
     return None
+
+
+_stuck: set[asyncio.Task[Any]] = set()
+
+
+def keep(task: asyncio.Task[Any]) -> None:
+    """Hold a Task that nobody waits for any more until it ends: the loop does not."""
+    _stuck.difference_update([t for t in _stuck if t.get_loop().is_closed()])
+    _stuck.add(task)
+    task.add_done_callback(_stuck.discard)

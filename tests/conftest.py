@@ -2,6 +2,7 @@
 anything behind: no task, signal handler, thread, unraisable exception, loop error."""
 
 import asyncio
+import functools
 import gc
 import logging
 import signal
@@ -56,6 +57,28 @@ def pytest_report_header() -> list[str]:
 def loop_errors() -> LoopErrors:
     """The contexts handed to the loop's exception handler; asking allows them."""
     return _loop_errors
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run the tests of a module that says BOTH_WAYS with a Task for each item too."""
+    if getattr(metafunc.module, "BOTH_WAYS", False):
+        ways = ["workers", "tasks"]
+        if metafunc.definition.get_closest_marker("workers_only"):
+            ways.remove("tasks")
+        metafunc.parametrize("way", ways, indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """How items run: the module's bounded_gather has them run so."""
+    way = getattr(request, "param", "workers")
+    if way == "tasks":
+        monkeypatch.setattr(
+            request.module,
+            "bounded_gather",
+            functools.partial(request.module.bounded_gather, task_per_item=True),
+        )
+    return str(way)
 
 
 class _ErrorLog(logging.Handler):

@@ -10,6 +10,8 @@ from helpers import settle
 from pyasynclife import BatchStatus, TaskState, bounded_gather
 from pyasynclife.testing import VirtualTimeLoop
 
+BOTH_WAYS = True
+
 
 async def sleep_for(seconds):
     await asyncio.sleep(seconds)
@@ -255,13 +257,13 @@ async def test_cancelling_again_cancels_once_more():
 
 async def test_a_message_reaches_the_items():
     async def fn(x):
+        asyncio.get_running_loop().call_soon(batch.cancel, "why")
         try:
             await asyncio.sleep(10)
         except asyncio.CancelledError as error:
             return error.args
 
     batch = bounded_gather(fn, [1])
-    asyncio.get_running_loop().call_later(0.01, batch.cancel, "why")
     assert (await batch)[0].data == ("why",)
 
 
@@ -488,6 +490,7 @@ async def test_an_item_that_raises_cancelled_error_is_cancelled():
     ]
 
 
+@pytest.mark.workers_only
 @pytest.mark.parametrize("how", ["raise", "timeout", "cancel"])
 async def test_the_worker_of_an_item_that_did_not_succeed_is_retired(how):
     tasks = []

@@ -1,11 +1,14 @@
 """bounded_gather when an allocation of ours fails: every one, in turn."""
 
 import asyncio
+import contextlib
 import gc
 
 import pytest
 
-from pyasynclife import BatchError, TaskResult, _core, bounded_gather
+from pyasynclife import BatchError, TaskRegistry, TaskResult, _core, bounded_gather
+
+BOTH_WAYS = True
 
 if not hasattr(_core, "fail_allocation"):
     pytest.skip("a build without PYASYNCLIFE_FAULTS", allow_module_level=True)
@@ -80,6 +83,53 @@ async def cancelled():
     (await batch).failures()
 
 
+async def lived():
+    batch = bounded_gather(fn, range(3), max_concurrent=1)
+    batch.add(3)
+    async with batch:
+        async for result in batch:
+            if result.index < 2:
+                with contextlib.suppress(RuntimeError):  # it has failed
+                    batch.add(7)
+                batch.max_concurrent = 4
+                batch.pause()
+                await asyncio.sleep(0)
+                batch.resume()
+        batch.close()
+
+
+async def given_up():
+    free = asyncio.Event()
+
+    async def stubborn(x):
+        while x and not free.is_set():
+            try:
+                await free.wait()
+            except asyncio.CancelledError:
+                pass
+
+    try:
+        result = await bounded_gather(
+            stubborn, range(3), timeout=0.001, cancel_grace=0.001, max_concurrent=2
+        )
+        result.failures()
+    finally:
+        free.set()
+
+
+async def registered():
+    registry = TaskRegistry(history=2)
+
+    async def beat(x):
+        registry.heartbeat()
+        return await fn(x)
+
+    result = await bounded_gather(
+        beat, [0, 1, 2, 1, 6], registry=registry, max_concurrent=4
+    )
+    result.failures()
+
+
 async def results():
     result = TaskResult("a", False, [1], ValueError())
     result.as_dict()
@@ -100,6 +150,9 @@ async def results():
         decided_late,
         aborted,
         cancelled,
+        lived,
+        given_up,
+        registered,
         results,
     ],
 )

@@ -10,6 +10,8 @@ from helpers import run_child, settle
 
 from pyasynclife import BatchStatus, TaskState, bounded_gather
 
+BOTH_WAYS = True
+
 
 async def double(x):
     return 2 * x
@@ -238,14 +240,17 @@ async def test_a_source_that_cancels_the_batch_has_its_item_as_never_started():
     assert result.status is BatchStatus.CANCELLED
 
 
-async def test_a_source_that_cancels_its_stream_gives_no_item_that_was_not_started():
+async def test_a_source_that_cancels_its_stream_gives_no_item_that_was_not_started(
+    way,
+):
     def source():
         yield 1
         batch.cancel()
         yield 2
 
     batch = bounded_gather(double_later, source())
-    assert [r.item async for r in batch] == [1]
+    # A task is made for the first item, and begins in a later turn.
+    assert [r.item async for r in batch] == ([1] if way == "workers" else [])
 
 
 async def test_a_key_that_cancels_the_batch():

@@ -9,6 +9,8 @@ from helpers import settle
 
 from pyasynclife import BatchError, BatchStatus, TaskResult, bounded_gather
 
+BOTH_WAYS = True
+
 
 async def echo(x):
     return x

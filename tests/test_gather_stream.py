@@ -9,6 +9,8 @@ from helpers import settle
 
 from pyasynclife import BatchError, BatchStatus, TaskState, bounded_gather
 
+BOTH_WAYS = True
+
 var = contextvars.ContextVar("var", default="unset")
 
 

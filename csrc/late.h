@@ -1,0 +1,20 @@
+/* Items that were cancelled and do not stop in time. */
+#ifndef AL_LATE_H
+#define AL_LATE_H
+
+#include "compat.h"
+#include "deadline.h"
+#include "worker.h"
+
+/* The deadline of an item is due: its timeout, or the grace after that.
+   Runs Python. */
+void al_late_due(al_deadline *deadline);
+
+/* Give up every item that still runs.  Runs Python. */
+void al_late_give_up_all(al_pump *pump);
+
+/* Hold a Task (borrowed) that nobody waits for any more until it ends.
+   Errors go to the loop's exception handler.  Runs Python. */
+void al_late_keep(al_pump *pump, PyObject *task);
+
+#endif
