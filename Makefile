@@ -6,8 +6,8 @@ BIN := $(VENV)/bin
 SOURCES := $(wildcard csrc/*) setup.py pyproject.toml
 PYFILES := setup.py pyasynclife tests tools $(wildcard examples benchmarks)
 
-.PHONY: demo test recipes bench matrix differential sanitize leaks nomemory valgrind
-.PHONY: lint format clean
+.PHONY: demo test recipes bench matrix differential sanitize
+.PHONY: leaks nomemory valgrind lint format clean cancel-everywhere
 
 demo: $(VENV)/built
 	$(BIN)/python -m pyasynclife demo
@@ -47,6 +47,8 @@ nomemory: $(VENV)/built
 
 valgrind: $(VENV)/built
 	$(BIN)/python tools/valgrind.py $(ARGS)
+cancel-everywhere: $(VENV)/built
+	$(BIN)/python tools/cancel_everywhere.py $(ARGS)
 
 lint: $(VENV)/linters
 	$(BIN)/ruff check $(PYFILES)

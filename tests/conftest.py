@@ -12,6 +12,7 @@ from importlib.metadata import version
 from typing import Any
 
 import pytest
+from helpers import SEED
 from pytest_asyncio import is_async_test
 
 try:
@@ -46,8 +47,11 @@ def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> A
     return factories
 
 
-def pytest_report_header() -> str:
-    return f"uvloop: {version('uvloop') if uvloop else 'not installed, not tested'}"
+def pytest_report_header() -> list[str]:
+    return [
+        f"uvloop: {version('uvloop') if uvloop else 'not installed, not tested'}",
+        f"seed: {SEED}",
+    ]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

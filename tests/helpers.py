@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import random
 import select
 import subprocess
 import sys
@@ -10,6 +11,9 @@ import textwrap
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+
+SEED = os.environ.get("PYASYNCLIFE_SEED") or str(random.randrange(2**32))
+"""What is drawn by lot is drawn by this; the head of a run's output names it."""
 
 Command = str | Sequence[str]
 """Source text for `python -c` (dedented), or the arguments after `python`."""

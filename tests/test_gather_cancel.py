@@ -8,6 +8,7 @@ import pytest
 from helpers import settle
 
 from pyasynclife import BatchStatus, TaskState, bounded_gather
+from pyasynclife.testing import VirtualTimeLoop
 
 BOTH_WAYS = True
 
@@ -155,20 +156,6 @@ async def test_one_timer_serves_the_whole_batch():
     assert not [h for h in loop._scheduled if not h.cancelled()]
 
 
-class VirtualLoop(asyncio.SelectorEventLoop):
-    """A loop whose clock stands still but for its own sleeping."""
-
-    now = 1000.0
-
-    def time(self):
-        return self.now
-
-    def _run_once(self):
-        if not self._ready and self._scheduled:
-            self.now = max(self.now, self._scheduled[0]._when)
-        super()._run_once()
-
-
 def test_a_virtual_clock_is_followed():
     async def main():
         loop = asyncio.get_running_loop()
@@ -178,7 +165,7 @@ def test_a_virtual_clock_is_followed():
         )
         return result, loop.time() - begin
 
-    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
         result, took = runner.run(main())
     assert [r.timed_out for r in result] == [False, True, False]
     assert took == pytest.approx(3600, abs=0.01)
