@@ -13,6 +13,7 @@
 #include "fault.h"
 #include "state.h"
 #include "loop.h"
+#include "capture.h"
 #include "drain.h"
 
 typedef struct {
@@ -156,7 +157,9 @@ al_node_cancel(PyObject *op)
     DrainObject *drain = (DrainObject *)Py_NewRef((PyObject *)node->drain);
     PyObject *task = Py_NewRef(node->task);
     node->asked = true;
-    int asked = al_task_cancel(drain->st, task, NULL);
+    PyObject *watcher = node->meta == Py_None ? op : node->meta;
+    int asked = al_capture_cancel(drain->st, &drain->bound, task, NULL,
+                                  watcher);
     node->asked = asked > 0;
     if (asked < 0) {
         al_loop_report(drain->st, drain->bound.loop,

@@ -179,13 +179,35 @@ al_loop_is_stock(al_state *st, const al_loop *bound)
 }
 
 PyObject *
-al_loop_create_task(al_state *st, const al_loop *bound, PyObject *coro,
-                    PyObject *name, PyObject *context)
+al_loop_make_task(al_state *st, PyObject *type, PyObject *loop,
+                  PyObject *coro, PyObject *kwnames, PyObject *const *values)
 {
-    int stock = al_loop_is_stock(st, bound);
-    if (stock < 0) {
-        return NULL;
+    PyObject *stack[AL_TASK_KEYWORDS + 3] = {NULL, coro};
+    Py_ssize_t n = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
+    PyObject *names =
+        n == 0 ? Py_NewRef(st->kw_loop) : AL_ALLOC(PyTuple_New(n + 1));
+    PyObject *task = NULL;
+    if (names != NULL) {
+        for (Py_ssize_t i = 0; i < n; i++) {
+            PyTuple_SET_ITEM(names, i,
+                             Py_NewRef(PyTuple_GET_ITEM(kwnames, i)));
+            stack[2 + i] = values[i];
+        }
+        if (n > 0) {
+            PyTuple_SET_ITEM(names, n, Py_NewRef(st->s_loop));
+        }
+        stack[2 + n] = loop;
+        task = AL_ALLOC(PyObject_Vectorcall(
+            type, stack + 1, 1 | PY_VECTORCALL_ARGUMENTS_OFFSET, names));
     }
+    Py_XDECREF(names);
+    return task;
+}
+
+PyObject *
+al_loop_new_task(al_state *st, const al_loop *bound, bool stock,
+                 PyObject *coro, PyObject *name, PyObject *context)
+{
     if (stock) {
         PyObject *stack[5] = {NULL, coro, bound->loop, name, context};
         return AL_ALLOC(PyObject_Vectorcall(
@@ -196,6 +218,15 @@ al_loop_create_task(al_state *st, const al_loop *bound, PyObject *coro,
     return AL_ALLOC(PyObject_VectorcallMethod(
         st->s_create_task, stack + 1, 2 | PY_VECTORCALL_ARGUMENTS_OFFSET,
         context == NULL ? st->kw_name : st->kw_name_context));
+}
+
+PyObject *
+al_loop_create_task(al_state *st, const al_loop *bound, PyObject *coro,
+                    PyObject *name, PyObject *context)
+{
+    int stock = al_loop_is_stock(st, bound);
+    return stock < 0 ? NULL
+                     : al_loop_new_task(st, bound, stock, coro, name, context);
 }
 
 PyObject *
@@ -214,9 +245,9 @@ al_loop_call_at(al_state *st, const al_loop *bound, double when,
     return handle;
 }
 
-void
-al_loop_report(al_state *st, PyObject *loop, const char *message,
-               PyObject *source)
+int
+al_loop_tell(al_state *st, PyObject *loop, const char *message,
+             PyObject *source)
 {
     PyObject *error = PyErr_GetRaisedException();
     PyObject *about = AL_ALLOC(Py_BuildValue(
@@ -228,13 +259,20 @@ al_loop_report(al_state *st, PyObject *loop, const char *message,
     {
         answer = loop_call1(loop, st->s_call_exception_handler, about);
     }
-    if (answer == NULL) {
-        /* Even the handler failed: that is the interpreter's to tell. */
-        PyErr_WriteUnraisable(loop);
-    }
     Py_XDECREF(answer);
     Py_XDECREF(about);
     Py_XDECREF(error);
+    return answer == NULL ? -1 : 0;
+}
+
+void
+al_loop_report(al_state *st, PyObject *loop, const char *message,
+               PyObject *source)
+{
+    if (al_loop_tell(st, loop, message, source) < 0) {
+        /* Even the handler failed: that is the interpreter's to tell. */
+        PyErr_WriteUnraisable(loop);
+    }
 }
 
 int

@@ -59,6 +59,20 @@ PyObject *al_loop_create_task(al_state *st, const al_loop *bound,
                               PyObject *coro, PyObject *name,
                               PyObject *context);
 
+/* As many keywords as a Task can be made with. */
+#define AL_TASK_KEYWORDS 8
+
+/* type(coro, **keywords, loop=loop) (new); on error the coroutine is left
+   alone.  Runs Python. */
+PyObject *al_loop_make_task(al_state *st, PyObject *type, PyObject *loop,
+                            PyObject *coro, PyObject *kwnames,
+                            PyObject *const *values);
+
+/* al_loop_create_task, for a caller that has asked al_loop_is_stock
+   (new).  Runs Python. */
+PyObject *al_loop_new_task(al_state *st, const al_loop *bound, bool stock,
+                           PyObject *coro, PyObject *name, PyObject *context);
+
 /* Tell whether calling the Task type is what create_task would do now: 1 or
    0; -1 with an exception.  Runs Python. */
 int al_loop_is_stock(al_state *st, const al_loop *bound);
@@ -67,6 +81,11 @@ int al_loop_is_stock(al_state *st, const al_loop *bound);
    TimerHandle (new); NULL with an exception.  Runs Python. */
 PyObject *al_loop_call_at(al_state *st, const al_loop *bound, double when,
                           PyObject *callback);
+
+/* al_loop_report, for a caller that will hear of a handler that fails: -1 with
+   that exception, else 0.  Runs Python. */
+int al_loop_tell(al_state *st, PyObject *loop, const char *message,
+                 PyObject *source);
 
 /* Tell the loop's exception handler of the raised exception, which is
    cleared; `message` says what failed, `source` (may be NULL) is named with

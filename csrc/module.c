@@ -2,6 +2,8 @@
 #include "compat.h"
 #include "fault.h"
 #include "state.h"
+#include "burst.h"
+#include "capture.h"
 #include "awaitable.h"
 #include "drain.h"
 #include "entry.h"
@@ -51,7 +53,21 @@ module_adopt_methods(PyObject *Py_UNUSED(module), PyObject *subclass)
                ? NULL : Py_NewRef(Py_None);
 }
 
+PyDoc_STRVAR(module_allow_capture_doc,
+"allow_capture($module, allowed, /)\n--\n\n"
+"Allow the capture or turn it off.  Returns whether it was allowed.");
+
+static PyObject *
+module_allow_capture(PyObject *module, PyObject *allowed)
+{
+    int allow = PyObject_IsTrue(allowed);
+    return allow < 0 ? NULL
+                     : PyBool_FromLong(
+                           al_capture_allow(al_state_of(module), allow));
+}
+
 static PyMethodDef module_methods[] = {
+    {"allow_capture", module_allow_capture, METH_O, module_allow_capture_doc},
     {"adopt_methods", module_adopt_methods, METH_O, module_adopt_methods_doc},
 #ifdef AL_FAULTS
     {"fail_allocation", module_fail_allocation, METH_O,
@@ -65,6 +81,8 @@ module_exec(PyObject *module)
 {
     al_state *st = al_state_of(module);
     if (al_state_load(st) < 0
+        || al_burst_setup(module, st) < 0
+        || al_capture_setup(module, st) < 0
         || al_awaitable_setup(module, st) < 0
         || al_drain_setup(module, st) < 0
         || al_entry_setup(module, st) < 0

@@ -54,7 +54,7 @@ class Gauge:
     async def __call__(self, item):
         self.now += 1
         self.most = max(self.most, self.now)
-        await settle(3)
+        await settle(20)  # a slow machine starts the rest in a later turn
         self.now -= 1
         return item
 

@@ -270,13 +270,13 @@ async def test_cancelling_again_cancels_once_more():
 
 async def test_a_message_reaches_the_items():
     async def fn(x):
+        asyncio.get_running_loop().call_soon(batch.cancel, "why")
         try:
             await asyncio.sleep(10)
         except asyncio.CancelledError as error:
             return error.args
 
     batch = bounded_gather(fn, [1])
-    asyncio.get_running_loop().call_later(0.01, batch.cancel, "why")
     assert (await batch)[0].data == ("why",)
 
 

@@ -812,6 +812,7 @@ async def test_an_exit_stack_can_hold_it() -> None:
 async def test_a_task_repr_names_the_group() -> None:
     async with TaskGroup() as group:
         task = group.create_task(settle())
+        await asyncio.sleep(0)  # before its first step the capture has the callback
         assert "cb=[TaskGroup._on_task_done()]" in repr(task)
 
 
@@ -898,17 +899,24 @@ async def test_no_allocation_that_fails_leaves_a_task_or_hides_an_error(
     if fault is None:
         pytest.skip("needs a build with fault points")
 
+    async def child(turns: int) -> None:
+        await settle(turns)
+        ended.append(turns)
+
     async def life() -> None:
         async with TaskGroup() as group:
-            group.create_task(settle(1), name="one")
+            group.create_task(child(1), name="one")
             if ends == "badly":
                 group.create_task(fail(1))
-            group.create_task(coro=settle(1))
+            group.create_task(coro=child(0))
             if ends == "cancelled":
                 group.cancel()
             await settle(4)
+        ended.append(-1)
 
     for nth in range(1, 100):
+        ended: list[int] = []
+        loop_errors.clear()
         task = asyncio.create_task(life())
         fault(nth)
         await asyncio.wait([task])
@@ -919,7 +927,9 @@ async def test_no_allocation_that_fails_leaves_a_task_or_hides_an_error(
         if left:
             assert (ends == "badly") == (error is not None)
             return
-        assert error is not None or loop_errors, nth
+        # Raised, or told, or there was another way and nothing is missing.
+        whole = ended == ([0, 1, -1] if ends == "well" else [-1])
+        assert error is not None or loop_errors or whole, nth
     pytest.fail("the faults never ended")
 
 
