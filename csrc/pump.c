@@ -265,6 +265,7 @@ al_pump_change(al_pump *p)
 {
     al_worker_kick(p);
     if (p->gates != NULL && !p->paused) {
+        (void)PyList_Reverse(p->gates); /* the last is woken first */
         al_futures_wake(p->st, &p->bound, p->gates);
     }
     if (p->begun) {

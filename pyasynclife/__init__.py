@@ -1,5 +1,6 @@
 """One native lifecycle for asyncio tasks: launch, observe, cancel, shut down."""
 
+from pyasynclife._batch import Batch
 from pyasynclife._core import Ready, TaskGroup, TaskMetadata, TaskResult
 from pyasynclife._errors import (
     BatchError,
@@ -9,7 +10,7 @@ from pyasynclife._errors import (
     SignalSetupError,
     UnknownTaskError,
 )
-from pyasynclife._gather import Batch, bounded_gather
+from pyasynclife._gather import bounded_gather
 from pyasynclife._observers import add_task_observers, cancel_all_tasks, monitor_tasks
 from pyasynclife._operations import (
     cancellation_with_retry,

@@ -357,6 +357,25 @@ async def test_a_caller_cancelled_when_all_has_ended_is_cancelled_and_loses_noth
     assert (await batch).ok
 
 
+async def test_an_item_that_finished_in_the_tick_of_the_cancellation_is_reported():
+    gate = asyncio.get_running_loop().create_future()
+    seen = []
+
+    async def fn(x):
+        return await gate
+
+    batch = bounded_gather(fn, [1], on_result=lambda r: seen.append(r.data))
+    task = asyncio.create_task(batch.collect())
+    await settle(4)
+    gate.set_result("value")
+    await asyncio.sleep(0)
+    task.cancel("outer")
+    with pytest.raises(asyncio.CancelledError, match="outer"):
+        await task
+    assert seen == ["value"]
+    assert (await batch)[0].data == "value"
+
+
 @pytest.mark.parametrize("use", ["await", "iterate", "block", "break"])
 @pytest.mark.parametrize("again", [None, 0, 1, 3])
 @pytest.mark.parametrize("kind", ["list", "async", "stuck"])

@@ -237,6 +237,46 @@ async def groups(registry: TaskRegistry, times: int) -> None:
                 group.cancel()
 
 
+async def gathers_of_tasks(registry: TaskRegistry, times: int) -> None:
+    options: dict[str, Any] = {"max_concurrent": 50, "task_per_item": True}
+    await bounded_gather(returns, range(times // 4), **options)
+    async for _ in bounded_gather(returns, range(times // 10), timeout=5, **options):
+        pass
+    other = TaskRegistry(history=10)
+    await bounded_gather(returns, range(times // 10), registry=other)
+    (await bounded_gather(fails_at_once, range(times // 10), **options)).failures()
+    same = ["beating"] * (times // 10)
+    (await bounded_gather(returns, same, registry=registry)).failures()
+
+
+async def fails_at_once(item: object) -> None:
+    raise ValueError(item)
+
+
+async def live_batches(registry: TaskRegistry, times: int) -> None:
+    batch = bounded_gather(returns, [0], max_concurrent=5)
+    async for result in batch:
+        if result.index < times // 10:
+            batch.add(result.index)
+            batch.pause()
+            batch.max_concurrent = 1 + result.index % 7
+            batch.resume()
+    for _ in range(times // 100):
+        batch = bounded_gather(stubborn, range(3), timeout=0, cancel_grace=0)
+        batch.add("x")
+        batch.close()
+        refused(batch.add, "y")
+        (await batch).failures()
+        await settle(5)
+
+
+async def stubborn(item: object) -> None:
+    try:
+        await settle(10)
+    except asyncio.CancelledError:
+        await settle(2)
+
+
 async def coordinators(registry: TaskRegistry, times: int) -> None:
     for _ in range(times // 100):
         coordinator = SignalCoordinator(registry=registry)
@@ -256,7 +296,8 @@ WORK: dict[str, Work] = {
     for work in (
         *(reads, heartbeats, awaits, registers, fails, cancels, completes, tracks),
         *(refuses, contexts, bad_factories, eagerly, registries, waits, monitors),
-        *(drains, gathers, groups, coordinators, results),
+        *(drains, gathers, gathers_of_tasks, live_batches, groups, coordinators),
+        results,
     )
 }
 TYPES = [value for value in vars(core).values() if isinstance(value, type)]
