@@ -12,7 +12,7 @@ from typing import Any, Generic, Self, TypeVar
 
 from pyasynclife._checks import check_seconds
 from pyasynclife._core import TaskResult
-from pyasynclife._gather import Batch
+from pyasynclife._batch import Batch
 from pyasynclife._results import BatchProgress, BatchResult
 
 try:
