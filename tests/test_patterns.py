@@ -611,6 +611,17 @@ async def test_all_callers_of_one_operation_have_its_value():
     assert {"value"} == {c.result() for c in callers if not c.cancelled()}
 
 
+async def test_the_last_caller_may_leave_in_the_turn_in_which_it_ends():
+    operation = asyncio.get_running_loop().create_future()
+    (caller,) = create(shielded_operation(operation))
+    await settle()
+    caller.cancel()
+    operation.set_result("value")
+    await asyncio.wait([caller])
+    assert caller.cancelled()
+    assert "value" == await shielded_operation(operation)
+
+
 async def test_an_operation_that_is_cancelled_says_so():
     (operation,) = create(forever())
     (caller,) = create(shielded_operation(operation))
