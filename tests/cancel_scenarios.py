@@ -275,9 +275,10 @@ def usual_case(use: Callable[[Any], Any], source: Any, options: Options) -> Case
     return batch_case(f"batch {use.__name__}, {source.__name__}, {said}", use, make)
 
 
-IN_TASKS = [options | {"task_per_item": True} for options in OPTIONS]
+OURS += [usual_case(*shape) for shape in itertools.product(USES, SOURCES, OPTIONS)]
 OURS += [
-    usual_case(*shape) for shape in itertools.product(USES, SOURCES, OPTIONS + IN_TASKS)
+    usual_case(use, stream, options | {"task_per_item": True})
+    for use, options in itertools.product(USES, OPTIONS)
 ]
 
 

@@ -30,7 +30,6 @@ from cancel_scenarios import (
     generator,
     iterated,
     nothing,
-    plain,
     sleep,
     stream,
     swallows_once,
@@ -87,24 +86,19 @@ CHANGES = [added_to, added_to_and_closed, paused, narrowed_and_widened]
 
 
 def changed_case(
-    change: Callable[[Any], None],
-    use: Callable[[Any], Any],
-    source: Any,
-    options: Options,
+    change: Callable[[Any], None], use: Callable[[Any], Any], how: Options
 ) -> Case:
     def make(on_result: Any) -> Any:
-        batch = bounded_gather(do, source(ITEMS), on_result=on_result, **options)
+        batch = bounded_gather(do, stream(ITEMS), on_result=on_result, **how)
         change(batch)
         return batch
 
-    how = "tasks" if "task_per_item" in options else "workers"
-    name = f"batch {change.__name__}, {use.__name__}, {source.__name__}, {how}"
-    return batch_case(name, use, make)
+    said = "tasks" if "task_per_item" in how else "workers"
+    return batch_case(f"batch {change.__name__}, {use.__name__}, {said}", use, make)
 
 
 OURS += [
-    changed_case(*shape)
-    for shape in itertools.product(CHANGES, USES, [plain, stream], [WORKERS, TASKS])
+    changed_case(*shape) for shape in itertools.product(CHANGES, USES, [WORKERS, TASKS])
 ]
 
 

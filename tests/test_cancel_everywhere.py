@@ -89,7 +89,7 @@ def test_every_public_coroutine_is_in_a_scenario() -> None:
 
 def test_scenarios_have_names_of_their_own() -> None:
     names = [case.name for case in OURS]
-    assert len(set(names)) == len(names) > 600
+    assert len(set(names)) == len(names) > 400
 
 
 @pytest.mark.parametrize("case", STOCK["gather"][:1], ids=lambda case: case.name)
