@@ -116,6 +116,7 @@ def nothing_left_after_loop(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     # pytest makes an error of what is unraisable: let it be this test's.
     gc.collect()
+    gc.freeze()  # again: cancel_everywhere has let go of all, and imports add to it
     logging.getLogger("asyncio").removeHandler(logged)
     reported, _loop_errors[:] = list(_loop_errors), []
     left = [thread for thread in threading.enumerate() if thread not in threads]
