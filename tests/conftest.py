@@ -59,7 +59,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name == "test_fault_sites.py")
 
 
-def pytest_collection_finish() -> None:
+@pytest.fixture(autouse=True, scope="module")
+def keep_what_is_there() -> None:
     """What is there by now stays: a collection after each test need not look at it."""
     gc.collect()
     gc.freeze()
