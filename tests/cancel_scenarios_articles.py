@@ -262,7 +262,8 @@ async def shield_of_what_fails() -> None:
 
 
 def some_tasks() -> list[asyncio.Task[Any]]:
-    coros = [nothing(), sleep(1), cleans_up(), swallows_once(), sleep(5)]
+    """One of them is left if nobody tells it to end."""
+    coros = [nothing(), sleep(1), cleans_up(), swallows_once(), sleep(2 * LONG)]
     return [asyncio.create_task(coro) for coro in coros]
 
 
@@ -285,9 +286,13 @@ async def tasks_cancelled_with_a_deadline() -> None:
 @case(LONG)
 async def tasks_cancelled_by_two() -> None:
     tasks = some_tasks()
-    async with TaskGroup() as group:
-        group.create_task(cancel_all_tasks(tasks))
-        group.create_task(cancel_all_tasks(tasks, timeout=0.25))
+    try:
+        async with TaskGroup() as group:
+            group.create_task(cancel_all_tasks(tasks))
+            group.create_task(cancel_all_tasks(tasks, timeout=0.25))
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
 @case()
@@ -306,6 +311,8 @@ async def tasks_monitored_while_they_are_cancelled() -> None:
     add_task_observers(tasks, seen.append)
     async with TaskGroup() as group:
         group.create_task(monitor_tasks(tasks, 0.3))
-        await asyncio.sleep(0.5)
-        await cancel_all_tasks(tasks)
+        try:
+            await asyncio.sleep(0.5)
+        finally:
+            await cancel_all_tasks(tasks)
     assert len(seen) == len(tasks)
