@@ -89,6 +89,8 @@ def run_ours(choice: Choice) -> int:
     """Run what is ours in this process; returns the violations."""
     began = time.monotonic()
     cases = [case for case in OURS if choice.words in case.name]
+    if not cases:
+        sys.exit(f"no scenario has {choice.words!r} in its name")
     jobs = [(case, factory) for factory in FACTORIES for case in cases]
     todo: Iterable[tuple[Job, list[Point] | None]]
     todo = (
