@@ -30,6 +30,10 @@ collect_ignore = ["regrtest"]  # for CPython's own runner
 
 _loop_errors: LoopErrors = []
 
+# A shell starts what is in the background with SIGINT ignored, and children inherit it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 def _new_loop(factory: Callable[[], asyncio.AbstractEventLoop]) -> Any:
     def make() -> asyncio.AbstractEventLoop:
