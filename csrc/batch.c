@@ -155,16 +155,17 @@ static PyObject *
 books_offer(PyObject *op, PyObject *item)
 {
     BooksObject *self = (BooksObject *)op;
-    if (self->pump.source.ahead == NULL) {
+    /* One that was given up offers in vain. */
+    if (self->pump.reader != NULL && self->pump.source.ahead == NULL) {
         al_pump_offer(&self->pump, item);
     }
     return al_wait_awaitable(self, NULL, AL_WAIT_TAKEN);
 }
 
 static PyObject *
-books_reader_done(PyObject *op, PyObject *Py_UNUSED(task))
+books_reader_done(PyObject *op, PyObject *task)
 {
-    al_pump_read(&((BooksObject *)op)->pump);
+    al_pump_read(&((BooksObject *)op)->pump, task);
     Py_RETURN_NONE;
 }
 

@@ -44,7 +44,7 @@ static void
 pump_give_up_reader(al_pump *p)
 {
     PyObject *reader = p->reader;
-    if (reader == NULL) {
+    if (reader == NULL || al_late_has_ended(p, reader)) {
         return;
     }
     p->reader = NULL;
@@ -216,11 +216,32 @@ pump_judge_reader(al_pump *p, PyObject *reader)
     return outcome == AL_ERROR ? -1 : 0;
 }
 
+/* The end of a reader that was given up: nobody waits for it. */
+static void
+pump_end_late_reader(al_pump *p, PyObject *reader)
+{
+    PyObject *value;
+    al_outcome outcome = al_task_outcome(p->st, reader, &value);
+    if (outcome != AL_CANCELLED && value != NULL
+        && PyExceptionInstance_Check(value))
+    {
+        PyErr_SetRaisedException(Py_NewRef(value));
+        outcome = AL_ERROR;
+    }
+    if (outcome == AL_ERROR) {
+        al_loop_report(p->st, p->bound.loop,
+                       "a batch's asynchronous source, which did not stop in "
+                       "time, failed", reader);
+    }
+    Py_XDECREF(value);
+}
+
 void
-al_pump_read(al_pump *p)
+al_pump_read(al_pump *p, PyObject *task)
 {
     PyObject *reader = p->reader;
     if (reader == NULL) {
+        pump_end_late_reader(p, task);
         return;
     }
     p->reader = NULL;
