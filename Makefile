@@ -6,7 +6,8 @@ BIN := $(VENV)/bin
 SOURCES := $(wildcard csrc/*) setup.py pyproject.toml
 PYFILES := setup.py pyasynclife tests tools $(wildcard examples benchmarks)
 
-.PHONY: demo test bench matrix sanitize lint format clean
+.PHONY: demo test recipes bench matrix differential sanitize
+.PHONY: leaks nomemory valgrind lint format clean cancel-everywhere
 
 demo: $(VENV)/built
 	$(BIN)/python -m pyasynclife demo
@@ -14,14 +15,40 @@ demo: $(VENV)/built
 test: $(VENV)/built
 	$(BIN)/python -m pytest $(ARGS)
 
+# What needs more than the suite: a cluster, the benchmarks' peers and plots.
+recipes: $(VENV)/built
+	$(BIN)/python -m pip install -qq --editable '.[test,bench,cluster]'
+	$(BIN)/python -m pytest tests/test_docs.py tests/test_benchmarks.py $(ARGS)
+
+# Writes docs/benchmarks.md and its plots, too.
 bench: $(VENV)/built
-	$(BIN)/python -m benchmarks $(ARGS)
+	$(BIN)/python -m pip install -qq --editable '.[test,bench]'
+	$(BIN)/python -m benchmarks --write docs $(ARGS)
 
 matrix:
 	$(PYTHON) tools/matrix.py $(ARGS)
 
+# 10,000 random programs a version, others each time: the log names the seed.
+differential: export PYASYNCLIFE_PROGRAMS ?= 10000
+differential: export PYASYNCLIFE_SEED ?= $(shell date +%s)
+differential:
+	@echo seed $(PYASYNCLIFE_SEED)
+	$(PYTHON) tools/matrix.py tests/test_differential.py $(ARGS)
+
 sanitize: $(VENV)/built
 	bash tools/sanitize.sh $(BIN)/python $(ARGS)
+
+leaks: $(VENV)/built
+	PYASYNCLIFE_LEAKS=1000000 $(BIN)/python -m pytest -q -rP tests/test_leaks.py \
+	    -o faulthandler_timeout=1800 $(ARGS)
+
+nomemory: $(VENV)/built
+	$(BIN)/python tools/nomemory.py $(ARGS)
+
+valgrind: $(VENV)/built
+	$(BIN)/python tools/valgrind.py $(ARGS)
+cancel-everywhere: $(VENV)/built
+	$(BIN)/python tools/cancel_everywhere.py $(ARGS)
 
 lint: $(VENV)/linters
 	$(BIN)/ruff check $(PYFILES)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from benchmarks.figures import Row, Settings, row_from_dict, show_progress
 from benchmarks.machine import ROOT, describe
+from benchmarks.page import write_page
 from benchmarks.table import render
 
 
@@ -20,6 +21,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--loop", choices=["asyncio", "uvloop", "both"], default="both")
     parser.add_argument("--json", type=Path, metavar="FILE", help="the rows, too")
+    parser.add_argument(
+        "--write", type=Path, metavar="FOLDER", help="benchmarks.md and plots, too"
+    )
     parser.add_argument(
         "--scale", type=float, default=1.0, help="every n times this: to try it out"
     )
@@ -65,14 +69,21 @@ def main() -> None:
     if options.scale != 1:
         print(f"scale: {options.scale:g}, for which nothing is promised")
     written = []
+    measured: dict[str, list[Row]] = {}
     for loop in loops:
         settings = Settings(loop, options.quick, options.scale, options.only)
-        rows = run_loop(settings)
+        rows = measured[loop] = run_loop(settings)
         if sys.stderr.isatty():
             show_progress("")
         how = f"best of {settings.rounds} rounds (in brackets the median ratio)"
         print(f"\n{loop}, {where['python']}, {how}", render(rows), sep="\n", flush=True)
         written += [{"loop": loop, **row.as_dict()} for row in rows]
+    if options.write is not None:
+        if options.quick:
+            where["effort"] = "quick: 3 rounds"
+        if options.scale != 1:
+            where["scale"] = f"{options.scale:g}"
+        write_page(options.write, where, measured)
     if options.json is not None:
         report = {**where, "quick": options.quick, "scale": options.scale}
         text = json.dumps({**report, "rows": written}, indent=1)

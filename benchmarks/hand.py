@@ -27,3 +27,25 @@ async def gather_by_hand(
         for _ in range(max_concurrent):
             group.create_task(work())
     return results
+
+
+async def gather_by_hand_untimed(
+    function: Callable[[str], Awaitable[Any]],
+    items: Sequence[str],
+    max_concurrent: int = 50,
+) -> list[Any]:
+    """The same without a timeout: nothing is left out of it but that."""
+    results: list[Any] = [None] * len(items)
+    pairs = iter(enumerate(items))
+
+    async def work() -> None:
+        for index, item in pairs:
+            try:
+                results[index] = await function(item)
+            except Exception as error:
+                results[index] = error
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(max_concurrent):
+            group.create_task(work())
+    return results

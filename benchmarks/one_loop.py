@@ -8,13 +8,28 @@ import json
 import sys
 from collections.abc import Callable
 
-from benchmarks import gather_rows, registry_rows
+from benchmarks import (
+    gather_rows,
+    group_rows,
+    http_rows,
+    peers_rows,
+    registry_rows,
+)
 from benchmarks.figures import Settings
+
+# Each has rows(settings), in the order of the tables.
+ROOMS = (
+    gather_rows,
+    group_rows,
+    registry_rows,
+    peers_rows,
+    http_rows,
+)
 
 
 async def measure(settings: Settings) -> None:
-    for rows in (gather_rows.rows, registry_rows.rows):
-        async for row in rows(settings):
+    for room in ROOMS:
+        async for row in room.rows(settings):
             print(json.dumps(row.as_dict()), flush=True)
 
 

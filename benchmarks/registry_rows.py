@@ -21,6 +21,7 @@ from benchmarks.figures import (
     tidy_up,
     time_row,
 )
+from benchmarks.group_rows import PLAIN, plain
 from pyasynclife import TaskRegistry
 
 Registry = seed.TaskRegistry | TaskRegistry
@@ -304,14 +305,29 @@ async def _memory(settings: Settings) -> Row:
 
 async def rows(settings: Settings) -> AsyncIterator[Row]:
     """Measure the rows that were asked for."""
+    uvloop = settings.loop == "uvloop"
+    n = settings.size(20_000)
+    theirs, ours = _registering_seed(n), _registering_ours(n)
     if settings.only in REGISTER:
-        n = settings.size(20_000)
-        contenders = {"seed": _registering_seed(n), "ours": _registering_ours(n)}
-        yield await time_row(settings, REGISTER, n, contenders, {"seed": 1.4})
-    for n in (20_000, 100_000) if settings.only in CANCEL else ():
+        contenders, must = {"seed": theirs, "ours": ours}, 1.5 if uvloop else 2.2
+        yield await time_row(settings, REGISTER, n, contenders, {"seed": must})
+    if settings.only in REGISTER + PLAIN and not uvloop:
+        contenders = {"seed": theirs, "ours": plain(ours)}
+        yield await time_row(settings, REGISTER + PLAIN, n, contenders, {"seed": 1.4})
+    for n, captured in ((20_000, 2.0), (100_000, 3.0)):
         size = settings.size(n)
-        contenders = {"seed": _cancelling_seed(size), "ours": _cancelling_ours(size)}
-        yield await time_row(settings, CANCEL, size, contenders, {"seed": 1.0})
+        theirs, ours = _cancelling_seed(size), _cancelling_ours(size)
+        if settings.only in CANCEL:
+            contenders, must = (
+                {"seed": theirs, "ours": ours},
+                1.0 if uvloop else captured,
+            )
+            yield await time_row(settings, CANCEL, size, contenders, {"seed": must})
+        if settings.only in CANCEL + PLAIN and not uvloop:
+            contenders = {"seed": theirs, "ours": plain(ours)}
+            yield await time_row(
+                settings, CANCEL + PLAIN, size, contenders, {"seed": 1.0}
+            )
     if settings.only in AWAITED or settings.only in NOT_AWAITED:
         async for row in _heartbeat(settings, 1000, 9.0, 13.0):
             yield row

@@ -10,6 +10,7 @@ TIME_HEAD = (
 )  # fmt: skip
 LIMIT_HEAD = ("limits", "n", "unit", "seed", "ours", "at most", "")
 SHORT = "<-- SHORT"
+RIVALS = {"seed", "hand"}
 
 
 def _number(value: float | None) -> str:
@@ -65,15 +66,43 @@ def _limit_line(row: Row) -> tuple[str, ...]:
     return (row.what, f"{row.n:,}", row.unit, _number(seed), _number(ours), limit, mark)
 
 
-def render(rows: Sequence[Row]) -> str:
-    """The rows of one loop as two tables, and how many fall short."""
-    times = [_time_line(row) for row in rows if row.limit is None]
+def _is_time(row: Row) -> bool:
+    """Whether it is a line of the first table: its rivals are the seed and the hand."""
+    return row.limit is None and row.unit == "ns" and row.ratios.keys() <= RIVALS
+
+
+def _crowd_lines(rows: Sequence[Row]) -> list[tuple[str, ...]]:
+    """Rows of one name, with many contenders: a line for each, a column for each n."""
+    first = rows[0]
+    head = (f"{first.what}, {first.unit}", *(f"n = {row.n:,}" for row in rows))
+    compared = len(rows) == 1 and bool(first.ratios)
+    lines = [(*head, *(("/ours", "must") if compared else ()), "")]
+    for name in dict.fromkeys(name for row in rows for name in row.figures):
+        figures = [_number(row.figures.get(name)) for row in rows]
+        ratio = _ratio(first.ratios.get(name)) if compared else ()
+        short = name == "ours" and any(row.short for row in rows)
+        lines.append((name, *figures, *ratio, SHORT if short else ""))
+    return lines
+
+
+def tables(rows: Sequence[Row]) -> list[list[tuple[str, ...]]]:
+    """The rows of one loop as tables: each a head, lines of so many cells, a mark."""
+    times = [_time_line(row) for row in rows if _is_time(row)]
     limits = [_limit_line(row) for row in rows if row.limit is not None]
-    parts = []
-    if times:
-        parts += ["", *_align([TIME_HEAD, *times])]
+    made = [[TIME_HEAD, *times]] if times else []
     if limits:
-        parts += ["", *_align([LIMIT_HEAD, *limits])]
+        made.append([LIMIT_HEAD, *limits])
+    crowds = [row for row in rows if row.limit is None and not _is_time(row)]
+    for what in dict.fromkeys(row.what for row in crowds):
+        made.append(_crowd_lines([row for row in crowds if row.what == what]))
+    return made
+
+
+def render(rows: Sequence[Row]) -> str:
+    """The tables of one loop as plain text, and how many rows fall short."""
+    parts = []
+    for table in tables(rows):
+        parts += ["", *_align(table)]
     short = sum(row.short for row in rows)
     parts += ["", f"{short} of {len(rows)} rows fall short" if short else
               f"all {len(rows)} rows reach what they must"]  # fmt: skip

@@ -9,7 +9,9 @@
 #include "list.h"
 #include "tasktable.h"
 #include "state.h"
+#include "coro.h"
 #include "loop.h"
+#include "spawn.h"
 #include "awaitable.h"
 #include "drain.h"
 #include "entry.h"
@@ -129,13 +131,20 @@ admit_revoke(RegistryObject *self, al_entry *entry)
     }
 }
 
+/* Give an alive entry its Task.  Pure C. */
+static void
+admit_give(RegistryObject *self, al_entry *entry, PyObject *task)
+{
+    entry->task = Py_NewRef(task);
+    al_tasktable_add(&self->beats.tasks, &entry->key, task);
+}
+
 /* Give an alive entry its Task and hear of its end.  Returns 0; -1 with an
    exception, the entry without a Task. */
 static int
 admit_attach(RegistryObject *self, al_entry *entry, PyObject *task)
 {
-    entry->task = Py_NewRef(task);
-    al_tasktable_add(&self->beats.tasks, &entry->key, task);
+    admit_give(self, entry, task);
     if (al_task_watch(self->st, &self->bound, task, (PyObject *)entry) < 0) {
         al_tasktable_remove(&self->beats.tasks, &entry->key);
         Py_CLEAR(entry->task);
@@ -332,14 +341,18 @@ admit_start(RegistryObject *self, al_entry *entry, PyObject *coro,
     self->births = &birth;
     self->unborn++;
     entry->coro = coro;
-    PyObject *task = al_loop_create_task(self->st, &self->bound, coro,
-                                         entry->id, context);
+    al_spawned how;
+    PyObject *task = al_spawn_named(self->st, &self->bound, coro, entry->id,
+                                    context, (PyObject *)entry, &how);
     self->births = birth.outer;
     self->unborn--;
     entry->coro = NULL;
-    if (task == NULL
-        || (entry->task == NULL && entry->ring != NULL
-            && admit_attach(self, entry, task) < 0))
+    bool missing = entry->task == NULL && entry->ring != NULL;
+    if (task != NULL && missing && how == AL_SPAWNED_WATCHED) {
+        admit_give(self, entry, task);
+    }
+    else if (task == NULL
+             || (missing && admit_attach(self, entry, task) < 0))
     {
         Py_XDECREF(birth.msg);
         admit_fail(self, entry, coro, task);

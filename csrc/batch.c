@@ -1,4 +1,4 @@
-/* Books: the door to a batch, for pyasynclife/_gather.py.
+/* Books: the door to a batch, for pyasynclife/_batch.py.
  *
  * The user holds a Batch, which owns the books, which embed the pump.
  * Workers, timers and the reader own the books and never the Batch, so one

@@ -1,4 +1,4 @@
-/* Books: the door to a batch, for pyasynclife/_gather.py. */
+/* Books: the door to a batch, for pyasynclife/_batch.py. */
 #ifndef AL_BATCH_H
 #define AL_BATCH_H
 

@@ -10,6 +10,7 @@
 #include "list.h"
 #include "state.h"
 #include "loop.h"
+#include "capture.h"
 #include "tasktable.h"
 #include "drain.h"
 #include "entry.h"
@@ -285,7 +286,8 @@ al_book_cancel(RegistryObject *self, al_entry *entry, PyObject *msg)
     }
     Py_INCREF((PyObject *)entry);
     PyObject *task = Py_NewRef(entry->task);
-    int asked = al_task_cancel(self->st, task, msg);
+    int asked = al_capture_cancel(self->st, &self->bound, task, msg,
+                                  (PyObject *)entry);
     Py_DECREF(task);
     Py_DECREF((PyObject *)entry);
     return asked;

@@ -1,6 +1,6 @@
 /* The books of a batch: who takes the results, counts, status.
  *
- * The user holds a Batch (pyasynclife/_gather.py), which owns the books, which
+ * The user holds a Batch (pyasynclife/_batch.py), which owns the books, which
  * embed the pump.  Workers, timers and the reader own the books and never the
  * Batch, so one that is dropped while it runs is noticed, and stops it.
  *

@@ -13,6 +13,7 @@
 #include "fault.h"
 #include "state.h"
 #include "loop.h"
+#include "capture.h"
 #include "drain.h"
 
 typedef struct {
@@ -40,7 +41,7 @@ static const char *const node_words[] = {
 typedef struct {
     PyObject_HEAD
     vectorcallfunc vectorcall;
-    DrainObject *drain; /* owned */
+    DrainObject *drain; /* owned; NULL when it has ended */
     PyObject *task;     /* owned */
     PyObject *meta;     /* owned: the entry, or None */
     PyObject *error;    /* owned, or NULL */
@@ -81,8 +82,9 @@ al_drain_new(al_state *st, const al_loop *bound)
 
 /* Tell whether a cancellation of ours still stands, uncaught or swallowed. */
 static bool
-node_request_stands(al_state *st, NodeObject *node)
+node_request_stands(DrainObject *drain, NodeObject *node)
 {
+    al_state *st = drain->st;
     if (!node->asked) {
         return false;
     }
@@ -91,7 +93,7 @@ node_request_stands(al_state *st, NodeObject *node)
         PyErr_Clear(); /* a Task of another make that does not count */
     }
     else if (count < 0) {
-        al_loop_report(st, node->drain->bound.loop,
+        al_loop_report(st, drain->bound.loop,
                        "asking a task for its cancellations failed",
                        node->task);
     }
@@ -106,15 +108,17 @@ al_node_end(PyObject *op, al_outcome outcome, PyObject *error)
         return;
     }
     node->ended = true;
-    if (node->drain == NULL || node->drain->waiters == NULL) {
+    DrainObject *drain = node->drain; /* let go: the drain holds its nodes */
+    node->drain = NULL;
+    if (drain == NULL || drain->waiters == NULL) {
+        Py_XDECREF((PyObject *)drain);
         return; /* the collector has been here */
     }
-    DrainObject *drain = (DrainObject *)Py_NewRef((PyObject *)node->drain);
     PyObject *waiters = Py_NewRef(drain->waiters);
     node->how = outcome == AL_CANCELLED ? NODE_CANCELLED
                 : outcome == AL_DONE    ? NODE_FINISHED
                                         : NODE_FAILED;
-    if (outcome == AL_DONE && node_request_stands(drain->st, node)) {
+    if (outcome == AL_DONE && node_request_stands(drain, node)) {
         node->how = NODE_SWALLOWED;
     }
     Py_XSETREF(node->error, Py_XNewRef(error));
@@ -156,7 +160,9 @@ al_node_cancel(PyObject *op)
     DrainObject *drain = (DrainObject *)Py_NewRef((PyObject *)node->drain);
     PyObject *task = Py_NewRef(node->task);
     node->asked = true;
-    int asked = al_task_cancel(drain->st, task, NULL);
+    PyObject *watcher = node->meta == Py_None ? op : node->meta;
+    int asked = al_capture_cancel(drain->st, &drain->bound, task, NULL,
+                                  watcher);
     node->asked = asked > 0;
     if (asked < 0) {
         al_loop_report(drain->st, drain->bound.loop,
@@ -175,7 +181,7 @@ node_vectorcall(PyObject *op, PyObject *const *args, size_t nargsf,
         PyErr_SetString(PyExc_TypeError, "a DrainNode is not for calling");
         return NULL;
     }
-    if (!node->ended && node_look(node) < 0) {
+    if (!node->ended && node->drain != NULL && node_look(node) < 0) {
         return NULL; /* to the loop's handler */
     }
     Py_RETURN_NONE;

@@ -9,6 +9,7 @@
 #include "fault.h"
 #include "list.h"
 #include "state.h"
+#include "coro.h"
 #include "loop.h"
 #include "tasktable.h"
 #include "entry.h"
@@ -148,9 +149,8 @@ al_entry_started(al_entry *entry)
         return 1;
     }
     al_state *st = entry->ring->beats->st;
-    PyObject *coro = entry->task == NULL
-                         ? Py_XNewRef(entry->coro) /* an eager first step */
-                         : al_task_coro(st, entry->task);
+    PyObject *coro = entry->task != NULL ? al_task_coro(st, entry->task)
+                     : Py_XNewRef(entry->coro); /* an eager first step */
     int started = coro == NULL ? -1 : al_coro_started(st, coro);
     Py_XDECREF(coro);
     if (started > 0 && entry->place == AL_PENDING) {

@@ -1,7 +1,8 @@
 /* Every allocation of ours goes through here.
  *
  * In a build with AL_FAULTS the nth one fails with MemoryError, so that tests
- * can walk every error path; in any other build the macros are the expression.
+ * can walk every error path, and which ones failed is remembered; in any other
+ * build the macros are the expression.
  */
 #ifndef AL_FAULT_H
 #define AL_FAULT_H
@@ -9,23 +10,20 @@
 #include "compat.h"
 
 #ifdef AL_FAULTS
-/* Counts down to the allocation that fails; 0: none will. */
-extern long al_fault_countdown;
+/* Tells whether this allocation is the one; sets MemoryError if so, and notes
+   where it stands.  Pure C. */
+bool al_fault(const char *file, int line);
 
-/* Tells whether this allocation is the one; sets MemoryError if so.  Pure C. */
-static inline bool
-al_fault(void)
-{
-    if (al_fault_countdown == 0 || --al_fault_countdown != 0) {
-        return false;
-    }
-    PyErr_NoMemory();
-    return true;
-}
+/* Add fail_allocation() and failed_allocations() to the module.  Returns 0;
+   -1 with an exception.  Pure C. */
+int al_fault_setup(PyObject *module);
 
-#define AL_ALLOC(expression) (al_fault() ? NULL : (expression))
-#define AL_ALLOC_INT(expression) (al_fault() ? -1 : (expression))
+#define AL_FAULT al_fault(__FILE__, __LINE__)
+#define AL_ALLOC(expression) (AL_FAULT ? NULL : (expression))
+#define AL_ALLOC_INT(expression) (AL_FAULT ? -1 : (expression))
 #else
+#define al_fault_setup(module) ((void)(module), 0)
+
 /* An allocation that answers NULL, or -1, with an exception set. */
 #define AL_ALLOC(expression) (expression)
 #define AL_ALLOC_INT(expression) (expression)

@@ -12,7 +12,9 @@
 #include "compat.h"
 #include "fault.h"
 #include "state.h"
+#include "coro.h"
 #include "loop.h"
+#include "capture.h"
 #include "spawn.h"
 #include "group.h"
 
@@ -81,13 +83,16 @@ al_group_abort(GroupObject *self)
                        "cancelling the tasks of a group failed", NULL);
         return;
     }
+    PyObject *on_done = Py_XNewRef(self->on_done); /* till the group's end */
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(tasks); i++) {
         PyObject *task = PyList_GET_ITEM(tasks, i);
-        if (al_task_cancel(self->st, task, NULL) < 0) {
+        if (al_capture_cancel(self->st, &self->bound, task, NULL, on_done) < 0)
+        {
             al_loop_report(self->st, self->bound.loop,
                            "cancelling a task of a group failed", task);
         }
     }
+    Py_XDECREF(on_done);
     Py_DECREF(tasks);
 }
 
@@ -215,9 +220,9 @@ static PyMethodDef group_on_done_def = {
     "_on_task_done", group_on_task_done, METH_O, NULL,
 };
 
-/* Make a Task a child.  On error it is none. */
+/* Make the children's callback and their dict.  -1 with an exception. */
 static int
-group_adopt(GroupObject *self, PyObject *task)
+group_prepare(GroupObject *self)
 {
     if (self->on_done == NULL) {
         self->on_done =
@@ -226,25 +231,36 @@ group_adopt(GroupObject *self, PyObject *task)
     if (self->children == NULL) {
         self->children = AL_ALLOC(PyDict_New());
     }
-    if (self->on_done == NULL || self->children == NULL
+    return self->on_done == NULL || self->children == NULL ? -1 : 0;
+}
+
+/* Make a Task a child, which calls us at its end if it is `watched`.  On error
+   it is none. */
+static int
+group_adopt(GroupObject *self, PyObject *task, bool watched)
+{
+    if (group_prepare(self) < 0
         || al_task_link(self->st, task, self->parent) < 0
         || AL_ALLOC_INT(PyDict_SetItem(self->children, task, Py_None)) < 0)
     {
         return -1;
     }
+    if (watched) {
+        return 0;
+    }
     /* The state may change under add_done_callback; a callback that is
        called there finds all in place. */
     PyObject *on_done = Py_NewRef(self->on_done);
-    int watched = al_task_watch(self->st, &self->bound, task, on_done);
+    int failed = al_task_watch(self->st, &self->bound, task, on_done);
     Py_DECREF(on_done);
-    if (watched < 0) {
+    if (failed < 0) {
         PyObject *error = PyErr_GetRaisedException();
         if (group_forget(self, task) < 0) {
             PyErr_Clear(); /* what could not be put in cannot be taken out */
         }
         PyErr_SetRaisedException(error);
     }
-    return watched;
+    return failed;
 }
 
 /* A Task was made and could not be made a child: nobody would wait for it.
@@ -277,20 +293,25 @@ group_is_settled(GroupObject *self, PyObject *task)
 PyObject *
 al_group_spawn(GroupObject *self, PyObject *const *args, PyObject *kwnames)
 {
-    bool lazy;
-    PyObject *task =
-        al_spawn(self->st, &self->bound, args, kwnames, &lazy);
+    al_spawned how;
+    PyObject *task = NULL;
+    if (group_prepare(self) == 0) {
+        /* Making the Task may run Python, and that may end the group. */
+        PyObject *on_done = Py_NewRef(self->on_done);
+        task = al_spawn(self->st, &self->bound, args, kwnames, on_done, &how);
+        Py_DECREF(on_done);
+    }
     if (task == NULL) {
         al_coro_refuse(self->st, args[0]);
         return NULL;
     }
-    int settled = lazy ? 0 : group_is_settled(self, task);
+    int settled = how != AL_SPAWNED ? 0 : group_is_settled(self, task);
     if (settled > 0) {
         return task;
     }
     /* A child that ran inside create_task may have cancelled the group before
        it was a child (CPython gh-155418). */
-    if (settled < 0 || group_adopt(self, task) < 0
+    if (settled < 0 || group_adopt(self, task, how == AL_SPAWNED_WATCHED) < 0
         || (self->aborting && al_task_cancel(self->st, task, NULL) < 0))
     {
         group_disown(self, task, args[0]);

@@ -177,8 +177,8 @@ exit_raise_errors(GroupExitObject *self)
     /* A cancellation from outside comes again at the next await. */
     if (count < 0
         || (count > 0
-            && (al_task_uncancel(group->st, group->parent) < 0
-                || al_task_cancel(group->st, group->parent, NULL) < 0)))
+            && al_task_cancel_again(group->st, &group->bound, group->parent)
+                   < 0))
     {
         return;
     }

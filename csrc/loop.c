@@ -169,23 +169,43 @@ al_loop_is_stock(al_state *st, const al_loop *bound)
     if (!stock) {
         return 0;
     }
-    PyObject *task_type = PyObject_GetAttr(st->tasks_module, st->s_Task);
-    if (task_type == NULL) {
-        return -1;
-    }
-    stock = task_type == st->Task;
-    Py_DECREF(task_type);
+    /* The dict of a module, for a module's attributes are slow. */
+    PyObject *task_type = PyDict_GetItemWithError(
+        PyModule_GetDict(st->tasks_module), st->s_Task);
+    stock = PyErr_Occurred() ? -1 : task_type == st->Task;
     return stock;
 }
 
 PyObject *
-al_loop_create_task(al_state *st, const al_loop *bound, PyObject *coro,
-                    PyObject *name, PyObject *context)
+al_loop_make_task(al_state *st, PyObject *type, PyObject *loop,
+                  PyObject *coro, PyObject *kwnames, PyObject *const *values)
 {
-    int stock = al_loop_is_stock(st, bound);
-    if (stock < 0) {
-        return NULL;
+    PyObject *stack[AL_TASK_KEYWORDS + 3] = {NULL, coro};
+    Py_ssize_t n = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
+    PyObject *names =
+        n == 0 ? Py_NewRef(st->kw_loop) : AL_ALLOC(PyTuple_New(n + 1));
+    PyObject *task = NULL;
+    if (names != NULL) {
+        for (Py_ssize_t i = 0; i < n; i++) {
+            PyTuple_SET_ITEM(names, i,
+                             Py_NewRef(PyTuple_GET_ITEM(kwnames, i)));
+            stack[2 + i] = values[i];
+        }
+        if (n > 0) {
+            PyTuple_SET_ITEM(names, n, Py_NewRef(st->s_loop));
+        }
+        stack[2 + n] = loop;
+        task = AL_ALLOC(PyObject_Vectorcall(
+            type, stack + 1, 1 | PY_VECTORCALL_ARGUMENTS_OFFSET, names));
     }
+    Py_XDECREF(names);
+    return task;
+}
+
+PyObject *
+al_loop_new_task(al_state *st, const al_loop *bound, bool stock,
+                 PyObject *coro, PyObject *name, PyObject *context)
+{
     if (stock) {
         PyObject *stack[5] = {NULL, coro, bound->loop, name, context};
         return AL_ALLOC(PyObject_Vectorcall(
@@ -196,6 +216,15 @@ al_loop_create_task(al_state *st, const al_loop *bound, PyObject *coro,
     return AL_ALLOC(PyObject_VectorcallMethod(
         st->s_create_task, stack + 1, 2 | PY_VECTORCALL_ARGUMENTS_OFFSET,
         context == NULL ? st->kw_name : st->kw_name_context));
+}
+
+PyObject *
+al_loop_create_task(al_state *st, const al_loop *bound, PyObject *coro,
+                    PyObject *name, PyObject *context)
+{
+    int stock = al_loop_is_stock(st, bound);
+    return stock < 0 ? NULL
+                     : al_loop_new_task(st, bound, stock, coro, name, context);
 }
 
 PyObject *
@@ -214,33 +243,62 @@ al_loop_call_at(al_state *st, const al_loop *bound, double when,
     return handle;
 }
 
-void
-al_loop_report(al_state *st, PyObject *loop, const char *message,
-               PyObject *source)
+int
+al_loop_tell(al_state *st, PyObject *loop, const char *message,
+             PyObject *source)
 {
     PyObject *error = PyErr_GetRaisedException();
     PyObject *about = AL_ALLOC(Py_BuildValue(
         "{s:s,s:O}", "message", message, "exception", error ? error : Py_None));
-    PyObject *answer = NULL;
-    if (about != NULL
+    bool ready = about != NULL
         && (source == NULL
-            || AL_ALLOC_INT(PyDict_SetItem(about, st->s_task, source)) == 0))
-    {
-        answer = loop_call1(loop, st->s_call_exception_handler, about);
-    }
-    if (answer == NULL) {
-        /* Even the handler failed: that is the interpreter's to tell. */
-        PyErr_WriteUnraisable(loop);
+            || AL_ALLOC_INT(PyDict_SetItem(about, st->s_task, source)) == 0);
+    PyObject *answer = ready
+        ? loop_call1(loop, st->s_call_exception_handler, about) : NULL;
+    if (!ready && error != NULL) {
+        PyObject *why = PyErr_GetRaisedException();
+        PyErr_SetRaisedException(Py_NewRef(error));
+        PyErr_WriteUnraisable(source);
+        PyErr_SetRaisedException(why);
     }
     Py_XDECREF(answer);
     Py_XDECREF(about);
     Py_XDECREF(error);
+    return answer == NULL ? -1 : 0;
+}
+
+void
+al_loop_report(al_state *st, PyObject *loop, const char *message,
+               PyObject *source)
+{
+    if (al_loop_tell(st, loop, message, source) < 0) {
+        /* Even the handler failed: that is the interpreter's to tell. */
+        PyErr_WriteUnraisable(loop);
+    }
+}
+
+/* Tell whether an attribute of one of asyncio's Tasks is that very object: a
+   constant, an interned word.  A call would cost twice as much. */
+static bool
+task_is(al_state *st, PyObject *task, PyObject *name, PyObject *what)
+{
+    if ((PyObject *)Py_TYPE(task) != st->Task) {
+        return false;
+    }
+    PyObject *found = PyObject_GetAttr(task, name);
+    Py_XDECREF(found);
+    if (found == NULL) {
+        PyErr_Clear(); /* then it is asked by a call */
+    }
+    return found == what;
 }
 
 int
 al_task_done(al_state *st, PyObject *task)
 {
-    return loop_truth(loop_call0(task, st->s_done));
+    return task_is(st, task, st->s__state, st->s_FINISHED)  ? 1
+           : task_is(st, task, st->s__state, st->s_PENDING) ? 0
+               : loop_truth(loop_call0(task, st->s_done));
 }
 
 int
@@ -271,6 +329,12 @@ al_outcome
 al_task_outcome(al_state *st, PyObject *task, PyObject **value)
 {
     *value = NULL;
+    if (task_is(st, task, st->s__state, st->s_FINISHED)
+        && task_is(st, task, st->s__exception, Py_None))
+    {
+        *value = loop_call0(task, st->s_result);
+        return *value == NULL ? AL_ERROR : AL_DONE;
+    }
     int cancelled = loop_truth(loop_call0(task, st->s_cancelled));
     if (cancelled != 0) {
         return cancelled < 0 ? AL_ERROR : AL_CANCELLED;
@@ -287,6 +351,9 @@ int
 al_task_error(al_state *st, PyObject *task, PyObject **error)
 {
     *error = NULL;
+    if (task_is(st, task, st->s__exception, Py_None)) {
+        return 0; /* nothing was retrieved */
+    }
     int cancelled = loop_truth(loop_call0(task, st->s_cancelled));
     if (cancelled != 0) {
         return cancelled < 0 ? -1 : 0;
@@ -392,6 +459,20 @@ al_task_uncancel(al_state *st, PyObject *task)
     return loop_number(loop_call0(task, st->s_uncancel));
 }
 
+int
+al_task_cancel_again(al_state *st, const al_loop *bound, PyObject *task)
+{
+    if (!AL_UNCANCEL_KEEPS_REQUEST) {
+        long left = al_task_uncancel(st, task);
+        return left < 0 || al_task_cancel(st, task, NULL) < 0 ? -1 : 0;
+    }
+    /* Asked for now, a timeout around could not take it back. */
+    PyObject *handle = PyObject_CallMethodObjArgs(
+        bound->loop, st->s_call_soon, st->cancel_again, task, NULL);
+    Py_XDECREF(handle);
+    return handle == NULL ? -1 : 0;
+}
+
 long
 al_task_unwatch(al_state *st, PyObject *task, PyObject *callback)
 {
@@ -464,73 +545,4 @@ al_futures_wake(al_state *st, const al_loop *bound, PyObject *futures)
             return;
         }
     }
-}
-
-#ifdef AL_CORO_IS_FRESH
-static int
-coro_started(al_state *Py_UNUSED(st), PyObject *coro)
-{
-    return !AL_CORO_IS_FRESH(coro);
-}
-#else
-/* A frame refers to its function; a coroutine without a frame is over. */
-static int
-coro_visit_function(PyObject *object, void *found)
-{
-    if (PyFunction_Check(object)) {
-        *(bool *)found = true;
-    }
-    return 0;
-}
-
-/* Without making the frame object that cr_frame would leave behind. */
-static int
-coro_started(al_state *st, PyObject *coro)
-{
-    int started = loop_truth(PyObject_GetAttr(coro, st->s_cr_suspended));
-    if (started == 0) {
-        started = loop_truth(PyObject_GetAttr(coro, st->s_cr_running));
-    }
-    if (started == 0) {
-        bool found = false;
-        (void)Py_TYPE(coro)->tp_traverse(coro, coro_visit_function, &found);
-        started = !found;
-    }
-    return started;
-}
-#endif
-
-int
-al_coro_started(al_state *st, PyObject *coro)
-{
-    return PyCoro_CheckExact(coro) ? coro_started(st, coro) : 1;
-}
-
-void
-al_coro_refuse(al_state *st, PyObject *coro)
-{
-    PyObject *error = PyErr_GetRaisedException();
-    if (PyCoro_CheckExact(coro) && al_coro_started(st, coro) == 0) {
-        Py_XDECREF(loop_call0(coro, st->s_close));
-    }
-    if (PyErr_Occurred()) {
-        PyErr_WriteUnraisable(coro);
-    }
-    if (error != NULL) {
-        PyErr_SetRaisedException(error);
-    }
-}
-
-int
-al_coro_close(al_state *st, PyObject *coro)
-{
-    PyObject *none = loop_call0(coro, st->s_close);
-    if (none == NULL && PyErr_ExceptionMatches(PyExc_AttributeError)
-        && !PyObject_HasAttr(coro, st->s_close))
-    {
-        PyErr_Clear();
-        return 0;
-    }
-    Py_XDECREF(none);
-    return none == NULL ? -1 : 0;
 }

@@ -59,6 +59,20 @@ PyObject *al_loop_create_task(al_state *st, const al_loop *bound,
                               PyObject *coro, PyObject *name,
                               PyObject *context);
 
+/* As many keywords as a Task can be made with. */
+#define AL_TASK_KEYWORDS 8
+
+/* type(coro, **keywords, loop=loop) (new); on error the coroutine is left
+   alone.  Runs Python. */
+PyObject *al_loop_make_task(al_state *st, PyObject *type, PyObject *loop,
+                            PyObject *coro, PyObject *kwnames,
+                            PyObject *const *values);
+
+/* al_loop_create_task, for a caller that has asked al_loop_is_stock
+   (new).  Runs Python. */
+PyObject *al_loop_new_task(al_state *st, const al_loop *bound, bool stock,
+                           PyObject *coro, PyObject *name, PyObject *context);
+
 /* Tell whether calling the Task type is what create_task would do now: 1 or
    0; -1 with an exception.  Runs Python. */
 int al_loop_is_stock(al_state *st, const al_loop *bound);
@@ -67,6 +81,11 @@ int al_loop_is_stock(al_state *st, const al_loop *bound);
    TimerHandle (new); NULL with an exception.  Runs Python. */
 PyObject *al_loop_call_at(al_state *st, const al_loop *bound, double when,
                           PyObject *callback);
+
+/* al_loop_report, for a caller that will hear of a handler that fails: -1 with
+   that exception, else 0.  Runs Python. */
+int al_loop_tell(al_state *st, PyObject *loop, const char *message,
+                 PyObject *source);
 
 /* Tell the loop's exception handler of the raised exception, which is
    cleared; `message` says what failed, `source` (may be NULL) is named with
@@ -119,6 +138,10 @@ PyObject *al_task_coro(al_state *st, PyObject *task);
 /* Give None to every future of a list that still waits, and empty the list.
    Errors go to the loop's exception handler.  Runs Python. */
 void al_futures_wake(al_state *st, const al_loop *bound, PyObject *futures);
+/* Let a cancellation that a running Task has had come once more, at its next
+   await.  Returns 0; -1 with an exception.  Runs Python. */
+int al_task_cancel_again(al_state *st, const al_loop *bound, PyObject *task);
+
 /* Take one cancellation of ours back.  Returns how many are left; -1 with an
    exception.  Runs Python. */
 long al_task_uncancel(al_state *st, PyObject *task);
@@ -141,18 +164,6 @@ PyObject *al_loop_pause(al_state *st, const al_loop *bound);
 /* Give None to a future unless it is done.  Errors go to the loop's exception
    handler.  Runs Python. */
 void al_future_wake(al_state *st, const al_loop *bound, PyObject *future);
-
-/* Tell whether the coroutine has run its first step, or was closed before it:
-   1 or 0; where it cannot be told, 1.  -1 with an exception.  Runs Python. */
-int al_coro_started(al_state *st, PyObject *coro);
-
-/* Close a coroutine that has never started; leave any other alone.  Keeps
-   the raised exception.  Runs Python. */
-void al_coro_refuse(al_state *st, PyObject *coro);
-
-/* Close whatever was passed for a coroutine, if it can be closed.  Returns 0;
-   -1 with what close() raised.  Runs Python. */
-int al_coro_close(al_state *st, PyObject *coro);
 
 /* The visit of an embedded al_loop.  Pure C. */
 static inline int

@@ -2,6 +2,8 @@
 #include "compat.h"
 #include "fault.h"
 #include "state.h"
+#include "burst.h"
+#include "capture.h"
 #include "awaitable.h"
 #include "drain.h"
 #include "entry.h"
@@ -15,25 +17,6 @@
 #include "solo.h"
 #include "wait.h"
 #include "batch.h"
-
-#ifdef AL_FAULTS
-long al_fault_countdown = 0;
-
-PyDoc_STRVAR(module_fail_allocation_doc,
-"fail_allocation($module, nth, /)\n--\n\n"
-"Make the nth allocation from now fail; 0: none.  Returns what was left.");
-
-static PyObject *
-module_fail_allocation(PyObject *Py_UNUSED(module), PyObject *nth)
-{
-    long left = al_fault_countdown;
-    al_fault_countdown = 0;
-    long next = PyLong_AsLong(nth);
-    PyObject *answer = next < 0 ? NULL : PyLong_FromLong(left);
-    al_fault_countdown = answer == NULL ? 0 : next;
-    return answer;
-}
-#endif
 
 PyDoc_STRVAR(module_adopt_methods_doc,
 "adopt_methods($module, subclass, /)\n--\n\n"
@@ -51,12 +34,22 @@ module_adopt_methods(PyObject *Py_UNUSED(module), PyObject *subclass)
                ? NULL : Py_NewRef(Py_None);
 }
 
+PyDoc_STRVAR(module_allow_capture_doc,
+"allow_capture($module, allowed, /)\n--\n\n"
+"Allow the capture or turn it off.  Returns whether it was allowed.");
+
+static PyObject *
+module_allow_capture(PyObject *module, PyObject *allowed)
+{
+    int allow = PyObject_IsTrue(allowed);
+    return allow < 0 ? NULL
+                     : PyBool_FromLong(
+                           al_capture_allow(al_state_of(module), allow));
+}
+
 static PyMethodDef module_methods[] = {
+    {"allow_capture", module_allow_capture, METH_O, module_allow_capture_doc},
     {"adopt_methods", module_adopt_methods, METH_O, module_adopt_methods_doc},
-#ifdef AL_FAULTS
-    {"fail_allocation", module_fail_allocation, METH_O,
-     module_fail_allocation_doc},
-#endif
     {NULL, NULL, 0, NULL},
 };
 
@@ -64,7 +57,10 @@ static int
 module_exec(PyObject *module)
 {
     al_state *st = al_state_of(module);
-    if (al_state_load(st) < 0
+    if (al_fault_setup(module) < 0
+        || al_state_load(st) < 0
+        || al_burst_setup(module, st) < 0
+        || al_capture_setup(module, st) < 0
         || al_awaitable_setup(module, st) < 0
         || al_drain_setup(module, st) < 0
         || al_entry_setup(module, st) < 0

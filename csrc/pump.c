@@ -8,6 +8,7 @@
 #include "fault.h"
 #include "list.h"
 #include "state.h"
+#include "coro.h"
 #include "loop.h"
 #include "deadline.h"
 #include "source.h"
@@ -102,11 +103,11 @@ pump_start_reader(al_pump *p)
     PyObject *callback =
         coro == NULL ? NULL : PyObject_GetAttr(p->owner, st->s_reader_done);
     PyObject *task = NULL;
-    if (coro != NULL && callback != NULL) {
+    if (callback != NULL) {
         task = al_loop_create_task(st, &p->bound, coro, p->name, NULL);
-        if (task == NULL) {
-            al_coro_refuse(st, coro);
-        }
+    }
+    if (coro != NULL && task == NULL) {
+        al_coro_refuse(st, coro);
     }
     int failed = -1;
     if (task != NULL) {

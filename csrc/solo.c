@@ -14,6 +14,7 @@
 #include "fault.h"
 #include "list.h"
 #include "state.h"
+#include "coro.h"
 #include "loop.h"
 #include "awaitable.h"
 #include "deadline.h"

@@ -7,6 +7,7 @@
 #include "compat.h"
 #include "fault.h"
 #include "state.h"
+#include "coro.h"
 #include "loop.h"
 #include "drive.h"
 #include "source.h"

@@ -9,44 +9,15 @@
 #include "fault.h"
 #include "state.h"
 #include "loop.h"
+#include "capture.h"
 #include "spawn.h"
-
-/* As many keywords as are handed on. */
-#define SPAWN_KEYWORDS 8
-
-/* type(coro, **keywords, loop=loop) */
-static PyObject *
-spawn_task(al_state *st, const al_loop *bound, PyObject *type,
-           PyObject *const *args, PyObject *kwnames)
-{
-    PyObject *stack[SPAWN_KEYWORDS + 3] = {NULL, args[0]};
-    Py_ssize_t n = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
-    PyObject *names =
-        n == 0 ? Py_NewRef(st->kw_loop) : AL_ALLOC(PyTuple_New(n + 1));
-    PyObject *task = NULL;
-    if (names != NULL) {
-        for (Py_ssize_t i = 0; i < n; i++) {
-            PyTuple_SET_ITEM(names, i,
-                             Py_NewRef(PyTuple_GET_ITEM(kwnames, i)));
-            stack[2 + i] = args[1 + i];
-        }
-        if (n > 0) {
-            PyTuple_SET_ITEM(names, n, Py_NewRef(st->s_loop));
-        }
-        stack[2 + n] = bound->loop;
-        task = AL_ALLOC(PyObject_Vectorcall(
-            type, stack + 1, 1 | PY_VECTORCALL_ARGUMENTS_OFFSET, names));
-    }
-    Py_XDECREF(names);
-    return task;
-}
 
 /* loop.create_task(coro, **keywords) */
 static PyObject *
 spawn_by_loop(al_state *st, const al_loop *bound, PyObject *const *args,
               PyObject *kwnames)
 {
-    PyObject *stack[SPAWN_KEYWORDS + 3] = {NULL, bound->loop, args[0]};
+    PyObject *stack[AL_TASK_KEYWORDS + 3] = {NULL, bound->loop, args[0]};
     Py_ssize_t n = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
     for (Py_ssize_t i = 0; i < n; i++) {
         stack[3 + i] = args[1 + i];
@@ -135,7 +106,8 @@ spawn_eager(al_state *st, const al_loop *bound, PyObject *const *args,
     PyObject *type = PyObject_GetAttr(st->tasks_module, st->s_Task);
     PyObject *task = type == NULL
                          ? NULL
-                         : spawn_task(st, bound, type, args, kwnames);
+                         : al_loop_make_task(st, type, bound->loop, args[0],
+                                           kwnames, args + 1);
     Py_XDECREF(type);
     return task;
 }
@@ -151,15 +123,35 @@ spawn_is_open(al_state *st, const al_loop *bound)
     return open;
 }
 
+/* al_spawn() in a loop of asyncio's own, as it was made. */
+static PyObject *
+spawn_stock(al_state *st, const al_loop *bound, PyObject *const *args,
+            PyObject *kwnames, PyObject *watcher, al_spawned *how)
+{
+    PyObject *task;
+    int captured = al_capture_start(st, bound, args[0], kwnames, args + 1,
+                                    watcher, &task);
+    if (captured != 0) {
+        *how = AL_SPAWNED_WATCHED;
+        return captured < 0 ? NULL : task;
+    }
+    int open = spawn_is_open(st, bound);
+    *how = open > 0 ? AL_SPAWNED_LAZY : AL_SPAWNED;
+    return open < 0 ? NULL
+           : open   ? al_loop_make_task(st, st->Task, bound->loop, args[0],
+                                        kwnames, args + 1)
+                    : spawn_by_loop(st, bound, args, kwnames);
+}
+
 PyObject *
 al_spawn(al_state *st, al_loop *bound, PyObject *const *args,
-         PyObject *kwnames, bool *lazy)
+         PyObject *kwnames, PyObject *watcher, al_spawned *how)
 {
-    *lazy = false;
-    if (kwnames != NULL && PyTuple_GET_SIZE(kwnames) > SPAWN_KEYWORDS) {
+    *how = AL_SPAWNED;
+    if (kwnames != NULL && PyTuple_GET_SIZE(kwnames) > AL_TASK_KEYWORDS) {
         PyErr_Format(PyExc_TypeError,
                      "create_task() takes at most %d keyword arguments",
-                     SPAWN_KEYWORDS);
+                     AL_TASK_KEYWORDS);
         return NULL;
     }
     if (al_loop_check_thread(st, bound, "TaskGroup.create_task()") < 0) {
@@ -169,9 +161,29 @@ al_spawn(al_state *st, al_loop *bound, PyObject *const *args,
         return spawn_eager(st, bound, args, kwnames);
     }
     int stock = al_loop_is_stock(st, bound);
-    stock = stock > 0 ? spawn_is_open(st, bound) : stock;
-    *lazy = stock > 0;
     return stock < 0 ? NULL
-           : stock   ? spawn_task(st, bound, st->Task, args, kwnames)
+           : stock   ? spawn_stock(st, bound, args, kwnames, watcher, how)
                      : spawn_by_loop(st, bound, args, kwnames);
+}
+
+PyObject *
+al_spawn_named(al_state *st, const al_loop *bound, PyObject *coro,
+               PyObject *name, PyObject *context, PyObject *watcher,
+               al_spawned *how)
+{
+    *how = AL_SPAWNED;
+    PyObject *values[] = {name, context};
+    PyObject *task = NULL;
+    int stock = al_loop_is_stock(st, bound);
+    int captured =
+        stock <= 0 ? stock
+                   : al_capture_start(
+                         st, bound, coro,
+                         context == NULL ? st->kw_name : st->kw_name_context,
+                         values, watcher, &task);
+    if (captured != 0) {
+        *how = AL_SPAWNED_WATCHED;
+        return captured < 0 ? NULL : task;
+    }
+    return al_loop_new_task(st, bound, stock, coro, name, context);
 }

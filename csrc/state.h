@@ -17,9 +17,16 @@
     X(current_task, "asyncio", "current_task")                                \
     X(iscoroutine, "asyncio", "iscoroutine")                                  \
     X(CancelledError, "asyncio", "CancelledError")                            \
+    X(Future, "_asyncio", "Future")                                           \
+    X(Handle, "asyncio.events", "Handle")                                     \
+    X(deque, "collections", "deque")                                          \
     X(getsignal, "signal", "getsignal")                                       \
     X(loop_traits, "pyasynclife._loop", "loop_traits")                        \
     X(stock_maker, "pyasynclife._loop", "stock_maker")                        \
+    X(cancel_again, "pyasynclife._loop", "cancel_again")                      \
+    X(capture_terms, "pyasynclife._loop", "capture_terms")                    \
+    X(capture_wanted, "pyasynclife._loop", "capture_wanted")                  \
+    X(nothing, "pyasynclife._loop", "nothing")                                \
     X(add_awaited_by, "pyasynclife._loop", "add_awaited_by")                  \
     X(discard_awaited_by, "pyasynclife._loop", "discard_awaited_by")          \
     X(DuplicateTaskError, "pyasynclife._errors", "DuplicateTaskError")        \
@@ -42,7 +49,10 @@
 
 /* Interned: each is st->s_<name>. */
 #define AL_NAMES(X)                                                           \
-    X(Task) X(__await__) X(_closed) X(_must_cancel) X(_task_factory)          \
+    X(FINISHED) X(PENDING) X(Task) X(__await__) X(_args) X(_callback)         \
+    X(_callbacks) X(_closed) X(_debug) X(_exception) X(_fut_waiter)           \
+    X(_log_destroy_pending) X(_must_cancel) X(_ready) X(_state)               \
+    X(_task_factory) X(append) X(appendleft) X(pop)                           \
     X(add_done_callback)                                                      \
     X(call_at) X(call_exception_handler) X(call_soon)                         \
     X(call_soon_threadsafe) X(cancel) X(cancelled) X(cancelling) X(close)     \
@@ -60,7 +70,8 @@
 #define AL_MADE(X)                                                            \
     X(Ready) X(Awaitable) X(Drain) X(DrainNode) X(Alarm)                      \
     X(Entry) X(Registry) X(SignalHandler)                                     \
-    X(TaskResult) X(Worker) X(Slot) X(Books) X(Stream) X(Wait)                        \
+    X(TaskResult) X(Worker) X(Slot) X(Books) X(Stream) X(Wait)                \
+    X(Burst) X(StandIn) X(Capture) X(capture)                                 \
     X(TaskGroup) X(GroupExit)                                                 \
     X(ready_none) X(ready_true) X(ready_false)                                \
     X(kw_context) X(kw_name) X(kw_name_context) X(kw_loop) X(kw_task)         \

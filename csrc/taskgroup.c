@@ -2,6 +2,7 @@
 #include "compat.h"
 #include "fault.h"
 #include "state.h"
+#include "coro.h"
 #include "loop.h"
 #include "awaitable.h"
 #include "group.h"

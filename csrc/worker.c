@@ -11,6 +11,7 @@
 #include "fault.h"
 #include "list.h"
 #include "state.h"
+#include "coro.h"
 #include "loop.h"
 #include "awaitable.h"
 #include "deadline.h"

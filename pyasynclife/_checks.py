@@ -54,9 +54,7 @@ def check_tasks(
     chosen: list[Any] = list(dict.fromkeys(tasks))
     for task in chosen:
         if not (asyncio.isfuture(task) and hasattr(task, "get_coro")):
-            for coro in filter(inspect.iscoroutine, chosen):
-                if inspect.getcoroutinestate(coro) == inspect.CORO_CREATED:
-                    coro.close()
+            close_unstarted(*chosen)
             raise TypeError(f"expected an asyncio.Task, got {task!r}")
         if task.get_loop() is not loop:
             raise RuntimeError(
@@ -64,3 +62,19 @@ def check_tasks(
                 f"loop {loop!r}"
             )
     return chosen
+
+
+def close_unstarted(*values: Any) -> None:
+    """Close the coroutines among what is refused, those that have not started."""
+    for coro in filter(inspect.iscoroutine, values):
+        if inspect.getcoroutinestate(coro) == inspect.CORO_CREATED:
+            coro.close()
+
+
+def check_function(call: str, fn: Any, *others: Any) -> None:
+    """Refuse what is no function; ``call`` is how it should have been."""
+    if callable(fn):
+        return
+    close_unstarted(fn, *others)
+    what = "a coroutine" if inspect.iscoroutine(fn) else repr(fn)
+    raise TypeError(f"fn is a function, got {what}: pass the function first: {call}")

@@ -17,6 +17,7 @@ from pyasynclife._states import TaskHealth, TaskState
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
+def allow_capture(allowed: bool, /) -> bool: ...
 def adopt_methods(subclass: type[Any], /) -> None: ...
 
 @final

@@ -7,7 +7,8 @@
     ├── UnknownTaskError   (KeyError)
     ├── SignalSetupError   (RuntimeError)
     ├── NotRunError
-    └── BatchError         (ExceptionGroup)
+    ├── BatchError         (ExceptionGroup)
+    └── testing.HangError  (RuntimeError)
 """
 
 from __future__ import annotations

@@ -5,8 +5,10 @@ from __future__ import annotations
 import _asyncio
 import asyncio
 import asyncio.base_events
+import asyncio.events
+import os
 import sys
-from types import FunctionType
+from types import FunctionType, ModuleType
 from typing import Any
 
 
@@ -20,15 +22,21 @@ def loop_traits(loop: asyncio.AbstractEventLoop) -> tuple[FunctionType | None, b
     return _stock_create_task(type(loop)), _is_monotonic(loop)
 
 
+def _is_stock(function: object, module: ModuleType, name: str) -> bool:
+    return (
+        isinstance(function, FunctionType)
+        and function.__code__.co_qualname == name
+        and function.__code__.co_filename == module.__file__
+    )
+
+
 def _stock_create_task(loop_type: type) -> FunctionType | None:
     create_task: Any = getattr(loop_type, "create_task", None)
     if (
-        isinstance(create_task, FunctionType)
-        and create_task.__code__.co_qualname == "BaseEventLoop.create_task"
-        and create_task.__code__.co_filename == asyncio.base_events.__file__
+        _is_stock(create_task, asyncio.base_events, "BaseEventLoop.create_task")
         and asyncio.Task is _asyncio.Task
     ):
-        return create_task
+        return create_task  # type: ignore[no-any-return]
     return None
 
 
@@ -37,13 +45,52 @@ def _is_monotonic(loop: asyncio.AbstractEventLoop) -> bool:
         return False
     clock: Any = getattr(type(loop), "time", None)
     if isinstance(clock, FunctionType):
-        code = clock.__code__
-        return (
-            code.co_qualname == "BaseEventLoop.time"
-            and code.co_filename == asyncio.base_events.__file__
-        )
+        return _is_stock(clock, asyncio.base_events, "BaseEventLoop.time")
     uvloop: Any = sys.modules.get("uvloop.loop")
     return uvloop is not None and clock is uvloop.Loop.time
+
+
+def capture_terms(loop_type: type) -> FunctionType | None:
+    """Judge whether loops of a type let steps of Tasks be captured.
+
+    Returns the type's ``call_soon``, asyncio's own, or None: something there is not
+    asyncio's, and may want to see each step by itself. Asked again when the type or
+    ``Handle`` has changed.
+    """
+    kind: Any = loop_type
+    base = asyncio.base_events
+    for name in ("call_soon", "create_task", "get_debug"):
+        if not _is_stock(getattr(kind, name, None), base, f"BaseEventLoop.{name}"):
+            return None
+    if (
+        kind.__getattribute__ is not object.__getattribute__
+        or hasattr(kind, "__getattr__")
+        or not _is_stock(asyncio.events.Handle._run, asyncio.events, "Handle._run")
+    ):
+        return None
+    return kind.call_soon  # type: ignore[no-any-return]
+
+
+def capture_wanted() -> bool:
+    """Tell whether the environment allows the capture; asked at its first use."""
+    return os.environ.get("PYASYNCLIFE_PLAIN", "0") in ("", "0")
+
+
+def cancel_again(task: asyncio.Task[Any]) -> None:
+    """Let a cancellation that a task has had come once more, if it still stands.
+
+    It is gone when somebody has taken it back meanwhile, and not wanted twice when
+    another one is on its way.
+    """
+    waiter: Any = getattr(task, "_fut_waiter", None)
+    on_its_way = getattr(task, "_must_cancel", False) or (waiter and waiter.done())
+    if not task.done() and task.cancelling() and not on_its_way:
+        task.uncancel()
+        task.cancel()
+
+
+async def nothing() -> None:
+    """What the capture's self-test makes a Task of, which never runs."""
 
 
 # What a group asks at every entry is asked once: asyncio's own create_task, and the

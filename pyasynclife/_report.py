@@ -101,7 +101,7 @@ async def wait_among(
     waiter: asyncio.Future[None] = loop.create_future()
     timer = None
     if deadline != math.inf:
-        timer = loop.call_at(deadline, _wake, waiter)
+        timer = loop.call_at(deadline, wake, waiter)
     waiters.append(waiter)
     try:
         await waiter
@@ -120,7 +120,8 @@ def drain_tasks(tasks: Iterable[asyncio.Task[Any]]) -> Drain:
     return drain
 
 
-def _wake(waiter: asyncio.Future[None]) -> None:
+def wake(waiter: asyncio.Future[None]) -> None:
+    """Let go whoever waits, unless that has been done."""
     if not waiter.done():
         waiter.set_result(None)
 

@@ -12,6 +12,7 @@ from importlib.metadata import version
 from typing import Any
 
 import pytest
+from helpers import SEED
 from pytest_asyncio import is_async_test
 
 try:
@@ -25,6 +26,7 @@ SIGNALS = [
     if hasattr(signal, name)
 ]
 LoopErrors = list[dict[str, Any]]
+collect_ignore = ["regrtest"]  # for CPython's own runner
 
 _loop_errors: LoopErrors = []
 
@@ -45,8 +47,22 @@ def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> A
     return factories
 
 
-def pytest_report_header() -> str:
-    return f"uvloop: {version('uvloop') if uvloop else 'not installed, not tested'}"
+def pytest_report_header() -> list[str]:
+    return [
+        f"uvloop: {version('uvloop') if uvloop else 'not installed, not tested'}",
+        f"seed: {SEED}",
+    ]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What looks back at the faults that the others injected comes last."""
+    items.sort(key=lambda item: item.path.name == "test_fault_sites.py")
+
+
+def pytest_collection_finish() -> None:
+    """What is there by now stays: a collection after each test need not look at it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

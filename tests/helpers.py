@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import random
 import select
 import subprocess
 import sys
@@ -10,6 +11,9 @@ import textwrap
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+
+SEED = os.environ.get("PYASYNCLIFE_SEED") or str(random.randrange(2**32))
+"""What is drawn by lot is drawn by this; the head of a run's output names it."""
 
 Command = str | Sequence[str]
 """Source text for `python -c` (dedented), or the arguments after `python`."""
@@ -96,6 +100,15 @@ class Child:
                     f"child ended without {marker!r}; "
                     f"out: {self.stdout!r}; err: {self.stderr!r}"
                 )
+
+    def read_line(self, timeout: float = 20.0) -> str:
+        """The next line, which is not kept."""
+        deadline = time.monotonic() + timeout
+        while b"\n" not in self._output:
+            if not self._read(deadline):
+                raise AssertionError(f"child ended; err: {self.stderr!r}")
+        line, _, self._output = self._output.partition(b"\n")
+        return line.decode()
 
     def send_signal(self, signum: int) -> None:
         self.process.send_signal(signum)

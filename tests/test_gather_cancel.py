@@ -8,6 +8,7 @@ import pytest
 from helpers import settle
 
 from pyasynclife import BatchStatus, TaskState, bounded_gather
+from pyasynclife.testing import VirtualTimeLoop
 
 BOTH_WAYS = True
 
@@ -155,20 +156,6 @@ async def test_one_timer_serves_the_whole_batch():
     assert not [h for h in loop._scheduled if not h.cancelled()]
 
 
-class VirtualLoop(asyncio.SelectorEventLoop):
-    """A loop whose clock stands still but for its own sleeping."""
-
-    now = 1000.0
-
-    def time(self):
-        return self.now
-
-    def _run_once(self):
-        if not self._ready and self._scheduled:
-            self.now = max(self.now, self._scheduled[0]._when)
-        super()._run_once()
-
-
 def test_a_virtual_clock_is_followed():
     async def main():
         loop = asyncio.get_running_loop()
@@ -178,7 +165,7 @@ def test_a_virtual_clock_is_followed():
         )
         return result, loop.time() - begin
 
-    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
         result, took = runner.run(main())
     assert [r.timed_out for r in result] == [False, True, False]
     assert took == pytest.approx(3600, abs=0.01)
@@ -270,13 +257,13 @@ async def test_cancelling_again_cancels_once_more():
 
 async def test_a_message_reaches_the_items():
     async def fn(x):
+        asyncio.get_running_loop().call_soon(batch.cancel, "why")
         try:
             await asyncio.sleep(10)
         except asyncio.CancelledError as error:
             return error.args
 
     batch = bounded_gather(fn, [1])
-    asyncio.get_running_loop().call_later(0.01, batch.cancel, "why")
     assert (await batch)[0].data == ("why",)
 
 
@@ -368,6 +355,25 @@ async def test_a_caller_cancelled_when_all_has_ended_is_cancelled_and_loses_noth
     with pytest.raises(asyncio.CancelledError):
         await task
     assert (await batch).ok
+
+
+async def test_an_item_that_finished_in_the_tick_of_the_cancellation_is_reported():
+    gate = asyncio.get_running_loop().create_future()
+    seen = []
+
+    async def fn(x):
+        return await gate
+
+    batch = bounded_gather(fn, [1], on_result=lambda r: seen.append(r.data))
+    task = asyncio.create_task(batch.collect())
+    await settle(4)
+    gate.set_result("value")
+    await asyncio.sleep(0)
+    task.cancel("outer")
+    with pytest.raises(asyncio.CancelledError, match="outer"):
+        await task
+    assert seen == ["value"]
+    assert (await batch)[0].data == "value"
 
 
 @pytest.mark.parametrize("use", ["await", "iterate", "block", "break"])

@@ -52,7 +52,7 @@ async def read_by_a_reader():
 
 
 async def streamed():
-    async for result in bounded_gather(fn, range(20), max_concurrent=3, timeout=0.05):
+    async for result in bounded_gather(fn, range(12), max_concurrent=3, timeout=0.05):
         result.as_dict()
         repr(result)
 

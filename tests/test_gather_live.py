@@ -3,11 +3,12 @@
 import asyncio
 import gc
 import math
+import warnings
 
 import pytest
 from helpers import settle
 
-from pyasynclife import BatchError, BatchStatus, TaskState, bounded_gather
+from pyasynclife import BatchError, BatchStatus, TaskState, _workers, bounded_gather
 
 BOTH_WAYS = True
 
@@ -739,3 +740,101 @@ async def test_a_quiet_batch_is_dropped_in_silence():
     books = batch._books
     del batch
     assert books.over
+
+
+# ----------------------------------------------------------------- hostile
+
+
+@pytest.mark.parametrize("where", ["source", "key", "on_result", "fn", "del"])
+async def test_everything_may_be_called_from_everywhere(where):
+    def meddle(at):
+        if at == where and batch.progress.started < 40:
+            batch.pause()
+            batch.add(batch.progress.started)
+            batch.max_concurrent = 1 + batch.progress.started % 5
+            batch.resume()
+
+    class Item:
+        def __del__(self):
+            meddle("del")
+
+    def source():
+        for _ in range(20):
+            meddle("source")
+            yield Item()
+
+    def key(item):
+        meddle("key")
+        return "x"
+
+    async def fn(item):
+        meddle("fn")
+        await asyncio.sleep(0)
+
+    batch = bounded_gather(
+        fn, source(), key=key, on_result=lambda r: meddle("on_result")
+    )
+    async with batch:
+        async for result in batch:
+            assert result.success
+            del result
+    assert batch.progress.done == batch.progress.started > 20
+    assert batch.progress.running == 0
+
+
+async def test_another_thread_may_not_touch_a_batch_that_runs():
+    gauge = Gauge()
+    batch = bounded_gather(gauge, range(3))
+    task = asyncio.create_task(batch.collect())
+    await settle(5)
+
+    def touch():
+        refused = 0
+        for what in (
+            lambda: batch.add(1),
+            batch.close,
+            batch.pause,
+            batch.resume,
+            lambda: setattr(batch, "max_concurrent", 3),
+        ):
+            try:
+                what()
+            except RuntimeError as error:
+                refused += "another thread" in str(error)
+        return refused
+
+    assert await asyncio.to_thread(touch) == 5
+    assert batch.max_concurrent == 50
+    gauge.release()
+    assert len(await task) == 3
+
+
+def test_a_loop_closed_under_what_was_given_up_is_no_crash():
+    async def stubborn(x):
+        while True:
+            try:
+                await asyncio.get_running_loop().create_future()
+            except asyncio.CancelledError:
+                pass
+
+    async def main():
+        batch = bounded_gather(stubborn, range(2), timeout=0, cancel_grace=0)
+        return (await batch).failures()
+
+    loop = asyncio.new_event_loop()
+    errors = []
+    loop.set_exception_handler(lambda _, context: errors.append(context))
+    assert len(loop.run_until_complete(main())) == 2
+    loop.close()
+
+    async def again():
+        result = await bounded_gather(
+            lambda x: asyncio.sleep(0.01), [1], timeout=0, cancel_grace=0
+        )
+        result.failures()
+
+    asyncio.run(again())
+    _workers._stuck.clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        gc.collect()

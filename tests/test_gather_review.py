@@ -215,7 +215,7 @@ async def test_a_timer_that_fails_ends_the_batch(broken):
                 await asyncio.sleep(30)
 
         async def main():
-            batch = bounded_gather(fn, range(2), timeout=0.02)
+            batch = bounded_gather(fn, range(2), timeout=20)
             waiting = asyncio.ensure_future(batch.collect())
             await asyncio.sleep(0.01)
             [handle] = [h for h in loop._scheduled if "Alarm" in repr(h._callback)]

@@ -534,8 +534,7 @@ async def closing(log, step=10):
 
 async def test_cancel_closes_the_source_and_waits_for_it():
     log = []
-    batch = bounded_gather(double, closing(log))
-    asyncio.get_running_loop().call_later(0.01, batch.cancel)
+    batch = bounded_gather(double, closing(log), on_result=lambda r: batch.cancel())
     result = await batch
     assert log == ["closed"]
     assert result.status is BatchStatus.CANCELLED

@@ -30,8 +30,8 @@ TABLE_TYPES = {
 }
 NO_VARIABLE = re.compile(r"extern\b|(struct|enum|union)\s+\w*\s*(\{[^=]*\}\s*)?;")
 # Test builds only.
-MUTABLE = {"al_fault_countdown"}
-ALLOCATES_FREELY = {"module_fail_allocation"}
+MUTABLE = {"fault_countdown", "fault_sites", "fault_n_sites"}
+ALLOCATES_FREELY = {"fault_fail_allocation", "fault_failed_allocations"}
 GUARDS = re.compile(r"\bAL_ALLOC(_INT)?\(")
 ALLOCATORS = re.compile(
     r"""\b(

@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 python=${1:-python3}
 include=$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')
 
-for compiler in gcc clang clang-14 clang-19; do
+for compiler in gcc clang; do
     if ! command -v "$compiler" >/dev/null; then
         continue
     fi
@@ -14,7 +14,7 @@ for compiler in gcc clang clang-14 clang-19; do
         echo "$compiler $define"
         for file in csrc/*.c; do
             "$compiler" -std=c11 -fvisibility=hidden -Wall -Wextra -Wshadow \
-                -Wstrict-prototypes -Werror -O2 -fPIC "$define" \
+                -Wconversion -Wstrict-prototypes -Werror -O2 -fPIC "$define" \
                 -isystem "$include" -Icsrc -c "$file" -o /dev/null
         done
     done

@@ -53,6 +53,13 @@ NOT_COPIED = shutil.ignore_patterns(
     ".git", ".venv", ".matrix", "build", "dist", "*.so", "*.egg-info", "__pycache__"
 )
 TIMEOUT = 1800.0
+# What goes through the capture, run once more without it.
+PLAIN_WAY = [
+    "tests/test_group.py",
+    "tests/test_capture.py",
+    "tests/test_registry.py",
+    "tests/test_registry_misuse.py",
+]
 _tree_lock = threading.Lock()
 
 
@@ -160,20 +167,20 @@ class Place:
     inside: Path
     in_tree: bool
 
-    def run(self, *arguments: str | Path) -> int:
+    def run(self, *arguments: str | Path, switches: Mapping[str, str] = {}) -> int:
         """Run the venv's Python, or before there is one, the interpreter."""
         venv = self.inside / "venv/bin/python"
         exists = (self.path / "venv/bin/python").is_symlink()
         command: list[str | Path] = [venv if exists else self.python, *arguments]
-        environment: Mapping[str, str] = os.environ
+        environment: Mapping[str, str] = os.environ | switches
         directory = self.path / "src"
         if self.in_tree:
             where: list[str | Path] = ["env", "-C", self.inside / "src", "HOME=/root"]
             mounts = ["unshare", "--mount", "sh", "-c", CHROOT, "sh"]
             command = [*mounts, TREE, *where, *command]
         if self.version.endswith("d"):
-            switches = {"PYASYNCLIFE_DEBUG": "1", "PYASYNCLIFE_FAULTS": "1"}
-            environment = os.environ | switches
+            faults = {"PYASYNCLIFE_DEBUG": "1", "PYASYNCLIFE_FAULTS": "1"}
+            environment = environment | faults
         with self.log.open("a") as log:
             print("$", command[-len(arguments) - 1], *arguments, file=log, flush=True)
             return subprocess.run(
@@ -238,6 +245,21 @@ def read_counts(log: str) -> dict[str, int]:
     return {}
 
 
+def hunt_leaks(place: Place, outcome: Outcome) -> None:
+    """CPython's own hunt for references and blocks, where its suite is there."""
+    if place.run("-c", "import test.libregrtest") != 0:
+        outcome.note += " regrtest -R: not run, no test suite"
+        return
+    module: list[str | Path] = [
+        "--testdir",
+        place.inside / "src/tests/regrtest",
+        "test_pyasynclife",
+    ]
+    leaked = place.run("-m", "test", "-R", "3:3", *module) != 0
+    outcome.note += f" regrtest -R 3:3: {'LEAKED' if leaked else 'no leak'}"
+    outcome.failed |= leaked
+
+
 def run_suite(version: str, arguments: Sequence[str]) -> Outcome:
     outcome = Outcome(version)
     began = time.monotonic()
@@ -251,6 +273,13 @@ def run_suite(version: str, arguments: Sequence[str]) -> Outcome:
         suite = ["-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
         outcome.failed = place.run(*suite) != 0
         outcome.counts = read_counts(place.log.read_text())
+        if not arguments and not outcome.failed:
+            off = {"PYASYNCLIFE_PLAIN": "1"}
+            if place.run(*suite, *PLAIN_WAY, switches=off) != 0:
+                outcome.failed = True
+                outcome.note = "FAILED without the capture"
+        if version.endswith("d") and not arguments:
+            hunt_leaks(place, outcome)
     except Unavailable as why:
         outcome.note = str(why)
     except (OSError, RuntimeError, subprocess.TimeoutExpired) as error:

@@ -1,0 +1,83 @@
+"""The rows as a page of docs/, with plots, if matplotlib is there."""
+
+import importlib.util
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from benchmarks.figures import Row
+from benchmarks.peers_rows import COST, MEMORY
+from benchmarks.table import SHORT, tables
+
+PLOTS = {COST: "benchmarks-cost.svg", MEMORY: "benchmarks-memory.svg"}
+COLOURS = ("#1f6feb", "#d1242f", "#1a7f37", "#9a6700", "#8250df", "#57606a", "#bf3989")
+
+HEAD = """# Benchmarks
+
+Written by `make bench`. [How to read it and what falls short](../benchmarks/README.md).
+A row marked `<-- SHORT` is below what we set out to reach.
+"""
+
+
+def write_page(
+    folder: Path, where: Mapping[str, str], measured: Mapping[str, Sequence[Row]]
+) -> None:
+    """Write benchmarks.md and its plots into a folder.
+
+    where: what stands at its head. measured: the rows of each loop.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = [HEAD, *(f"- {name}: {fact}" for name, fact in where.items())]
+    for what, name in PLOTS.items():
+        if _plot(folder / name, what, measured):
+            parts += ["", f"![{what}]({name})"]
+    for loop, rows in measured.items():
+        parts += ["", f"## {loop}"]
+        for table in tables(rows):
+            parts += ["", *_markdown(table)]
+    (folder / "benchmarks.md").write_text("\n".join(parts) + "\n")
+
+
+def _markdown(table: Sequence[Sequence[str]]) -> list[str]:
+    marks = any(line[-1] for line in table[1:])
+    width = len(table[0]) - (0 if marks else 1)
+    lines = [[cell.replace(SHORT, "`<-- SHORT`") for cell in line] for line in table]
+    lines.insert(1, ["---", *["---:"] * (width - 1)])
+    return ["| " + " | ".join(line[:width]) + " |" for line in lines]
+
+
+def _plot(path: Path, what: str, measured: Mapping[str, Sequence[Row]]) -> bool:
+    """Draw figures against n, both axes logarithmic; False if there is nothing to."""
+    panels = {
+        loop: [row for row in rows if row.what == what]
+        for loop, rows in measured.items()
+    }
+    if not any(len(rows) > 1 for rows in panels.values()):
+        return False
+    if importlib.util.find_spec("matplotlib") is None:
+        print("matplotlib is not installed: no plots", file=sys.stderr)
+        return False
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    mpl.rcParams["svg.hashsalt"] = "pyasynclife"  # the same figures, the same file
+    mpl.rcParams["svg.fonttype"] = "none"
+    figure = Figure(figsize=(5 * len(panels), 4), layout="constrained")
+    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    names = list(
+        dict.fromkeys(n for r in panels.values() for o in r for n in o.figures)
+    )
+    names.sort(key=lambda name: not name.startswith("ours"))
+    for panel, (loop, rows) in zip(axes, panels.items(), strict=True):
+        for name, colour in zip(names, COLOURS, strict=False):
+            points = [(row.n, row.figures[name]) for row in rows if name in row.figures]
+            style = "o-" if name.startswith("ours") else "s--"
+            panel.loglog(*zip(*points, strict=True), style, label=name, color=colour)
+        panel.set(title=loop, xlabel="items")
+        panel.grid(True, which="major", alpha=0.3)
+    axes[0].set_ylabel(
+        f"{what.split(' against')[0]}, {panels[next(iter(panels))][0].unit}"
+    )
+    axes[-1].legend(frameon=False)
+    figure.savefig(path, format="svg", metadata={"Date": None})
+    return True

@@ -1,0 +1,179 @@
+"""The articles' helpers that look at tasks which others have made, or end them."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+from pyasynclife._checks import check_callable, check_seconds, check_tasks
+from pyasynclife._core import TaskResult
+from pyasynclife._report import (
+    ShutdownReport,
+    drain_tasks,
+    follow_drain,
+    wait_among,
+    wake,
+)
+from pyasynclife._states import TaskState, logger
+
+Observer = Callable[[TaskResult[Any]], object]
+Report = Callable[[int, list[TaskResult[Any]]], object]
+
+_SHUTDOWN_TIMEOUT = 30.0  # as TaskRegistry and SignalCoordinator have it
+_DONE, _FAILED, _CANCELLED = 1, 2, 3  # of the native states
+
+
+async def cancel_all_tasks(
+    tasks: Iterable[asyncio.Task[Any]], *, timeout: float | None = None
+) -> ShutdownReport:
+    """Cancel tasks, all at once, wait for them, and say what became of each.
+
+    Args:
+        tasks: Of this loop; each is cancelled once, the calling task is spared.
+        timeout: Seconds to wait; None: 30; ``math.inf``: for ever.
+
+    Returns:
+        The report; those that swallow the cancellation and run on are its ``stuck``.
+
+    Raises:
+        TypeError, RuntimeError: One of ``tasks`` is no Task, or of another loop;
+            nothing has been cancelled.
+
+    Cancelled, it leaves at once; the tasks stay cancelled.
+
+    Source: the articles' ``cancel_all_tasks``.
+    """
+    seconds = check_seconds(
+        "timeout", _SHUTDOWN_TIMEOUT if timeout is None else timeout
+    )
+    loop = asyncio.get_running_loop()
+    drain = drain_tasks(_others(tasks, loop))
+    now = loop.time()
+    return await follow_drain(drain, now, now + seconds)
+
+
+async def monitor_tasks(
+    tasks: Iterable[asyncio.Task[Any]],
+    interval: float = 5.0,
+    *,
+    report: Report | None = None,
+) -> None:
+    """Report every ``interval`` seconds on tasks, until all have ended.
+
+    Args:
+        tasks: Of this loop; the calling task is left out.
+        interval: Seconds between two reports; the last one comes with the last end.
+        report: Called with how many run and a TaskResult of each that has ended since
+            the last report: task_id is the Task's name, item the Task.
+            None: the logger "pyasynclife" tells, of failures at ERROR. What it raises
+            goes to the loop's exception handler, and the monitor goes on.
+
+    Raises:
+        TypeError, RuntimeError: One of ``tasks`` is no Task, or of another loop.
+
+    Costs O(1) for each task. Cancelled, it cancels none and leaves nothing on them.
+
+    Source: the articles' ``monitor_tasks``.
+    """
+    seconds = check_seconds("interval", interval, zero=False)
+    _check_hook("report", report)
+    loop = asyncio.get_running_loop()
+    running = {task: index for index, task in enumerate(_others(tasks, loop))}
+    ended: list[TaskResult[Any]] = []
+    waiters: list[asyncio.Future[None]] = []
+
+    def note(task: asyncio.Task[Any]) -> None:
+        ended.append(_result_of(task, running.pop(task)))
+        if not running:
+            for waiter in waiters:
+                wake(waiter)
+
+    for task in running:
+        task.add_done_callback(note)
+    try:
+        while running:
+            await wait_among(waiters, loop.time() + seconds)
+            since, ended = ended, []
+            try:
+                (report or _log_report)(len(running), since)
+            except Exception as error:
+                message = f"report {report!r} of monitor_tasks() failed"
+                loop.call_exception_handler({"message": message, "exception": error})
+            del since
+    finally:
+        for task in running:
+            task.remove_done_callback(note)
+
+
+def add_task_observers(
+    tasks: Iterable[asyncio.Task[Any]], observer: Observer | None = None
+) -> None:
+    """Have a function called with the TaskResult of each task as it ends.
+
+    Args:
+        tasks: Of the running loop; one that has ended is told of in the next turn.
+        observer: Called with a TaskResult: task_id is the Task's name, item the Task.
+            None: the logger "pyasynclife" tells, of failures at ERROR.
+            What it raises goes to the loop's exception handler.
+
+    Raises:
+        TypeError, RuntimeError: One of ``tasks`` is no Task, or of another loop; none
+            is observed.
+
+    Source: the articles' ``add_task_observers``.
+    """
+    _check_hook("observer", observer)
+    for index, task in enumerate(check_tasks(tasks, asyncio.get_running_loop())):
+        task.add_done_callback(partial(_tell, observer or _log_result, index))
+
+
+def _tell(observer: Observer, index: int, task: asyncio.Task[Any]) -> None:
+    observer(_result_of(task, index))
+
+
+def _others(
+    tasks: Iterable[asyncio.Task[Any]], loop: asyncio.AbstractEventLoop
+) -> list[asyncio.Task[Any]]:
+    """The tasks, each once, without the calling one."""
+    caller = asyncio.current_task()
+    return [task for task in check_tasks(tasks, loop) if task is not caller]
+
+
+def _check_hook(name: str, value: Any) -> None:
+    check_callable(name, value)
+    if inspect.iscoroutinefunction(value):
+        raise TypeError(f"{name} is called, not awaited: pass a plain function")
+
+
+def _result_of(task: asyncio.Task[Any], index: int) -> TaskResult[Any]:
+    """What became of a task that has ended; its error counts as seen."""
+    data: Any = None
+    error: BaseException | None = None
+    if task.cancelled():
+        error = asyncio.CancelledError()  # its own belongs to who awaits it
+        state = _CANCELLED
+    elif (error := task.exception()) is not None:
+        state = _FAILED
+    else:
+        data, state = task.result(), _DONE
+    return TaskResult._restore(
+        task.get_name(), data, error, index, task, state, False, 0.0
+    )
+
+
+def _log_report(running: int, ended: list[TaskResult[Any]]) -> None:
+    failed = sum(one.state is TaskState.FAILED for one in ended)
+    logger.info("%d tasks run, %d ended, %d failed", running, len(ended), failed)
+    for one in ended:
+        if one.state is TaskState.FAILED:
+            _log_result(one)
+
+
+def _log_result(result: TaskResult[Any]) -> None:
+    if result.state is TaskState.FAILED:
+        logger.error("task %r failed", result.task_id, exc_info=result.error)
+    else:
+        logger.info("task %r: %s", result.task_id, result.state.value)

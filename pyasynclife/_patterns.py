@@ -1,0 +1,236 @@
+"""The articles' helpers for many coroutines at once: presets over bounded_gather."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import (
+    AsyncIterable,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Sequence,
+)
+from typing import Any, TypeVar
+
+from pyasynclife._checks import check_function, check_seconds, close_unstarted
+from pyasynclife._core import TaskResult
+from pyasynclife._gather import bounded_gather
+from pyasynclife._states import TaskState
+
+T = TypeVar("T")
+
+Items = Iterable[Any] | AsyncIterable[Any]
+_MISSING: Any = ...
+
+# ---------------------------------------------------------------- many items
+
+
+async def gather_with_error_handling(
+    fn: Callable[[Any], Awaitable[T]], items: Items = _MISSING, **options: Any
+) -> list[TaskResult[T]]:
+    """Run ``fn(item)`` for every item; one that fails stops no other.
+
+    Args:
+        fn: What to run on an item.
+        items: Any iterable, also an asynchronous one.
+        options: What `bounded_gather` takes, ``max_concurrent=50`` among it.
+
+    Returns:
+        One TaskResult for each item, in input order.
+
+    Raises:
+        BatchError: More items failed than ``max_errors``, if that is given.
+
+    Cancelled, it cancels the items and waits for them.
+
+    Source: the articles' ``gather_with_error_handling``.
+    """
+    _check("gather_with_error_handling", fn, items)
+    return list(await bounded_gather(fn, items, **options))
+
+
+async def gather_with_timeout_and_budget(
+    fn: Callable[[Any], Awaitable[T]],
+    items: Items = _MISSING,
+    timeout: float | None = 5.0,
+    max_concurrent: int = 50,
+    *,
+    budget: float | None = None,
+    **options: Any,
+) -> dict[str, TaskResult[T]]:
+    """Run ``fn(item)`` for every item: a limit, a timeout each, a budget for all.
+
+    Args:
+        fn: What to run on an item.
+        items: Any iterable, also an asynchronous one.
+        timeout: Seconds for each item; None: as long as it takes.
+        max_concurrent: How many items run at once, at most.
+        budget: Seconds for all of them; then the rest is cancelled, and its error is
+            a TimeoutError.
+        options: What else `bounded_gather` takes; ``key=`` makes the task ids.
+
+    Returns:
+        The results by task id, in input order. Of two items with one id the later one
+        is there; ``key=`` tells them apart.
+
+    Raises:
+        BatchError: More items failed than ``max_errors``, if that is given.
+
+    Cancelled, it cancels the items and waits for them; no value stands for that.
+
+    Source: the articles' ``gather_with_timeout_and_budget``.
+    """
+    _check("gather_with_timeout_and_budget", fn, items)
+    batch = bounded_gather(
+        fn,
+        items,
+        timeout=timeout,
+        max_concurrent=max_concurrent,
+        budget=budget,
+        **options,
+    )
+    return (await batch).by_id()
+
+
+async def process_batch_with_deadline(
+    fn: Callable[[Any], Awaitable[T]],
+    items: Items = _MISSING,
+    deadline: float = 30.0,
+    **options: Any,
+) -> list[T]:
+    """Run ``fn(item)`` for every item and return what is done in time.
+
+    Args:
+        fn: What to run on an item.
+        items: Any iterable, also an asynchronous one.
+        deadline: Seconds for all items; then the rest is cancelled.
+        options: What else `bounded_gather` takes. ``max_errors`` is 0 here; with
+            another value failed items, up to so many, are left out of the list; None:
+            any number.
+
+    Returns:
+        The values, in input order, of the items that were done by the deadline.
+
+    Raises:
+        BatchError: An item failed by itself (more than ``max_errors`` did); its
+            ``result`` has what was done. The rest is cancelled, as in a group.
+
+    Cancelled, it cancels the items and waits for them.
+
+    Source: the articles' ``process_batch_with_deadline``.
+    """
+    _check("process_batch_with_deadline", fn, items)
+    options.setdefault("max_errors", 0)
+    result = await bounded_gather(fn, items, budget=deadline, **options)
+    return [one.unwrap() for one in result.successes()]
+
+
+def _check(name: str, fn: Any, items: Any) -> None:
+    """Refuse first of all the articles' way to call these."""
+    check_function(f"{name}(fetch, urls)", fn, items)
+    if items is _MISSING:
+        raise TypeError(f"there are no items: {name}(fetch, urls)")
+
+
+# ---------------------------------------------------------------- a race
+
+
+async def wait_for_first_completion(
+    coros: Sequence[Coroutine[Any, Any, T]], timeout: float = 5.0
+) -> tuple[int, T]:
+    """Run coroutines at once; return the first to end, cancel and await the others.
+
+    Args:
+        coros: Coroutines, or other awaitables.
+        timeout: Seconds to wait for the first; ``math.inf``: for ever.
+
+    Returns:
+        The place in ``coros`` of the first to end, and its value.
+
+    Raises:
+        TimeoutError: None ended in time.
+        Exception: The first to end failed: its exception.
+
+    When it returns, raises or is cancelled, all have ended. One that was cancelled by
+    itself is out of the race. What another than the first raises goes to the loop's
+    exception handler. For the first *success* see the recipes.
+
+    Source: the articles' ``wait_for_first_completion``.
+    """
+    entrants = _entrants(coros)
+    try:
+        seconds = check_seconds("timeout", timeout)
+    except BaseException:
+        close_unstarted(timeout, *entrants)
+        raise
+
+    async def enter(index: int) -> tuple[int, T]:
+        return index, await entrants[index]
+
+    ended: list[TaskResult[tuple[int, T]]] = []
+    batch = bounded_gather(
+        enter,
+        range(len(entrants)),
+        max_concurrent=len(entrants),
+        budget=seconds,
+        ordered=False,
+        on_result=ended.append,
+    )
+    result = winner = None
+    try:
+        async with batch:
+            async for result in batch:
+                if result.state is not TaskState.CANCELLED and not result.timed_out:
+                    winner = result
+                    break
+    finally:
+        close_unstarted(*entrants)
+        _report_losers(ended, winner)
+    try:
+        if winner is not None:
+            return winner.unwrap()
+        if ended and not any(one.timed_out for one in ended):
+            ended[-1].unwrap()  # all cancelled themselves
+        raise TimeoutError(f"none of {len(entrants)} was done within {seconds} s")
+    finally:
+        entrants.clear()
+        del winner, ended, result, batch, coros  # the traceback holds this frame
+
+
+def _entrants(coros: Any) -> list[Any]:
+    """Refuse what cannot race."""
+    if inspect.isawaitable(coros) or not isinstance(coros, Iterable):
+        close_unstarted(coros)
+        raise TypeError(
+            f"expected coroutines, got {coros!r}: pass them in a list: "
+            "wait_for_first_completion([fetch(a), fetch(b)])"
+        )
+    entrants = list(coros)
+    if not entrants:
+        raise ValueError("there is nothing to wait for: coros is empty")
+    for entrant in entrants:
+        if not inspect.isawaitable(entrant):
+            close_unstarted(*entrants)
+            raise TypeError(
+                f"expected a coroutine, got {entrant!r}: call the function: "
+                "wait_for_first_completion([fetch(a), fetch(b)])"
+            )
+    return entrants
+
+
+def _report_losers(
+    ended: list[TaskResult[tuple[int, T]]], winner: TaskResult[tuple[int, T]] | None
+) -> None:
+    """Hand to the loop what others than the first raised: nobody else can have it."""
+    loop = asyncio.get_running_loop()
+    for one in ended:
+        if one is not winner and one.state is TaskState.FAILED and not one.timed_out:
+            loop.call_exception_handler(
+                {
+                    "message": f"number {one.index} of wait_for_first_completion() "
+                    "failed and was not the first to end",
+                    "exception": one.error,
+                }
+            )

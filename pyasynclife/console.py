@@ -1,0 +1,321 @@
+"""How far a batch is, on a terminal and elsewhere: needs ``pyasynclife[console]``."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import sys
+import weakref
+from collections.abc import AsyncIterator, Generator
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar
+
+from pyasynclife._checks import check_seconds
+from pyasynclife._core import TaskResult
+from pyasynclife._batch import Batch
+from pyasynclife._results import BatchProgress, BatchResult
+
+try:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+    from rich.text import Text
+except ImportError as error:
+    raise ImportError(
+        "pyasynclife.console draws with rich, which is not installed: "
+        "pip install 'pyasynclife[console]'"
+    ) from error
+
+__all__ = ["Tracked", "track"]
+
+T = TypeVar("T")
+
+_REFRESH = 0.1  # seconds between two looks of the bar
+
+
+def track(
+    batch: Batch[T],
+    description: str = "items",
+    *,
+    interval: float = 5.0,
+    console: Console | None = None,
+) -> Tracked[T]:
+    """Show how far a batch is while it is used as it would be without this.
+
+    On a terminal that is a bar with the rate, the failures and the time left, one
+    below the other for several batches; elsewhere a line every few seconds, and one at
+    the end. Nothing is shown, and nothing runs, before the first use.
+
+    Args:
+        batch: What `bounded_gather` returned, not awaited.
+        description: What stands before the bar or the figures, as it is.
+        interval: Seconds between two lines where there is no terminal.
+        console: Where to draw; None: stderr.
+
+    Returns:
+        What is awaited, iterated or entered in the batch's place::
+
+            result = await track(bounded_gather(fetch, urls), "fetching")
+
+            async with track(bounded_gather(fetch, urls), "fetching") as stream:
+                async for result in stream:
+                    ...
+
+    Raises:
+        TypeError, ValueError: For what is no Batch, or no number of seconds above 0.
+
+    What the batch returns and raises comes out as it is. A cancellation does what it
+    does to the batch; the bar stays where it was when the items have ended. An
+    iteration that is left without ``async with`` ends the bar when the Batch is gone.
+    """
+    if not isinstance(batch, Batch):
+        raise TypeError(
+            f"track() takes the batch itself, got {batch!r}: "
+            "await track(bounded_gather(fetch, urls))"
+        )
+    seconds = check_seconds("interval", interval, zero=False)
+    if console is not None and not isinstance(console, Console):
+        raise TypeError(f"console is a rich Console or None, got {console!r}")
+    return Tracked(batch, _Display(batch, str(description), seconds, console))
+
+
+class Tracked(Generic[T]):
+    """A batch that is shown; made by `track`, used as the batch."""
+
+    def __init__(self, batch: Batch[T], display: _Display) -> None:
+        self.batch = batch
+        self._display = display
+        self._stream: AsyncIterator[TaskResult[T]] | None = None
+
+    def __await__(self) -> Generator[object, None, BatchResult[T]]:
+        return self.collect().__await__()
+
+    async def collect(self) -> BatchResult[T]:
+        """Await the batch, as a coroutine: for ``create_task`` and ``asyncio.run``."""
+        self._display.start()
+        try:
+            return await self.batch.collect()
+        finally:
+            self._display.look()
+
+    def __aiter__(self) -> Self:
+        self._stream = self.batch.__aiter__()
+        return self
+
+    async def __anext__(self) -> TaskResult[T]:
+        if self._stream is None:
+            self._stream = self.batch.__aiter__()
+        self._display.start()
+        try:
+            return await anext(self._stream)
+        except BaseException:
+            self._display.look()
+            raise
+
+    async def __aenter__(self) -> Self:
+        self._display.start()
+        await self.batch.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            await self.batch.__aexit__(exc_type, exc, traceback)
+        finally:
+            self._display.look()
+
+
+class _Display:
+    """Looks at a batch now and then, by a timer, as long as there is one."""
+
+    def __init__(
+        self,
+        batch: Batch[T],
+        description: str,
+        interval: float,
+        console: Console | None,
+    ) -> None:
+        self._batch: weakref.ref[Batch[T]] = weakref.ref(batch, self._end)
+        self._description = description
+        self._interval = interval
+        self._console = console
+        self._view: _Bar | _Lines | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._over = False
+
+    def start(self) -> None:
+        """Show it from now on; again: no effect."""
+        if self._view is not None or self._over:
+            return
+        console = self._console or Console(stderr=True)
+        if console.is_interactive and (self._console or _is_terminal(console.file)):
+            self._interval = _REFRESH
+            self._view = _Bar(_screen_of(console), self._description)
+        else:
+            self._view = _Lines(console, self._description)
+        self._schedule()
+
+    def look(self) -> None:
+        """Show how far it is; for the last time if it is over or gone."""
+        if self._view is None:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        batch = self._batch()
+        over = batch is None or batch.status is not None
+        try:
+            self._view.show(None if batch is None else batch.progress, over)
+            if over:
+                self._end()
+            else:
+                self._schedule()
+        except Exception as error:  # a closed file, say: the batch goes on
+            self._view, self._over = None, True
+            message = "the progress of a batch cannot be shown"
+            context = {"message": message, "exception": error}
+            asyncio.get_running_loop().call_exception_handler(context)
+
+    def _end(self, _: object = None) -> None:
+        """Leave it on the screen as it is."""
+        view, self._view, self._over = self._view, None, True
+        if view is not None:
+            view.close()
+
+    def _schedule(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(self._interval, self.look)
+
+
+# ---------------------------------------------------------------- on a terminal
+
+
+class _Screen:
+    """The bars of one terminal, as many as there are batches under way."""
+
+    def __init__(self, console: Console) -> None:
+        self.progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            _Figures(),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            console=console,
+            auto_refresh=False,
+            # print() goes above the bars, unless it goes to a file
+            redirect_stdout=_is_terminal(sys.stdout),
+            redirect_stderr=_is_terminal(sys.stderr),
+        )
+        self.bars = 0
+
+
+_screens: dict[int, _Screen] = {}  # by the file
+
+
+def _screen_of(console: Console) -> _Screen:
+    screen = _screens.get(id(console.file))
+    if screen is None:
+        screen = _Screen(console)
+        screen.progress.start()
+        _screens[id(console.file)] = screen
+    return screen
+
+
+def _is_terminal(file: Any) -> bool:
+    return file is not None and not file.closed and bool(file.isatty())
+
+
+class _Bar:
+    def __init__(self, screen: _Screen, description: str) -> None:
+        screen.bars += 1
+        self._screen = screen
+        self._task = screen.progress.add_task(description, total=None, now=None)
+
+    def show(self, now: BatchProgress | None, over: bool) -> None:
+        if now is not None:
+            total = _ended(now) if over and now.total is None else now.total
+            self._screen.progress.update(
+                self._task, completed=_ended(now), total=total, now=now, refresh=True
+            )
+        if over:
+            self._screen.progress.stop_task(self._task)
+
+    def close(self) -> None:
+        screen = self._screen
+        screen.bars -= 1
+        if screen.bars == 0:
+            _screens.pop(id(screen.progress.console.file), None)
+            screen.progress.stop()
+
+
+class _Figures(ProgressColumn):
+    """How many, how fast, how many failed."""
+
+    max_refresh = None
+
+    def render(self, task: Task) -> Text:
+        now: BatchProgress | None = task.fields["now"]
+        return Text(_figures(now) if now is not None else "")
+
+
+# ---------------------------------------------------------------- elsewhere
+
+
+class _Lines:
+    def __init__(self, console: Console, description: str) -> None:
+        self._console = console
+        self._description = description
+
+    def show(self, now: BatchProgress | None, over: bool) -> None:
+        if now is None:
+            return
+        words = [_figures(now)]
+        if over:
+            words.append(f"in {now.elapsed:.1f} s")
+        elif (left := _seconds_left(now)) != math.inf:
+            words.append(f"{left:.0f} s left")
+        line = f"{self._description}: {', '.join(words)}"
+        print(line, file=self._console.file, flush=True)
+
+    def close(self) -> None:
+        pass
+
+
+# ---------------------------------------------------------------- figures
+
+
+def _ended(now: BatchProgress) -> int:
+    return now.started - now.running
+
+
+def _rate(now: BatchProgress) -> float:
+    return _ended(now) / now.elapsed if now.elapsed > 0 else 0.0
+
+
+def _seconds_left(now: BatchProgress) -> float:
+    rate = _rate(now)
+    if now.total is None or rate == 0:
+        return math.inf
+    return max(0, now.total - _ended(now)) / rate
+
+
+def _figures(now: BatchProgress) -> str:
+    words = f"{_ended(now):,}"
+    if now.total is not None:
+        words += f" of {now.total:,}"
+    words += f", {_rate(now):,.0f}/s"
+    if now.failed:
+        words += f", {now.failed:,} failed"
+        if now.timed_out:
+            words += f" ({now.timed_out:,} timed out)"
+    if now.cancelled:
+        words += f", {now.cancelled:,} cancelled"
+    return words

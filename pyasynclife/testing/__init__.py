@@ -1,0 +1,16 @@
+"""For tests: virtual time, and a scenario cancelled at every turn of its loop.
+
+For pytest there are fixtures in ``pyasynclife.testing.pytest``.
+"""
+
+from pyasynclife.testing._cancel import cancel_everywhere
+from pyasynclife.testing._report import CancelReport, Violation
+from pyasynclife.testing._virtual import HangError, VirtualTimeLoop
+
+__all__ = [
+    "CancelReport",
+    "HangError",
+    "Violation",
+    "VirtualTimeLoop",
+    "cancel_everywhere",
+]

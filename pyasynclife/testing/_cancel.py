@@ -1,0 +1,171 @@
+"""cancel_everywhere: a scenario, cancelled at every turn of the loop."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import itertools
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from pyasynclife._checks import check_callable, check_count, check_seconds
+from pyasynclife.testing._report import CancelReport, Point, Violation
+from pyasynclife.testing._run import Run, Scenario
+
+
+def cancel_everywhere(
+    scenario: Scenario,
+    *,
+    again: Iterable[int] = (0, 1, 2, 5),
+    points: Iterable[Point] | None = None,
+    settle: float = 0.0,
+    check: Callable[[], object] | None = None,
+    task_factory: Any = None,
+    max_turns: int = 10_000,
+) -> CancelReport:
+    """Run a scenario again and again, each time cancelled at another turn of its loop.
+
+    It runs once undisturbed, then its caller, a Task, is cancelled at the beginning of
+    the first turn, of the second and so on until the scenario ends before that; and
+    for each of these, once more some turns later. Each run has a `VirtualTimeLoop` of
+    its own. After each run this is looked at:
+
+    - A cancellation comes out: the very object that was thrown in. Another outcome is
+      right only if the cancellation is still pending, to be thrown in at the next
+      ``await``.
+    - The caller's ``cancelling()`` is what it was, plus these cancellations.
+    - No other task is alive, and no coroutine or asynchronous generator is suspended:
+      every ``finally`` ran.
+    - No warning was issued, no exception was left unretrieved, and neither the loop's
+      exception handler nor ``sys.unraisablehook`` was called.
+    - It ended: no hang, not more than ``max_turns``.
+
+    Args:
+        scenario: Called without arguments for each run; returns a coroutine. It
+            handles the errors that it provokes, and it is the same each time.
+        again: How many turns after the first cancellation the second one comes, each
+            a run of its own; 0: in the same turn; (): no second one.
+        points: Run these only, each the turns at which to cancel: ``[(7,), (7, 9)]``,
+            as a report names them; ``[()]``: undisturbed.
+        settle: Virtual seconds that the tasks which the scenario leaves get to end by
+            themselves. 0: none may be left.
+        check: Called after each run; what it raises is a violation.
+        task_factory: For the loops, such as ``asyncio.eager_task_factory``.
+        max_turns: More turns than that are an endless loop.
+
+    Returns:
+        What was found: ``assert report.ok, report``.
+
+    Raises:
+        TypeError, ValueError: For what cannot be run, before anything has.
+        RuntimeError: A loop is running already in this thread.
+        Exception: Whatever the scenario itself raises when it runs undisturbed.
+
+    Example::
+
+        async def scenario() -> None:
+            async with asyncio.timeout(10):
+                await transfer()
+
+        report = cancel_everywhere(scenario)
+        assert report.ok, report
+    """
+    _refuse(scenario)
+    check_callable("check", check)
+    offsets = [check_count("again", offset) for offset in again]
+    harness = _Harness(
+        scenario,
+        check_seconds("settle", settle),
+        check,
+        task_factory,
+        check_count("max_turns", max_turns, 1),
+    )
+    with _frozen_heap():
+        if points is not None:
+            for point in points:
+                harness.run(tuple(sorted(point)))
+        else:
+            harness.run_all(offsets)
+    return CancelReport(
+        getattr(scenario, "__qualname__", None) or repr(scenario),
+        harness.turns,
+        harness.points,
+        harness.violations,
+    )
+
+
+class _Harness:
+    def __init__(
+        self,
+        scenario: Scenario,
+        settle: float,
+        check: Callable[[], object] | None,
+        task_factory: Any,
+        max_turns: int,
+    ) -> None:
+        self._scenario = scenario
+        self._settings = (settle, max_turns, task_factory, check)
+        self._suspended: weakref.WeakSet[Any] = weakref.WeakSet()
+        self.turns = 0
+        self.points = 0
+        self.violations: list[Violation] = []
+
+    def run_all(self, again: list[int]) -> None:
+        self.run(())
+        for turn in itertools.count(1):
+            left_at = self.run((turn,))
+            if not left_at:
+                return
+            for later in again:
+                if turn + later <= left_at:
+                    self.run((turn, turn + later))
+
+    def run(self, point: Point) -> int:
+        """Run one point. Returns the turn in which the scenario was left, 0 if that
+        was before it could be cancelled."""
+        run = Run(point, *self._settings, self._suspended)
+        run.go(self._scenario)
+        if run.error is not None:
+            run.error.add_note(f"raised by {self._scenario!r}, undisturbed")
+            raise run.error
+        if run.given < len(point):
+            return 0
+        if point:
+            self.points += 1
+        else:
+            self.turns = run.turns
+        self.violations += run.violations
+        return run.turns
+
+
+def _refuse(scenario: Any) -> None:
+    if asyncio.iscoroutine(scenario):
+        scenario.close()
+    if not callable(scenario):
+        raise TypeError(
+            f"scenario must be a function that returns a coroutine, got {scenario!r}: "
+            "it is called for each run"
+        )
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise RuntimeError(
+        "cancel_everywhere() runs loops of its own: call it from a plain function"
+    )
+
+
+@contextmanager
+def _frozen_heap() -> Iterator[None]:
+    """Within the block the collector sees what is new, and that when it is called."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        if was_enabled:
+            gc.enable()

@@ -1,0 +1,218 @@
+"""The traps of groups: ours keeps out of each, and asyncio's own falls in as told.
+
+The table is held to be true both ways on the releases it was made on, and
+docs/task-group.md says the same to users.
+"""
+
+import asyncio
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import group_scenarios as g
+import pytest
+from helpers import run_child
+
+from pyasynclife import TaskGroup
+
+MADE_ON = {(3, 11, 7), (3, 12, 1), (3, 13, 0), (3, 14, 8), (3, 15, 0)}
+HERE = sys.version_info[:3]
+MINOR = f"3.{sys.version_info.minor}"
+EAGER = "3.12 3.13 3.14 3.15"  # where Tasks can start eagerly
+ALL = f"3.11 {EAGER}"
+
+
+@dataclass(frozen=True)
+class Trap:
+    """A scenario, where asyncio's own group fails it, and where it can be tried."""
+
+    scenario: g.Scenario
+    stock_fails: str = ""
+    on: str = ALL
+    issue: str = ""
+
+
+TRAPS = [
+    Trap(g.nested_groups_that_fail_in_one_turn, "3.11 3.12", issue="116720"),
+    Trap(g.an_outer_cancellation_in_the_turn_of_a_failure, "3.11 3.12", issue="116720"),
+    Trap(g.cancelled_at_every_turn_of_nested_groups),
+    Trap(g.cancelled_at_every_turn_of_failing_nested_groups, "3.11 3.12"),
+    Trap(g.a_failure_under_a_timeout_that_has_expired),
+    Trap(g.a_group_that_failed_at_its_end_leaves_no_cancel_count, "3.11 3.12"),
+    Trap(
+        g.a_group_that_failed_eagerly_leaves_no_cancel_count,
+        "3.12",
+        EAGER,
+        "133747, 117407",
+    ),
+    Trap(g.a_subclass_of_cancelled_error_is_a_cancellation, "3.11 3.12", ALL, "113848"),
+    Trap(g.a_keyboard_interrupt_does_not_bury_errors, ALL, ALL, "135736"),
+    Trap(g.a_system_exit_does_not_bury_errors, ALL, ALL, "135736"),
+    Trap(g.a_lone_generator_exit_leaves_bare, "3.11 3.12 3.13 3.14"),
+    # eager children
+    Trap(g.an_eager_child_starts_a_sibling_that_fails, "3.12 3.13", EAGER, "128550"),
+    Trap(
+        g.an_eager_child_that_fails_leaves_the_body_alone, "3.12 3.13", EAGER, "128588"
+    ),
+    Trap(g.an_eager_child_runs_in_its_own_task, "", EAGER),
+    Trap(g.eager_start_is_a_keyword, "3.12 3.13", EAGER),
+    Trap(g.an_eager_start_in_a_context_entered_already, EAGER, EAGER, "157301"),
+    # cancel(), which asyncio's group has from 3.15 on
+    Trap(g.cancel_ends_a_group_without_an_error, "3.11 3.12 3.13 3.14"),
+    Trap(g.cancel_before_entering, "3.11 3.12 3.13 3.14"),
+    Trap(g.a_cancel_not_delivered_is_absorbed, "3.11 3.12 3.13 3.14", ALL, "117407"),
+    Trap(
+        g.an_eager_child_that_cancels_its_group_is_cancelled,
+        "3.12 3.13 3.14",
+        EAGER,
+        "155418",
+    ),
+    Trap(
+        g.an_outer_cancellation_survives_cancel_at_the_end,
+        "3.11 3.12 3.13 3.14",
+        issue="155433",
+    ),
+    Trap(g.an_outer_cancellation_survives_cancel_in_the_body, ALL, ALL, "155433"),
+    # refused coroutines
+    Trap(g.a_coroutine_refused_after_the_end_is_closed, "3.11 3.12", ALL, "115957"),
+    Trap(g.a_coroutine_refused_before_the_start_is_closed, "3.11 3.12", ALL, "115957"),
+    Trap(
+        g.a_coroutine_refused_while_shutting_down_is_closed, "3.11 3.12", ALL, "115957"
+    ),
+    Trap(g.a_child_that_starts_tasks_while_it_is_cancelled, "3.11 3.12", ALL, "115957"),
+    Trap(
+        g.a_coroutine_that_fails_to_close_is_refused_by_its_own_error,
+        "3.11 3.12",
+        ALL,
+        "115957",
+    ),
+    Trap(g.a_coroutine_awaited_already_is_an_error),
+    # reference cycles
+    Trap(g.the_error_of_a_child_is_freed, "3.11 3.12 3.13", issue="124958"),
+    Trap(g.the_error_of_the_body_is_freed, "3.11 3.12 3.13", issue="124958"),
+    Trap(g.a_base_error_is_freed, "3.11 3.12 3.13", issue="124958"),
+    Trap(g.the_outer_cancellation_is_freed, "3.11 3.12 3.13", issue="124958"),
+    Trap(g.the_failed_child_is_freed, issue="98543, 128552"),
+    # children
+    Trap(g.a_child_that_raises_cancelled_error_is_one_child_cancelled),
+    Trap(g.a_child_that_cancels_itself_and_returns),
+    Trap(g.a_child_that_swallows_its_cancellation_is_waited_for, issue="76362"),
+    Trap(g.a_child_may_uncancel_itself),
+    Trap(g.a_child_nobody_refers_to_is_kept, issue="91887"),
+    Trap(g.each_child_has_a_context_of_its_own),
+]
+TRIED_HERE = [
+    pytest.param(trap, id=trap.scenario.__name__)
+    for trap in TRAPS
+    if MINOR in trap.on.split()
+]
+
+
+def test_every_scenario_is_in_the_table() -> None:
+    assert [*g.SCENARIOS.values()] == sorted(
+        (trap.scenario for trap in TRAPS), key=[*g.SCENARIOS.values()].index
+    )
+
+
+@pytest.mark.parametrize("trap", TRIED_HERE)
+async def test_ours_holds(trap: Trap) -> None:
+    held = asyncio.create_task(trap.scenario(TaskGroup))
+    await asyncio.wait([held], timeout=15)
+    assert held.done()
+    held.result()
+
+
+@pytest.mark.skipif(HERE not in MADE_ON, reason="the table was made on other releases")
+@pytest.mark.parametrize("trap", TRIED_HERE)
+def test_asyncio_s_own_does_as_the_table_says(trap: Trap) -> None:
+    child = run_child(
+        f"""
+        import asyncio, faulthandler, sys
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        import group_scenarios
+        faulthandler.dump_traceback_later(15, exit=True)
+        scenario = group_scenarios.{trap.scenario.__name__}(asyncio.TaskGroup)
+        asyncio.run(asyncio.wait_for(scenario, 6))
+        """
+    )
+    assert (MINOR in trap.stock_fails.split()) == (child.returncode != 0), child.stderr
+
+
+DOCS = Path(__file__).parent.parent / "docs" / "task-group.md"
+# How a row begins, and what shows it.
+ROWS: dict[str, list[g.Scenario]] = {
+    "groups nested in each other fail in one turn:": [
+        g.nested_groups_that_fail_in_one_turn
+    ],
+    "a cancellation from outside comes while a": [
+        g.an_outer_cancellation_in_the_turn_of_a_failure,
+        g.cancelled_at_every_turn_of_failing_nested_groups,
+    ],
+    "a subclass of `CancelledError` is a": [
+        g.a_subclass_of_cancelled_error_is_a_cancellation
+    ],
+    "a coroutine that the group refuses is closed": [
+        g.a_coroutine_refused_after_the_end_is_closed,
+        g.a_coroutine_refused_before_the_start_is_closed,
+        g.a_coroutine_refused_while_shutting_down_is_closed,
+    ],
+    "what the group raised is freed without the": [
+        g.the_error_of_a_child_is_freed,
+        g.the_error_of_the_body_is_freed,
+        g.a_base_error_is_freed,
+        g.the_outer_cancellation_is_freed,
+    ],
+    "a failed group leaves no cancel count behind": [
+        g.a_group_that_failed_at_its_end_leaves_no_cancel_count
+    ],
+    "the same, where an eager child has failed": [
+        g.a_group_that_failed_eagerly_leaves_no_cancel_count
+    ],
+    "an eager child may start a sibling that fails;": [
+        g.an_eager_child_starts_a_sibling_that_fails
+    ],
+    "an eager child that fails does not cancel the": [
+        g.an_eager_child_that_fails_leaves_the_body_alone
+    ],
+    "`create_task(..., eager_start=True)`": [g.eager_start_is_a_keyword],
+    "`cancel()`, before entering too": [
+        g.cancel_ends_a_group_without_an_error,
+        g.cancel_before_entering,
+    ],
+    "a lone `GeneratorExit` of the body leaves bare": [
+        g.a_lone_generator_exit_leaves_bare
+    ],
+    "a cancellation from outside while `cancel()`": [
+        g.an_outer_cancellation_survives_cancel_in_the_body
+    ],
+    "errors that a `KeyboardInterrupt` or": [
+        g.a_keyboard_interrupt_does_not_bury_errors,
+        g.a_system_exit_does_not_bury_errors,
+    ],
+    "an eager start in a context that is entered": [
+        g.an_eager_start_in_a_context_entered_already
+    ],
+}
+
+
+def test_the_docs_say_what_the_table_says() -> None:
+    lines = [line.strip("| ").split(" | ") for line in DOCS.read_text().splitlines()]
+    versions = ALL.split()
+    first = next(n for n, line in enumerate(lines) if line[1:] == versions)
+    said = {}
+    for row, *cells in lines[first + 2 :]:
+        if not cells:
+            break
+        said[row] = cells
+    assert len(ROWS) == len(said)
+    traps = {trap.scenario: trap for trap in TRAPS}
+    for (row, cells), (start, scenarios) in zip(
+        said.items(), ROWS.items(), strict=True
+    ):
+        assert row.startswith(start)
+        for trap in (traps[each] for each in scenarios):
+            fails, on = trap.stock_fails.split(), trap.on.split()
+            wanted = [
+                "-" if v not in on else "no" if v in fails else "yes" for v in versions
+            ]
+            assert wanted == cells, (row, trap.scenario.__name__)

@@ -1,0 +1,151 @@
+"""Cancel every public coroutine of ours at every turn of its loop.
+
+python tools/cancel_everywhere.py [-k WORDS] [--sample N [--seed S]] [--stock [-v]]
+
+Runs the scenarios of tests/cancel_scenarios.py, lazy and with the eager task factory
+(3.12 and newer), with the capture and, in a process of its own, without. Prints what
+it finds, and its figures on one line.
+
+--sample: so many points of each scenario, drawn by the seed, which is printed.
+--stock: asyncio's own tools instead; prints a row of the table in docs/testing.md.
+"""
+
+import argparse
+import asyncio
+import os
+import random
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+from cancel_scenarios import EAGER, OURS, Case, quiet  # noqa: E402
+from cancel_scenarios_stock import STOCK  # noqa: E402
+
+from pyasynclife.testing import CancelReport, cancel_everywhere  # noqa: E402
+
+Point = tuple[int, ...]
+
+VERSION = sys.version.split()[0]
+FACTORIES: dict[str, Any] = {"lazy": None}
+if EAGER:
+    FACTORIES["eager"] = asyncio.eager_task_factory
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which scenarios, and how many points of each; None: all."""
+
+    words: str
+    sample: int | None
+    seed: int
+
+    @property
+    def arguments(self) -> list[str]:
+        sample = [] if self.sample is None else ["--sample", str(self.sample)]
+        return ["-k", self.words, "--seed", str(self.seed), *sample]
+
+
+def run(case: Case, factory: str, points: list[Point] | None = None) -> CancelReport:
+    return cancel_everywhere(
+        case.scenario,
+        points=points,
+        settle=case.settle,
+        check=case.check,
+        task_factory=FACTORIES[factory],
+    )
+
+
+def draw(case: Case, factory: str, choice: Choice) -> list[Point] | None:
+    if choice.sample is None:
+        return None
+    turns = run(case, factory, [()]).turns
+    chance = random.Random(f"{choice.seed} {case.name} {factory}")
+    points: list[Point] = [()]
+    for number in range(choice.sample):
+        first = chance.randint(1, turns)
+        again = (first + chance.choice((0, 1, 2, 5)),) if number % 2 else ()
+        points.append((first, *again))
+    return points
+
+
+def run_ours(choice: Choice) -> int:
+    """Run what is ours in this process; returns the violations."""
+    began = time.monotonic()
+    cases = [case for case in OURS if choice.words in case.name]
+    points = violations = 0
+    for factory in FACTORIES:
+        for case in cases:
+            report = run(case, factory, draw(case, factory, choice))
+            points += report.points
+            violations += len(report.violations)
+            if not report.ok:
+                print(f"{factory}: {report}", flush=True)
+    how = "without the capture" if is_plain() else "with the capture"
+    drawn = "" if choice.sample is None else f", a sample by --seed {choice.seed}"
+    print(
+        f"cancel-everywhere: {VERSION}, {' and '.join(FACTORIES)}, {how}{drawn}: "
+        f"{len(cases)} scenarios, {points} points, {violations} violations, "
+        f"{time.monotonic() - began:.0f} s",
+        flush=True,
+    )
+    return violations
+
+
+def is_plain() -> bool:
+    return os.environ.get("PYASYNCLIFE_PLAIN", "") not in ("", "0")
+
+
+def run_plain(choice: Choice) -> int:
+    command = [sys.executable, __file__, *choice.arguments]
+    environment = os.environ | {"PYASYNCLIFE_PLAIN": "1"}
+    return subprocess.run(command, env=environment, check=False).returncode
+
+
+def run_stock(verbose: bool) -> None:
+    """Print, for each column, at how many points of how many asyncio is wrong."""
+    for factory in FACTORIES:
+        cells = []
+        sums = [0, 0]
+        for cases in STOCK.values():
+            wrong = points = 0
+            for case in cases:
+                report = run(case, factory)
+                points += report.points
+                wrong += len([point for point in report.wrong if point])
+                if verbose and not report.ok:
+                    print(factory, report, file=sys.stderr)
+            cells.append(f"{wrong} of {points}")
+            sums = [sums[0] + wrong, sums[1] + points]
+        cells.append(f"{sums[0]} of {sums[1]}")
+        name = VERSION if factory == "lazy" else f"{VERSION}, {factory}"
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+
+
+def main() -> int:
+    assert __doc__ is not None
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("-k", help="only scenarios with this in their name", default="")
+    parser.add_argument("--sample", type=int, help="so many points of each scenario")
+    parser.add_argument("--seed", type=int, default=random.randrange(2**32))
+    parser.add_argument("--stock", action="store_true", help="asyncio's own tools")
+    parser.add_argument("-v", action="store_true", help="with --stock: what is wrong")
+    options = parser.parse_args()
+    choice = Choice(options.k, options.sample, options.seed)
+    with quiet():
+        if options.stock:
+            run_stock(options.v)
+            return 0
+        failed = run_ours(choice) > 0
+    if not is_plain():
+        failed |= run_plain(choice) != 0
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

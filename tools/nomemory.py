@@ -1,0 +1,154 @@
+"""Fails one allocation of the whole process, each in turn: ours beside asyncio's.
+
+python tools/nomemory.py [STEP]: a child process for every STEP-th allocation of each
+scenario, in which that one fails wherever it is, the interpreter's own included. A
+table says how the children ended; asyncio itself does not survive all of them.
+"""
+
+import _testcapi  # type: ignore[import-not-found]
+import asyncio
+import faulthandler
+import gc
+import os
+import signal
+import sys
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from itertools import count
+
+from pyasynclife import TaskGroup, TaskRegistry, bounded_gather
+
+ENDS = ["went on", "MemoryError", "another error", "SystemError", "hang", "crash"]
+SECONDS = 0.3
+MOST = 2000
+OVER = 9  # the exit status of a child that never came to the allocation
+
+
+async def echo(value: int) -> int:
+    await asyncio.sleep(0)
+    return value
+
+
+async def stock_group() -> None:
+    async with asyncio.TaskGroup() as group:
+        for i in range(4):
+            group.create_task(echo(i))
+
+
+async def our_group() -> None:
+    async with TaskGroup() as group:
+        for i in range(4):
+            group.create_task(echo(i))
+
+
+async def stock_gather() -> None:
+    await asyncio.gather(*(echo(i) for i in range(4)))
+
+
+async def our_gather() -> None:
+    (await bounded_gather(echo, range(4))).values()
+
+
+async def stock_tasks() -> None:
+    await asyncio.wait([asyncio.create_task(echo(i)) for i in range(4)])
+
+
+async def our_tasks() -> None:
+    registry = TaskRegistry()
+    for i in range(4):
+        registry.register(echo(i))
+    await registry.wait()
+
+
+Scenario = Callable[[], Awaitable[None]]
+SCENARIOS: list[tuple[str, Scenario, Scenario]] = [
+    ("a group of 4", stock_group, our_group),
+    ("gather of 4", stock_gather, our_gather),
+    ("4 tasks, waited for", stock_tasks, our_tasks),
+]
+
+
+def is_no_memory(error: BaseException) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(is_no_memory, error.exceptions))
+    return isinstance(error, MemoryError)
+
+
+async def injected(scenario: Scenario, nth: int) -> int:
+    await scenario()  # warm
+    await scenario()
+    status = ENDS.index("went on")
+    gc.collect()
+    gc.disable()
+    _testcapi.set_nomemory(nth, nth + 1)
+    try:
+        await scenario()
+    except SystemError:
+        status = ENDS.index("SystemError")
+    except BaseException as error:
+        name = "MemoryError" if is_no_memory(error) else "another error"
+        status = ENDS.index(name)
+    _testcapi.remove_mem_hooks()
+    return status
+
+
+def child(scenario: Scenario, nth: int) -> int:
+    faulthandler.disable()
+    silence = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silence, 1)
+    os.dup2(silence, 2)
+    sys.unraisablehook = lambda _: None
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    loop = asyncio.SelectorEventLoop()
+    loop.set_exception_handler(lambda *_: None)
+    asyncio.set_event_loop(loop)
+    task = loop.create_task(injected(scenario, nth))
+    return loop.run_until_complete(task)
+
+
+def end_of(scenario: Scenario, nth: int) -> str:
+    forked = os.fork()
+    if not forked:
+        status = ENDS.index("SystemError")
+        try:
+            status = child(scenario, nth)
+        finally:
+            os._exit(status)
+    status = os.waitstatus_to_exitcode(os.waitpid(forked, 0)[1])
+    if status == -signal.SIGALRM:
+        return "hang"
+    return ENDS[status] if status >= 0 else "crash"
+
+
+def sweep(scenario: Scenario, step: int) -> "Counter[str]":
+    """How it ends when each allocation fails, until many in a row are not reached."""
+    ends: Counter[str] = Counter()
+    quiet = 0
+    for nth in count(0, step):
+        end = end_of(scenario, nth)
+        ends[end] += 1
+        quiet = quiet + 1 if end == "went on" else 0
+        if quiet > max(60 // step, 8) or nth > MOST:
+            ends[end] -= quiet
+            return ends
+    raise AssertionError
+
+
+def main(step: int) -> int:
+    print("CPython", sys.version.split()[0])
+    width = max(map(len, ENDS))
+    print(f"{'':28}", *(f"{end:>{width}}" for end in ENDS))
+    worse = 0
+    for name, stock, ours in SCENARIOS:
+        found = {"asyncio": sweep(stock, step), "pyasynclife": sweep(ours, step)}
+        for whose, ends in found.items():
+            counts = (f"{ends[end]:>{width}}" for end in ENDS)
+            print(f"{name + ', ' + whose:28}"[:40].ljust(34), *counts, flush=True)
+        for end in ("SystemError", "crash"):
+            worse += found["pyasynclife"][end] > found["asyncio"][end]
+    return int(worse > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 1))
