@@ -44,18 +44,17 @@ pump_refuse_ahead(al_pump *p)
 static void
 pump_give_up_reader(al_pump *p)
 {
-    PyObject *reader = p->reader;
-    if (reader == NULL || al_late_has_ended(p, reader)) {
-        return;
+    PyObject *reader = Py_XNewRef(p->reader);
+    if (reader != NULL && !al_late_has_ended(p, reader)) {
+        Py_CLEAR(p->reader);
+        p->source.done = true;
+        al_late_keep(p, reader);
+        if (p->source.ahead != NULL) {
+            pump_refuse_ahead(p);
+        }
+        al_worker_kick(p);
     }
-    p->reader = NULL;
-    p->source.done = true;
-    al_late_keep(p, reader);
-    if (p->source.ahead != NULL) {
-        pump_refuse_ahead(p);
-    }
-    Py_DECREF(reader);
-    al_worker_kick(p);
+    Py_XDECREF(reader);
 }
 
 static void
@@ -116,6 +115,10 @@ pump_start_reader(al_pump *p)
         if (failed) {
             Py_CLEAR(p->reader);
         }
+        else if (p->stopping != AL_STOP_NONE) {
+            /* An eager one, that stopped its batch before it was known. */
+            failed = al_task_cancel(st, task, NULL) < 0 ? -1 : 0;
+        }
     }
     Py_XDECREF(task);
     Py_XDECREF(callback);
@@ -173,9 +176,11 @@ al_pump_begin(al_pump *p)
     }
     p->turn_at = al_clock();
     p->begun = true;
+    p->spawning = true; /* whatever the source does meanwhile */
     if (p->stopping == AL_STOP_NONE && pump_start(p) < 0) {
         al_worker_fail(p);
     }
+    p->spawning = false;
     al_worker_kick(p);
     return 0;
 }

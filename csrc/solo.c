@@ -298,15 +298,15 @@ static bool
 slot_is_ready(WorkerObject *worker)
 {
     al_pump *p = worker->pump;
+    double now = al_clock();
+    if (p->resting == worker) {
+        p->resting = NULL; /* also if it is held: the others need not wait */
+        p->turn_at = now;
+    }
     if (worker->task == NULL || al_worker_is_held(p)) {
         return false; /* no Task: an eager factory is making it */
     }
-    double now = al_clock();
-    if (p->resting == worker) {
-        p->resting = NULL;
-        p->turn_at = now;
-    }
-    else if (p->resting != NULL || now - p->turn_at > SOLO_SLICE) {
+    if (p->resting != NULL || now - p->turn_at > SOLO_SLICE) {
         if (p->resting == NULL) {
             p->resting = worker;
         }

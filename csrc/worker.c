@@ -171,6 +171,7 @@ al_worker_spawn(al_pump *p, Py_ssize_t n)
         }
     }
     p->spawning = false;
+    pump_check_over(p);
 }
 
 /* One item that has its Task and was held may begin. */
