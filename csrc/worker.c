@@ -171,6 +171,29 @@ al_worker_spawn(al_pump *p, Py_ssize_t n)
         }
     }
     p->spawning = false;
+    pump_check_over(p);
+}
+
+/* One item that has its Task and was held may begin. */
+static void
+pump_admit(al_pump *p)
+{
+    int done = 1;
+    while (done > 0 && p->gates != NULL && PyList_GET_SIZE(p->gates) > 0
+           && !al_worker_is_held(p))
+    {
+        PyObject *gate = Py_NewRef(PyList_GET_ITEM(p->gates, 0));
+        done = PyList_SetSlice(p->gates, 0, 1, NULL) < 0
+                   ? -1
+                   : al_task_done(p->st, gate);
+        if (done < 0) {
+            al_worker_fail(p);
+        }
+        else if (done == 0) {
+            al_future_wake(p->st, &p->bound, gate);
+        }
+        Py_DECREF(gate);
+    }
 }
 
 void
@@ -182,6 +205,7 @@ al_worker_kick(al_pump *p)
     if (p->begun && p->unstarted == 0) {
         al_worker_spawn(p, p->solo != NULL ? SOLO_RAMP : 1);
     }
+    pump_admit(p);
     pump_check_over(p);
 }
 
@@ -281,12 +305,7 @@ al_worker_stop(al_pump *p, al_stop why, PyObject *msg)
     pump_cancel_reader(p);
     /* Each moves back before it is told, so what ends meanwhile is safe. */
     al_link before;
-    al_list_init(&before);
-    while (!al_list_is_empty(&p->workers)) {
-        al_link *link = p->workers.next;
-        al_link_unlink(link);
-        al_list_append(&before, link);
-    }
+    al_list_move(&p->workers, &before);
     while (!al_list_is_empty(&before)) {
         WorkerObject *worker = AL_OWNER(before.next, WorkerObject, link);
         al_link_unlink(&worker->link);
