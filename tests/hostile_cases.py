@@ -428,6 +428,7 @@ FACTORIES: dict[str, tuple[Any, bool]] = {
 
 def _factory_case(door: str, kind: str) -> None:
     make, may_fail = FACTORIES[kind]
+    endless = kind in ("the caller's own task", "cancelled tasks")
 
     @case(f"{door} where the task factory gives {kind}")
     async def run() -> None:
@@ -436,7 +437,7 @@ def _factory_case(door: str, kind: str) -> None:
         with factory(make):
             coro = echo(1)
             try:
-                async with asyncio.timeout(0.2 if "caller" in kind else 20):
+                async with asyncio.timeout(0.2 if endless else 20):
                     error = await DOORS[door](coro)
             except (Exception, GeneratorExit, asyncio.CancelledError) as failed:
                 error = failed
