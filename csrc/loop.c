@@ -286,25 +286,18 @@ al_loop_is_exit(PyObject *error)
            || PyErr_GivenExceptionMatches(error, PyExc_SystemExit);
 }
 
-/* Of the raised exception. */
-static bool
-loop_exits(void)
-{
-    return al_loop_is_exit(PyErr_Occurred()); /* a type will do */
-}
-
 int
 al_loop_take_error(al_state *st, PyObject *loop, const char *message,
                    PyObject *source)
 {
-    if (loop_exits()) {
-        return -1;
-    }
-    if (loop_tell(st, loop, message, source) == 0) {
+    /* Its type, here; and then that of the handler's own. */
+    if (!al_loop_is_exit(PyErr_Occurred())
+        && loop_tell(st, loop, message, source) == 0)
+    {
         return 0;
     }
-    if (loop_exits()) {
-        return -1; /* the handler's own */
+    if (al_loop_is_exit(PyErr_Occurred())) {
+        return -1;
     }
     PyErr_WriteUnraisable(loop);
     return 0;
@@ -321,6 +314,16 @@ al_loop_raise_graver(PyObject *earlier)
     Py_XDECREF(dropped);
     PyErr_SetRaisedException(keep ? later : earlier);
     return -1;
+}
+
+void
+al_loop_note_error(al_state *st, PyObject *loop, const char *message,
+                   PyObject *source, PyObject **exit)
+{
+    if (al_loop_take_error(st, loop, message, source) < 0) {
+        (void)al_loop_raise_graver(*exit);
+        *exit = PyErr_GetRaisedException();
+    }
 }
 
 /* Tell whether an attribute of one of asyncio's Tasks is that very object: a

@@ -92,6 +92,11 @@ bool al_loop_is_exit(PyObject *error);
 int al_loop_take_error(al_state *st, PyObject *loop, const char *message,
                        PyObject *source);
 
+/* al_loop_take_error, for who has more to do: what ends the loop's run is kept
+   in *exit (owned, or NULL), the first.  Never fails.  Runs Python. */
+void al_loop_note_error(al_state *st, PyObject *loop, const char *message,
+                        PyObject *source, PyObject **exit);
+
 /* Keep one of two exceptions, the raised one and `earlier` (may be NULL), which
    is stolen: one that ends the loop's run, or else the earlier.  One must be.
    Returns -1 with it raised.  Runs Python. */

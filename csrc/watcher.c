@@ -50,23 +50,6 @@ al_watcher_take(al_state *st, PyObject *task, PyObject *watcher)
     return taken;
 }
 
-/* Tell the loop of the raised exception.  What ends its run is kept in *exit,
-   the first of them, till all is done. */
-static void
-watcher_note(al_state *st, PyObject *loop, PyObject *task,
-             const char *message, PyObject **exit)
-{
-    if (al_loop_take_error(st, loop, message, task) < 0) {
-        PyObject *error = PyErr_GetRaisedException();
-        if (*exit == NULL) {
-            *exit = error;
-        }
-        else {
-            Py_DECREF(error);
-        }
-    }
-}
-
 /* Take callbacks off a Task, the last one first, so that those that stay keep
    their order.  -1 with what a == has raised: some of them may be on it. */
 static int
@@ -123,11 +106,12 @@ al_watcher_put(al_state *st, PyObject *loop, PyObject *task,
     PyObject *exit = NULL, *stayed = NULL;
     PyObject *pairs = watcher_list(st, task);
     if (pairs != NULL && watcher_take_off(st, task, pairs) < 0) {
-        watcher_note(st, loop, task, "comparing done callbacks failed", &exit);
+        al_loop_note_error(st, loop, "comparing done callbacks failed", task,
+                           &exit);
         stayed = watcher_list(st, task);
     }
     if (watcher_put_on(st, task, watcher, context) < 0) {
-        watcher_note(st, loop, task, adding, &exit);
+        al_loop_note_error(st, loop, adding, task, &exit);
     }
     Py_ssize_t n = pairs == NULL ? 0 : PyList_GET_SIZE(pairs);
     for (Py_ssize_t i = 0; i < n; i++) {
@@ -136,7 +120,7 @@ al_watcher_put(al_state *st, PyObject *loop, PyObject *task,
             && watcher_put_on(st, task, PyTuple_GET_ITEM(pair, 0),
                               PyTuple_GET_ITEM(pair, 1)) < 0)
         {
-            watcher_note(st, loop, task, adding, &exit);
+            al_loop_note_error(st, loop, adding, task, &exit);
         }
     }
     Py_XDECREF(pairs);
