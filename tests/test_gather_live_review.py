@@ -27,14 +27,23 @@ class Swallows:
 
     def __init__(self):
         self.free = asyncio.Event()
+        self.begun = []
 
     async def __call__(self, item=None):
+        self.begun.append(item)
         while not self.free.is_set():
             try:
                 await self.free.wait()
             except asyncio.CancelledError:
                 pass
         return item
+
+
+async def until(condition):
+    """Give the loop turns until that holds."""
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0)
 
 
 async def ended(task):
@@ -47,15 +56,18 @@ async def ended(task):
 async def test_a_reader_that_was_given_up_cannot_keep_its_batch_from_ending():
     async def source():
         yield 1
+        reached.append(True)
         try:
             await asyncio.sleep(60)
         except asyncio.CancelledError:
             await asyncio.sleep(0)
         yield 2
 
+    reached = []
+
     batch = bounded_gather(forever, source(), cancel_grace=0)
     task = asyncio.create_task(batch.collect())
-    await settle(6)
+    await until(lambda: reached)
     batch.cancel()
     result = await ended(task)
     assert result[0].item == 1
@@ -66,14 +78,17 @@ async def test_a_reader_that_was_given_up_cannot_keep_its_batch_from_ending():
 async def test_no_grace_is_enough_for_a_source_that_ends_at_once():
     async def source():
         yield 1
+        reached.append(True)
         try:
             await asyncio.sleep(60)
         finally:
             raise SystemExit("from the source")
 
+    reached = []
+
     batch = bounded_gather(forever, source(), cancel_grace=0)
     async with batch:
-        await settle(6)
+        await until(lambda: reached)
         batch.cancel()
         with pytest.raises(SystemExit, match="from the source"):
             await batch
@@ -85,12 +100,14 @@ async def test_what_a_source_fails_with_when_it_is_late_is_reported(error, loop_
 
     async def source():
         yield 1
+        reached.append(True)
         await swallows()
         raise error("late")
 
+    reached = []
     batch = bounded_gather(forever, source(), cancel_grace=0.01)
     task = asyncio.create_task(batch.collect())
-    await settle(6)
+    await until(lambda: reached)
     batch.cancel()
     (await ended(task)).failures()
     assert not loop_errors
@@ -120,7 +137,7 @@ async def test_many_that_do_not_stop_are_not_counted_for_each(monkeypatch):
     swallows = Swallows()
     batch = bounded_gather(swallows, range(200), max_concurrent=200, cancel_grace=0)
     task = asyncio.create_task(batch.collect())
-    await settle(50)
+    await until(lambda: len(swallows.begun) == 200)
     batch.cancel()
     result = await ended(task)
     assert [r.state for r in result] == [TaskState.RUNNING] * 200
@@ -147,7 +164,8 @@ async def test_a_limit_that_is_lowered_at_once_holds(raised):
 
     async with bounded_gather(fn, range(100), max_concurrent=40) as batch:
         batch.max_concurrent = 1
-        await settle(10)
+        await until(lambda: most)
+        await settle(5)
         assert most == 1
         result = await batch
     assert result.values() == list(range(100))
@@ -155,9 +173,15 @@ async def test_a_limit_that_is_lowered_at_once_holds(raised):
 
 
 async def test_what_a_lowered_limit_holds_back_can_be_cancelled():
-    async with bounded_gather(forever, range(100), max_concurrent=40) as batch:
+    begun = []
+
+    async def fn(x):
+        begun.append(x)
+        await asyncio.sleep(60)
+
+    async with bounded_gather(fn, range(100), max_concurrent=40) as batch:
         batch.max_concurrent = 2
-        await settle(10)
+        await until(lambda: len(begun) == 2)
         batch.pause()
         await settle(3)
         batch.resume()
@@ -241,9 +265,15 @@ async def test_iterating_after_cancelling_in_a_block_gives_what_was_started():
         for i in range(10):
             yield i
 
+    async def fn(x):
+        begun.append(x)
+        await asyncio.sleep(60)
+
     for items in (source(), range(10)):
-        async with bounded_gather(forever, items, max_concurrent=2) as batch:
-            await settle(10)
+        begun = []
+        async with bounded_gather(fn, items, max_concurrent=2) as batch:
+            await until(lambda begun=begun: len(begun) == 2)
+            await settle(5)
             batch.cancel()
             await settle(5)
             states = [r.state async for r in batch]
@@ -283,7 +313,8 @@ async def test_what_items_of_a_dropped_batch_fail_with_is_told_once(
         break
     del batch
     gc.collect()
-    await settle(8)
+    await until(lambda: len(seen) == 2 or loop_errors)
+    await settle(5)
     if told:
         assert [r.state for r in seen] == [TaskState.DONE, TaskState.FAILED]
     if told and error is ValueError:
@@ -300,10 +331,11 @@ async def test_a_batch_dropped_in_another_thread_that_is_over_before_it_knows(
     loop_errors, monkeypatch
 ):
     async def fn(x):
+        raised.append(x)
         raise SystemExit("late")
 
     loop = asyncio.get_running_loop()
-    called = []
+    called, raised = [], []
     held = [bounded_gather(fn, [1])]
     aiter(held[0])
     with monkeypatch.context() as slow:
@@ -311,7 +343,8 @@ async def test_a_batch_dropped_in_another_thread_that_is_over_before_it_knows(
         thread = threading.Thread(target=held.clear)
         thread.start()
         thread.join()
-    await settle(8)
+    await until(lambda: raised)
+    await settle(5)
     assert not loop_errors
     called.pop()()
     (context,) = loop_errors
