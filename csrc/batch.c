@@ -103,6 +103,9 @@ books_drop(PyObject *op, PyObject *Py_UNUSED(ignored))
     if (!p->over && al_loop_check_thread(p->st, &p->bound, "a batch") < 0) {
         return NULL;
     }
+    if (p->over) {
+        al_books_tell_fatal(self);
+    }
     self->dropped = true;
     al_worker_stop(p, AL_STOP_CANCEL, NULL);
     Py_RETURN_NONE;
@@ -155,16 +158,17 @@ static PyObject *
 books_offer(PyObject *op, PyObject *item)
 {
     BooksObject *self = (BooksObject *)op;
-    if (self->pump.source.ahead == NULL) {
+    /* A reader that was given up offers in vain. */
+    if (!self->pump.source.done && self->pump.source.ahead == NULL) {
         al_pump_offer(&self->pump, item);
     }
     return al_wait_awaitable(self, NULL, AL_WAIT_TAKEN);
 }
 
 static PyObject *
-books_reader_done(PyObject *op, PyObject *Py_UNUSED(task))
+books_reader_done(PyObject *op, PyObject *task)
 {
-    al_pump_read(&((BooksObject *)op)->pump);
+    al_pump_read(&((BooksObject *)op)->pump, task);
     Py_RETURN_NONE;
 }
 

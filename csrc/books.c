@@ -109,7 +109,9 @@ books_tell(BooksObject *self, PyObject *result)
     PyObject *on_result = Py_NewRef(self->on_result);
     PyObject *answer = al_drive_call(p->source.context, on_result, result);
     if (answer == NULL) {
-        if (PyErr_ExceptionMatches(PyExc_Exception)) {
+        if (PyErr_ExceptionMatches(PyExc_Exception)
+            || PyErr_ExceptionMatches(p->st->CancelledError))
+        {
             al_loop_report(p->st, p->bound.loop,
                            "on_result of a batch failed", NULL);
         }
@@ -119,6 +121,23 @@ books_tell(BooksObject *self, PyObject *result)
     }
     Py_XDECREF(answer);
     Py_DECREF(on_result);
+}
+
+/* Nobody holds the Batch any more, and nobody hears of this failure else. */
+static void
+books_tell_lost(BooksObject *self, PyObject *result)
+{
+    al_pump *p = &self->pump;
+    PyObject *error = al_result_error(result);
+    if (self->dropped && self->on_result == NULL && error != NULL
+        && !al_result_timed_out(result)
+        && PyErr_GivenExceptionMatches(error, PyExc_Exception))
+    {
+        PyErr_SetRaisedException(Py_NewRef(error));
+        al_loop_report(p->st, p->bound.loop,
+                       "an item of a batch that was dropped while it ran has "
+                       "failed", NULL);
+    }
 }
 
 static void
@@ -135,6 +154,9 @@ books_finished(PyObject *op, PyObject *result)
     {
         al_worker_fail(&self->pump);
     }
+    if (failed) {
+        books_tell_lost(self, result);
+    }
     if (self->on_result != NULL && state != AL_RESULT_PENDING) {
         books_tell(self, result);
     }
@@ -146,6 +168,18 @@ books_taken(PyObject *op)
     books_wake((BooksObject *)op, AL_WAIT_TAKEN);
 }
 
+void
+al_books_tell_fatal(BooksObject *self)
+{
+    al_pump *p = &self->pump;
+    if (p->fatal != NULL) {
+        PyErr_SetRaisedException(Py_NewRef(p->fatal));
+        al_loop_report(p->st, p->bound.loop,
+                       "a batch that was dropped while it ran has failed",
+                       NULL);
+    }
+}
+
 static void
 books_over(PyObject *op)
 {
@@ -155,11 +189,8 @@ books_over(PyObject *op)
         al_loop_report(self->pump.st, self->pump.bound.loop,
                        "the loop's clock failed", NULL);
     }
-    if (self->dropped && self->pump.fatal != NULL) {
-        PyErr_SetRaisedException(Py_NewRef(self->pump.fatal));
-        al_loop_report(self->pump.st, self->pump.bound.loop,
-                       "a batch that was dropped while it ran has failed",
-                       NULL);
+    if (self->dropped) {
+        al_books_tell_fatal(self);
     }
     books_wake(self, AL_WAIT_NEXT);
     books_wake(self, AL_WAIT_END);
@@ -262,12 +293,17 @@ PyObject *
 al_books_hand_over(BooksObject *self)
 {
     al_pump *p = &self->pump;
-    PyObject *result = al_shelf_peek(&self->shelf, p->over);
-    if (result == NULL) {
-        return NULL;
+    PyObject *result = NULL;
+    while (result == NULL) {
+        result = Py_XNewRef(al_shelf_peek(&self->shelf, p->over));
+        if (result == NULL) {
+            return NULL;
+        }
+        al_shelf_take(&self->shelf);
+        if (al_result_state_of(result) == AL_RESULT_PENDING) {
+            Py_CLEAR(result); /* kept while a block might have awaited all */
+        }
     }
-    Py_INCREF(result);
-    al_shelf_take(&self->shelf);
     p->room++;
     if (p->unstarted == 0 && !p->over) {
         al_worker_kick(p);

@@ -60,6 +60,10 @@ int al_books_set_mode(BooksObject *books, al_mode mode);
    Runs Python. */
 void al_books_set_limit(BooksObject *books, Py_ssize_t limit);
 
+/* Report what ended a batch that nobody holds any more, if something did.
+   Sets no exception.  Runs Python. */
+void al_books_tell_fatal(BooksObject *books);
+
 /* What is to be handed over next (new); NULL if there is none.  Sets no
    exception.  Runs Python. */
 PyObject *al_books_hand_over(BooksObject *books);

@@ -27,20 +27,45 @@ al_late_keep(al_pump *p, PyObject *task)
     Py_XDECREF(none);
 }
 
+bool
+al_late_has_ended(al_pump *p, PyObject *task)
+{
+    int done = al_task_done(p->st, task);
+    if (done < 0) {
+        al_loop_report(p->st, p->bound.loop,
+                       "a task does not tell whether it has ended", task);
+    }
+    return done > 0;
+}
+
+/* What becomes of an item that is given up (new): one that was made a Task for
+   and not begun never will be. */
+static PyObject *
+late_result(WorkerObject *self, double now)
+{
+    al_pump *p = self->pump;
+    if (!self->begun) {
+        return al_item_unstarted(p->st, &self->item, p->stopping);
+    }
+    bool budget = self->item.why == AL_STOP_BUDGET;
+    return al_item_stuck(p->st, &self->item, budget ? p->budget : p->timeout,
+                         p->grace, now - self->item.started);
+}
+
 /* The worker keeps the item, and nothing else. */
 static void
 late_give_up(WorkerObject *self, double now)
 {
     al_pump *p = self->pump;
-    if (self->owner == NULL || self->item.value == NULL || self->stepping) {
+    PyObject *task = Py_XNewRef(self->task);
+    if (self->stepping || (task != NULL && al_late_has_ended(p, task))
+        || self->owner == NULL || self->item.value == NULL)
+    {
+        Py_XDECREF(task);
         return;
     }
     PyObject *owner = Py_NewRef(self->owner);
-    PyObject *task = Py_XNewRef(self->task);
-    bool budget = self->item.why == AL_STOP_BUDGET;
-    PyObject *result = al_item_stuck(
-        p->st, &self->item, budget ? p->budget : p->timeout, p->grace,
-        now - self->item.started);
+    PyObject *result = late_result(self, now);
     if (result == NULL) {
         al_worker_fail(p);
     }
@@ -95,15 +120,17 @@ void
 al_late_give_up_all(al_pump *p)
 {
     double now = late_clock(p);
-    al_link *at = p->workers.next;
-    while (at != &p->workers) {
-        WorkerObject *worker = AL_OWNER(at, WorkerObject, link);
-        at = at->next;
-        if (worker->item.value != NULL && !worker->stepping) {
+    /* Each moves back before it is looked at, so what ends meanwhile is safe. */
+    al_link before;
+    al_list_move(&p->workers, &before);
+    while (!al_list_is_empty(&before)) {
+        WorkerObject *worker = AL_OWNER(before.next, WorkerObject, link);
+        al_link_unlink(&worker->link);
+        al_list_append(&p->workers, &worker->link);
+        if (worker->item.value != NULL) {
             Py_INCREF(worker);
             late_give_up(worker, now);
             Py_DECREF(worker);
-            at = p->workers.next; /* anything may have run */
         }
     }
 }

@@ -31,6 +31,18 @@ al_list_is_empty(const al_link *head)
     return head->next == head;
 }
 
+/* Make `to` a list of all that is in `from`, which is empty then.  Pure C. */
+static inline void
+al_list_move(al_link *from, al_link *to)
+{
+    al_list_init(to);
+    if (!al_list_is_empty(from)) {
+        *to = *from;
+        to->next->prev = to->prev->next = to;
+        al_list_init(from);
+    }
+}
+
 /* Tell whether an object is in a list.  Pure C. */
 static inline bool
 al_link_is_in(const al_link *link)

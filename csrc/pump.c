@@ -44,18 +44,17 @@ pump_refuse_ahead(al_pump *p)
 static void
 pump_give_up_reader(al_pump *p)
 {
-    PyObject *reader = p->reader;
-    if (reader == NULL) {
-        return;
+    PyObject *reader = Py_XNewRef(p->reader);
+    if (reader != NULL && !al_late_has_ended(p, reader)) {
+        Py_CLEAR(p->reader);
+        p->source.done = true;
+        al_late_keep(p, reader);
+        if (p->source.ahead != NULL) {
+            pump_refuse_ahead(p);
+        }
+        al_worker_kick(p);
     }
-    p->reader = NULL;
-    p->source.done = true;
-    al_late_keep(p, reader);
-    if (p->source.ahead != NULL) {
-        pump_refuse_ahead(p);
-    }
-    Py_DECREF(reader);
-    al_worker_kick(p);
+    Py_XDECREF(reader);
 }
 
 static void
@@ -116,6 +115,10 @@ pump_start_reader(al_pump *p)
         if (failed) {
             Py_CLEAR(p->reader);
         }
+        else if (p->stopping != AL_STOP_NONE) {
+            /* An eager one, that stopped its batch before it was known. */
+            failed = al_task_cancel(st, task, NULL) < 0 ? -1 : 0;
+        }
     }
     Py_XDECREF(task);
     Py_XDECREF(callback);
@@ -173,9 +176,11 @@ al_pump_begin(al_pump *p)
     }
     p->turn_at = al_clock();
     p->begun = true;
+    p->spawning = true; /* whatever the source does meanwhile */
     if (p->stopping == AL_STOP_NONE && pump_start(p) < 0) {
         al_worker_fail(p);
     }
+    p->spawning = false;
     al_worker_kick(p);
     return 0;
 }
@@ -217,11 +222,32 @@ pump_judge_reader(al_pump *p, PyObject *reader)
     return outcome == AL_ERROR ? -1 : 0;
 }
 
+/* The end of a reader that was given up: nobody waits for it. */
+static void
+pump_end_late_reader(al_pump *p, PyObject *reader)
+{
+    PyObject *value;
+    al_outcome outcome = al_task_outcome(p->st, reader, &value);
+    if (outcome != AL_CANCELLED && value != NULL
+        && PyExceptionInstance_Check(value))
+    {
+        PyErr_SetRaisedException(Py_NewRef(value));
+        outcome = AL_ERROR;
+    }
+    if (outcome == AL_ERROR) {
+        al_loop_report(p->st, p->bound.loop,
+                       "a batch's asynchronous source, which did not stop in "
+                       "time, failed", reader);
+    }
+    Py_XDECREF(value);
+}
+
 void
-al_pump_read(al_pump *p)
+al_pump_read(al_pump *p, PyObject *task)
 {
     PyObject *reader = p->reader;
     if (reader == NULL) {
+        pump_end_late_reader(p, task);
         return;
     }
     p->reader = NULL;

@@ -23,8 +23,8 @@ int al_pump_begin(al_pump *pump);
 /* The reader has its next item; the one before was taken.  Runs Python. */
 void al_pump_offer(al_pump *pump, PyObject *item);
 
-/* The reader has ended.  Runs Python. */
-void al_pump_read(al_pump *pump);
+/* The reader (a Task, borrowed) has ended.  Runs Python. */
+void al_pump_read(al_pump *pump, PyObject *task);
 
 /* Add an item; before the pump has begun, too.  Returns 0; -1 with an
    exception, nothing changed.  Runs Python. */

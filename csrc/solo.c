@@ -187,21 +187,28 @@ al_solo_spawn(al_pump *p)
 
 /* ------------------------------------------------------------ its end */
 
-/* It was cancelled before it began: by us, then it was never started; or by
-   somebody else. */
+/* It has ended before it began, so it took no time. */
 static void
-solo_end_unbegun(WorkerObject *self)
+solo_stamp(WorkerObject *self)
 {
     al_pump *p = self->pump;
-    if (p->stopping != AL_STOP_NONE) {
-        al_step_refuse(self);
-        return;
-    }
     double now = al_loop_time(p->st, &p->bound);
     if (now == -1.0 && PyErr_Occurred()) {
         al_worker_fail(p);
     }
     self->item.started = now;
+}
+
+/* It was cancelled before it began: by us, then it was never started; or by
+   somebody else. */
+static void
+solo_end_unbegun(WorkerObject *self)
+{
+    if (self->pump->stopping != AL_STOP_NONE) {
+        al_step_refuse(self);
+        return;
+    }
+    solo_stamp(self);
     al_step_abandon(self);
 }
 
@@ -251,7 +258,7 @@ solo_leave(WorkerObject *self)
 
 /* ---------------------------------------------------------------- Slot */
 
-/* One turn, or until the batch is resumed. */
+/* One turn, or until the batch is resumed or fewer items run. */
 static PySendResult
 slot_wait(PyObject *op, PyObject *thrown, PyObject **result)
 {
@@ -269,7 +276,7 @@ slot_wait(PyObject *op, PyObject *thrown, PyObject **result)
     }
     al_pump *p = worker->pump;
     PyObject *gate = Py_NewRef(Py_None);
-    if (p->paused && worker->task != NULL) {
+    if (worker->task != NULL && al_worker_is_held(p)) {
         Py_SETREF(gate, al_loop_pause(p->st, &p->bound));
         if (gate != NULL && p->gates == NULL) {
             p->gates = AL_ALLOC(PyList_New(0));
@@ -291,15 +298,15 @@ static bool
 slot_is_ready(WorkerObject *worker)
 {
     al_pump *p = worker->pump;
-    if (worker->task == NULL || p->paused) {
-        return false; /* it is being made, by an eager factory */
-    }
     double now = al_clock();
     if (p->resting == worker) {
-        p->resting = NULL;
+        p->resting = NULL; /* also if it is held: the others need not wait */
         p->turn_at = now;
     }
-    else if (p->resting != NULL || now - p->turn_at > SOLO_SLICE) {
+    if (worker->task == NULL || al_worker_is_held(p)) {
+        return false; /* no Task: an eager factory is making it */
+    }
+    if (p->resting != NULL || now - p->turn_at > SOLO_SLICE) {
         if (p->resting == NULL) {
             p->resting = worker;
         }
@@ -490,13 +497,20 @@ slot_raised(PyObject *op, PyObject *error)
     }
     else if (worker != NULL && worker->item.value != NULL) {
         PyObject *owner = Py_NewRef(worker->owner);
-        if (slot_is_closing(worker, error)) {
-            al_step_abandon(worker);
-        }
-        else if (!worker->begun) {
+        bool closing = slot_is_closing(worker, error);
+        if (!worker->begun
+            && (closing || PyErr_GivenExceptionMatches(
+                               error, worker->st->CancelledError)))
+        {
             solo_end_unbegun(worker);
         }
+        else if (closing) {
+            al_step_abandon(worker);
+        }
         else {
+            if (!worker->begun) {
+                solo_stamp(worker);
+            }
             swallow = slot_judge(worker, error);
         }
         Py_DECREF(owner);

@@ -26,6 +26,10 @@
 /* How many Tasks of one item each are made at once, from nothing. */
 #define SOLO_RAMP 64
 
+/* How often the workers may be replaced that were cancelled before they began,
+   with none between them that did. */
+#define BARREN_MAX 3
+
 bool
 al_worker_may_pull(const al_pump *p)
 {
@@ -171,6 +175,29 @@ al_worker_spawn(al_pump *p, Py_ssize_t n)
         }
     }
     p->spawning = false;
+    pump_check_over(p);
+}
+
+/* One item that has its Task and was held may begin. */
+static void
+pump_admit(al_pump *p)
+{
+    int done = 1;
+    while (done > 0 && p->gates != NULL && PyList_GET_SIZE(p->gates) > 0
+           && !al_worker_is_held(p))
+    {
+        PyObject *gate = Py_NewRef(PyList_GET_ITEM(p->gates, 0));
+        done = PyList_SetSlice(p->gates, 0, 1, NULL) < 0
+                   ? -1
+                   : al_task_done(p->st, gate);
+        if (done < 0) {
+            al_worker_fail(p);
+        }
+        else if (done == 0) {
+            al_future_wake(p->st, &p->bound, gate);
+        }
+        Py_DECREF(gate);
+    }
 }
 
 void
@@ -182,7 +209,26 @@ al_worker_kick(al_pump *p)
     if (p->begun && p->unstarted == 0) {
         al_worker_spawn(p, p->solo != NULL ? SOLO_RAMP : 1);
     }
+    pump_admit(p);
     pump_check_over(p);
+}
+
+/* A worker ends.  One that was cancelled before it began is replaced; but from
+   a task factory that cancels what it makes, no end of them would come. */
+static void
+pump_count_barren(al_pump *p, bool begun)
+{
+    if (begun) {
+        p->barren = 0;
+    }
+    else if (p->unstarted == 0 && p->stopping == AL_STOP_NONE
+             && ++p->barren == BARREN_MAX)
+    {
+        PyErr_SetString(PyExc_RuntimeError,
+                        "a batch's workers are cancelled before they begin, "
+                        "again and again: look at the loop's task factory");
+        al_worker_fail(p);
+    }
 }
 
 /* The worker's Task has ended. */
@@ -195,6 +241,7 @@ worker_call(PyObject *op, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kw))
         PyObject *owner = Py_NewRef(self->owner);
         p->left(op);
         al_worker_detach(self);
+        pump_count_barren(p, self->begun || p->solo != NULL);
         al_worker_kick(p);
         Py_DECREF(owner);
     }
@@ -281,12 +328,7 @@ al_worker_stop(al_pump *p, al_stop why, PyObject *msg)
     pump_cancel_reader(p);
     /* Each moves back before it is told, so what ends meanwhile is safe. */
     al_link before;
-    al_list_init(&before);
-    while (!al_list_is_empty(&p->workers)) {
-        al_link *link = p->workers.next;
-        al_link_unlink(link);
-        al_list_append(&before, link);
-    }
+    al_list_move(&p->workers, &before);
     while (!al_list_is_empty(&before)) {
         WorkerObject *worker = AL_OWNER(before.next, WorkerObject, link);
         al_link_unlink(&worker->link);

@@ -47,11 +47,12 @@ typedef struct al_pump {
     PyObject *reader;             /* owned: Task of an asynchronous source */
     PyObject *fatal;              /* owned: what ends the batch, bare */
     PyObject *registry;           /* owned: of solo Tasks, or NULL */
-    PyObject *gates;              /* owned: list of futures, while paused */
+    PyObject *gates;              /* owned: list of futures, while held */
     Py_ssize_t limit;             /* of workers */
     Py_ssize_t alive;             /* workers */
     Py_ssize_t unstarted;         /* of them */
     Py_ssize_t room;              /* how many more may be started now */
+    int barren;                   /* how often all of them ended unstarted */
     double timeout;               /* of an item; inf: none */
     double budget;                /* of all; inf: none */
     double grace;                 /* of what is cancelled; inf: none */
@@ -87,6 +88,15 @@ WorkerObject *al_worker_new(al_pump *pump);
 
 /* Tell whether an item may be pulled now.  Pure C. */
 bool al_worker_may_pull(const al_pump *pump);
+
+/* Tell whether an item that has its Task must wait: the batch is paused, or its
+   limit was lowered.  Pure C. */
+static inline bool
+al_worker_is_held(const al_pump *p)
+{
+    return p->paused
+           || (p->alive - p->unstarted >= p->limit && p->fatal == NULL);
+}
 
 /* Up to n more workers, as far as the limit allows and there is something to
    pull; a failure ends the pump.  Runs Python. */

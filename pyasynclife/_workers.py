@@ -64,11 +64,23 @@ async def read(source: AsyncIterable[Any], pump: _Pump) -> BaseException | None:
     return None
 
 
-_stuck: set[asyncio.Task[Any]] = set()
+# By loop: what a loop that is closed has will never end, and goes with it.
+_stuck: dict[asyncio.AbstractEventLoop, set[asyncio.Task[Any]]] = {}
 
 
 def keep(task: asyncio.Task[Any]) -> None:
     """Hold a Task that nobody waits for any more until it ends: the loop does not."""
-    _stuck.difference_update([t for t in _stuck if t.get_loop().is_closed()])
-    _stuck.add(task)
-    task.add_done_callback(_stuck.discard)
+    for loop in list(_stuck):  # other threads have loops too
+        if loop.is_closed():
+            _stuck.pop(loop, None)
+    loop = task.get_loop()
+    _stuck.setdefault(loop, set()).add(task)
+    task.add_done_callback(_let_go)
+
+
+def _let_go(task: asyncio.Task[Any]) -> None:
+    loop = task.get_loop()
+    tasks = _stuck.get(loop, set())
+    tasks.discard(task)
+    if not tasks:
+        _stuck.pop(loop, None)

@@ -494,21 +494,21 @@ async def test_a_batch_ends_without_an_item_that_does_not_stop(grace, how):
 
     async def fn(x):
         if x == "trouble":
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.1)
             raise ValueError if how == "errors" else KeyboardInterrupt
         return await stubborn(x)
 
     items = ["hard", "soft"]
     options = {"cancel_grace": grace}
     if how == "budget":
-        options["budget"] = 0.02
+        options["budget"] = 0.1
     elif how == "errors":
         options["max_errors"] = 0
     if how in ("errors", "fatal"):
         items.append("trouble")
     batch = bounded_gather(fn, items, **options)
     if how == "cancel":
-        asyncio.get_running_loop().call_later(0.02, batch.cancel)
+        asyncio.get_running_loop().call_later(0.1, batch.cancel)
     async with asyncio.timeout(5):
         if how == "fatal":
             with pytest.raises(KeyboardInterrupt):
