@@ -85,7 +85,7 @@ async def stock_cancel() -> None:
 
 async def our_cancel() -> None:
     registry = TaskRegistry()
-    for i in range(4):
+    for _ in range(4):
         registry.register(forever())
     await asyncio.sleep(0)
     registry.cancel_all()
