@@ -90,8 +90,8 @@ def tell_of_callback(
 ) -> None:
     """Tell the loop of an error in a callback, as a Handle of its own would.
 
-    From 3.12 on the exception handler is run in the handle's context, so that is a copy:
-    the error may be that the context itself could not be entered.
+    From 3.12 on the exception handler is run in the handle's context, so that is a
+    copy: the error may be that the context itself could not be entered.
     """
     handle = asyncio.Handle(callback, args, loop, context.copy())
     about = {
