@@ -18,7 +18,8 @@ int al_capture_start(al_state *st, const al_loop *bound, PyObject *coro,
 
 /* al_task_cancel, its wake-up from a handle of ours where that can be.
    `watcher` is the done callback that is to be called from there as well, or
-   NULL.  Returns and raises what al_task_cancel does.  Runs Python. */
+   NULL.  Returns and raises what al_task_cancel does; -1 too with what a signal
+   raised meanwhile, the cancellation being asked for.  Runs Python. */
 int al_capture_cancel(al_state *st, const al_loop *bound, PyObject *task,
                       PyObject *msg, PyObject *watcher);
 
