@@ -9,7 +9,7 @@ import sys
 import tempfile
 import textwrap
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 SEED = os.environ.get("PYASYNCLIFE_SEED") or str(random.randrange(2**32))
@@ -23,6 +23,15 @@ async def settle(turns: int = 3) -> None:
     """Give the loop some turns."""
     for _ in range(turns):
         await asyncio.sleep(0)
+
+
+def in_turns(turns: int, call: Callable[..., object], *args: object) -> None:
+    """Call something once the loop has had some turns, however long they take."""
+    loop = asyncio.get_running_loop()
+    if turns > 0:
+        loop.call_soon(in_turns, turns - 1, call, *args)
+    else:
+        call(*args)
 
 
 def _argv(command: Command) -> list[str]:

@@ -5,7 +5,7 @@ import gc
 import warnings
 
 import pytest
-from helpers import settle
+from helpers import in_turns, settle
 
 from pyasynclife import BatchStatus, TaskState, bounded_gather
 from pyasynclife.testing import VirtualTimeLoop
@@ -178,7 +178,7 @@ def test_a_virtual_clock_is_followed():
 
 async def test_cancel_ends_what_runs_and_starts_no_more():
     batch = bounded_gather(sleep_for, [0.0, 10, 10, 10], max_concurrent=2)
-    asyncio.get_running_loop().call_later(0.02, batch.cancel, "enough")
+    in_turns(50, batch.cancel, "enough")
     result = await batch
     assert result.status is BatchStatus.CANCELLED
     assert [r.state for r in result] == [
@@ -196,7 +196,7 @@ async def test_cancel_ends_what_runs_and_starts_no_more():
 
 async def test_cancel_of_a_lazy_source_says_that_there_was_more():
     batch = bounded_gather(sleep_for, iter([10] * 10), max_concurrent=2)
-    asyncio.get_running_loop().call_later(0.01, batch.cancel)
+    in_turns(50, batch.cancel)
     result = await batch
     assert len(result) == 2
     assert not result.exhausted

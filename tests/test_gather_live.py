@@ -6,7 +6,7 @@ import math
 import warnings
 
 import pytest
-from helpers import settle
+from helpers import in_turns, settle
 
 from pyasynclife import BatchError, BatchStatus, TaskState, _workers, bounded_gather
 
@@ -589,7 +589,7 @@ async def test_an_item_that_does_not_stop_is_told_of(use):
     batch = bounded_gather(
         stubborn, ["hard"], cancel_grace=0.01, on_result=lambda r: seen.append(r.state)
     )
-    asyncio.get_running_loop().call_later(0.02, batch.cancel)
+    in_turns(50, batch.cancel)
     async with asyncio.timeout(5):
         if use == "iterate":
             assert [r.state async for r in batch] == [TaskState.RUNNING]
@@ -641,7 +641,7 @@ async def test_what_was_given_up_is_held_until_it_ends():
 async def test_what_an_item_fails_with_after_it_was_given_up_is_reported(loop_errors):
     stubborn = Stubborn()
     batch = bounded_gather(stubborn, ["bad"], cancel_grace=0.0)
-    asyncio.get_running_loop().call_later(0.01, batch.cancel)
+    in_turns(50, batch.cancel)
     (await batch).failures()
     await stubborn.let_go()
     stubborn.tasks.clear()
@@ -653,7 +653,7 @@ async def test_what_an_item_fails_with_after_it_was_given_up_is_reported(loop_er
 async def test_a_result_with_an_item_that_did_not_stop_is_reported_unread(loop_errors):
     stubborn = Stubborn()
     batch = bounded_gather(stubborn, ["hard"], cancel_grace=0.0)
-    asyncio.get_running_loop().call_later(0.01, batch.cancel)
+    in_turns(50, batch.cancel)
     await batch
     del batch
     gc.collect()
@@ -675,7 +675,7 @@ async def test_a_stuck_reader_never_blocks_cancelling(swallows):
                     raise
 
     batch = bounded_gather(echo, source(), cancel_grace=0.02 if swallows else None)
-    asyncio.get_running_loop().call_later(0.02, batch.cancel)
+    in_turns(50, batch.cancel)
     async with asyncio.timeout(5):
         result = await batch
     assert result.values() == [1]

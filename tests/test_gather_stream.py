@@ -5,7 +5,7 @@ import contextvars
 import gc
 
 import pytest
-from helpers import settle
+from helpers import in_turns, settle
 
 from pyasynclife import BatchError, BatchStatus, TaskState, bounded_gather
 
@@ -563,7 +563,7 @@ async def test_an_item_that_was_ahead_is_in_the_result_as_never_started():
             yield i
 
     batch = bounded_gather(sleep_for, numbers(), max_concurrent=1)
-    asyncio.get_running_loop().call_later(0.02, batch.cancel)
+    in_turns(50, batch.cancel)
     result = await batch
     assert [r.state for r in result] == [
         TaskState.DONE,
@@ -586,7 +586,7 @@ async def test_a_source_that_swallows_its_cancellation_is_not_read_on():
                 log.append("swallowed")
 
     batch = bounded_gather(double, stubborn())
-    asyncio.get_running_loop().call_later(0.01, batch.cancel)
+    in_turns(50, batch.cancel)
     await batch
     assert log == ["swallowed"]
 
@@ -600,7 +600,7 @@ async def test_a_source_that_fails_while_it_is_cancelled_is_reported(loop_errors
             raise ValueError("in finally")
 
     batch = bounded_gather(double, failing())
-    asyncio.get_running_loop().call_later(0.01, batch.cancel)
+    in_turns(50, batch.cancel)
     assert (await batch).status is BatchStatus.CANCELLED
     assert [str(c["exception"]) for c in loop_errors] == ["in finally"]
 
