@@ -83,8 +83,7 @@ book_evict(RegistryObject *self)
 static bool
 book_is_exit(void)
 {
-    return PyErr_ExceptionMatches(PyExc_KeyboardInterrupt)
-           || PyErr_ExceptionMatches(PyExc_SystemExit);
+    return al_loop_is_exit(PyErr_Occurred());
 }
 
 /* While telling of an end something failed: that is the loop's handler's, or

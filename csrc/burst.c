@@ -7,51 +7,130 @@
  * gone on to no other handle, so everything happens in the order and in the
  * turn in which it would happen without.
  *
- * The one callback that is known beforehand to come is the watcher's, so it
- * is not put on the Task before its step: a Task that ends in that step is
- * told of from a burst as well.
- *
  * A burst owns its calls, and its place in them is moved on before each is
- * made: should the loop be run, or the burst be called, from inside one, the
- * rest is made there.
+ * made.  While there are more, its handle stands at the front of the loop's
+ * queue, where their handles would be: there the rest is found by who runs the
+ * loop from inside a call, and by the loop's next run should a call end this
+ * one.  A burst that is called without calls does nothing, so a handle too
+ * many does no harm.
  */
 #include "compat.h"
 #include "fault.h"
 #include "state.h"
 #include "loop.h"
+#include "watcher.h"
 #include "burst.h"
 
 #define BURST_ROOM 4
 
-/* Tell whether the raised exception ends the loop's run.  Pure C. */
-static bool
-burst_is_exit(void)
-{
-    return PyErr_ExceptionMatches(PyExc_KeyboardInterrupt)
-           || PyErr_ExceptionMatches(PyExc_SystemExit);
-}
-
 typedef struct {
     PyObject_HEAD
     al_state *st;
-    PyObject *loop;  /* owned */
-    al_call *calls;  /* owned, from `next` to `count` */
+    PyObject *loop;   /* owned */
+    PyObject *handle; /* owned: the loop's for us; NULL: not scheduled, over */
+    al_call *calls;   /* owned, from `next` to `count` */
     Py_ssize_t next, count, room;
     Py_ssize_t behind; /* the queue's length with our handle; -1: unknown */
+    unsigned long run; /* how many bursts had been run when it was scheduled */
 } BurstObject;
 
-static void
-call_clear(al_call *call)
+/* ------------------------------------------------------------- the queue */
+
+/* The loop's queue if it is what asyncio's own loops have (new); else NULL,
+   without an exception.  Fetched each time: somebody may replace it. */
+static PyObject *
+burst_ready(al_state *st, PyObject *loop)
 {
-    Py_CLEAR(call->call);
-    Py_CLEAR(call->arg);
-    Py_CLEAR(call->context);
-    Py_CLEAR(call->task);
-    Py_CLEAR(call->watcher);
-    Py_CLEAR(call->told_in);
+    PyObject *ready = PyObject_GetAttr(loop, st->s__ready);
+    if (ready == NULL) {
+        PyErr_Clear(); /* none to be seen; capture_terms() wants no property */
+    }
+    else if ((PyObject *)Py_TYPE(ready) != st->deque) {
+        Py_CLEAR(ready);
+    }
+    return ready;
 }
 
-/* ------------------------------------------------------------- the queue */
+/* An attribute of a handle in the queue (new); NULL without an exception if
+   there is none, or if what is there is no Handle of asyncio's. */
+static PyObject *
+burst_peek(al_state *st, PyObject *ready, Py_ssize_t at, PyObject *name)
+{
+    PyObject *handle = at >= 0 ? PySequence_GetItem(ready, at) : NULL;
+    PyObject *found = NULL;
+    if (handle != NULL && (PyObject *)Py_TYPE(handle) == st->Handle) {
+        found = PyObject_GetAttr(handle, name);
+    }
+    Py_XDECREF(handle);
+    if (found == NULL && PyErr_Occurred()) {
+        PyErr_Clear(); /* another thread was quicker: nothing is there */
+    }
+    return found;
+}
+
+/* The burst that may be joined (new); else NULL, without an exception.  It is
+   scheduled last, and the queue as long as then: what was scheduled before it
+   by an earlier turn would otherwise have it run a turn too early.  A burst
+   that runs may make the queue as long again, so none must have begun. */
+static BurstObject *
+burst_open(al_state *st, PyObject *ready)
+{
+    Py_ssize_t n = PySequence_Size(ready);
+    PyObject *callback = burst_peek(st, ready, n - 1, st->s__callback);
+    if (callback != NULL
+        && ((PyObject *)Py_TYPE(callback) != st->Burst
+            || ((BurstObject *)callback)->behind != n
+            || ((BurstObject *)callback)->run != st->bursts_run))
+    {
+        Py_CLEAR(callback);
+    }
+    return (BurstObject *)callback;
+}
+
+/* Where in the queue the handles of a Task's own callbacks begin, which its end
+   has just scheduled; -1: there are none. */
+static Py_ssize_t
+burst_own(al_state *st, PyObject *ready, PyObject *task)
+{
+    Py_ssize_t n = PySequence_Size(ready), at = n;
+    bool its = true;
+    while (its) {
+        PyObject *args = burst_peek(st, ready, at - 1, st->s__args);
+        its = args != NULL && PyTuple_Check(args)
+              && PyTuple_GET_SIZE(args) == 1
+              && PyTuple_GET_ITEM(args, 0) == task;
+        at -= its;
+        Py_XDECREF(args);
+    }
+    return at < n ? at : -1;
+}
+
+/* Move the last handle to a place further in front. */
+static void
+burst_move(al_state *st, PyObject *ready, Py_ssize_t at)
+{
+    PyObject *where = AL_ALLOC(PyLong_FromSsize_t(at));
+    PyObject *handle =
+        where == NULL ? NULL : PyObject_CallMethodNoArgs(ready, st->s_pop);
+    PyObject *none = handle == NULL
+                         ? NULL
+                         : PyObject_CallMethodObjArgs(ready, st->s_insert,
+                                                      where, handle, NULL);
+    if (none == NULL) {
+        PyErr_Clear(); /* MemoryError: then it stays the last */
+        none = handle == NULL ? NULL
+                              : PyObject_CallMethodOneArg(
+                                    ready, st->s_append, handle);
+    }
+    if (none == NULL) {
+        PyErr_Clear(); /* nothing was popped: the room for it is there */
+    }
+    Py_XDECREF(none);
+    Py_XDECREF(handle);
+    Py_XDECREF(where);
+}
+
+/* ------------------------------------------------------------ scheduling */
 
 /* Move a call in, which is then emptied.  -1 with MemoryError. */
 static int
@@ -74,7 +153,8 @@ burst_push(BurstObject *self, al_call *call)
 }
 
 /* loop.call_soon(burst), in a context of its own: that of a call may be one
-   that is not to be entered twice. */
+   that is not to be entered twice.  -1 with an exception: if it came from a
+   signal the burst may be scheduled all the same. */
 static int
 burst_schedule(BurstObject *self)
 {
@@ -86,61 +166,13 @@ burst_schedule(BurstObject *self)
     PyObject *handle = AL_ALLOC(PyObject_VectorcallMethod(
         self->st->s_call_soon, stack + 1, 2 | PY_VECTORCALL_ARGUMENTS_OFFSET,
         self->st->kw_context));
-    Py_XDECREF(handle);
     Py_DECREF(context);
+    Py_XSETREF(self->handle, handle);
     return handle == NULL ? -1 : 0;
 }
 
-/* The loop's queue if it is what asyncio's own loops have (new); else NULL,
-   without an exception.  Fetched each time: somebody may replace it. */
-static PyObject *
-burst_ready(al_state *st, PyObject *loop)
-{
-    PyObject *ready = PyObject_GetAttr(loop, st->s__ready);
-    if (ready == NULL) {
-        PyErr_Clear(); /* no queue to be seen */
-    }
-    else if ((PyObject *)Py_TYPE(ready) != st->deque) {
-        Py_CLEAR(ready);
-    }
-    return ready;
-}
-
-/* An attribute of the handle that was scheduled last (new); else NULL, without
-   an exception. */
-static PyObject *
-burst_last(al_state *st, PyObject *ready, PyObject *name)
-{
-    Py_ssize_t n = PySequence_Size(ready);
-    PyObject *handle = n > 0 ? PySequence_GetItem(ready, n - 1) : NULL;
-    PyObject *found = NULL;
-    if (handle != NULL && (PyObject *)Py_TYPE(handle) == st->Handle) {
-        found = PyObject_GetAttr(handle, name);
-    }
-    Py_XDECREF(handle);
-    if (found == NULL && PyErr_Occurred()) {
-        PyErr_Clear(); /* not known to happen: then there is nothing to join */
-    }
-    return found;
-}
-
-/* The burst that may be joined (new); else NULL, without an exception.  It is
-   scheduled last, and the queue as long as then: what was scheduled before it
-   by an earlier turn would otherwise have it run a turn too early. */
-static BurstObject *
-burst_open(al_state *st, PyObject *ready)
-{
-    PyObject *callback = burst_last(st, ready, st->s__callback);
-    if (callback != NULL
-        && ((PyObject *)Py_TYPE(callback) != st->Burst
-            || ((BurstObject *)callback)->behind != PySequence_Size(ready)))
-    {
-        Py_CLEAR(callback);
-    }
-    return (BurstObject *)callback;
-}
-
-/* Schedule a new burst of one call. */
+/* Schedule a new burst of one call.  -1 with an exception: the call is the
+   caller's again, and a handle that the loop may have does nothing. */
 static int
 burst_begin(al_state *st, PyObject *loop, al_call *call)
 {
@@ -151,233 +183,74 @@ burst_begin(al_state *st, PyObject *loop, al_call *call)
     }
     self->st = st;
     self->loop = Py_NewRef(loop);
+    self->handle = NULL;
     self->calls = NULL;
     self->next = self->count = self->room = 0;
     self->behind = -1;
+    self->run = 0;
     PyObject_GC_Track((PyObject *)self);
     int begun = burst_push(self, call);
     if (begun == 0) {
         begun = burst_schedule(self);
     }
+    if (begun < 0 && self->next < self->count) {
+        *call = self->calls[--self->count];
+    }
     PyObject *ready = begun < 0 ? NULL : burst_ready(st, loop);
     if (ready != NULL) {
         self->behind = PySequence_Size(ready);
+        self->run = st->bursts_run;
         Py_DECREF(ready);
     }
     Py_DECREF((PyObject *)self);
     return begun;
 }
 
-int
-al_burst_queue(al_state *st, PyObject *loop, al_call *call)
+/* al_burst_queue; a new burst goes before the handles of the callbacks of
+   `task`, which may be NULL. */
+static int
+burst_queue(al_state *st, PyObject *loop, al_call *call, PyObject *task)
 {
     PyObject *ready = burst_ready(st, loop);
     BurstObject *open = ready == NULL ? NULL : burst_open(st, ready);
-    int queued = open != NULL ? burst_push(open, call)
-                              : burst_begin(st, loop, call);
-    Py_XDECREF((PyObject *)open);
+    int queued = -1;
+    if (open != NULL) {
+        queued = burst_push(open, call);
+        Py_DECREF((PyObject *)open);
+    }
+    if (queued < 0) {
+        PyErr_Clear(); /* MemoryError: a new burst may do with less */
+        Py_ssize_t own = ready == NULL || task == NULL
+                             ? -1
+                             : burst_own(st, ready, task);
+        queued = burst_begin(st, loop, call);
+        if (queued == 0 && own >= 0) {
+            burst_move(st, ready, own);
+        }
+    }
     Py_XDECREF(ready);
-    call_clear(call);
     return queued;
 }
 
-/* --------------------------------------------------------- the watcher */
-
-/* Put a callback on a Task, in a context; should memory fail, once more, for
-   what is not put on is lost. */
-static int
-call_put_on(al_state *st, PyObject *task, PyObject *callback,
-            PyObject *context)
+int
+al_burst_queue(al_state *st, PyObject *loop, al_call *call)
 {
-    al_loop in = {.context = context};
-    int put = al_task_watch(st, &in, task, callback);
-    if (put < 0 && PyErr_ExceptionMatches(PyExc_MemoryError)) {
-        PyErr_Clear();
-        put = al_task_watch(st, &in, task, callback);
-    }
-    return put;
+    return burst_queue(st, loop, call, NULL);
 }
 
-/* Have the Task call its watcher at its end, before the callbacks that it has
-   already: a list, or None.  What fails is told to the loop. */
-static void
-burst_watch(BurstObject *self, al_call *call, PyObject *callbacks)
+int
+al_burst_deliver(al_state *st, PyObject *loop, al_call *call, PyObject *task)
 {
-    al_state *st = self->st;
-    Py_ssize_t n = PyList_Check(callbacks) ? PyList_GET_SIZE(callbacks) : 0;
-    Py_ssize_t off = 0;
-    int failed = 0;
-    while (off < n && failed == 0) {
-        PyObject *pair = PyList_GET_ITEM(callbacks, off);
-        /* This compares callbacks, and so may run anything. */
-        failed = al_task_unwatch(st, call->task, PyTuple_GET_ITEM(pair, 0)) < 0;
-        off += !failed;
+    if (burst_queue(st, loop, call, task) == 0) {
+        return 0;
     }
-    if (failed) {
-        al_loop_report(st, self->loop, "comparing done callbacks failed",
-                       call->task);
+    PyObject *error = PyErr_GetRaisedException();
+    int queued = burst_queue(st, loop, call, task);
+    if (queued == 0 && PyErr_GivenExceptionMatches(error, PyExc_MemoryError)) {
+        Py_DECREF(error);
+        return 0;
     }
-    failed = call_put_on(st, call->task, call->watcher, call->told_in) < 0;
-    for (Py_ssize_t i = 0; i < off; i++) {
-        PyObject *pair = PyList_GET_ITEM(callbacks, i);
-        if (failed) {
-            al_loop_report(st, self->loop, "adding a done callback failed",
-                           call->task);
-        }
-        failed = call_put_on(st, call->task, PyTuple_GET_ITEM(pair, 0),
-                             PyTuple_GET_ITEM(pair, 1)) < 0;
-    }
-    if (failed) {
-        al_loop_report(st, self->loop, "adding a done callback failed",
-                       call->task);
-    }
-}
-
-/* Before a step: tell whether the watcher is ours to call if the Task ends in
-   it.  Before the first one it is, for nobody has put it on the Task; before a
-   later one if it is the Task's only callback, which is then taken off. */
-static bool
-burst_take_watcher(BurstObject *self, al_call *call)
-{
-    al_state *st = self->st;
-    if (call->arg == NULL) {
-        return true;
-    }
-    PyObject *callbacks = PyObject_GetAttr(call->task, st->s__callbacks);
-    bool ours = callbacks != NULL && PyList_Check(callbacks)
-                && PyList_GET_SIZE(callbacks) == 1
-                && PyTuple_GET_ITEM(PyList_GET_ITEM(callbacks, 0), 0)
-                       == call->watcher
-                && al_task_unwatch(st, call->task, call->watcher) > 0;
-    if (PyErr_Occurred()) {
-        al_loop_report(st, self->loop, "looking at a task failed", call->task);
-    }
-    Py_XDECREF(callbacks);
-    return ours;
-}
-
-/* Take the handles of the Task's own callbacks, which its end has just
-   scheduled, off the queue's tail (a list, or NULL): the watcher comes before
-   them. */
-static PyObject *
-burst_lift(BurstObject *self, PyObject *ready, PyObject *task)
-{
-    al_state *st = self->st;
-    PyObject *lifted = NULL;
-    for (;;) {
-        PyObject *args = burst_last(st, ready, st->s__args);
-        bool its = args != NULL && PyTuple_Check(args)
-                   && PyTuple_GET_SIZE(args) == 1
-                   && PyTuple_GET_ITEM(args, 0) == task;
-        Py_XDECREF(args);
-        if (its && lifted == NULL) {
-            lifted = AL_ALLOC(PyList_New(0));
-            its = lifted != NULL;
-        }
-        PyObject *handle =
-            its ? PyObject_CallMethodNoArgs(ready, st->s_pop) : NULL;
-        if (handle == NULL) {
-            PyErr_Clear(); /* out of memory: then the watcher comes last */
-            return lifted;
-        }
-        if (AL_ALLOC_INT(PyList_Append(lifted, handle)) < 0) {
-            PyErr_Clear();
-            Py_XDECREF(PyObject_CallMethodOneArg(ready, st->s_append, handle));
-            Py_DECREF(handle);
-            return lifted;
-        }
-        Py_DECREF(handle);
-    }
-}
-
-/* Put what was lifted back, behind the burst. */
-static void
-burst_lower(BurstObject *self, PyObject *ready, PyObject *lifted)
-{
-    Py_ssize_t n = lifted == NULL ? 0 : PyList_GET_SIZE(lifted);
-    while (n-- > 0) {
-        PyObject *none = PyObject_CallMethodOneArg(
-            ready, self->st->s_append, PyList_GET_ITEM(lifted, n));
-        if (none == NULL) {
-            al_loop_report(self->st, self->loop,
-                           "scheduling a callback failed", NULL);
-        }
-        Py_XDECREF(none);
-    }
-    Py_XDECREF(lifted);
-}
-
-/* Have the watcher of a Task that has ended called next.  -1: an exit. */
-static int
-burst_notify(BurstObject *self, al_call *call)
-{
-    al_state *st = self->st;
-    al_call notice = {
-        .call = Py_NewRef(call->watcher),
-        .arg = Py_NewRef(call->task),
-        .context = Py_NewRef(call->told_in),
-    };
-    PyObject *ready = burst_ready(st, self->loop);
-    BurstObject *open = ready == NULL ? NULL : burst_open(st, ready);
-    PyObject *lifted = NULL, *error = NULL;
-    int queued;
-    if (open != NULL) {
-        queued = burst_push(open, &notice);
-    }
-    else {
-        lifted = ready == NULL ? NULL : burst_lift(self, ready, call->task);
-        queued = burst_begin(st, self->loop, &notice);
-    }
-    if (queued < 0) {
-        /* Who waits must hear of it: then at once, maybe twice. */
-        error = PyErr_GetRaisedException();
-        Py_XDECREF(PyObject_CallOneArg(call->watcher, call->task));
-        if (PyErr_Occurred()) {
-            al_loop_report(st, self->loop, "telling of a task's end failed",
-                           call->task);
-        }
-    }
-    if (ready != NULL) {
-        burst_lower(self, ready, lifted);
-    }
-    call_clear(&notice);
-    Py_XDECREF((PyObject *)open);
-    Py_XDECREF(ready);
-    if (error != NULL) {
-        PyErr_SetRaisedException(error);
-        if (burst_is_exit()) {
-            return -1;
-        }
-        PyErr_Clear(); /* out of memory */
-    }
-    return 0;
-}
-
-/* After a step before which the watcher was taken.  -1: an exit. */
-static int
-burst_settle(BurstObject *self, al_call *call)
-{
-    al_state *st = self->st;
-    PyObject *callbacks = NULL;
-    int done = al_task_done(st, call->task);
-    if (done > 0) {
-        return burst_notify(self, call);
-    }
-    if (done == 0) {
-        callbacks = PyObject_GetAttr(call->task, st->s__callbacks);
-    }
-    if (callbacks != NULL && PyList_Check(callbacks)) {
-        /* Up to 3.13.0 it may be the Task's own, which taking off changes. */
-        Py_SETREF(callbacks,
-                  AL_ALLOC(PyList_GetSlice(callbacks, 0,
-                                           PyList_GET_SIZE(callbacks))));
-    }
-    if (callbacks == NULL) {
-        al_loop_report(st, self->loop, "looking at a task failed", call->task);
-    }
-    burst_watch(self, call, callbacks == NULL ? Py_None : callbacks);
-    Py_XDECREF(callbacks);
-    return 0;
+    return al_loop_raise_graver(error);
 }
 
 /* -------------------------------------------------------------- running */
@@ -402,103 +275,147 @@ call_make(al_call *call)
     return left;
 }
 
-/* What a Handle does with an error: KeyboardInterrupt and SystemExit end the
-   loop's run, -1; of any other the loop is told. */
+/* What a Handle of this call would do with its error: KeyboardInterrupt and
+   SystemExit end the loop's run, -1; of any other the loop is told. */
 static int
-burst_take_error(BurstObject *self)
+burst_take_error(BurstObject *self, al_call *call)
 {
-    if (burst_is_exit()) {
-        return -1;
+    PyObject *error = PyErr_GetRaisedException();
+    PyObject *none = NULL;
+    if (!al_loop_is_exit(error)) {
+        PyObject *stack[] = {self->loop, error, call->context, call->call,
+                             call->arg};
+        none = PyObject_Vectorcall(self->st->tell_of_callback, stack,
+                                   call->arg == NULL ? 4 : 5, NULL);
     }
-    if (al_loop_tell(self->st, self->loop, "Exception in a callback", NULL)
-        == 0)
-    {
-        return 0;
+    if (none == NULL) {
+        /* An exit, its own or the handler's; else it could not be told. */
+        (void)al_loop_raise_graver(error);
+        return al_loop_take_error(self->st, self->loop,
+                                  "Exception in a callback", NULL);
     }
-    if (burst_is_exit()) { /* the handler's own */
-        return -1;
-    }
-    PyErr_WriteUnraisable(self->loop);
+    Py_DECREF(none);
+    Py_DECREF(error);
     return 0;
 }
 
-/* One call, and what belongs to it.  -1 with an exception that ends the
-   loop's run. */
+/* Have the watcher of a Task that has ended called next; if that cannot be, at
+   once, for who waits must hear of it.  -1 with an exception, the watcher
+   being told. */
+static int
+burst_notify(BurstObject *self, al_call *call)
+{
+    al_call notice = {
+        .call = Py_NewRef(call->watcher),
+        .arg = Py_NewRef(call->task),
+        .context = Py_NewRef(call->told_in),
+    };
+    int told = al_burst_deliver(self->st, self->loop, &notice, call->task);
+    if (notice.call != NULL) {
+        PyObject *error = PyErr_GetRaisedException();
+        told = call_make(&notice) < 0 ? burst_take_error(self, &notice) : 0;
+        if (told < 0 || !PyErr_GivenExceptionMatches(error, PyExc_MemoryError))
+        {
+            told = al_loop_raise_graver(error);
+        }
+        else {
+            Py_DECREF(error);
+        }
+    }
+    al_call_clear(&notice);
+    return told;
+}
+
+/* After a step for which the watcher was ours.  -1 with an exception. */
+static int
+burst_settle(BurstObject *self, al_call *call)
+{
+    int done = al_task_done(self->st, call->task);
+    if (done > 0) {
+        return burst_notify(self, call);
+    }
+    if (done < 0) {
+        PyErr_Clear(); /* MemoryError: a Task that is done takes one too */
+    }
+    return al_watcher_put(self->st, self->loop, call->task, call->watcher,
+                          call->told_in);
+}
+
+/* One call, and what belongs to it.  Before a Task's first step nobody has put
+   the watcher on it.  -1 with an exception that ends the loop's run. */
 static int
 burst_make(BurstObject *self, al_call *call)
 {
-    bool ours = call->watcher != NULL && burst_take_watcher(self, call);
-    int failed = call_make(call);
-    if (ours) {
-        PyObject *error = failed < 0 ? PyErr_GetRaisedException() : NULL;
-        int settled = burst_settle(self, call);
-        if (error != NULL) {
-            PyErr_SetRaisedException(error);
-        }
-        else if (settled < 0) {
-            return -1;
-        }
+    bool ours = call->watcher != NULL
+                && (call->arg == NULL
+                    || al_watcher_take(self->st, call->task, call->watcher));
+    PyObject *error = call_make(call) < 0 ? PyErr_GetRaisedException() : NULL;
+    int made = ours && burst_settle(self, call) < 0
+                   ? burst_take_error(self, call)
+                   : 0;
+    if (error == NULL) {
+        return made;
     }
-    return failed < 0 ? burst_take_error(self) : 0;
+    PyObject *exit = made < 0 ? PyErr_GetRaisedException() : NULL;
+    PyErr_SetRaisedException(error);
+    made = burst_take_error(self, call);
+    return exit == NULL ? made : al_loop_raise_graver(exit);
 }
 
-/* Let nobody join the last burst: the queue may get as long as it was. */
-static void
-burst_shut(al_state *st, PyObject *ready)
-{
-    PyObject *callback = burst_last(st, ready, st->s__callback);
-    if (callback != NULL && (PyObject *)Py_TYPE(callback) == st->Burst) {
-        ((BurstObject *)callback)->behind = -1;
-    }
-    Py_XDECREF(callback);
-}
-
-/* A new handle of ours at the queue's front, or -1 with an exception. */
-static int
-burst_schedule_first(BurstObject *self, PyObject *ready)
+/* Have the rest found at the queue's front, in a context that nobody has
+   entered.  Tells whether it stands there; if not it is tried again. */
+static bool
+burst_stand(BurstObject *self)
 {
     al_state *st = self->st;
-    PyObject *context = AL_ALLOC(PyContext_CopyCurrent());
-    PyObject *handle =
-        context == NULL ? NULL
-                        : AL_ALLOC(PyObject_CallFunctionObjArgs(
-                              st->Handle, (PyObject *)self, st->no_args,
-                              self->loop, context, NULL));
-    PyObject *none =
-        handle == NULL
-            ? NULL
-            : PyObject_CallMethodOneArg(ready, st->s_appendleft, handle);
+    PyObject *ready =
+        self->handle == NULL ? NULL : burst_ready(st, self->loop);
+    PyObject *context =
+        ready == NULL ? NULL : AL_ALLOC(PyContext_CopyCurrent());
+    PyObject *none = NULL;
+    if (context != NULL
+        && PyObject_SetAttr(self->handle, st->s__context, context) == 0)
+    {
+        none = PyObject_CallMethodOneArg(ready, st->s_appendleft,
+                                         self->handle);
+    }
+    if (none == NULL) {
+        PyErr_Clear(); /* MemoryError */
+    }
     Py_XDECREF(none);
-    Py_XDECREF(handle);
     Py_XDECREF(context);
-    return none == NULL ? -1 : 0;
+    Py_XDECREF(ready);
+    return none != NULL;
 }
 
-/* The loop's run ends: the rest goes back to the front of the queue, where
-   its handles would be; what fails is tried once more, for it must not be
-   lost.  Keeps the raised exception. */
+/* There is no rest: take our handle from the queue's front if it is there. */
+static void
+burst_step_down(BurstObject *self)
+{
+    al_state *st = self->st;
+    PyObject *ready = burst_ready(st, self->loop);
+    PyObject *first = ready == NULL ? NULL : PySequence_GetItem(ready, 0);
+    PyObject *taken = NULL;
+    if (first != NULL && first == self->handle) {
+        taken = PyObject_CallMethodNoArgs(ready, st->s_popleft);
+    }
+    if (taken == NULL) {
+        PyErr_Clear(); /* somebody took it, or will call an empty burst */
+    }
+    Py_XDECREF(taken);
+    Py_XDECREF(first);
+    Py_XDECREF(ready);
+}
+
+/* The loop's run ends, and the rest is not in its queue: it must not be lost.
+   Keeps the raised exception. */
 static void
 burst_put_back(BurstObject *self)
 {
-    if (self->next == self->count) {
-        return;
-    }
     PyObject *error = PyErr_GetRaisedException();
-    PyObject *ready = burst_ready(self->st, self->loop);
-    int failed = -1;
-    self->behind = -1;
-    if (ready != NULL) {
-        burst_shut(self->st, ready);
-    }
-    for (int tries = 2; failed < 0 && tries > 0; tries--) {
-        PyErr_Clear(); /* another exit too: one is on its way */
-        failed = ready == NULL ? burst_schedule(self)
-                               : burst_schedule_first(self, ready);
-    }
-    if (failed < 0) {
+    if (!burst_stand(self) && burst_schedule(self) < 0) {
         PyErr_WriteUnraisable((PyObject *)self);
     }
-    Py_XDECREF(ready);
     PyErr_SetRaisedException(error);
 }
 
@@ -508,7 +425,7 @@ burst_empty(BurstObject *self)
 {
     while (self->next < self->count) {
         al_call call = self->calls[self->next++];
-        call_clear(&call);
+        al_call_clear(&call);
     }
     PyMem_Free(self->calls);
     self->calls = NULL;
@@ -520,17 +437,28 @@ burst_call(PyObject *op, PyObject *Py_UNUSED(args),
            PyObject *Py_UNUSED(kwargs))
 {
     BurstObject *self = (BurstObject *)op;
-    while (self->next < self->count) {
+    bool stands = false;
+    int made = 0;
+    self->behind = -1;
+    self->st->bursts_run++;
+    while (made == 0 && self->next < self->count) {
         al_call call = self->calls[self->next++];
-        int made = burst_make(self, &call);
-        call_clear(&call);
-        if (made < 0) {
-            burst_put_back(self);
-            return NULL;
+        bool rest = self->next < self->count;
+        if (stands && !rest) {
+            burst_step_down(self);
         }
+        stands = rest && (stands || burst_stand(self));
+        made = burst_make(self, &call);
+        al_call_clear(&call);
     }
-    burst_empty(self);
-    Py_RETURN_NONE;
+    if (self->next == self->count) {
+        burst_empty(self);
+        Py_CLEAR(self->handle);
+    }
+    else if (!stands) {
+        burst_put_back(self);
+    }
+    return made < 0 ? NULL : Py_NewRef(Py_None);
 }
 
 /* ---------------------------------------------------------- GC and spec */
@@ -541,6 +469,7 @@ burst_traverse(PyObject *op, visitproc visit, void *arg)
     BurstObject *self = (BurstObject *)op;
     Py_VISIT(Py_TYPE(op));
     Py_VISIT(self->loop);
+    Py_VISIT(self->handle);
     for (Py_ssize_t i = self->next; i < self->count; i++) {
         al_call *call = &self->calls[i];
         Py_VISIT(call->call);
@@ -558,6 +487,7 @@ burst_clear(PyObject *op)
 {
     BurstObject *self = (BurstObject *)op;
     burst_empty(self);
+    Py_CLEAR(self->handle);
     Py_CLEAR(self->loop);
     return 0;
 }

@@ -184,14 +184,17 @@ capture_make(al_state *st, StandInObject *loop, PyObject *coro,
     return task;
 }
 
-/* A Task that will never run: let it go without a word.  Keeps the raised
-   exception. */
+/* A Task that will never run: let it go without a word, and its step if that
+   is here.  Keeps the raised exception. */
 static void
-capture_forget(al_state *st, PyObject *task)
+capture_forget(al_state *st, PyObject *task, al_call *step)
 {
     PyObject *error = PyErr_GetRaisedException();
     if (PyObject_SetAttr(task, st->s__log_destroy_pending, Py_False) < 0) {
         PyErr_Clear(); /* then it is logged as destroyed */
+    }
+    if (step != NULL) {
+        al_call_clear(step);
     }
     Py_DECREF(task);
     if (error != NULL) {
@@ -237,7 +240,7 @@ capture_try(al_state *st, const al_loop *bound)
               && capture_swap(task, (PyObject *)loop, bound->loop);
         seen = fit ? PyObject_CallMethodNoArgs(task, st->s_get_loop) : NULL;
         fit = fit && seen == bound->loop;
-        capture_forget(st, task);
+        capture_forget(st, task, NULL);
     }
     if (PyErr_Occurred()) {
         /* Memory, or a signal that came just now, says nothing of Tasks. */
@@ -374,14 +377,14 @@ al_capture_start(al_state *st, const al_loop *bound, PyObject *coro,
         || !capture_swap(*task, (PyObject *)loop, bound->loop))
     {
         ((CaptureObject *)st->capture)->mode = CAPTURE_OFF;
-        capture_forget(st, *task);
+        capture_forget(st, *task, NULL);
         stand_in_give(st, loop);
         return 0;
     }
     al_call call = stand_in_yield(loop, bound, *task, watcher);
     stand_in_give(st, loop);
     if (al_burst_queue(st, bound->loop, &call) < 0) {
-        capture_forget(st, *task);
+        capture_forget(st, *task, &call);
         return -1;
     }
     return 1;
@@ -419,27 +422,20 @@ capture_waiter(al_state *st, const al_loop *bound, PyObject *task)
     return waiter;
 }
 
-/* Hand a wake-up to the loop, in a burst or, should memory fail, alone. */
+/* Cancel without the capture, and raise what has failed so far, if that was not
+   memory: the cancellation is not to be lost by it. */
 static int
-capture_wake(al_state *st, const al_loop *bound, StandInObject *loop,
-             PyObject *task, PyObject *watcher)
+capture_cancel_plain(al_state *st, PyObject *task, PyObject *msg)
 {
-    PyObject *stack[5] = {NULL, bound->loop, Py_NewRef(loop->call),
-                          Py_XNewRef(loop->arg), Py_NewRef(loop->context)};
-    al_call call = stand_in_yield(loop, bound, task, watcher);
-    int queued = al_burst_queue(st, bound->loop, &call);
-    if (queued < 0) {
-        PyErr_Clear();
-        PyObject *handle = PyObject_VectorcallMethod(
-            st->s_call_soon, stack + 1, 3 | PY_VECTORCALL_ARGUMENTS_OFFSET,
-            st->kw_context);
-        queued = handle == NULL ? -1 : 0;
-        Py_XDECREF(handle);
+    PyObject *error = PyErr_GetRaisedException();
+    int asked = al_task_cancel(st, task, msg);
+    if (error == NULL
+        || PyErr_GivenExceptionMatches(error, PyExc_MemoryError))
+    {
+        Py_XDECREF(error);
+        return asked;
     }
-    Py_DECREF(stack[2]);
-    Py_XDECREF(stack[3]);
-    Py_DECREF(stack[4]);
-    return queued;
+    return al_loop_raise_graver(error);
 }
 
 int
@@ -451,8 +447,7 @@ al_capture_cancel(al_state *st, const al_loop *bound, PyObject *task,
     StandInObject *loop = waiter == NULL ? NULL : stand_in_take(st);
     if (loop == NULL) {
         Py_XDECREF(waiter);
-        PyErr_Clear(); /* what failed was ours: the plain way is still there */
-        return al_task_cancel(st, task, msg);
+        return capture_cancel_plain(st, task, msg);
     }
     /* Nothing of anybody's runs while the stand-in is in the future. */
     PyObject *real = *capture_field(waiter);
@@ -461,12 +456,12 @@ al_capture_cancel(al_state *st, const al_loop *bound, PyObject *task,
     *capture_field(waiter) = real;
     if (loop->call != NULL && loop->arg != NULL) {
         PyObject *error = asked < 0 ? PyErr_GetRaisedException() : NULL;
-        if (capture_wake(st, bound, loop, task, watcher) < 0) {
-            asked = -1;
+        al_call wake = stand_in_yield(loop, bound, task, watcher);
+        int woken = al_burst_deliver(st, bound->loop, &wake, NULL);
+        if (woken < 0 || error != NULL) {
+            asked = al_loop_raise_graver(error);
         }
-        if (error != NULL) {
-            PyErr_SetRaisedException(error);
-        }
+        al_call_clear(&wake); /* in vain, twice: as asyncio's own may be */
     }
     stand_in_give(st, loop);
     Py_DECREF(waiter);

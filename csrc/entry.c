@@ -492,14 +492,14 @@ entry_as_dict(PyObject *op, PyObject *Py_UNUSED(ignored))
     PyObject *dict = AL_ALLOC(PyDict_New());
     size_t n = sizeof(entry_fields) / sizeof(entry_fields[0]);
     for (size_t i = 0; dict != NULL && i < n; i++) {
-        PyObject *value = PyObject_GetAttrString(op, entry_fields[i]);
+        PyObject *name = AL_ALLOC(PyUnicode_InternFromString(entry_fields[i]));
+        PyObject *value = name == NULL ? NULL : PyObject_GetAttr(op, name);
         if (value == NULL
-            || AL_ALLOC_INT(PyDict_SetItemString(dict, entry_fields[i], value))
-                   < 0)
-        {
+            || AL_ALLOC_INT(PyDict_SetItem(dict, name, value)) < 0) {
             Py_CLEAR(dict);
         }
         Py_XDECREF(value);
+        Py_XDECREF(name);
     }
     return dict;
 }
@@ -508,8 +508,8 @@ static PyObject *
 entry_repr(PyObject *op)
 {
     PyObject *state = entry_get_state(op, NULL);
-    PyObject *name =
-        state == NULL ? NULL : PyObject_GetAttrString(state, "name");
+    PyObject *name = state == NULL ? NULL
+        : PyObject_GetAttr(state, al_state_of_type(Py_TYPE(op))->s_name);
     PyObject *repr = name == NULL ? NULL : AL_ALLOC(PyUnicode_FromFormat(
         "<TaskMetadata %R %U>", ((al_entry *)op)->id, name));
     Py_XDECREF(name);

@@ -61,39 +61,40 @@ al_group_add_error(GroupObject *self, PyObject *error)
 void
 al_group_note_base_error(GroupObject *self, PyObject *error)
 {
-    if (self->base_error == NULL
-        && (PyErr_GivenExceptionMatches(error, PyExc_SystemExit)
-            || PyErr_GivenExceptionMatches(error, PyExc_KeyboardInterrupt)))
-    {
+    if (self->base_error == NULL && al_loop_is_exit(error)) {
         self->base_error = Py_NewRef(error);
     }
 }
 
-void
+int
 al_group_abort(GroupObject *self)
 {
+    al_state *st = self->st;
+    PyObject *loop = self->bound.loop, *exit = NULL;
     self->aborting = true;
     if (al_group_is_empty(self)) {
-        return;
+        return 0;
     }
     /* cancel() may run Python, and that may end children. */
     PyObject *tasks = AL_ALLOC(PyDict_Keys(self->children));
     if (tasks == NULL) {
-        al_loop_report(self->st, self->bound.loop,
-                       "cancelling the tasks of a group failed", NULL);
-        return;
+        return al_loop_take_error(
+            st, loop, "cancelling the tasks of a group failed", NULL);
     }
     PyObject *on_done = Py_XNewRef(self->on_done); /* till the group's end */
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(tasks); i++) {
         PyObject *task = PyList_GET_ITEM(tasks, i);
-        if (al_capture_cancel(self->st, &self->bound, task, NULL, on_done) < 0)
-        {
-            al_loop_report(self->st, self->bound.loop,
-                           "cancelling a task of a group failed", task);
+        if (al_capture_cancel(st, &self->bound, task, NULL, on_done) < 0) {
+            al_loop_note_error(
+                st, loop, "cancelling a task of a group failed", task, &exit);
         }
     }
     Py_XDECREF(on_done);
     Py_DECREF(tasks);
+    if (exit != NULL) {
+        PyErr_SetRaisedException(exit);
+    }
+    return exit == NULL ? 0 : -1;
 }
 
 /* Cancel the parent, once, to bring it out of the body.  -1 with an
@@ -114,6 +115,17 @@ group_request(GroupObject *self)
     return asked < 0 || self->asked < 0 ? -1 : 0;
 }
 
+/* Cancel the children and the parent.  -1 with an exception, all being asked
+   that could be. */
+static int
+group_bring_down(GroupObject *self)
+{
+    PyObject *exit =
+        al_group_abort(self) < 0 ? PyErr_GetRaisedException() : NULL;
+    int asked = group_request(self);
+    return exit == NULL ? asked : al_loop_raise_graver(exit);
+}
+
 int
 al_group_cancel(GroupObject *self)
 {
@@ -124,8 +136,7 @@ al_group_cancel(GroupObject *self)
     if (self->aborting || (self->exiting && al_group_is_empty(self))) {
         return 0;
     }
-    al_group_abort(self);
-    return group_request(self);
+    return group_bring_down(self);
 }
 
 /* A child has failed after its parent's end. */
@@ -168,8 +179,7 @@ group_take_error(GroupObject *self, PyObject *task, PyObject *error)
     if (self->aborting || self->requested) {
         return 0;
     }
-    al_group_abort(self);
-    return group_request(self);
+    return group_bring_down(self);
 }
 
 /* Take a child out: 1 if it was one, 0 if not, -1 with an exception. */
@@ -198,20 +208,22 @@ group_on_task_done(PyObject *op, PyObject *task)
     if (known <= 0) {
         return known < 0 ? NULL : Py_NewRef(Py_None);
     }
-    int unlinked = al_task_unlink(self->st, task, self->parent);
+    PyObject *trouble = al_task_unlink(self->st, task, self->parent) < 0
+                            ? PyErr_GetRaisedException()
+                            : NULL;
     if (self->waiter != NULL && al_group_is_empty(self)) {
         PyObject *waiter = Py_NewRef(self->waiter);
         al_future_wake(self->st, &self->bound, waiter);
         Py_DECREF(waiter);
-    }
-    if (unlinked < 0) {
-        return NULL;
     }
     PyObject *error;
     int failed = al_task_error(self->st, task, &error);
     if (failed > 0) {
         failed = group_take_error(self, task, error);
         Py_DECREF(error);
+    }
+    if (trouble != NULL) {
+        failed = al_loop_raise_graver(trouble);
     }
     return failed < 0 ? NULL : Py_NewRef(Py_None);
 }

@@ -40,11 +40,12 @@ PyObject *al_group_spawn(GroupObject *self, PyObject *const *args,
                          PyObject *kwnames);
 
 /* Cancel the children, in the order they were made, and take no more.  Errors
-   go to the loop's exception handler.  Runs Python. */
-void al_group_abort(GroupObject *self);
+   go to the loop's exception handler.  Returns 0; -1 with a KeyboardInterrupt
+   or SystemExit that came meanwhile, all being cancelled.  Runs Python. */
+int al_group_abort(GroupObject *self);
 
 /* Cancel children and parent, or note it for the entry.  Returns 0; -1 with
-   an exception, the children being cancelled.  Runs Python. */
+   an exception, all being asked that could be.  Runs Python. */
 int al_group_cancel(GroupObject *self);
 
 /* Keep what must leave the group bare, the first of its kind: a

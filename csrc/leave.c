@@ -68,6 +68,18 @@ exit_is_cancellation(GroupExitObject *self, PyObject *error)
     return PyErr_GivenExceptionMatches(error, self->group->st->CancelledError);
 }
 
+/* Cancel the children.  What would end the loop's run leaves the group when
+   they have ended. */
+static void
+exit_abort(GroupObject *group)
+{
+    if (al_group_abort(group) < 0) {
+        PyObject *error = PyErr_GetRaisedException();
+        al_group_note_base_error(group, error);
+        Py_DECREF(error);
+    }
+}
+
 static void
 exit_begin(GroupExitObject *self)
 {
@@ -82,7 +94,7 @@ exit_begin(GroupExitObject *self)
         exit_note_cancelled(self, self->body);
     }
     if (!group->aborting) {
-        al_group_abort(group);
+        exit_abort(group);
     }
 }
 
@@ -104,7 +116,7 @@ exit_take_thrown(GroupExitObject *self, PyObject *thrown)
     }
     exit_note_cancelled(self, thrown);
     if (!group->aborting) {
-        al_group_abort(group);
+        exit_abort(group);
     }
     return 0;
 }
@@ -123,8 +135,8 @@ exit_suspend(GroupExitObject *self, PyObject **result)
     if (future == NULL) {
         /* Nobody will wait: at least they are not left to run. */
         PyObject *error = PyErr_GetRaisedException();
-        al_group_abort(group);
-        PyErr_SetRaisedException(error);
+        (void)al_group_abort(group);
+        (void)al_loop_raise_graver(error);
         return PYGEN_ERROR;
     }
     group->waiter = Py_NewRef(future);

@@ -243,9 +243,11 @@ al_loop_call_at(al_state *st, const al_loop *bound, double when,
     return handle;
 }
 
-int
-al_loop_tell(al_state *st, PyObject *loop, const char *message,
-             PyObject *source)
+/* al_loop_report, for a caller that will hear of a handler that fails: -1 with
+   that exception, else 0. */
+static int
+loop_tell(al_state *st, PyObject *loop, const char *message,
+          PyObject *source)
 {
     PyObject *error = PyErr_GetRaisedException();
     PyObject *about = AL_ALLOC(Py_BuildValue(
@@ -271,9 +273,56 @@ void
 al_loop_report(al_state *st, PyObject *loop, const char *message,
                PyObject *source)
 {
-    if (al_loop_tell(st, loop, message, source) < 0) {
+    if (loop_tell(st, loop, message, source) < 0) {
         /* Even the handler failed: that is the interpreter's to tell. */
         PyErr_WriteUnraisable(loop);
+    }
+}
+
+bool
+al_loop_is_exit(PyObject *error)
+{
+    return PyErr_GivenExceptionMatches(error, PyExc_KeyboardInterrupt)
+           || PyErr_GivenExceptionMatches(error, PyExc_SystemExit);
+}
+
+int
+al_loop_take_error(al_state *st, PyObject *loop, const char *message,
+                   PyObject *source)
+{
+    /* Its type, here; and then that of the handler's own. */
+    if (!al_loop_is_exit(PyErr_Occurred())
+        && loop_tell(st, loop, message, source) == 0)
+    {
+        return 0;
+    }
+    if (al_loop_is_exit(PyErr_Occurred())) {
+        return -1;
+    }
+    PyErr_WriteUnraisable(loop);
+    return 0;
+}
+
+int
+al_loop_raise_graver(PyObject *earlier)
+{
+    PyObject *later = PyErr_GetRaisedException();
+    bool keep = earlier == NULL
+                || (later != NULL && al_loop_is_exit(later)
+                    && !al_loop_is_exit(earlier));
+    PyObject *dropped = keep ? earlier : later;
+    Py_XDECREF(dropped);
+    PyErr_SetRaisedException(keep ? later : earlier);
+    return -1;
+}
+
+void
+al_loop_note_error(al_state *st, PyObject *loop, const char *message,
+                   PyObject *source, PyObject **exit)
+{
+    if (al_loop_take_error(st, loop, message, source) < 0) {
+        (void)al_loop_raise_graver(*exit);
+        *exit = PyErr_GetRaisedException();
     }
 }
 

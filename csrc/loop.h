@@ -82,10 +82,25 @@ int al_loop_is_stock(al_state *st, const al_loop *bound);
 PyObject *al_loop_call_at(al_state *st, const al_loop *bound, double when,
                           PyObject *callback);
 
-/* al_loop_report, for a caller that will hear of a handler that fails: -1 with
-   that exception, else 0.  Runs Python. */
-int al_loop_tell(al_state *st, PyObject *loop, const char *message,
-                 PyObject *source);
+/* Tell whether an exception is one that ends the loop's run.  Pure C. */
+bool al_loop_is_exit(PyObject *error);
+
+/* What a Handle does with the raised exception: one that ends the loop's run
+   stays raised, -1; of any other the loop is told as al_loop_report does.
+   Returns 0; -1 with that exception or one that the loop's handler raised to
+   end the run.  Runs Python. */
+int al_loop_take_error(al_state *st, PyObject *loop, const char *message,
+                       PyObject *source);
+
+/* al_loop_take_error, for who has more to do: what ends the loop's run is kept
+   in *exit (owned, or NULL), the first.  Never fails.  Runs Python. */
+void al_loop_note_error(al_state *st, PyObject *loop, const char *message,
+                        PyObject *source, PyObject **exit);
+
+/* Keep one of two exceptions, the raised one and `earlier` (may be NULL), which
+   is stolen: one that ends the loop's run, or else the earlier.  One must be.
+   Returns -1 with it raised.  Runs Python. */
+int al_loop_raise_graver(PyObject *earlier);
 
 /* Tell the loop's exception handler of the raised exception, which is
    cleared; `message` says what failed, `source` (may be NULL) is named with

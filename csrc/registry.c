@@ -187,25 +187,26 @@ registry_cancel_all(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     {
         return NULL;
     }
-    PyObject *alive = al_book_list(self, false);
-    if (alive == NULL) {
-        return NULL;
-    }
-    Py_ssize_t count = 0;
-    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(alive); i++) {
+    PyObject *exit = NULL, *alive = al_book_list(self, false);
+    Py_ssize_t count = 0, n = alive == NULL ? -1 : PyList_GET_SIZE(alive);
+    for (Py_ssize_t i = 0; i < n; i++) {
         al_entry *entry = (al_entry *)PyList_GET_ITEM(alive, i);
-        int asked =
-            entry->ended ? 0 : al_book_cancel(self, entry, got[0]);
+        PyObject *task = Py_XNewRef(entry->task);
+        int asked = entry->ended ? 0 : al_book_cancel(self, entry, got[0]);
         if (asked < 0) {
-            PyObject *task = Py_XNewRef(entry->task);
-            al_loop_report(self->st, self->bound.loop,
-                           "cancelling a task failed", task);
-            Py_XDECREF(task);
+            al_loop_note_error(self->st, self->bound.loop,
+                               "cancelling a task failed", task, &exit);
         }
+        Py_XDECREF(task);
         count += asked > 0;
     }
-    Py_DECREF(alive);
-    return al_ready_new(self->st, AL_ALLOC(PyLong_FromSsize_t(count)));
+    Py_XDECREF(alive);
+    if (exit != NULL) {
+        PyErr_SetRaisedException(exit);
+    }
+    return n < 0 || exit != NULL
+               ? NULL
+               : al_ready_new(self->st, AL_ALLOC(PyLong_FromSsize_t(count)));
 }
 
 /* --------------------------------------------------------------- reading */

@@ -41,6 +41,7 @@ static const struct {
 };
 
 #define STATE_LENGTH(table) (sizeof(table) / sizeof((table)[0]))
+#define STATE_OBJECTS offsetof(al_state, bursts_run)
 #define STATE_FIELD(st, at) ((PyObject **)((char *)(st) + (at)))
 
 /* Follow a dotted path from an object.  Steals the object. */
@@ -146,7 +147,7 @@ al_state_adopt_methods(PyTypeObject *type)
 int
 al_state_visit(al_state *st, visitproc visit, void *arg)
 {
-    for (size_t at = 0; at < sizeof(*st); at += sizeof(PyObject *)) {
+    for (size_t at = 0; at < STATE_OBJECTS; at += sizeof(PyObject *)) {
         Py_VISIT(*STATE_FIELD(st, at));
     }
     return 0;
@@ -155,7 +156,7 @@ al_state_visit(al_state *st, visitproc visit, void *arg)
 int
 al_state_clear(al_state *st)
 {
-    for (size_t at = 0; at < sizeof(*st); at += sizeof(PyObject *)) {
+    for (size_t at = 0; at < STATE_OBJECTS; at += sizeof(PyObject *)) {
         Py_CLEAR(*STATE_FIELD(st, at));
     }
     return 0;

@@ -26,6 +26,7 @@
     X(cancel_again, "pyasynclife._loop", "cancel_again")                      \
     X(capture_terms, "pyasynclife._loop", "capture_terms")                    \
     X(capture_wanted, "pyasynclife._loop", "capture_wanted")                  \
+    X(tell_of_callback, "pyasynclife._loop", "tell_of_callback")              \
     X(nothing, "pyasynclife._loop", "nothing")                                \
     X(add_awaited_by, "pyasynclife._loop", "add_awaited_by")                  \
     X(discard_awaited_by, "pyasynclife._loop", "discard_awaited_by")          \
@@ -50,9 +51,9 @@
 /* Interned: each is st->s_<name>. */
 #define AL_NAMES(X)                                                           \
     X(FINISHED) X(PENDING) X(Task) X(__await__) X(_args) X(_callback)         \
-    X(_callbacks) X(_closed) X(_debug) X(_exception) X(_fut_waiter)           \
+    X(_callbacks) X(_closed) X(_context) X(_debug) X(_exception) X(_fut_waiter)           \
     X(_log_destroy_pending) X(_must_cancel) X(_ready) X(_state)               \
-    X(_task_factory) X(append) X(appendleft) X(pop)                           \
+    X(_task_factory) X(append) X(appendleft) X(insert) X(pop) X(popleft)                         \
     X(add_done_callback)                                                      \
     X(call_at) X(call_exception_handler) X(call_soon)                         \
     X(call_soon_threadsafe) X(cancel) X(cancelled) X(cancelling) X(close)     \
@@ -87,6 +88,7 @@ typedef struct al_state {
 #define AL_FIELD(field) PyObject *field;
     AL_MADE(AL_FIELD)
 #undef AL_FIELD
+    unsigned long bursts_run; /* so far; behind the objects, for it is none */
 } al_state;
 
 /* The one module definition, in module.c. */

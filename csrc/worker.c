@@ -26,6 +26,10 @@
 /* How many Tasks of one item each are made at once, from nothing. */
 #define SOLO_RAMP 64
 
+/* How often the workers may be replaced that were cancelled before they began,
+   with none between them that did. */
+#define BARREN_MAX 3
+
 bool
 al_worker_may_pull(const al_pump *p)
 {
@@ -209,6 +213,24 @@ al_worker_kick(al_pump *p)
     pump_check_over(p);
 }
 
+/* A worker ends.  One that was cancelled before it began is replaced; but from
+   a task factory that cancels what it makes, no end of them would come. */
+static void
+pump_count_barren(al_pump *p, bool begun)
+{
+    if (begun) {
+        p->barren = 0;
+    }
+    else if (p->unstarted == 0 && p->stopping == AL_STOP_NONE
+             && ++p->barren == BARREN_MAX)
+    {
+        PyErr_SetString(PyExc_RuntimeError,
+                        "a batch's workers are cancelled before they begin, "
+                        "again and again: look at the loop's task factory");
+        al_worker_fail(p);
+    }
+}
+
 /* The worker's Task has ended. */
 static PyObject *
 worker_call(PyObject *op, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kw))
@@ -219,6 +241,7 @@ worker_call(PyObject *op, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kw))
         PyObject *owner = Py_NewRef(self->owner);
         p->left(op);
         al_worker_detach(self);
+        pump_count_barren(p, self->begun || p->solo != NULL);
         al_worker_kick(p);
         Py_DECREF(owner);
     }

@@ -6,8 +6,10 @@ import _asyncio
 import asyncio
 import asyncio.base_events
 import asyncio.events
+import contextvars
 import os
 import sys
+from collections.abc import Callable
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -58,14 +60,17 @@ def capture_terms(loop_type: type) -> FunctionType | None:
     ``Handle`` has changed.
     """
     kind: Any = loop_type
-    base = asyncio.base_events
-    for name in ("call_soon", "create_task", "get_debug"):
+    base, events = asyncio.base_events, asyncio.events
+    for name in ("call_soon", "_call_soon", "create_task", "get_debug"):
         if not _is_stock(getattr(kind, name, None), base, f"BaseEventLoop.{name}"):
+            return None
+    for name in ("__init__", "_run"):
+        if not _is_stock(getattr(events.Handle, name), events, f"Handle.{name}"):
             return None
     if (
         kind.__getattribute__ is not object.__getattribute__
-        or hasattr(kind, "__getattr__")
-        or not _is_stock(asyncio.events.Handle._run, asyncio.events, "Handle._run")
+        # a property is somebody's code, which may raise anything
+        or any(hasattr(kind, name) for name in ("__getattr__", "_ready", "_debug"))
     ):
         return None
     return kind.call_soon  # type: ignore[no-any-return]
@@ -74,6 +79,27 @@ def capture_terms(loop_type: type) -> FunctionType | None:
 def capture_wanted() -> bool:
     """Tell whether the environment allows the capture; asked at its first use."""
     return os.environ.get("PYASYNCLIFE_PLAIN", "0") in ("", "0")
+
+
+def tell_of_callback(
+    loop: asyncio.AbstractEventLoop,
+    error: BaseException,
+    context: contextvars.Context,
+    callback: Callable[..., object],
+    *args: object,
+) -> None:
+    """Tell the loop of an error in a callback, as a Handle of its own would.
+
+    From 3.12 on the exception handler is run in the handle's context, so that is a copy:
+    the error may be that the context itself could not be entered.
+    """
+    handle = asyncio.Handle(callback, args, loop, context.copy())
+    about = {
+        "message": f"Exception in callback {handle!r}",
+        "exception": error,
+        "handle": handle,
+    }
+    loop.call_exception_handler(about)
 
 
 def cancel_again(task: asyncio.Task[Any]) -> None:

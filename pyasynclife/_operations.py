@@ -35,8 +35,8 @@ async def task_with_individual_timeout(coro: Awaitable[T], timeout: float = 10.0
     Raises:
         TimeoutError: It was cancelled because its time was up.
 
-    A cancellation of the caller goes to ``coro`` and then to the caller, always: also
-    if it came before, or in the same turn of the loop.
+    A cancellation of the caller goes to ``coro``, and what that lets pass comes out,
+    also if it came before, or in the same turn of the loop.
 
     Source: the articles' ``task_with_individual_timeout``.
     """
@@ -196,8 +196,10 @@ async def _wait_shielded(
 
 
 def _release(operation: asyncio.Future[Any]) -> None:
-    for waiter in _shields.pop(operation).waiters:
-        wake(waiter)
+    shield = _shields.pop(operation, None)
+    if shield is not None:  # else the last waiter left as the operation ended
+        for waiter in shield.waiters:
+            wake(waiter)
 
 
 def _check_awaitable(call: str, value: Any) -> None:

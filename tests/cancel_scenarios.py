@@ -1,6 +1,7 @@
 """What is cancelled at every turn: each public coroutine of ours, in many shapes.
 
-Used by tests/test_cancel_everywhere.py, a sample, and tools/cancel_everywhere.py, all.
+Used by tests/test_cancel_everywhere.py, a sample, and tools/cancel_everywhere.py, all;
+cancel_scenarios_live.py and cancel_scenarios_articles.py add to them.
 Each leaves nothing behind, whenever its caller is cancelled, or says by ``settle`` how
 long that takes: TaskRegistry.shutdown() and graceful_shutdown(), and with them leaving
 an ``async with`` of either, return at once when they are cancelled, while tasks that
@@ -14,7 +15,7 @@ import logging
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pyasynclife import (
@@ -33,12 +34,30 @@ class Boom(Exception):
     pass
 
 
+Check = Callable[[], object]
+
+
+def handlers_are_back() -> Check:
+    """Return what asserts that the signal handlers are what they are now."""
+    before = handlers()
+
+    def check() -> None:
+        assert handlers() == before, f"{handlers()}, before {before}"
+
+    return check
+
+
+def handlers() -> list[Any]:
+    signals = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    return [signal.getsignal(signum) for signum in signals]
+
+
 @dataclass(frozen=True)
 class Case:
     name: str
     scenario: Callable[[], Coroutine[Any, Any, Any]]
     settle: float = 0.0
-    check: Callable[[], object] | None = None
+    check: Check = field(default_factory=handlers_are_back)
 
 
 OURS: list[Case] = []
@@ -209,7 +228,8 @@ USES = [
     cancelled,
 ]
 SOURCES = [plain, generator, stream]
-OPTIONS: list[dict[str, Any]] = [
+Options = dict[str, Any]
+OPTIONS: list[Options] = [
     {"max_concurrent": 3},
     {"max_concurrent": 1, "timeout": 0.75},
     {"max_concurrent": 4, "timeout": 0.75, "ordered": False},
@@ -219,13 +239,18 @@ OPTIONS: list[dict[str, Any]] = [
 ]
 
 
-def batch_case(use: Callable[[Any], Any], source: Any, options: dict[str, Any]) -> Case:
-    """Each result is given to ``on_result`` once, whatever happens."""
+def batch_case(
+    name: str,
+    use: Callable[[Any], Any],
+    make: Callable[[Callable[[TaskResult[Any]], None]], Any],
+    settle: float = 0.0,
+) -> Case:
+    """``use(make(on_result))``: each result is given to ``on_result`` once, always."""
     results: list[TaskResult[Any]] = []
     box: list[Any] = []
 
     async def scenario() -> None:
-        batch = bounded_gather(do, source(ITEMS), on_result=results.append, **options)
+        batch = make(results.append)
         box.append(batch)
         with contextlib.suppress(BatchError):
             await use(batch)
@@ -238,13 +263,23 @@ def batch_case(use: Callable[[Any], Any], source: Any, options: dict[str, Any]) 
         assert len(set(indices)) == len(indices), f"told twice: {indices}"
         assert len(indices) == started, f"{started} started, told of {indices}"
 
-    said = " ".join(f"{name}={value}" for name, value in options.items())
-    name = f"batch {use.__name__}, {source.__name__}, {said}"
     scenario.__qualname__ = name
-    return Case(name, scenario, 0.0, check)
+    return Case(name, scenario, settle, check)
 
 
-OURS += [batch_case(*shape) for shape in itertools.product(USES, SOURCES, OPTIONS)]
+def usual_case(use: Callable[[Any], Any], source: Any, options: Options) -> Case:
+    def make(on_result: Any) -> Any:
+        return bounded_gather(do, source(ITEMS), on_result=on_result, **options)
+
+    said = " ".join(f"{name}={value}" for name, value in options.items())
+    return batch_case(f"batch {use.__name__}, {source.__name__}, {said}", use, make)
+
+
+OURS += [usual_case(*shape) for shape in itertools.product(USES, SOURCES, OPTIONS)]
+OURS += [
+    usual_case(use, stream, options | {"task_per_item": True})
+    for use, options in itertools.product(USES, OPTIONS)
+]
 
 
 @case()
@@ -771,11 +806,6 @@ async def registry_in_a_group() -> None:
 # ------------------------------------------------------------------ SignalCoordinator
 
 
-def handlers() -> list[Any]:
-    signals = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-    return [signal.getsignal(signum) for signum in signals]
-
-
 def raise_later(signum: int, seconds: float) -> asyncio.TimerHandle:
     loop = asyncio.get_running_loop()
     return loop.call_later(seconds, signal.raise_signal, signum)
@@ -852,18 +882,3 @@ async def coordinator_graceful_shutdown_by_two() -> None:
     finally:
         for task in tasks:
             task.cancel()
-
-
-def handlers_are_back() -> Callable[[], None]:
-    before = handlers()
-
-    def check() -> None:
-        assert handlers() == before, f"{handlers()}, before {before}"
-
-    return check
-
-
-OURS[:] = [
-    Case(one.name, one.scenario, one.settle, one.check or handlers_are_back())
-    for one in OURS
-]

@@ -59,12 +59,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name == "test_fault_sites.py")
 
 
-def pytest_collection_finish() -> None:
-    """What is there by now stays: a collection after each test need not look at it."""
-    gc.collect()
-    gc.freeze()
-
-
 @pytest.fixture
 def loop_errors() -> LoopErrors:
     """The contexts handed to the loop's exception handler; asking allows them."""
@@ -116,6 +110,7 @@ def nothing_left_after_loop(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     # pytest makes an error of what is unraisable: let it be this test's.
     gc.collect()
+    gc.freeze()  # what is there by now stays: the next test's need not look at it
     logging.getLogger("asyncio").removeHandler(logged)
     reported, _loop_errors[:] = list(_loop_errors), []
     left = [thread for thread in threading.enumerate() if thread not in threads]

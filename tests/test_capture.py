@@ -172,9 +172,11 @@ async def test_a_loop_patched_in_its_dict_goes_the_plain_way(name: str) -> None:
     ("owner", "name"),
     [
         (asyncio.BaseEventLoop, "call_soon"),
+        (asyncio.BaseEventLoop, "_call_soon"),
         (asyncio.BaseEventLoop, "create_task"),
         (asyncio.BaseEventLoop, "get_debug"),
         (asyncio.events.Handle, "_run"),
+        (asyncio.events.Handle, "__init__"),
     ],
 )
 async def test_a_patched_class_goes_the_plain_way(
@@ -613,12 +615,15 @@ def test_a_context_entered_around_the_loop_is_told_and_the_rest_goes_on() -> Non
         loop.stop()
 
     loop = asyncio.SelectorEventLoop()
-    loop.set_exception_handler(lambda _, about: told.append(about["exception"]))
+    loop.set_exception_handler(lambda _, about: told.append(about))
     loop.create_task(main())
     around.run(loop.run_forever)
     loop.close()
     assert started == [1, 3]
-    assert [type(error) for error in told] == [RuntimeError]
+    assert [type(about["exception"]) for about in told] == [RuntimeError]
+    handle = told[0]["handle"]
+    assert isinstance(handle, asyncio.Handle)
+    assert told[0]["message"] == f"Exception in callback {handle!r}"
     assert [task.done() for task in tasks] == [True, False, True]
     # as with asyncio nothing will ever start it
     tasks[1]._log_destroy_pending = False  # type: ignore[attr-defined]

@@ -170,6 +170,16 @@ async def outlives_its_parent() -> None:
         assert all(task.done() for task in left)
 
 
+async def calls_back_behind_the_group() -> None:
+    """Children with callbacks of their own, which end at once or later."""
+    called: list[Any] = []
+    async with TaskGroup() as group:
+        for turns in (0, 0, 1):
+            task = group.create_task(settle(turns))
+            task.add_done_callback(called.append)
+    assert len(called) == 3
+
+
 SCENARIOS: list[Callable[[], Awaitable[None]]] = [
     closes_an_awaitable,
     tells_of_the_unspeakable,
@@ -182,6 +192,7 @@ SCENARIOS: list[Callable[[], Awaitable[None]]] = [
     makes_methods_its_own,
     shows_a_group,
     outlives_its_parent,
+    calls_back_behind_the_group,
 ]
 
 

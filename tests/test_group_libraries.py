@@ -132,7 +132,10 @@ async def test_an_aiohttp_request_that_fails_cancels_the_rest(Group: Any) -> Non
 
 
 @contextlib.asynccontextmanager
-async def uvicorn_server(handler: Any) -> AsyncIterator[tuple[Any, str, int]]:
+async def uvicorn_server(
+    handler: Any, patience: float = 1
+) -> AsyncIterator[tuple[Any, str, int]]:
+    """A server, which waits so long for its handlers when it is told to end."""
     import uvicorn
     from starlette.applications import Starlette
     from starlette.routing import Route
@@ -143,7 +146,7 @@ async def uvicorn_server(handler: Any) -> AsyncIterator[tuple[Any, str, int]]:
         port=0,
         lifespan="off",
         log_config=None,
-        timeout_graceful_shutdown=1,
+        timeout_graceful_shutdown=patience,  # type: ignore[arg-type]
     )
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve())
@@ -255,7 +258,7 @@ async def test_a_server_that_cancels_the_handler_ends_its_group(Group: Any) -> N
             seen.append("cancelled")
             raise
 
-    async with uvicorn_server(handler) as (server, host, port):
+    async with uvicorn_server(handler, 0.05) as (server, host, port):
         _, writer = await ask(host, port)
         await started.wait()
         server.should_exit = True
@@ -568,22 +571,26 @@ CTRL_C = """
 """
 
 
-def interrupt(module: str, body: str, twice: bool) -> subprocess.CompletedProcess[str]:
-    source = CTRL_C.format(module=module, body=body, slow=twice)
-    with start_child(source) as child:
-        child.wait_for("ready")
-        child.send_signal(signal.SIGINT)
-        if twice:
-            child.wait_for("cleaning")
-            child.send_signal(signal.SIGINT)
-        return child.finish()
+def interrupt(body: str, twice: bool) -> list[subprocess.CompletedProcess[str]]:
+    """How ours ends, and asyncio's own."""
+    with contextlib.ExitStack() as stack:
+        children = [
+            stack.enter_context(
+                start_child(CTRL_C.format(module=module, body=body, slow=twice))
+            )
+            for module in ("pyasynclife", "asyncio")
+        ]
+        for marker in ("ready", "cleaning")[: 1 + twice]:
+            for child in children:
+                child.wait_for(marker)
+                child.send_signal(signal.SIGINT)
+        return [child.finish() for child in children]
 
 
 @pytest.mark.parametrize("twice", [False, True], ids=["once", "twice"])
 @pytest.mark.parametrize("body", ["await asyncio.sleep(60)", "pass"])
 def test_ctrl_c_under_a_runner_is_as_with_asyncio_s(body: str, twice: bool) -> None:
-    ours = interrupt("pyasynclife", body, twice)
-    stock = interrupt("asyncio", body, twice)
+    ours, stock = interrupt(body, twice)
     assert stock.stdout.splitlines() == ours.stdout.splitlines()
     assert (stock.returncode, stock.stderr) == (ours.returncode, ours.stderr)
     lines = ours.stdout.splitlines()

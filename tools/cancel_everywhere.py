@@ -2,11 +2,11 @@
 
 python tools/cancel_everywhere.py [-k WORDS] [--sample N [--seed S]] [--stock [-v]]
 
-Runs the scenarios of tests/cancel_scenarios.py, lazy and with the eager task factory
+Runs the scenarios of tests/cancel_scenarios*.py, lazy and with the eager task factory
 (3.12 and newer), with the capture and, in a process of its own, without. Prints what
 it finds, and its figures on one line.
 
---sample: so many points of each scenario, drawn by the seed, which is printed.
+--sample: so many points of all, drawn by the seed, which is printed.
 --stock: asyncio's own tools instead; prints a row of the table in docs/testing.md.
 """
 
@@ -17,6 +17,8 @@ import random
 import subprocess
 import sys
 import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
+import cancel_scenarios_articles  # noqa: E402, F401
+import cancel_scenarios_live  # noqa: E402, F401
 from cancel_scenarios import EAGER, OURS, Case, quiet  # noqa: E402
 from cancel_scenarios_stock import STOCK  # noqa: E402
 
@@ -39,7 +43,7 @@ if EAGER:
 
 @dataclass(frozen=True)
 class Choice:
-    """Which scenarios, and how many points of each; None: all."""
+    """Which scenarios, and how many points of them; None: all."""
 
     words: str
     sample: int | None
@@ -61,31 +65,42 @@ def run(case: Case, factory: str, points: list[Point] | None = None) -> CancelRe
     )
 
 
-def draw(case: Case, factory: str, choice: Choice) -> list[Point] | None:
-    if choice.sample is None:
-        return None
-    turns = run(case, factory, [()]).turns
-    chance = random.Random(f"{choice.seed} {case.name} {factory}")
-    points: list[Point] = [()]
-    for number in range(choice.sample):
-        first = chance.randint(1, turns)
-        again = (first + chance.choice((0, 1, 2, 5)),) if number % 2 else ()
-        points.append((first, *again))
-    return points
+Job = tuple[Case, str]
+"""A scenario, and the name of a task factory."""
+
+
+def draw(jobs: list[Job], choice: Choice) -> Iterator[tuple[Job, list[Point]]]:
+    """Draw points by lot: each scenario that is drawn runs undisturbed first."""
+    assert choice.sample is not None
+    chance = random.Random(choice.seed)
+    rounds = -(-choice.sample // len(jobs))
+    drawn = chance.sample(range(len(jobs) * rounds), choice.sample)
+    for number, times in sorted(Counter(one % len(jobs) for one in drawn).items()):
+        turns = run(*jobs[number], [()]).turns
+        points: list[Point] = [()]
+        for _ in range(times):
+            first = chance.randint(1, turns)
+            second = (first + chance.choice((0, 1, 2, 5)),)
+            points.append((first, *chance.choice(((), second))))
+        yield jobs[number], points
 
 
 def run_ours(choice: Choice) -> int:
     """Run what is ours in this process; returns the violations."""
     began = time.monotonic()
     cases = [case for case in OURS if choice.words in case.name]
+    jobs = [(case, factory) for factory in FACTORIES for case in cases]
+    todo: Iterable[tuple[Job, list[Point] | None]]
+    todo = (
+        [(job, None) for job in jobs] if choice.sample is None else draw(jobs, choice)
+    )
     points = violations = 0
-    for factory in FACTORIES:
-        for case in cases:
-            report = run(case, factory, draw(case, factory, choice))
-            points += report.points
-            violations += len(report.violations)
-            if not report.ok:
-                print(f"{factory}: {report}", flush=True)
+    for (case, factory), chosen in todo:
+        report = run(case, factory, chosen)
+        points += report.points
+        violations += len(report.violations)
+        if not report.ok:
+            print(f"{factory}: {report}", flush=True)
     how = "without the capture" if is_plain() else "with the capture"
     drawn = "" if choice.sample is None else f", a sample by --seed {choice.seed}"
     print(
@@ -131,7 +146,7 @@ def main() -> int:
     assert __doc__ is not None
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("-k", help="only scenarios with this in their name", default="")
-    parser.add_argument("--sample", type=int, help="so many points of each scenario")
+    parser.add_argument("--sample", type=int, help="so many points, by lot")
     parser.add_argument("--seed", type=int, default=random.randrange(2**32))
     parser.add_argument("--stock", action="store_true", help="asyncio's own tools")
     parser.add_argument("-v", action="store_true", help="with --stock: what is wrong")

@@ -26,5 +26,4 @@ LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.s
     PYTHONMALLOC=malloc \
     ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:exitcode=99 \
     UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
-    "$venv/bin/python" -m pytest -q -s -p no:cacheprovider \
-    -m 'not no_sanitizer' "$@"
+    "$venv/bin/python" -m pytest -q -s -p no:cacheprovider "$@"
