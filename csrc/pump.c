@@ -25,8 +25,17 @@ static void
 pump_refuse_ahead(al_pump *p)
 {
     al_item item = {0};
+    PyObject *ahead = Py_NewRef(p->source.ahead);
     p->source.added_first = 0;
     int more = al_source_pull(p->st, &p->source, &item.value, &item.task_id);
+    if (more < 0 && PyErr_ExceptionMatches(PyExc_Exception)) {
+        PyErr_Clear(); /* no batch that is ending fails for such a key */
+        more = 1;
+        item.value = Py_NewRef(ahead);
+        p->source.pulled++;
+        p->source.own++;
+    }
+    Py_DECREF(ahead);
     item.index = p->source.pulled - 1;
     PyObject *result =
         more > 0 ? al_item_unstarted(p->st, &item, p->stopping) : NULL;
