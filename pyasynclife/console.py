@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator, Generator
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
+from pyasynclife._batch import Batch
 from pyasynclife._checks import check_seconds
 from pyasynclife._core import TaskResult
-from pyasynclife._batch import Batch
 from pyasynclife._results import BatchProgress, BatchResult
 
 try:
