@@ -38,8 +38,9 @@ differential:
 sanitize: $(VENV)/built
 	bash tools/sanitize.sh $(BIN)/python $(ARGS)
 
+leaks: export PYASYNCLIFE_LEAKS ?= 1000000
 leaks: $(VENV)/built
-	PYASYNCLIFE_LEAKS=1000000 $(BIN)/python -m pytest -q -rP tests/test_leaks.py \
+	$(BIN)/python -m pytest -q -rP tests/test_leaks.py \
 	    -o faulthandler_timeout=1800 $(ARGS)
 
 nomemory: $(VENV)/built
@@ -47,6 +48,7 @@ nomemory: $(VENV)/built
 
 valgrind: $(VENV)/built
 	$(BIN)/python tools/valgrind.py $(ARGS)
+
 cancel-everywhere: $(VENV)/built
 	$(BIN)/python tools/cancel_everywhere.py $(ARGS)
 

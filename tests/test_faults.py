@@ -197,7 +197,7 @@ UNCHANGED = {
 
 async def prepared() -> TaskRegistry:
     registry = TaskRegistry(
-        5.0, 0.0, history=4, keep_errors=1, on_finish=lambda meta: meta.as_dict()
+        5.0, 0.0, history=4, keep_errors=1, on_finish=lambda meta: meta.silence
     )
     for coro, task_id in (
         (returns(1), "over"),

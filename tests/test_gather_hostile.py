@@ -38,20 +38,27 @@ def use_in_every_way():
         for i in range(9):
             yield i
 
-    async def main():
+    async def collected():
         result = await bounded_gather(fn, range(20), max_concurrent=3, timeout=0.2)
         assert len(result.failures()) == 4
+
+    async def streamed():
         seen = []
         async for r in bounded_gather(
             fn, iter(range(20)), max_concurrent=3, timeout=0.2, key=str
         ):
             seen.append(r.task_id)
         assert seen == [str(i) for i in range(20)]
+
+    async def read():
         result = await bounded_gather(
             fn, source(), timeout=0.2, on_result=lambda r: None
         )
         assert len(result) == 9
         assert len(result.failures()) == 2
+
+    async def main():
+        await asyncio.gather(collected(), streamed(), read())
         async with bounded_gather(fn, range(20), budget=0.01) as batch:
             async for _ in batch:
                 break

@@ -76,7 +76,7 @@ async def forever() -> None:
 
 
 async def stock_cancel() -> None:
-    tasks = [asyncio.create_task(forever()) for i in range(4)]
+    tasks = [asyncio.create_task(forever()) for _ in range(4)]
     await asyncio.sleep(0)
     for task in tasks:
         task.cancel()
