@@ -4,6 +4,7 @@ A program gets `capture` on the command line: 0 the plain way, 1 the capture. Bo
 say the same.
 """
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -11,6 +12,11 @@ import textwrap
 import pytest
 
 from pyasynclife import _core
+
+needs_capture = pytest.mark.skipif(
+    os.environ.get("PYASYNCLIFE_PLAIN", "0") not in ("", "0"),
+    reason="the capture is turned off",
+)
 
 HEAD = """
 import asyncio, signal, sys, warnings
@@ -326,6 +332,7 @@ def test_the_capture_and_the_plain_way_do_the_same(name: str) -> None:
 
 
 # Before the handle is scheduled: asyncio's own cancel() loses the wake-up then.
+@needs_capture
 def test_an_interrupt_that_comes_too_early_loses_no_wake_up() -> None:
     program = PROGRAMS["KeyboardInterrupt in the call_soon of a wake-up"]
     expected = play(program, 1)
@@ -355,6 +362,7 @@ asyncio.new_event_loop().run_until_complete(main())
 """
 
 
+@needs_capture
 def test_an_interrupted_start_starts_nothing() -> None:
     assert play(START, 1).strip() == "['interrupted', 1, 'ran']"
 
@@ -380,6 +388,7 @@ asyncio.run(main())
 """
 
 
+@needs_capture
 @pytest.mark.parametrize(("capture", "cancelling"), [(0, 0), (1, 1)])
 def test_call_soon_of_a_task_with_itself_comes_after_the_news_of_its_end(
     capture: int, cancelling: int
