@@ -5,6 +5,7 @@ test_faults.py has the registry's, test_gather_faults.py a batch's.
 
 import asyncio
 import gc
+import importlib.util
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterator
@@ -180,6 +181,41 @@ async def calls_back_behind_the_group() -> None:
     assert len(called) == 3
 
 
+async def ends_before_all_was_begun() -> None:
+    """With items left over that it came with, and some that were added."""
+    for added in ([], [3]):
+        batch = bounded_gather(forever, [1, 2], max_concurrent=1)
+        for item in added:
+            batch.add(item)
+        collecting = asyncio.create_task(batch.collect())
+        await settle()
+        batch.cancel()
+        assert len(await collecting) == 2 + len(added)
+
+
+async def starts_a_child_while_it_starts_one() -> None:
+    class Name:
+        def __str__(self) -> str:
+            group.create_task(settle(1))
+            return "one"
+
+    async with TaskGroup() as group:
+        group.create_task(settle(1), name=Name())
+
+
+async def tries_the_capture_anew() -> None:
+    """A module of its own has not tried yet; its import is test_faults.py's."""
+    left = core.fail_allocation(0)
+    spec = importlib.util.find_spec("pyasynclife._core")
+    assert spec is not None
+    assert spec.loader is not None
+    anew = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(anew)
+    core.fail_allocation(left)
+    async with anew.TaskGroup() as group:
+        group.create_task(settle(1))
+
+
 SCENARIOS: list[Callable[[], Awaitable[None]]] = [
     closes_an_awaitable,
     tells_of_the_unspeakable,
@@ -193,6 +229,9 @@ SCENARIOS: list[Callable[[], Awaitable[None]]] = [
     shows_a_group,
     outlives_its_parent,
     calls_back_behind_the_group,
+    ends_before_all_was_begun,
+    starts_a_child_while_it_starts_one,
+    tries_the_capture_anew,
 ]
 
 
