@@ -77,8 +77,9 @@ class Ordered(dict[Any, None]):
 def in_order(group: type) -> Any:
     """A class of asyncio's that cancels its children in the order of their making.
 
-    Its `trapped` tells whether it has left a cancellation behind that it took back, as
-    it does on 3.11 and 3.12 (gh-117407): then it is no guide.
+    Its `trapped` tells whether it has left a cancellation behind that can no longer be
+    taken back, as it does on 3.11 and 3.12 (gh-117407): then it is no guide, for ours
+    asks again a turn later there.
     """
 
     class InOrder(group):  # type: ignore[misc,valid-type]
@@ -93,7 +94,7 @@ def in_order(group: type) -> Any:
             try:
                 return await super().__aexit__(*error)
             finally:
-                if task._must_cancel and not task.cancelling():  # type: ignore
+                if sys.version_info < (3, 13) and task._must_cancel:  # type: ignore
                     InOrder.trapped = True
 
     return InOrder
