@@ -349,6 +349,7 @@ al_step_worker(PyObject *op, PyObject *thrown, PyObject **result)
     if (!self->begun) {
         self->begun = true;
         p->unstarted--;
+        p->barren = 0;
     }
     if (p->resting == self) {
         p->resting = NULL;

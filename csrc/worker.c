@@ -28,7 +28,7 @@
 
 /* How often the workers may be replaced that were cancelled before they began,
    with none between them that did. */
-#define BARREN_MAX 3
+#define BARREN_MAX 1000
 
 bool
 al_worker_may_pull(const al_pump *p)
@@ -216,13 +216,10 @@ al_worker_kick(al_pump *p)
 /* A worker ends.  One that was cancelled before it began is replaced; but from
    a task factory that cancels what it makes, no end of them would come. */
 static void
-pump_count_barren(al_pump *p, bool begun)
+pump_count_barren(al_pump *p)
 {
-    if (begun) {
-        p->barren = 0;
-    }
-    else if (p->unstarted == 0 && p->stopping == AL_STOP_NONE
-             && ++p->barren == BARREN_MAX)
+    if (p->unstarted == 0 && p->stopping == AL_STOP_NONE
+        && ++p->barren == BARREN_MAX)
     {
         PyErr_SetString(PyExc_RuntimeError,
                         "a batch's workers are cancelled before they begin, "
@@ -241,7 +238,9 @@ worker_call(PyObject *op, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kw))
         PyObject *owner = Py_NewRef(self->owner);
         p->left(op);
         al_worker_detach(self);
-        pump_count_barren(p, self->begun || p->solo != NULL);
+        if (!self->begun && p->solo == NULL) {
+            pump_count_barren(p);
+        }
         al_worker_kick(p);
         Py_DECREF(owner);
     }

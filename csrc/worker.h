@@ -52,7 +52,7 @@ typedef struct al_pump {
     Py_ssize_t alive;             /* workers */
     Py_ssize_t unstarted;         /* of them */
     Py_ssize_t room;              /* how many more may be started now */
-    int barren;                   /* how often all of them ended unstarted */
+    int barren;                   /* since one began: all ended unstarted */
     double timeout;               /* of an item; inf: none */
     double budget;                /* of all; inf: none */
     double grace;                 /* of what is cancelled; inf: none */
