@@ -28,7 +28,7 @@
 
 /* How often the workers may be replaced that were cancelled before they began,
    with none between them that did. */
-#define BARREN_MAX 1000
+#define BARREN_MAX 100
 
 bool
 al_worker_may_pull(const al_pump *p)

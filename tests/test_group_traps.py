@@ -139,15 +139,15 @@ STOCK = f"""
         faulthandler.cancel_dump_traceback_later()
 
     for name in sys.argv[1:]:
-        output = tempfile.TemporaryFile()
-        child = os.fork()
-        if not child:
-            os.dup2(output.fileno(), 2)
-            hold(group_scenarios.SCENARIOS[name])
-            break
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        output.seek(0)
-        print(json.dumps([name, status, output.read().decode()]), flush=True)
+        with tempfile.TemporaryFile() as output:
+            child = os.fork()
+            if not child:
+                os.dup2(output.fileno(), 2)
+                hold(group_scenarios.SCENARIOS[name])
+                break
+            status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            output.seek(0)
+            print(json.dumps([name, status, output.read().decode()]), flush=True)
 """
 
 
