@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from helpers import settle
-from test_hostile import adds_up, eager, forever, needs_eager, returns, task_factory
+from test_hostile import adds_up, eager, forever, returns, task_factory
 
 from pyasynclife import TaskRegistry, _core
 from pyasynclife._core import Drain
@@ -275,7 +275,6 @@ async def test_a_failed_allocation_leaks_nothing(
         nth += 1
 
 
-@needs_eager
 async def test_an_import_whose_allocations_fail(quiet: None) -> None:
     spec = importlib.util.find_spec("pyasynclife._core")
     assert spec is not None

@@ -372,7 +372,10 @@ async def test_one_object_left_by_each_repeat_is_found() -> None:
     async def leaks(registry: TaskRegistry, times: int) -> None:
         kept.append(TaskResult("x", success=True))
 
-    assert "blocks" in await growth(leaks, TaskRegistry(), 1000)
+    found = await growth(leaks, TaskRegistry(), 1000)
+    assert "references to <class 'pyasynclife.TaskResult'>" in found
+    # With PYTHONMALLOC=malloc, as under a sanitizer, Python counts no blocks.
+    assert "blocks" in found or sys.getallocatedblocks() == 0
 
 
 @pytest.mark.parametrize("name", WORK)
