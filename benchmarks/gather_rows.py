@@ -72,6 +72,8 @@ Function = Callable[[str], Awaitable[str]]
 SeedFunction = Callable[[str], Coroutine[Any, Any, TaskResult]]
 Musts = Mapping[str, float]
 
+IN_TASKS = ", task_per_item"  # the same with a Task of its own for each item
+
 # what, ours, the seed's, what must be reached on the standard loop and on uvloop
 WORK: list[tuple[str, Function, SeedFunction, Musts, Musts]] = [
     (
@@ -102,11 +104,28 @@ WORK: list[tuple[str, Function, SeedFunction, Musts, Musts]] = [
         {"seed": 3.0},
         {"seed": 3.0},
     ),
+    (
+        f"gather, item returns at once{IN_TASKS}",
+        return_at_once,
+        return_at_once_seed,
+        {"seed": 2.0},
+        {"seed": 2.0},
+    ),
+    (
+        f"gather, item waits for a future{IN_TASKS}",
+        wait_for_future,
+        wait_for_future_seed,
+        {"seed": 2.0},
+        {"seed": 2.0},
+    ),
 ]
 
 
 def _contenders(
-    function: Function, seed_function: SeedFunction, items: list[str]
+    function: Function,
+    seed_function: SeedFunction,
+    items: list[str],
+    task_per_item: bool,
 ) -> dict[str, Round]:
     """Each keeps its results until its clock has stopped; its tasks are gone by then.
 
@@ -133,7 +152,11 @@ def _contenders(
     async def ours() -> float:
         begin = clock()
         results = await bounded_gather(
-            function, items, max_concurrent=LIMIT, timeout=TIMEOUT
+            function,
+            items,
+            max_concurrent=LIMIT,
+            timeout=TIMEOUT,
+            task_per_item=task_per_item,
         )
         seconds = clock() - begin
         assert len(results) == len(items)
@@ -183,7 +206,7 @@ async def rows(settings: Settings) -> AsyncIterator[Row]:
                 settings,
                 what,
                 n,
-                _contenders(function, seed_function, items),
+                _contenders(function, seed_function, items, what.endswith(IN_TASKS)),
                 uvloop_musts if settings.loop == "uvloop" else musts,
             )
     if settings.only in "gather, results streamed: peak growth":

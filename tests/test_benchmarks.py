@@ -29,6 +29,8 @@ ROWS = [
     "gather, item does sleep(0)",
     "gather, item waits for a future",
     "gather, item raises at once",
+    "gather, item returns at once, task_per_item",
+    "gather, item waits for a future, task_per_item",
     "gather, results streamed: peak growth",
 ]
 TIMES = {"group, children return at once": 6} | dict.fromkeys(
