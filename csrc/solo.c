@@ -121,11 +121,7 @@ solo_start(WorkerObject *self)
         task = solo_make_task(self, name, context);
     }
     if (task != NULL) {
-        self->counter = al_task_counter(p->st, task);
-        if (self->counter != NULL) {
-            self->task = Py_NewRef(task); /* from now on it may begin */
-            failed = al_task_watch(p->st, &p->bound, task, (PyObject *)self);
-        }
+        failed = al_worker_own(self, task);
     }
     Py_XDECREF(task);
     Py_XDECREF(name);

@@ -111,6 +111,18 @@ al_worker_new(al_pump *p)
     return self;
 }
 
+int
+al_worker_own(WorkerObject *self, PyObject *task)
+{
+    al_pump *p = self->pump;
+    self->counter = al_task_counter(p->st, task);
+    if (self->counter == NULL) {
+        return -1;
+    }
+    self->task = Py_NewRef(task); /* from now on it may be stepped */
+    return al_task_watch(p->st, &p->bound, task, (PyObject *)self);
+}
+
 /* The Task of a worker (new). */
 static PyObject *
 worker_make_task(WorkerObject *self)
@@ -145,11 +157,7 @@ pump_spawn(al_pump *p)
     int failed = -1;
     PyObject *task = worker_make_task(self);
     if (task != NULL && self->owner != NULL) {
-        self->counter = al_task_counter(p->st, task);
-        if (self->counter != NULL) {
-            self->task = Py_NewRef(task); /* from now on it may be stepped */
-            failed = al_task_watch(p->st, &p->bound, task, (PyObject *)self);
-        }
+        failed = al_worker_own(self, task);
     }
     if (failed) {
         /* Its Task, if there is one, finds it ended. */

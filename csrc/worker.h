@@ -86,6 +86,10 @@ struct WorkerObject {
 /* A worker without a Task yet, in the pump's list (borrowed).  Runs Python. */
 WorkerObject *al_worker_new(al_pump *pump);
 
+/* Give a worker its Task (borrowed), whose end it will be told of.  Returns 0;
+   -1 with an exception: the worker is to be detached.  Runs Python. */
+int al_worker_own(WorkerObject *worker, PyObject *task);
+
 /* Tell whether an item may be pulled now.  Pure C. */
 bool al_worker_may_pull(const al_pump *pump);
 
