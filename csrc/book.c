@@ -79,19 +79,12 @@ book_evict(RegistryObject *self)
     }
 }
 
-/* Tell whether the raised exception is one that ends the loop.  Pure C. */
-static bool
-book_is_exit(void)
-{
-    return al_loop_is_exit(PyErr_Occurred());
-}
-
 /* While telling of an end something failed: that is the loop's handler's, or
    *fatal, to be raised when all is told. */
 static void
 book_failed(RegistryObject *self, const char *message, PyObject **fatal)
 {
-    if (book_is_exit()) {
+    if (al_loop_is_exit(PyErr_Occurred())) {
         Py_XSETREF(*fatal, PyErr_GetRaisedException());
     }
     else {
@@ -115,7 +108,7 @@ book_error_text(PyObject *error)
                             : PyUnicode_FromFormat("%s: %U", name, said));
         Py_DECREF(said);
     }
-    if (text == NULL && !book_is_exit()) {
+    if (text == NULL && !al_loop_is_exit(PyErr_Occurred())) {
         PyErr_Clear();
         text = AL_ALLOC(PyUnicode_FromFormat("%s: <str() failed>", name));
     }
