@@ -314,26 +314,29 @@ async def test_an_anyio_shield_in_a_child_ends_before_the_group(Group: Any) -> N
     assert ["cleaned up"] == seen
 
 
+async def wait_in_anyio(ended: list[str], name: str) -> None:
+    import anyio
+
+    try:
+        await anyio.sleep_forever()
+    finally:
+        ended.append(name)
+
+
 @needs("anyio")
 async def test_an_anyio_group_inside_ours_fails_as_one_child(Group: Any) -> None:
     import anyio
 
     ended: list[str] = []
 
-    async def wait(name: str) -> None:
-        try:
-            await anyio.sleep_forever()
-        finally:
-            ended.append(name)
-
     async def child() -> None:
         async with anyio.create_task_group() as inner:
-            inner.start_soon(wait, "inner")
+            inner.start_soon(wait_in_anyio, ended, "inner")
             inner.start_soon(fail, 3)
 
     with pytest.raises(ExceptionGroup) as caught:
         async with Group() as group:
-            group.create_task(wait("outer"))
+            group.create_task(wait_in_anyio(ended, "outer"))
             group.create_task(child())
     (inner_group,) = caught.value.exceptions
     assert isinstance(inner_group, ExceptionGroup)
@@ -348,16 +351,10 @@ async def test_our_failure_reaches_an_anyio_group_inside(Group: Any) -> None:
 
     ended: list[str] = []
 
-    async def wait(name: str) -> None:
-        try:
-            await anyio.sleep_forever()
-        finally:
-            ended.append(name)
-
     async def child() -> None:
         async with anyio.create_task_group() as inner:
-            inner.start_soon(wait, "one")
-            inner.start_soon(wait, "two")
+            inner.start_soon(wait_in_anyio, ended, "one")
+            inner.start_soon(wait_in_anyio, ended, "two")
 
     with pytest.raises(ExceptionGroup):
         async with Group() as group:
