@@ -11,13 +11,15 @@
  * made.  While there are more, its handle stands at the front of the loop's
  * queue, where their handles would be: there the rest is found by who runs the
  * loop from inside a call, and by the loop's next run should a call end this
- * one.  A burst that is called without calls does nothing, so a handle too
+ * one.  uvloop cannot be run from inside a call, so there it is put there only
+ * when one ends the run.  A burst that is called without calls does nothing, so a handle too
  * many does no harm.
  */
 #include "compat.h"
 #include "fault.h"
 #include "state.h"
 #include "loop.h"
+#include "stock.h"
 #include "watcher.h"
 #include "burst.h"
 
@@ -36,35 +38,46 @@ typedef struct {
 
 /* ------------------------------------------------------------- the queue */
 
-/* The loop's queue if it is what asyncio's own loops have (new); else NULL,
-   without an exception.  Fetched each time: somebody may replace it. */
-static PyObject *
-burst_ready(al_state *st, PyObject *loop)
+/* What is looked for in a handle.  uvloop's have no names for what they hold,
+   but the collector goes there. */
+typedef struct {
+    PyObject *burst; /* borrowed: the type */
+    PyObject *task;  /* borrowed, or NULL */
+    PyObject *found; /* borrowed, or NULL: a burst, or (task,) */
+} burst_search;
+
+static int
+burst_visit(PyObject *object, void *arg)
 {
-    PyObject *ready = PyObject_GetAttr(loop, st->s__ready);
-    if (ready == NULL) {
-        PyErr_Clear(); /* none to be seen; capture_terms() wants no property */
+    burst_search *search = arg;
+    bool its = search->task == NULL
+                   ? (PyObject *)Py_TYPE(object) == search->burst
+                   : PyTuple_CheckExact(object) && PyTuple_GET_SIZE(object) == 1
+                         && PyTuple_GET_ITEM(object, 0) == search->task;
+    if (its) {
+        search->found = object;
     }
-    else if ((PyObject *)Py_TYPE(ready) != st->deque) {
-        Py_CLEAR(ready);
-    }
-    return ready;
+    return its;
 }
 
-/* An attribute of a handle in the queue (new); NULL without an exception if
-   there is none, or if what is there is no Handle of asyncio's. */
+/* What a handle in the queue holds: the burst that it calls; or, for a `task`,
+   a tuple of that task alone, what a done callback of its is called with (new).
+   NULL without an exception if there is none. */
 static PyObject *
-burst_peek(al_state *st, PyObject *ready, Py_ssize_t at, PyObject *name)
+burst_peek(al_state *st, PyObject *ready, Py_ssize_t at, PyObject *task)
 {
     PyObject *handle = at >= 0 ? PySequence_GetItem(ready, at) : NULL;
-    PyObject *found = NULL;
-    if (handle != NULL && (PyObject *)Py_TYPE(handle) == st->Handle) {
-        found = PyObject_GetAttr(handle, name);
-    }
-    Py_XDECREF(handle);
-    if (found == NULL && PyErr_Occurred()) {
+    burst_search search = {st->Burst, task, NULL};
+    if (handle == NULL) {
         PyErr_Clear(); /* another thread was quicker: nothing is there */
+        return NULL;
     }
+    traverseproc traverse = Py_TYPE(handle)->tp_traverse;
+    if (traverse != NULL) {
+        (void)traverse(handle, burst_visit, &search);
+    }
+    PyObject *found = Py_XNewRef(search.found);
+    Py_DECREF(handle);
     return found;
 }
 
@@ -76,15 +89,11 @@ static BurstObject *
 burst_open(al_state *st, PyObject *ready)
 {
     Py_ssize_t n = PySequence_Size(ready);
-    PyObject *callback = burst_peek(st, ready, n - 1, st->s__callback);
-    if (callback != NULL
-        && ((PyObject *)Py_TYPE(callback) != st->Burst
-            || ((BurstObject *)callback)->behind != n
-            || ((BurstObject *)callback)->run != st->bursts_run))
-    {
-        Py_CLEAR(callback);
+    BurstObject *open = (BurstObject *)burst_peek(st, ready, n - 1, NULL);
+    if (open != NULL && (open->behind != n || open->run != st->bursts_run)) {
+        Py_CLEAR(open);
     }
-    return (BurstObject *)callback;
+    return open;
 }
 
 /* Where in the queue the handles of a Task's own callbacks begin, which its end
@@ -95,10 +104,8 @@ burst_own(al_state *st, PyObject *ready, PyObject *task)
     Py_ssize_t n = PySequence_Size(ready), at = n;
     bool its = true;
     while (its) {
-        PyObject *args = burst_peek(st, ready, at - 1, st->s__args);
-        its = args != NULL && PyTuple_Check(args)
-              && PyTuple_GET_SIZE(args) == 1
-              && PyTuple_GET_ITEM(args, 0) == task;
+        PyObject *args = burst_peek(st, ready, at - 1, task);
+        its = args != NULL;
         at -= its;
         Py_XDECREF(args);
     }
@@ -196,7 +203,7 @@ burst_begin(al_state *st, PyObject *loop, al_call *call)
     if (begun < 0 && self->next < self->count) {
         *call = self->calls[--self->count];
     }
-    PyObject *ready = begun < 0 ? NULL : burst_ready(st, loop);
+    PyObject *ready = begun < 0 ? NULL : al_stock_queue(st, loop);
     if (ready != NULL) {
         self->behind = PySequence_Size(ready);
         self->run = st->bursts_run;
@@ -211,7 +218,7 @@ burst_begin(al_state *st, PyObject *loop, al_call *call)
 static int
 burst_queue(al_state *st, PyObject *loop, al_call *call, PyObject *task)
 {
-    PyObject *ready = burst_ready(st, loop);
+    PyObject *ready = al_stock_queue(st, loop);
     BurstObject *open = ready == NULL ? NULL : burst_open(st, ready);
     int queued = -1;
     if (open != NULL) {
@@ -362,6 +369,14 @@ burst_make(BurstObject *self, al_call *call)
     return exit == NULL ? made : al_loop_raise_graver(exit);
 }
 
+/* Tell whether the loop may be run from inside a call: uvloop cannot be. */
+static bool
+burst_nests(const BurstObject *self)
+{
+    return self->handle != NULL
+           && (PyObject *)Py_TYPE(self->handle) == self->st->Handle;
+}
+
 /* Have the rest found at the queue's front, in a context that nobody has
    entered.  Tells whether it stands there; if not it is tried again. */
 static bool
@@ -369,13 +384,15 @@ burst_stand(BurstObject *self)
 {
     al_state *st = self->st;
     PyObject *ready =
-        self->handle == NULL ? NULL : burst_ready(st, self->loop);
-    PyObject *context =
-        ready == NULL ? NULL : AL_ALLOC(PyContext_CopyCurrent());
-    PyObject *none = NULL;
-    if (context != NULL
-        && PyObject_SetAttr(self->handle, st->s__context, context) == 0)
-    {
+        self->handle == NULL ? NULL : al_stock_queue(st, self->loop);
+    PyObject *context = NULL, *none = NULL;
+    bool fresh = ready != NULL && !burst_nests(self); /* it is left by then */
+    if (ready != NULL && !fresh) {
+        context = AL_ALLOC(PyContext_CopyCurrent());
+        fresh = context != NULL
+                && PyObject_SetAttr(self->handle, st->s__context, context) == 0;
+    }
+    if (fresh) {
         none = PyObject_CallMethodOneArg(ready, st->s_appendleft,
                                          self->handle);
     }
@@ -393,7 +410,7 @@ static void
 burst_step_down(BurstObject *self)
 {
     al_state *st = self->st;
-    PyObject *ready = burst_ready(st, self->loop);
+    PyObject *ready = al_stock_queue(st, self->loop);
     PyObject *first = ready == NULL ? NULL : PySequence_GetItem(ready, 0);
     PyObject *taken = NULL;
     if (first != NULL && first == self->handle) {
@@ -447,7 +464,7 @@ burst_call(PyObject *op, PyObject *Py_UNUSED(args),
         if (stands && !rest) {
             burst_step_down(self);
         }
-        stands = rest && (stands || burst_stand(self));
+        stands = rest && (stands || (burst_nests(self) && burst_stand(self)));
         made = burst_make(self, &call);
         al_call_clear(&call);
     }

@@ -18,6 +18,7 @@
 #include "state.h"
 #include "coro.h"
 #include "loop.h"
+#include "stock.h"
 #include "burst.h"
 #include "capture.h"
 
@@ -46,11 +47,7 @@ typedef enum {
 /* The one object that remembers, for a module. */
 typedef struct {
     PyObject_HEAD
-    PyObject *spare;       /* owned: a stand-in that nobody uses, or NULL */
-    PyObject *loop_type;   /* owned: the last type of loop that was judged */
-    PyObject *call_soon;   /* owned: its own, if it is fit; NULL: it is not */
-    unsigned int loop_tag; /* of that type, and of Handle, when judged */
-    unsigned int handle_tag;
+    PyObject *spare; /* owned: a stand-in that nobody uses, or NULL */
     capture_mode mode;
     bool allowed;
 } CaptureObject;
@@ -266,24 +263,6 @@ capture_try(al_state *st, const al_loop *bound)
     return fit;
 }
 
-/* Judge the type of the loop, and Handle; remembered until one of them
-   changes.  -1 with an exception. */
-static int
-capture_judge(al_state *st, CaptureObject *all, PyTypeObject *type)
-{
-    PyObject *terms =
-        PyObject_CallOneArg(st->capture_terms, (PyObject *)type);
-    if (terms == NULL) {
-        return -1;
-    }
-    Py_XSETREF(all->loop_type, Py_NewRef((PyObject *)type));
-    Py_XSETREF(all->call_soon, terms == Py_None ? NULL : Py_NewRef(terms));
-    all->loop_tag = type->tp_version_tag;
-    all->handle_tag = ((PyTypeObject *)st->Handle)->tp_version_tag;
-    Py_DECREF(terms);
-    return 0;
-}
-
 /* Ask the environment, and the self-test.  -1 with an exception. */
 static int
 capture_begin(al_state *st, CaptureObject *all, const al_loop *bound)
@@ -300,48 +279,14 @@ capture_begin(al_state *st, CaptureObject *all, const al_loop *bound)
     return fit;
 }
 
-/* object.name is that object: 1 or 0; -1 with an exception. */
+/* Tell whether we may: 1 or 0; -1 with an exception. */
 static int
-capture_is(PyObject *object, PyObject *name, PyObject *what)
-{
-    PyObject *found = PyObject_GetAttr(object, name);
-    Py_XDECREF(found);
-    return found == NULL ? -1 : found == what;
-}
-
-/* Tell whether calls may go to the loop in bursts, here and now: 1 or 0; -1
-   with an exception. */
-static int
-capture_fits(al_state *st, const al_loop *bound)
+capture_may(al_state *st, const al_loop *bound)
 {
     CaptureObject *all = (CaptureObject *)st->capture;
-    if (all->mode == CAPTURE_OFF || !all->allowed) {
-        return 0;
-    }
-    PyTypeObject *type = Py_TYPE(bound->loop);
-    if ((PyObject *)type != all->loop_type || type->tp_version_tag == 0
-        || type->tp_version_tag != all->loop_tag
-        || ((PyTypeObject *)st->Handle)->tp_version_tag != all->handle_tag
-        || all->handle_tag == 0)
-    {
-        if (capture_judge(st, all, type) < 0) {
-            return -1;
-        }
-    }
-    if (all->call_soon == NULL) {
-        return 0;
-    }
-    PyObject *method = PyObject_GetAttr(bound->loop, st->s_call_soon);
-    if (method == NULL) {
-        return -1;
-    }
-    int fits = PyMethod_Check(method)
-               && PyMethod_GET_FUNCTION(method) == all->call_soon;
-    Py_DECREF(method);
-    fits = fits > 0 ? capture_is(bound->loop, st->s__debug, Py_False) : fits;
-    return fits > 0 && all->mode == CAPTURE_UNTRIED
-               ? capture_begin(st, all, bound)
-               : fits;
+    return !all->allowed                      ? 0
+           : all->mode == CAPTURE_UNTRIED ? capture_begin(st, all, bound)
+                                          : all->mode == CAPTURE_ON;
 }
 
 bool
@@ -360,9 +305,9 @@ al_capture_start(al_state *st, const al_loop *bound, PyObject *coro,
                  PyObject *kwnames, PyObject *const *values,
                  PyObject *watcher, PyObject **task)
 {
-    int fits = capture_fits(st, bound);
-    if (fits <= 0) {
-        return fits;
+    int may = capture_may(st, bound);
+    if (may <= 0) {
+        return may;
     }
     StandInObject *loop = stand_in_take(st);
     *task = loop == NULL ? NULL
@@ -442,8 +387,10 @@ int
 al_capture_cancel(al_state *st, const al_loop *bound, PyObject *task,
                   PyObject *msg, PyObject *watcher)
 {
-    int fits = capture_fits(st, bound);
-    PyObject *waiter = fits > 0 ? capture_waiter(st, bound, task) : NULL;
+    al_stock stock = al_stock_ask(st, bound, AL_STOCK_CALLS);
+    int may = stock == AL_STOCK_CALLS ? capture_may(st, bound)
+                                      : -(stock == AL_STOCK_ERROR);
+    PyObject *waiter = may > 0 ? capture_waiter(st, bound, task) : NULL;
     StandInObject *loop = waiter == NULL ? NULL : stand_in_take(st);
     if (loop == NULL) {
         Py_XDECREF(waiter);
@@ -509,8 +456,6 @@ capture_traverse(PyObject *op, visitproc visit, void *arg)
     CaptureObject *self = (CaptureObject *)op;
     Py_VISIT(Py_TYPE(op));
     Py_VISIT(self->spare);
-    Py_VISIT(self->loop_type);
-    Py_VISIT(self->call_soon);
     return 0;
 }
 
@@ -519,8 +464,6 @@ capture_clear(PyObject *op)
 {
     CaptureObject *self = (CaptureObject *)op;
     Py_CLEAR(self->spare);
-    Py_CLEAR(self->loop_type);
-    Py_CLEAR(self->call_soon);
     return 0;
 }
 
@@ -585,8 +528,7 @@ al_capture_setup(PyObject *module, al_state *st)
     if (all == NULL) {
         return -1;
     }
-    all->spare = all->loop_type = all->call_soon = NULL;
-    all->loop_tag = all->handle_tag = 0;
+    all->spare = NULL;
     all->mode = CAPTURE_UNTRIED;
     all->allowed = true;
     PyObject_GC_Track((PyObject *)all);

@@ -9,7 +9,7 @@
 /* Start a Task of `coro` with the keywords `kwnames` and their `values` from a
    handle of ours, and have `watcher` (may be NULL) called with it in the bound
    context when it has ended, in the place of a done callback.  For a loop and
-   a moment for which al_loop_is_stock().  Returns 1 with *task (new); 0: not
+   a moment that are AL_STOCK_CALLS.  Returns 1 with *task (new); 0: not
    here, take the plain way; -1 with an exception, the coroutine left alone.
    Runs Python. */
 int al_capture_start(al_state *st, const al_loop *bound, PyObject *coro,

@@ -116,4 +116,12 @@ al_wall_clock(void)
 #define AL_UNCANCEL_KEEPS_REQUEST 0
 #endif
 
+/* 3.11 and 3.12: an object whose attributes were once looked at as a dict is
+   slower to everybody for good. */
+#if PY_VERSION_HEX < 0x030D0000
+#define AL_DICT_IS_FREE 0
+#else
+#define AL_DICT_IS_FREE 1
+#endif
+
 #endif

@@ -42,8 +42,8 @@ alarm_new(al_deadlines *all)
 static double
 deadline_slack(const al_deadlines *all)
 {
-    bool coarse = all->bound->monotonic && all->bound->maker == NULL;
-    return coarse ? DEADLINE_COARSE : DEADLINE_FINE;
+    return all->bound->clock == AL_CLOCK_COARSE ? DEADLINE_COARSE
+                                                : DEADLINE_FINE;
 }
 
 static void

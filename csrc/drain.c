@@ -71,7 +71,6 @@ al_drain_new(al_state *st, const al_loop *bound)
     self->bound = *bound;
     Py_XINCREF(self->bound.loop);
     Py_XINCREF(self->bound.context);
-    Py_XINCREF(self->bound.maker);
     self->nodes = nodes;
     self->waiters = waiters;
     self->callers = callers;
@@ -235,7 +234,7 @@ drain_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         PyErr_SetString(PyExc_TypeError, "Drain() takes no arguments");
         return NULL;
     }
-    al_loop bound = {NULL, NULL, NULL, 0, false};
+    al_loop bound = {NULL, NULL, 0, AL_CLOCK_ITS_OWN};
     PyObject *loop = al_loop_running(st, "a shutdown");
     PyObject *drain = NULL;
     if (loop != NULL && al_loop_bind(st, &bound, loop) == 0) {

@@ -1,12 +1,9 @@
 /* The only room that speaks to an event loop or a Task.
  *
  * Everything here goes through what asyncio makes public, so uvloop, other
- * loops, task factories and virtual clocks keep working.  There are two
- * shortcuts, each taken only where nobody could tell.  A Task is made by
- * calling the Task type where the loop's create_task is asyncio's own, no
- * task factory is set and asyncio.Task is the C type: that is what
- * create_task would do, less two frames.  And the clock is read in C where
- * the loop's own is time.monotonic().
+ * loops, task factories and virtual clocks keep working.  The clock is read in
+ * C where the loop's own is time.monotonic(); and who has asked stock.c makes a
+ * Task by calling the Task type.
  */
 #include "compat.h"
 #include "fault.h"
@@ -58,41 +55,29 @@ al_loop_running(al_state *st, const char *what)
 }
 
 int
-al_loop_bind(al_state *st, al_loop *bound, PyObject *loop)
-{
-    PyObject *context = NULL;
-    PyObject *traits = PyObject_CallOneArg(st->loop_traits, loop);
-    if (traits == NULL) {
-        return -1;
-    }
-    context = AL_ALLOC(PyContext_CopyCurrent());
-    if (context == NULL) {
-        Py_DECREF(traits);
-        return -1;
-    }
-    PyObject *maker = PyTuple_GET_ITEM(traits, 0);
-    bound->monotonic = PyTuple_GET_ITEM(traits, 1) == Py_True;
-    bound->thread = PyThread_get_thread_ident();
-    Py_XSETREF(bound->maker, maker == Py_None ? NULL : Py_NewRef(maker));
-    Py_XSETREF(bound->context, context);
-    Py_XSETREF(bound->loop, Py_NewRef(loop));
-    Py_DECREF(traits);
-    return 0;
-}
-
-int
-al_loop_bind_tasks(al_state *st, al_loop *bound, PyObject *loop)
+al_loop_bind_tasks(al_state *Py_UNUSED(st), al_loop *bound, PyObject *loop)
 {
     PyObject *context = AL_ALLOC(PyContext_CopyCurrent());
     if (context == NULL) {
         return -1;
     }
-    PyObject *maker = st->stock_maker == Py_None ? NULL : st->stock_maker;
-    bound->monotonic = false;
+    bound->clock = AL_CLOCK_ITS_OWN;
     bound->thread = PyThread_get_thread_ident();
-    Py_XSETREF(bound->maker, Py_XNewRef(maker));
     Py_XSETREF(bound->context, context);
     Py_XSETREF(bound->loop, Py_NewRef(loop));
+    return 0;
+}
+
+int
+al_loop_bind(al_state *st, al_loop *bound, PyObject *loop)
+{
+    PyObject *clock = PyObject_CallOneArg(st->loop_clock, loop);
+    if (clock == NULL || al_loop_bind_tasks(st, bound, loop) < 0) {
+        Py_XDECREF(clock);
+        return -1;
+    }
+    bound->clock = (al_clock_kind)PyLong_AsLong(clock);
+    Py_DECREF(clock);
     return 0;
 }
 
@@ -132,7 +117,7 @@ al_loop_check_thread(al_state *st, al_loop *bound, const char *what)
 double
 al_loop_time(al_state *st, const al_loop *bound)
 {
-    if (bound->monotonic || bound->loop == NULL) {
+    if (bound->clock != AL_CLOCK_ITS_OWN || bound->loop == NULL) {
         return al_clock();
     }
     PyObject *now = loop_call0(bound->loop, st->s_time);
@@ -144,62 +129,77 @@ al_loop_time(al_state *st, const al_loop *bound)
     return seconds;
 }
 
-int
-al_loop_is_stock(al_state *st, const al_loop *bound)
+/* type(coro, **keywords, loop=loop), any keywords. */
+static PyObject *
+loop_make_any(al_state *st, PyObject *type, PyObject *loop, PyObject *coro,
+              PyObject *kwnames, PyObject *const *values)
 {
-    if (bound->maker == NULL) {
-        return 0;
+    PyObject *stack[AL_TASK_KEYWORDS + 3] = {NULL, coro};
+    Py_ssize_t n = PyTuple_GET_SIZE(kwnames);
+    PyObject *names = AL_ALLOC(PyTuple_New(n + 1));
+    if (names == NULL) {
+        return NULL;
     }
-    PyObject *method = PyObject_GetAttr(bound->loop, st->s_create_task);
-    if (method == NULL) {
-        return -1;
+    for (Py_ssize_t i = 0; i < n; i++) {
+        PyTuple_SET_ITEM(names, i, Py_NewRef(PyTuple_GET_ITEM(kwnames, i)));
+        stack[2 + i] = values[i];
     }
-    int stock = PyMethod_Check(method)
-                && PyMethod_GET_FUNCTION(method) == bound->maker;
-    Py_DECREF(method);
-    if (!stock) {
-        return 0;
+    PyTuple_SET_ITEM(names, n, Py_NewRef(st->s_loop));
+    stack[2 + n] = loop;
+    PyObject *task = AL_ALLOC(PyObject_Vectorcall(
+        type, stack + 1, 1 | PY_VECTORCALL_ARGUMENTS_OFFSET, names));
+    Py_DECREF(names);
+    return task;
+}
+
+/* type(coro, loop=loop, key=value).  A type is called with a dict of keywords,
+   and to make one is a quarter of the call, so *spare is used again, with None
+   for the loop and what it was made with for the key.  Not while it is in use:
+   an eager Task runs here. */
+static PyObject *
+loop_make_again(al_state *st, PyObject *type, PyObject *loop, PyObject *coro,
+                PyObject *key, PyObject *value, PyObject **spare)
+{
+    PyObject *keywords = *spare, *task = NULL;
+    *spare = NULL;
+    PyObject *args = AL_ALLOC(PyTuple_Pack(1, coro));
+    if (args != NULL && keywords == NULL) {
+        keywords = AL_ALLOC(Py_BuildValue("{OO}", key, value));
     }
-    PyObject *factory = PyObject_GetAttr(bound->loop, st->s__task_factory);
-    if (factory == NULL) {
-        return -1;
+    if (keywords != NULL
+        && AL_ALLOC_INT(PyDict_SetItem(keywords, st->s_loop, loop)) == 0)
+    {
+        task = AL_ALLOC(PyObject_Call(type, args, keywords));
     }
-    stock = factory == Py_None;
-    Py_DECREF(factory);
-    if (!stock) {
-        return 0;
+    Py_XDECREF(args);
+    if (task != NULL && *spare == NULL) {
+        if (AL_ALLOC_INT(PyDict_SetItem(keywords, st->s_loop, Py_None)) == 0) {
+            *spare = Py_NewRef(keywords);
+        }
+        else {
+            PyErr_Clear(); /* MemoryError: then another is made */
+        }
     }
-    /* The dict of a module, for a module's attributes are slow. */
-    PyObject *task_type = PyDict_GetItemWithError(
-        PyModule_GetDict(st->tasks_module), st->s_Task);
-    stock = PyErr_Occurred() ? -1 : task_type == st->Task;
-    return stock;
+    Py_XDECREF(keywords);
+    return task;
 }
 
 PyObject *
 al_loop_make_task(al_state *st, PyObject *type, PyObject *loop,
                   PyObject *coro, PyObject *kwnames, PyObject *const *values)
 {
-    PyObject *stack[AL_TASK_KEYWORDS + 3] = {NULL, coro};
     Py_ssize_t n = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
-    PyObject *names =
-        n == 0 ? Py_NewRef(st->kw_loop) : AL_ALLOC(PyTuple_New(n + 1));
-    PyObject *task = NULL;
-    if (names != NULL) {
-        for (Py_ssize_t i = 0; i < n; i++) {
-            PyTuple_SET_ITEM(names, i,
-                             Py_NewRef(PyTuple_GET_ITEM(kwnames, i)));
-            stack[2 + i] = values[i];
-        }
-        if (n > 0) {
-            PyTuple_SET_ITEM(names, n, Py_NewRef(st->s_loop));
-        }
-        stack[2 + n] = loop;
-        task = AL_ALLOC(PyObject_Vectorcall(
-            type, stack + 1, 1 | PY_VECTORCALL_ARGUMENTS_OFFSET, names));
+    if (n == 0) {
+        return loop_make_again(st, type, loop, coro, st->s_name, Py_None,
+                               &st->spare_plain);
     }
-    Py_XDECREF(names);
-    return task;
+    if (n == 1 && PyTuple_GET_ITEM(kwnames, 0) == st->s_eager_start
+        && values[0] == Py_True)
+    {
+        return loop_make_again(st, type, loop, coro, st->s_eager_start,
+                               Py_True, &st->spare_eager);
+    }
+    return loop_make_any(st, type, loop, coro, kwnames, values);
 }
 
 PyObject *
@@ -216,15 +216,6 @@ al_loop_new_task(al_state *st, const al_loop *bound, bool stock,
     return AL_ALLOC(PyObject_VectorcallMethod(
         st->s_create_task, stack + 1, 2 | PY_VECTORCALL_ARGUMENTS_OFFSET,
         context == NULL ? st->kw_name : st->kw_name_context));
-}
-
-PyObject *
-al_loop_create_task(al_state *st, const al_loop *bound, PyObject *coro,
-                    PyObject *name, PyObject *context)
-{
-    int stock = al_loop_is_stock(st, bound);
-    return stock < 0 ? NULL
-                     : al_loop_new_task(st, bound, stock, coro, name, context);
 }
 
 PyObject *
@@ -326,15 +317,17 @@ al_loop_note_error(al_state *st, PyObject *loop, const char *message,
     }
 }
 
-/* Tell whether an attribute of one of asyncio's Tasks is that very object: a
-   constant, an interned word.  A call would cost twice as much. */
+/* Tell whether what a descriptor of asyncio's Futures gives for one of its Tasks
+   is that very object: a constant, an interned word.  To look the descriptor up
+   would cost thrice as much, and a call more. */
 static bool
-task_is(al_state *st, PyObject *task, PyObject *name, PyObject *what)
+task_is(al_state *st, PyObject *task, PyObject *descriptor, PyObject *what)
 {
-    if ((PyObject *)Py_TYPE(task) != st->Task) {
+    descrgetfunc get = Py_TYPE(descriptor)->tp_descr_get;
+    if ((PyObject *)Py_TYPE(task) != st->Task || get == NULL) {
         return false;
     }
-    PyObject *found = PyObject_GetAttr(task, name);
+    PyObject *found = get(descriptor, task, st->Task);
     Py_XDECREF(found);
     if (found == NULL) {
         PyErr_Clear(); /* then it is asked by a call */
@@ -345,8 +338,8 @@ task_is(al_state *st, PyObject *task, PyObject *name, PyObject *what)
 int
 al_task_done(al_state *st, PyObject *task)
 {
-    return task_is(st, task, st->s__state, st->s_FINISHED)  ? 1
-           : task_is(st, task, st->s__state, st->s_PENDING) ? 0
+    return task_is(st, task, st->future_state, st->s_FINISHED)  ? 1
+           : task_is(st, task, st->future_state, st->s_PENDING) ? 0
                : loop_truth(loop_call0(task, st->s_done));
 }
 
@@ -378,8 +371,8 @@ al_outcome
 al_task_outcome(al_state *st, PyObject *task, PyObject **value)
 {
     *value = NULL;
-    if (task_is(st, task, st->s__state, st->s_FINISHED)
-        && task_is(st, task, st->s__exception, Py_None))
+    if (task_is(st, task, st->future_state, st->s_FINISHED)
+        && task_is(st, task, st->future_exception, Py_None))
     {
         *value = loop_call0(task, st->s_result);
         return *value == NULL ? AL_ERROR : AL_DONE;
@@ -400,7 +393,7 @@ int
 al_task_error(al_state *st, PyObject *task, PyObject **error)
 {
     *error = NULL;
-    if (task_is(st, task, st->s__exception, Py_None)) {
+    if (task_is(st, task, st->future_exception, Py_None)) {
         return 0; /* nothing was retrieved */
     }
     int cancelled = loop_truth(loop_call0(task, st->s_cancelled));

@@ -5,13 +5,19 @@
 #include "compat.h"
 #include "state.h"
 
+/* What clock a loop has, as pyasynclife._loop numbers it. */
+typedef enum {
+    AL_CLOCK_ITS_OWN = 0,
+    AL_CLOCK_SYSTEM = 1, /* time.monotonic(), which C reads itself */
+    AL_CLOCK_COARSE = 2, /* that too, but looked at once a turn */
+} al_clock_kind;
+
 /* A loop that an object of ours is bound to. */
 typedef struct {
     PyObject *loop;       /* owned; NULL: not bound */
     PyObject *context;    /* owned: what callbacks of ours run in */
-    PyObject *maker;      /* owned: the loop's stock create_task, or NULL */
     unsigned long thread; /* of the loop's last run that we saw */
-    bool monotonic;       /* the loop's clock is the system's */
+    al_clock_kind clock;
 } al_loop;
 
 /* How a Task ended. */
@@ -26,13 +32,13 @@ typedef enum {
    Runs Python. */
 PyObject *al_loop_running(al_state *st, const char *what);
 
-/* Bind to a loop that runs in this thread: its clock, its way of making
-   Tasks, a context for callbacks.  Returns 0; -1 with an exception, nothing
+/* Bind to a loop that runs in this thread: its clock, and a context for
+   callbacks.  Returns 0; -1 with an exception, nothing
    bound.  Runs Python. */
 int al_loop_bind(al_state *st, al_loop *bound, PyObject *loop);
 
-/* Bind to a loop that runs in this thread for making Tasks alone: the clock is
-   not asked for.  Returns 0; -1 with an exception, nothing bound.
+/* Bind to a loop that runs in this thread, whose clock will not be asked for.
+   Returns 0; -1 with an exception, nothing bound.
    Pure C. */
 int al_loop_bind_tasks(al_state *st, al_loop *bound, PyObject *loop);
 
@@ -52,13 +58,6 @@ int al_loop_check_thread(al_state *st, al_loop *bound, const char *what);
    but Pure C. where the clock is the system's. */
 double al_loop_time(al_state *st, const al_loop *bound);
 
-/* Make and start a Task of a coroutine in the bound, running loop (new).
-   `context` may be NULL.  The one door through which Tasks of ours are made.
-   On error nothing runs; the coroutine is left alone.  Runs Python. */
-PyObject *al_loop_create_task(al_state *st, const al_loop *bound,
-                              PyObject *coro, PyObject *name,
-                              PyObject *context);
-
 /* As many keywords as a Task can be made with. */
 #define AL_TASK_KEYWORDS 8
 
@@ -68,14 +67,11 @@ PyObject *al_loop_make_task(al_state *st, PyObject *type, PyObject *loop,
                             PyObject *coro, PyObject *kwnames,
                             PyObject *const *values);
 
-/* al_loop_create_task, for a caller that has asked al_loop_is_stock
-   (new).  Runs Python. */
+/* Make and start a Task of a coroutine in the bound, running loop (new).
+   `context` may be NULL; `stock`: the loop is AL_STOCK_TASKS.  On error nothing
+   runs; the coroutine is left alone.  Runs Python. */
 PyObject *al_loop_new_task(al_state *st, const al_loop *bound, bool stock,
                            PyObject *coro, PyObject *name, PyObject *context);
-
-/* Tell whether calling the Task type is what create_task would do now: 1 or
-   0; -1 with an exception.  Runs Python. */
-int al_loop_is_stock(al_state *st, const al_loop *bound);
 
 /* Call `callback()` at loop time `when`, in the bound context.  Returns the
    TimerHandle (new); NULL with an exception.  Runs Python. */
@@ -186,7 +182,6 @@ al_loop_visit(al_loop *bound, visitproc visit, void *arg)
 {
     Py_VISIT(bound->loop);
     Py_VISIT(bound->context);
-    Py_VISIT(bound->maker);
     return 0;
 }
 
@@ -194,7 +189,6 @@ al_loop_visit(al_loop *bound, visitproc visit, void *arg)
 static inline void
 al_loop_clear(al_loop *bound)
 {
-    Py_CLEAR(bound->maker);
     Py_CLEAR(bound->context);
     Py_CLEAR(bound->loop);
 }

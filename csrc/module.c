@@ -2,6 +2,7 @@
 #include "compat.h"
 #include "fault.h"
 #include "state.h"
+#include "stock.h"
 #include "burst.h"
 #include "capture.h"
 #include "awaitable.h"
@@ -59,6 +60,7 @@ module_exec(PyObject *module)
     al_state *st = al_state_of(module);
     if (al_fault_setup(module) < 0
         || al_state_load(st) < 0
+        || al_stock_setup(module, st) < 0
         || al_burst_setup(module, st) < 0
         || al_capture_setup(module, st) < 0
         || al_awaitable_setup(module, st) < 0

@@ -10,6 +10,7 @@
 #include "state.h"
 #include "coro.h"
 #include "loop.h"
+#include "spawn.h"
 #include "deadline.h"
 #include "source.h"
 #include "result.h"
@@ -112,7 +113,7 @@ pump_start_reader(al_pump *p)
         coro == NULL ? NULL : PyObject_GetAttr(p->owner, st->s_reader_done);
     PyObject *task = NULL;
     if (callback != NULL) {
-        task = al_loop_create_task(st, &p->bound, coro, p->name, NULL);
+        task = al_spawn_task(st, &p->bound, coro, p->name, NULL);
     }
     if (coro != NULL && task == NULL) {
         al_coro_refuse(st, coro);

@@ -16,6 +16,7 @@
 #include "state.h"
 #include "coro.h"
 #include "loop.h"
+#include "spawn.h"
 #include "awaitable.h"
 #include "deadline.h"
 #include "drive.h"
@@ -98,7 +99,7 @@ solo_make_task(WorkerObject *self, PyObject *name, PyObject *context)
         task = solo_register(self, coro, name, context);
     }
     else if (coro != NULL) {
-        task = al_loop_create_task(st, &p->bound, coro, name, context);
+        task = al_spawn_task(st, &p->bound, coro, name, context);
         if (task == NULL) {
             al_coro_refuse(st, coro);
         }

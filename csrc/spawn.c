@@ -9,6 +9,7 @@
 #include "fault.h"
 #include "state.h"
 #include "loop.h"
+#include "stock.h"
 #include "capture.h"
 #include "spawn.h"
 
@@ -29,12 +30,12 @@ spawn_by_loop(al_state *st, const al_loop *bound, PyObject *const *args,
 
 /* The value of a keyword (borrowed), or NULL. */
 static PyObject *
-spawn_keyword(PyObject *const *args, PyObject *kwnames, const char *name)
+spawn_keyword(PyObject *const *args, PyObject *kwnames, PyObject *name)
 {
     Py_ssize_t n = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
     for (Py_ssize_t i = 0; i < n; i++) {
         PyObject *key = PyTuple_GET_ITEM(kwnames, i);
-        if (PyUnicode_CompareWithASCIIString(key, name) == 0) {
+        if (key == name || PyUnicode_Compare(key, name) == 0) {
             return args[1 + i];
         }
     }
@@ -57,28 +58,29 @@ spawn_check_context(PyObject *context)
     return PyContext_Enter(context) < 0 ? -1 : PyContext_Exit(context);
 }
 
-/* Tell whether an eager Task is ours to make: there is no task factory, and
-   create_task is no Python code that somebody put there.  A native one,
-   uvloop's, may not know of eager_start. */
-static int
-spawn_is_ours(al_state *st, const al_loop *bound)
+/* The Task type for an eager Task that is ours to make (new): there is no task
+   factory, and create_task is no Python code that somebody put there.  A native
+   one may not know of eager_start.  NULL without an exception: it is not. */
+static PyObject *
+spawn_type(al_state *st, const al_loop *bound)
 {
+    al_stock stock = al_stock_ask(st, bound, AL_STOCK_TASKS);
+    if (stock != AL_STOCK_NOTHING) {
+        return stock == AL_STOCK_ERROR ? NULL : Py_NewRef(st->Task);
+    }
     PyObject *method = PyObject_GetAttr(bound->loop, st->s_create_task);
     if (method == NULL) {
-        return -1;
+        return NULL;
     }
-    PyObject *function =
-        PyMethod_Check(method) ? PyMethod_GET_FUNCTION(method) : method;
-    int ours = function == bound->maker || !PyFunction_Check(function);
+    bool python = PyFunction_Check(
+        PyMethod_Check(method) ? PyMethod_GET_FUNCTION(method) : method);
     Py_DECREF(method);
-    if (!ours) {
-        return 0;
-    }
-    PyObject *factory = PyObject_CallMethodNoArgs(bound->loop,
-                                                  st->s_get_task_factory);
-    ours = factory == NULL ? -1 : factory == Py_None;
+    PyObject *factory =
+        python ? NULL
+               : PyObject_CallMethodNoArgs(bound->loop, st->s_get_task_factory);
     Py_XDECREF(factory);
-    return ours;
+    return factory == Py_None ? PyObject_GetAttr(st->tasks_module, st->s_Task)
+                              : NULL;
 }
 
 /* al_spawn() where eager_start was passed. */
@@ -92,55 +94,51 @@ spawn_eager(al_state *st, const al_loop *bound, PyObject *const *args,
                         "3.11");
         return NULL;
     }
-    int eager = PyObject_IsTrue(spawn_keyword(args, kwnames, "eager_start"));
+    int eager = PyObject_IsTrue(spawn_keyword(args, kwnames, st->s_eager_start));
     if (eager < 0
         || (eager
-            && spawn_check_context(spawn_keyword(args, kwnames, "context")) < 0))
+            && spawn_check_context(spawn_keyword(args, kwnames, st->s_context)) < 0))
     {
         return NULL;
     }
-    int ours = spawn_is_ours(st, bound);
-    if (ours <= 0) {
-        return ours < 0 ? NULL : spawn_by_loop(st, bound, args, kwnames);
+    PyObject *type = spawn_type(st, bound);
+    if (type == NULL) {
+        return PyErr_Occurred() ? NULL
+                                : spawn_by_loop(st, bound, args, kwnames);
     }
-    PyObject *type = PyObject_GetAttr(st->tasks_module, st->s_Task);
-    PyObject *task = type == NULL
-                         ? NULL
-                         : al_loop_make_task(st, type, bound->loop, args[0],
-                                           kwnames, args + 1);
-    Py_XDECREF(type);
+    PyObject *task = al_loop_make_task(st, type, bound->loop, args[0], kwnames,
+                                       args + 1);
+    Py_DECREF(type);
     return task;
 }
 
-/* A stock loop that is closed says so in create_task; the Task type would
-   leave a Task behind that never runs. */
-static int
-spawn_is_open(al_state *st, const al_loop *bound)
-{
-    PyObject *closed = PyObject_GetAttr(bound->loop, st->s__closed);
-    int open = closed == NULL ? -1 : closed == Py_False;
-    Py_XDECREF(closed);
-    return open;
-}
-
-/* al_spawn() in a loop of asyncio's own, as it was made. */
+/* al_spawn() where calling the Task type will do.  A loop that is closed says
+   so in create_task; the Task type would leave a Task behind that never
+   runs. */
 static PyObject *
 spawn_stock(al_state *st, const al_loop *bound, PyObject *const *args,
-            PyObject *kwnames, PyObject *watcher, al_spawned *how)
+            PyObject *kwnames, al_spawned *how)
 {
-    PyObject *task;
-    int captured = al_capture_start(st, bound, args[0], kwnames, args + 1,
-                                    watcher, &task);
-    if (captured != 0) {
-        *how = AL_SPAWNED_WATCHED;
-        return captured < 0 ? NULL : task;
+    int open = al_stock_is_open(st, bound->loop);
+    if (open < 0) {
+        return NULL;
     }
-    int open = spawn_is_open(st, bound);
-    *how = open > 0 ? AL_SPAWNED_LAZY : AL_SPAWNED;
-    return open < 0 ? NULL
-           : open   ? al_loop_make_task(st, st->Task, bound->loop, args[0],
-                                        kwnames, args + 1)
-                    : spawn_by_loop(st, bound, args, kwnames);
+    *how = open ? AL_SPAWNED_LAZY : AL_SPAWNED;
+    return open ? al_loop_make_task(st, st->Task, bound->loop, args[0], kwnames,
+                                    args + 1)
+                : spawn_by_loop(st, bound, args, kwnames);
+}
+
+/* al_capture_start, where it may be: 1, 0 or -1, and *task. */
+static int
+spawn_captured(al_state *st, const al_loop *bound, al_stock stock,
+               PyObject *coro, PyObject *kwnames, PyObject *const *values,
+               PyObject *watcher, PyObject **task)
+{
+    if (stock != AL_STOCK_CALLS) {
+        return stock == AL_STOCK_ERROR ? -1 : 0;
+    }
+    return al_capture_start(st, bound, coro, kwnames, values, watcher, task);
 }
 
 PyObject *
@@ -157,13 +155,20 @@ al_spawn(al_state *st, al_loop *bound, PyObject *const *args,
     if (al_loop_check_thread(st, bound, "TaskGroup.create_task()") < 0) {
         return NULL;
     }
-    if (spawn_keyword(args, kwnames, "eager_start") != NULL) {
+    if (spawn_keyword(args, kwnames, st->s_eager_start) != NULL) {
         return spawn_eager(st, bound, args, kwnames);
     }
-    int stock = al_loop_is_stock(st, bound);
-    return stock < 0 ? NULL
-           : stock   ? spawn_stock(st, bound, args, kwnames, watcher, how)
-                     : spawn_by_loop(st, bound, args, kwnames);
+    al_stock stock = al_stock_ask(st, bound, AL_STOCK_CALLS);
+    PyObject *task = NULL;
+    int captured = spawn_captured(st, bound, stock, args[0], kwnames, args + 1,
+                                  watcher, &task);
+    if (captured != 0) {
+        *how = AL_SPAWNED_WATCHED;
+        return captured < 0 ? NULL : task;
+    }
+    return stock == AL_STOCK_NOTHING
+               ? spawn_by_loop(st, bound, args, kwnames)
+               : spawn_stock(st, bound, args, kwnames, how);
 }
 
 PyObject *
@@ -174,16 +179,26 @@ al_spawn_named(al_state *st, const al_loop *bound, PyObject *coro,
     *how = AL_SPAWNED;
     PyObject *values[] = {name, context};
     PyObject *task = NULL;
-    int stock = al_loop_is_stock(st, bound);
-    int captured =
-        stock <= 0 ? stock
-                   : al_capture_start(
-                         st, bound, coro,
-                         context == NULL ? st->kw_name : st->kw_name_context,
-                         values, watcher, &task);
+    al_stock stock = al_stock_ask(st, bound, AL_STOCK_CALLS);
+    int captured = spawn_captured(
+        st, bound, stock, coro,
+        context == NULL ? st->kw_name : st->kw_name_context, values, watcher,
+        &task);
     if (captured != 0) {
         *how = AL_SPAWNED_WATCHED;
         return captured < 0 ? NULL : task;
     }
-    return al_loop_new_task(st, bound, stock, coro, name, context);
+    return al_loop_new_task(st, bound, stock != AL_STOCK_NOTHING, coro, name,
+                            context);
+}
+
+PyObject *
+al_spawn_task(al_state *st, const al_loop *bound, PyObject *coro,
+              PyObject *name, PyObject *context)
+{
+    al_stock stock = al_stock_ask(st, bound, AL_STOCK_TASKS);
+    return stock == AL_STOCK_ERROR
+               ? NULL
+               : al_loop_new_task(st, bound, stock != AL_STOCK_NOTHING, coro,
+                                  name, context);
 }

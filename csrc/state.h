@@ -21,10 +21,11 @@
     X(Handle, "asyncio.events", "Handle")                                     \
     X(deque, "collections", "deque")                                          \
     X(getsignal, "signal", "getsignal")                                       \
-    X(loop_traits, "pyasynclife._loop", "loop_traits")                        \
-    X(stock_maker, "pyasynclife._loop", "stock_maker")                        \
+    X(future_state, "pyasynclife._loop", "future_state")                      \
+    X(future_exception, "pyasynclife._loop", "future_exception")              \
+    X(loop_clock, "pyasynclife._loop", "loop_clock")                          \
+    X(loop_terms, "pyasynclife._loop", "loop_terms")                          \
     X(cancel_again, "pyasynclife._loop", "cancel_again")                      \
-    X(capture_terms, "pyasynclife._loop", "capture_terms")                    \
     X(capture_wanted, "pyasynclife._loop", "capture_wanted")                  \
     X(tell_of_callback, "pyasynclife._loop", "tell_of_callback")              \
     X(nothing, "pyasynclife._loop", "nothing")                                \
@@ -50,17 +51,16 @@
 
 /* Interned: each is st->s_<name>. */
 #define AL_NAMES(X)                                                           \
-    X(FINISHED) X(PENDING) X(Task) X(__await__) X(_args) X(_callback)         \
-    X(_callbacks) X(_closed) X(_context) X(_debug) X(_exception) X(_fut_waiter)           \
-    X(_log_destroy_pending) X(_must_cancel) X(_ready) X(_state)               \
+    X(FINISHED) X(PENDING) X(Task) X(__await__) X(_callbacks) X(_closed) X(_context) X(_debug) X(_fut_waiter)           \
+    X(_log_destroy_pending) X(_must_cancel) X(_ready)               \
     X(_task_factory) X(append) X(appendleft) X(insert) X(pop) X(popleft)                         \
     X(add_done_callback)                                                      \
     X(call_at) X(call_exception_handler) X(call_soon)                         \
     X(call_soon_threadsafe) X(cancel) X(cancelled) X(cancelling) X(close)     \
     X(context) X(coro) X(cr_running) X(cr_suspended)                          \
-    X(create_future) X(create_task) X(done) X(error) X(exc_info)              \
+    X(create_future) X(create_task) X(done) X(eager_start) X(error) X(exc_info)              \
     X(exception) X(extra) X(get_coro) X(get_loop) X(get_name)                 \
-    X(get_task_factory) X(is_closed)                                          \
+    X(get_debug) X(get_task_factory) X(is_closed)                                          \
     X(loop) X(message) X(msg) X(name) X(remove_done_callback) X(result)       \
     X(send) X(set_result) X(task) X(throw) X(time) X(uncancel)                        \
     X(_asyncio_future_blocking) X(_restore) X(value) X(_ended)                 \
@@ -72,11 +72,11 @@
     X(Ready) X(Awaitable) X(Drain) X(DrainNode) X(Alarm)                      \
     X(Entry) X(Registry) X(SignalHandler)                                     \
     X(TaskResult) X(Worker) X(Slot) X(Books) X(Stream) X(Wait)                \
-    X(Burst) X(StandIn) X(Capture) X(capture)                                 \
+    X(Stock) X(stock) X(Burst) X(StandIn) X(Capture) X(capture)                                 \
     X(TaskGroup) X(GroupExit)                                                 \
     X(ready_none) X(ready_true) X(ready_false)                                \
     X(kw_context) X(kw_name) X(kw_name_context) X(kw_loop) X(kw_task)         \
-    X(kw_task_context) X(kw_exc_info) X(kw_msg) X(no_args)
+    X(kw_task_context) X(kw_exc_info) X(kw_msg) X(no_args) X(spare_plain) X(spare_eager)
 
 typedef struct al_state {
 #define AL_FIELD(field, ...) PyObject *field;

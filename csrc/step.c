@@ -150,7 +150,7 @@ step_pull(WorkerObject *self)
         return PULL_NOTHING;
     }
     double now = self->now != 0.0 ? self->now : step_clock(p);
-    double wall = p->bound.monotonic ? now : al_clock();
+    double wall = p->bound.clock != AL_CLOCK_ITS_OWN ? now : al_clock();
     if (p->alive > p->limit) {
         step_shed(self);
         return PULL_NOTHING;

@@ -14,14 +14,56 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 
-def loop_traits(loop: asyncio.AbstractEventLoop) -> tuple[FunctionType | None, bool]:
-    """Tell how the native core may speak to a loop.
+def loop_clock(loop: asyncio.AbstractEventLoop) -> int:
+    """Tell what clock a loop has.
 
-    Returns the loop's stock ``create_task``, where calling the Task type in its
-    place is nothing anybody could tell, else None; and whether the loop's clock is
-    ``time.monotonic``, so that C may read the system's.
+    Returns 0: its own. 1: ``time.monotonic``, so that C may read the system's. 2: that
+    too, but it is looked at once a turn, as uvloop does.
     """
-    return _stock_create_task(type(loop)), _is_monotonic(loop)
+    clock: Any = getattr(type(loop), "time", None)
+    if getattr(loop.time, "__func__", None) is not clock:
+        return 0
+    if isinstance(clock, FunctionType):
+        return int(_is_stock(clock, asyncio.base_events, "BaseEventLoop.time"))
+    native = _uvloop()
+    return 2 if native is not None and clock is native.time else 0
+
+
+def loop_terms(
+    loop_type: type,
+) -> tuple[FunctionType | None, FunctionType | None, type | None]:
+    """Judge what may be done in the place of loops of a type.
+
+    Returns its ``create_task``, if calling the Task type in its place is nothing that
+    anybody could tell, or None; its ``call_soon``, if steps of Tasks may share a
+    handle, or None: something there is not the loop's own, and may want to see each
+    step by itself; and for uvloop's types the native one beneath. Asked again when the
+    type or ``Handle`` has changed.
+    """
+    kind: Any = loop_type
+    native = _uvloop()
+    if kind.__getattribute__ is not object.__getattribute__ or hasattr(
+        kind, "__getattr__"
+    ):
+        return None, None, None
+    if native is not None and issubclass(loop_type, native):
+        return _uvloop_terms(kind, native)
+    base, events = asyncio.base_events, asyncio.events
+    if not _is_stock(
+        getattr(kind, "create_task", None), base, "BaseEventLoop.create_task"
+    ) or any(
+        # a property is somebody's code, which may raise anything
+        hasattr(kind, name)
+        for name in ("_task_factory", "_ready", "_debug", "_closed")
+    ):
+        return None, None, None
+    for name in ("call_soon", "_call_soon", "get_debug"):
+        if not _is_stock(getattr(kind, name), base, f"BaseEventLoop.{name}"):
+            return kind.create_task, None, None
+    for name in ("__init__", "_run"):
+        if not _is_stock(getattr(events.Handle, name), events, f"Handle.{name}"):
+            return kind.create_task, None, None
+    return kind.create_task, kind.call_soon, None
 
 
 def _is_stock(function: object, module: ModuleType, name: str) -> bool:
@@ -32,48 +74,22 @@ def _is_stock(function: object, module: ModuleType, name: str) -> bool:
     )
 
 
-def _stock_create_task(loop_type: type) -> FunctionType | None:
-    create_task: Any = getattr(loop_type, "create_task", None)
-    if (
-        _is_stock(create_task, asyncio.base_events, "BaseEventLoop.create_task")
-        and asyncio.Task is _asyncio.Task
-    ):
-        return create_task  # type: ignore[no-any-return]
-    return None
+def _uvloop() -> Any:
+    """uvloop's native loop, if somebody has imported it."""
+    return getattr(sys.modules.get("uvloop.loop"), "Loop", None)
 
 
-def _is_monotonic(loop: asyncio.AbstractEventLoop) -> bool:
-    if "time" in getattr(loop, "__dict__", ()):
-        return False
-    clock: Any = getattr(type(loop), "time", None)
-    if isinstance(clock, FunctionType):
-        return _is_stock(clock, asyncio.base_events, "BaseEventLoop.time")
-    uvloop: Any = sys.modules.get("uvloop.loop")
-    return uvloop is not None and clock is uvloop.Loop.time
-
-
-def capture_terms(loop_type: type) -> FunctionType | None:
-    """Judge whether loops of a type let steps of Tasks be captured.
-
-    Returns the type's ``call_soon``, asyncio's own, or None: something there is not
-    asyncio's, and may want to see each step by itself. Asked again when the type or
-    ``Handle`` has changed.
-    """
-    kind: Any = loop_type
-    base, events = asyncio.base_events, asyncio.events
-    for name in ("call_soon", "_call_soon", "create_task", "get_debug"):
-        if not _is_stock(getattr(kind, name, None), base, f"BaseEventLoop.{name}"):
-            return None
-    for name in ("__init__", "_run"):
-        if not _is_stock(getattr(events.Handle, name), events, f"Handle.{name}"):
-            return None
-    if (
-        kind.__getattribute__ is not object.__getattribute__
-        # a property is somebody's code, which may raise anything
-        or any(hasattr(kind, name) for name in ("__getattr__", "_ready", "_debug"))
-    ):
-        return None
-    return kind.call_soon  # type: ignore[no-any-return]
+def _uvloop_terms(
+    kind: Any, native: Any
+) -> tuple[FunctionType | None, FunctionType | None, type | None]:
+    """Judge a type of uvloop's, whose native one nobody can patch."""
+    for name in ("create_task", "get_task_factory", "is_closed"):
+        if getattr(kind, name) is not getattr(native, name):
+            return None, None, None
+    for name in ("call_soon", "get_debug"):
+        if getattr(kind, name) is not getattr(native, name):
+            return kind.create_task, None, native
+    return kind.create_task, kind.call_soon, native
 
 
 def capture_wanted() -> bool:
@@ -119,8 +135,10 @@ async def nothing() -> None:
     """What the capture's self-test makes a Task of, which never runs."""
 
 
-# What a group asks at every entry is asked once: asyncio's own create_task, and the
-# two halves of the await graph, None before 3.14.
-stock_maker = _stock_create_task(asyncio.BaseEventLoop)
+# What a Future holds, read without its name being looked up; None: ask it.
+future_state: Any = getattr(_asyncio.Future, "_state", None)
+future_exception: Any = getattr(_asyncio.Future, "_exception", None)
+
+# The two halves of the await graph, None before 3.14.
 add_awaited_by: Any = getattr(asyncio, "future_add_to_awaited_by", None)
 discard_awaited_by: Any = getattr(asyncio, "future_discard_from_awaited_by", None)

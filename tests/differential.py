@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from helpers import ready_queue
+
 Op = tuple[Any, ...]
 Body = tuple[Op, ...]
 Log = list[tuple[int, Any]]
@@ -254,6 +256,55 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         super()._run_once()
 
 
+def uvloop_type() -> type | None:
+    """VirtualLoop's like on uvloop; None where uvloop is not to be had.
+
+    Its first callback of each turn counts it, and calls what is due.
+    """
+    try:
+        import uvloop
+    except ImportError:
+        return None
+
+    class VirtualUvloop(uvloop.Loop):
+        turns = 0
+        now = 0.0
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.timers: list[asyncio.TimerHandle] = []
+            self.call_soon(self.tick)
+            self.ready = ready_queue(self)
+
+        def time(self) -> float:
+            return self.now
+
+        def call_later(self, delay: float, *args: Any, context: Any = None) -> Any:
+            return self.call_at(self.now + delay, *args, context=context)
+
+        def call_at(self, when: float, *args: Any, context: Any = None) -> Any:
+            handle = asyncio.TimerHandle(when, args[0], args[1:], self, context)
+            heapq.heappush(self.timers, handle)
+            return handle
+
+        def _timer_handle_cancelled(self, handle: Any) -> None:
+            self.timers = [timer for timer in self.timers if timer is not handle]
+            heapq.heapify(self.timers)
+
+        def tick(self) -> None:
+            idle = not self.ready
+            self.turns += 1
+            self.call_soon(self.tick)
+            if self.turns > MOST_TURNS:
+                raise SystemExit("the program does not end")
+            if self.timers and idle:
+                self.now = max(self.now, self.timers[0].when())
+            while self.timers and self.timers[0].when() <= self.now:
+                heapq.heappop(self.timers)._run()
+
+    return VirtualUvloop
+
+
 class Registry:
     """What a TaskRegistry does to the tasks it starts, by asyncio's own means."""
 
@@ -277,12 +328,12 @@ class Registry:
 
 
 class Player:
-    """Plays one program with one class of group, and one of registry."""
+    """Plays one program with one class of group, one of registry and one of loop."""
 
-    def __init__(self, group: Any, registry: Any) -> None:
+    def __init__(self, group: Any, registry: Any, loop: Any) -> None:
         self.group = group
         self.registry = registry(on_finish=lambda _: self.say("finished"))
-        self.loop = VirtualLoop()
+        self.loop = loop()
         self.loop.set_exception_handler(self.told)
         self.log: Log = []
         self.tasks: list[asyncio.Task[Any]] = []
@@ -527,9 +578,9 @@ def outcome(task: "asyncio.Task[Any]") -> Any:
     return task.result() if error is None else kind(error)
 
 
-def run(group: Any, registry: Any, program: Body) -> Log:
+def run(group: Any, registry: Any, program: Body, loop: Any = VirtualLoop) -> Log:
     """Play a program with these classes; returns the log of all it did."""
-    return Player(group, registry).run(program)
+    return Player(group, registry, loop).run(program)
 
 
 def show(program: Body, mark: str = "") -> str:

@@ -1,6 +1,7 @@
 """What many tests need: child processes, and turns of the loop."""
 
 import asyncio
+import gc
 import os
 import random
 import select
@@ -9,8 +10,10 @@ import sys
 import tempfile
 import textwrap
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 SEED = os.environ.get("PYASYNCLIFE_SEED") or str(random.randrange(2**32))
 """What is drawn by lot is drawn by this; the head of a run's output names it."""
@@ -23,6 +26,13 @@ async def settle(turns: int = 3) -> None:
     """Give the loop some turns."""
     for _ in range(turns):
         await asyncio.sleep(0)
+
+
+def ready_queue(loop: asyncio.AbstractEventLoop) -> deque[Any]:
+    """The handles that a loop has ready; to uvloop's no name leads."""
+    if hasattr(loop, "_ready"):
+        return loop._ready  # type: ignore[no-any-return]
+    return next(x for x in gc.get_referents(loop) if type(x) is deque)
 
 
 def in_turns(turns: int, call: Callable[..., object], *args: object) -> None:

@@ -10,6 +10,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from differential import (
@@ -23,13 +24,16 @@ from differential import (
     run,
     show,
     shrink,
+    uvloop_type,
 )
+from helpers import ready_queue
 
 from pyasynclife import TaskGroup, TaskRegistry, _core
 
 PROGRAMS = int(os.environ.get("PYASYNCLIFE_PROGRAMS", "500"))
 SEED = int(os.environ.get("PYASYNCLIFE_SEED", "0"))
 PARTS = 10
+LOOPS = {"asyncio": VirtualLoop, "uvloop": uvloop_type()}
 # Each of these happened in some program, or the programs show less than they should.
 EFFECTS = {
     "begin",
@@ -58,43 +62,43 @@ def both_ways(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     _core.allow_capture(was)
 
 
-def captured(program: Body) -> Log:
+def captured(program: Body, loop: Any = VirtualLoop) -> Log:
     _core.allow_capture(True)
-    return run(TaskGroup, TaskRegistry, program)
+    return run(TaskGroup, TaskRegistry, program, loop)
 
 
-def plain(program: Body) -> Log:
+def plain(program: Body, loop: Any) -> Log:
     _core.allow_capture(False)
-    return run(TaskGroup, TaskRegistry, program)
+    return run(TaskGroup, TaskRegistry, program, loop)
 
 
 FOUND = reference()
 Stock = FOUND and in_order(FOUND[0])
 
 
-def stock(program: Body) -> Log | None:
+def stock(program: Body, loop: Any) -> Log | None:
     """What asyncio does; None where it is no guide."""
     if Stock is None:
         return None
     Stock.trapped = False
-    log = run(Stock, Registry, program)
+    log = run(Stock, Registry, program, loop)
     return None if Stock.trapped else log
 
 
-def differ(program: Body) -> str:
+def differ(program: Body, loop: Any) -> str:
     """What is told apart: the two ways, or ours and asyncio's."""
-    ours = captured(program)
-    if ours != plain(program):
+    ours = captured(program, loop)
+    if ours != plain(program, loop):
         return "the capture from the plain way"
-    theirs = stock(program)
+    theirs = stock(program, loop)
     return "ours from asyncio's" if theirs is not None and ours != theirs else ""
 
 
-def explain(seed: int, program: Body) -> str:
-    what = differ(program)
-    program = shrink(program, lambda less: differ(less) == what)
-    ours = captured(program)
-    other = plain(program) if "plain" in what else stock(program) or []
+def explain(seed: int, program: Body, loop: Any) -> str:
+    what = differ(program, loop)
+    program = shrink(program, lambda less: differ(less, loop) == what)
+    ours = captured(program, loop)
+    other = plain(program, loop) if "plain" in what else stock(program, loop) or []
     lines = [f"seed {seed} tells {what}", show(program), repr(program)]
     for i in range(max(len(ours), len(other))):
         here, there = (str(log[i]) if i < len(log) else "" for log in (ours, other))
@@ -102,12 +106,17 @@ def explain(seed: int, program: Body) -> str:
     return "\n".join(lines)
 
 
+@pytest.fixture(params=LOOPS)
+def loop_type(request: pytest.FixtureRequest) -> Any:
+    return LOOPS[request.param] or pytest.skip("uvloop is not installed")
+
+
 @pytest.mark.parametrize("part", range(PARTS))
-def test_no_program_tells_them_apart(part: int) -> None:
+def test_no_program_tells_them_apart(part: int, loop_type: Any) -> None:
     for seed in range(SEED + part, SEED + PROGRAMS, PARTS):
         program = Writer(seed).program()
-        if differ(program):
-            pytest.fail(explain(seed, program))
+        if differ(program, loop_type):
+            pytest.fail(explain(seed, program, loop_type))
 
 
 def test_the_reference_is_there() -> None:
@@ -118,24 +127,25 @@ def test_the_reference_is_there() -> None:
 
 def test_the_programs_reach_every_effect() -> None:
     seen: Counter[str] = Counter()
-    for seed in range(SEED, SEED + 300):
+    for seed in range(300):
         for _, what in captured(Writer(seed).program()):
             seen[str(what[0])] += 1
     assert set() == EFFECTS - set(seen)
 
 
-def test_the_programs_go_through_the_capture() -> None:
+def test_the_programs_go_through_the_capture(loop_type: Any) -> None:
     if os.environ.get("PYASYNCLIFE_PLAIN", "0") not in ("", "0"):
         pytest.skip("the capture is turned off")
-    handles = []
+    handles: list[int] = []
 
     async def main() -> None:
         async with TaskGroup() as group:
+            before = len(ready_queue(loop))
             for _ in range(3):
                 group.create_task(asyncio.sleep(0))
-            handles.append(len(loop._ready))  # type: ignore[attr-defined]
+            handles.append(len(ready_queue(loop)) - before)
 
-    loop = VirtualLoop()
+    loop = loop_type()
     loop.run_until_complete(main())
     loop.close()
     assert handles == [1]

@@ -1,0 +1,33 @@
+/* What may be done in a loop's place, for the loop is as it was made. */
+#ifndef AL_STOCK_H
+#define AL_STOCK_H
+
+#include "compat.h"
+#include "state.h"
+#include "loop.h"
+
+typedef enum {
+    AL_STOCK_ERROR = -1, /* an exception is set */
+    AL_STOCK_NOTHING = 0,
+    AL_STOCK_TASKS, /* calling the Task type is what create_task would do */
+    AL_STOCK_CALLS, /* that, and several calls may share one handle */
+} al_stock;
+
+/* Ask what may be done in the place of the bound loop, here and now; more than
+   `most` is not asked for.  Runs Python. */
+al_stock al_stock_ask(al_state *st, const al_loop *bound, al_stock most);
+
+/* Tell whether a loop that is AL_STOCK_TASKS is open, as its create_task asks:
+   1 or 0; -1 with an exception.  Runs Python. */
+int al_stock_is_open(al_state *st, PyObject *loop);
+
+/* The queue of what the loop will call next, if it is what asyncio's and
+   uvloop's loops have (new); else NULL, without an exception.  Fetched each
+   time: somebody may replace it.  Pure C. */
+PyObject *al_stock_queue(al_state *st, PyObject *loop);
+
+/* Make the type and what is remembered.  Returns 0; -1 with an exception.
+   Runs Python. */
+int al_stock_setup(PyObject *module, al_state *st);
+
+#endif
