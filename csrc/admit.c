@@ -54,20 +54,6 @@ al_admit_bind(RegistryObject *self, const char *what)
     return bound;
 }
 
-/* Refuse an id whose task is alive.  Returns 0; -1 with the error. */
-static int
-admit_check_free(RegistryObject *self, PyObject *id)
-{
-    al_entry *entry = al_book_find(self, id);
-    if (entry == NULL || entry->ended) {
-        return 0;
-    }
-    PyErr_Format(self->st->DuplicateTaskError,
-                 "a task %R is alive already: wait for it, cancel it, or "
-                 "choose another id", id);
-    return -1;
-}
-
 /* Put a new, alive entry under its id and into every order; a finished entry
    of that id goes.  Returns 0; -1 with an exception, nothing changed. */
 static int
@@ -90,12 +76,16 @@ admit_open(RegistryObject *self, al_entry *entry, double stale_after)
     entry->birth = entry->last = now;
     entry->stale_after = stale_after;
     /* From here on nothing runs that could take the id. */
-    if (admit_check_free(self, entry->id) < 0
-        || al_beats_join(&self->beats, entry) < 0)
-    {
+    al_entry *old = al_book_find(self, entry->id);
+    if (old != NULL && !old->ended) {
+        PyErr_Format(self->st->DuplicateTaskError,
+                     "a task %R is alive already: wait for it, cancel it, or "
+                     "choose another id", entry->id);
         return -1;
     }
-    al_entry *old = al_book_find(self, entry->id);
+    if (al_beats_join(&self->beats, entry) < 0) {
+        return -1;
+    }
     Py_XINCREF((PyObject *)old);
     int opened = AL_ALLOC_INT(
         PyDict_SetItem(self->ids, entry->id, (PyObject *)entry));
@@ -228,16 +218,18 @@ admit_number_id(unsigned long long number)
     return AL_ALLOC(PyUnicode_FromStringAndSize(at, end - at));
 }
 
-/* An id that is given, or the next free "task_<n>" (new). */
+/* An id that is given, or the next free "task_<n>" (new).  While none was given
+   each of these is free. */
 static PyObject *
 admit_new_id(RegistryObject *self, PyObject *given)
 {
     if (given != NULL && given != Py_None) {
+        self->ids_given = true;
         return al_args_id(given);
     }
     for (;;) {
         PyObject *id = admit_number_id(self->next_id++);
-        if (id == NULL || al_book_find(self, id) == NULL) {
+        if (id == NULL || !self->ids_given || al_book_find(self, id) == NULL) {
             return id;
         }
         Py_DECREF(id);
@@ -459,6 +451,7 @@ refused:
 static PyObject *
 admit_track_id(RegistryObject *self, PyObject *task, PyObject *given)
 {
+    self->ids_given = true;
     if (given != NULL && given != Py_None) {
         return al_args_id(given);
     }

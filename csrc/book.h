@@ -38,6 +38,7 @@ typedef struct {
     Py_ssize_t history_count, history_limit;
     Py_ssize_t errors_count, errors_limit;
     bool keep_results;
+    bool ids_given; /* somebody chose one: "task_<n>" may be taken */
     unsigned long long next_id, registered, beats_count, beats_unknown;
     unsigned long long ended[3]; /* by al_outcome */
 } RegistryObject;

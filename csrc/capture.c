@@ -32,7 +32,8 @@ capture_field(PyObject *future)
 /* Stands for the loop during one call. */
 typedef struct {
     PyObject_HEAD
-    PyObject *kwargs;  /* owned: {"loop": this, "name": None}; NULL: used up */
+    PyObject *kwargs;  /* owned: {"loop": this, "name": name}; NULL: used up */
+    PyObject *name;    /* borrowed, from there: the last Task's, a str, or None */
     PyObject *call;    /* owned: what call_soon() was given, or NULL */
     PyObject *arg;     /* owned, or NULL */
     PyObject *context; /* owned, or NULL */
@@ -79,7 +80,9 @@ stand_in_take(al_state *st)
     {
         Py_CLEAR(self->kwargs);
         Py_CLEAR(self);
+        return NULL;
     }
+    self->name = Py_None;
     return self;
 }
 
@@ -144,6 +147,21 @@ stand_in_yield(StandInObject *self, const al_loop *bound, PyObject *task,
 
 /* --------------------------------------------------------- may it be? */
 
+/* Have the stand-in's ready-made keywords name the next Task.  -1 with
+   MemoryError. */
+static int
+capture_name(al_state *st, StandInObject *loop, PyObject *name)
+{
+    if (loop->name == name) {
+        return 0;
+    }
+    if (AL_ALLOC_INT(PyDict_SetItem(loop->kwargs, st->s_name, name)) < 0) {
+        return -1;
+    }
+    loop->name = name;
+    return 0;
+}
+
 /* Make the Task of a coroutine, with a stand-in for its loop.  Without a
    keyword, or with a name alone, its ready-made dict is enough. */
 static PyObject *
@@ -151,7 +169,8 @@ capture_make(al_state *st, StandInObject *loop, PyObject *coro,
              PyObject *kwnames, PyObject *const *values)
 {
     Py_ssize_t n = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
-    bool named = n == 1 && PyTuple_GET_ITEM(kwnames, 0) == st->s_name;
+    bool named = n == 1 && PyTuple_GET_ITEM(kwnames, 0) == st->s_name
+                 && PyUnicode_CheckExact(values[0]);
     if (n > 0 && !named) {
         return al_loop_make_task(st, st->Task, (PyObject *)loop, coro, kwnames,
                                  values);
@@ -159,23 +178,9 @@ capture_make(al_state *st, StandInObject *loop, PyObject *coro,
     PyObject *args = AL_ALLOC(PyTuple_Pack(1, coro));
     PyObject *task = NULL;
     if (args != NULL
-        && (!named
-            || AL_ALLOC_INT(PyDict_SetItem(loop->kwargs, st->s_name,
-                                           values[0])) == 0))
+        && capture_name(st, loop, named ? values[0] : Py_None) == 0)
     {
         task = AL_ALLOC(PyObject_Call(st->Task, args, loop->kwargs));
-    }
-    if (named) {
-        PyObject *error = PyErr_GetRaisedException();
-        if (AL_ALLOC_INT(
-                PyDict_SetItem(loop->kwargs, st->s_name, Py_None)) < 0)
-        {
-            PyErr_Clear();
-            Py_CLEAR(loop->kwargs); /* it is not used again */
-        }
-        if (error != NULL) {
-            PyErr_SetRaisedException(error);
-        }
     }
     Py_XDECREF(args);
     return task;
@@ -271,7 +276,9 @@ capture_begin(al_state *st, CaptureObject *all, const al_loop *bound)
     int fit = wanted == NULL ? -1 : wanted == Py_True;
     Py_XDECREF(wanted);
     if (fit > 0) {
-        fit = capture_try(st, bound);
+        bool known = st->future_callbacks != Py_None
+                     && st->task_waiter != Py_None;
+        fit = known ? capture_try(st, bound) : 0;
     }
     if (fit >= 0) {
         all->mode = fit ? CAPTURE_ON : CAPTURE_OFF;
@@ -345,12 +352,12 @@ capture_waiter(al_state *st, const al_loop *bound, PyObject *task)
     if ((PyObject *)Py_TYPE(task) != st->Task) {
         return NULL;
     }
-    PyObject *waiter = PyObject_GetAttr(task, st->s__fut_waiter);
+    PyObject *waiter = al_future_look(st->task_waiter, task);
     PyObject *callbacks = NULL;
     if (waiter != NULL && (PyObject *)Py_TYPE(waiter) == st->Future
         && *capture_field(waiter) == bound->loop)
     {
-        callbacks = PyObject_GetAttr(waiter, st->s__callbacks);
+        callbacks = al_future_look(st->future_callbacks, waiter);
     }
     bool alone = false;
     if (callbacks != NULL && PyList_Check(callbacks)
@@ -387,9 +394,8 @@ int
 al_capture_cancel(al_state *st, const al_loop *bound, PyObject *task,
                   PyObject *msg, PyObject *watcher)
 {
-    al_stock stock = al_stock_ask(st, bound, AL_STOCK_CALLS);
-    int may = stock == AL_STOCK_CALLS ? capture_may(st, bound)
-                                      : -(stock == AL_STOCK_ERROR);
+    int may = al_stock_shares(st, bound);
+    may = may > 0 ? capture_may(st, bound) : may;
     PyObject *waiter = may > 0 ? capture_waiter(st, bound, task) : NULL;
     StandInObject *loop = waiter == NULL ? NULL : stand_in_take(st);
     if (loop == NULL) {

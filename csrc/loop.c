@@ -317,17 +317,24 @@ al_loop_note_error(al_state *st, PyObject *loop, const char *message,
     }
 }
 
-/* Tell whether what a descriptor of asyncio's Futures gives for one of its Tasks
-   is that very object: a constant, an interned word.  To look the descriptor up
-   would cost thrice as much, and a call more. */
+PyObject *
+al_future_look(PyObject *descriptor, PyObject *future)
+{
+    descrgetfunc get = Py_TYPE(descriptor)->tp_descr_get;
+    return get == NULL
+               ? NULL
+               : get(descriptor, future, (PyObject *)Py_TYPE(future));
+}
+
+/* Tell whether one of asyncio's Tasks holds that very object: a constant, an
+   interned word. */
 static bool
 task_is(al_state *st, PyObject *task, PyObject *descriptor, PyObject *what)
 {
-    descrgetfunc get = Py_TYPE(descriptor)->tp_descr_get;
-    if ((PyObject *)Py_TYPE(task) != st->Task || get == NULL) {
+    if ((PyObject *)Py_TYPE(task) != st->Task) {
         return false;
     }
-    PyObject *found = get(descriptor, task, st->Task);
+    PyObject *found = al_future_look(descriptor, task);
     Py_XDECREF(found);
     if (found == NULL) {
         PyErr_Clear(); /* then it is asked by a call */

@@ -23,6 +23,8 @@
     X(getsignal, "signal", "getsignal")                                       \
     X(future_state, "pyasynclife._loop", "future_state")                      \
     X(future_exception, "pyasynclife._loop", "future_exception")              \
+    X(future_callbacks, "pyasynclife._loop", "future_callbacks")              \
+    X(task_waiter, "pyasynclife._loop", "task_waiter")                        \
     X(loop_clock, "pyasynclife._loop", "loop_clock")                          \
     X(loop_terms, "pyasynclife._loop", "loop_terms")                          \
     X(cancel_again, "pyasynclife._loop", "cancel_again")                      \
@@ -51,7 +53,7 @@
 
 /* Interned: each is st->s_<name>. */
 #define AL_NAMES(X)                                                           \
-    X(FINISHED) X(PENDING) X(Task) X(__await__) X(_callbacks) X(_closed) X(_context) X(_debug) X(_fut_waiter)           \
+    X(FINISHED) X(PENDING) X(Task) X(__await__) X(_closed) X(_context) X(_debug)           \
     X(_log_destroy_pending) X(_must_cancel) X(_ready)               \
     X(_task_factory) X(append) X(appendleft) X(insert) X(pop) X(popleft)                         \
     X(add_done_callback)                                                      \

@@ -162,12 +162,20 @@ stock_calls(al_state *st, const StockObject *self, PyObject *loop,
                     Py_False);
 }
 
+/* Judge the type of the bound loop if that is to be done.  -1 with an
+   exception. */
+static int
+stock_know(al_state *st, StockObject *self, const al_loop *bound)
+{
+    PyTypeObject *type = Py_TYPE(bound->loop);
+    return stock_is_judged(st, self, type) ? 0 : stock_judge(st, self, type);
+}
+
 al_stock
 al_stock_ask(al_state *st, const al_loop *bound, al_stock most)
 {
     StockObject *self = (StockObject *)st->stock;
-    PyTypeObject *type = Py_TYPE(bound->loop);
-    if (!stock_is_judged(st, self, type) && stock_judge(st, self, type) < 0) {
+    if (stock_know(st, self, bound) < 0) {
         return AL_STOCK_ERROR;
     }
     if (self->maker == NULL) {
@@ -190,6 +198,19 @@ al_stock_ask(al_state *st, const al_loop *bound, al_stock most)
            : calls                ? AL_STOCK_CALLS
            : makes                ? AL_STOCK_TASKS
                                   : AL_STOCK_NOTHING;
+}
+
+int
+al_stock_shares(al_state *st, const al_loop *bound)
+{
+    StockObject *self = (StockObject *)st->stock;
+    if (stock_know(st, self, bound) < 0) {
+        return -1;
+    }
+    PyObject *dict = stock_dict(bound->loop);
+    int shares = stock_calls(st, self, bound->loop, dict);
+    Py_XDECREF(dict);
+    return shares;
 }
 
 int

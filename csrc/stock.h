@@ -17,6 +17,10 @@ typedef enum {
    `most` is not asked for.  Runs Python. */
 al_stock al_stock_ask(al_state *st, const al_loop *bound, al_stock most);
 
+/* Tell whether several calls may share one handle of the bound loop, here and
+   now, for who makes no Task: 1 or 0; -1 with an exception.  Runs Python. */
+int al_stock_shares(al_state *st, const al_loop *bound);
+
 /* Tell whether a loop that is AL_STOCK_TASKS is open, as its create_task asks:
    1 or 0; -1 with an exception.  Runs Python. */
 int al_stock_is_open(al_state *st, PyObject *loop);

@@ -20,7 +20,7 @@
 static PyObject *
 watcher_list(al_state *st, PyObject *task)
 {
-    PyObject *pairs = PyObject_GetAttr(task, st->s__callbacks);
+    PyObject *pairs = al_future_look(st->future_callbacks, task);
     if (pairs != NULL && PyList_Check(pairs)) {
         /* Up to 3.13.0 it may be the Task's own, which taking off changes. */
         Py_SETREF(pairs, AL_ALLOC(PyList_GetSlice(pairs, 0,
@@ -38,7 +38,7 @@ watcher_list(al_state *st, PyObject *task)
 bool
 al_watcher_take(al_state *st, PyObject *task, PyObject *watcher)
 {
-    PyObject *pairs = PyObject_GetAttr(task, st->s__callbacks);
+    PyObject *pairs = al_future_look(st->future_callbacks, task);
     bool taken = pairs != NULL && PyList_Check(pairs)
                  && PyList_GET_SIZE(pairs) == 1
                  && PyTuple_GET_ITEM(PyList_GET_ITEM(pairs, 0), 0) == watcher

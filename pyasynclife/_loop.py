@@ -138,6 +138,8 @@ async def nothing() -> None:
 # What a Future holds, read without its name being looked up; None: ask it.
 future_state: Any = getattr(_asyncio.Future, "_state", None)
 future_exception: Any = getattr(_asyncio.Future, "_exception", None)
+future_callbacks: Any = getattr(_asyncio.Future, "_callbacks", None)
+task_waiter: Any = getattr(_asyncio.Task, "_fut_waiter", None)
 
 # The two halves of the await graph, None before 3.14.
 add_awaited_by: Any = getattr(asyncio, "future_add_to_awaited_by", None)
