@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SOURCES := $(wildcard csrc/*) setup.py pyproject.toml
 PYFILES := setup.py pyasynclife tests tools $(wildcard examples benchmarks)
 
-.PHONY: demo test recipes bench matrix differential sanitize
+.PHONY: demo test recipes bench bench-versions matrix differential sanitize
 .PHONY: leaks nomemory valgrind lint format clean cancel-everywhere
 
 demo: $(VENV)/built
@@ -24,6 +24,10 @@ recipes: $(VENV)/built
 bench: $(VENV)/built
 	$(BIN)/python -m pip install -qq --editable '.[test,bench]'
 	$(BIN)/python -m benchmarks --write docs $(ARGS)
+
+# Three of its rows on every version: writes docs/benchmarks-versions.md.
+bench-versions:
+	$(PYTHON) tools/bench_versions.py $(ARGS)
 
 matrix:
 	$(PYTHON) tools/matrix.py $(ARGS)

@@ -17,7 +17,7 @@ from benchmarks.table import render
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
-        "--quick", action="store_true", help="3 rounds instead of 7, less memory"
+        "--quick", action="store_true", help="3 rounds instead of 11, less memory"
     )
     parser.add_argument("--loop", choices=["asyncio", "uvloop", "both"], default="both")
     parser.add_argument("--json", type=Path, metavar="FILE", help="the rows, too")

@@ -73,7 +73,7 @@ class Settings:
 
     @property
     def rounds(self) -> int:
-        return 3 if self.quick else 7
+        return 3 if self.quick else 11
 
     def size(self, n: int, least: int = 20) -> int:
         """The n of a row at this scale."""

@@ -29,7 +29,7 @@ MEMORY = "memory against n, results kept"
 MUST = 10.0  # times the best library of the same run
 SIZES = (100, 1_000, 10_000, 100_000, 1_000_000)
 MOST_TASKS = 100_000  # of a contender that makes all its tasks, 4 KB each, at the start
-QUICK_FROM = 100_000  # where three rounds tell as much as seven
+QUICK_FROM = 100_000  # where three rounds tell as much as eleven
 
 UNTIMED: dict[str, Peer] = {
     "gather, no limit": peers.plain_gather,
