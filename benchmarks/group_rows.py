@@ -6,16 +6,27 @@ as often as makes a round worth measuring. Beside each row stands the plain way.
 
 import asyncio
 import sys
+import tracemalloc
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from benchmarks.figures import Round, Row, Settings, clock, time_row
+from benchmarks.figures import (
+    Round,
+    Row,
+    Settings,
+    clock,
+    show_progress,
+    tidy_up,
+    time_row,
+)
 from pyasynclife import TaskGroup, _core
 
 AT_ONCE = "group, children return at once"
 SLEEP = "group, children do sleep(0)"
 LONG = "group, children live long"
 EAGER = "group, eager_start=True"
+NEW = "group, memory of a child that has not started"
+WAITING = "group, memory of a child that waits"
 PLAIN = ", the plain way"
 ITEMS = 20_000  # of a round, at least
 NEWER = sys.version_info >= (3, 14)
@@ -103,6 +114,31 @@ def _living(Group: Any, n: int) -> Round:
     return run
 
 
+async def _memory(Group: Any, n: int, turns: int) -> float:
+    """Bytes for each living child, that many turns after it was made."""
+    loop = asyncio.get_running_loop()
+    futures = [loop.create_future() for _ in range(n)]
+
+    async def child(future: asyncio.Future[None]) -> None:
+        await future
+
+    await tidy_up()
+    tracemalloc.start()
+    try:
+        async with Group() as group:
+            before, _ = tracemalloc.get_traced_memory()
+            for future in futures:
+                group.create_task(child(future))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            after, _ = tracemalloc.get_traced_memory()
+            for future in futures:
+                future.set_result(None)
+    finally:
+        tracemalloc.stop()
+    return (after - before) / n
+
+
 def _at_once_musts(n: int, uvloop: bool) -> float | None:
     if n < 5:
         return 1.0
@@ -141,6 +177,13 @@ async def rows(settings: Settings) -> AsyncIterator[Row]:
             pair = _stock(_sleep, size, groups), _ours(_sleep, size, groups)
             yield await _row(settings, SLEEP, size, pair, 1.0 if uvloop else 1.3)
     size = settings.size(ITEMS)
+    for what, turns in ((NEW, 0), (WAITING, 3)):
+        if settings.only in what:
+            show_progress(f"{settings.loop}: {what}, n = {size:,}")
+            theirs = await _memory(asyncio.TaskGroup, size, turns)
+            ours_bytes = await _memory(TaskGroup, size, turns)
+            figures = {"seed": theirs, "ours": ours_bytes}
+            yield Row(what, size, "bytes", figures, limit=theirs)
     if settings.only in LONG:
         pair = _living(asyncio.TaskGroup, size), _living(TaskGroup, size)
         yield await _row(settings, LONG, size, pair, 1.0)

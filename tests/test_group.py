@@ -10,6 +10,7 @@ import gc
 import inspect
 import sys
 import threading
+import tracemalloc
 import warnings
 import weakref
 from typing import Any
@@ -23,6 +24,39 @@ from pyasynclife import TaskGroup, _core
 
 EAGER = sys.version_info >= (3, 12)
 needs_eager = pytest.mark.skipif(not EAGER, reason="eager tasks came with 3.12")
+
+
+# ------------------------------------------------------------------ memory
+
+
+async def bytes_of_a_child(Group: Any, turns: int, n: int = 2000) -> float:
+    loop = asyncio.get_running_loop()
+    futures = [loop.create_future() for _ in range(n)]
+
+    async def child(future: asyncio.Future[None]) -> None:
+        await future
+
+    gc.collect()
+    tracemalloc.start()
+    try:
+        async with Group() as group:
+            before, _ = tracemalloc.get_traced_memory()
+            for future in futures:
+                group.create_task(child(future))
+            await settle(turns)
+            after, _ = tracemalloc.get_traced_memory()
+            for future in futures:
+                future.set_result(None)
+    finally:
+        tracemalloc.stop()
+    return (after - before) / n
+
+
+@pytest.mark.parametrize("turns", [0, 1, 3])
+async def test_a_living_child_takes_no_more_memory_than_in_asyncio(turns: int) -> None:
+    await bytes_of_a_child(TaskGroup, turns)  # what is made once is no growth
+    ours = await bytes_of_a_child(TaskGroup, turns)
+    assert ours <= await bytes_of_a_child(asyncio.TaskGroup, turns)
 
 
 # ------------------------------------------------------------------ cancelling

@@ -19,9 +19,10 @@ ROWS = ["group", "register", "cancel_all"]
 PAGE = matrix.ROOT / "docs/benchmarks-versions.md"
 HEAD = """# The rows of TaskGroup, `register` and `cancel_all`, on every version
 
-Written by `make bench-versions`. How many times faster than the running version's own `asyncio.TaskGroup`, or than the
-articles' registry: the ratio of the best rounds, in brackets the median of the rounds' ratios. A row with `*` is below what we
-set out to reach in the best of its rounds. [How to read it](../benchmarks/README.md).
+Written by `make bench-versions`. How many times faster than the running version's own
+`asyncio.TaskGroup`, or than the articles' registry: the ratio of the best rounds, in
+brackets the median of the rounds' ratios. A row with `*` is below what we set out to
+reach in the best of its rounds. [How to read it](../benchmarks/README.md).
 """
 
 
