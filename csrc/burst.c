@@ -405,7 +405,8 @@ burst_stand(BurstObject *self)
     return none != NULL;
 }
 
-/* There is no rest: take our handle from the queue's front if it is there. */
+/* There is no rest: take our handle from the queue's front if it is there.  What
+   may be joined may be joined all the same. */
 static void
 burst_step_down(BurstObject *self)
 {
@@ -414,7 +415,12 @@ burst_step_down(BurstObject *self)
     PyObject *first = ready == NULL ? NULL : PySequence_GetItem(ready, 0);
     PyObject *taken = NULL;
     if (first != NULL && first == self->handle) {
+        BurstObject *open = burst_open(st, ready);
         taken = PyObject_CallMethodNoArgs(ready, st->s_popleft);
+        if (open != NULL && taken != NULL) {
+            open->behind--;
+        }
+        Py_XDECREF((PyObject *)open);
     }
     if (taken == NULL) {
         PyErr_Clear(); /* somebody took it, or will call an empty burst */

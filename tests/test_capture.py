@@ -80,6 +80,17 @@ async def test_children_start_from_one_handle() -> None:
 
 
 @needs_capture
+@pytest.mark.parametrize("number", [2, 5, 100])
+async def test_the_ends_of_children_are_told_from_one_handle(number: int) -> None:
+    seen: list[int] = []
+    async with TaskGroup() as group:
+        for _ in range(number):
+            group.create_task(settle(0))
+        asyncio.get_running_loop().call_soon(lambda: seen.append(scheduled()))
+    assert seen == [1]
+
+
+@needs_capture
 async def test_registered_tasks_start_and_are_cancelled_from_one_handle() -> None:
     registry = TaskRegistry()
     for _ in range(100):
