@@ -124,4 +124,22 @@ al_wall_clock(void)
 #define AL_DICT_IS_FREE 1
 #endif
 
+/* Tell whether object.name is a method that this function is: 1 or 0; -1 with an
+   exception.  On 3.11 and 3.12 without making the method.  Runs Python. */
+static inline int
+al_is_method(PyObject *object, PyObject *name, PyObject *function)
+{
+#if PY_VERSION_HEX < 0x030D0000
+    PyObject *found = NULL;
+    int bound = !_PyObject_GetMethod(object, name, &found);
+    int same = found == function && !bound;
+#else
+    PyObject *found = PyObject_GetAttr(object, name);
+    int same = found != NULL && PyMethod_Check(found)
+               && PyMethod_GET_FUNCTION(found) == function;
+#endif
+    Py_XDECREF(found);
+    return found == NULL ? -1 : same;
+}
+
 #endif

@@ -98,14 +98,7 @@ stock_has_method(PyObject *loop, PyObject *dict, PyObject *name,
         int own = PyDict_Contains(dict, name);
         return own < 0 ? -1 : !own;
     }
-    PyObject *method = PyObject_GetAttr(loop, name);
-    if (method == NULL) {
-        return -1;
-    }
-    int same = PyMethod_Check(method)
-               && PyMethod_GET_FUNCTION(method) == function;
-    Py_DECREF(method);
-    return same;
+    return al_is_method(loop, name, function);
 }
 
 /* An attribute of a loop that only the loop itself has, not its type (new);
