@@ -62,9 +62,11 @@ burst_visit(PyObject *object, void *arg)
 
 /* What a handle in the queue holds: the burst that it calls; or, for a `task`,
    a tuple of that task alone, what a done callback of its is called with (new).
-   NULL without an exception if there is none. */
+   NULL without an exception if there is none, or if the handle is not of the
+   loop's own type: its owner wants to see each call. */
 static PyObject *
-burst_peek(al_state *st, PyObject *ready, Py_ssize_t at, PyObject *task)
+burst_peek(al_state *st, PyObject *loop, PyObject *ready, Py_ssize_t at,
+           PyObject *task)
 {
     PyObject *handle = at >= 0 ? PySequence_GetItem(ready, at) : NULL;
     burst_search search = {st->Burst, task, NULL};
@@ -72,9 +74,11 @@ burst_peek(al_state *st, PyObject *ready, Py_ssize_t at, PyObject *task)
         PyErr_Clear(); /* another thread was quicker: nothing is there */
         return NULL;
     }
-    traverseproc traverse = Py_TYPE(handle)->tp_traverse;
-    if (traverse != NULL) {
-        (void)traverse(handle, burst_visit, &search);
+    PyTypeObject *type = Py_TYPE(handle);
+    if (((PyObject *)type == st->Handle || al_stock_is_native(st, loop))
+        && type->tp_traverse != NULL)
+    {
+        (void)type->tp_traverse(handle, burst_visit, &search);
     }
     PyObject *found = Py_XNewRef(search.found);
     Py_DECREF(handle);
@@ -86,10 +90,11 @@ burst_peek(al_state *st, PyObject *ready, Py_ssize_t at, PyObject *task)
    by an earlier turn would otherwise have it run a turn too early.  A burst
    that runs may make the queue as long again, so none must have begun. */
 static BurstObject *
-burst_open(al_state *st, PyObject *ready)
+burst_open(al_state *st, PyObject *loop, PyObject *ready)
 {
     Py_ssize_t n = PySequence_Size(ready);
-    BurstObject *open = (BurstObject *)burst_peek(st, ready, n - 1, NULL);
+    BurstObject *open =
+        (BurstObject *)burst_peek(st, loop, ready, n - 1, NULL);
     if (open != NULL && (open->behind != n || open->run != st->bursts_run)) {
         Py_CLEAR(open);
     }
@@ -99,12 +104,12 @@ burst_open(al_state *st, PyObject *ready)
 /* Where in the queue the handles of a Task's own callbacks begin, which its end
    has just scheduled; -1: there are none. */
 static Py_ssize_t
-burst_own(al_state *st, PyObject *ready, PyObject *task)
+burst_own(al_state *st, PyObject *loop, PyObject *ready, PyObject *task)
 {
     Py_ssize_t n = PySequence_Size(ready), at = n;
     bool its = true;
     while (its) {
-        PyObject *args = burst_peek(st, ready, at - 1, task);
+        PyObject *args = burst_peek(st, loop, ready, at - 1, task);
         its = args != NULL;
         at -= its;
         Py_XDECREF(args);
@@ -159,6 +164,30 @@ burst_push(BurstObject *self, al_call *call)
     return 0;
 }
 
+/* Find our handle, which is the queue's last if nobody has put something between
+   the loop and us: what call_soon() answers need not be it. */
+static void
+burst_find(BurstObject *self)
+{
+    al_state *st = self->st;
+    PyObject *ready = al_stock_queue(st, self->loop);
+    Py_ssize_t n = ready == NULL ? 0 : PySequence_Size(ready);
+    PyObject *last = n == 0 ? NULL
+                            : burst_peek(st, self->loop, ready, n - 1, NULL);
+    Py_XSETREF(self->handle, last == (PyObject *)self
+                                 ? PySequence_GetItem(ready, n - 1)
+                                 : NULL);
+    if (self->handle == NULL) {
+        PyErr_Clear(); /* another thread was quicker: then it has one call */
+    }
+    else {
+        self->behind = n;
+        self->run = st->bursts_run;
+    }
+    Py_XDECREF(last);
+    Py_XDECREF(ready);
+}
+
 /* loop.call_soon(burst), in a context of its own: that of a call may be one
    that is not to be entered twice.  -1 with an exception: if it came from a
    signal the burst may be scheduled all the same. */
@@ -170,18 +199,25 @@ burst_schedule(BurstObject *self)
         return -1;
     }
     PyObject *stack[4] = {NULL, self->loop, (PyObject *)self, context};
-    PyObject *handle = AL_ALLOC(PyObject_VectorcallMethod(
+    PyObject *answer = AL_ALLOC(PyObject_VectorcallMethod(
         self->st->s_call_soon, stack + 1, 2 | PY_VECTORCALL_ARGUMENTS_OFFSET,
         self->st->kw_context));
     Py_DECREF(context);
-    Py_XSETREF(self->handle, handle);
-    return handle == NULL ? -1 : 0;
+    Py_CLEAR(self->handle);
+    if (answer == NULL) {
+        return -1;
+    }
+    Py_DECREF(answer);
+    burst_find(self);
+    return 0;
 }
 
-/* Schedule a new burst of one call.  -1 with an exception: the call is the
-   caller's again, and a handle that the loop may have does nothing. */
+/* Schedule a new burst of one call, its handle `at` a place in the queue; -1: at
+   the end.  -1 with an exception: the call is the caller's again, and a handle
+   that the loop may have does nothing. */
 static int
-burst_begin(al_state *st, PyObject *loop, al_call *call)
+burst_begin(al_state *st, PyObject *loop, al_call *call, PyObject *ready,
+            Py_ssize_t at)
 {
     BurstObject *self =
         AL_ALLOC(PyObject_GC_New(BurstObject, (PyTypeObject *)st->Burst));
@@ -203,11 +239,8 @@ burst_begin(al_state *st, PyObject *loop, al_call *call)
     if (begun < 0 && self->next < self->count) {
         *call = self->calls[--self->count];
     }
-    PyObject *ready = begun < 0 ? NULL : al_stock_queue(st, loop);
-    if (ready != NULL) {
-        self->behind = PySequence_Size(ready);
-        self->run = st->bursts_run;
-        Py_DECREF(ready);
+    if (at >= 0 && self->handle != NULL) {
+        burst_move(st, ready, at);
     }
     Py_DECREF((PyObject *)self);
     return begun;
@@ -219,7 +252,7 @@ static int
 burst_queue(al_state *st, PyObject *loop, al_call *call, PyObject *task)
 {
     PyObject *ready = al_stock_queue(st, loop);
-    BurstObject *open = ready == NULL ? NULL : burst_open(st, ready);
+    BurstObject *open = ready == NULL ? NULL : burst_open(st, loop, ready);
     int queued = -1;
     if (open != NULL) {
         queued = burst_push(open, call);
@@ -229,11 +262,8 @@ burst_queue(al_state *st, PyObject *loop, al_call *call, PyObject *task)
         PyErr_Clear(); /* MemoryError: a new burst may do with less */
         Py_ssize_t own = ready == NULL || task == NULL
                              ? -1
-                             : burst_own(st, ready, task);
-        queued = burst_begin(st, loop, call);
-        if (queued == 0 && own >= 0) {
-            burst_move(st, ready, own);
-        }
+                             : burst_own(st, loop, ready, task);
+        queued = burst_begin(st, loop, call, ready, own);
     }
     Py_XDECREF(ready);
     return queued;
@@ -373,8 +403,7 @@ burst_make(BurstObject *self, al_call *call)
 static bool
 burst_nests(const BurstObject *self)
 {
-    return self->handle != NULL
-           && (PyObject *)Py_TYPE(self->handle) == self->st->Handle;
+    return self->handle != NULL && !al_stock_is_native(self->st, self->loop);
 }
 
 /* Have the rest found at the queue's front, in a context that nobody has
@@ -415,7 +444,7 @@ burst_step_down(BurstObject *self)
     PyObject *first = ready == NULL ? NULL : PySequence_GetItem(ready, 0);
     PyObject *taken = NULL;
     if (first != NULL && first == self->handle) {
-        BurstObject *open = burst_open(st, ready);
+        BurstObject *open = burst_open(st, self->loop, ready);
         taken = PyObject_CallMethodNoArgs(ready, st->s_popleft);
         if (open != NULL && taken != NULL) {
             open->behind--;
@@ -439,6 +468,7 @@ burst_put_back(BurstObject *self)
     if (!burst_stand(self) && burst_schedule(self) < 0) {
         PyErr_WriteUnraisable((PyObject *)self);
     }
+    self->behind = -1; /* it is not to be joined */
     PyErr_SetRaisedException(error);
 }
 

@@ -109,6 +109,13 @@ al_wall_clock(void)
 #define AL_HAS_EAGER_START 1
 #endif
 
+/* 3.11 and 3.12: the loop's create_task gives a Task its name when it is made. */
+#if PY_VERSION_HEX < 0x030D0000
+#define AL_NAMES_TASKS_LATE 1
+#else
+#define AL_NAMES_TASKS_LATE 0
+#endif
+
 /* 3.11 and 3.12: uncancel() leaves a cancellation that was not delivered. */
 #if PY_VERSION_HEX < 0x030D0000
 #define AL_UNCANCEL_KEEPS_REQUEST 1

@@ -136,16 +136,21 @@ loop_make_any(al_state *st, PyObject *type, PyObject *loop, PyObject *coro,
 {
     PyObject *stack[AL_TASK_KEYWORDS + 3] = {NULL, coro};
     Py_ssize_t n = PyTuple_GET_SIZE(kwnames);
-    PyObject *names = AL_ALLOC(PyTuple_New(n + 1));
+    bool ready = kwnames == st->kw_name;
+    PyObject *names = ready ? Py_NewRef(st->kw_name_loop)
+                            : AL_ALLOC(PyTuple_New(n + 1));
     if (names == NULL) {
         return NULL;
     }
     for (Py_ssize_t i = 0; i < n; i++) {
-        PyTuple_SET_ITEM(names, i, Py_NewRef(PyTuple_GET_ITEM(kwnames, i)));
         stack[2 + i] = values[i];
     }
-    PyTuple_SET_ITEM(names, n, Py_NewRef(st->s_loop));
     stack[2 + n] = loop;
+    for (Py_ssize_t i = 0; i < n + 1 && !ready; i++) {
+        PyTuple_SET_ITEM(names, i,
+                         Py_NewRef(i < n ? PyTuple_GET_ITEM(kwnames, i)
+                                         : st->s_loop));
+    }
     PyObject *task = AL_ALLOC(PyObject_Vectorcall(
         type, stack + 1, 1 | PY_VECTORCALL_ARGUMENTS_OFFSET, names));
     Py_DECREF(names);
@@ -200,22 +205,6 @@ al_loop_make_task(al_state *st, PyObject *type, PyObject *loop,
                                Py_True, &st->spare_eager);
     }
     return loop_make_any(st, type, loop, coro, kwnames, values);
-}
-
-PyObject *
-al_loop_new_task(al_state *st, const al_loop *bound, bool stock,
-                 PyObject *coro, PyObject *name, PyObject *context)
-{
-    if (stock) {
-        PyObject *stack[5] = {NULL, coro, bound->loop, name, context};
-        return AL_ALLOC(PyObject_Vectorcall(
-            st->Task, stack + 1, 1 | PY_VECTORCALL_ARGUMENTS_OFFSET,
-            context == NULL ? st->kw_task : st->kw_task_context));
-    }
-    PyObject *stack[5] = {NULL, bound->loop, coro, name, context};
-    return AL_ALLOC(PyObject_VectorcallMethod(
-        st->s_create_task, stack + 1, 2 | PY_VECTORCALL_ARGUMENTS_OFFSET,
-        context == NULL ? st->kw_name : st->kw_name_context));
 }
 
 PyObject *

@@ -67,12 +67,6 @@ PyObject *al_loop_make_task(al_state *st, PyObject *type, PyObject *loop,
                             PyObject *coro, PyObject *kwnames,
                             PyObject *const *values);
 
-/* Make and start a Task of a coroutine in the bound, running loop (new).
-   `context` may be NULL; `stock`: the loop is AL_STOCK_TASKS.  On error nothing
-   runs; the coroutine is left alone.  Runs Python. */
-PyObject *al_loop_new_task(al_state *st, const al_loop *bound, bool stock,
-                           PyObject *coro, PyObject *name, PyObject *context);
-
 /* Call `callback()` at loop time `when`, in the bound context.  Returns the
    TimerHandle (new); NULL with an exception.  Runs Python. */
 PyObject *al_loop_call_at(al_state *st, const al_loop *bound, double when,

@@ -113,7 +113,7 @@ pump_start_reader(al_pump *p)
         coro == NULL ? NULL : PyObject_GetAttr(p->owner, st->s_reader_done);
     PyObject *task = NULL;
     if (callback != NULL) {
-        task = al_spawn_task(st, &p->bound, coro, p->name, NULL);
+        task = al_spawn_plain(st, &p->bound, coro, p->name, NULL);
     }
     if (coro != NULL && task == NULL) {
         al_coro_refuse(st, coro);

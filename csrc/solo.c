@@ -99,7 +99,7 @@ solo_make_task(WorkerObject *self, PyObject *name, PyObject *context)
         task = solo_register(self, coro, name, context);
     }
     else if (coro != NULL) {
-        task = al_spawn_task(st, &p->bound, coro, name, context);
+        task = al_spawn_plain(st, &p->bound, coro, name, context);
         if (task == NULL) {
             al_coro_refuse(st, coro);
         }

@@ -28,18 +28,18 @@ spawn_by_loop(al_state *st, const al_loop *bound, PyObject *const *args,
         kwnames));
 }
 
-/* The value of a keyword (borrowed), or NULL. */
-static PyObject *
-spawn_keyword(PyObject *const *args, PyObject *kwnames, PyObject *name)
+/* Where a keyword is among others; -1: it is not. */
+static Py_ssize_t
+spawn_find(PyObject *kwnames, PyObject *name)
 {
     Py_ssize_t n = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
     for (Py_ssize_t i = 0; i < n; i++) {
         PyObject *key = PyTuple_GET_ITEM(kwnames, i);
         if (key == name || PyUnicode_Compare(key, name) == 0) {
-            return args[1 + i];
+            return i;
         }
     }
-    return NULL;
+    return -1;
 }
 
 /* Refuse an eager start that would hang the loop: a Task that cannot enter its
@@ -47,7 +47,7 @@ spawn_keyword(PyObject *const *args, PyObject *kwnames, PyObject *name)
 static int
 spawn_check_context(PyObject *context)
 {
-    if (context == NULL || context == Py_None) {
+    if (context == Py_None) {
         return 0;
     }
     if (!PyContext_CheckExact(context)) {
@@ -94,10 +94,12 @@ spawn_eager(al_state *st, const al_loop *bound, PyObject *const *args,
                         "3.11");
         return NULL;
     }
-    int eager = PyObject_IsTrue(spawn_keyword(args, kwnames, st->s_eager_start));
-    if (eager < 0
-        || (eager
-            && spawn_check_context(spawn_keyword(args, kwnames, st->s_context)) < 0))
+    Py_ssize_t eager = spawn_find(kwnames, st->s_eager_start);
+    Py_ssize_t context = spawn_find(kwnames, st->s_context);
+    int begins = PyObject_IsTrue(args[1 + eager]);
+    if (begins < 0
+        || (begins && context >= 0
+            && spawn_check_context(args[1 + context]) < 0))
     {
         return NULL;
     }
@@ -112,33 +114,95 @@ spawn_eager(al_state *st, const al_loop *bound, PyObject *const *args,
     return task;
 }
 
-/* al_spawn() where calling the Task type will do.  A loop that is closed says
-   so in create_task; the Task type would leave a Task behind that never
-   runs. */
-static PyObject *
-spawn_stock(al_state *st, const al_loop *bound, PyObject *const *args,
-            PyObject *kwnames, al_spawned *how)
+/* What the Task type is called with. */
+typedef struct {
+    PyObject *kwnames;       /* borrowed, or NULL */
+    PyObject *const *values; /* borrowed */
+    PyObject *name;          /* borrowed: to be given later, or NULL */
+} spawn_keys;
+
+/* Bring the keywords of create_task to those of the Task type.  uvloop, and
+   asyncio until 3.12, name a Task after it was made, so it uses up a number; as
+   ours must, for others to be numbered as they would be.  Tells whether it can
+   be done. */
+static bool
+spawn_sort(al_state *st, const al_loop *bound, spawn_keys *keys)
 {
-    int open = al_stock_is_open(st, bound->loop);
-    if (open < 0) {
-        return NULL;
+    Py_ssize_t n = keys->kwnames == NULL ? 0 : PyTuple_GET_SIZE(keys->kwnames);
+    Py_ssize_t at = spawn_find(keys->kwnames, st->s_name);
+    if (n == 0 || spawn_find(keys->kwnames, st->s_loop) >= 0) {
+        return n == 0; /* the loop is no keyword of create_task */
     }
-    *how = open ? AL_SPAWNED_LAZY : AL_SPAWNED;
-    return open ? al_loop_make_task(st, st->Task, bound->loop, args[0], kwnames,
-                                    args + 1)
-                : spawn_by_loop(st, bound, args, kwnames);
+    if (at < 0
+        || !(AL_NAMES_TASKS_LATE || al_stock_is_native(st, bound->loop)))
+    {
+        return true;
+    }
+    Py_ssize_t context = spawn_find(keys->kwnames, st->s_context);
+    PyObject *name = keys->values[at];
+    if (n - 1 != (context >= 0)
+        || !(name == Py_None || PyUnicode_CheckExact(name)))
+    {
+        return false;
+    }
+    keys->name = name == Py_None ? NULL : name;
+    keys->kwnames = context >= 0 ? st->kw_context : NULL;
+    keys->values += context >= 0 ? context : 0;
+    return true;
 }
 
-/* al_capture_start, where it may be: 1, 0 or -1, and *task. */
-static int
-spawn_captured(al_state *st, const al_loop *bound, al_stock stock,
-               PyObject *coro, PyObject *kwnames, PyObject *const *values,
-               PyObject *watcher, PyObject **task)
+/* spawn_task() where calling the Task type will do. */
+static PyObject *
+spawn_direct(al_state *st, const al_loop *bound, al_stock stock,
+             PyObject *const *args, PyObject *kwnames, const spawn_keys *keys,
+             PyObject *watcher, al_spawned *how)
 {
-    if (stock != AL_STOCK_CALLS) {
-        return stock == AL_STOCK_ERROR ? -1 : 0;
+    PyObject *task = NULL;
+    int captured = 0;
+    if (stock == AL_STOCK_CALLS) {
+        captured = al_capture_start(st, bound, args[0], keys->kwnames,
+                                    keys->values, watcher, &task);
     }
-    return al_capture_start(st, bound, coro, kwnames, values, watcher, task);
+    if (captured == 0) {
+        /* In a closed loop it would stay behind and never run. */
+        int open = al_stock_is_open(st, bound->loop);
+        if (open <= 0) {
+            return open < 0 ? NULL : spawn_by_loop(st, bound, args, kwnames);
+        }
+        task = al_loop_make_task(st, st->Task, bound->loop, args[0],
+                                 keys->kwnames, keys->values);
+    }
+    if (captured < 0 || task == NULL) {
+        return NULL;
+    }
+    *how = captured ? AL_SPAWNED_WATCHED : AL_SPAWNED_LAZY;
+    if (keys->name != NULL) {
+        PyObject *none =
+            PyObject_CallMethodOneArg(task, st->s_set_name, keys->name);
+        if (none == NULL) {
+            PyErr_Clear(); /* no memory for a name: it keeps its number */
+        }
+        Py_XDECREF(none);
+    }
+    return task;
+}
+
+/* A Task of args[0], by whichever way nobody can tell from create_task. */
+static PyObject *
+spawn_task(al_state *st, const al_loop *bound, al_stock most,
+           PyObject *const *args, PyObject *kwnames, PyObject *watcher,
+           al_spawned *how)
+{
+    *how = AL_SPAWNED;
+    spawn_keys keys = {kwnames, args + 1, NULL};
+    al_stock stock = al_stock_ask(st, bound, most);
+    if (stock == AL_STOCK_ERROR) {
+        return NULL;
+    }
+    return stock == AL_STOCK_NOTHING || !spawn_sort(st, bound, &keys)
+               ? spawn_by_loop(st, bound, args, kwnames)
+               : spawn_direct(st, bound, stock, args, kwnames, &keys, watcher,
+                              how);
 }
 
 PyObject *
@@ -155,20 +219,10 @@ al_spawn(al_state *st, al_loop *bound, PyObject *const *args,
     if (al_loop_check_thread(st, bound, "TaskGroup.create_task()") < 0) {
         return NULL;
     }
-    if (spawn_keyword(args, kwnames, st->s_eager_start) != NULL) {
-        return spawn_eager(st, bound, args, kwnames);
-    }
-    al_stock stock = al_stock_ask(st, bound, AL_STOCK_CALLS);
-    PyObject *task = NULL;
-    int captured = spawn_captured(st, bound, stock, args[0], kwnames, args + 1,
-                                  watcher, &task);
-    if (captured != 0) {
-        *how = AL_SPAWNED_WATCHED;
-        return captured < 0 ? NULL : task;
-    }
-    return stock == AL_STOCK_NOTHING
-               ? spawn_by_loop(st, bound, args, kwnames)
-               : spawn_stock(st, bound, args, kwnames, how);
+    return spawn_find(kwnames, st->s_eager_start) >= 0
+               ? spawn_eager(st, bound, args, kwnames)
+               : spawn_task(st, bound, AL_STOCK_CALLS, args, kwnames, watcher,
+                            how);
 }
 
 PyObject *
@@ -176,29 +230,19 @@ al_spawn_named(al_state *st, const al_loop *bound, PyObject *coro,
                PyObject *name, PyObject *context, PyObject *watcher,
                al_spawned *how)
 {
-    *how = AL_SPAWNED;
-    PyObject *values[] = {name, context};
-    PyObject *task = NULL;
-    al_stock stock = al_stock_ask(st, bound, AL_STOCK_CALLS);
-    int captured = spawn_captured(
-        st, bound, stock, coro,
-        context == NULL ? st->kw_name : st->kw_name_context, values, watcher,
-        &task);
-    if (captured != 0) {
-        *how = AL_SPAWNED_WATCHED;
-        return captured < 0 ? NULL : task;
-    }
-    return al_loop_new_task(st, bound, stock != AL_STOCK_NOTHING, coro, name,
-                            context);
+    PyObject *args[] = {coro, name, context};
+    return spawn_task(st, bound, AL_STOCK_CALLS, args,
+                      context == NULL ? st->kw_name : st->kw_name_context,
+                      watcher, how);
 }
 
 PyObject *
-al_spawn_task(al_state *st, const al_loop *bound, PyObject *coro,
-              PyObject *name, PyObject *context)
+al_spawn_plain(al_state *st, const al_loop *bound, PyObject *coro,
+               PyObject *name, PyObject *context)
 {
-    al_stock stock = al_stock_ask(st, bound, AL_STOCK_TASKS);
-    return stock == AL_STOCK_ERROR
-               ? NULL
-               : al_loop_new_task(st, bound, stock != AL_STOCK_NOTHING, coro,
-                                  name, context);
+    al_spawned how;
+    PyObject *args[] = {coro, name, context};
+    return spawn_task(st, bound, AL_STOCK_TASKS, args,
+                      context == NULL ? st->kw_name : st->kw_name_context,
+                      NULL, &how);
 }

@@ -27,8 +27,8 @@ PyObject *al_spawn_named(al_state *st, const al_loop *bound, PyObject *coro,
                          PyObject *name, PyObject *context, PyObject *watcher,
                          al_spawned *how);
 
-/* The same without a watcher: the plain way (new).  Runs Python. */
-PyObject *al_spawn_task(al_state *st, const al_loop *bound, PyObject *coro,
-                        PyObject *name, PyObject *context);
+/* The same without a watcher, from a handle of its own (new).  Runs Python. */
+PyObject *al_spawn_plain(al_state *st, const al_loop *bound, PyObject *coro,
+                         PyObject *name, PyObject *context);
 
 #endif

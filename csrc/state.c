@@ -35,7 +35,7 @@ static const struct {
     {offsetof(al_state, kw_name), "name", NULL},
     {offsetof(al_state, kw_name_context), "name", "context"},
     {offsetof(al_state, kw_loop), "loop", NULL},
-    {offsetof(al_state, kw_task), "loop", "name"},
+    {offsetof(al_state, kw_name_loop), "name", "loop"},
     {offsetof(al_state, kw_exc_info), "exc_info", NULL},
     {offsetof(al_state, kw_msg), "msg", NULL},
 };
@@ -76,10 +76,8 @@ state_make_keywords(al_state *st)
         }
         *STATE_FIELD(st, state_keywords[i].offset) = names;
     }
-    st->kw_task_context = AL_ALLOC(
-        Py_BuildValue("(OOO)", st->s_loop, st->s_name, st->s_context));
     st->no_args = AL_ALLOC(PyTuple_New(0));
-    return st->kw_task_context == NULL || st->no_args == NULL ? -1 : 0;
+    return st->no_args == NULL ? -1 : 0;
 }
 
 al_state *

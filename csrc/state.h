@@ -64,7 +64,7 @@
     X(exception) X(extra) X(get_coro) X(get_loop) X(get_name)                 \
     X(get_debug) X(get_task_factory) X(is_closed)                                          \
     X(loop) X(message) X(msg) X(name) X(remove_done_callback) X(result)       \
-    X(send) X(set_result) X(task) X(throw) X(time) X(uncancel)                        \
+    X(send) X(set_name) X(set_result) X(task) X(throw) X(time) X(uncancel)                        \
     X(_asyncio_future_blocking) X(_restore) X(value) X(_ended)                 \
     X(gi_code) X(reader_done) X(register) X(complete)
 
@@ -77,8 +77,8 @@
     X(Stock) X(stock) X(Burst) X(StandIn) X(Capture) X(capture)                                 \
     X(TaskGroup) X(GroupExit)                                                 \
     X(ready_none) X(ready_true) X(ready_false)                                \
-    X(kw_context) X(kw_name) X(kw_name_context) X(kw_loop) X(kw_task)         \
-    X(kw_task_context) X(kw_exc_info) X(kw_msg) X(no_args) X(spare_plain) X(spare_eager)
+    X(kw_context) X(kw_name) X(kw_name_context) X(kw_loop) X(kw_name_loop)    \
+    X(kw_exc_info) X(kw_msg) X(no_args) X(spare_plain) X(spare_eager)
 
 typedef struct al_state {
 #define AL_FIELD(field, ...) PyObject *field;

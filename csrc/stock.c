@@ -20,37 +20,53 @@ typedef struct {
     PyObject *type;      /* owned: the last type of loop that was judged */
     PyObject *maker;     /* owned: its own create_task; NULL: it is not fit */
     PyObject *call_soon; /* owned: its own; NULL: it is not fit */
-    PyObject *native;    /* owned: uvloop's type, if one was seen, or NULL */
-    unsigned int tag;    /* of that type, and of Handle, when judged */
+    PyObject *native;    /* owned: uvloop's type, if one was seen, or NULL; and */
+    PyObject *factory;   /* owned: its get_task_factory */
+    PyObject *debug;     /* owned: its get_debug */
+    PyObject *closed;    /* owned: its is_closed */
+    unsigned int tag;    /* of that type, and of Handle, when judged; 0: ask */
     unsigned int handle_tag;
     bool handles_differ; /* that type's are not asyncio's */
 } StockObject;
 
 /* ----------------------------------------------------------- the type */
 
-static void
-stock_keep(PyObject **field, PyObject *value)
+/* A type's version, which changes with it. */
+static unsigned int
+stock_tag(al_state *st, PyTypeObject *type)
 {
-    Py_XSETREF(*field, value == Py_None ? NULL : Py_NewRef(value));
+    (void)PyObject_HasAttr((PyObject *)type, st->s_call_soon); /* gives it one */
+    return type->tp_version_tag;
 }
 
 /* Judge a type of loop.  -1 with an exception. */
 static int
 stock_judge(al_state *st, StockObject *self, PyTypeObject *type)
 {
+    PyTypeObject *handle = (PyTypeObject *)st->Handle;
+    unsigned int tag = stock_tag(st, type);
+    unsigned int handle_tag = stock_tag(st, handle);
     PyObject *terms = PyObject_CallOneArg(st->loop_terms, (PyObject *)type);
     if (terms == NULL) {
         return -1;
     }
-    stock_keep(&self->maker, PyTuple_GET_ITEM(terms, 0));
-    stock_keep(&self->call_soon, PyTuple_GET_ITEM(terms, 1));
-    self->handles_differ = PyTuple_GET_ITEM(terms, 2) != Py_None;
-    if (self->handles_differ) {
-        stock_keep(&self->native, PyTuple_GET_ITEM(terms, 2));
+    PyObject **fields[] = {&self->maker,   &self->call_soon, &self->native,
+                           &self->factory, &self->debug,     &self->closed};
+    PyObject *old[Py_ARRAY_LENGTH(fields) + 1] = {self->type};
+    Py_ssize_t n = PyTuple_GET_SIZE(terms); /* two, or all for uvloop's */
+    for (Py_ssize_t i = 0; i < n; i++) {
+        PyObject *term = PyTuple_GET_ITEM(terms, i);
+        old[i + 1] = *fields[i];
+        *fields[i] = term == Py_None ? NULL : Py_NewRef(term);
     }
-    stock_keep(&self->type, (PyObject *)type);
-    self->tag = type->tp_version_tag;
-    self->handle_tag = ((PyTypeObject *)st->Handle)->tp_version_tag;
+    self->type = Py_NewRef((PyObject *)type);
+    /* Somebody may have changed them meanwhile. */
+    self->tag = type->tp_version_tag == tag ? tag : 0;
+    self->handle_tag = handle->tp_version_tag == handle_tag ? handle_tag : 0;
+    self->handles_differ = n > 2;
+    for (size_t i = 0; i < Py_ARRAY_LENGTH(old); i++) {
+        Py_XDECREF(old[i]);
+    }
     Py_DECREF(terms);
     return 0;
 }
@@ -132,7 +148,7 @@ stock_makes(al_state *st, const StockObject *self, PyObject *loop,
         return makes;
     }
     return stock_is(stock_is_native(self, loop)
-                        ? PyObject_CallMethodNoArgs(loop, st->s_get_task_factory)
+                        ? PyObject_CallOneArg(self->factory, loop)
                         : stock_attribute(loop, dict, st->s__task_factory),
                     Py_None);
 }
@@ -150,7 +166,7 @@ stock_calls(al_state *st, const StockObject *self, PyObject *loop,
         return calls;
     }
     return stock_is(stock_is_native(self, loop)
-                        ? PyObject_CallMethodNoArgs(loop, st->s_get_debug)
+                        ? PyObject_CallOneArg(self->debug, loop)
                         : stock_attribute(loop, dict, st->s__debug),
                     Py_False);
 }
@@ -209,10 +225,20 @@ al_stock_shares(al_state *st, const al_loop *bound)
 int
 al_stock_is_open(al_state *st, PyObject *loop)
 {
-    return stock_is(stock_is_native((StockObject *)st->stock, loop)
-                        ? PyObject_CallMethodNoArgs(loop, st->s_is_closed)
-                        : PyObject_GetAttr(loop, st->s__closed),
-                    Py_False);
+    StockObject *self = (StockObject *)st->stock;
+    if (stock_is_native(self, loop)) {
+        return stock_is(PyObject_CallOneArg(self->closed, loop), Py_False);
+    }
+    PyObject *dict = stock_dict(loop);
+    int open = stock_is(stock_attribute(loop, dict, st->s__closed), Py_False);
+    Py_XDECREF(dict);
+    return open;
+}
+
+bool
+al_stock_is_native(al_state *st, PyObject *loop)
+{
+    return stock_is_native((StockObject *)st->stock, loop);
 }
 
 /* ----------------------------------------------------------- its queue */
@@ -269,6 +295,9 @@ stock_traverse(PyObject *op, visitproc visit, void *arg)
     Py_VISIT(self->maker);
     Py_VISIT(self->call_soon);
     Py_VISIT(self->native);
+    Py_VISIT(self->factory);
+    Py_VISIT(self->debug);
+    Py_VISIT(self->closed);
     return 0;
 }
 
@@ -280,6 +309,9 @@ stock_clear(PyObject *op)
     Py_CLEAR(self->maker);
     Py_CLEAR(self->call_soon);
     Py_CLEAR(self->native);
+    Py_CLEAR(self->factory);
+    Py_CLEAR(self->debug);
+    Py_CLEAR(self->closed);
     return 0;
 }
 
@@ -320,6 +352,7 @@ al_stock_setup(PyObject *module, al_state *st)
         return -1;
     }
     self->type = self->maker = self->call_soon = self->native = NULL;
+    self->factory = self->debug = self->closed = NULL;
     self->tag = self->handle_tag = 0;
     self->handles_differ = false;
     PyObject_GC_Track((PyObject *)self);

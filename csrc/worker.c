@@ -136,7 +136,7 @@ worker_make_task(WorkerObject *self)
         step == NULL ? NULL : AL_ALLOC(PyObject_CallOneArg(st->work, step));
     Py_XDECREF(step);
     if (coro != NULL) {
-        task = al_spawn_task(st, &self->pump->bound, coro,
+        task = al_spawn_plain(st, &self->pump->bound, coro,
                                    self->pump->name, NULL);
         if (task == NULL) {
             al_coro_refuse(st, coro);

@@ -29,23 +29,22 @@ def loop_clock(loop: asyncio.AbstractEventLoop) -> int:
     return 2 if native is not None and clock is native.time else 0
 
 
-def loop_terms(
-    loop_type: type,
-) -> tuple[FunctionType | None, FunctionType | None, type | None]:
+def loop_terms(loop_type: type) -> tuple[Any, ...]:
     """Judge what may be done in the place of loops of a type.
 
     Returns its ``create_task``, if calling the Task type in its place is nothing that
     anybody could tell, or None; its ``call_soon``, if steps of Tasks may share a
     handle, or None: something there is not the loop's own, and may want to see each
-    step by itself; and for uvloop's types the native one beneath. Asked again when the
-    type or ``Handle`` has changed.
+    step by itself. For uvloop's types, the native one beneath as well and that one's
+    ``get_task_factory``, ``get_debug`` and ``is_closed``. Asked again when the type or
+    ``Handle`` has changed.
     """
     kind: Any = loop_type
     native = _uvloop()
     if kind.__getattribute__ is not object.__getattribute__ or hasattr(
         kind, "__getattr__"
     ):
-        return None, None, None
+        return None, None
     if native is not None and issubclass(loop_type, native):
         return _uvloop_terms(kind, native)
     base, events = asyncio.base_events, asyncio.events
@@ -56,14 +55,14 @@ def loop_terms(
         hasattr(kind, name)
         for name in ("_task_factory", "_ready", "_debug", "_closed")
     ):
-        return None, None, None
+        return None, None
     for name in ("call_soon", "_call_soon", "get_debug"):
         if not _is_stock(getattr(kind, name), base, f"BaseEventLoop.{name}"):
-            return kind.create_task, None, None
+            return kind.create_task, None
     for name in ("__init__", "_run"):
         if not _is_stock(getattr(events.Handle, name), events, f"Handle.{name}"):
-            return kind.create_task, None, None
-    return kind.create_task, kind.call_soon, None
+            return kind.create_task, None
+    return kind.create_task, kind.call_soon
 
 
 def _is_stock(function: object, module: ModuleType, name: str) -> bool:
@@ -75,21 +74,20 @@ def _is_stock(function: object, module: ModuleType, name: str) -> bool:
 
 
 def _uvloop() -> Any:
-    """uvloop's native loop, if somebody has imported it."""
-    return getattr(sys.modules.get("uvloop.loop"), "Loop", None)
+    """uvloop's native loop, if somebody has imported it: no mock, no stub."""
+    native: Any = getattr(sys.modules.get("uvloop.loop"), "Loop", None)
+    made = getattr(native, "create_task", None)
+    compiled = isinstance(native, type) and not isinstance(made, FunctionType)
+    return native if compiled and native.__module__ == "uvloop.loop" else None
 
 
-def _uvloop_terms(
-    kind: Any, native: Any
-) -> tuple[FunctionType | None, FunctionType | None, type | None]:
+def _uvloop_terms(kind: Any, native: Any) -> tuple[Any, ...]:
     """Judge a type of uvloop's, whose native one nobody can patch."""
-    for name in ("create_task", "get_task_factory", "is_closed"):
-        if getattr(kind, name) is not getattr(native, name):
-            return None, None, None
-    for name in ("call_soon", "get_debug"):
-        if getattr(kind, name) is not getattr(native, name):
-            return kind.create_task, None, native
-    return kind.create_task, kind.call_soon, native
+    looks = native.get_task_factory, native.get_debug, native.is_closed
+    if kind.create_task is not native.create_task:
+        return None, None, native, *looks
+    shares = kind.call_soon is native.call_soon and kind.get_debug is native.get_debug
+    return kind.create_task, kind.call_soon if shares else None, native, *looks
 
 
 def capture_wanted() -> bool:

@@ -11,6 +11,7 @@ import asyncio.tasks
 import contextvars
 import decimal
 import gc
+import inspect
 import os
 import signal
 import sys
@@ -882,3 +883,88 @@ def test_the_loop_is_not_slowed_by_a_look_at_its_dict() -> None:
     own = [x for x in gc.get_referents(loop) if isinstance(x, dict) and "_ready" in x]
     loop.close()
     assert own == []
+
+
+@needs_capture
+@pytest.mark.standard_loop_only
+async def test_another_handle_class_goes_the_plain_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Handle(asyncio.events.Handle):
+        runs = 0
+
+        def _run(self) -> None:
+            Handle.runs += 1
+            super()._run()
+
+    assert await handles(5) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(asyncio.events, "Handle", Handle)
+        assert await handles(5) == 5
+        assert Handle.runs >= 5
+
+
+async def names(Group: Any) -> list[object]:
+    """The names of some children; for a number, how far it is from the first."""
+    async with Group() as group:
+        first = group.create_task(settle(0))
+        tasks = [
+            group.create_task(settle(0), **keywords)
+            for keywords in ({"name": "x"}, {}, {"name": "y"}, {}, {"name": None}, {})
+        ]
+    start = int(first.get_name().removeprefix("Task-"))
+    return [
+        name
+        if not name.startswith("Task-")
+        else int(name.removeprefix("Task-")) - start
+        for name in (task.get_name() for task in tasks)
+    ]
+
+
+async def test_tasks_are_numbered_as_in_asyncio() -> None:
+    assert await names(TaskGroup) == await names(asyncio.TaskGroup)
+
+
+async def test_registered_tasks_use_up_numbers_as_named_ones_do() -> None:
+    def number(task: asyncio.Task[Any]) -> int:
+        return int(task.get_name().removeprefix("Task-"))
+
+    registry = TaskRegistry()
+    spent = []
+    for make in (
+        lambda: registry.register(settle(0), "a name"),
+        lambda: asyncio.create_task(settle(0), name="a name"),
+    ):
+        before = asyncio.create_task(settle(0))
+        make()
+        after = asyncio.create_task(settle(0))
+        spent.append(number(after) - number(before))
+        await settle()
+    assert spent[0] == spent[1]
+
+
+async def test_a_task_factory_is_asked_whatever_the_loop_says_of_it() -> None:
+    loop = asyncio.get_running_loop()
+    made = []
+
+    def factory(loop: Any, coro: Any, **keywords: Any) -> Any:
+        made.append(coro)
+        return asyncio.Task(coro, loop=loop, **keywords)
+
+    loop.set_task_factory(factory)
+    loop.get_task_factory = lambda: None  # type: ignore[method-assign]
+    try:
+        async with TaskGroup() as group:
+            group.create_task(settle(0))
+    finally:
+        del loop.get_task_factory  # type: ignore[attr-defined]
+        loop.set_task_factory(None)
+    assert len(made) == 1
+
+
+async def test_the_loop_is_no_keyword_of_create_task() -> None:
+    coro = settle(0)
+    async with TaskGroup() as group:
+        with pytest.raises(TypeError, match="loop"):
+            group.create_task(coro, loop=None)  # type: ignore[call-arg]
+    assert inspect.getcoroutinestate(coro) == inspect.CORO_CLOSED

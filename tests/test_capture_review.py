@@ -64,6 +64,65 @@ def interrupt_next(event):
 """
 
 PROGRAMS = {
+    # HIGH. burst_put_back() puts what call_soon() has answered into the loop's queue;
+    # uvloop takes that for its Handle, unlooked at: a crash, and what was left is lost.
+    "a wrapper of call_soon answers anything": """
+        makers = [asyncio.SelectorEventLoop]
+        try:
+            import uvloop
+            makers.append(uvloop.new_event_loop)
+        except ImportError:
+            pass
+
+        async def say(what):
+            log.append(what)
+
+        async def wrap(loop, answer):
+            soon = loop.call_soon
+            def traced(*args, **keywords):
+                soon(*args, **keywords)
+                return answer
+            loop.call_soon = traced
+
+        async def unwrap(loop, group):
+            del loop.call_soon
+            for coro in (fail(), say("x"), say("y")):
+                group.create_task(coro)
+
+        async def fail():
+            raise KeyboardInterrupt
+
+        async def main(loop, answer):
+            async with TaskGroup() as group:
+                group.create_task(wrap(loop, answer))
+                group.create_task(unwrap(loop, group))
+                group.create_task(say("z"))
+
+        for make in makers:
+            for answer in (None, (1, 2), bytes(400)):
+                loop = make()
+                task = loop.create_task(main(loop, answer))
+                for _ in range(4):
+                    try:
+                        loop.run_until_complete(asyncio.wait_for(
+                            asyncio.shield(task), 5))
+                    except BaseException as error:
+                        log.append(type(error).__name__)
+                    if task.done():
+                        break
+                loop.close()
+                log.append("closed")
+    """,
+    # MEDIUM. A mock in the place of uvloop's module is taken for a type.
+    "uvloop is mocked": """
+        from unittest.mock import MagicMock
+        sys.modules["uvloop"] = sys.modules["uvloop.loop"] = MagicMock()
+        async def main():
+            async with TaskGroup() as group:
+                task = group.create_task(asyncio.sleep(0, "slept"))
+            log.append(task.result())
+        asyncio.run(main())
+    """,
     # HIGH. burst_watch() walks the list that `_callbacks` answers, up to 3.13.0 the
     # Future's own, while remove_done_callback() shortens it: lost, doubled, freed.
     "callbacks, the first of which is taken off": """
