@@ -171,7 +171,7 @@ loop_make_again(al_state *st, PyObject *type, PyObject *loop, PyObject *coro,
     if (args != NULL && keywords == NULL) {
         keywords = AL_ALLOC(Py_BuildValue("{OO}", key, value));
     }
-    if (keywords != NULL
+    if (args != NULL && keywords != NULL
         && AL_ALLOC_INT(PyDict_SetItem(keywords, st->s_loop, loop)) == 0)
     {
         task = AL_ALLOC(PyObject_Call(type, args, keywords));
