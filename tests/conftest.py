@@ -51,6 +51,12 @@ def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> A
     return factories
 
 
+def pytest_configure() -> None:
+    # Under nohup SIGHUP is ignored, and what is found ignored we leave so.
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 def pytest_report_header() -> list[str]:
     return [
         f"uvloop: {version('uvloop') if uvloop else 'not installed, not tested'}",
