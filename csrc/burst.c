@@ -25,6 +25,11 @@
 
 #define BURST_ROOM 4
 
+/* As many calls as a burst takes; then comes another, right behind it.  Their
+   place is used again by those that follow: the pages of a bigger one would be
+   had anew from the system each time. */
+#define BURST_MOST 512
+
 typedef struct {
     PyObject_HEAD
     al_state *st;
@@ -86,7 +91,7 @@ burst_peek(al_state *st, PyObject *loop, PyObject *ready, Py_ssize_t at,
 }
 
 /* The burst that may be joined (new); else NULL, without an exception.  It is
-   scheduled last, and the queue as long as then: what was scheduled before it
+   not full, is scheduled last, and the queue as long as then: what was scheduled before it
    by an earlier turn would otherwise have it run a turn too early.  A burst
    that runs may make the queue as long again, so none must have begun. */
 static BurstObject *
@@ -95,7 +100,10 @@ burst_open(al_state *st, PyObject *loop, PyObject *ready)
     Py_ssize_t n = PySequence_Size(ready);
     BurstObject *open =
         (BurstObject *)burst_peek(st, loop, ready, n - 1, NULL);
-    if (open != NULL && (open->behind != n || open->run != st->bursts_run)) {
+    if (open != NULL
+        && (open->behind != n || open->run != st->bursts_run
+            || open->count == BURST_MOST))
+    {
         Py_CLEAR(open);
     }
     return open;

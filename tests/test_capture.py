@@ -8,6 +8,7 @@ test_differential.py; here is what they cannot.
 import asyncio
 import asyncio.events
 import asyncio.tasks
+import contextlib
 import contextvars
 import decimal
 import gc
@@ -24,6 +25,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from differential import in_order
 from helpers import ready_queue, run_child, settle
 
 from pyasynclife import (
@@ -89,6 +91,33 @@ async def test_the_ends_of_children_are_told_from_one_handle(number: int) -> Non
             group.create_task(settle(0))
         asyncio.get_running_loop().call_soon(lambda: seen.append(scheduled()))
     assert seen == [1]
+
+
+@pytest.mark.parametrize("last", [None, 0, 511, 512, 1300])
+async def test_many_more_than_a_burst_takes(last: int | None) -> None:
+    async def scenario(Group: Any) -> list[Any]:
+        log: list[Any] = []
+
+        async def child(number: int) -> None:
+            log.append(number)
+            await asyncio.sleep(0)
+            if number == last:
+                raise Boom
+            log.append(-number)
+
+        loop = asyncio.get_running_loop()
+        with contextlib.suppress(ExceptionGroup):
+            async with Group() as group:
+                for number in range(1500):
+                    task = group.create_task(child(number))
+                    if number % 400 == 0:
+                        task.add_done_callback(lambda _: log.append("done"))
+                loop.call_soon(log.append, "turn 1")
+                await asyncio.sleep(0)
+                log.append("body")
+        return log
+
+    assert await scenario(TaskGroup) == await scenario(in_order(asyncio.TaskGroup))
 
 
 @needs_capture
