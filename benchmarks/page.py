@@ -16,7 +16,8 @@ HEAD = """# Benchmarks
 
 Written by `make bench`. [How to read it and what falls short](../benchmarks/README.md).
 A row marked `<-- SHORT` is below what we set out to reach.
-The rows of `TaskGroup`, `register` and `cancel_all` [on every version](benchmarks-versions.md).
+The rows of `TaskGroup`, `register` and `cancel_all`
+[on every version](benchmarks-versions.md).
 """
 
 
