@@ -519,7 +519,9 @@ async def test_a_batch_ends_without_an_item_that_does_not_stop(grace, how):
             result = caught.value.result
         else:
             result = await batch
-    assert batch.progress.running == 1
+    # uvloop looks at its timers first: without grace it may give up the soft one too
+    given_up = (1, 2) if how == "fatal" and grace == 0 else (1,)
+    assert batch.progress.running in given_up
     if how != "fatal":
         hard, soft = result[0], result[1]
         assert (hard.state, hard.success) == (TaskState.RUNNING, False)
@@ -534,7 +536,7 @@ async def test_a_batch_ends_without_an_item_that_does_not_stop(grace, how):
     await stubborn.let_go()
     assert stubborn.tasks[0].result() in (None, "hard")
     assert stubborn.ended == ["hard"]
-    assert batch.progress.running == 1
+    assert batch.progress.running in given_up
 
 
 async def test_an_item_that_does_not_stop_after_its_timeout_gives_up_its_place():
