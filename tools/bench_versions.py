@@ -9,12 +9,11 @@ beside it. Writes docs/benchmarks-versions.md.
 import argparse
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 import matrix
 
-VERSIONS = ["3.11", "3.12", "3.13", "3.14", "3.15"]
+VERSIONS = sorted(v for v in matrix.VERSIONS if not v.endswith("d"))
 ROWS = ["group", "register", "cancel_all"]
 PAGE = matrix.ROOT / "docs/benchmarks-versions.md"
 HEAD = """# The rows of TaskGroup, `register` and `cancel_all`, on every version
@@ -83,7 +82,7 @@ def main() -> None:
             print(f"{version}: not to be had: {why}", file=sys.stderr)
     if measured:
         write(measured)
-        print(Path(PAGE).relative_to(matrix.ROOT))
+        print(PAGE.relative_to(matrix.ROOT))
 
 
 if __name__ == "__main__":
