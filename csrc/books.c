@@ -69,7 +69,9 @@ static int
 books_keep(BooksObject *self, PyObject *result)
 {
     bool started = al_result_state_of(result) != AL_RESULT_PENDING;
-    if (self->mode == AL_MODE_BLOCK || (self->mode == AL_MODE_STREAM && !started)) {
+    if (self->mode == AL_MODE_BLOCK
+        || (self->mode == AL_MODE_STREAM && !started))
+    {
         return 0;
     }
     if (al_shelf_put(&self->shelf, result) < 0) {

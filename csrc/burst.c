@@ -12,8 +12,8 @@
  * queue, where their handles would be: there the rest is found by who runs the
  * loop from inside a call, and by the loop's next run should a call end this
  * one.  uvloop cannot be run from inside a call, so there it is put there only
- * when one ends the run.  A burst that is called without calls does nothing, so a handle too
- * many does no harm.
+ * when one ends the run.  A burst that is called without calls does nothing, so
+ * a handle too many does no harm.
  */
 #include "compat.h"
 #include "fault.h"
@@ -43,63 +43,39 @@ typedef struct {
 
 /* ------------------------------------------------------------- the queue */
 
-/* What is looked for in a handle.  uvloop's have no names for what they hold,
-   but the collector goes there. */
-typedef struct {
-    PyObject *burst; /* borrowed: the type */
-    PyObject *task;  /* borrowed, or NULL */
-    PyObject *found; /* borrowed, or NULL: a burst, or (task,) */
-} burst_search;
-
-static int
-burst_visit(PyObject *object, void *arg)
-{
-    burst_search *search = arg;
-    bool its = search->task == NULL
-                   ? (PyObject *)Py_TYPE(object) == search->burst
-                   : PyTuple_CheckExact(object) && PyTuple_GET_SIZE(object) == 1
-                         && PyTuple_GET_ITEM(object, 0) == search->task;
-    if (its) {
-        search->found = object;
-    }
-    return its;
-}
-
-/* What a handle in the queue holds: the burst that it calls; or, for a `task`,
-   a tuple of that task alone, what a done callback of its is called with (new).
-   NULL without an exception if there is none, or if the handle is not of the
-   loop's own type: its owner wants to see each call. */
+/* What a handle in the queue holds of that very type: the burst that it calls,
+   or the tuple of what it calls with (new).  NULL without an exception if there
+   is none, or if the handle is not of the loop's own type: its owner wants to
+   see each call. */
 static PyObject *
 burst_peek(al_state *st, PyObject *loop, PyObject *ready, Py_ssize_t at,
-           PyObject *task)
+           PyObject *wanted)
 {
     PyObject *handle = at >= 0 ? PySequence_GetItem(ready, at) : NULL;
-    burst_search search = {st->Burst, task, NULL};
+    PyObject *found = NULL;
     if (handle == NULL) {
         PyErr_Clear(); /* another thread was quicker: nothing is there */
-        return NULL;
     }
-    PyTypeObject *type = Py_TYPE(handle);
-    if (((PyObject *)type == st->Handle || al_stock_is_native(st, loop))
-        && type->tp_traverse != NULL)
+    else if ((PyObject *)Py_TYPE(handle) == st->Handle
+             || al_stock_is_native(st, loop))
     {
-        (void)type->tp_traverse(handle, burst_visit, &search);
+        found = al_stock_held(handle, Py_TYPE(handle), wanted);
     }
-    PyObject *found = Py_XNewRef(search.found);
-    Py_DECREF(handle);
+    Py_XDECREF(handle);
     return found;
 }
 
 /* The burst that may be joined (new); else NULL, without an exception.  It is
-   not full, is scheduled last, and the queue as long as then: what was scheduled before it
-   by an earlier turn would otherwise have it run a turn too early.  A burst
-   that runs may make the queue as long again, so none must have begun. */
+   not full, is scheduled last, and the queue as long as then: what was
+   scheduled before it by an earlier turn would otherwise have it run a turn too
+   early.  A burst that runs may make the queue as long again, so none must have
+   begun. */
 static BurstObject *
 burst_open(al_state *st, PyObject *loop, PyObject *ready)
 {
     Py_ssize_t n = PySequence_Size(ready);
     BurstObject *open =
-        (BurstObject *)burst_peek(st, loop, ready, n - 1, NULL);
+        (BurstObject *)burst_peek(st, loop, ready, n - 1, st->Burst);
     if (open != NULL
         && (open->behind != n || open->run != st->bursts_run
             || open->count == BURST_MOST))
@@ -117,8 +93,10 @@ burst_own(al_state *st, PyObject *loop, PyObject *ready, PyObject *task)
     Py_ssize_t n = PySequence_Size(ready), at = n;
     bool its = true;
     while (its) {
-        PyObject *args = burst_peek(st, loop, ready, at - 1, task);
-        its = args != NULL;
+        PyObject *args = burst_peek(st, loop, ready, at - 1,
+                                    (PyObject *)&PyTuple_Type);
+        its = args != NULL && PyTuple_GET_SIZE(args) == 1
+              && PyTuple_GET_ITEM(args, 0) == task;
         at -= its;
         Py_XDECREF(args);
     }
@@ -172,8 +150,8 @@ burst_push(BurstObject *self, al_call *call)
     return 0;
 }
 
-/* Find our handle, which is the queue's last if nobody has put something between
-   the loop and us: what call_soon() answers need not be it. */
+/* Find our handle, which is the queue's last if nobody has put something
+   between the loop and us: what call_soon() answers need not be it. */
 static void
 burst_find(BurstObject *self)
 {
@@ -181,7 +159,8 @@ burst_find(BurstObject *self)
     PyObject *ready = al_stock_queue(st, self->loop);
     Py_ssize_t n = ready == NULL ? 0 : PySequence_Size(ready);
     PyObject *last = n == 0 ? NULL
-                            : burst_peek(st, self->loop, ready, n - 1, NULL);
+                            : burst_peek(st, self->loop, ready, n - 1,
+                                         st->Burst);
     Py_XSETREF(self->handle, last == (PyObject *)self
                                  ? PySequence_GetItem(ready, n - 1)
                                  : NULL);
@@ -220,9 +199,9 @@ burst_schedule(BurstObject *self)
     return 0;
 }
 
-/* Schedule a new burst of one call, its handle `at` a place in the queue; -1: at
-   the end.  -1 with an exception: the call is the caller's again, and a handle
-   that the loop may have does nothing. */
+/* Schedule a new burst of one call, its handle `at` a place in the queue; -1:
+   at the end.  -1 with an exception: the call is the caller's again, and a
+   handle that the loop may have does nothing. */
 static int
 burst_begin(al_state *st, PyObject *loop, al_call *call, PyObject *ready,
             Py_ssize_t at)
@@ -442,8 +421,8 @@ burst_stand(BurstObject *self)
     return none != NULL;
 }
 
-/* There is no rest: take our handle from the queue's front if it is there.  What
-   may be joined may be joined all the same. */
+/* There is no rest: take our handle from the queue's front if it is there.
+   What may be joined may be joined all the same. */
 static void
 burst_step_down(BurstObject *self)
 {

@@ -33,7 +33,7 @@ capture_field(PyObject *future)
 typedef struct {
     PyObject_HEAD
     PyObject *kwargs;  /* owned: {"loop": this, "name": name}; NULL: used up */
-    PyObject *name;    /* borrowed, from there: the last Task's, a str, or None */
+    PyObject *name;    /* borrowed, from there: the last Task's, or None */
     PyObject *call;    /* owned: what call_soon() was given, or NULL */
     PyObject *arg;     /* owned, or NULL */
     PyObject *context; /* owned, or NULL */

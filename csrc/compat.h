@@ -109,7 +109,7 @@ al_wall_clock(void)
 #define AL_HAS_EAGER_START 1
 #endif
 
-/* 3.11 and 3.12: the loop's create_task gives a Task its name when it is made. */
+/* 3.11 and 3.12: the loop's create_task names a Task after it was made. */
 #if PY_VERSION_HEX < 0x030D0000
 #define AL_NAMES_TASKS_LATE 1
 #else
@@ -131,8 +131,8 @@ al_wall_clock(void)
 #define AL_DICT_IS_FREE 1
 #endif
 
-/* Tell whether object.name is a method that this function is: 1 or 0; -1 with an
-   exception.  On 3.11 and 3.12 without making the method.  Runs Python. */
+/* Tell whether object.name is a method that this function is: 1 or 0; -1 with
+   an exception.  On 3.11 and 3.12 without making the method.  Runs Python. */
 static inline int
 al_is_method(PyObject *object, PyObject *name, PyObject *function)
 {

@@ -10,7 +10,8 @@
 PyObject *al_drain_new(al_state *st, const al_loop *bound);
 
 /* Put a Task in, whose end the caller will tell by al_node_end.  `meta` is its
-   entry or None.  Returns the node (new); NULL with an exception.  Runs Python. */
+   entry or None.  Returns the node (new); NULL with an exception.
+   Runs Python. */
 PyObject *al_drain_add(PyObject *drain, PyObject *task, PyObject *meta);
 
 /* Cancel a node's Task, if nobody has through this drain; an error goes to

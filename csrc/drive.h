@@ -14,7 +14,8 @@ typedef struct {
 /* Call `fn(item)` in a copy of `context` and take the first step of what it
    returns.  PYGEN_NEXT: *result is what it waits for; PYGEN_RETURN: its
    value; PYGEN_ERROR: its exception, fetched before the context was left, and
-   none is set (all new).  After the last two nothing is driven.  Runs Python. */
+   none is set (all new).  After the last two nothing is driven.
+   Runs Python. */
 PySendResult al_drive_begin(al_state *st, al_drive *drive, PyObject *context,
                             PyObject *fn, PyObject *item, PyObject **result);
 

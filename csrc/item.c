@@ -131,8 +131,8 @@ item_raised(al_state *st, al_item *item, PyObject *task, double seconds,
 
 int
 al_item_judge(al_state *st, al_item *item, PyObject *task,
-              PyObject *counter, PySendResult answer, double seconds, PyObject **end,
-              al_facts *facts)
+              PyObject *counter, PySendResult answer, double seconds,
+              PyObject **end, al_facts *facts)
 {
     facts->item = item->value;
     facts->task_id = item->task_id;

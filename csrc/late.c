@@ -120,7 +120,7 @@ void
 al_late_give_up_all(al_pump *p)
 {
     double now = late_clock(p);
-    /* Each moves back before it is looked at, so what ends meanwhile is safe. */
+    /* Each moves back before it is looked at: what ends meanwhile is safe. */
     al_link before;
     al_list_move(&p->workers, &before);
     while (!al_list_is_empty(&before)) {

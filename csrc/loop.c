@@ -55,7 +55,7 @@ al_loop_running(al_state *st, const char *what)
 }
 
 int
-al_loop_bind_tasks(al_state *Py_UNUSED(st), al_loop *bound, PyObject *loop)
+al_loop_bind_tasks(al_loop *bound, PyObject *loop)
 {
     PyObject *context = AL_ALLOC(PyContext_CopyCurrent());
     if (context == NULL) {
@@ -72,7 +72,7 @@ int
 al_loop_bind(al_state *st, al_loop *bound, PyObject *loop)
 {
     PyObject *clock = PyObject_CallOneArg(st->loop_clock, loop);
-    if (clock == NULL || al_loop_bind_tasks(st, bound, loop) < 0) {
+    if (clock == NULL || al_loop_bind_tasks(bound, loop) < 0) {
         Py_XDECREF(clock);
         return -1;
     }

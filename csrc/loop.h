@@ -40,7 +40,7 @@ int al_loop_bind(al_state *st, al_loop *bound, PyObject *loop);
 /* Bind to a loop that runs in this thread, whose clock will not be asked for.
    Returns 0; -1 with an exception, nothing bound.
    Pure C. */
-int al_loop_bind_tasks(al_state *st, al_loop *bound, PyObject *loop);
+int al_loop_bind_tasks(al_loop *bound, PyObject *loop);
 
 /* Tell whether a loop is closed: 1 or 0; -1 with an exception.
    Runs Python. */
@@ -98,9 +98,9 @@ int al_loop_raise_graver(PyObject *earlier);
 void al_loop_report(al_state *st, PyObject *loop, const char *message,
                     PyObject *source);
 
-/* What one of asyncio's own Tasks or Futures holds, by the descriptor of its type
-   (new): a third of what it costs by its name.  NULL if that CPython has no such
-   descriptor, or with an exception.  Pure C. */
+/* What one of asyncio's own Tasks or Futures holds, by the descriptor of its
+   type (new): a third of what it costs by its name.  NULL if that CPython has
+   no such descriptor, or with an exception.  Pure C. */
 PyObject *al_future_look(PyObject *descriptor, PyObject *future);
 
 /* Tell whether the Task has ended: 1 or 0; -1 with an exception.

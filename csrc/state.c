@@ -68,9 +68,10 @@ state_make_keywords(al_state *st)
         const char *first = state_keywords[i].first;
         const char *second = state_keywords[i].second;
         PyObject *names = AL_ALLOC(
-            second == NULL ? Py_BuildValue("(N)", PyUnicode_InternFromString(first))
-                           : Py_BuildValue("(NN)", PyUnicode_InternFromString(first),
-                                           PyUnicode_InternFromString(second)));
+            Py_BuildValue(second == NULL ? "(N)" : "(NN)",
+                          PyUnicode_InternFromString(first),
+                          second == NULL ? NULL
+                                         : PyUnicode_InternFromString(second)));
         if (names == NULL) {
             return -1;
         }

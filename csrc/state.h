@@ -35,7 +35,6 @@
     X(discard_awaited_by, "pyasynclife._loop", "discard_awaited_by")          \
     X(DuplicateTaskError, "pyasynclife._errors", "DuplicateTaskError")        \
     X(UnknownTaskError, "pyasynclife._errors", "UnknownTaskError")            \
-    X(BatchError, "pyasynclife._errors", "BatchError")                        \
     X(pending, "pyasynclife._states", "TaskState.PENDING")                    \
     X(running, "pyasynclife._states", "TaskState.RUNNING")                    \
     X(done, "pyasynclife._states", "TaskState.DONE")                          \
@@ -53,32 +52,28 @@
 
 /* Interned: each is st->s_<name>. */
 #define AL_NAMES(X)                                                           \
-    X(FINISHED) X(PENDING) X(Task) X(__await__) X(_closed) X(_context) X(_debug)           \
-    X(_log_destroy_pending) X(_must_cancel) X(_ready)               \
-    X(_task_factory) X(append) X(appendleft) X(insert) X(pop) X(popleft)                         \
-    X(add_done_callback)                                                      \
-    X(call_at) X(call_exception_handler) X(call_soon)                         \
-    X(call_soon_threadsafe) X(cancel) X(cancelled) X(cancelling) X(close)     \
-    X(context) X(coro) X(cr_running) X(cr_suspended)                          \
-    X(create_future) X(create_task) X(done) X(eager_start) X(error) X(exc_info)              \
-    X(exception) X(extra) X(get_coro) X(get_loop) X(get_name)                 \
-    X(get_debug) X(get_task_factory) X(is_closed)                                          \
-    X(loop) X(message) X(msg) X(name) X(remove_done_callback) X(result)       \
-    X(send) X(set_name) X(set_result) X(task) X(throw) X(time) X(uncancel)                        \
-    X(_asyncio_future_blocking) X(_restore) X(value) X(_ended)                 \
-    X(gi_code) X(reader_done) X(register) X(complete)
+    X(FINISHED) X(PENDING) X(Task) X(_asyncio_future_blocking) X(_closed)     \
+    X(_context) X(_debug) X(_ended) X(_log_destroy_pending) X(_must_cancel)   \
+    X(_ready) X(_restore) X(_task_factory) X(add_done_callback) X(append)     \
+    X(appendleft) X(call_at) X(call_exception_handler) X(call_soon)           \
+    X(cancel) X(cancelled) X(cancelling) X(close) X(complete) X(context)      \
+    X(coro) X(cr_running) X(cr_suspended) X(create_future) X(create_task)     \
+    X(done) X(eager_start) X(error) X(exception) X(get_coro) X(get_loop)      \
+    X(get_name) X(get_task_factory) X(gi_code) X(insert) X(is_closed)         \
+    X(loop) X(name) X(pop) X(popleft) X(reader_done) X(register)              \
+    X(remove_done_callback) X(result) X(set_name) X(set_result) X(task)       \
+    X(throw) X(time) X(uncancel) X(value)
 
 /* Made at import: types of the rooms, and what they share.  A room that needs
    one more adds a row. */
 #define AL_MADE(X)                                                            \
-    X(Ready) X(Awaitable) X(Drain) X(DrainNode) X(Alarm)                      \
-    X(Entry) X(Registry) X(SignalHandler)                                     \
-    X(TaskResult) X(Worker) X(Slot) X(Books) X(Stream) X(Wait)                \
-    X(Stock) X(stock) X(Burst) X(StandIn) X(Capture) X(capture)                                 \
-    X(TaskGroup) X(GroupExit)                                                 \
-    X(ready_none) X(ready_true) X(ready_false)                                \
-    X(kw_context) X(kw_name) X(kw_name_context) X(kw_loop) X(kw_name_loop)    \
-    X(kw_exc_info) X(kw_msg) X(no_args) X(spare_plain) X(spare_eager)
+    X(Ready) X(Awaitable) X(Drain) X(DrainNode) X(Alarm) X(Entry)             \
+    X(Registry) X(SignalHandler) X(TaskResult) X(Worker) X(Slot) X(Books)     \
+    X(Stream) X(Wait) X(Stock) X(stock) X(Burst) X(StandIn) X(Capture)        \
+    X(capture) X(TaskGroup) X(GroupExit) X(ready_none) X(ready_true)          \
+    X(ready_false) X(kw_context) X(kw_name) X(kw_name_context) X(kw_loop)     \
+    X(kw_name_loop) X(kw_exc_info) X(kw_msg) X(no_args) X(spare_plain)        \
+    X(spare_eager)
 
 typedef struct al_state {
 #define AL_FIELD(field, ...) PyObject *field;

@@ -60,7 +60,8 @@ al_step_finish(WorkerObject *self, PySendResult answer, PyObject *end,
     double now = step_clock(p);
     bool budget = self->item.why == AL_STOP_BUDGET;
     int clean = al_item_judge(p->st, &self->item, self->task, self->counter,
-                              answer, budget ? p->budget : p->timeout, &end, &facts);
+                              answer, budget ? p->budget : p->timeout, &end,
+                              &facts);
     facts.duration = now - self->item.started;
     PyObject *result = clean < 0 ? NULL : al_result_new(p->st, &facts);
     al_item_detach(&self->item, &value, &task_id);

@@ -20,7 +20,7 @@ typedef struct {
     PyObject *type;      /* owned: the last type of loop that was judged */
     PyObject *maker;     /* owned: its own create_task; NULL: it is not fit */
     PyObject *call_soon; /* owned: its own; NULL: it is not fit */
-    PyObject *native;    /* owned: uvloop's type, if one was seen, or NULL; and */
+    PyObject *native;    /* owned: uvloop's type, if seen, or NULL; and */
     PyObject *factory;   /* owned: its get_task_factory */
     PyObject *debug;     /* owned: its get_debug */
     PyObject *closed;    /* owned: its is_closed */
@@ -35,7 +35,7 @@ typedef struct {
 static unsigned int
 stock_tag(al_state *st, PyTypeObject *type)
 {
-    (void)PyObject_HasAttr((PyObject *)type, st->s_call_soon); /* gives it one */
+    (void)PyObject_HasAttr((PyObject *)type, st->s_call_soon); /* gives one */
     return type->tp_version_tag;
 }
 
@@ -244,18 +244,28 @@ al_stock_is_native(al_state *st, PyObject *loop)
 /* ----------------------------------------------------------- its queue */
 
 typedef struct {
-    PyObject *type;  /* borrowed: looked for */
-    PyObject *found; /* borrowed, or NULL */
+    PyObject *wanted; /* borrowed: the type */
+    PyObject *found;  /* borrowed, or NULL */
 } stock_search;
 
 static int
 stock_visit(PyObject *object, void *arg)
 {
     stock_search *search = arg;
-    if ((PyObject *)Py_TYPE(object) == search->type) {
+    if ((PyObject *)Py_TYPE(object) == search->wanted) {
         search->found = object;
     }
     return search->found != NULL;
+}
+
+PyObject *
+al_stock_held(PyObject *object, PyTypeObject *type, PyObject *wanted)
+{
+    stock_search search = {wanted, NULL};
+    if (type->tp_traverse != NULL) {
+        (void)type->tp_traverse(object, stock_visit, &search);
+    }
+    return Py_XNewRef(search.found);
 }
 
 PyObject *
@@ -264,11 +274,7 @@ al_stock_queue(al_state *st, PyObject *loop)
     StockObject *self = (StockObject *)st->stock;
     PyObject *queue = NULL;
     if (stock_is_native(self, loop)) {
-        /* No name leads to it, but the collector goes there. */
-        stock_search search = {st->deque, NULL};
-        (void)((PyTypeObject *)self->native)
-            ->tp_traverse(loop, stock_visit, &search);
-        queue = Py_XNewRef(search.found);
+        queue = al_stock_held(loop, (PyTypeObject *)self->native, st->deque);
     }
     else {
         PyObject *dict = stock_dict(loop);

@@ -77,8 +77,7 @@ group_enter_step(PyObject *op, PyObject *thrown, PyObject **result)
     if (self->bound.loop == NULL) {
         PyObject *loop = al_loop_running(self->st, "a TaskGroup");
         int bound = loop == NULL ? -1
-                                 : al_loop_bind_tasks(self->st, &self->bound,
-                                                      loop);
+                                 : al_loop_bind_tasks(&self->bound, loop);
         Py_XDECREF(loop);
         if (bound < 0) {
             return PYGEN_ERROR;

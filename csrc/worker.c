@@ -136,8 +136,8 @@ worker_make_task(WorkerObject *self)
         step == NULL ? NULL : AL_ALLOC(PyObject_CallOneArg(st->work, step));
     Py_XDECREF(step);
     if (coro != NULL) {
-        task = al_spawn_plain(st, &self->pump->bound, coro,
-                                   self->pump->name, NULL);
+        task = al_spawn_plain(st, &self->pump->bound, coro, self->pump->name,
+                              NULL);
         if (task == NULL) {
             al_coro_refuse(st, coro);
         }

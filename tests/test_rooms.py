@@ -16,6 +16,7 @@ import pytest
 CSRC = Path(__file__).resolve().parent.parent / "csrc"
 
 FILE_LINES = 600
+LINE_WIDTH = 80
 FUNCTION_LINES = 70
 HEADER_FUNCTIONS = 10
 WIDE_HEADERS = {"compat.h", "fault.h", "list.h", "loop.h", "state.h"}
@@ -269,6 +270,24 @@ def files_and_functions_are_short(tree: Tree) -> Iterator[str]:
             yield f"{piece.where} {piece.name} has {lines} lines"
 
 
+def lines_are_short(tree: Tree) -> Iterator[str]:
+    for source in tree.sources:
+        for number, line in enumerate(source.text.splitlines(), 1):
+            if len(line) > LINE_WIDTH:
+                yield f"{source.file}:{number} is {len(line)} wide"
+
+
+def what_the_state_holds_is_used(tree: Tree) -> Iterator[str]:
+    tables = r"#define (AL_IMPORTS|AL_NAMES|AL_MADE)\(X\)((?:.*\\\n)+.*)"
+    every = "\n".join(source.code for source in tree.sources)
+    for source in tree.sources:
+        for table, rows in re.findall(tables, source.code):
+            for name in re.findall(r"\bX\((\w+)", rows):
+                field = f"s_{name}" if table == "AL_NAMES" else name
+                if not re.search(rf"(->|state, ){field}\b", every):
+                    yield f"{source.file}: nobody uses {field}"
+
+
 def is_constant(declaration: str) -> bool:
     """Whether what is declared, not just what it points at, is const."""
     flat = re.sub(r"\{.*\}", "", declaration.split("=")[0], flags=re.DOTALL)
@@ -410,6 +429,8 @@ RULES: list[Rule] = [
     the_table_names_every_file,
     includes_go_down,
     files_and_functions_are_short,
+    lines_are_short,
+    what_the_state_holds_is_used,
     nothing_mutable_is_static,
     members_are_visited_and_cleared,
     only_compat_names_a_version,
@@ -479,6 +500,7 @@ PyObject *
 al_entry_new(PyObject *key)
 {
     static const int one = 1;
+    use(st->ready, st->s_one);
     return AL_ALLOC(PyList_New(one)); /* not a PyDict_New() */
 }
 
@@ -522,6 +544,10 @@ GOOD = {
     "compat.h": "#if PY_VERSION_HEX < 0x030C0000\n#endif\n",
     "state.h": """
         #include "compat.h"
+        #define AL_NAMES(X) \\
+            X(one)
+        #define AL_MADE(X) \\
+            X(ready)
         /* Visit one.  Pure C. */
         static inline int
         al_loop_visit(al_loop *bound, visitproc visit, void *arg)
@@ -557,6 +583,9 @@ BAD: list[tuple[Rule, str, str, str, str]] = [
     (includes_go_down, "ROOMS.md", "Sideways", "Formerly", "beside it"),
     (files_and_functions_are_short, "other.c", "", "\n" * 601, "601 lines"),
     (files_and_functions_are_short, "entry.c", "return 0;", "\n" * 70, "entry_clear"),
+    (lines_are_short, "other.c", "", "/*" + 78 * " " + "*/", "other.c:1 is 82"),
+    (what_the_state_holds_is_used, "state.h", "X(one)", "X(one) X(two)", "s_two"),
+    (what_the_state_holds_is_used, "entry.c", "st->ready", "st", "nobody uses ready"),
     (nothing_mutable_is_static, "other.c", "", "static PyObject *x;", "mutable"),
     (nothing_mutable_is_static, "other.c", "", "static PyObject *x = NULL;", "mutable"),
     (nothing_mutable_is_static, "other.c", "", "int counter;", "counter"),
