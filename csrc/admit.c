@@ -54,8 +54,28 @@ al_admit_bind(RegistryObject *self, const char *what)
     return bound;
 }
 
-/* Put a new, alive entry under its id and into every order; a finished entry
-   of that id goes.  Returns 0; -1 with an exception, nothing changed. */
+/* Put a new, alive entry under its id: in one look, for most ids are new.
+   `*old` is set to a finished entry of that id (new), which goes.  1; 0 if a
+   living entry has the id; -1 with an exception; both with nothing changed. */
+static int
+admit_place(RegistryObject *self, al_entry *entry, al_entry **old)
+{
+    al_entry *there = (al_entry *)AL_ALLOC(
+        PyDict_SetDefault(self->ids, entry->id, (PyObject *)entry));
+    if (there == NULL || there == entry) {
+        return there == NULL ? -1 : 1;
+    }
+    if (!there->ended) {
+        return 0;
+    }
+    *old = (al_entry *)Py_NewRef((PyObject *)there);
+    int set = AL_ALLOC_INT(
+        PyDict_SetItem(self->ids, entry->id, (PyObject *)entry));
+    return set < 0 ? -1 : 1;
+}
+
+/* Put a new, alive entry under its id and into every order.  Returns 0; -1
+   with an exception, nothing changed. */
 static int
 admit_open(RegistryObject *self, al_entry *entry, double stale_after)
 {
@@ -75,21 +95,13 @@ admit_open(RegistryObject *self, al_entry *entry, double stale_after)
     entry->created = al_wall_clock();
     entry->birth = entry->last = now;
     entry->stale_after = stale_after;
-    /* From here on nothing runs that could take the id. */
-    al_entry *old = al_book_find(self, entry->id);
-    if (old != NULL && !old->ended) {
-        PyErr_Format(self->st->DuplicateTaskError,
-                     "a task %R is alive already: wait for it, cancel it, or "
-                     "choose another id", entry->id);
-        return -1;
-    }
     if (al_beats_join(&self->beats, entry) < 0) {
         return -1;
     }
-    Py_XINCREF((PyObject *)old);
-    int opened = AL_ALLOC_INT(
-        PyDict_SetItem(self->ids, entry->id, (PyObject *)entry));
-    if (opened < 0) {
+    /* Until all is in place nothing runs that could look for it. */
+    al_entry *old = NULL;
+    int placed = admit_place(self, entry, &old);
+    if (placed <= 0) {
         al_beats_leave(entry);
     }
     else {
@@ -100,7 +112,12 @@ admit_open(RegistryObject *self, al_entry *entry, double stale_after)
         }
     }
     Py_XDECREF((PyObject *)old);
-    return opened;
+    if (placed == 0) {
+        PyErr_Format(self->st->DuplicateTaskError,
+                     "a task %R is alive already: wait for it, cancel it, or "
+                     "choose another id", entry->id);
+    }
+    return placed > 0 ? 0 : -1;
 }
 
 /* Take an entry out again, as if it had never been. */
