@@ -96,8 +96,10 @@ stock_is_native(const StockObject *self, PyObject *loop)
 static PyObject *
 stock_dict(PyObject *loop)
 {
-    PyObject *dict =
-        AL_DICT_IS_FREE ? PyObject_GenericGetDict(loop, NULL) : NULL;
+    if (!AL_DICT_IS_FREE) {
+        return NULL;
+    }
+    PyObject *dict = PyObject_GenericGetDict(loop, NULL);
     if (dict == NULL) {
         PyErr_Clear(); /* it has none; MemoryError: the other way works */
     }
