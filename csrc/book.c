@@ -79,19 +79,6 @@ book_evict(RegistryObject *self)
     }
 }
 
-/* While telling of an end something failed: that is the loop's handler's, or
-   *fatal, to be raised when all is told. */
-static void
-book_failed(RegistryObject *self, const char *message, PyObject **fatal)
-{
-    if (al_loop_is_exit(PyErr_Occurred())) {
-        Py_XSETREF(*fatal, PyErr_GetRaisedException());
-    }
-    else {
-        al_loop_report(self->st, self->bound.loop, message, NULL);
-    }
-}
-
 /* "ValueError: no price", whatever the exception's own str() does (new); NULL
    with MemoryError, or an exception that ends the loop. */
 static PyObject *
@@ -168,7 +155,8 @@ book_log(RegistryObject *self, al_entry *entry, PyObject *error,
                                          self->st->kw_exc_info);
     }
     if (none == NULL) {
-        book_failed(self, "logging a failed task failed", fatal);
+        al_loop_note_error(self->st, self->bound.loop,
+                           "logging a failed task failed", NULL, fatal);
     }
     Py_XDECREF(none);
     Py_XDECREF(text);
@@ -205,7 +193,9 @@ book_tell(RegistryObject *self, al_entry *entry, al_outcome outcome,
     if (on_finish != NULL) {
         PyObject *none = PyObject_CallOneArg(on_finish, (PyObject *)entry);
         if (none == NULL) {
-            book_failed(self, "on_finish of a TaskRegistry failed", fatal);
+            al_loop_note_error(self->st, self->bound.loop,
+                               "on_finish of a TaskRegistry failed", NULL,
+                               fatal);
         }
         Py_XDECREF(none);
         Py_DECREF(on_finish);
@@ -341,7 +331,8 @@ al_book_close(al_entry *entry)
         error = Py_NewRef(value);
         text = book_error_text(error);
         if (text == NULL) {
-            book_failed(self, "str() of a task's error failed", &fatal);
+            al_loop_note_error(self->st, self->bound.loop,
+                               "str() of a task's error failed", NULL, &fatal);
         }
     }
     double now = al_loop_time(self->st, &self->bound);

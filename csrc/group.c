@@ -24,8 +24,7 @@ group_report(GroupObject *self, PyObject *error, const char *message,
              PyObject *task)
 {
     if (self->bound.loop != NULL) {
-        PyErr_SetRaisedException(Py_NewRef(error));
-        al_loop_report(self->st, self->bound.loop, message, task);
+        al_loop_report_again(self->st, self->bound.loop, message, task, error);
     }
 }
 

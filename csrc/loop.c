@@ -12,24 +12,6 @@
 
 #include <pythread.h>
 
-/* object.name(arg), name interned. */
-static PyObject *
-loop_call1(PyObject *object, PyObject *name, PyObject *arg)
-{
-    PyObject *stack[3] = {NULL, object, arg};
-    return PyObject_VectorcallMethod(
-        name, stack + 1, 2 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
-}
-
-/* object.name(), name interned. */
-static PyObject *
-loop_call0(PyObject *object, PyObject *name)
-{
-    PyObject *stack[2] = {NULL, object};
-    return PyObject_VectorcallMethod(
-        name, stack + 1, 1 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
-}
-
 /* The truth of a result that is stolen; -1 with its error. */
 static int
 loop_truth(PyObject *result)
@@ -84,7 +66,7 @@ al_loop_bind(al_state *st, al_loop *bound, PyObject *loop)
 int
 al_loop_is_closed(al_state *st, PyObject *loop)
 {
-    return loop_truth(loop_call0(loop, st->s_is_closed));
+    return loop_truth(PyObject_CallMethodNoArgs(loop, st->s_is_closed));
 }
 
 PyObject *
@@ -120,7 +102,7 @@ al_loop_time(al_state *st, const al_loop *bound)
     if (bound->clock != AL_CLOCK_ITS_OWN || bound->loop == NULL) {
         return al_clock();
     }
-    PyObject *now = loop_call0(bound->loop, st->s_time);
+    PyObject *now = PyObject_CallMethodNoArgs(bound->loop, st->s_time);
     if (now == NULL) {
         return -1.0;
     }
@@ -223,8 +205,15 @@ al_loop_call_at(al_state *st, const al_loop *bound, double when,
     return handle;
 }
 
-/* al_loop_report, for a caller that will hear of a handler that fails: -1 with
-   that exception, else 0. */
+bool
+al_loop_is_exit(PyObject *error)
+{
+    return PyErr_GivenExceptionMatches(error, PyExc_KeyboardInterrupt)
+           || PyErr_GivenExceptionMatches(error, PyExc_SystemExit);
+}
+
+/* Tell the loop's exception handler of the raised exception, which is cleared:
+   0; -1 with what the handler has raised to end the loop's run. */
 static int
 loop_tell(al_state *st, PyObject *loop, const char *message,
           PyObject *source)
@@ -235,52 +224,66 @@ loop_tell(al_state *st, PyObject *loop, const char *message,
     bool ready = about != NULL
         && (source == NULL
             || AL_ALLOC_INT(PyDict_SetItem(about, st->s_task, source)) == 0);
-    PyObject *answer = ready
-        ? loop_call1(loop, st->s_call_exception_handler, about) : NULL;
+    PyObject *answer = !ready ? NULL : PyObject_CallMethodOneArg(
+        loop, st->s_call_exception_handler, about);
     if (!ready && error != NULL) {
         PyObject *why = PyErr_GetRaisedException();
         PyErr_SetRaisedException(Py_NewRef(error));
         PyErr_WriteUnraisable(source);
         PyErr_SetRaisedException(why);
     }
-    Py_XDECREF(answer);
-    Py_XDECREF(about);
-    Py_XDECREF(error);
-    return answer == NULL ? -1 : 0;
-}
-
-void
-al_loop_report(al_state *st, PyObject *loop, const char *message,
-               PyObject *source)
-{
-    if (loop_tell(st, loop, message, source) < 0) {
+    int told = answer == NULL && al_loop_is_exit(PyErr_Occurred()) ? -1 : 0;
+    if (answer == NULL && told == 0) {
         /* Even the handler failed: that is the interpreter's to tell. */
         PyErr_WriteUnraisable(loop);
     }
-}
-
-bool
-al_loop_is_exit(PyObject *error)
-{
-    return PyErr_GivenExceptionMatches(error, PyExc_KeyboardInterrupt)
-           || PyErr_GivenExceptionMatches(error, PyExc_SystemExit);
+    Py_XDECREF(answer);
+    Py_XDECREF(about);
+    Py_XDECREF(error);
+    return told;
 }
 
 int
 al_loop_take_error(al_state *st, PyObject *loop, const char *message,
                    PyObject *source)
 {
-    /* Its type, here; and then that of the handler's own. */
-    if (!al_loop_is_exit(PyErr_Occurred())
-        && loop_tell(st, loop, message, source) == 0)
-    {
-        return 0;
+    return al_loop_is_exit(PyErr_Occurred())
+               ? -1 : loop_tell(st, loop, message, source);
+}
+
+/* Have the raised exception end the loop's run a turn later. */
+static void
+loop_exit_later(al_state *st, PyObject *loop)
+{
+    PyObject *exit = PyErr_GetRaisedException();
+    PyObject *handle = PyObject_CallMethodObjArgs(
+        loop, st->s_call_soon_threadsafe, st->raise_exit, exit, NULL);
+    if (handle == NULL) { /* it is closed, or there is no memory */
+        PyErr_WriteUnraisable(loop);
+        PyErr_SetRaisedException(Py_NewRef(exit));
+        PyErr_WriteUnraisable(loop);
     }
-    if (al_loop_is_exit(PyErr_Occurred())) {
-        return -1;
+    Py_XDECREF(handle);
+    Py_DECREF(exit);
+}
+
+void
+al_loop_report(al_state *st, PyObject *loop, const char *message,
+               PyObject *source)
+{
+    if (al_loop_take_error(st, loop, message, source) < 0) {
+        loop_exit_later(st, loop);
     }
-    PyErr_WriteUnraisable(loop);
-    return 0;
+}
+
+void
+al_loop_report_again(al_state *st, PyObject *loop, const char *message,
+                     PyObject *source, PyObject *error)
+{
+    PyErr_SetRaisedException(Py_NewRef(error));
+    if (loop_tell(st, loop, message, source) < 0) {
+        loop_exit_later(st, loop);
+    }
 }
 
 int
@@ -336,7 +339,7 @@ al_task_done(al_state *st, PyObject *task)
 {
     return task_is(st, task, st->future_state, st->s_FINISHED)  ? 1
            : task_is(st, task, st->future_state, st->s_PENDING) ? 0
-               : loop_truth(loop_call0(task, st->s_done));
+               : loop_truth(PyObject_CallMethodNoArgs(task, st->s_done));
 }
 
 int
@@ -370,18 +373,19 @@ al_task_outcome(al_state *st, PyObject *task, PyObject **value)
     if (task_is(st, task, st->future_state, st->s_FINISHED)
         && task_is(st, task, st->future_exception, Py_None))
     {
-        *value = loop_call0(task, st->s_result);
+        *value = PyObject_CallMethodNoArgs(task, st->s_result);
         return *value == NULL ? AL_ERROR : AL_DONE;
     }
-    int cancelled = loop_truth(loop_call0(task, st->s_cancelled));
+    int cancelled =
+        loop_truth(PyObject_CallMethodNoArgs(task, st->s_cancelled));
     if (cancelled != 0) {
         return cancelled < 0 ? AL_ERROR : AL_CANCELLED;
     }
-    *value = loop_call0(task, st->s_exception);
+    *value = PyObject_CallMethodNoArgs(task, st->s_exception);
     if (*value != Py_None) {
         return *value == NULL ? AL_ERROR : AL_FAILED;
     }
-    Py_SETREF(*value, loop_call0(task, st->s_result));
+    Py_SETREF(*value, PyObject_CallMethodNoArgs(task, st->s_result));
     return *value == NULL ? AL_ERROR : AL_DONE;
 }
 
@@ -392,11 +396,12 @@ al_task_error(al_state *st, PyObject *task, PyObject **error)
     if (task_is(st, task, st->future_exception, Py_None)) {
         return 0; /* nothing was retrieved */
     }
-    int cancelled = loop_truth(loop_call0(task, st->s_cancelled));
+    int cancelled =
+        loop_truth(PyObject_CallMethodNoArgs(task, st->s_cancelled));
     if (cancelled != 0) {
         return cancelled < 0 ? -1 : 0;
     }
-    *error = loop_call0(task, st->s_exception);
+    *error = PyObject_CallMethodNoArgs(task, st->s_exception);
     if (*error == Py_None) {
         Py_CLEAR(*error);
         return 0;
@@ -433,7 +438,7 @@ al_task_unlink(al_state *st, PyObject *task, PyObject *waiter)
 long
 al_task_cancelling(al_state *st, PyObject *task)
 {
-    PyObject *count = loop_call0(task, st->s_cancelling);
+    PyObject *count = PyObject_CallMethodNoArgs(task, st->s_cancelling);
     if (count == NULL) {
         return -1;
     }
@@ -453,7 +458,7 @@ al_task_check(al_state *st, const al_loop *bound, PyObject *task)
                                ? ": use register() for a coroutine" : "");
         return -1;
     }
-    PyObject *loop = loop_call0(task, st->s_get_loop);
+    PyObject *loop = PyObject_CallMethodNoArgs(task, st->s_get_loop);
     if (loop == NULL) {
         return -1;
     }
@@ -470,13 +475,13 @@ al_task_check(al_state *st, const al_loop *bound, PyObject *task)
 PyObject *
 al_task_name(al_state *st, PyObject *task)
 {
-    return loop_call0(task, st->s_get_name);
+    return PyObject_CallMethodNoArgs(task, st->s_get_name);
 }
 
 PyObject *
 al_task_coro(al_state *st, PyObject *task)
 {
-    return loop_call0(task, st->s_get_coro);
+    return PyObject_CallMethodNoArgs(task, st->s_get_coro);
 }
 
 /* The number that a call answers, which is stolen; -1 with its error. */
@@ -494,7 +499,7 @@ loop_number(PyObject *answer)
 long
 al_task_uncancel(al_state *st, PyObject *task)
 {
-    return loop_number(loop_call0(task, st->s_uncancel));
+    return loop_number(PyObject_CallMethodNoArgs(task, st->s_uncancel));
 }
 
 int
@@ -514,7 +519,8 @@ al_task_cancel_again(al_state *st, const al_loop *bound, PyObject *task)
 long
 al_task_unwatch(al_state *st, PyObject *task, PyObject *callback)
 {
-    return loop_number(loop_call1(task, st->s_remove_done_callback, callback));
+    return loop_number(PyObject_CallMethodOneArg(
+        task, st->s_remove_done_callback, callback));
 }
 
 PyObject *
@@ -542,7 +548,8 @@ al_task_burden(al_state *st, PyObject *task, PyObject *counter)
 PyObject *
 al_loop_pause(al_state *st, const al_loop *bound)
 {
-    PyObject *future = AL_ALLOC(loop_call0(bound->loop, st->s_create_future));
+    PyObject *future = AL_ALLOC(
+        PyObject_CallMethodNoArgs(bound->loop, st->s_create_future));
     if (future != NULL
         && PyObject_SetAttr(future, st->s__asyncio_future_blocking, Py_True)
                < 0)
@@ -555,15 +562,14 @@ al_loop_pause(al_state *st, const al_loop *bound)
 void
 al_future_wake(al_state *st, const al_loop *bound, PyObject *future)
 {
-    PyObject *answer = NULL;
-    int done = loop_truth(loop_call0(future, st->s_done));
+    int done = loop_truth(PyObject_CallMethodNoArgs(future, st->s_done));
     if (done == 0) {
-        answer = loop_call1(future, st->s_set_result, Py_None);
+        done = loop_truth(
+            PyObject_CallMethodOneArg(future, st->s_set_result, Py_None));
     }
-    if (done < 0 || (done == 0 && answer == NULL)) {
+    if (done < 0) {
         al_loop_report(st, bound->loop, "waking a waiter failed", NULL);
     }
-    Py_XDECREF(answer);
 }
 
 void

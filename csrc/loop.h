@@ -76,9 +76,10 @@ PyObject *al_loop_call_at(al_state *st, const al_loop *bound, double when,
 bool al_loop_is_exit(PyObject *error);
 
 /* What a Handle does with the raised exception: one that ends the loop's run
-   stays raised, -1; of any other the loop is told as al_loop_report does.
-   Returns 0; -1 with that exception or one that the loop's handler raised to
-   end the run.  Runs Python. */
+   stays raised, -1; of any other the loop's exception handler is told, and it
+   is cleared; `message` says what failed, `source` (may be NULL) is named with
+   it as its task.  Returns 0; -1 with that exception or one that the handler
+   raised to end the run.  Runs Python. */
 int al_loop_take_error(al_state *st, PyObject *loop, const char *message,
                        PyObject *source);
 
@@ -92,11 +93,16 @@ void al_loop_note_error(al_state *st, PyObject *loop, const char *message,
    Returns -1 with it raised.  Runs Python. */
 int al_loop_raise_graver(PyObject *earlier);
 
-/* Tell the loop's exception handler of the raised exception, which is
-   cleared; `message` says what failed, `source` (may be NULL) is named with
-   it as its task.  Never fails.  Runs Python. */
+/* al_loop_take_error, for who cannot raise: what ends the loop's run does so a
+   turn later, from a callback of its own.  Never fails.  Runs Python. */
 void al_loop_report(al_state *st, PyObject *loop, const char *message,
                     PyObject *source);
+
+/* Tell the loop's exception handler of an error, whatever it is, that has been
+   raised where it belongs but will not be received.  Never fails.
+   Runs Python. */
+void al_loop_report_again(al_state *st, PyObject *loop, const char *message,
+                          PyObject *source, PyObject *error);
 
 /* What one of asyncio's own Tasks or Futures holds, by the descriptor of its
    type (new): a third of what it costs by its name.  NULL if that CPython has

@@ -28,6 +28,7 @@
     X(loop_clock, "pyasynclife._loop", "loop_clock")                          \
     X(loop_terms, "pyasynclife._loop", "loop_terms")                          \
     X(cancel_again, "pyasynclife._loop", "cancel_again")                      \
+    X(raise_exit, "pyasynclife._loop", "raise_exit")                          \
     X(capture_wanted, "pyasynclife._loop", "capture_wanted")                  \
     X(tell_of_callback, "pyasynclife._loop", "tell_of_callback")              \
     X(nothing, "pyasynclife._loop", "nothing")                                \
@@ -56,13 +57,13 @@
     X(_context) X(_debug) X(_ended) X(_log_destroy_pending) X(_must_cancel)   \
     X(_ready) X(_restore) X(_task_factory) X(add_done_callback) X(append)     \
     X(appendleft) X(call_at) X(call_exception_handler) X(call_soon)           \
-    X(cancel) X(cancelled) X(cancelling) X(close) X(complete) X(context)      \
-    X(coro) X(cr_running) X(cr_suspended) X(create_future) X(create_task)     \
-    X(done) X(eager_start) X(error) X(exception) X(get_coro) X(get_loop)      \
-    X(get_name) X(get_task_factory) X(gi_code) X(insert) X(is_closed)         \
-    X(loop) X(name) X(pop) X(popleft) X(reader_done) X(register)              \
-    X(remove_done_callback) X(result) X(set_name) X(set_result) X(task)       \
-    X(throw) X(time) X(uncancel) X(value)
+    X(call_soon_threadsafe) X(cancel) X(cancelled) X(cancelling) X(close)     \
+    X(complete) X(context) X(coro) X(cr_running) X(cr_suspended)              \
+    X(create_future) X(create_task) X(done) X(eager_start) X(error)           \
+    X(exception) X(get_coro) X(get_loop) X(get_name) X(get_task_factory)      \
+    X(gi_code) X(insert) X(is_closed) X(loop) X(name) X(pop) X(popleft)       \
+    X(reader_done) X(register) X(remove_done_callback) X(result) X(set_name)  \
+    X(set_result) X(task) X(throw) X(time) X(uncancel) X(value)
 
 /* Made at import: types of the rooms, and what they share.  A room that needs
    one more adds a row. */

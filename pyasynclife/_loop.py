@@ -129,6 +129,11 @@ def cancel_again(task: asyncio.Task[Any]) -> None:
         task.cancel()
 
 
+def raise_exit(error: BaseException) -> None:
+    """End the loop's run with what was raised where nobody could pass it on."""
+    raise error
+
+
 async def nothing() -> None:
     """What the capture's self-test makes a Task of, which never runs."""
 

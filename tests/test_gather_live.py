@@ -716,13 +716,17 @@ async def test_an_infinite_grace_is_none():
 # ----------------------------------------------------------------- dropped
 
 
+class Fatal(BaseException):
+    """It ends a batch, but no loop's run."""
+
+
 @pytest.mark.filterwarnings("default::ResourceWarning")
 async def test_what_a_dropped_batch_fails_with_is_reported(loop_errors):
     async def fn(x):
         try:
             await asyncio.sleep(10 if x else 0)
         except asyncio.CancelledError:
-            raise SystemExit("late") from None
+            raise Fatal("late") from None
 
     with pytest.warns(ResourceWarning, match="was dropped while it ran"):
         async for _ in bounded_gather(fn, range(2)):
@@ -730,8 +734,26 @@ async def test_what_a_dropped_batch_fails_with_is_reported(loop_errors):
         gc.collect()
     await settle(6)
     (context,) = loop_errors
-    assert isinstance(context["exception"], SystemExit)
+    assert isinstance(context["exception"], Fatal)
     assert "was dropped" in context["message"]
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_an_exit_of_a_dropped_batch_ends_the_loops_run():
+    async def fn(x):
+        try:
+            await asyncio.sleep(10 if x else 0)
+        except asyncio.CancelledError:
+            raise SystemExit("late") from None
+
+    async def main():
+        async for _ in bounded_gather(fn, range(2)):
+            break
+        gc.collect()
+        await asyncio.sleep(10)
+
+    with pytest.raises(SystemExit, match="late"):
+        asyncio.run(main())
 
 
 async def test_a_quiet_batch_is_dropped_in_silence():

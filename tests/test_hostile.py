@@ -354,6 +354,95 @@ def test_an_exit_in_a_hook_leaves_the_loop_as_from_any_callback(
         logger.removeHandler(handler)
 
 
+def test_of_two_exits_at_one_end_the_first_is_raised() -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise KeyboardInterrupt("str")
+
+    def finish(meta: object) -> None:
+        raise SystemExit("on_finish")
+
+    async def main() -> None:
+        async def raises() -> None:
+            raise Mute
+
+        registry.register(raises(), "feed")
+        await forever()
+
+    registry = TaskRegistry(on_finish=finish)
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(main())
+    with pytest.raises(KeyboardInterrupt, match="str"):
+        loop.run_until_complete(task)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        loop.run_until_complete(task)
+    loop.close()
+
+
+@pytest.mark.parametrize("raised_by", ["cancel", "handler"])
+def test_an_exit_that_cannot_be_passed_on_ends_the_run_a_turn_later(
+    raised_by: str,
+) -> None:
+    def stop() -> None:
+        raise KeyboardInterrupt("second ^C") if raised_by == "cancel" else ValueError
+
+    def handle(loop: object, context: object) -> None:
+        raise KeyboardInterrupt("second ^C")
+
+    async def main() -> list[str]:
+        for name in "abc":
+            task = OddTask(forever())
+            if name == "b":
+                task.odd = {"cancel": stop}
+            registry.track(task, name)
+        await settle()
+        report = await registry.shutdown(0.05)
+        left.extend(asyncio.all_tasks() - {asyncio.current_task()})
+        return [one.task_id for one in report.cancelled]
+
+    registry, left = TaskRegistry(), []
+    loop = asyncio.new_event_loop()
+    loop.set_exception_handler(handle)
+    task = loop.create_task(main())
+    with pytest.raises(KeyboardInterrupt, match="second"):
+        loop.run_until_complete(task)
+    assert not task.done()
+    assert loop.run_until_complete(task) == ["a", "c"]
+    for other in left:
+        other.cancel()
+    loop.run_until_complete(asyncio.wait(left))
+    loop.close()
+
+
+async def test_an_exit_is_told_where_the_loop_takes_no_callback(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Loop(asyncio.SelectorEventLoop):
+        def call_soon_threadsafe(self, *args: Any, **options: Any) -> Any:
+            raise RuntimeError("no")
+
+    def stop() -> None:
+        raise KeyboardInterrupt("second ^C")
+
+    async def main() -> None:
+        registry = TaskRegistry()
+        task = OddTask(forever())
+        task.odd = {"cancel": stop}
+        registry.track(task)
+        await settle()
+        await registry.shutdown(0.01)
+        task.cancel()
+        await registry.wait()
+
+    told: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", told.append)
+    loop = Loop()
+    await asyncio.to_thread(loop.run_until_complete, main())
+    loop.close()
+    assert [one.exc_type for one in told] == [RuntimeError, KeyboardInterrupt]
+
+
 async def test_complete_with_an_error_whose_str_ends_the_task_itself(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
