@@ -30,9 +30,14 @@ collect_ignore = ["regrtest"]  # for CPython's own runner
 
 _loop_errors: LoopErrors = []
 
-# A shell starts what is in the background with SIGINT ignored, and children inherit it.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A shell starts what is in the background with SIGINT ignored, nohup with SIGHUP, and
+# children inherit it; what is found ignored we leave so.
+for _signum in SIGNALS:
+    if signal.getsignal(_signum) is signal.SIG_IGN:
+        _interrupts = _signum == signal.SIGINT
+        signal.signal(
+            _signum, signal.default_int_handler if _interrupts else signal.SIG_DFL
+        )
 
 
 def _new_loop(factory: Callable[[], asyncio.AbstractEventLoop]) -> Any:
@@ -49,12 +54,6 @@ def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> A
     if uvloop is not None and not item.get_closest_marker("standard_loop_only"):
         factories["uvloop"] = _new_loop(uvloop.new_event_loop)
     return factories
-
-
-def pytest_configure() -> None:
-    # Under nohup SIGHUP is ignored, and what is found ignored we leave so.
-    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_report_header() -> list[str]:

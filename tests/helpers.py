@@ -22,6 +22,10 @@ Command = str | Sequence[str]
 """Source text for `python -c` (dedented), or the arguments after `python`."""
 
 
+class Fatal(BaseException):
+    """It ends a batch, but no loop's run."""
+
+
 async def settle(turns: int = 3) -> None:
     """Give the loop some turns."""
     for _ in range(turns):

@@ -6,7 +6,7 @@ import math
 import warnings
 
 import pytest
-from helpers import in_turns, settle
+from helpers import Fatal, in_turns, settle
 
 from pyasynclife import BatchError, BatchStatus, TaskState, _workers, bounded_gather
 
@@ -714,10 +714,6 @@ async def test_an_infinite_grace_is_none():
 
 
 # ----------------------------------------------------------------- dropped
-
-
-class Fatal(BaseException):
-    """It ends a batch, but no loop's run."""
 
 
 @pytest.mark.filterwarnings("default::ResourceWarning")

@@ -6,7 +6,7 @@ import sys
 import threading
 
 import pytest
-from helpers import settle
+from helpers import Fatal, settle
 
 from pyasynclife import BatchStatus, TaskState, bounded_gather
 from pyasynclife._workers import _stuck
@@ -20,10 +20,6 @@ async def echo(x):
 
 async def forever(x):
     await asyncio.sleep(60)
-
-
-class Fatal(BaseException):
-    """It ends a batch, but no loop's run."""
 
 
 class Swallows:
