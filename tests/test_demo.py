@@ -69,10 +69,12 @@ def assert_gone(process: int, *, within: float = 3.0) -> None:
 
 @both_loops
 def test_the_end_of_the_seconds_ends_it(loop: list[str]) -> None:
+    began = time.monotonic()
     with start_child([*DEMO, "--seconds", "3", *loop]) as child:
         child.wait_for(LIVE)
         server = server_of(child.pid)
         done = child.finish()
+    whole_seconds = int(time.monotonic() - began)
     assert "" == done.stderr
     assert 0 == done.returncode
     assert_gone(server)
@@ -86,7 +88,8 @@ def test_the_end_of_the_seconds_ends_it(loop: list[str]) -> None:
     assert 0 <= said["shutdown_seconds"] < 1
     assert 0 == said["stuck"]
     lines = [line for line in done.stdout.splitlines() if line.startswith("t=")]
-    assert 3 <= len(lines) <= 5
+    # The third of three seconds ends but milliseconds before the run.
+    assert 2 <= len(lines) <= whole_seconds
     assert f"alive={SYMBOLS} " in lines[-1]
 
 
