@@ -177,7 +177,8 @@ al_books_tell_fatal(BooksObject *self)
     if (p->fatal != NULL) {
         PyErr_SetRaisedException(Py_NewRef(p->fatal));
         al_loop_report(p->st, p->bound.loop,
-                       "a batch that was dropped while it ran has failed",
+                       "a batch that was dropped before anybody was told "
+                       "has failed",
                        NULL);
     }
 }

@@ -98,9 +98,9 @@ int al_loop_raise_graver(PyObject *earlier);
 void al_loop_report(al_state *st, PyObject *loop, const char *message,
                     PyObject *source);
 
-/* Tell the loop's exception handler of an error, whatever it is, that has been
-   raised where it belongs but will not be received.  Never fails.
-   Runs Python. */
+/* Tell the loop's exception handler of an error, whatever it is, that is raised
+   where it belongs but will not be received, or gives way to a graver one.
+   Never fails.  Runs Python. */
 void al_loop_report_again(al_state *st, PyObject *loop, const char *message,
                           PyObject *source, PyObject *error);
 

@@ -354,15 +354,26 @@ al_worker_stop(al_pump *p, al_stop why, PyObject *msg)
 void
 al_worker_fail(al_pump *p)
 {
-    PyObject *error = PyErr_GetRaisedException();
+    const char *message = "a batch failed more than once, and raises another "
+                          "exception";
+    PyObject *error = PyErr_GetRaisedException(), *other = p->fatal;
     assert(error != NULL);
-    if (p->fatal == NULL) {
+    if (other != NULL && p->over) {
+        PyErr_SetRaisedException(error);
+        al_loop_report(p->st, p->bound.loop, message, NULL);
+        return;
+    }
+    if (other == NULL
+        || (al_loop_is_exit(error) && !al_loop_is_exit(other)))
+    {
         p->fatal = error;
     }
     else {
-        PyErr_SetRaisedException(error);
-        al_loop_report(p->st, p->bound.loop,
-                       "a batch that is ending failed once more", NULL);
+        other = error;
+    }
+    if (other != NULL) {
+        al_loop_report_again(p->st, p->bound.loop, message, NULL, other);
+        Py_DECREF(other);
     }
     al_worker_stop(p, AL_STOP_FATAL, NULL);
 }

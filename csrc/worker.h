@@ -117,7 +117,8 @@ void al_worker_kick(al_pump *pump);
    `msg` may be NULL.  Runs Python. */
 void al_worker_stop(al_pump *pump, al_stop why, PyObject *msg);
 
-/* Stop for the exception that is set, and take it.  Runs Python. */
+/* Stop for the exception that is set, and take it: the first, or the first that
+   ends the loop's run, is what the batch raises.  Runs Python. */
 void al_worker_fail(al_pump *pump);
 
 /* Cancel the item of one worker, once more; `msg` may be NULL.

@@ -101,6 +101,7 @@ class Batch(Sealed, Generic[T]):
         have been cancelled and have ended; so does a SystemExit, KeyboardInterrupt or
         the like of an item. If the caller is cancelled, so are the items; when they
         have ended, that CancelledError comes out, and awaiting again gives the result.
+        A SystemExit or KeyboardInterrupt goes before all of these.
         """
         if self._awaited:
             raise RuntimeError("this batch is being awaited by somebody else")
@@ -111,6 +112,9 @@ class Batch(Sealed, Generic[T]):
                 await self._books.wait()
             except MemoryError:
                 self._books.stop()
+                raise
+            except asyncio.CancelledError:
+                self._raise_exit()
                 raise
             finally:
                 self._awaited = False
@@ -147,7 +151,11 @@ class Batch(Sealed, Generic[T]):
         if exc is not None or books.mode == _STREAM:
             books.stop()
         if not books.over:
-            await books.wait()
+            try:
+                await books.wait()
+            except asyncio.CancelledError:
+                self._raise_exit()
+                raise
         if self._delivered:
             return
         self._delivered = True
@@ -253,6 +261,16 @@ class Batch(Sealed, Generic[T]):
             result,
         )
 
+    def _raise_exit(self) -> None:
+        """Raise what is to end the loop's run, if that is what ended the batch."""
+        fatal = self._books.fatal
+        if isinstance(fatal, SystemExit | KeyboardInterrupt):
+            self._delivered = True
+            try:
+                raise fatal
+            finally:
+                del self, fatal
+
     def _ended(self) -> None:
         """The iteration has come to its end: raise why, if there is a why."""
         self._delivered = True
@@ -276,23 +294,13 @@ class Batch(Sealed, Generic[T]):
             books = self._books
         except AttributeError:
             return
-        if books.over and books.fatal is not None and not self._delivered:
-            if not books.loop.is_closed():
-                books.loop.call_exception_handler(
-                    {
-                        "message": f"{self!r} failed and was dropped before anybody "
-                        "was told",
-                        "exception": books.fatal,
-                    }
-                )
-            return
-        if not books.begun or books.over:
+        if not books.begun or (books.over and self._delivered):
             return
         loop: asyncio.AbstractEventLoop = books.loop
         if loop.is_closed() or sys.is_finalizing():
             return
         try:
-            if not books.quiet and not books.stopping:
+            if not (books.quiet or books.stopping or books.over):
                 warnings.warn(
                     f"{self!r} was dropped while it ran and is cancelled: iterate it "
                     "to its end, or use `async with`",

@@ -63,6 +63,14 @@ def pytest_report_header() -> list[str]:
     ]
 
 
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, exitstatus: int
+) -> None:
+    """What fails by lot must be had again, and `-q` hides the header."""
+    if exitstatus:
+        terminalreporter.write_line(f"PYASYNCLIFE_SEED={SEED}")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What looks back at the faults that the others injected comes last."""
     items.sort(key=lambda item: item.path.name == "test_fault_sites.py")

@@ -16,7 +16,8 @@ from contextlib import contextmanager
 from typing import Any
 
 SEED = os.environ.get("PYASYNCLIFE_SEED") or str(random.randrange(2**32))
-"""What is drawn by lot is drawn by this; the head of a run's output names it."""
+"""What is drawn by lot is drawn by this; the head of a run's output names it, and its
+end, if it failed."""
 
 Command = str | Sequence[str]
 """Source text for `python -c` (dedented), or the arguments after `python`."""

@@ -407,6 +407,59 @@ async def test_a_base_exception_of_an_item_ends_the_batch(error, when):
     assert batch.status is BatchStatus.ABORTED
 
 
+def exits_when_cancelled(exits):
+    async def fn(x):
+        try:
+            await asyncio.sleep(10)
+        except asyncio.CancelledError:
+            raise exits[x] from None
+
+    return fn
+
+
+async def test_an_exit_goes_before_what_the_source_raised(loop_errors):
+    def source():
+        yield 0
+        raise LookupError("source")
+
+    exits = [SystemExit("item")]
+    with pytest.raises(SystemExit) as caught:
+        await bounded_gather(exits_when_cancelled(exits), source())
+    assert caught.value is exits[0]
+    (context,) = loop_errors
+    assert "source" == str(context["exception"])
+    assert "more than once" in context["message"]
+    loop_errors.clear()
+
+
+async def test_of_two_exits_the_first_is_raised_and_the_other_told(loop_errors):
+    exits = [SystemExit("a"), KeyboardInterrupt("b")]
+    batch = bounded_gather(exits_when_cancelled(exits), [0, 1])
+    in_turns(50, batch.cancel)
+    with pytest.raises((SystemExit, KeyboardInterrupt)) as caught:
+        await batch
+    (context,) = loop_errors
+    assert {caught.value, context["exception"]} == set(exits)
+    loop_errors.clear()
+
+
+@pytest.mark.parametrize("how", ["await", "block", "leaving"])
+async def test_an_exit_goes_before_the_callers_cancellation(how):
+    exits = [SystemExit("item")]
+    batch = bounded_gather(exits_when_cancelled(exits), [0])
+    caller = asyncio.current_task()
+    in_turns(50, caller.cancel)
+    with pytest.raises(SystemExit) as caught:
+        if how == "await":
+            await batch
+        async with batch:
+            if how == "block":
+                await asyncio.sleep(10)
+    assert caught.value is exits[0]
+    assert 1 == caller.cancelling()
+    caller.uncancel()
+
+
 async def test_what_the_source_raises_comes_out_when_the_items_have_ended():
     raised = LookupError("source")
     ended = []

@@ -752,6 +752,25 @@ def test_an_exit_of_a_dropped_batch_ends_the_loops_run():
         asyncio.run(main())
 
 
+def test_an_exit_of_a_batch_that_ended_and_was_dropped_ends_the_loops_run():
+    async def fn(x):
+        if x:
+            raise SystemExit("untold")
+
+    async def main():
+        batch = bounded_gather(fn, range(2))
+        async for _ in batch:
+            await settle(5)
+            break
+        assert BatchStatus.ABORTED is batch.status
+        del batch
+        gc.collect()
+        await asyncio.sleep(10)
+
+    with pytest.raises(SystemExit, match="untold"):
+        asyncio.run(main())
+
+
 async def test_a_quiet_batch_is_dropped_in_silence():
     batch = bounded_gather(echo, [1], budget=60)
     async for _ in batch:

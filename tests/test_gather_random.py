@@ -33,6 +33,7 @@ class Program:
         self.rate = self.random.choice([0.02, 0.1, 0.5])
         self.size = self.random.choice([0, 1, 5, 20, 60])
         self.use = self.random.choice([self.collect, self.iterate, self.block])
+        self.exits = 0.16 + self.random.choice([0, 0.01, 0.1])
         self.began, self.told, self.running = Counter(), Counter(), set()
         self.states, self.streamed, self.result = {}, None, None
         self.added = 0
@@ -101,13 +102,13 @@ class Program:
                 asyncio.current_task().cancel()
             if how < 0.16:
                 raise asyncio.CancelledError
-            if how < 0.17 and not self.graced:
+            if how < self.exits and not self.graced:
                 raise SystemExit(x)
-            if how < 0.2:
+            if how < 0.3:
                 try:
                     await asyncio.sleep(0.05)
                 except asyncio.CancelledError:
-                    if how < 0.18 and self.graced:
+                    if how < 0.23 and self.graced:
                         await asyncio.sleep(0.02)
             return x
         finally:
