@@ -9,7 +9,7 @@ import contextlib
 import contextvars
 import copy
 import gc
-import importlib
+import importlib.util
 import math
 import os
 import pickle
