@@ -135,10 +135,9 @@ books_tell_lost(BooksObject *self, PyObject *result)
         && !al_result_timed_out(result)
         && PyErr_GivenExceptionMatches(error, PyExc_Exception))
     {
-        PyErr_SetRaisedException(Py_NewRef(error));
-        al_loop_report(p->st, p->bound.loop,
-                       "an item of a batch that was dropped while it ran has "
-                       "failed", NULL);
+        al_loop_report_again(p->st, p->bound.loop,
+                             "an item of a batch that was dropped while it ran "
+                             "has failed", NULL, error);
     }
 }
 

@@ -6,7 +6,13 @@ import logging
 import resource
 from contextlib import suppress
 
-from pyasynclife import SignalCoordinator, TaskMetadata, TaskRegistry, bounded_gather
+from pyasynclife import (
+    SignalCoordinator,
+    TaskGroup,
+    TaskMetadata,
+    TaskRegistry,
+    bounded_gather,
+)
 from pyasynclife._demo.client import FeedClient
 from pyasynclife._demo.market import symbol_names
 from pyasynclife._demo.meter import Figures, Meter
@@ -45,16 +51,13 @@ class Demo:
         """Run until a signal comes or the time is up, then shut down and report."""
         view = choose_view(self.options.plain)
         async with self.coordinator, self.registry:
-            async with asyncio.TaskGroup() as group:
-                helpers = [
-                    group.create_task(self.server.keep_feeding()),
-                    group.create_task(self.feed()),
-                    group.create_task(self.meter.watch_lag()),
-                    group.create_task(watch(view, self.registry, self.meter)),
-                ]
+            async with TaskGroup() as group:
+                group.create_task(self.server.keep_feeding())
+                group.create_task(self.feed())
+                group.create_task(self.meter.watch_lag())
+                group.create_task(watch(view, self.registry, self.meter))
                 await self.coordinator.wait_for_shutdown()
-                for helper in helpers:
-                    helper.cancel()
+                group.cancel()
             run = Figures.between(self.began, self.meter.read())
             report = await self.coordinator.graceful_shutdown()
         if not self.options.rate:
