@@ -548,7 +548,11 @@ CTRL_C = """
                 asyncio.get_running_loop().call_later(0.2, print, "cleaning")
                 await asyncio.sleep(60)
             raise
+    def tick(loop):
+        # A Runner's Ctrl-C wakes no loop that was just about to wait.
+        loop.call_later(0.05, tick, loop)
     async def main():
+        tick(asyncio.get_running_loop())
         try:
             async with TaskGroup() as group:
                 for n in range(2):
