@@ -266,10 +266,7 @@ class Batch(Sealed, Generic[T]):
         fatal = self._books.fatal
         if isinstance(fatal, SystemExit | KeyboardInterrupt):
             self._delivered = True
-            try:
-                raise fatal
-            finally:
-                del self, fatal
+            raise fatal
 
     def _ended(self) -> None:
         """The iteration has come to its end: raise why, if there is a why."""
