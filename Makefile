@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := $(wildcard csrc/*) setup.py pyproject.toml
+SOURCES := $(shell find csrc -name "*.[ch]") setup.py pyproject.toml
 PYFILES := setup.py pyasynclife tests tools $(wildcard examples benchmarks)
 
 .PHONY: demo test recipes bench bench-versions matrix differential sanitize

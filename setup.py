@@ -38,8 +38,8 @@ setup(
     ext_modules=[
         Extension(
             "pyasynclife._core",
-            sources=sorted(glob("csrc/*.c")),
-            depends=sorted(glob("csrc/*.h")),
+            sources=sorted(glob("csrc/**/*.c", recursive=True)),
+            depends=sorted(glob("csrc/**/*.h", recursive=True)),
             include_dirs=["csrc"],
             define_macros=[("AL_FAULTS", "1")] if is_on("FAULTS") else [],
             extra_compile_args=compile_args,

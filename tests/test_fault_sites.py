@@ -49,7 +49,7 @@ def sites_of(source: Source) -> list[Site]:
 
 
 def all_sites() -> list[Site]:
-    paths = [path for path in sorted(CSRC.glob("*.[ch]")) if path.stem != "fault"]
+    paths = [path for path in sorted(CSRC.rglob("*.[ch]")) if path.stem != "fault"]
     return [
         site for path in paths for site in sites_of(Source(path.name, path.read_text()))
     ]

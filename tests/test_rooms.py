@@ -1,4 +1,4 @@
-"""Holds csrc/ to csrc/ROOMS.md and to the laws of the C core.
+"""Holds csrc/ to csrc/README.md and to the laws of the C core.
 
 A rule takes the sources, yields what is wrong, and stands in RULES; each is run on
 the real sources, and shown to find its fault in a small bad tree of BAD.
@@ -165,9 +165,9 @@ class Source:
 
 class Tree:
     def __init__(self, files: dict[str, str]) -> None:
-        self.page = files["ROOMS.md"]
+        self.page = files["README.md"]
         self.sources = [
-            Source(file, text) for file, text in files.items() if file != "ROOMS.md"
+            Source(file, text) for file, text in files.items() if file != "README.md"
         ]
 
     @cached_property
@@ -247,7 +247,7 @@ def includes_go_down(tree: Tree) -> Iterator[str]:
     layers = {file.split(".")[0]: layer for layer, file in tree.rows}
     for source in tree.sources:
         for included in re.findall(r'^#\s*include\s+"(.*?)"', source.text, re.M):
-            room = included.split(".")[0]
+            room = included.split("/")[-1].split(".")[0]
             if room == source.stem or source.stem not in stems:
                 continue
             if room not in stems or stems.index(room) > stems.index(source.stem):
@@ -444,7 +444,7 @@ RULES: list[Rule] = [
 
 @pytest.fixture(scope="module")
 def tree() -> Tree:
-    files = [CSRC / "ROOMS.md", *sorted(CSRC.glob("*.[ch]"))]
+    files = [CSRC / "README.md", *sorted(CSRC.rglob("*.[ch]"))]
     return Tree({path.name: path.read_text() for path in files})
 
 
@@ -540,7 +540,7 @@ static PyType_Slot entry_slots[] = {
 """
 
 GOOD = {
-    "ROOMS.md": PAGE,
+    "README.md": PAGE,
     "compat.h": "#if PY_VERSION_HEX < 0x030C0000\n#endif\n",
     "state.h": """
         #include "compat.h"
@@ -566,21 +566,21 @@ GOOD = {
 BAD: list[tuple[Rule, str, str, str, str]] = [
     (
         the_table_names_every_file,
-        "ROOMS.md",
+        "README.md",
         "| | `other.c` |",
         "| | other |",
         "other.c",
     ),
     (
         the_table_names_every_file,
-        "ROOMS.md",
+        "README.md",
         "`other.c`",
         "`other.c` `.h`",
         "not there",
     ),
     (includes_go_down, "state.c", "state.h", "entry.h", "not above it"),
     (includes_go_down, "state.c", "state.h", "unknown.h", "not above it"),
-    (includes_go_down, "ROOMS.md", "Sideways", "Formerly", "beside it"),
+    (includes_go_down, "README.md", "Sideways", "Formerly", "beside it"),
     (files_and_functions_are_short, "other.c", "", "\n" * 601, "601 lines"),
     (files_and_functions_are_short, "entry.c", "return 0;", "\n" * 70, "entry_clear"),
     (lines_are_short, "other.c", "", "/*" + 78 * " " + "*/", "other.c:1 is 82"),

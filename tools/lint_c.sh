@@ -12,7 +12,7 @@ for compiler in gcc clang; do
     fi
     for define in "-DNDEBUG" "-DAL_FAULTS"; do
         echo "$compiler $define"
-        for file in csrc/*.c; do
+        for file in $(find csrc -name "*.c"); do
             "$compiler" -std=c11 -fvisibility=hidden -Wall -Wextra -Wshadow \
                 -Wconversion -Wstrict-prototypes -Werror -O2 -fPIC "$define" \
                 -isystem "$include" -Icsrc -c "$file" -o /dev/null

@@ -1,0 +1,476 @@
+/* Ready awaitables, and one awaitable that drives a room's step function.
+ *
+ * `await` asks a C object by am_send on 3.11 and 3.15 and by tp_iternext on
+ * 3.12 to 3.14, or on any version under a trace function; so both slots stand
+ * on one function.  tp_iternext may answer NULL without an exception for
+ * "returned None"; the methods send() and throw() may not.
+ *
+ * A Ready has no send, throw and close, else asyncio.iscoroutine() would take
+ * it for a coroutine.
+ */
+#include "base/compat.h"
+#include "base/fault.h"
+#include "base/state.h"
+#include "aio/awaitable.h"
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *value; /* owned */
+    PyObject *stop;  /* owned: the StopIteration of True or False, or NULL */
+} ReadyObject;
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *owner; /* owned; NULL once closed */
+    al_begin begin;  /* NULL: it has begun */
+    al_step step;
+} AwaitableObject;
+
+/* Raise StopIteration with a value, which is stolen.  The exception is made
+   without calling its type, which would take a tuple apart and costs as much
+   as the rest of an await. */
+static void
+awaitable_stop(PyObject *value)
+{
+    PyTypeObject *type = (PyTypeObject *)PyExc_StopIteration;
+    PyObject *args = AL_ALLOC(PyTuple_Pack(1, value));
+    PyObject *stop =
+        args == NULL ? NULL : AL_ALLOC(type->tp_new(type, args, NULL));
+    Py_XDECREF(args);
+    if (stop == NULL) {
+        Py_DECREF(value);
+        return;
+    }
+    Py_XSETREF(((PyStopIterationObject *)stop)->value, value);
+    PyErr_SetRaisedException(stop);
+}
+
+PyObject *
+al_ready_new(al_state *st, PyObject *value)
+{
+    if (value == NULL) {
+        return NULL;
+    }
+    ReadyObject *self =
+        AL_ALLOC(PyObject_GC_New(ReadyObject, (PyTypeObject *)st->Ready));
+    if (self == NULL) {
+        Py_DECREF(value);
+        return NULL;
+    }
+    self->value = value;
+    self->stop = NULL;
+    PyObject_GC_Track(self);
+    return (PyObject *)self;
+}
+
+PyObject *
+al_awaitable_lazy(al_state *st, PyObject *owner, al_begin begin, al_step step)
+{
+    AwaitableObject *self = AL_ALLOC(
+        PyObject_GC_New(AwaitableObject, (PyTypeObject *)st->Awaitable));
+    if (self == NULL) {
+        return NULL;
+    }
+    self->owner = Py_NewRef(owner);
+    self->begin = begin;
+    self->step = step;
+    PyObject_GC_Track(self);
+    return (PyObject *)self;
+}
+
+PyObject *
+al_awaitable_new(al_state *st, PyObject *owner, al_step step)
+{
+    return al_awaitable_lazy(st, owner, NULL, step);
+}
+
+/* ------------------------------------------------------------- Ready */
+
+static PySendResult
+ready_am_send(PyObject *op, PyObject *Py_UNUSED(arg), PyObject **result)
+{
+    *result = Py_NewRef(((ReadyObject *)op)->value);
+    return PYGEN_RETURN;
+}
+
+/* A shared Ready keeps the StopIteration that it raised, to raise it again;
+   not while somebody else has it, nor with what he left on it. */
+static PyObject *
+ready_iternext(PyObject *op)
+{
+    ReadyObject *self = (ReadyObject *)op;
+    if (self->value == Py_None) {
+        return NULL;
+    }
+    if (self->stop != NULL && Py_REFCNT(self->stop) == 1
+        && ((PyBaseExceptionObject *)self->stop)->traceback == NULL)
+    {
+        PyErr_SetRaisedException(Py_NewRef(self->stop));
+        return NULL;
+    }
+    awaitable_stop(Py_NewRef(self->value));
+    if (PyBool_Check(self->value)) {
+        PyObject *stop = PyErr_GetRaisedException();
+        Py_XSETREF(self->stop, Py_NewRef(stop));
+        PyErr_SetRaisedException(stop);
+    }
+    return NULL;
+}
+
+static int
+ready_bool(PyObject *Py_UNUSED(op))
+{
+    PyErr_SetString(PyExc_TypeError,
+                    "await this: a Ready has no truth value (or read "
+                    ".result())");
+    return -1;
+}
+
+static PyObject *
+ready_repr(PyObject *op)
+{
+    return AL_ALLOC(
+        PyUnicode_FromFormat("<Ready %R>", ((ReadyObject *)op)->value));
+}
+
+PyDoc_STRVAR(ready_result_doc,
+"result($self, /)\n--\n\n"
+"Return the value, which await gives too.");
+
+static PyObject *
+ready_result(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    return Py_NewRef(((ReadyObject *)op)->value);
+}
+
+static int
+ready_traverse(PyObject *op, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(op));
+    Py_VISIT(((ReadyObject *)op)->value);
+    Py_VISIT(((ReadyObject *)op)->stop);
+    return 0;
+}
+
+static int
+ready_clear(PyObject *op)
+{
+    /* To None, not NULL: a Ready in a cycle may still be awaited. */
+    Py_XSETREF(((ReadyObject *)op)->value, Py_NewRef(Py_None));
+    Py_CLEAR(((ReadyObject *)op)->stop);
+    return 0;
+}
+
+static void
+ready_dealloc(PyObject *op)
+{
+    PyTypeObject *type = Py_TYPE(op);
+    PyObject_GC_UnTrack(op);
+    Py_CLEAR(((ReadyObject *)op)->value);
+    Py_CLEAR(((ReadyObject *)op)->stop);
+    type->tp_free(op);
+    Py_DECREF(type);
+}
+
+static PyMethodDef ready_methods[] = {
+    {"result", ready_result, METH_NOARGS, ready_result_doc},
+    {"__class_getitem__", Py_GenericAlias, METH_O | METH_CLASS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+PyDoc_STRVAR(ready_doc,
+"What a call that acted at once returns.\n\n"
+"Await it (it does not suspend, and any number of times), read result(),\n"
+"or drop it.  It has no truth value: `if registry.cancel(id):` without\n"
+"await raises TypeError.");
+
+static PyType_Slot ready_slots[] = {
+    {Py_tp_doc, (void *)ready_doc},
+    {Py_am_await, PyObject_SelfIter},
+    {Py_am_send, ready_am_send},
+    {Py_tp_iter, PyObject_SelfIter},
+    {Py_tp_iternext, ready_iternext},
+    {Py_nb_bool, ready_bool},
+    {Py_tp_repr, ready_repr},
+    {Py_tp_methods, ready_methods},
+    {Py_tp_traverse, ready_traverse},
+    {Py_tp_clear, ready_clear},
+    {Py_tp_dealloc, ready_dealloc},
+    {0, NULL},
+};
+
+static PyType_Spec ready_spec = {
+    .name = "pyasynclife.Ready",
+    .basicsize = sizeof(ReadyObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC
+             | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = ready_slots,
+};
+
+/* --------------------------------------------------------- Awaitable */
+
+/* The first step of one that was made lazily.  PYGEN_NEXT: it has its owner
+   for the steps that follow.  Meanwhile it has none: it is not re-entered. */
+static PySendResult
+awaitable_begin(AwaitableObject *self, PyObject *thrown, PyObject **result)
+{
+    al_begin begin = self->begin;
+    PyObject *first = self->owner;
+    PySendResult answer = PYGEN_ERROR;
+    self->begin = NULL;
+    self->owner = NULL;
+    if (thrown != NULL) {
+        PyErr_SetRaisedException(Py_NewRef(thrown));
+    }
+    else {
+        answer = begin(first, result);
+    }
+    if (answer == PYGEN_NEXT) {
+        self->owner = *result;
+        *result = NULL;
+    }
+    Py_DECREF(first);
+    return answer;
+}
+
+/* One step, and the end noted: an awaitable that has ended says so. */
+static PySendResult
+awaitable_step(AwaitableObject *self, PyObject *thrown, PyObject **result)
+{
+    *result = NULL;
+    if (self->begin != NULL && self->owner != NULL) {
+        PySendResult answer = awaitable_begin(self, thrown, result);
+        if (answer != PYGEN_NEXT) {
+            return answer;
+        }
+    }
+    PyObject *owner = self->owner;
+    if (owner == NULL) {
+        if (thrown != NULL) {
+            PyErr_SetRaisedException(Py_NewRef(thrown));
+        }
+        else {
+            PyErr_SetString(PyExc_RuntimeError,
+                            "cannot reuse already awaited awaitable");
+        }
+        return PYGEN_ERROR;
+    }
+    Py_INCREF(owner);
+    PySendResult answer = self->step(owner, thrown, result);
+    if (answer != PYGEN_NEXT) {
+        Py_CLEAR(self->owner);
+    }
+    Py_DECREF(owner);
+    return answer;
+}
+
+static PySendResult
+awaitable_am_send(PyObject *op, PyObject *Py_UNUSED(arg), PyObject **result)
+{
+    return awaitable_step((AwaitableObject *)op, NULL, result);
+}
+
+/* What send() and throw() answer: a yield, or StopIteration, or the error. */
+static PyObject *
+awaitable_answer(PySendResult answer, PyObject *result)
+{
+    if (answer == PYGEN_RETURN) {
+        awaitable_stop(result);
+        return NULL;
+    }
+    return result;
+}
+
+static PyObject *
+awaitable_iternext(PyObject *op)
+{
+    PyObject *result;
+    PySendResult answer =
+        awaitable_step((AwaitableObject *)op, NULL, &result);
+    if (answer == PYGEN_RETURN && result == Py_None) {
+        Py_DECREF(result);
+        return NULL;
+    }
+    return awaitable_answer(answer, result);
+}
+
+static PyObject *
+awaitable_send(PyObject *op, PyObject *Py_UNUSED(arg))
+{
+    PyObject *result;
+    PySendResult answer =
+        awaitable_step((AwaitableObject *)op, NULL, &result);
+    return awaitable_answer(answer, result);
+}
+
+/* The exception that throw(type, value, traceback) means (new). */
+static PyObject *
+awaitable_thrown(PyObject *const *args, Py_ssize_t nargs)
+{
+    PyObject *type = args[0];
+    PyObject *value = nargs > 1 && args[1] != Py_None ? args[1] : NULL;
+    PyObject *error = NULL;
+    if (PyExceptionInstance_Check(type) && value == NULL) {
+        error = Py_NewRef(type);
+    }
+    else if (PyExceptionClass_Check(type)) {
+        error = value != NULL && PyExceptionInstance_Check(value)
+                    ? Py_NewRef(value)
+                : value == NULL ? PyObject_CallNoArgs(type)
+                                : PyObject_CallOneArg(type, value);
+    }
+    if (error == NULL || !PyExceptionInstance_Check(error)) {
+        Py_XDECREF(error);
+        if (!PyErr_Occurred()) {
+            PyErr_Format(PyExc_TypeError,
+                         "throw() takes an exception, got %R", type);
+        }
+        return NULL;
+    }
+    if (nargs > 2 && args[2] != Py_None
+        && PyException_SetTraceback(error, args[2]) < 0)
+    {
+        Py_CLEAR(error);
+    }
+    return error;
+}
+
+static PyObject *
+awaitable_throw(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (nargs < 1 || nargs > 3) {
+        PyErr_Format(PyExc_TypeError,
+                     "throw() takes 1 to 3 arguments (%zd given)", nargs);
+        return NULL;
+    }
+    PyObject *error = awaitable_thrown(args, nargs);
+    if (error == NULL) {
+        return NULL;
+    }
+    PyObject *result;
+    PySendResult answer =
+        awaitable_step((AwaitableObject *)op, error, &result);
+    Py_DECREF(error);
+    return awaitable_answer(answer, result);
+}
+
+static PyObject *
+awaitable_close(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    AwaitableObject *self = (AwaitableObject *)op;
+    if (self->owner == NULL) {
+        Py_RETURN_NONE;
+    }
+    PyObject *exit = AL_ALLOC(PyObject_CallNoArgs(PyExc_GeneratorExit));
+    if (exit == NULL) {
+        return NULL;
+    }
+    PyObject *result;
+    PySendResult answer = awaitable_step(self, exit, &result);
+    Py_DECREF(exit);
+    Py_XDECREF(result);
+    if (answer == PYGEN_NEXT) {
+        PyErr_SetString(PyExc_RuntimeError,
+                        "awaitable ignored GeneratorExit");
+        return NULL;
+    }
+    if (answer == PYGEN_ERROR) {
+        if (!PyErr_ExceptionMatches(PyExc_GeneratorExit)) {
+            return NULL;
+        }
+        PyErr_Clear();
+    }
+    Py_RETURN_NONE;
+}
+
+/* Who looks down a chain of awaits (asyncio.capture_call_graph) is shown what
+   the owner drives, if it says so. */
+static PyObject *
+awaitable_get_driven(PyObject *op, void *name)
+{
+    PyObject *owner = ((AwaitableObject *)op)->owner;
+    if (owner == NULL) {
+        PyErr_SetString(PyExc_AttributeError, name);
+        return NULL;
+    }
+    return PyObject_GetAttrString(owner, name);
+}
+
+static PyGetSetDef awaitable_getset[] = {
+    {"cr_frame", awaitable_get_driven, NULL, NULL, (void *)"cr_frame"},
+    {"cr_await", awaitable_get_driven, NULL, NULL, (void *)"cr_await"},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static int
+awaitable_traverse(PyObject *op, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(op));
+    Py_VISIT(((AwaitableObject *)op)->owner);
+    return 0;
+}
+
+static int
+awaitable_clear(PyObject *op)
+{
+    Py_CLEAR(((AwaitableObject *)op)->owner);
+    return 0;
+}
+
+static void
+awaitable_dealloc(PyObject *op)
+{
+    PyTypeObject *type = Py_TYPE(op);
+    PyObject_GC_UnTrack(op);
+    (void)awaitable_clear(op);
+    type->tp_free(op);
+    Py_DECREF(type);
+}
+
+static PyMethodDef awaitable_methods[] = {
+    {"send", awaitable_send, METH_O, NULL},
+    {"throw", AL_METHOD(awaitable_throw), METH_FASTCALL, NULL},
+    {"close", awaitable_close, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot awaitable_slots[] = {
+    {Py_am_await, PyObject_SelfIter},
+    {Py_am_send, awaitable_am_send},
+    {Py_tp_iter, PyObject_SelfIter},
+    {Py_tp_iternext, awaitable_iternext},
+    {Py_tp_methods, awaitable_methods},
+    {Py_tp_getset, awaitable_getset},
+    {Py_tp_traverse, awaitable_traverse},
+    {Py_tp_clear, awaitable_clear},
+    {Py_tp_dealloc, awaitable_dealloc},
+    {0, NULL},
+};
+
+static PyType_Spec awaitable_spec = {
+    .name = "pyasynclife._core.Awaitable",
+    .basicsize = sizeof(AwaitableObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC
+             | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = awaitable_slots,
+};
+
+/* ------------------------------------------------------------- setup */
+
+int
+al_awaitable_setup(PyObject *module, al_state *st)
+{
+    if (al_state_add_type(module, &st->Ready, &ready_spec, true) < 0
+        || al_state_add_type(module, &st->Awaitable, &awaitable_spec, false)
+               < 0)
+    {
+        return -1;
+    }
+    st->ready_none = al_ready_new(st, Py_NewRef(Py_None));
+    st->ready_true = al_ready_new(st, Py_NewRef(Py_True));
+    st->ready_false = al_ready_new(st, Py_NewRef(Py_False));
+    return st->ready_none != NULL && st->ready_true != NULL
+                   && st->ready_false != NULL
+               ? 0
+               : -1;
+}

@@ -1,0 +1,222 @@
+/* One loop timer for a queue of deadlines.
+ *
+ * Equal timeouts fall due in the order of their starts, so a sorted insert
+ * from the tail looks at one neighbour.  The timer is armed lazily: nothing
+ * happens when something ends in time, and what is found not yet due when the
+ * timer fires has it armed again.  So a batch makes about one timer per
+ * timeout's length of its run, not one per item.
+ */
+#include "base/compat.h"
+#include "base/fault.h"
+#include "base/list.h"
+#include "base/state.h"
+#include "aio/loop.h"
+#include "aio/deadline.h"
+
+/* uvloop's clock has milliseconds: its timers may come that much early. */
+#define DEADLINE_COARSE 1e-3
+#define DEADLINE_FINE 1e-6
+
+/* The callback of a timer. */
+typedef struct {
+    PyObject_HEAD
+    PyObject *owner;   /* owned */
+    al_deadlines *all; /* inside the owner */
+} AlarmObject;
+
+static PyObject *
+alarm_new(al_deadlines *all)
+{
+    AlarmObject *self = AL_ALLOC(
+        PyObject_GC_New(AlarmObject, (PyTypeObject *)all->st->Alarm));
+    if (self == NULL) {
+        return NULL;
+    }
+    self->owner = Py_NewRef(all->owner);
+    self->all = all;
+    PyObject_GC_Track(self);
+    return (PyObject *)self;
+}
+
+/* How early a deadline counts as due on this loop. */
+static double
+deadline_slack(const al_deadlines *all)
+{
+    return all->bound->clock == AL_CLOCK_COARSE ? DEADLINE_COARSE
+                                                : DEADLINE_FINE;
+}
+
+static void
+deadline_cancel(al_deadlines *all, PyObject *timer)
+{
+    if (timer != NULL) {
+        if (al_task_cancel(all->st, timer, NULL) < 0) {
+            al_loop_report(all->st, all->bound->loop,
+                           "cancelling a timer failed", NULL);
+        }
+        Py_DECREF(timer);
+    }
+}
+
+/* Have the timer fire for the head of the queue, or before. */
+static int
+deadline_arm(al_deadlines *all)
+{
+    if (al_list_is_empty(&all->queue)) {
+        return 0;
+    }
+    double when = AL_OWNER(all->queue.next, al_deadline, link)->when;
+    if (all->timer != NULL && all->armed <= when) {
+        return 0;
+    }
+    PyObject *alarm = alarm_new(all);
+    if (alarm == NULL) {
+        return -1;
+    }
+    PyObject *timer = al_loop_call_at(all->st, all->bound, when, alarm);
+    Py_DECREF(alarm);
+    if (timer == NULL) {
+        return -1;
+    }
+    PyObject *before = all->timer;
+    all->timer = timer;
+    all->armed = when;
+    deadline_cancel(all, before);
+    return 0;
+}
+
+/* Tell what is due, then arm for what is not. */
+static void
+deadline_fire(al_deadlines *all)
+{
+    Py_CLEAR(all->timer);
+    double now = al_loop_time(all->st, all->bound);
+    if (now == -1.0 && PyErr_Occurred()) {
+        all->due(all, NULL);
+        return;
+    }
+    double until = now + deadline_slack(all);
+    al_link due;
+    al_list_init(&due);
+    while (!al_list_is_empty(&all->queue)) {
+        al_link *first = all->queue.next;
+        if (AL_OWNER(first, al_deadline, link)->when > until) {
+            break;
+        }
+        al_link_unlink(first);
+        al_list_append(&due, first);
+    }
+    /* What ends meanwhile takes itself out of the local list. */
+    while (!al_list_is_empty(&due)) {
+        al_link *first = due.next;
+        al_link_unlink(first);
+        all->due(all, AL_OWNER(first, al_deadline, link));
+    }
+    if (deadline_arm(all) < 0) {
+        all->due(all, NULL);
+    }
+}
+
+void
+al_deadline_init(al_deadlines *all, al_state *st, PyObject *owner,
+                 const al_loop *bound, al_due due)
+{
+    al_list_init(&all->queue);
+    all->owner = owner;
+    all->bound = bound;
+    all->st = st;
+    all->due = due;
+    all->timer = NULL;
+    all->armed = 0.0;
+}
+
+int
+al_deadline_add(al_deadlines *all, al_deadline *deadline, double when)
+{
+    al_link *before = all->queue.prev;
+    while (before != &all->queue
+           && AL_OWNER(before, al_deadline, link)->when > when)
+    {
+        before = before->prev;
+    }
+    deadline->when = when;
+    al_link_after(&deadline->link, before);
+    if (deadline_arm(all) < 0) {
+        al_deadline_drop(deadline);
+        return -1;
+    }
+    return 0;
+}
+
+void
+al_deadline_disarm(al_deadlines *all)
+{
+    while (!al_list_is_empty(&all->queue)) {
+        al_link_unlink(all->queue.next);
+    }
+    PyObject *timer = all->timer;
+    all->timer = NULL;
+    deadline_cancel(all, timer);
+}
+
+/* ------------------------------------------------------------- Alarm */
+
+static PyObject *
+alarm_call(PyObject *op, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kw))
+{
+    AlarmObject *self = (AlarmObject *)op;
+    PyObject *owner = self->owner;
+    if (owner != NULL) {
+        Py_INCREF(owner);
+        deadline_fire(self->all);
+        Py_DECREF(owner);
+    }
+    Py_RETURN_NONE;
+}
+
+static int
+alarm_traverse(PyObject *op, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(op));
+    Py_VISIT(((AlarmObject *)op)->owner);
+    return 0;
+}
+
+static int
+alarm_clear(PyObject *op)
+{
+    Py_CLEAR(((AlarmObject *)op)->owner);
+    return 0;
+}
+
+static void
+alarm_dealloc(PyObject *op)
+{
+    PyTypeObject *type = Py_TYPE(op);
+    PyObject_GC_UnTrack(op);
+    (void)alarm_clear(op);
+    type->tp_free(op);
+    Py_DECREF(type);
+}
+
+static PyType_Slot alarm_slots[] = {
+    {Py_tp_call, alarm_call},
+    {Py_tp_traverse, alarm_traverse},
+    {Py_tp_clear, alarm_clear},
+    {Py_tp_dealloc, alarm_dealloc},
+    {0, NULL},
+};
+
+static PyType_Spec alarm_spec = {
+    .name = "pyasynclife._core.Alarm",
+    .basicsize = sizeof(AlarmObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC
+             | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = alarm_slots,
+};
+
+int
+al_deadline_setup(PyObject *module, al_state *st)
+{
+    return al_state_add_type(module, &st->Alarm, &alarm_spec, false);
+}

@@ -1,0 +1,108 @@
+/* The arguments of the doors: sorted without a dict or a tuple, and checked. */
+#ifndef AL_ARGS_H
+#define AL_ARGS_H
+
+#include "base/compat.h"
+#include "base/fault.h"
+
+/* What a door takes: names in order, the first `positional` of them also by
+   place, the first `required` of them always. */
+typedef struct {
+    const char *function;
+    Py_ssize_t required;
+    Py_ssize_t positional;
+    Py_ssize_t count;
+    const char *names[6];
+} al_signature;
+
+/* Sort the arguments of a FASTCALL|KEYWORDS call into `out` (borrowed; NULL
+   where nothing was passed).  Returns 0; -1 with TypeError.  Pure C. */
+static inline int
+al_args_sort(const al_signature *sig, PyObject *const *args, Py_ssize_t nargs,
+             PyObject *kwnames, PyObject **out)
+{
+    if (nargs > sig->positional) {
+        PyErr_Format(PyExc_TypeError,
+                     "%s() takes at most %zd positional arguments (%zd given)",
+                     sig->function, sig->positional, nargs);
+        return -1;
+    }
+    for (Py_ssize_t i = 0; i < sig->count; i++) {
+        out[i] = i < nargs ? args[i] : NULL;
+    }
+    Py_ssize_t nkw = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
+    for (Py_ssize_t k = 0; k < nkw; k++) {
+        PyObject *name = PyTuple_GET_ITEM(kwnames, k);
+        Py_ssize_t i = 0;
+        while (i < sig->count
+               && PyUnicode_CompareWithASCIIString(name, sig->names[i]) != 0) {
+            i++;
+        }
+        if (i < sig->count && out[i] == NULL) {
+            out[i] = args[nargs + k];
+        }
+        else if (!PyErr_Occurred()) {
+            PyErr_Format(PyExc_TypeError,
+                         i == sig->count
+                             ? "%s() got an unexpected keyword argument '%U'"
+                             : "%s() got multiple values for argument '%U'",
+                         sig->function, name);
+        }
+    }
+    if (nkw > 0 && PyErr_Occurred()) {
+        return -1; /* all sorted: what is refused may have to be closed */
+    }
+    for (Py_ssize_t i = 0; i < sig->required; i++) {
+        if (out[i] == NULL) {
+            PyErr_Format(PyExc_TypeError,
+                         "%s() missing required argument: '%s'",
+                         sig->function, sig->names[i]);
+            return -1;
+        }
+    }
+    return 0;
+}
+
+/* An id as an exact str (new); NULL with TypeError or
+   ValueError.  Pure C. */
+static inline PyObject *
+al_args_id(PyObject *id)
+{
+    if (!PyUnicode_Check(id)) {
+        PyErr_Format(PyExc_TypeError,
+                     "a task id is a str, got %R of type %s", id,
+                     Py_TYPE(id)->tp_name);
+        return NULL;
+    }
+    if (PyUnicode_GET_LENGTH(id) == 0) {
+        PyErr_SetString(PyExc_ValueError,
+                        "a task id is a non-empty str, got ''");
+        return NULL;
+    }
+    return AL_ALLOC(PyUnicode_FromObject(id));
+}
+
+/* A non-negative number of seconds; -1 with TypeError or
+   ValueError.  Runs Python. */
+static inline int
+al_args_seconds(const char *name, PyObject *value, double *seconds)
+{
+    if (PyBool_Check(value) || !PyNumber_Check(value)) {
+        PyErr_Format(PyExc_TypeError, "%s is a number of seconds, got %R",
+                     name, value);
+        return -1;
+    }
+    *seconds = PyFloat_AsDouble(value);
+    if (*seconds == -1.0 && PyErr_Occurred()) {
+        return -1;
+    }
+    if (!(*seconds >= 0.0)) {
+        PyErr_Format(PyExc_ValueError,
+                     "%s is a number of seconds, 0 or more (math.inf: never), "
+                     "got %R", name, value);
+        return -1;
+    }
+    return 0;
+}
+
+#endif

@@ -1,0 +1,82 @@
+/* An intrusive doubly linked list: the link lives in the object it links.
+ *
+ * A head is a link that points at itself when the list is empty; an object
+ * that is in no list has a link of two NULLs.  Nothing here owns anything.
+ */
+#ifndef AL_LIST_H
+#define AL_LIST_H
+
+#include "base/compat.h"
+
+typedef struct al_link {
+    struct al_link *next; /* borrowed */
+    struct al_link *prev; /* borrowed */
+} al_link;
+
+/* The object of type `type` whose member `member` is the link. */
+#define AL_OWNER(link, type, member)                                          \
+    ((type *)((char *)(link) - offsetof(type, member)))
+
+/* Make a head of an empty list.  Pure C. */
+static inline void
+al_list_init(al_link *head)
+{
+    head->next = head->prev = head;
+}
+
+/* Tell whether a head has nothing in it.  Pure C. */
+static inline bool
+al_list_is_empty(const al_link *head)
+{
+    return head->next == head;
+}
+
+/* Make `to` a list of all that is in `from`, which is empty then.  Pure C. */
+static inline void
+al_list_move(al_link *from, al_link *to)
+{
+    al_list_init(to);
+    if (!al_list_is_empty(from)) {
+        *to = *from;
+        to->next->prev = to->prev->next = to;
+        al_list_init(from);
+    }
+}
+
+/* Tell whether an object is in a list.  Pure C. */
+static inline bool
+al_link_is_in(const al_link *link)
+{
+    return link->next != NULL;
+}
+
+/* Put a link that is in no list behind `before`.  Pure C. */
+static inline void
+al_link_after(al_link *link, al_link *before)
+{
+    assert(!al_link_is_in(link));
+    link->prev = before;
+    link->next = before->next;
+    before->next->prev = link;
+    before->next = link;
+}
+
+/* Put a link that is in no list at the tail.  Pure C. */
+static inline void
+al_list_append(al_link *head, al_link *link)
+{
+    al_link_after(link, head->prev);
+}
+
+/* Take a link out of its list; nothing if it is in none.  Pure C. */
+static inline void
+al_link_unlink(al_link *link)
+{
+    if (al_link_is_in(link)) {
+        link->prev->next = link->next;
+        link->next->prev = link->prev;
+        link->next = link->prev = NULL;
+    }
+}
+
+#endif

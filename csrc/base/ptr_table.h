@@ -1,0 +1,109 @@
+/* A hash table by address, of a Task or of an id: what heartbeat() asks.
+ *
+ * Intrusive, chained: the link lives in the object it finds.  The key's own
+ * hash and equality are never called, and nothing here owns anything: whoever
+ * puts a link in keeps its key alive until it is out.
+ */
+#ifndef AL_PTR_TABLE_H
+#define AL_PTR_TABLE_H
+
+#include "base/compat.h"
+#include "base/fault.h"
+
+typedef struct al_tasklink {
+    struct al_tasklink *next; /* borrowed */
+    const void *key;          /* borrowed; NULL: in no table */
+} al_tasklink;
+
+typedef struct {
+    al_tasklink **buckets;
+    size_t size; /* a power of two, or 0 */
+    size_t used;
+} al_tasktable;
+
+static inline al_tasklink **
+tasktable_bucket(const al_tasktable *table, const void *key)
+{
+    size_t hash = (size_t)key >> 4;
+    hash ^= hash >> 15;
+    return &table->buckets[hash & (table->size - 1)];
+}
+
+/* The link of a key, or NULL.  Pure C. */
+static inline al_tasklink *
+al_tasktable_find(const al_tasktable *table, const void *key)
+{
+    if (table->size == 0) {
+        return NULL;
+    }
+    al_tasklink *link = *tasktable_bucket(table, key);
+    while (link != NULL && link->key != key) {
+        link = link->next;
+    }
+    return link;
+}
+
+/* Make room for one more.  Returns 0; -1 with MemoryError, and only where
+   there is no table at all: a crowded one still works.  Pure C. */
+static inline int
+al_tasktable_reserve(al_tasktable *table)
+{
+    if (table->used < table->size) {
+        return 0;
+    }
+    al_tasktable next = {NULL, table->size == 0 ? 16 : table->size * 2, 0};
+    next.buckets = AL_ALLOC(PyMem_Calloc(next.size, sizeof(al_tasklink *)));
+    if (next.buckets == NULL) {
+        if (table->size != 0) {
+            PyErr_Clear(); /* the MemoryError of a test build */
+            return 0;
+        }
+        PyErr_NoMemory();
+        return -1;
+    }
+    for (size_t i = 0; i < table->size; i++) {
+        al_tasklink *link = table->buckets[i];
+        while (link != NULL) {
+            al_tasklink *after = link->next;
+            al_tasklink **bucket = tasktable_bucket(&next, link->key);
+            link->next = *bucket;
+            *bucket = link;
+            link = after;
+        }
+    }
+    PyMem_Free(table->buckets);
+    table->buckets = next.buckets;
+    table->size = next.size;
+    return 0;
+}
+
+/* Put a link that is in no table in; there is room.  Pure C. */
+static inline void
+al_tasktable_add(al_tasktable *table, al_tasklink *link, const void *key)
+{
+    assert(table->size != 0 && link->key == NULL);
+    al_tasklink **bucket = tasktable_bucket(table, key);
+    link->key = key;
+    link->next = *bucket;
+    *bucket = link;
+    table->used++;
+}
+
+/* Take a link out; nothing if it is in no table.  Pure C. */
+static inline void
+al_tasktable_remove(al_tasktable *table, al_tasklink *link)
+{
+    if (link->key == NULL) {
+        return;
+    }
+    al_tasklink **at = tasktable_bucket(table, link->key);
+    while (*at != link) {
+        at = &(*at)->next;
+    }
+    *at = link->next;
+    link->next = NULL;
+    link->key = NULL;
+    table->used--;
+}
+
+#endif

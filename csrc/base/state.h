@@ -1,0 +1,126 @@
+/* Module state: everything imported, interned or made at import, in one table.
+ *
+ * The three lists below are the table; import, visit and clear are loops over
+ * it.  Objects keep a plain pointer to the state for their methods; traverse,
+ * clear and dealloc never follow it, for at exit it may be gone before them.
+ */
+#ifndef AL_STATE_H
+#define AL_STATE_H
+
+#include "base/compat.h"
+
+/* Imported: field, module, dotted attribute. */
+#define AL_IMPORTS(X)                                                         \
+    X(tasks_module, "asyncio.tasks", "")                                      \
+    X(Task, "_asyncio", "Task")                                               \
+    X(get_running_loop, "_asyncio", "get_running_loop")                       \
+    X(current_task, "asyncio", "current_task")                                \
+    X(iscoroutine, "asyncio", "iscoroutine")                                  \
+    X(CancelledError, "asyncio", "CancelledError")                            \
+    X(Future, "_asyncio", "Future")                                           \
+    X(Handle, "asyncio.events", "Handle")                                     \
+    X(deque, "collections", "deque")                                          \
+    X(getsignal, "signal", "getsignal")                                       \
+    X(future_state, "pyasynclife._loop", "future_state")                      \
+    X(future_exception, "pyasynclife._loop", "future_exception")              \
+    X(future_callbacks, "pyasynclife._loop", "future_callbacks")              \
+    X(task_waiter, "pyasynclife._loop", "task_waiter")                        \
+    X(loop_clock, "pyasynclife._loop", "loop_clock")                          \
+    X(loop_terms, "pyasynclife._loop", "loop_terms")                          \
+    X(cancel_again, "pyasynclife._loop", "cancel_again")                      \
+    X(raise_exit, "pyasynclife._loop", "raise_exit")                          \
+    X(capture_wanted, "pyasynclife._loop", "capture_wanted")                  \
+    X(tell_of_callback, "pyasynclife._loop", "tell_of_callback")              \
+    X(nothing, "pyasynclife._loop", "nothing")                                \
+    X(add_awaited_by, "pyasynclife._loop", "add_awaited_by")                  \
+    X(discard_awaited_by, "pyasynclife._loop", "discard_awaited_by")          \
+    X(DuplicateTaskError, "pyasynclife._errors", "DuplicateTaskError")        \
+    X(UnknownTaskError, "pyasynclife._errors", "UnknownTaskError")            \
+    X(pending, "pyasynclife._states", "TaskState.PENDING")                    \
+    X(running, "pyasynclife._states", "TaskState.RUNNING")                    \
+    X(done, "pyasynclife._states", "TaskState.DONE")                          \
+    X(cancelled, "pyasynclife._states", "TaskState.CANCELLED")                \
+    X(failed, "pyasynclife._states", "TaskState.FAILED")                      \
+    X(healthy, "pyasynclife._states", "TaskHealth.HEALTHY")                   \
+    X(stale, "pyasynclife._states", "TaskHealth.STALE")                       \
+    X(health_failed, "pyasynclife._states", "TaskHealth.FAILED")              \
+    X(unknown, "pyasynclife._states", "TaskHealth.UNKNOWN")                   \
+    X(logger, "pyasynclife._states", "logger")                                \
+    X(work, "pyasynclife._workers", "work")                                   \
+    X(read, "pyasynclife._workers", "read")                                   \
+    X(keep, "pyasynclife._workers", "keep")                                   \
+    X(run_item, "pyasynclife._workers", "run_item")
+
+/* Interned: each is st->s_<name>. */
+#define AL_NAMES(X)                                                           \
+    X(FINISHED) X(PENDING) X(Task) X(_asyncio_future_blocking) X(_closed)     \
+    X(_context) X(_debug) X(_ended) X(_log_destroy_pending) X(_must_cancel)   \
+    X(_ready) X(_restore) X(_task_factory) X(add_done_callback) X(append)     \
+    X(appendleft) X(call_at) X(call_exception_handler) X(call_soon)           \
+    X(call_soon_threadsafe) X(cancel) X(cancelled) X(cancelling) X(close)     \
+    X(complete) X(context) X(coro) X(cr_running) X(cr_suspended)              \
+    X(create_future) X(create_task) X(done) X(eager_start) X(error)           \
+    X(exception) X(get_coro) X(get_loop) X(get_name) X(get_task_factory)      \
+    X(gi_code) X(insert) X(is_closed) X(loop) X(name) X(pop) X(popleft)       \
+    X(reader_done) X(register) X(remove_done_callback) X(result) X(set_name)  \
+    X(set_result) X(task) X(throw) X(time) X(uncancel) X(value)
+
+/* Made at import: types of the rooms, and what they share.  A room that needs
+   one more adds a row. */
+#define AL_MADE(X)                                                            \
+    X(Ready) X(Awaitable) X(Drain) X(DrainNode) X(Alarm) X(Entry)             \
+    X(Registry) X(SignalHandler) X(TaskResult) X(Worker) X(Slot) X(Books)     \
+    X(Stream) X(Wait) X(Stock) X(stock) X(Burst) X(StandIn) X(Capture)        \
+    X(capture) X(TaskGroup) X(GroupExit) X(ready_none) X(ready_true)          \
+    X(ready_false) X(kw_context) X(kw_name) X(kw_name_context) X(kw_loop)     \
+    X(kw_name_loop) X(kw_exc_info) X(kw_msg) X(no_args) X(spare_plain)        \
+    X(spare_eager)
+
+typedef struct al_state {
+#define AL_FIELD(field, ...) PyObject *field;
+    AL_IMPORTS(AL_FIELD)
+#undef AL_FIELD
+#define AL_FIELD(name) PyObject *s_##name;
+    AL_NAMES(AL_FIELD)
+#undef AL_FIELD
+#define AL_FIELD(field) PyObject *field;
+    AL_MADE(AL_FIELD)
+#undef AL_FIELD
+    unsigned long bursts_run; /* so far; behind the objects, for it is none */
+} al_state;
+
+/* The one module definition, in module.c. */
+extern struct PyModuleDef al_module;
+
+/* The state of a module of ours (borrowed).  Pure C. */
+static inline al_state *
+al_state_of(PyObject *module)
+{
+    return (al_state *)PyModule_GetState(module);
+}
+
+/* The state behind a type of ours or a subclass of one; NULL with TypeError
+   for any other.  Pure C. */
+al_state *al_state_of_type(PyTypeObject *type);
+
+/* Import and intern the table.  Returns 0; -1 with the error of the import.
+   Runs Python. */
+int al_state_load(al_state *st);
+
+/* Make a heap type from its spec, keep it in *field and, where `public`, in
+   the module too.  Returns 0; -1 with an exception.  Runs Python. */
+int al_state_add_type(PyObject *module, PyObject **field, PyType_Spec *spec,
+                      bool public);
+
+/* Give a subclass native methods of its own, those of its base, a heap type:
+   the interpreter has a short way to a method of an object's very type and a
+   long one to a base's.  Returns 0; -1 with an exception.  Runs Python. */
+int al_state_adopt_methods(PyTypeObject *type);
+
+/* The loops of the module's traverse and clear.  Pure C. */
+int al_state_visit(al_state *st, visitproc visit, void *arg);
+
+/* Drop everything in the table.  Runs Python. */
+int al_state_clear(al_state *st);
+
+#endif

@@ -1,0 +1,22 @@
+/* Those who wait for a batch. */
+#ifndef AL_BATCH_WAIT_H
+#define AL_BATCH_WAIT_H
+
+#include "base/compat.h"
+#include "base/state.h"
+#include "batch/batch.h"
+
+/* An awaitable of the next result (of `handle`, the Batch; else NULL), of the
+   end, or of the reader's item being taken (new).  Runs no Python, but
+   allocates: Pure C. */
+PyObject *al_wait_awaitable(BooksObject *books, PyObject *handle,
+                            al_wait_kind kind);
+
+/* An asynchronous iterator of the results; it owns `handle`, the Batch (new).
+   Pure C. */
+PyObject *al_wait_stream(BooksObject *books, PyObject *handle);
+
+/* Make the types.  Runs Python. */
+int al_wait_setup(PyObject *module, al_state *st);
+
+#endif

@@ -1,0 +1,232 @@
+/* One awaitable driven by hand, in a context of its own.
+ *
+ * What a Task does for its coroutine, less the Task: enter the context, send
+ * or throw, leave the context, look at what came out.  An exception is fetched
+ * before the context is left, for leaving it may fail and would replace it.
+ */
+#include "base/compat.h"
+#include "base/fault.h"
+#include "base/state.h"
+#include "batch/drive.h"
+
+/* Enter the context, or a copy of it where it is entered already, which only
+   re-entrant code can bring about.  What was entered (new). */
+static PyObject *
+drive_enter(PyObject *context)
+{
+    if (PyContext_Enter(context) == 0) {
+        return Py_NewRef(context);
+    }
+    if (!PyErr_ExceptionMatches(PyExc_RuntimeError)) {
+        return NULL;
+    }
+    PyErr_Clear();
+    PyObject *copy = AL_ALLOC(PyContext_Copy(context));
+    if (copy != NULL && PyContext_Enter(copy) < 0) {
+        Py_CLEAR(copy);
+    }
+    return copy;
+}
+
+/* Leave it, whatever exception is set. */
+static void
+drive_leave(PyObject *entered)
+{
+    PyObject *error = PyErr_GetRaisedException();
+    if (PyContext_Exit(entered) < 0) {
+        PyErr_WriteUnraisable(entered);
+    }
+    Py_DECREF(entered);
+    if (error != NULL) {
+        PyErr_SetRaisedException(error);
+    }
+}
+
+/* Tell whether a generator was made one by types.coroutine. */
+static bool
+drive_is_coroutine(al_state *st, PyObject *generator)
+{
+    PyObject *code = PyObject_GetAttr(generator, st->s_gi_code);
+    bool marked = code != NULL && PyCode_Check(code)
+                  && (((PyCodeObject *)code)->co_flags
+                      & CO_ITERABLE_COROUTINE) != 0;
+    Py_XDECREF(code);
+    PyErr_Clear();
+    return marked;
+}
+
+int
+al_drive_check(al_state *st, PyObject *awaitable)
+{
+    PyAsyncMethods *methods = Py_TYPE(awaitable)->tp_as_async;
+    if ((methods != NULL && methods->am_await != NULL)
+        || (PyGen_CheckExact(awaitable) && drive_is_coroutine(st, awaitable)))
+    {
+        return 0;
+    }
+    PyErr_Format(PyExc_TypeError,
+                 "the function returned %.100s, which cannot be awaited: "
+                 "make it an `async def`, or have it return an awaitable",
+                 Py_TYPE(awaitable)->tp_name);
+    return -1;
+}
+
+/* What `await` would make of an object that is no native coroutine. */
+static PyObject *
+drive_iterator(al_state *st, PyObject *awaitable)
+{
+    if (al_drive_check(st, awaitable) < 0) {
+        return NULL;
+    }
+    if (PyGen_CheckExact(awaitable)) {
+        return Py_NewRef(awaitable);
+    }
+    PyObject *iterator = Py_TYPE(awaitable)->tp_as_async->am_await(awaitable);
+    if (iterator != NULL
+        && (!PyIter_Check(iterator) || PyCoro_CheckExact(iterator)))
+    {
+        PyErr_Format(PyExc_TypeError,
+                     "__await__() returned %.100s, not an iterator",
+                     Py_TYPE(iterator)->tp_name);
+        Py_CLEAR(iterator);
+    }
+    return iterator;
+}
+
+/* fn(item), and what is to be sent into (new). */
+static PyObject *
+drive_open(al_state *st, PyObject *fn, PyObject *item)
+{
+    PyObject *awaitable = PyObject_CallOneArg(fn, item);
+    if (awaitable == NULL || PyCoro_CheckExact(awaitable)) {
+        return awaitable;
+    }
+    PyObject *iterator = drive_iterator(st, awaitable);
+    Py_DECREF(awaitable);
+    return iterator;
+}
+
+/* The value of the StopIteration that is set (new); NULL with any other. */
+static PyObject *
+drive_stopped(al_state *st)
+{
+    if (!PyErr_ExceptionMatches(PyExc_StopIteration)) {
+        return NULL;
+    }
+    PyObject *stop = PyErr_GetRaisedException();
+    PyObject *value = PyObject_GetAttr(stop, st->s_value);
+    Py_DECREF(stop);
+    return value;
+}
+
+/* iterator.throw(thrown); an iterator without one just gets the exception. */
+static PySendResult
+drive_throw(al_state *st, PyObject *iterator, PyObject *thrown,
+            PyObject **result)
+{
+    *result = NULL;
+    PyObject *method = PyObject_GetAttr(iterator, st->s_throw);
+    if (method == NULL) {
+        if (PyErr_ExceptionMatches(PyExc_AttributeError)) {
+            PyErr_SetRaisedException(Py_NewRef(thrown));
+        }
+        return PYGEN_ERROR;
+    }
+    *result = PyObject_CallOneArg(method, thrown);
+    Py_DECREF(method);
+    if (*result != NULL) {
+        return PYGEN_NEXT;
+    }
+    *result = drive_stopped(st);
+    return *result == NULL ? PYGEN_ERROR : PYGEN_RETURN;
+}
+
+/* The end of a step: the error out of the air, then out of the context. */
+static PySendResult
+drive_close(al_drive *drive, PyObject *entered, PySendResult answer,
+            PyObject **result)
+{
+    if (answer == PYGEN_ERROR) {
+        *result = PyErr_GetRaisedException();
+        assert(*result != NULL);
+    }
+    if (PyContext_Exit(entered) < 0) {
+        PyErr_WriteUnraisable(entered);
+    }
+    Py_DECREF(entered);
+    if (answer != PYGEN_NEXT) {
+        PyObject *iterator = drive->iterator;
+        PyObject *context = drive->context;
+        drive->iterator = drive->context = NULL;
+        Py_XDECREF(iterator);
+        Py_XDECREF(context);
+    }
+    return answer;
+}
+
+PySendResult
+al_drive_begin(al_state *st, al_drive *drive, PyObject *context,
+               PyObject *fn, PyObject *item, PyObject **result)
+{
+    assert(drive->iterator == NULL && drive->context == NULL);
+    *result = NULL;
+    PyObject *own = AL_ALLOC(PyContext_Copy(context));
+    if (own == NULL || PyContext_Enter(own) < 0) {
+        Py_XDECREF(own);
+        *result = PyErr_GetRaisedException();
+        return PYGEN_ERROR;
+    }
+    drive->context = own;
+    PySendResult answer = PYGEN_ERROR;
+    PyObject *iterator = drive_open(st, fn, item);
+    if (iterator != NULL) {
+        drive->iterator = iterator;
+        answer = PyIter_Send(iterator, Py_None, result);
+    }
+    return drive_close(drive, Py_NewRef(own), answer, result);
+}
+
+PySendResult
+al_drive_resume(al_state *st, al_drive *drive, PyObject *thrown,
+                PyObject **result)
+{
+    *result = NULL;
+    PyObject *iterator = Py_NewRef(drive->iterator);
+    PyObject *entered = drive_enter(drive->context);
+    PySendResult answer = PYGEN_ERROR;
+    if (entered == NULL) {
+        *result = PyErr_GetRaisedException();
+    }
+    else {
+        answer = thrown == NULL
+                     ? PyIter_Send(iterator, Py_None, result)
+                     : drive_throw(st, iterator, thrown, result);
+        answer = drive_close(drive, entered, answer, result);
+    }
+    Py_DECREF(iterator);
+    return answer;
+}
+
+PyObject *
+al_drive_call(PyObject *context, PyObject *callable, PyObject *arg)
+{
+    PyObject *entered = drive_enter(context);
+    if (entered == NULL) {
+        return NULL;
+    }
+    PyObject *answer = PyObject_CallOneArg(callable, arg);
+    drive_leave(entered);
+    return answer;
+}
+
+PyObject *
+al_drive_next(PyObject *context, PyObject *iterator)
+{
+    PyObject *entered = drive_enter(context);
+    if (entered == NULL) {
+        return NULL;
+    }
+    PyObject *item = Py_TYPE(iterator)->tp_iternext(iterator);
+    drive_leave(entered);
+    return item;
+}

@@ -1,0 +1,192 @@
+/* One item of a batch, while it is driven, and what its end means.
+ *
+ * As with asyncio.timeout: each cancel() of ours is paired with one
+ * uncancel(), and only if none of anybody else's is left was it ours that
+ * ended the item.  A value stands although the item was told to stop, for a
+ * Task that swallows its cancellation has a value too; but one whose
+ * cancellation was never delivered is cancelled, as a Task would be.
+ */
+#include "base/compat.h"
+#include "base/fault.h"
+#include "base/state.h"
+#include "aio/loop.h"
+#include "batch/item.h"
+
+PyObject *
+al_item_id(const al_item *item)
+{
+    return item->task_id != NULL
+               ? Py_NewRef(item->task_id)
+               : al_result_default_id(item->value, item->index);
+}
+
+/* An exception of a type, whose text has a place for the id and for seconds. */
+static PyObject *
+item_error(const al_item *item, PyObject *type, const char *format,
+           double seconds)
+{
+    PyObject *limit = AL_ALLOC(PyFloat_FromDouble(seconds));
+    PyObject *task_id = al_item_id(item);
+    PyObject *text = NULL, *error = NULL;
+    if (limit != NULL && task_id != NULL) {
+        text = AL_ALLOC(PyUnicode_FromFormat(format, task_id, limit));
+    }
+    if (text != NULL) {
+        error = AL_ALLOC(PyObject_CallOneArg(type, text));
+    }
+    Py_XDECREF(text);
+    Py_XDECREF(task_id);
+    Py_XDECREF(limit);
+    return error;
+}
+
+/* The TimeoutError of an item (new), chained from its CancelledError. */
+static PyObject *
+item_timeout(const al_item *item, double seconds, PyObject *cancelled)
+{
+    PyObject *error = item_error(
+        item, PyExc_TimeoutError,
+        item->why == AL_STOP_BUDGET
+            ? "%R was ended by the budget of %S s for the whole batch"
+            : "%R timed out after %S s", seconds);
+    if (error != NULL) {
+        PyException_SetCause(error, Py_NewRef(cancelled));
+        PyException_SetContext(error, Py_NewRef(cancelled));
+    }
+    return error;
+}
+
+/* Tell whether the reason of its first cancellation is a time that ran out. */
+static bool
+item_ran_out(const al_item *item)
+{
+    return item->why == AL_STOP_NONE || item->why == AL_STOP_BUDGET;
+}
+
+/* Take our cancellations back; how many of others are left. */
+static long
+item_uncancel(al_state *st, al_item *item, PyObject *task)
+{
+    long left = 0;
+    while (item->asked > 0 && left >= 0) {
+        item->asked--;
+        left = al_task_uncancel(st, task);
+    }
+    return left;
+}
+
+static int
+item_returned(al_state *st, al_item *item, PyObject *task,
+              PyObject *counter, PyObject **end, al_facts *facts)
+{
+    bool ours = item->asked > 0;
+    long left = ours ? item_uncancel(st, item, task) : 0;
+    int burden = left < 0             ? -1
+                 : ours && left == 0 ? 0
+                                      : al_task_burden(st, task, counter);
+    if (burden < 0) {
+        return -1;
+    }
+    if (burden == 2) {
+        PyObject *error = AL_ALLOC(PyObject_CallNoArgs(st->CancelledError));
+        if (error == NULL) {
+            return -1;
+        }
+        Py_SETREF(*end, error);
+        facts->error = error;
+        facts->state = AL_RESULT_CANCELLED;
+        return 0;
+    }
+    facts->data = *end;
+    facts->state = AL_RESULT_DONE;
+    return !ours && burden == 0;
+}
+
+static int
+item_raised(al_state *st, al_item *item, PyObject *task, double seconds,
+            PyObject **end, al_facts *facts)
+{
+    bool ours = item->asked > 0;
+    long left = item_uncancel(st, item, task);
+    if (left < 0) {
+        return -1;
+    }
+    facts->state = AL_RESULT_FAILED;
+    if (PyErr_GivenExceptionMatches(*end, st->CancelledError)) {
+        facts->timed_out = ours && left == 0 && item_ran_out(item);
+        if (facts->timed_out) {
+            PyObject *error = item_timeout(item, seconds, *end);
+            if (error == NULL) {
+                return -1;
+            }
+            Py_SETREF(*end, error);
+        }
+        else {
+            facts->state = AL_RESULT_CANCELLED;
+        }
+    }
+    facts->error = *end;
+    return 0;
+}
+
+int
+al_item_judge(al_state *st, al_item *item, PyObject *task,
+              PyObject *counter, PySendResult answer, double seconds,
+              PyObject **end, al_facts *facts)
+{
+    facts->item = item->value;
+    facts->task_id = item->task_id;
+    facts->index = item->index;
+    return answer == PYGEN_RETURN
+               ? item_returned(st, item, task, counter, end, facts)
+               : item_raised(st, item, task, seconds, end, facts);
+}
+
+PyObject *
+al_item_unstarted(al_state *st, const al_item *item, al_stop why)
+{
+    bool budget = why == AL_STOP_BUDGET;
+    PyObject *error = AL_ALLOC(PyObject_CallNoArgs(
+        budget ? PyExc_TimeoutError : st->CancelledError));
+    if (error == NULL) {
+        return NULL;
+    }
+    al_facts facts = {.item = item->value, .task_id = item->task_id,
+                      .error = error, .index = item->index,
+                      .timed_out = budget};
+    PyObject *result = al_result_new(st, &facts);
+    Py_DECREF(error);
+    return result;
+}
+
+PyObject *
+al_item_stuck(al_state *st, const al_item *item, double seconds,
+              double grace, double duration)
+{
+    bool timed_out = item->asked > 0 && item_ran_out(item);
+    PyObject *error;
+    if (!timed_out) {
+        error = item_error(item, st->CancelledError,
+                           "%R did not stop within %S s", grace);
+    }
+    else if (item->why == AL_STOP_BUDGET) {
+        error = item_error(item, PyExc_TimeoutError,
+                           "%R did not stop when the budget of %S s for the "
+                           "whole batch ran out", seconds);
+    }
+    else {
+        error = item_error(item, PyExc_TimeoutError,
+                           "%R timed out after %S s and did not stop",
+                           seconds);
+    }
+    if (error == NULL) {
+        return NULL;
+    }
+    al_facts facts = {.item = item->value, .task_id = item->task_id,
+                      .error = error, .index = item->index,
+                      .duration = duration, .state = AL_RESULT_RUNNING,
+                      .timed_out = timed_out};
+    PyObject *result = al_result_new(st, &facts);
+    Py_DECREF(error);
+    return result;
+}

@@ -1,0 +1,88 @@
+/* One item of a batch, while it is driven, and what its end means. */
+#ifndef AL_ITEM_H
+#define AL_ITEM_H
+
+#include "base/compat.h"
+#include "base/state.h"
+#include "aio/deadline.h"
+#include "batch/drive.h"
+#include "batch/result.h"
+
+/* Why a batch was stopped, or an item cancelled; the first reason counts. */
+typedef enum {
+    AL_STOP_NONE = 0, /* of an item: its own timeout */
+    AL_STOP_BUDGET,
+    AL_STOP_ERRORS,
+    AL_STOP_CANCEL,
+    AL_STOP_FATAL,
+} al_stop;
+
+typedef struct {
+    PyObject *value;   /* owned: the item itself; NULL: none is driven */
+    PyObject *task_id; /* owned: what the key said of it, or NULL */
+    al_drive drive;
+    al_deadline deadline;
+    Py_ssize_t index;
+    double started; /* loop time */
+    long asked;     /* cancellations of ours that it got */
+    al_stop why;    /* of the first of them */
+    bool suspended; /* has been, once */
+    bool late;      /* its own time ran out, and it was told */
+} al_item;
+
+/* The id that its result has (new).  Runs Python. */
+PyObject *al_item_id(const al_item *item);
+
+/* Judge how an item, driven by `task` (with al_task_counter's answer), ended:
+   `*end` (owned; may be replaced) is its value (PYGEN_RETURN) or exception.
+   Fills in `facts`, which borrow from `item` and `*end`, and takes our
+   cancellations of the Task back.  Returns 1 if the Task is as clean as it was,
+   0 if not; -1 with an exception.  Runs Python. */
+int al_item_judge(al_state *st, al_item *item, PyObject *task,
+                  PyObject *counter, PySendResult answer, double seconds,
+                  PyObject **end, al_facts *facts);
+
+/* The result of an item that was pulled and never started (new).
+   Runs Python. */
+PyObject *al_item_unstarted(al_state *st, const al_item *item, al_stop why);
+
+/* The result of an item that was cancelled and did not stop in `grace`
+   seconds (new); `seconds` is its timeout, or the budget.  Runs Python. */
+PyObject *al_item_stuck(al_state *st, const al_item *item, double seconds,
+                        double grace, double duration);
+
+/* The visit of an embedded item.  Pure C. */
+static inline int
+al_item_visit(al_item *item, visitproc visit, void *arg)
+{
+    Py_VISIT(item->value);
+    Py_VISIT(item->task_id);
+    return al_drive_visit(&item->drive, visit, arg);
+}
+
+/* Make it no item; *value and *task_id are what it was, to be dropped
+   afterwards (new; the drive of an item that has ended is empty).  Pure C. */
+static inline void
+al_item_detach(al_item *item, PyObject **value, PyObject **task_id)
+{
+    assert(item->drive.iterator == NULL);
+    al_deadline_drop(&item->deadline);
+    *value = item->value;
+    *task_id = item->task_id;
+    item->value = item->task_id = NULL;
+    item->asked = 0;
+    item->why = AL_STOP_NONE;
+    item->suspended = item->late = false;
+}
+
+/* The clear of an item.  Runs Python. */
+static inline void
+al_item_clear(al_item *item)
+{
+    al_deadline_drop(&item->deadline);
+    al_drive_clear(&item->drive);
+    Py_CLEAR(item->task_id);
+    Py_CLEAR(item->value);
+}
+
+#endif

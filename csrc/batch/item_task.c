@@ -1,0 +1,573 @@
+/* Items in Tasks of their own.
+ *
+ * Here a worker drives nothing: its Task runs a coroutine (run_item in
+ * pyasynclife/_workers.py) that asks the worker's slot when it may begin,
+ * awaits what the function returns, and says how that ended.  So all that
+ * looks at Tasks sees the item: a registry, a tracer, `python -m asyncio
+ * pstree`.  What an end means is judged in the Task's last step, as in a
+ * worker's of many items, and the Task itself ends in the same way.
+ *
+ * Such a Task is pulled for, named and made before it runs, so it may be
+ * cancelled before its first step: then its callback brings the outcome.
+ */
+#include "base/compat.h"
+#include "base/fault.h"
+#include "base/list.h"
+#include "base/state.h"
+#include "aio/coro.h"
+#include "aio/loop.h"
+#include "aio/create_task.h"
+#include "aio/awaitable.h"
+#include "aio/deadline.h"
+#include "batch/drive.h"
+#include "batch/source.h"
+#include "batch/result.h"
+#include "batch/item.h"
+#include "batch/worker.h"
+#include "batch/step.h"
+#include "batch/item_task.h"
+
+/* How long items are begun before the loop has a turn, in seconds. */
+#define SOLO_SLICE 0.010
+
+/* What the coroutine of such a Task is given. */
+typedef struct {
+    PyObject_HEAD
+    WorkerObject *worker; /* owned */
+    PyObject *gate;       /* owned: what it waits for, None: one turn */
+} SlotObject;
+
+static PyObject *
+slot_new(WorkerObject *worker)
+{
+    SlotObject *self = AL_ALLOC(
+        PyObject_GC_New(SlotObject, (PyTypeObject *)worker->st->Slot));
+    if (self == NULL) {
+        return NULL;
+    }
+    self->worker = (WorkerObject *)Py_NewRef((PyObject *)worker);
+    self->gate = NULL;
+    PyObject_GC_Track(self);
+    return (PyObject *)self;
+}
+
+/* ----------------------------------------------------------- making one */
+
+/* registry.register(coro, name, context=context), and its Task (new); NULL
+   without an exception: the name is taken.  It closes what it refuses. */
+static PyObject *
+solo_register(WorkerObject *self, PyObject *coro, PyObject *name,
+              PyObject *context)
+{
+    al_state *st = self->st;
+    PyObject *stack[5] = {NULL, self->pump->registry, coro, name, context};
+    PyObject *ready = PyObject_VectorcallMethod(
+        st->s_register, stack + 1, 3 | PY_VECTORCALL_ARGUMENTS_OFFSET,
+        st->kw_context);
+    if (ready == NULL) {
+        if (PyErr_ExceptionMatches(st->DuplicateTaskError)) {
+            self->refused = PyErr_GetRaisedException();
+        }
+        return NULL;
+    }
+    PyObject *pair = PyObject_CallMethodNoArgs(ready, st->s_result);
+    PyObject *task = NULL;
+    if (pair != NULL && PyTuple_Check(pair) && PyTuple_GET_SIZE(pair) == 2) {
+        task = Py_NewRef(PyTuple_GET_ITEM(pair, 0));
+    }
+    else if (pair != NULL) {
+        PyErr_Format(PyExc_TypeError, "register() of %R gave %R, not a task "
+                     "and its id", self->pump->registry, pair);
+    }
+    Py_XDECREF(pair);
+    Py_DECREF(ready);
+    return task;
+}
+
+/* One try at the Task of a worker (new); NULL as solo_register has it. */
+static PyObject *
+solo_make_task(WorkerObject *self, PyObject *name, PyObject *context)
+{
+    al_state *st = self->st;
+    al_pump *p = self->pump;
+    PyObject *slot = slot_new(self);
+    PyObject *coro = slot == NULL ? NULL
+                                  : AL_ALLOC(PyObject_CallOneArg(
+                                        st->run_item, slot));
+    PyObject *task = NULL;
+    if (coro != NULL && p->registry != NULL && self->refused == NULL) {
+        task = solo_register(self, coro, name, context);
+    }
+    else if (coro != NULL) {
+        task = al_spawn_plain(st, &p->bound, coro, name, context);
+        if (task == NULL) {
+            al_coro_refuse(st, coro);
+        }
+    }
+    Py_XDECREF(coro);
+    Py_XDECREF(slot);
+    return task;
+}
+
+/* The Task of a worker that has its item. */
+static int
+solo_start(WorkerObject *self)
+{
+    al_pump *p = self->pump;
+    PyObject *context = AL_ALLOC(PyContext_Copy(p->source.context));
+    PyObject *name = context == NULL ? NULL : al_item_id(&self->item);
+    PyObject *task = NULL;
+    int failed = -1;
+    while (name != NULL && task == NULL && !PyErr_Occurred()) {
+        task = solo_make_task(self, name, context);
+    }
+    if (task != NULL) {
+        failed = al_worker_own(self, task);
+    }
+    Py_XDECREF(task);
+    Py_XDECREF(name);
+    Py_XDECREF(context);
+    return failed;
+}
+
+/* Pull the item of a new worker.  Returns 1; 0 if there is none, or it is not
+   to be started; -1 with an exception. */
+static int
+solo_pull(WorkerObject *self)
+{
+    al_pump *p = self->pump;
+    int more = al_source_pull(p->st, &p->source, &self->item.value,
+                              &self->item.task_id);
+    if (more <= 0) {
+        return more;
+    }
+    p->room--;
+    self->item.index = p->source.pulled - 1;
+    if (p->source.async && p->source.ahead == NULL) {
+        p->calls->taken(p->owner);
+    }
+    if (p->stopping != AL_STOP_NONE) {
+        al_step_refuse(self);
+        return 0;
+    }
+    return 1;
+}
+
+int
+al_solo_spawn(al_pump *p)
+{
+    WorkerObject *self = al_worker_new(p);
+    if (self == NULL) {
+        return -1;
+    }
+    Py_INCREF(self);
+    int pulled = solo_pull(self);
+    if (pulled < 0 && p->unstarted > 1 && p->fatal == NULL) {
+        /* What was pulled before is started first. */
+        p->fatal = PyErr_GetRaisedException();
+        pulled = 0;
+    }
+    int failed = pulled > 0 ? solo_start(self) : pulled;
+    if (pulled <= 0 || failed) {
+        PyObject *error = PyErr_GetRaisedException();
+        if (pulled > 0) {
+            al_step_refuse(self);
+        }
+        al_worker_detach(self); /* its Task, if there is one, finds that */
+        if (error != NULL) {
+            PyErr_SetRaisedException(error);
+        }
+    }
+    Py_DECREF(self);
+    return failed;
+}
+
+/* ------------------------------------------------------------ its end */
+
+/* It has ended before it began, so it took no time. */
+static void
+solo_stamp(WorkerObject *self)
+{
+    al_pump *p = self->pump;
+    double now = al_loop_time(p->st, &p->bound);
+    if (now == -1.0 && PyErr_Occurred()) {
+        al_worker_fail(p);
+    }
+    self->item.started = now;
+}
+
+/* It was cancelled before it began: by us, then it was never started; or by
+   somebody else. */
+static void
+solo_end_unbegun(WorkerObject *self)
+{
+    if (self->pump->stopping != AL_STOP_NONE) {
+        al_step_refuse(self);
+        return;
+    }
+    solo_stamp(self);
+    al_step_abandon(self);
+}
+
+void
+al_solo_left(PyObject *op)
+{
+    WorkerObject *self = (WorkerObject *)op;
+    al_pump *p = self->pump;
+    PyObject *error = NULL;
+    if (self->item.value != NULL) {
+        if (self->begun) {
+            al_step_abandon(self);
+        }
+        else {
+            solo_end_unbegun(self);
+        }
+    }
+    /* The item's result has the exception, so it is not lost. */
+    if (self->task != NULL && al_task_error(p->st, self->task, &error) < 0) {
+        al_loop_report(p->st, p->bound.loop, "the task of an item failed",
+                       self->task);
+    }
+    Py_XDECREF(error);
+    al_worker_detach(self);
+    al_worker_spawn(p, 1);
+}
+
+/* The Task is about to end well: nobody need be told of that.  But a registry
+   has the id until it has ended, so there the next item waits for that. */
+static void
+solo_leave(WorkerObject *self)
+{
+    al_pump *p = self->pump;
+    if (p->registry != NULL || self->owner == NULL) {
+        return;
+    }
+    if (al_task_unwatch(p->st, self->task, (PyObject *)self) > 0) {
+        al_worker_detach(self);
+        al_worker_spawn(p, 1);
+        al_worker_kick(p);
+    }
+    else if (PyErr_Occurred()) {
+        al_loop_report(p->st, p->bound.loop, "leaving an item's task failed",
+                       self->task);
+    }
+}
+
+/* ---------------------------------------------------------------- Slot */
+
+/* One turn, or until the batch is resumed or fewer items run. */
+static PySendResult
+slot_wait(PyObject *op, PyObject *thrown, PyObject **result)
+{
+    SlotObject *self = (SlotObject *)op;
+    WorkerObject *worker = self->worker;
+    if (thrown != NULL) {
+        Py_CLEAR(self->gate);
+        PyErr_SetRaisedException(Py_NewRef(thrown));
+        return PYGEN_ERROR;
+    }
+    if (self->gate != NULL || worker == NULL || worker->owner == NULL) {
+        Py_CLEAR(self->gate);
+        *result = Py_NewRef(Py_None);
+        return PYGEN_RETURN;
+    }
+    al_pump *p = worker->pump;
+    PyObject *gate = Py_NewRef(Py_None);
+    if (worker->task != NULL && al_worker_is_held(p)) {
+        Py_SETREF(gate, al_loop_pause(p->st, &p->bound));
+        if (gate != NULL && p->gates == NULL) {
+            p->gates = AL_ALLOC(PyList_New(0));
+        }
+        if (gate == NULL || p->gates == NULL
+            || AL_ALLOC_INT(PyList_Append(p->gates, gate)) < 0)
+        {
+            Py_XDECREF(gate);
+            return PYGEN_ERROR;
+        }
+    }
+    self->gate = gate;
+    *result = Py_NewRef(gate);
+    return PYGEN_NEXT;
+}
+
+/* Tell whether an item may begin in this turn. */
+static bool
+slot_is_ready(WorkerObject *worker)
+{
+    al_pump *p = worker->pump;
+    double now = al_clock();
+    if (p->resting == worker) {
+        p->resting = NULL; /* also if it is held: the others need not wait */
+        p->turn_at = now;
+    }
+    if (worker->task == NULL || al_worker_is_held(p)) {
+        return false; /* no Task: an eager factory is making it */
+    }
+    if (p->resting != NULL || now - p->turn_at > SOLO_SLICE) {
+        if (p->resting == NULL) {
+            p->resting = worker;
+        }
+        return false;
+    }
+    return true;
+}
+
+PyDoc_STRVAR(slot_pause_doc,
+"pause($self, /)\n--\n\n"
+"None if the item may begin, else what to await before asking again.");
+
+static PyObject *
+slot_pause(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    WorkerObject *worker = ((SlotObject *)op)->worker;
+    if (worker == NULL || worker->owner == NULL
+        || worker->pump->stopping != AL_STOP_NONE || slot_is_ready(worker))
+    {
+        Py_RETURN_NONE;
+    }
+    return al_awaitable_new(worker->st, op, slot_wait);
+}
+
+/* fn(item), which is checked (new). */
+static PyObject *
+slot_call(WorkerObject *worker)
+{
+    al_pump *p = worker->pump;
+    if (worker->refused != NULL) {
+        PyErr_SetRaisedException(worker->refused);
+        worker->refused = NULL;
+        return NULL;
+    }
+    PyObject *fn = Py_NewRef(p->fn);
+    PyObject *item = Py_NewRef(worker->item.value);
+    PyObject *awaitable = PyObject_CallOneArg(fn, item);
+    if (awaitable != NULL && !PyCoro_CheckExact(awaitable)
+        && al_drive_check(worker->st, awaitable) < 0)
+    {
+        Py_CLEAR(awaitable);
+    }
+    Py_DECREF(item);
+    Py_DECREF(fn);
+    return awaitable;
+}
+
+PyDoc_STRVAR(slot_begin_doc,
+"begin($self, /)\n--\n\n"
+"Call the function; what it returned is to be awaited.");
+
+static PyObject *
+slot_begin(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    WorkerObject *worker = ((SlotObject *)op)->worker;
+    if (worker != NULL && worker->owner != NULL) {
+        al_worker_spawn(worker->pump, 2); /* double, up to the limit */
+    }
+    if (worker == NULL || worker->owner == NULL || worker->begun
+        || worker->pump->stopping != AL_STOP_NONE)
+    {
+        PyErr_SetString(worker == NULL ? PyExc_RuntimeError
+                                       : worker->st->CancelledError,
+                        "the batch of this item has been stopped");
+        return NULL;
+    }
+    al_pump *p = worker->pump;
+    double now = al_loop_time(p->st, &p->bound);
+    if (now == -1.0 && PyErr_Occurred()) {
+        al_worker_fail(p);
+    }
+    worker->begun = true;
+    p->unstarted--;
+    worker->item.started = now;
+    if (p->fatal != NULL) {
+        al_worker_kick(p);
+    }
+    if (p->timeout != Py_HUGE_VAL
+        && al_deadline_add(&p->deadlines, &worker->item.deadline,
+                           now + p->timeout) < 0)
+    {
+        al_worker_fail(p);
+    }
+    return slot_call(worker);
+}
+
+/* The item of a worker that was given up is the Task's alone. */
+static void
+slot_drop_item(WorkerObject *worker)
+{
+    if (worker->item.value != NULL) {
+        PyObject *value, *task_id;
+        al_item_detach(&worker->item, &value, &task_id);
+        Py_XDECREF(value);
+        Py_XDECREF(task_id);
+    }
+}
+
+PyDoc_STRVAR(slot_returned_doc,
+"returned($self, value, /)\n--\n\n"
+"The item has returned that, which is returned.");
+
+static PyObject *
+slot_returned(PyObject *op, PyObject *value)
+{
+    WorkerObject *worker = ((SlotObject *)op)->worker;
+    if (worker != NULL && worker->owner == NULL) {
+        slot_drop_item(worker);
+    }
+    else if (worker != NULL && worker->item.value != NULL) {
+        PyObject *owner = Py_NewRef(worker->owner);
+        (void)al_step_finish(worker, PYGEN_RETURN, Py_NewRef(value), NULL);
+        solo_leave(worker);
+        Py_DECREF(owner);
+    }
+    return Py_NewRef(value);
+}
+
+/* Tell whether the Task is being closed, and not the item raising that. */
+static bool
+slot_is_closing(WorkerObject *worker, PyObject *error)
+{
+    if (!PyErr_GivenExceptionMatches(error, PyExc_GeneratorExit)) {
+        return false;
+    }
+    PyObject *running =
+        al_loop_current_task(worker->st, &worker->pump->bound);
+    bool closing = running != worker->task;
+    if (running == NULL) {
+        PyErr_Clear(); /* there is no loop any more */
+    }
+    Py_XDECREF(running);
+    return closing;
+}
+
+/* An exit would end the loop's run there and then, so it does not leave the
+   Task; the pump has it.  A registry is told. */
+static int
+slot_keep_exit(WorkerObject *worker, PyObject *name, PyObject *error)
+{
+    al_pump *p = worker->pump;
+    if (p->registry == NULL) {
+        return 0;
+    }
+    PyObject *stack[5] = {NULL, p->registry, name, Py_None, error};
+    PyObject *ready = PyObject_VectorcallMethod(
+        worker->st->s_complete, stack + 1,
+        4 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
+    Py_XDECREF(ready);
+    return ready == NULL ? -1 : 0;
+}
+
+/* The item has raised.  Returns 1: the Task is to return None; 0: to raise
+   that; -1: to raise the exception that is set. */
+static int
+slot_judge(WorkerObject *worker, PyObject *error)
+{
+    bool exits = PyErr_GivenExceptionMatches(error, PyExc_SystemExit)
+                 || PyErr_GivenExceptionMatches(error, PyExc_KeyboardInterrupt);
+    PyObject *name = exits ? al_item_id(&worker->item) : NULL;
+    PyObject *verdict = NULL;
+    if (exits && (name == NULL || slot_keep_exit(worker, name, error) < 0)) {
+        al_loop_report(worker->st, worker->pump->bound.loop,
+                       "telling a registry of an exit failed", worker->task);
+    }
+    Py_XDECREF(name);
+    (void)al_step_finish(worker, PYGEN_ERROR, Py_NewRef(error), &verdict);
+    if (exits || verdict == error) {
+        Py_DECREF(verdict);
+        return exits;
+    }
+    PyErr_SetRaisedException(verdict);
+    return -1;
+}
+
+PyDoc_STRVAR(slot_raised_doc,
+"raised($self, error, /)\n--\n\n"
+"The item has raised that.  True: swallow it.  Raises what is to be raised\n"
+"in its place.");
+
+static PyObject *
+slot_raised(PyObject *op, PyObject *error)
+{
+    WorkerObject *worker = ((SlotObject *)op)->worker;
+    int swallow = 0;
+    if (worker != NULL && worker->owner == NULL) {
+        slot_drop_item(worker);
+    }
+    else if (worker != NULL && worker->item.value != NULL) {
+        PyObject *owner = Py_NewRef(worker->owner);
+        bool closing = slot_is_closing(worker, error);
+        if (!worker->begun
+            && (closing || PyErr_GivenExceptionMatches(
+                               error, worker->st->CancelledError)))
+        {
+            solo_end_unbegun(worker);
+        }
+        else if (closing) {
+            al_step_abandon(worker);
+        }
+        else {
+            if (!worker->begun) {
+                solo_stamp(worker);
+            }
+            swallow = slot_judge(worker, error);
+        }
+        Py_DECREF(owner);
+    }
+    return swallow < 0 ? NULL : PyBool_FromLong(swallow);
+}
+
+static PyMethodDef slot_methods[] = {
+    {"pause", slot_pause, METH_NOARGS, slot_pause_doc},
+    {"begin", slot_begin, METH_NOARGS, slot_begin_doc},
+    {"returned", slot_returned, METH_O, slot_returned_doc},
+    {"raised", slot_raised, METH_O, slot_raised_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+static int
+slot_traverse(PyObject *op, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(op));
+    Py_VISIT((PyObject *)((SlotObject *)op)->worker);
+    Py_VISIT(((SlotObject *)op)->gate);
+    return 0;
+}
+
+static int
+slot_clear(PyObject *op)
+{
+    Py_CLEAR(((SlotObject *)op)->worker);
+    Py_CLEAR(((SlotObject *)op)->gate);
+    return 0;
+}
+
+static void
+slot_dealloc(PyObject *op)
+{
+    PyTypeObject *type = Py_TYPE(op);
+    PyObject_GC_UnTrack(op);
+    (void)slot_clear(op);
+    type->tp_free(op);
+    Py_DECREF(type);
+}
+
+static PyType_Slot slot_slots[] = {
+    {Py_tp_methods, slot_methods},
+    {Py_tp_traverse, slot_traverse},
+    {Py_tp_clear, slot_clear},
+    {Py_tp_dealloc, slot_dealloc},
+    {0, NULL},
+};
+
+static PyType_Spec slot_spec = {
+    .name = "pyasynclife._core.Slot",
+    .basicsize = sizeof(SlotObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC
+             | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = slot_slots,
+};
+
+int
+al_solo_setup(PyObject *module, al_state *st)
+{
+    return al_state_add_type(module, &st->Slot, &slot_spec, false);
+}

@@ -1,0 +1,510 @@
+/* TaskResult: what became of one item.
+ *
+ * A batch of a million makes a million of these, so: 64 bytes and the
+ * collector's head; the id is made when it is asked for; and a result whose
+ * parts cannot be in a cycle is not shown to the collector at all, which from
+ * 100,000 results on is most of what a batch costs.
+ */
+#include "base/compat.h"
+#include "base/fault.h"
+#include "base/state.h"
+#include "batch/result.h"
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *item;    /* owned */
+    PyObject *task_id; /* owned; NULL: not asked for yet */
+    PyObject *data;    /* owned */
+    PyObject *error;   /* owned; NULL: None */
+    Py_ssize_t index;
+    float duration;
+    uint8_t state;
+    bool success;
+    bool timed_out;
+} ResultObject;
+
+/* Tell whether an object may ever be in a reference cycle.  A dict without
+   references is untracked too, but will not stay so; a tuple will. */
+static bool
+result_may_cycle(PyObject *part)
+{
+    return part != NULL && PyObject_IS_GC(part)
+           && (!PyTuple_CheckExact(part) || PyObject_GC_IsTracked(part));
+}
+
+PyObject *
+al_result_new(al_state *st, const al_facts *facts)
+{
+    ResultObject *self = AL_ALLOC(
+        PyObject_GC_New(ResultObject, (PyTypeObject *)st->TaskResult));
+    if (self == NULL) {
+        return NULL;
+    }
+    PyObject *task_id = facts->task_id;
+    PyObject *data = facts->data == NULL ? Py_None : facts->data;
+    PyObject *error = facts->error;
+    self->state = (uint8_t)facts->state;
+    self->timed_out = facts->timed_out;
+    if (facts->state == AL_RESULT_DONE
+        && Py_IS_TYPE(data, (PyTypeObject *)st->TaskResult))
+    {
+        ResultObject *told = (ResultObject *)data;
+        if (told->task_id != NULL) {
+            task_id = told->task_id;
+        }
+        self->state = told->success                        ? AL_RESULT_DONE
+                      : told->state == AL_RESULT_CANCELLED ? told->state
+                                                           : AL_RESULT_FAILED;
+        error = told->error;
+        data = told->data;
+    }
+    self->success = self->state == AL_RESULT_DONE;
+    self->index = facts->index;
+    self->duration = (float)facts->duration;
+    self->item = Py_NewRef(facts->item);
+    self->task_id = Py_XNewRef(task_id);
+    self->data = Py_NewRef(data);
+    self->error = Py_XNewRef(error);
+    if (error != NULL || result_may_cycle(data)
+        || result_may_cycle(self->item))
+    {
+        PyObject_GC_Track(self);
+    }
+    return (PyObject *)self;
+}
+
+al_result_state
+al_result_state_of(PyObject *result)
+{
+    return (al_result_state)((ResultObject *)result)->state;
+}
+
+PyObject *
+al_result_error(PyObject *result)
+{
+    return ((ResultObject *)result)->error;
+}
+
+Py_ssize_t
+al_result_index(PyObject *result)
+{
+    return ((ResultObject *)result)->index;
+}
+
+bool
+al_result_timed_out(PyObject *result)
+{
+    return ((ResultObject *)result)->timed_out;
+}
+
+PyObject *
+al_result_default_id(PyObject *item, Py_ssize_t index)
+{
+    if (PyUnicode_CheckExact(item) && PyUnicode_GET_LENGTH(item) > 0) {
+        return Py_NewRef(item);
+    }
+    if (PyUnicode_Check(item) && PyUnicode_GET_LENGTH(item) > 0) {
+        return AL_ALLOC(PyUnicode_FromObject(item));
+    }
+    if (PyLong_Check(item) && !PyBool_Check(item)) {
+        PyObject *digits = AL_ALLOC(PyLong_Type.tp_repr(item));
+        if (digits != NULL || !PyErr_ExceptionMatches(PyExc_ValueError)) {
+            return digits;
+        }
+        PyErr_Clear(); /* more digits than sys.set_int_max_str_digits */
+    }
+    return AL_ALLOC(PyUnicode_FromFormat("%zd", index));
+}
+
+/* The id (borrowed), made on first demand; NULL with an exception. */
+static PyObject *
+result_id(ResultObject *self)
+{
+    if (self->task_id == NULL) {
+        self->task_id = al_result_default_id(self->item, self->index);
+    }
+    return self->task_id;
+}
+
+/* ------------------------------------------------------ what Python sees */
+
+static PyObject *
+result_get_task_id(PyObject *op, void *Py_UNUSED(closure))
+{
+    return Py_XNewRef(result_id((ResultObject *)op));
+}
+
+static PyObject *
+result_get_success(PyObject *op, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(((ResultObject *)op)->success);
+}
+
+static PyObject *
+result_get_data(PyObject *op, void *Py_UNUSED(closure))
+{
+    return Py_NewRef(((ResultObject *)op)->data);
+}
+
+static PyObject *
+result_get_error(PyObject *op, void *Py_UNUSED(closure))
+{
+    PyObject *error = ((ResultObject *)op)->error;
+    return Py_NewRef(error == NULL ? Py_None : error);
+}
+
+static PyObject *
+result_get_index(PyObject *op, void *Py_UNUSED(closure))
+{
+    return AL_ALLOC(PyLong_FromSsize_t(((ResultObject *)op)->index));
+}
+
+static PyObject *
+result_get_item(PyObject *op, void *Py_UNUSED(closure))
+{
+    return Py_NewRef(((ResultObject *)op)->item);
+}
+
+static PyObject *
+result_get_state(PyObject *op, void *Py_UNUSED(closure))
+{
+    al_state *st = al_state_of_type(Py_TYPE(op));
+    if (st == NULL) {
+        return NULL;
+    }
+    PyObject *states[] = {st->pending, st->done, st->failed, st->cancelled,
+                          st->running};
+    return Py_NewRef(states[((ResultObject *)op)->state]);
+}
+
+static PyObject *
+result_get_timed_out(PyObject *op, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(((ResultObject *)op)->timed_out);
+}
+
+static PyObject *
+result_get_duration(PyObject *op, void *Py_UNUSED(closure))
+{
+    return AL_ALLOC(PyFloat_FromDouble(((ResultObject *)op)->duration));
+}
+
+PyDoc_STRVAR(result_unwrap_doc,
+"unwrap($self, /)\n--\n\n"
+"Return data, or raise error.");
+
+static PyObject *
+result_unwrap(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    ResultObject *self = (ResultObject *)op;
+    if (self->success) {
+        return Py_NewRef(self->data);
+    }
+    if (self->error != NULL) {
+        PyErr_SetRaisedException(Py_NewRef(self->error));
+    }
+    else {
+        PyObject *task_id = result_id(self);
+        if (task_id != NULL) {
+            PyErr_Format(PyExc_RuntimeError,
+                         "task %R failed and gave no error", task_id);
+        }
+    }
+    return NULL;
+}
+
+/* The fields that as_dict() gives, in order; also the doors to them. */
+static PyGetSetDef result_getset[] = {
+    {"task_id", result_get_task_id, NULL,
+     "key(item); else the item as a str, or its index.", NULL},
+    {"success", result_get_success, NULL, "Did it end with a value?", NULL},
+    {"data", result_get_data, NULL, "The value, or None.", NULL},
+    {"error", result_get_error, NULL, "The exception, or None.", NULL},
+    {"index", result_get_index, NULL, "Place in the input, from 0.", NULL},
+    {"item", result_get_item, NULL, "The item itself.", NULL},
+    {"state", result_get_state, NULL, "A TaskState.", NULL},
+    {"timed_out", result_get_timed_out, NULL,
+     "Did its timeout or the budget end it?", NULL},
+    {"duration", result_get_duration, NULL,
+     "Seconds from the call of the function to the end.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+PyDoc_STRVAR(result_as_dict_doc,
+"as_dict($self, /)\n--\n\n"
+"Return all fields as a dict.");
+
+static PyObject *
+result_as_dict(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    PyObject *fields = AL_ALLOC(PyDict_New());
+    for (PyGetSetDef *def = result_getset; fields != NULL && def->name; def++)
+    {
+        PyObject *value = def->get(op, NULL);
+        if (value == NULL
+            || AL_ALLOC_INT(PyDict_SetItemString(fields, def->name, value))
+                   < 0)
+        {
+            Py_CLEAR(fields);
+        }
+        Py_XDECREF(value);
+    }
+    return fields;
+}
+
+PyDoc_STRVAR(result_restore_doc,
+"_restore($type, task_id, data, error, index, item, state, timed_out,\n"
+"         duration, /)\n--\n\n"
+"Make a result of its parts: pickle's way back, and a batch's way to the\n"
+"items that it never started.");
+
+static PyObject *
+result_restore(PyObject *type, PyObject *args)
+{
+    al_facts facts = {0};
+    int state, timed_out;
+    al_state *st = al_state_of_type((PyTypeObject *)type);
+    if (st == NULL
+        || !PyArg_ParseTuple(args, "OOOnOipd:_restore", &facts.task_id,
+                             &facts.data, &facts.error, &facts.index,
+                             &facts.item, &state, &timed_out,
+                             &facts.duration))
+    {
+        return NULL;
+    }
+    facts.task_id = facts.task_id == Py_None ? NULL : facts.task_id;
+    facts.error = facts.error == Py_None ? NULL : facts.error;
+    facts.state = (al_result_state)state;
+    facts.timed_out = timed_out != 0;
+    if (state < AL_RESULT_PENDING || state > AL_RESULT_RUNNING
+        || (facts.task_id != NULL && !PyUnicode_CheckExact(facts.task_id))
+        || (facts.error != NULL && !PyExceptionInstance_Check(facts.error)))
+    {
+        PyErr_SetString(PyExc_ValueError, "not the parts of a TaskResult");
+        return NULL;
+    }
+    return al_result_new(st, &facts);
+}
+
+static PyObject *
+result_reduce(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    ResultObject *self = (ResultObject *)op;
+    PyObject *task_id = result_id(self);
+    al_state *st = al_state_of_type(Py_TYPE(op));
+    if (task_id == NULL || st == NULL) {
+        return NULL;
+    }
+    PyObject *restore = PyObject_GetAttr((PyObject *)Py_TYPE(op),
+                                         st->s__restore);
+    if (restore == NULL) {
+        return NULL;
+    }
+    return AL_ALLOC(Py_BuildValue(
+        "N(OOOnOiOd)", restore, task_id, self->data,
+        self->error == NULL ? Py_None : self->error, self->index, self->item,
+        (int)self->state, self->timed_out ? Py_True : Py_False,
+        (double)self->duration));
+}
+
+/* ----------------------------------------------------------- the type */
+
+/* What a user's own result says: checked, as ids are everywhere. */
+static PyObject *
+result_make(al_state *st, PyObject *task_id, int success, PyObject *data,
+            PyObject *error)
+{
+    if (!PyUnicode_Check(task_id) || PyUnicode_GET_LENGTH(task_id) == 0) {
+        PyErr_Format(PyExc_TypeError,
+                     "task_id must be a non-empty str, got %R", task_id);
+        return NULL;
+    }
+    if (error != NULL && !PyExceptionInstance_Check(error)) {
+        PyErr_Format(PyExc_TypeError,
+                     "error must be an exception or None, got %R", error);
+        return NULL;
+    }
+    int cancelled =
+        error == NULL ? 0 : PyObject_IsInstance(error, st->CancelledError);
+    PyObject *exact = AL_ALLOC(PyUnicode_FromObject(task_id));
+    if (cancelled < 0 || exact == NULL) {
+        Py_XDECREF(exact);
+        return NULL;
+    }
+    al_facts facts = {
+        .item = Py_None, .task_id = exact, .error = error,
+        .state = success     ? AL_RESULT_DONE
+                 : cancelled ? AL_RESULT_CANCELLED
+                             : AL_RESULT_FAILED,
+    };
+    PyObject *self = al_result_new(st, &facts);
+    Py_DECREF(exact);
+    if (self != NULL) {
+        Py_SETREF(((ResultObject *)self)->data, Py_NewRef(data));
+        if (!PyObject_GC_IsTracked(self) && result_may_cycle(data)) {
+            PyObject_GC_Track(self);
+        }
+    }
+    return self;
+}
+
+static PyObject *
+result_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    static char *const names[] = {"task_id", "success", "data", "error", NULL};
+    PyObject *task_id, *data = Py_None, *error = Py_None;
+    int success;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "Op|OO:TaskResult",
+                                     (char **)names,
+                                     &task_id, &success, &data, &error))
+    {
+        return NULL;
+    }
+    al_state *st = al_state_of_type(type);
+    return st == NULL ? NULL
+                      : result_make(st, task_id, success, data,
+                                    error == Py_None ? NULL : error);
+}
+
+static PyObject *
+result_richcompare(PyObject *op, PyObject *other, int order)
+{
+    if ((order != Py_EQ && order != Py_NE) || Py_TYPE(op) != Py_TYPE(other)) {
+        Py_RETURN_NOTIMPLEMENTED;
+    }
+    ResultObject *a = (ResultObject *)op;
+    ResultObject *b = (ResultObject *)other;
+    PyObject *a_id = result_id(a);
+    PyObject *b_id = a_id == NULL ? NULL : result_id(b);
+    if (b_id == NULL) {
+        return NULL;
+    }
+    PyObject *a_error = a->error == NULL ? Py_None : a->error;
+    PyObject *b_error = b->error == NULL ? Py_None : b->error;
+    int same = a->success == b->success;
+    same = same != 1 ? same : PyObject_RichCompareBool(a_id, b_id, Py_EQ);
+    same = same != 1 ? same
+                     : PyObject_RichCompareBool(a->data, b->data, Py_EQ);
+    same = same != 1 ? same
+                     : PyObject_RichCompareBool(a_error, b_error, Py_EQ);
+    return same < 0 ? NULL : PyBool_FromLong(same == (order == Py_EQ));
+}
+
+static PyObject *
+result_repr(PyObject *op)
+{
+    ResultObject *self = (ResultObject *)op;
+    PyObject *task_id = result_id(self);
+    if (task_id == NULL) {
+        return NULL;
+    }
+    int inside = Py_ReprEnter(op);
+    if (inside != 0) {
+        return inside < 0 ? NULL
+                          : AL_ALLOC(PyUnicode_FromString("TaskResult(...)"));
+    }
+    PyObject *text = AL_ALLOC(
+        self->error == NULL
+            ? PyUnicode_FromFormat("TaskResult(%R, success=%s, data=%R)",
+                                   task_id, self->success ? "True" : "False",
+                                   self->data)
+            : PyUnicode_FromFormat("TaskResult(%R, success=%s, error=%R)",
+                                   task_id, self->success ? "True" : "False",
+                                   self->error));
+    Py_ReprLeave(op);
+    return text;
+}
+
+static int
+result_traverse(PyObject *op, visitproc visit, void *arg)
+{
+    ResultObject *self = (ResultObject *)op;
+    Py_VISIT(Py_TYPE(op));
+    Py_VISIT(self->item);
+    Py_VISIT(self->task_id);
+    Py_VISIT(self->data);
+    Py_VISIT(self->error);
+    return 0;
+}
+
+static int
+result_clear(PyObject *op)
+{
+    /* To None, not NULL: a result in a cycle may still be read. */
+    ResultObject *self = (ResultObject *)op;
+    Py_SETREF(self->item, Py_NewRef(Py_None));
+    Py_SETREF(self->data, Py_NewRef(Py_None));
+    Py_CLEAR(self->task_id);
+    Py_CLEAR(self->error);
+    return 0;
+}
+
+static void
+result_dealloc(PyObject *op)
+{
+    ResultObject *self = (ResultObject *)op;
+    PyTypeObject *type = Py_TYPE(op);
+    PyObject_GC_UnTrack(op);
+    Py_TRASHCAN_BEGIN(op, result_dealloc) /* results nest in results */
+    Py_DECREF(self->item);
+    Py_DECREF(self->data);
+    Py_XDECREF(self->task_id);
+    Py_XDECREF(self->error);
+    type->tp_free(op);
+    Py_DECREF(type);
+    Py_TRASHCAN_END
+}
+
+static PyMethodDef result_methods[] = {
+    {"unwrap", result_unwrap, METH_NOARGS, result_unwrap_doc},
+    {"as_dict", result_as_dict, METH_NOARGS, result_as_dict_doc},
+    {"_restore", result_restore, METH_VARARGS | METH_CLASS,
+     result_restore_doc},
+    {"__reduce__", result_reduce, METH_NOARGS, NULL},
+    {"__class_getitem__", Py_GenericAlias, METH_O | METH_CLASS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+PyDoc_STRVAR(result_doc,
+"TaskResult(task_id, success, data=None, error=None)\n--\n\n"
+"What became of one item: read-only, picklable.\n\n"
+"Equality compares the four fields of the constructor.  A function that is\n"
+"run by bounded_gather may return one: they are then taken from it.");
+
+static PyType_Slot result_slots[] = {
+    {Py_tp_doc, (void *)result_doc},
+    {Py_tp_new, result_new},
+    {Py_tp_methods, result_methods},
+    {Py_tp_getset, result_getset},
+    {Py_tp_richcompare, result_richcompare},
+    {Py_tp_hash, PyObject_HashNotImplemented},
+    {Py_tp_repr, result_repr},
+    {Py_tp_traverse, result_traverse},
+    {Py_tp_clear, result_clear},
+    {Py_tp_dealloc, result_dealloc},
+    {0, NULL},
+};
+
+static PyType_Spec result_spec = {
+    .name = "pyasynclife.TaskResult",
+    .basicsize = sizeof(ResultObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+    .slots = result_slots,
+};
+
+int
+al_result_setup(PyObject *module, al_state *st)
+{
+    if (al_state_add_type(module, &st->TaskResult, &result_spec, true) < 0) {
+        return -1;
+    }
+    PyObject *names = AL_ALLOC(Py_BuildValue("(ssss)", "task_id", "success",
+                                             "data", "error"));
+    int failed = names == NULL
+                 || PyObject_SetAttrString(st->TaskResult, "__match_args__",
+                                           names) < 0;
+    Py_XDECREF(names);
+    /* Only now, for an immutable type takes no attribute. */
+    ((PyTypeObject *)st->TaskResult)->tp_flags |= Py_TPFLAGS_IMMUTABLETYPE;
+    return failed ? -1 : 0;
+}

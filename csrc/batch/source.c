@@ -1,0 +1,246 @@
+/* Where a batch's items come from.
+ *
+ * next() and key() run in the batch's own context, entered around each call;
+ * of a list, a tuple or a range without a key nothing of the user's runs, and
+ * nothing is entered.
+ */
+#include "base/compat.h"
+#include "base/fault.h"
+#include "base/state.h"
+#include "aio/coro.h"
+#include "aio/loop.h"
+#include "batch/drive.h"
+#include "batch/source.h"
+
+/* Added items that were pulled, before they are cut off. */
+#define SOURCE_CUT 64
+
+static bool
+source_is_plain(PyObject *items)
+{
+    return PyList_CheckExact(items) || PyTuple_CheckExact(items)
+           || Py_IS_TYPE(items, &PyRange_Type);
+}
+
+Py_ssize_t
+al_source_length(const al_source *source)
+{
+    if (source->async || !source_is_plain(source->items)) {
+        return -1;
+    }
+    Py_ssize_t length = PyObject_Size(source->items);
+    if (length < 0) {
+        PyErr_Clear(); /* a range longer than any memory */
+    }
+    return length;
+}
+
+/* iter(items) in the source's context. */
+static PyObject *
+source_iterate(al_source *source)
+{
+    if (PyContext_Enter(source->context) < 0) {
+        return NULL;
+    }
+    PyObject *iterator = AL_ALLOC(PyObject_GetIter(source->items));
+    PyObject *error = PyErr_GetRaisedException();
+    (void)PyContext_Exit(source->context);
+    if (error != NULL) {
+        PyErr_SetRaisedException(error);
+    }
+    return iterator;
+}
+
+int
+al_source_begin(al_source *source)
+{
+    source->context = AL_ALLOC(PyContext_CopyCurrent());
+    if (source->context == NULL) {
+        return -1;
+    }
+    if (source->async) {
+        return 0;
+    }
+    source->quiet = source_is_plain(source->items) && source->key == NULL;
+    source->length = al_source_length(source);
+    source->iterator = source_iterate(source);
+    return source->iterator == NULL ? -1 : 0;
+}
+
+int
+al_source_add(al_source *source, PyObject *item)
+{
+    if (source->added == NULL) {
+        source->added = AL_ALLOC(PyList_New(0));
+    }
+    if (source->added == NULL
+        || AL_ALLOC_INT(PyList_Append(source->added, item)) < 0)
+    {
+        return -1;
+    }
+    source->added_count++;
+    return 0;
+}
+
+PyObject *
+al_source_queued(const al_source *source)
+{
+    if (source->added == NULL) {
+        return AL_ALLOC(PyList_New(0));
+    }
+    return AL_ALLOC(PyList_GetSlice(source->added, source->added_front,
+                                    PyList_GET_SIZE(source->added)));
+}
+
+/* The next one that was added (new), or NULL.  Sets no exception. */
+static PyObject *
+source_next_added(al_source *source)
+{
+    if (al_source_waiting(source) == 0) {
+        return NULL;
+    }
+    PyObject *list = source->added;
+    Py_ssize_t place = source->added_front++;
+    PyObject *item = Py_NewRef(PyList_GET_ITEM(list, place));
+    (void)PyList_SetItem(list, place, Py_NewRef(Py_None));
+    source->added_first -= source->added_first > 0;
+    if (source->added_front >= SOURCE_CUT
+        && source->added_front * 2 >= PyList_GET_SIZE(list))
+    {
+        if (PyList_SetSlice(list, 0, source->added_front, NULL) == 0) {
+            source->added_front = 0;
+        }
+        else if (PyErr_ExceptionMatches(PyExc_MemoryError)) {
+            PyErr_Clear(); /* the next one will try again */
+        }
+    }
+    return item;
+}
+
+/* What the key says of an item, as an exact str (new). */
+static PyObject *
+source_key(al_source *source, PyObject *item)
+{
+    PyObject *key = Py_NewRef(source->key);
+    PyObject *answer = al_drive_call(source->context, key, item);
+    Py_DECREF(key);
+    if (answer == NULL || (PyUnicode_CheckExact(answer)
+                           && PyUnicode_GET_LENGTH(answer) > 0))
+    {
+        return answer;
+    }
+    if (PyUnicode_Check(answer) && PyUnicode_GET_LENGTH(answer) > 0) {
+        Py_SETREF(answer, AL_ALLOC(PyUnicode_FromObject(answer)));
+        return answer;
+    }
+    PyErr_Format(PyExc_TypeError,
+                 "key returned %R for item %zd: a task id is a non-empty str",
+                 answer, source->pulled - 1);
+    Py_DECREF(answer);
+    return NULL;
+}
+
+/* The next item of the iterator (new); NULL at its end, or with its error. */
+static PyObject *
+source_next(al_source *source)
+{
+    PyObject *iterator = Py_NewRef(source->iterator);
+    PyObject *item = source->quiet
+                         ? Py_TYPE(iterator)->tp_iternext(iterator)
+                         : al_drive_next(source->context, iterator);
+    if (item == NULL && PyErr_ExceptionMatches(PyExc_StopIteration)) {
+        PyErr_Clear();
+    }
+    if (item == NULL) {
+        source->done = true;
+        source->exhausted = !PyErr_Occurred();
+        Py_CLEAR(source->iterator);
+    }
+    Py_DECREF(iterator);
+    return item;
+}
+
+void
+al_source_refuse(al_state *st, PyObject *coro)
+{
+    PyErr_SetString(PyExc_TypeError,
+                    "the items are coroutines, which bounded_gather makes "
+                    "itself: pass the function and its arguments, "
+                    "bounded_gather(fetch, urls) for "
+                    "[fetch(url) for url in urls]");
+    al_coro_refuse(st, coro);
+}
+
+/* The next item of all (new); NULL: none, or with an exception.  *own: it is
+   none that was added. */
+static PyObject *
+source_take(al_source *source, bool *own)
+{
+    *own = true;
+    PyObject *item = NULL;
+    if (!source->async && source->iterator != NULL) {
+        item = source_next(source);
+    }
+    else if (source->added_first == 0) {
+        item = source->ahead;
+        source->ahead = NULL;
+    }
+    if (item == NULL && !PyErr_Occurred()) {
+        *own = false;
+        item = source_next_added(source);
+    }
+    return item;
+}
+
+int
+al_source_pull(al_state *st, al_source *source, PyObject **item,
+               PyObject **task_id)
+{
+    bool own;
+    *task_id = NULL;
+    *item = source_take(source, &own);
+    if (*item == NULL) {
+        return PyErr_Occurred() ? -1 : 0;
+    }
+    source->pulled++;
+    source->own += own;
+    bool refused = PyCoro_CheckExact(*item);
+    if (refused) {
+        al_source_refuse(st, *item);
+    }
+    else if (source->key != NULL) {
+        *task_id = source_key(source, *item);
+        refused = *task_id == NULL;
+    }
+    if (refused) {
+        source->done = true;
+        source->pulled--;
+        source->own -= own;
+        Py_CLEAR(*item);
+        return -1;
+    }
+    return 1;
+}
+
+int
+al_source_visit(al_source *source, visitproc visit, void *arg)
+{
+    Py_VISIT(source->items);
+    Py_VISIT(source->key);
+    Py_VISIT(source->context);
+    Py_VISIT(source->iterator);
+    Py_VISIT(source->ahead);
+    Py_VISIT(source->added);
+    return 0;
+}
+
+void
+al_source_clear(al_source *source)
+{
+    Py_CLEAR(source->items);
+    Py_CLEAR(source->key);
+    Py_CLEAR(source->context);
+    Py_CLEAR(source->iterator);
+    Py_CLEAR(source->ahead);
+    Py_CLEAR(source->added);
+}

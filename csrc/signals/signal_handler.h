@@ -1,0 +1,12 @@
+/* What SignalCoordinator must do without the loop's help. */
+#ifndef AL_SIGNAL_HANDLER_H
+#define AL_SIGNAL_HANDLER_H
+
+#include "base/compat.h"
+#include "base/state.h"
+
+/* Make the type of the signal handlers.  Returns 0; -1 with an exception.
+   Runs Python. */
+int al_shutdown_setup(PyObject *module, al_state *st);
+
+#endif
