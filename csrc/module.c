@@ -32,7 +32,8 @@ module_adopt_methods(PyObject *Py_UNUSED(module), PyObject *subclass)
                             subclass);
     }
     return al_state_adopt_methods((PyTypeObject *)subclass) < 0
-               ? NULL : Py_NewRef(Py_None);
+               ? NULL
+               : Py_NewRef(Py_None);
 }
 
 PyDoc_STRVAR(module_allow_capture_doc,
@@ -43,9 +44,9 @@ static PyObject *
 module_allow_capture(PyObject *module, PyObject *allowed)
 {
     int allow = PyObject_IsTrue(allowed);
-    return allow < 0 ? NULL
-                     : PyBool_FromLong(
-                           al_capture_allow(al_state_of(module), allow));
+    return allow < 0
+               ? NULL
+               : PyBool_FromLong(al_capture_allow(al_state_of(module), allow));
 }
 
 static PyMethodDef module_methods[] = {
@@ -58,24 +59,21 @@ static int
 module_exec(PyObject *module)
 {
     al_state *st = al_state_of(module);
-    if (al_fault_setup(module) < 0
-        || al_state_load(st) < 0
-        || al_stock_setup(module, st) < 0
-        || al_burst_setup(module, st) < 0
+    if (al_fault_setup(module) < 0 || al_state_load(st) < 0
+        || al_fast_path_setup(module, st) < 0
+        || al_call_queue_setup(module, st) < 0
         || al_capture_setup(module, st) < 0
         || al_awaitable_setup(module, st) < 0
-        || al_drain_setup(module, st) < 0
-        || al_entry_setup(module, st) < 0
-        || al_registry_setup(module, st) < 0
-        || al_leave_setup(module, st) < 0
-        || al_taskgroup_setup(module, st) < 0
-        || al_shutdown_setup(module, st) < 0
-        || al_deadline_setup(module, st) < 0
-        || al_result_setup(module, st) < 0
+        || al_join_set_setup(module, st) < 0 || al_entry_setup(module, st) < 0
+        || al_registry_type_setup(module, st) < 0
+        || al_group_exit_setup(module, st) < 0
+        || al_task_group_setup(module, st) < 0
+        || al_signal_handler_setup(module, st) < 0
+        || al_deadline_setup(module, st) < 0 || al_result_setup(module, st) < 0
         || al_worker_setup(module, st) < 0
-        || al_solo_setup(module, st) < 0
-        || al_wait_setup(module, st) < 0
-        || al_batch_setup(module, st) < 0)
+        || al_item_task_setup(module, st) < 0
+        || al_batch_wait_setup(module, st) < 0
+        || al_batch_type_setup(module, st) < 0)
     {
         return -1;
     }

@@ -15,7 +15,7 @@ import pytest
 
 CSRC = Path(__file__).resolve().parent.parent / "csrc"
 
-FILE_LINES = 600
+FILE_LINES = 800
 LINE_WIDTH = 80
 FUNCTION_LINES = 70
 HEADER_FUNCTIONS = 10
@@ -581,7 +581,7 @@ BAD: list[tuple[Rule, str, str, str, str]] = [
     (includes_go_down, "state.c", "state.h", "entry.h", "not above it"),
     (includes_go_down, "state.c", "state.h", "unknown.h", "not above it"),
     (includes_go_down, "README.md", "Sideways", "Formerly", "beside it"),
-    (files_and_functions_are_short, "other.c", "", "\n" * 601, "601 lines"),
+    (files_and_functions_are_short, "other.c", "", "\n" * 801, "801 lines"),
     (files_and_functions_are_short, "entry.c", "return 0;", "\n" * 70, "entry_clear"),
     (lines_are_short, "other.c", "", "/*" + 78 * " " + "*/", "other.c:1 is 82"),
     (what_the_state_holds_is_used, "state.h", "X(one)", "X(one) X(two)", "s_two"),

@@ -202,8 +202,8 @@ static PyType_Slot ready_slots[] = {
 static PyType_Spec ready_spec = {
     .name = "pyasynclife.Ready",
     .basicsize = sizeof(ReadyObject),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC
-             | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE
+             | Py_TPFLAGS_DISALLOW_INSTANTIATION,
     .slots = ready_slots,
 };
 
@@ -285,8 +285,7 @@ static PyObject *
 awaitable_iternext(PyObject *op)
 {
     PyObject *result;
-    PySendResult answer =
-        awaitable_step((AwaitableObject *)op, NULL, &result);
+    PySendResult answer = awaitable_step((AwaitableObject *)op, NULL, &result);
     if (answer == PYGEN_RETURN && result == Py_None) {
         Py_DECREF(result);
         return NULL;
@@ -298,8 +297,7 @@ static PyObject *
 awaitable_send(PyObject *op, PyObject *Py_UNUSED(arg))
 {
     PyObject *result;
-    PySendResult answer =
-        awaitable_step((AwaitableObject *)op, NULL, &result);
+    PySendResult answer = awaitable_step((AwaitableObject *)op, NULL, &result);
     return awaitable_answer(answer, result);
 }
 
@@ -322,8 +320,8 @@ awaitable_thrown(PyObject *const *args, Py_ssize_t nargs)
     if (error == NULL || !PyExceptionInstance_Check(error)) {
         Py_XDECREF(error);
         if (!PyErr_Occurred()) {
-            PyErr_Format(PyExc_TypeError,
-                         "throw() takes an exception, got %R", type);
+            PyErr_Format(PyExc_TypeError, "throw() takes an exception, got %R",
+                         type);
         }
         return NULL;
     }
@@ -370,8 +368,7 @@ awaitable_close(PyObject *op, PyObject *Py_UNUSED(ignored))
     Py_DECREF(exit);
     Py_XDECREF(result);
     if (answer == PYGEN_NEXT) {
-        PyErr_SetString(PyExc_RuntimeError,
-                        "awaitable ignored GeneratorExit");
+        PyErr_SetString(PyExc_RuntimeError, "awaitable ignored GeneratorExit");
         return NULL;
     }
     if (answer == PYGEN_ERROR) {
@@ -450,8 +447,8 @@ static PyType_Slot awaitable_slots[] = {
 static PyType_Spec awaitable_spec = {
     .name = "pyasynclife._core.Awaitable",
     .basicsize = sizeof(AwaitableObject),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC
-             | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE
+             | Py_TPFLAGS_DISALLOW_INSTANTIATION,
     .slots = awaitable_slots,
 };
 

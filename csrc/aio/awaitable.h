@@ -24,8 +24,8 @@ PyObject *al_ready_new(al_state *st, PyObject *value);
    (new).  Pure C. */
 PyObject *al_awaitable_new(al_state *st, PyObject *owner, al_step step);
 
-/* The same, but for a first step, `begin(owner, ...)`, which finds the owner of
-   `step`.  One that is thrown into or closed before has not begun (new).
+/* The same, but for a first step, `begin(owner, ...)`, which finds the owner
+   of `step`.  One that is thrown into or closed before has not begun (new).
    Pure C. */
 PyObject *al_awaitable_lazy(al_state *st, PyObject *owner, al_begin begin,
                             al_step step);

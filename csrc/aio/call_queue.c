@@ -1,19 +1,19 @@
 /* Calls that the loop would make one after the other, in one handle.
  *
  * Most of what a Task costs are call_soon() and the Handle for its first step,
- * for its wake-up when cancelled, and for its done callback.  A burst is one
+ * for its wake-up when cancelled, and for its done callback.  A queue is one
  * callback of the loop that makes many such calls.  A call joins it only while
  * its handle is the last that the loop has scheduled, and while the loop has
  * gone on to no other handle, so everything happens in the order and in the
  * turn in which it would happen without.
  *
- * A burst owns its calls, and its place in them is moved on before each is
+ * A queue owns its calls, and its place in them is moved on before each is
  * made.  While there are more, its handle stands at the front of the loop's
  * queue, where their handles would be: there the rest is found by who runs the
  * loop from inside a call, and by the loop's next run should a call end this
  * one.  uvloop cannot be run from inside a call, so there it is put there only
- * when one ends the run.  A burst that is called without calls does nothing, so
- * a handle too many does no harm.
+ * when one ends the run.  A queue that is called without calls does nothing,
+ * so a handle too many does no harm.
  */
 #include "base/compat.h"
 #include "base/fault.h"
@@ -25,7 +25,7 @@
 
 #define BURST_ROOM 4
 
-/* As many calls as a burst takes; then comes another, right behind it.  Their
+/* As many calls as a queue takes; then comes another, right behind it.  Their
    place is used again by those that follow: the pages of a bigger one would be
    had anew from the system each time. */
 #define BURST_MOST 512
@@ -39,17 +39,17 @@ typedef struct {
     Py_ssize_t next, count, room;
     Py_ssize_t behind; /* the queue's length with our handle; -1: unknown */
     unsigned long run; /* how many bursts had been run when it was scheduled */
-} BurstObject;
+} CallQueueObject;
 
 /* ------------------------------------------------------------- the queue */
 
-/* What a handle in the queue holds of that very type: the burst that it calls,
-   or the tuple of what it calls with (new).  NULL without an exception if there
-   is none, or if the handle is not of the loop's own type: its owner wants to
-   see each call. */
+/* What a handle in the queue holds of that very type: the queue that it calls,
+   or the tuple of what it calls with (new).  NULL without an exception if
+   there is none, or if the handle is not of the loop's own type: its owner
+   wants to see each call. */
 static PyObject *
-burst_peek(al_state *st, PyObject *loop, PyObject *ready, Py_ssize_t at,
-           PyObject *wanted)
+call_queue_peek(al_state *st, PyObject *loop, PyObject *ready, Py_ssize_t at,
+                PyObject *wanted)
 {
     PyObject *handle = at >= 0 ? PySequence_GetItem(ready, at) : NULL;
     PyObject *found = NULL;
@@ -57,27 +57,27 @@ burst_peek(al_state *st, PyObject *loop, PyObject *ready, Py_ssize_t at,
         PyErr_Clear(); /* another thread was quicker: nothing is there */
     }
     else if ((PyObject *)Py_TYPE(handle) == st->Handle
-             || al_stock_is_native(st, loop))
+             || al_fast_path_is_native(st, loop))
     {
-        found = al_stock_held(handle, Py_TYPE(handle), wanted);
+        found = al_fast_path_held(handle, Py_TYPE(handle), wanted);
     }
     Py_XDECREF(handle);
     return found;
 }
 
-/* The burst that may be joined (new); else NULL, without an exception.  It is
+/* The queue that may be joined (new); else NULL, without an exception.  It is
    not full, is scheduled last, and the queue as long as then: what was
-   scheduled before it by an earlier turn would otherwise have it run a turn too
-   early.  A burst that runs may make the queue as long again, so none must have
-   begun. */
-static BurstObject *
-burst_open(al_state *st, PyObject *loop, PyObject *ready)
+   scheduled before it by an earlier turn would otherwise have it run a turn
+   too early.  A queue that runs may make the queue as long again, so none must
+   have begun. */
+static CallQueueObject *
+call_queue_open(al_state *st, PyObject *loop, PyObject *ready)
 {
     Py_ssize_t n = PySequence_Size(ready);
-    BurstObject *open =
-        (BurstObject *)burst_peek(st, loop, ready, n - 1, st->Burst);
+    CallQueueObject *open = (CallQueueObject *)call_queue_peek(
+        st, loop, ready, n - 1, st->CallQueue);
     if (open != NULL
-        && (open->behind != n || open->run != st->bursts_run
+        && (open->behind != n || open->run != st->call_queues_run
             || open->count == BURST_MOST))
     {
         Py_CLEAR(open);
@@ -85,16 +85,16 @@ burst_open(al_state *st, PyObject *loop, PyObject *ready)
     return open;
 }
 
-/* Where in the queue the handles of a Task's own callbacks begin, which its end
-   has just scheduled; -1: there are none. */
+/* Where in the queue the handles of a Task's own callbacks begin, which its
+   end has just scheduled; -1: there are none. */
 static Py_ssize_t
-burst_own(al_state *st, PyObject *loop, PyObject *ready, PyObject *task)
+call_queue_own(al_state *st, PyObject *loop, PyObject *ready, PyObject *task)
 {
     Py_ssize_t n = PySequence_Size(ready), at = n;
     bool its = true;
     while (its) {
-        PyObject *args = burst_peek(st, loop, ready, at - 1,
-                                    (PyObject *)&PyTuple_Type);
+        PyObject *args = call_queue_peek(st, loop, ready, at - 1,
+                                         (PyObject *)&PyTuple_Type);
         its = args != NULL && PyTuple_GET_SIZE(args) == 1
               && PyTuple_GET_ITEM(args, 0) == task;
         at -= its;
@@ -105,7 +105,7 @@ burst_own(al_state *st, PyObject *loop, PyObject *ready, PyObject *task)
 
 /* Move the last handle to a place further in front. */
 static void
-burst_move(al_state *st, PyObject *ready, Py_ssize_t at)
+call_queue_move(al_state *st, PyObject *ready, Py_ssize_t at)
 {
     PyObject *where = AL_ALLOC(PyLong_FromSsize_t(at));
     PyObject *handle =
@@ -116,9 +116,9 @@ burst_move(al_state *st, PyObject *ready, Py_ssize_t at)
                                                       where, handle, NULL);
     if (none == NULL) {
         PyErr_Clear(); /* MemoryError: then it stays the last */
-        none = handle == NULL ? NULL
-                              : PyObject_CallMethodOneArg(
-                                    ready, st->s_append, handle);
+        none = handle == NULL
+                   ? NULL
+                   : PyObject_CallMethodOneArg(ready, st->s_append, handle);
     }
     if (none == NULL) {
         PyErr_Clear(); /* nothing was popped: the room for it is there */
@@ -132,7 +132,7 @@ burst_move(al_state *st, PyObject *ready, Py_ssize_t at)
 
 /* Move a call in, which is then emptied.  -1 with MemoryError. */
 static int
-burst_push(BurstObject *self, al_call *call)
+call_queue_push(CallQueueObject *self, al_call *call)
 {
     if (self->count == self->room) {
         Py_ssize_t room = self->room == 0 ? BURST_ROOM : 2 * self->room;
@@ -153,14 +153,14 @@ burst_push(BurstObject *self, al_call *call)
 /* Find our handle, which is the queue's last if nobody has put something
    between the loop and us: what call_soon() answers need not be it. */
 static void
-burst_find(BurstObject *self)
+call_queue_find(CallQueueObject *self)
 {
     al_state *st = self->st;
-    PyObject *ready = al_stock_queue(st, self->loop);
+    PyObject *ready = al_fast_path_queue(st, self->loop);
     Py_ssize_t n = ready == NULL ? 0 : PySequence_Size(ready);
-    PyObject *last = n == 0 ? NULL
-                            : burst_peek(st, self->loop, ready, n - 1,
-                                         st->Burst);
+    PyObject *last =
+        n == 0 ? NULL
+               : call_queue_peek(st, self->loop, ready, n - 1, st->CallQueue);
     Py_XSETREF(self->handle, last == (PyObject *)self
                                  ? PySequence_GetItem(ready, n - 1)
                                  : NULL);
@@ -169,17 +169,17 @@ burst_find(BurstObject *self)
     }
     else {
         self->behind = n;
-        self->run = st->bursts_run;
+        self->run = st->call_queues_run;
     }
     Py_XDECREF(last);
     Py_XDECREF(ready);
 }
 
-/* loop.call_soon(burst), in a context of its own: that of a call may be one
+/* loop.call_soon(queue), in a context of its own: that of a call may be one
    that is not to be entered twice.  -1 with an exception: if it came from a
-   signal the burst may be scheduled all the same. */
+   signal the queue may be scheduled all the same. */
 static int
-burst_schedule(BurstObject *self)
+call_queue_schedule(CallQueueObject *self)
 {
     PyObject *context = AL_ALLOC(PyContext_CopyCurrent());
     if (context == NULL) {
@@ -195,19 +195,19 @@ burst_schedule(BurstObject *self)
         return -1;
     }
     Py_DECREF(answer);
-    burst_find(self);
+    call_queue_find(self);
     return 0;
 }
 
-/* Schedule a new burst of one call, its handle `at` a place in the queue; -1:
+/* Schedule a new queue of one call, its handle `at` a place in the queue; -1:
    at the end.  -1 with an exception: the call is the caller's again, and a
    handle that the loop may have does nothing. */
 static int
-burst_begin(al_state *st, PyObject *loop, al_call *call, PyObject *ready,
-            Py_ssize_t at)
+call_queue_begin(al_state *st, PyObject *loop, al_call *call, PyObject *ready,
+                 Py_ssize_t at)
 {
-    BurstObject *self =
-        AL_ALLOC(PyObject_GC_New(BurstObject, (PyTypeObject *)st->Burst));
+    CallQueueObject *self = AL_ALLOC(
+        PyObject_GC_New(CallQueueObject, (PyTypeObject *)st->CallQueue));
     if (self == NULL) {
         return -1;
     }
@@ -219,62 +219,64 @@ burst_begin(al_state *st, PyObject *loop, al_call *call, PyObject *ready,
     self->behind = -1;
     self->run = 0;
     PyObject_GC_Track((PyObject *)self);
-    int begun = burst_push(self, call);
+    int begun = call_queue_push(self, call);
     if (begun == 0) {
-        begun = burst_schedule(self);
+        begun = call_queue_schedule(self);
     }
     if (begun < 0 && self->next < self->count) {
         *call = self->calls[--self->count];
     }
     if (at >= 0 && self->handle != NULL) {
-        burst_move(st, ready, at);
+        call_queue_move(st, ready, at);
     }
     Py_DECREF((PyObject *)self);
     return begun;
 }
 
-/* al_burst_queue; a new burst goes before the handles of the callbacks of
+/* al_call_queue_add; a new queue goes before the handles of the callbacks of
    `task`, which may be NULL. */
 static int
-burst_queue(al_state *st, PyObject *loop, al_call *call, PyObject *task)
+call_queue_add(al_state *st, PyObject *loop, al_call *call, PyObject *task)
 {
-    PyObject *ready = al_stock_queue(st, loop);
-    BurstObject *open = ready == NULL ? NULL : burst_open(st, loop, ready);
+    PyObject *ready = al_fast_path_queue(st, loop);
+    CallQueueObject *open =
+        ready == NULL ? NULL : call_queue_open(st, loop, ready);
     int queued = -1;
     if (open != NULL) {
-        queued = burst_push(open, call);
+        queued = call_queue_push(open, call);
         Py_DECREF((PyObject *)open);
     }
     if (queued < 0) {
-        PyErr_Clear(); /* MemoryError: a new burst may do with less */
+        PyErr_Clear(); /* MemoryError: a new queue may do with less */
         Py_ssize_t own = ready == NULL || task == NULL
                              ? -1
-                             : burst_own(st, loop, ready, task);
-        queued = burst_begin(st, loop, call, ready, own);
+                             : call_queue_own(st, loop, ready, task);
+        queued = call_queue_begin(st, loop, call, ready, own);
     }
     Py_XDECREF(ready);
     return queued;
 }
 
 int
-al_burst_queue(al_state *st, PyObject *loop, al_call *call)
+al_call_queue_add(al_state *st, PyObject *loop, al_call *call)
 {
-    return burst_queue(st, loop, call, NULL);
+    return call_queue_add(st, loop, call, NULL);
 }
 
 int
-al_burst_deliver(al_state *st, PyObject *loop, al_call *call, PyObject *task)
+al_call_queue_deliver(al_state *st, PyObject *loop, al_call *call,
+                      PyObject *task)
 {
-    if (burst_queue(st, loop, call, task) == 0) {
+    if (call_queue_add(st, loop, call, task) == 0) {
         return 0;
     }
     PyObject *error = PyErr_GetRaisedException();
-    int queued = burst_queue(st, loop, call, task);
+    int queued = call_queue_add(st, loop, call, task);
     if (queued == 0 && PyErr_GivenExceptionMatches(error, PyExc_MemoryError)) {
         Py_DECREF(error);
         return 0;
     }
-    return al_loop_raise_graver(error);
+    return al_loop_raise_more_severe(error);
 }
 
 /* -------------------------------------------------------------- running */
@@ -302,7 +304,7 @@ call_make(al_call *call)
 /* What a Handle of this call would do with its error: KeyboardInterrupt and
    SystemExit end the loop's run, -1; of any other the loop is told. */
 static int
-burst_take_error(BurstObject *self, al_call *call)
+call_queue_take_error(CallQueueObject *self, al_call *call)
 {
     PyObject *error = PyErr_GetRaisedException();
     PyObject *none = NULL;
@@ -314,9 +316,9 @@ burst_take_error(BurstObject *self, al_call *call)
     }
     if (none == NULL) {
         /* An exit, its own or the handler's; else it could not be told. */
-        (void)al_loop_raise_graver(error);
-        return al_loop_take_error(self->st, self->loop,
-                                  "Exception in a callback", NULL);
+        (void)al_loop_raise_more_severe(error);
+        return al_loop_handle_error(self->st, self->loop,
+                                    "Exception in a callback", NULL);
     }
     Py_DECREF(none);
     Py_DECREF(error);
@@ -327,20 +329,22 @@ burst_take_error(BurstObject *self, al_call *call)
    once, for who waits must hear of it.  -1 with an exception, the watcher
    being told. */
 static int
-burst_notify(BurstObject *self, al_call *call)
+call_queue_notify(CallQueueObject *self, al_call *call)
 {
     al_call notice = {
         .call = Py_NewRef(call->watcher),
         .arg = Py_NewRef(call->task),
-        .context = Py_NewRef(call->told_in),
+        .context = Py_NewRef(call->callback_context),
     };
-    int told = al_burst_deliver(self->st, self->loop, &notice, call->task);
+    int told =
+        al_call_queue_deliver(self->st, self->loop, &notice, call->task);
     if (notice.call != NULL) {
         PyObject *error = PyErr_GetRaisedException();
-        told = call_make(&notice) < 0 ? burst_take_error(self, &notice) : 0;
+        told =
+            call_make(&notice) < 0 ? call_queue_take_error(self, &notice) : 0;
         if (told < 0 || !PyErr_GivenExceptionMatches(error, PyExc_MemoryError))
         {
-            told = al_loop_raise_graver(error);
+            told = al_loop_raise_more_severe(error);
         }
         else {
             Py_DECREF(error);
@@ -352,65 +356,69 @@ burst_notify(BurstObject *self, al_call *call)
 
 /* After a step for which the watcher was ours.  -1 with an exception. */
 static int
-burst_settle(BurstObject *self, al_call *call)
+call_queue_settle(CallQueueObject *self, al_call *call)
 {
     int done = al_task_done(self->st, call->task);
     if (done > 0) {
-        return burst_notify(self, call);
+        return call_queue_notify(self, call);
     }
     if (done < 0) {
         PyErr_Clear(); /* MemoryError: a Task that is done takes one too */
     }
-    return al_watcher_put(self->st, self->loop, call->task, call->watcher,
-                          call->told_in);
+    return al_first_callback_put(self->st, self->loop, call->task,
+                                 call->watcher, call->callback_context);
 }
 
 /* One call, and what belongs to it.  Before a Task's first step nobody has put
    the watcher on it.  -1 with an exception that ends the loop's run. */
 static int
-burst_make(BurstObject *self, al_call *call)
+call_queue_make(CallQueueObject *self, al_call *call)
 {
-    bool ours = call->watcher != NULL
-                && (call->arg == NULL
-                    || al_watcher_take(self->st, call->task, call->watcher));
+    bool ours =
+        call->watcher != NULL
+        && (call->arg == NULL
+            || al_first_callback_take(self->st, call->task, call->watcher));
     PyObject *error = call_make(call) < 0 ? PyErr_GetRaisedException() : NULL;
-    int made = ours && burst_settle(self, call) < 0
-                   ? burst_take_error(self, call)
+    int made = ours && call_queue_settle(self, call) < 0
+                   ? call_queue_take_error(self, call)
                    : 0;
     if (error == NULL) {
         return made;
     }
     PyObject *exit = made < 0 ? PyErr_GetRaisedException() : NULL;
     PyErr_SetRaisedException(error);
-    made = burst_take_error(self, call);
-    return exit == NULL ? made : al_loop_raise_graver(exit);
+    made = call_queue_take_error(self, call);
+    return exit == NULL ? made : al_loop_raise_more_severe(exit);
 }
 
 /* Tell whether the loop may be run from inside a call: uvloop cannot be. */
 static bool
-burst_nests(const BurstObject *self)
+call_queue_nests(const CallQueueObject *self)
 {
-    return self->handle != NULL && !al_stock_is_native(self->st, self->loop);
+    return self->handle != NULL
+           && !al_fast_path_is_native(self->st, self->loop);
 }
 
 /* Have the rest found at the queue's front, in a context that nobody has
    entered.  Tells whether it stands there; if not it is tried again. */
 static bool
-burst_stand(BurstObject *self)
+call_queue_stand(CallQueueObject *self)
 {
     al_state *st = self->st;
     PyObject *ready =
-        self->handle == NULL ? NULL : al_stock_queue(st, self->loop);
+        self->handle == NULL ? NULL : al_fast_path_queue(st, self->loop);
     PyObject *context = NULL, *none = NULL;
-    bool fresh = ready != NULL && !burst_nests(self); /* it is left by then */
+    bool fresh =
+        ready != NULL && !call_queue_nests(self); /* it is left by then */
     if (ready != NULL && !fresh) {
         context = AL_ALLOC(PyContext_CopyCurrent());
-        fresh = context != NULL
-                && PyObject_SetAttr(self->handle, st->s__context, context) == 0;
+        fresh =
+            context != NULL
+            && PyObject_SetAttr(self->handle, st->s__context, context) == 0;
     }
     if (fresh) {
-        none = PyObject_CallMethodOneArg(ready, st->s_appendleft,
-                                         self->handle);
+        none =
+            PyObject_CallMethodOneArg(ready, st->s_appendleft, self->handle);
     }
     if (none == NULL) {
         PyErr_Clear(); /* MemoryError */
@@ -424,14 +432,14 @@ burst_stand(BurstObject *self)
 /* There is no rest: take our handle from the queue's front if it is there.
    What may be joined may be joined all the same. */
 static void
-burst_step_down(BurstObject *self)
+call_queue_step_down(CallQueueObject *self)
 {
     al_state *st = self->st;
-    PyObject *ready = al_stock_queue(st, self->loop);
+    PyObject *ready = al_fast_path_queue(st, self->loop);
     PyObject *first = ready == NULL ? NULL : PySequence_GetItem(ready, 0);
     PyObject *taken = NULL;
     if (first != NULL && first == self->handle) {
-        BurstObject *open = burst_open(st, self->loop, ready);
+        CallQueueObject *open = call_queue_open(st, self->loop, ready);
         taken = PyObject_CallMethodNoArgs(ready, st->s_popleft);
         if (open != NULL && taken != NULL) {
             open->behind--;
@@ -439,7 +447,7 @@ burst_step_down(BurstObject *self)
         Py_XDECREF((PyObject *)open);
     }
     if (taken == NULL) {
-        PyErr_Clear(); /* somebody took it, or will call an empty burst */
+        PyErr_Clear(); /* somebody took it, or will call an empty queue */
     }
     Py_XDECREF(taken);
     Py_XDECREF(first);
@@ -449,10 +457,10 @@ burst_step_down(BurstObject *self)
 /* The loop's run ends, and the rest is not in its queue: it must not be lost.
    Keeps the raised exception. */
 static void
-burst_put_back(BurstObject *self)
+call_queue_put_back(CallQueueObject *self)
 {
     PyObject *error = PyErr_GetRaisedException();
-    if (!burst_stand(self) && burst_schedule(self) < 0) {
+    if (!call_queue_stand(self) && call_queue_schedule(self) < 0) {
         PyErr_WriteUnraisable((PyObject *)self);
     }
     self->behind = -1; /* it is not to be joined */
@@ -461,7 +469,7 @@ burst_put_back(BurstObject *self)
 
 /* Drop the calls that are left. */
 static void
-burst_empty(BurstObject *self)
+call_queue_empty(CallQueueObject *self)
 {
     while (self->next < self->count) {
         al_call call = self->calls[self->next++];
@@ -473,30 +481,32 @@ burst_empty(BurstObject *self)
 }
 
 static PyObject *
-burst_call(PyObject *op, PyObject *Py_UNUSED(args),
-           PyObject *Py_UNUSED(kwargs))
+call_queue_call(PyObject *op, PyObject *Py_UNUSED(args),
+                PyObject *Py_UNUSED(kwargs))
 {
-    BurstObject *self = (BurstObject *)op;
+    CallQueueObject *self = (CallQueueObject *)op;
     bool stands = false;
     int made = 0;
     self->behind = -1;
-    self->st->bursts_run++;
+    self->st->call_queues_run++;
     while (made == 0 && self->next < self->count) {
         al_call call = self->calls[self->next++];
         bool rest = self->next < self->count;
         if (stands && !rest) {
-            burst_step_down(self);
+            call_queue_step_down(self);
         }
-        stands = rest && (stands || (burst_nests(self) && burst_stand(self)));
-        made = burst_make(self, &call);
+        stands =
+            rest
+            && (stands || (call_queue_nests(self) && call_queue_stand(self)));
+        made = call_queue_make(self, &call);
         al_call_clear(&call);
     }
     if (self->next == self->count) {
-        burst_empty(self);
+        call_queue_empty(self);
         Py_CLEAR(self->handle);
     }
     else if (!stands) {
-        burst_put_back(self);
+        call_queue_put_back(self);
     }
     return made < 0 ? NULL : Py_NewRef(Py_None);
 }
@@ -504,9 +514,9 @@ burst_call(PyObject *op, PyObject *Py_UNUSED(args),
 /* ---------------------------------------------------------- GC and spec */
 
 static int
-burst_traverse(PyObject *op, visitproc visit, void *arg)
+call_queue_traverse(PyObject *op, visitproc visit, void *arg)
 {
-    BurstObject *self = (BurstObject *)op;
+    CallQueueObject *self = (CallQueueObject *)op;
     Py_VISIT(Py_TYPE(op));
     Py_VISIT(self->loop);
     Py_VISIT(self->handle);
@@ -517,53 +527,53 @@ burst_traverse(PyObject *op, visitproc visit, void *arg)
         Py_VISIT(call->context);
         Py_VISIT(call->task);
         Py_VISIT(call->watcher);
-        Py_VISIT(call->told_in);
+        Py_VISIT(call->callback_context);
     }
     return 0;
 }
 
 static int
-burst_clear(PyObject *op)
+call_queue_clear(PyObject *op)
 {
-    BurstObject *self = (BurstObject *)op;
-    burst_empty(self);
+    CallQueueObject *self = (CallQueueObject *)op;
+    call_queue_empty(self);
     Py_CLEAR(self->handle);
     Py_CLEAR(self->loop);
     return 0;
 }
 
 static void
-burst_dealloc(PyObject *op)
+call_queue_dealloc(PyObject *op)
 {
     PyTypeObject *type = Py_TYPE(op);
     PyObject_GC_UnTrack(op);
-    (void)burst_clear(op);
+    (void)call_queue_clear(op);
     type->tp_free(op);
     Py_DECREF(type);
 }
 
-PyDoc_STRVAR(burst_doc,
+PyDoc_STRVAR(call_queue_doc,
 "Calls that the loop would make one after the other, in one handle.");
 
-static PyType_Slot burst_slots[] = {
-    {Py_tp_doc, (void *)burst_doc},
-    {Py_tp_call, burst_call},
-    {Py_tp_traverse, burst_traverse},
-    {Py_tp_clear, burst_clear},
-    {Py_tp_dealloc, burst_dealloc},
+static PyType_Slot call_queue_slots[] = {
+    {Py_tp_doc, (void *)call_queue_doc},
+    {Py_tp_call, call_queue_call},
+    {Py_tp_traverse, call_queue_traverse},
+    {Py_tp_clear, call_queue_clear},
+    {Py_tp_dealloc, call_queue_dealloc},
     {0, NULL},
 };
 
-static PyType_Spec burst_spec = {
+static PyType_Spec call_queue_spec = {
     .name = "pyasynclife._core.Burst",
-    .basicsize = sizeof(BurstObject),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC
-             | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
-    .slots = burst_slots,
+    .basicsize = sizeof(CallQueueObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE
+             | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = call_queue_slots,
 };
 
 int
-al_burst_setup(PyObject *module, al_state *st)
+al_call_queue_setup(PyObject *module, al_state *st)
 {
-    return al_state_add_type(module, &st->Burst, &burst_spec, false);
+    return al_state_add_type(module, &st->CallQueue, &call_queue_spec, false);
 }

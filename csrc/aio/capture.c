@@ -37,7 +37,7 @@ typedef struct {
     PyObject *call;    /* owned: what call_soon() was given, or NULL */
     PyObject *arg;     /* owned, or NULL */
     PyObject *context; /* owned, or NULL */
-} StandInObject;
+} LoopProxyObject;
 
 typedef enum {
     CAPTURE_UNTRIED = 0,
@@ -56,17 +56,17 @@ typedef struct {
 /* ---------------------------------------------------------- stand-ins */
 
 /* A stand-in for one use (new). */
-static StandInObject *
-stand_in_take(al_state *st)
+static LoopProxyObject *
+loop_proxy_take(al_state *st)
 {
     CaptureObject *all = (CaptureObject *)st->capture;
-    StandInObject *self = (StandInObject *)all->spare;
+    LoopProxyObject *self = (LoopProxyObject *)all->spare;
     if (self != NULL) {
         all->spare = NULL;
         return self;
     }
     self = AL_ALLOC(
-        PyObject_GC_New(StandInObject, (PyTypeObject *)st->StandIn));
+        PyObject_GC_New(LoopProxyObject, (PyTypeObject *)st->LoopProxy));
     if (self == NULL) {
         return NULL;
     }
@@ -75,7 +75,8 @@ stand_in_take(al_state *st)
     self->kwargs = AL_ALLOC(PyDict_New());
     if (self->kwargs == NULL
         || AL_ALLOC_INT(
-               PyDict_SetItem(self->kwargs, st->s_loop, (PyObject *)self)) < 0
+               PyDict_SetItem(self->kwargs, st->s_loop, (PyObject *)self))
+               < 0
         || AL_ALLOC_INT(PyDict_SetItem(self->kwargs, st->s_name, Py_None)) < 0)
     {
         Py_CLEAR(self->kwargs);
@@ -88,7 +89,7 @@ stand_in_take(al_state *st)
 
 /* Give a stand-in back, emptied.  Keeps the raised exception. */
 static void
-stand_in_give(al_state *st, StandInObject *self)
+loop_proxy_give(al_state *st, LoopProxyObject *self)
 {
     CaptureObject *all = (CaptureObject *)st->capture;
     Py_CLEAR(self->call);
@@ -104,10 +105,10 @@ stand_in_give(al_state *st, StandInObject *self)
 
 /* call_soon(callback, *args, context): as Tasks and Futures call it. */
 static PyObject *
-stand_in_call_soon(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
-                   PyObject *kwnames)
+loop_proxy_call_soon(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                     PyObject *kwnames)
 {
-    StandInObject *self = (StandInObject *)op;
+    LoopProxyObject *self = (LoopProxyObject *)op;
     if (self->call != NULL || self->kwargs == NULL || nargs < 1 || nargs > 2
         || kwnames == NULL || PyTuple_GET_SIZE(kwnames) != 1
         || !PyContext_CheckExact(args[nargs]))
@@ -123,15 +124,15 @@ stand_in_call_soon(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
 }
 
 static PyObject *
-stand_in_get_debug(PyObject *Py_UNUSED(op), PyObject *Py_UNUSED(ignored))
+loop_proxy_get_debug(PyObject *Py_UNUSED(op), PyObject *Py_UNUSED(ignored))
 {
     Py_RETURN_FALSE;
 }
 
 /* What a stand-in has kept, as a call of a burst; it is then empty. */
 static al_call
-stand_in_yield(StandInObject *self, const al_loop *bound, PyObject *task,
-               PyObject *watcher)
+loop_proxy_yield(LoopProxyObject *self, const al_loop *bound, PyObject *task,
+                 PyObject *watcher)
 {
     al_call call = {
         .call = self->call,
@@ -139,7 +140,7 @@ stand_in_yield(StandInObject *self, const al_loop *bound, PyObject *task,
         .context = self->context,
         .task = Py_NewRef(task),
         .watcher = Py_XNewRef(watcher),
-        .told_in = Py_XNewRef(bound->context),
+        .callback_context = Py_XNewRef(bound->context),
     };
     self->call = self->arg = self->context = NULL;
     return call;
@@ -150,7 +151,7 @@ stand_in_yield(StandInObject *self, const al_loop *bound, PyObject *task,
 /* Have the stand-in's ready-made keywords name the next Task.  -1 with
    MemoryError. */
 static int
-capture_name(al_state *st, StandInObject *loop, PyObject *name)
+capture_name(al_state *st, LoopProxyObject *loop, PyObject *name)
 {
     if (loop->name == name) {
         return 0;
@@ -165,7 +166,7 @@ capture_name(al_state *st, StandInObject *loop, PyObject *name)
 /* Make the Task of a coroutine, with a stand-in for its loop.  Without a
    keyword, or with a name alone, its ready-made dict is enough. */
 static PyObject *
-capture_make(al_state *st, StandInObject *loop, PyObject *coro,
+capture_make(al_state *st, LoopProxyObject *loop, PyObject *coro,
              PyObject *kwnames, PyObject *const *values)
 {
     Py_ssize_t n = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
@@ -224,12 +225,11 @@ capture_try(al_state *st, const al_loop *bound)
 {
     int fit = 0;
     PyObject *task = NULL, *future = NULL, *seen = NULL, *coro = NULL;
-    StandInObject *loop = stand_in_take(st);
+    LoopProxyObject *loop = loop_proxy_take(st);
     coro = loop == NULL ? NULL : PyObject_CallNoArgs(st->nothing);
-    future = coro == NULL
-                 ? NULL
-                 : AL_ALLOC(PyObject_Vectorcall(st->Future, &bound->loop, 0,
-                                                st->kw_loop));
+    future = coro == NULL ? NULL
+                          : AL_ALLOC(PyObject_Vectorcall(
+                                st->Future, &bound->loop, 0, st->kw_loop));
     if (future != NULL && (PyObject *)Py_TYPE(future) == st->Future
         && *capture_field(future) == bound->loop)
     {
@@ -254,10 +254,10 @@ capture_try(al_state *st, const al_loop *bound)
     PyObject *error = fit < 0 ? PyErr_GetRaisedException() : NULL;
     PyErr_Clear();
     if (coro != NULL) {
-        al_coro_refuse(st, coro);
+        al_coro_close_unstarted(st, coro);
     }
     if (loop != NULL) {
-        stand_in_give(st, loop);
+        loop_proxy_give(st, loop);
     }
     Py_XDECREF(seen);
     Py_XDECREF(future);
@@ -276,8 +276,8 @@ capture_begin(al_state *st, CaptureObject *all, const al_loop *bound)
     int fit = wanted == NULL ? -1 : wanted == Py_True;
     Py_XDECREF(wanted);
     if (fit > 0) {
-        bool known = st->future_callbacks != Py_None
-                     && st->task_waiter != Py_None;
+        bool known =
+            st->future_callbacks != Py_None && st->task_waiter != Py_None;
         fit = known ? capture_try(st, bound) : 0;
     }
     if (fit >= 0) {
@@ -291,7 +291,7 @@ static int
 capture_may(al_state *st, const al_loop *bound)
 {
     CaptureObject *all = (CaptureObject *)st->capture;
-    return !all->allowed                      ? 0
+    return !all->allowed                  ? 0
            : all->mode == CAPTURE_UNTRIED ? capture_begin(st, all, bound)
                                           : all->mode == CAPTURE_ON;
 }
@@ -309,19 +309,19 @@ al_capture_allow(al_state *st, bool allowed)
 
 int
 al_capture_start(al_state *st, const al_loop *bound, PyObject *coro,
-                 PyObject *kwnames, PyObject *const *values,
-                 PyObject *watcher, PyObject **task)
+                 PyObject *kwnames, PyObject *const *values, PyObject *watcher,
+                 PyObject **task)
 {
     int may = capture_may(st, bound);
     if (may <= 0) {
         return may;
     }
-    StandInObject *loop = stand_in_take(st);
-    *task = loop == NULL ? NULL
-                         : capture_make(st, loop, coro, kwnames, values);
+    LoopProxyObject *loop = loop_proxy_take(st);
+    *task =
+        loop == NULL ? NULL : capture_make(st, loop, coro, kwnames, values);
     if (*task == NULL) {
         if (loop != NULL) {
-            stand_in_give(st, loop);
+            loop_proxy_give(st, loop);
         }
         return -1;
     }
@@ -330,12 +330,12 @@ al_capture_start(al_state *st, const al_loop *bound, PyObject *coro,
     {
         ((CaptureObject *)st->capture)->mode = CAPTURE_OFF;
         capture_forget(st, *task, NULL);
-        stand_in_give(st, loop);
+        loop_proxy_give(st, loop);
         return 0;
     }
-    al_call call = stand_in_yield(loop, bound, *task, watcher);
-    stand_in_give(st, loop);
-    if (al_burst_queue(st, bound->loop, &call) < 0) {
+    al_call call = loop_proxy_yield(loop, bound, *task, watcher);
+    loop_proxy_give(st, loop);
+    if (al_call_queue_add(st, bound->loop, &call) < 0) {
         capture_forget(st, *task, &call);
         return -1;
     }
@@ -352,12 +352,12 @@ capture_waiter(al_state *st, const al_loop *bound, PyObject *task)
     if ((PyObject *)Py_TYPE(task) != st->Task) {
         return NULL;
     }
-    PyObject *waiter = al_future_look(st->task_waiter, task);
+    PyObject *waiter = al_future_get(st->task_waiter, task);
     PyObject *callbacks = NULL;
     if (waiter != NULL && (PyObject *)Py_TYPE(waiter) == st->Future
         && *capture_field(waiter) == bound->loop)
     {
-        callbacks = al_future_look(st->future_callbacks, waiter);
+        callbacks = al_future_get(st->future_callbacks, waiter);
     }
     bool alone = false;
     if (callbacks != NULL && PyList_Check(callbacks)
@@ -374,30 +374,29 @@ capture_waiter(al_state *st, const al_loop *bound, PyObject *task)
     return waiter;
 }
 
-/* Cancel without the capture, and raise what has failed so far, if that was not
-   memory: the cancellation is not to be lost by it. */
+/* Cancel without the capture, and raise what has failed so far, if that was
+   not memory: the cancellation is not to be lost by it. */
 static int
 capture_cancel_plain(al_state *st, PyObject *task, PyObject *msg)
 {
     PyObject *error = PyErr_GetRaisedException();
     int asked = al_task_cancel(st, task, msg);
-    if (error == NULL
-        || PyErr_GivenExceptionMatches(error, PyExc_MemoryError))
+    if (error == NULL || PyErr_GivenExceptionMatches(error, PyExc_MemoryError))
     {
         Py_XDECREF(error);
         return asked;
     }
-    return al_loop_raise_graver(error);
+    return al_loop_raise_more_severe(error);
 }
 
 int
 al_capture_cancel(al_state *st, const al_loop *bound, PyObject *task,
                   PyObject *msg, PyObject *watcher)
 {
-    int may = al_stock_shares(st, bound);
+    int may = al_fast_path_shares(st, bound);
     may = may > 0 ? capture_may(st, bound) : may;
     PyObject *waiter = may > 0 ? capture_waiter(st, bound, task) : NULL;
-    StandInObject *loop = waiter == NULL ? NULL : stand_in_take(st);
+    LoopProxyObject *loop = waiter == NULL ? NULL : loop_proxy_take(st);
     if (loop == NULL) {
         Py_XDECREF(waiter);
         return capture_cancel_plain(st, task, msg);
@@ -409,14 +408,14 @@ al_capture_cancel(al_state *st, const al_loop *bound, PyObject *task,
     *capture_field(waiter) = real;
     if (loop->call != NULL && loop->arg != NULL) {
         PyObject *error = asked < 0 ? PyErr_GetRaisedException() : NULL;
-        al_call wake = stand_in_yield(loop, bound, task, watcher);
-        int woken = al_burst_deliver(st, bound->loop, &wake, NULL);
+        al_call wake = loop_proxy_yield(loop, bound, task, watcher);
+        int woken = al_call_queue_deliver(st, bound->loop, &wake, NULL);
         if (woken < 0 || error != NULL) {
-            asked = al_loop_raise_graver(error);
+            asked = al_loop_raise_more_severe(error);
         }
         al_call_clear(&wake); /* in vain, twice: as asyncio's own may be */
     }
-    stand_in_give(st, loop);
+    loop_proxy_give(st, loop);
     Py_DECREF(waiter);
     return asked;
 }
@@ -424,9 +423,9 @@ al_capture_cancel(al_state *st, const al_loop *bound, PyObject *task,
 /* --------------------------------------------------------- GC and specs */
 
 static int
-stand_in_traverse(PyObject *op, visitproc visit, void *arg)
+loop_proxy_traverse(PyObject *op, visitproc visit, void *arg)
 {
-    StandInObject *self = (StandInObject *)op;
+    LoopProxyObject *self = (LoopProxyObject *)op;
     Py_VISIT(Py_TYPE(op));
     Py_VISIT(self->kwargs);
     Py_VISIT(self->call);
@@ -436,9 +435,9 @@ stand_in_traverse(PyObject *op, visitproc visit, void *arg)
 }
 
 static int
-stand_in_clear(PyObject *op)
+loop_proxy_clear(PyObject *op)
 {
-    StandInObject *self = (StandInObject *)op;
+    LoopProxyObject *self = (LoopProxyObject *)op;
     Py_CLEAR(self->kwargs);
     Py_CLEAR(self->call);
     Py_CLEAR(self->arg);
@@ -447,11 +446,11 @@ stand_in_clear(PyObject *op)
 }
 
 static void
-stand_in_dealloc(PyObject *op)
+loop_proxy_dealloc(PyObject *op)
 {
     PyTypeObject *type = Py_TYPE(op);
     PyObject_GC_UnTrack(op);
-    (void)stand_in_clear(op);
+    (void)loop_proxy_clear(op);
     type->tp_free(op);
     Py_DECREF(type);
 }
@@ -483,27 +482,27 @@ capture_dealloc(PyObject *op)
     Py_DECREF(type);
 }
 
-static PyMethodDef stand_in_methods[] = {
-    {"call_soon", AL_METHOD(stand_in_call_soon),
+static PyMethodDef loop_proxy_methods[] = {
+    {"call_soon", AL_METHOD(loop_proxy_call_soon),
      METH_FASTCALL | METH_KEYWORDS, NULL},
-    {"get_debug", stand_in_get_debug, METH_NOARGS, NULL},
+    {"get_debug", loop_proxy_get_debug, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 
-static PyType_Slot stand_in_slots[] = {
-    {Py_tp_methods, stand_in_methods},
-    {Py_tp_traverse, stand_in_traverse},
-    {Py_tp_clear, stand_in_clear},
-    {Py_tp_dealloc, stand_in_dealloc},
+static PyType_Slot loop_proxy_slots[] = {
+    {Py_tp_methods, loop_proxy_methods},
+    {Py_tp_traverse, loop_proxy_traverse},
+    {Py_tp_clear, loop_proxy_clear},
+    {Py_tp_dealloc, loop_proxy_dealloc},
     {0, NULL},
 };
 
-static PyType_Spec stand_in_spec = {
+static PyType_Spec loop_proxy_spec = {
     .name = "pyasynclife._core.StandIn",
-    .basicsize = sizeof(StandInObject),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC
-             | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
-    .slots = stand_in_slots,
+    .basicsize = sizeof(LoopProxyObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE
+             | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = loop_proxy_slots,
 };
 
 static PyType_Slot capture_slots[] = {
@@ -516,15 +515,15 @@ static PyType_Slot capture_slots[] = {
 static PyType_Spec capture_spec = {
     .name = "pyasynclife._core.Capture",
     .basicsize = sizeof(CaptureObject),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC
-             | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE
+             | Py_TPFLAGS_DISALLOW_INSTANTIATION,
     .slots = capture_slots,
 };
 
 int
 al_capture_setup(PyObject *module, al_state *st)
 {
-    if (al_state_add_type(module, &st->StandIn, &stand_in_spec, false) < 0
+    if (al_state_add_type(module, &st->LoopProxy, &loop_proxy_spec, false) < 0
         || al_state_add_type(module, &st->Capture, &capture_spec, false) < 0)
     {
         return -1;

@@ -54,7 +54,7 @@ al_coro_started(al_state *st, PyObject *coro)
 }
 
 void
-al_coro_refuse(al_state *st, PyObject *coro)
+al_coro_close_unstarted(al_state *st, PyObject *coro)
 {
     PyObject *error = PyErr_GetRaisedException();
     if (PyCoro_CheckExact(coro) && al_coro_started(st, coro) == 0) {

@@ -11,7 +11,7 @@ int al_coro_started(al_state *st, PyObject *coro);
 
 /* Close a coroutine that has never started; leave any other alone.  Keeps
    the raised exception.  Runs Python. */
-void al_coro_refuse(al_state *st, PyObject *coro);
+void al_coro_close_unstarted(al_state *st, PyObject *coro);
 
 /* Close whatever was passed for a coroutine, if it can be closed.  Returns 0;
    -1 with what close() raised.  Runs Python. */

@@ -15,8 +15,8 @@
 
 /* loop.create_task(coro, **keywords) */
 static PyObject *
-spawn_by_loop(al_state *st, const al_loop *bound, PyObject *const *args,
-              PyObject *kwnames)
+create_task_by_loop(al_state *st, const al_loop *bound, PyObject *const *args,
+                    PyObject *kwnames)
 {
     PyObject *stack[AL_TASK_KEYWORDS + 3] = {NULL, bound->loop, args[0]};
     Py_ssize_t n = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
@@ -30,7 +30,7 @@ spawn_by_loop(al_state *st, const al_loop *bound, PyObject *const *args,
 
 /* Where a keyword is among others; -1: it is not. */
 static Py_ssize_t
-spawn_find(PyObject *kwnames, PyObject *name)
+create_task_find(PyObject *kwnames, PyObject *name)
 {
     Py_ssize_t n = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
     for (Py_ssize_t i = 0; i < n; i++) {
@@ -45,28 +45,31 @@ spawn_find(PyObject *kwnames, PyObject *name)
 /* Refuse an eager start that would hang the loop: a Task that cannot enter its
    context stays the current one for ever (CPython gh-157301). */
 static int
-spawn_check_context(PyObject *context)
+create_task_check_context(PyObject *context)
 {
     if (context == Py_None) {
         return 0;
     }
     if (!PyContext_CheckExact(context)) {
-        PyErr_Format(PyExc_TypeError, "context is a contextvars.Context, "
-                     "got %R", context);
+        PyErr_Format(PyExc_TypeError,
+                     "context is a contextvars.Context, "
+                     "got %R",
+                     context);
         return -1;
     }
     return PyContext_Enter(context) < 0 ? -1 : PyContext_Exit(context);
 }
 
 /* The Task type for an eager Task that is ours to make (new): there is no task
-   factory, and create_task is no Python code that somebody put there.  A native
-   one may not know of eager_start.  NULL without an exception: it is not. */
+   factory, and create_task is no Python code that somebody put there.  A
+   native one may not know of eager_start.  NULL without an exception: it is
+   not. */
 static PyObject *
-spawn_type(al_state *st, const al_loop *bound)
+create_task_type(al_state *st, const al_loop *bound)
 {
-    al_stock stock = al_stock_ask(st, bound, AL_STOCK_TASKS);
-    if (stock != AL_STOCK_NOTHING) {
-        return stock == AL_STOCK_ERROR ? NULL : Py_NewRef(st->Task);
+    al_fast_path stock = al_fast_path_ask(st, bound, AL_FAST_PATH_TASKS);
+    if (stock != AL_FAST_PATH_NOTHING) {
+        return stock == AL_FAST_PATH_ERROR ? NULL : Py_NewRef(st->Task);
     }
     PyObject *method = PyObject_GetAttr(bound->loop, st->s_create_task);
     if (method == NULL) {
@@ -76,17 +79,18 @@ spawn_type(al_state *st, const al_loop *bound)
         PyMethod_Check(method) ? PyMethod_GET_FUNCTION(method) : method);
     Py_DECREF(method);
     PyObject *factory =
-        python ? NULL
-               : PyObject_CallMethodNoArgs(bound->loop, st->s_get_task_factory);
+        python
+            ? NULL
+            : PyObject_CallMethodNoArgs(bound->loop, st->s_get_task_factory);
     Py_XDECREF(factory);
     return factory == Py_None ? PyObject_GetAttr(st->tasks_module, st->s_Task)
                               : NULL;
 }
 
-/* al_spawn() where eager_start was passed. */
+/* al_create_task() where eager_start was passed. */
 static PyObject *
-spawn_eager(al_state *st, const al_loop *bound, PyObject *const *args,
-            PyObject *kwnames)
+create_task_eager(al_state *st, const al_loop *bound, PyObject *const *args,
+                  PyObject *kwnames)
 {
     if (!AL_HAS_EAGER_START) {
         PyErr_SetString(PyExc_TypeError,
@@ -94,22 +98,23 @@ spawn_eager(al_state *st, const al_loop *bound, PyObject *const *args,
                         "3.11");
         return NULL;
     }
-    Py_ssize_t eager = spawn_find(kwnames, st->s_eager_start);
-    Py_ssize_t context = spawn_find(kwnames, st->s_context);
+    Py_ssize_t eager = create_task_find(kwnames, st->s_eager_start);
+    Py_ssize_t context = create_task_find(kwnames, st->s_context);
     int begins = PyObject_IsTrue(args[1 + eager]);
     if (begins < 0
         || (begins && context >= 0
-            && spawn_check_context(args[1 + context]) < 0))
+            && create_task_check_context(args[1 + context]) < 0))
     {
         return NULL;
     }
-    PyObject *type = spawn_type(st, bound);
+    PyObject *type = create_task_type(st, bound);
     if (type == NULL) {
-        return PyErr_Occurred() ? NULL
-                                : spawn_by_loop(st, bound, args, kwnames);
+        return PyErr_Occurred()
+                   ? NULL
+                   : create_task_by_loop(st, bound, args, kwnames);
     }
-    PyObject *task = al_loop_make_task(st, type, bound->loop, args[0], kwnames,
-                                       args + 1);
+    PyObject *task =
+        al_loop_make_task(st, type, bound->loop, args[0], kwnames, args + 1);
     Py_DECREF(type);
     return task;
 }
@@ -119,26 +124,26 @@ typedef struct {
     PyObject *kwnames;       /* borrowed, or NULL */
     PyObject *const *values; /* borrowed */
     PyObject *name;          /* borrowed: to be given later, or NULL */
-} spawn_keys;
+} create_task_keys;
 
 /* Bring the keywords of create_task to those of the Task type.  uvloop, and
-   asyncio until 3.12, name a Task after it was made, so it uses up a number; as
-   ours must, for others to be numbered as they would be.  Tells whether it can
-   be done. */
+   asyncio until 3.12, name a Task after it was made, so it uses up a number;
+   as ours must, for others to be numbered as they would be.  Tells whether it
+   can be done. */
 static bool
-spawn_sort(al_state *st, const al_loop *bound, spawn_keys *keys)
+create_task_sort(al_state *st, const al_loop *bound, create_task_keys *keys)
 {
     Py_ssize_t n = keys->kwnames == NULL ? 0 : PyTuple_GET_SIZE(keys->kwnames);
-    Py_ssize_t at = spawn_find(keys->kwnames, st->s_name);
-    if (n == 0 || spawn_find(keys->kwnames, st->s_loop) >= 0) {
+    Py_ssize_t at = create_task_find(keys->kwnames, st->s_name);
+    if (n == 0 || create_task_find(keys->kwnames, st->s_loop) >= 0) {
         return n == 0; /* the loop is no keyword of create_task */
     }
     if (at < 0
-        || !(AL_NAMES_TASKS_LATE || al_stock_is_native(st, bound->loop)))
+        || !(AL_NAMES_TASKS_LATE || al_fast_path_is_native(st, bound->loop)))
     {
         return true;
     }
-    Py_ssize_t context = spawn_find(keys->kwnames, st->s_context);
+    Py_ssize_t context = create_task_find(keys->kwnames, st->s_context);
     PyObject *name = keys->values[at];
     if (n - 1 != (context >= 0)
         || !(name == Py_None || PyUnicode_CheckExact(name)))
@@ -151,23 +156,25 @@ spawn_sort(al_state *st, const al_loop *bound, spawn_keys *keys)
     return true;
 }
 
-/* spawn_task() where calling the Task type will do. */
+/* create_task_task() where calling the Task type will do. */
 static PyObject *
-spawn_direct(al_state *st, const al_loop *bound, al_stock stock,
-             PyObject *const *args, PyObject *kwnames, const spawn_keys *keys,
-             PyObject *watcher, al_spawned *how)
+create_task_direct(al_state *st, const al_loop *bound, al_fast_path stock,
+                   PyObject *const *args, PyObject *kwnames,
+                   const create_task_keys *keys, PyObject *watcher,
+                   al_created *how)
 {
     PyObject *task = NULL;
     int captured = 0;
-    if (stock == AL_STOCK_CALLS) {
+    if (stock == AL_FAST_PATH_CALLS) {
         captured = al_capture_start(st, bound, args[0], keys->kwnames,
                                     keys->values, watcher, &task);
     }
     if (captured == 0) {
         /* In a closed loop it would stay behind and never run. */
-        int open = al_stock_is_open(st, bound->loop);
+        int open = al_fast_path_is_open(st, bound->loop);
         if (open <= 0) {
-            return open < 0 ? NULL : spawn_by_loop(st, bound, args, kwnames);
+            return open < 0 ? NULL
+                            : create_task_by_loop(st, bound, args, kwnames);
         }
         task = al_loop_make_task(st, st->Task, bound->loop, args[0],
                                  keys->kwnames, keys->values);
@@ -175,7 +182,7 @@ spawn_direct(al_state *st, const al_loop *bound, al_stock stock,
     if (captured < 0 || task == NULL) {
         return NULL;
     }
-    *how = captured ? AL_SPAWNED_WATCHED : AL_SPAWNED_LAZY;
+    *how = captured ? AL_CREATED_WATCHED : AL_CREATED_LAZY;
     if (keys->name != NULL) {
         PyObject *none =
             PyObject_CallMethodOneArg(task, st->s_set_name, keys->name);
@@ -189,27 +196,27 @@ spawn_direct(al_state *st, const al_loop *bound, al_stock stock,
 
 /* A Task of args[0], by whichever way nobody can tell from create_task. */
 static PyObject *
-spawn_task(al_state *st, const al_loop *bound, al_stock most,
-           PyObject *const *args, PyObject *kwnames, PyObject *watcher,
-           al_spawned *how)
+create_task_task(al_state *st, const al_loop *bound, al_fast_path most,
+                 PyObject *const *args, PyObject *kwnames, PyObject *watcher,
+                 al_created *how)
 {
-    *how = AL_SPAWNED;
-    spawn_keys keys = {kwnames, args + 1, NULL};
-    al_stock stock = al_stock_ask(st, bound, most);
-    if (stock == AL_STOCK_ERROR) {
+    *how = AL_CREATED;
+    create_task_keys keys = {kwnames, args + 1, NULL};
+    al_fast_path stock = al_fast_path_ask(st, bound, most);
+    if (stock == AL_FAST_PATH_ERROR) {
         return NULL;
     }
-    return stock == AL_STOCK_NOTHING || !spawn_sort(st, bound, &keys)
-               ? spawn_by_loop(st, bound, args, kwnames)
-               : spawn_direct(st, bound, stock, args, kwnames, &keys, watcher,
-                              how);
+    return stock == AL_FAST_PATH_NOTHING || !create_task_sort(st, bound, &keys)
+               ? create_task_by_loop(st, bound, args, kwnames)
+               : create_task_direct(st, bound, stock, args, kwnames, &keys,
+                                    watcher, how);
 }
 
 PyObject *
-al_spawn(al_state *st, al_loop *bound, PyObject *const *args,
-         PyObject *kwnames, PyObject *watcher, al_spawned *how)
+al_create_task(al_state *st, al_loop *bound, PyObject *const *args,
+               PyObject *kwnames, PyObject *watcher, al_created *how)
 {
-    *how = AL_SPAWNED;
+    *how = AL_CREATED;
     if (kwnames != NULL && PyTuple_GET_SIZE(kwnames) > AL_TASK_KEYWORDS) {
         PyErr_Format(PyExc_TypeError,
                      "create_task() takes at most %d keyword arguments",
@@ -219,30 +226,30 @@ al_spawn(al_state *st, al_loop *bound, PyObject *const *args,
     if (al_loop_check_thread(st, bound, "TaskGroup.create_task()") < 0) {
         return NULL;
     }
-    return spawn_find(kwnames, st->s_eager_start) >= 0
-               ? spawn_eager(st, bound, args, kwnames)
-               : spawn_task(st, bound, AL_STOCK_CALLS, args, kwnames, watcher,
-                            how);
+    return create_task_find(kwnames, st->s_eager_start) >= 0
+               ? create_task_eager(st, bound, args, kwnames)
+               : create_task_task(st, bound, AL_FAST_PATH_CALLS, args, kwnames,
+                                  watcher, how);
 }
 
 PyObject *
-al_spawn_named(al_state *st, const al_loop *bound, PyObject *coro,
-               PyObject *name, PyObject *context, PyObject *watcher,
-               al_spawned *how)
+al_create_task_named(al_state *st, const al_loop *bound, PyObject *coro,
+                     PyObject *name, PyObject *context, PyObject *watcher,
+                     al_created *how)
 {
     PyObject *args[] = {coro, name, context};
-    return spawn_task(st, bound, AL_STOCK_CALLS, args,
-                      context == NULL ? st->kw_name : st->kw_name_context,
-                      watcher, how);
+    return create_task_task(
+        st, bound, AL_FAST_PATH_CALLS, args,
+        context == NULL ? st->kw_name : st->kw_name_context, watcher, how);
 }
 
 PyObject *
-al_spawn_plain(al_state *st, const al_loop *bound, PyObject *coro,
-               PyObject *name, PyObject *context)
+al_create_task_plain(al_state *st, const al_loop *bound, PyObject *coro,
+                     PyObject *name, PyObject *context)
 {
-    al_spawned how;
+    al_created how;
     PyObject *args[] = {coro, name, context};
-    return spawn_task(st, bound, AL_STOCK_TASKS, args,
-                      context == NULL ? st->kw_name : st->kw_name_context,
-                      NULL, &how);
+    return create_task_task(
+        st, bound, AL_FAST_PATH_TASKS, args,
+        context == NULL ? st->kw_name : st->kw_name_context, NULL, &how);
 }

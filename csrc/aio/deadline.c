@@ -27,8 +27,8 @@ typedef struct {
 static PyObject *
 alarm_new(al_deadlines *all)
 {
-    AlarmObject *self = AL_ALLOC(
-        PyObject_GC_New(AlarmObject, (PyTypeObject *)all->st->Alarm));
+    AlarmObject *self =
+        AL_ALLOC(PyObject_GC_New(AlarmObject, (PyTypeObject *)all->st->Alarm));
     if (self == NULL) {
         return NULL;
     }
@@ -51,8 +51,8 @@ deadline_cancel(al_deadlines *all, PyObject *timer)
 {
     if (timer != NULL) {
         if (al_task_cancel(all->st, timer, NULL) < 0) {
-            al_loop_report(all->st, all->bound->loop,
-                           "cancelling a timer failed", NULL);
+            al_loop_report_or_exit_later(all->st, all->bound->loop,
+                                         "cancelling a timer failed", NULL);
         }
         Py_DECREF(timer);
     }
@@ -65,7 +65,7 @@ deadline_arm(al_deadlines *all)
     if (al_list_is_empty(&all->queue)) {
         return 0;
     }
-    double when = AL_OWNER(all->queue.next, al_deadline, link)->when;
+    double when = AL_CONTAINER_OF(all->queue.next, al_deadline, link)->when;
     if (all->timer != NULL && all->armed <= when) {
         return 0;
     }
@@ -100,7 +100,7 @@ deadline_fire(al_deadlines *all)
     al_list_init(&due);
     while (!al_list_is_empty(&all->queue)) {
         al_link *first = all->queue.next;
-        if (AL_OWNER(first, al_deadline, link)->when > until) {
+        if (AL_CONTAINER_OF(first, al_deadline, link)->when > until) {
             break;
         }
         al_link_unlink(first);
@@ -110,7 +110,7 @@ deadline_fire(al_deadlines *all)
     while (!al_list_is_empty(&due)) {
         al_link *first = due.next;
         al_link_unlink(first);
-        all->due(all, AL_OWNER(first, al_deadline, link));
+        all->due(all, AL_CONTAINER_OF(first, al_deadline, link));
     }
     if (deadline_arm(all) < 0) {
         all->due(all, NULL);
@@ -135,7 +135,7 @@ al_deadline_add(al_deadlines *all, al_deadline *deadline, double when)
 {
     al_link *before = all->queue.prev;
     while (before != &all->queue
-           && AL_OWNER(before, al_deadline, link)->when > when)
+           && AL_CONTAINER_OF(before, al_deadline, link)->when > when)
     {
         before = before->prev;
     }
@@ -210,8 +210,8 @@ static PyType_Slot alarm_slots[] = {
 static PyType_Spec alarm_spec = {
     .name = "pyasynclife._core.Alarm",
     .basicsize = sizeof(AlarmObject),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC
-             | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE
+             | Py_TPFLAGS_DISALLOW_INSTANTIATION,
     .slots = alarm_slots,
 };
 

@@ -27,13 +27,13 @@ typedef struct {
     unsigned int tag;    /* of that type, and of Handle, when judged; 0: ask */
     unsigned int handle_tag;
     bool handles_differ; /* that type's are not asyncio's */
-} StockObject;
+} FastPathObject;
 
 /* ----------------------------------------------------------- the type */
 
 /* A type's version, which changes with it. */
 static unsigned int
-stock_tag(al_state *st, PyTypeObject *type)
+fast_path_tag(al_state *st, PyTypeObject *type)
 {
     (void)PyObject_HasAttr((PyObject *)type, st->s_call_soon); /* gives one */
     return type->tp_version_tag;
@@ -41,11 +41,11 @@ stock_tag(al_state *st, PyTypeObject *type)
 
 /* Judge a type of loop.  -1 with an exception. */
 static int
-stock_judge(al_state *st, StockObject *self, PyTypeObject *type)
+fast_path_judge(al_state *st, FastPathObject *self, PyTypeObject *type)
 {
     PyTypeObject *handle = (PyTypeObject *)st->Handle;
-    unsigned int tag = stock_tag(st, type);
-    unsigned int handle_tag = stock_tag(st, handle);
+    unsigned int tag = fast_path_tag(st, type);
+    unsigned int handle_tag = fast_path_tag(st, handle);
     PyObject *terms = PyObject_CallOneArg(st->loop_terms, (PyObject *)type);
     if (terms == NULL) {
         return -1;
@@ -72,7 +72,8 @@ stock_judge(al_state *st, StockObject *self, PyTypeObject *type)
 }
 
 static bool
-stock_is_judged(al_state *st, const StockObject *self, PyTypeObject *type)
+fast_path_is_judged(al_state *st, const FastPathObject *self,
+                    PyTypeObject *type)
 {
     unsigned int handle_tag = ((PyTypeObject *)st->Handle)->tp_version_tag;
     return (PyObject *)type == self->type && self->tag != 0
@@ -83,7 +84,7 @@ stock_is_judged(al_state *st, const StockObject *self, PyTypeObject *type)
 
 /* Tell whether a loop is of uvloop's making. */
 static bool
-stock_is_native(const StockObject *self, PyObject *loop)
+fast_path_is_native(const FastPathObject *self, PyObject *loop)
 {
     return self->native != NULL
            && PyObject_TypeCheck(loop, (PyTypeObject *)self->native);
@@ -94,7 +95,7 @@ stock_is_native(const StockObject *self, PyObject *loop)
 /* The attributes of the loop itself, where looking at them as a dict costs it
    nothing (new); else NULL, without an exception. */
 static PyObject *
-stock_dict(PyObject *loop)
+fast_path_dict(PyObject *loop)
 {
     if (!AL_DICT_IS_FREE) {
         return NULL;
@@ -109,8 +110,8 @@ stock_dict(PyObject *loop)
 /* loop.name is that method of its type, for the loop has none of its own: 1 or
    0; -1 with an exception. */
 static int
-stock_has_method(PyObject *loop, PyObject *dict, PyObject *name,
-                 PyObject *function)
+fast_path_has_method(PyObject *loop, PyObject *dict, PyObject *name,
+                     PyObject *function)
 {
     if (dict != NULL) {
         int own = PyDict_Contains(dict, name);
@@ -122,7 +123,7 @@ stock_has_method(PyObject *loop, PyObject *dict, PyObject *name,
 /* An attribute of a loop that only the loop itself has, not its type (new);
    NULL with an exception, or without one if there is none. */
 static PyObject *
-stock_attribute(PyObject *loop, PyObject *dict, PyObject *name)
+fast_path_attribute(PyObject *loop, PyObject *dict, PyObject *name)
 {
     return dict == NULL ? PyObject_GetAttr(loop, name)
                         : Py_XNewRef(PyDict_GetItemWithError(dict, name));
@@ -131,7 +132,7 @@ stock_attribute(PyObject *loop, PyObject *dict, PyObject *name)
 /* What is found is that very object, a constant: 1 or 0; -1 with an exception.
    Steals what is found. */
 static int
-stock_is(PyObject *found, PyObject *what)
+fast_path_is(PyObject *found, PyObject *what)
 {
     if (found == NULL) {
         return PyErr_Occurred() ? -1 : 0;
@@ -142,105 +143,111 @@ stock_is(PyObject *found, PyObject *what)
 
 /* create_task is the loop's own, and there is no task factory. */
 static int
-stock_makes(al_state *st, const StockObject *self, PyObject *loop,
-            PyObject *dict)
+fast_path_makes(al_state *st, const FastPathObject *self, PyObject *loop,
+                PyObject *dict)
 {
-    int makes = stock_has_method(loop, dict, st->s_create_task, self->maker);
+    int makes =
+        fast_path_has_method(loop, dict, st->s_create_task, self->maker);
     if (makes <= 0) {
         return makes;
     }
-    return stock_is(stock_is_native(self, loop)
-                        ? PyObject_CallOneArg(self->factory, loop)
-                        : stock_attribute(loop, dict, st->s__task_factory),
-                    Py_None);
+    return fast_path_is(
+        fast_path_is_native(self, loop)
+            ? PyObject_CallOneArg(self->factory, loop)
+            : fast_path_attribute(loop, dict, st->s__task_factory),
+        Py_None);
 }
 
 /* call_soon is the loop's own, and nobody debugs. */
 static int
-stock_calls(al_state *st, const StockObject *self, PyObject *loop,
-            PyObject *dict)
+fast_path_calls(al_state *st, const FastPathObject *self, PyObject *loop,
+                PyObject *dict)
 {
     if (self->call_soon == NULL) {
         return 0;
     }
-    int calls = stock_has_method(loop, dict, st->s_call_soon, self->call_soon);
+    int calls =
+        fast_path_has_method(loop, dict, st->s_call_soon, self->call_soon);
     if (calls <= 0) {
         return calls;
     }
-    return stock_is(stock_is_native(self, loop)
-                        ? PyObject_CallOneArg(self->debug, loop)
-                        : stock_attribute(loop, dict, st->s__debug),
-                    Py_False);
+    return fast_path_is(fast_path_is_native(self, loop)
+                            ? PyObject_CallOneArg(self->debug, loop)
+                            : fast_path_attribute(loop, dict, st->s__debug),
+                        Py_False);
 }
 
 /* Judge the type of the bound loop if that is to be done.  -1 with an
    exception. */
 static int
-stock_know(al_state *st, StockObject *self, const al_loop *bound)
+fast_path_know(al_state *st, FastPathObject *self, const al_loop *bound)
 {
     PyTypeObject *type = Py_TYPE(bound->loop);
-    return stock_is_judged(st, self, type) ? 0 : stock_judge(st, self, type);
+    return fast_path_is_judged(st, self, type)
+               ? 0
+               : fast_path_judge(st, self, type);
 }
 
-al_stock
-al_stock_ask(al_state *st, const al_loop *bound, al_stock most)
+al_fast_path
+al_fast_path_ask(al_state *st, const al_loop *bound, al_fast_path most)
 {
-    StockObject *self = (StockObject *)st->stock;
-    if (stock_know(st, self, bound) < 0) {
-        return AL_STOCK_ERROR;
+    FastPathObject *self = (FastPathObject *)st->fast_path;
+    if (fast_path_know(st, self, bound) < 0) {
+        return AL_FAST_PATH_ERROR;
     }
     if (self->maker == NULL) {
-        return AL_STOCK_NOTHING;
+        return AL_FAST_PATH_NOTHING;
     }
     /* The dict of a module, for a module's attributes are slow. */
     PyObject *task_type = PyDict_GetItemWithError(
         PyModule_GetDict(st->tasks_module), st->s_Task);
     if (task_type != st->Task) {
-        return PyErr_Occurred() ? AL_STOCK_ERROR : AL_STOCK_NOTHING;
+        return PyErr_Occurred() ? AL_FAST_PATH_ERROR : AL_FAST_PATH_NOTHING;
     }
-    PyObject *dict = stock_dict(bound->loop);
-    int makes = stock_makes(st, self, bound->loop, dict);
+    PyObject *dict = fast_path_dict(bound->loop);
+    int makes = fast_path_makes(st, self, bound->loop, dict);
     int calls = 0;
-    if (makes > 0 && most == AL_STOCK_CALLS) {
-        calls = stock_calls(st, self, bound->loop, dict);
+    if (makes > 0 && most == AL_FAST_PATH_CALLS) {
+        calls = fast_path_calls(st, self, bound->loop, dict);
     }
     Py_XDECREF(dict);
-    return makes < 0 || calls < 0 ? AL_STOCK_ERROR
-           : calls                ? AL_STOCK_CALLS
-           : makes                ? AL_STOCK_TASKS
-                                  : AL_STOCK_NOTHING;
+    return makes < 0 || calls < 0 ? AL_FAST_PATH_ERROR
+           : calls                ? AL_FAST_PATH_CALLS
+           : makes                ? AL_FAST_PATH_TASKS
+                                  : AL_FAST_PATH_NOTHING;
 }
 
 int
-al_stock_shares(al_state *st, const al_loop *bound)
+al_fast_path_shares(al_state *st, const al_loop *bound)
 {
-    StockObject *self = (StockObject *)st->stock;
-    if (stock_know(st, self, bound) < 0) {
+    FastPathObject *self = (FastPathObject *)st->fast_path;
+    if (fast_path_know(st, self, bound) < 0) {
         return -1;
     }
-    PyObject *dict = stock_dict(bound->loop);
-    int shares = stock_calls(st, self, bound->loop, dict);
+    PyObject *dict = fast_path_dict(bound->loop);
+    int shares = fast_path_calls(st, self, bound->loop, dict);
     Py_XDECREF(dict);
     return shares;
 }
 
 int
-al_stock_is_open(al_state *st, PyObject *loop)
+al_fast_path_is_open(al_state *st, PyObject *loop)
 {
-    StockObject *self = (StockObject *)st->stock;
-    if (stock_is_native(self, loop)) {
-        return stock_is(PyObject_CallOneArg(self->closed, loop), Py_False);
+    FastPathObject *self = (FastPathObject *)st->fast_path;
+    if (fast_path_is_native(self, loop)) {
+        return fast_path_is(PyObject_CallOneArg(self->closed, loop), Py_False);
     }
-    PyObject *dict = stock_dict(loop);
-    int open = stock_is(stock_attribute(loop, dict, st->s__closed), Py_False);
+    PyObject *dict = fast_path_dict(loop);
+    int open =
+        fast_path_is(fast_path_attribute(loop, dict, st->s__closed), Py_False);
     Py_XDECREF(dict);
     return open;
 }
 
 bool
-al_stock_is_native(al_state *st, PyObject *loop)
+al_fast_path_is_native(al_state *st, PyObject *loop)
 {
-    return stock_is_native((StockObject *)st->stock, loop);
+    return fast_path_is_native((FastPathObject *)st->fast_path, loop);
 }
 
 /* ----------------------------------------------------------- its queue */
@@ -248,12 +255,12 @@ al_stock_is_native(al_state *st, PyObject *loop)
 typedef struct {
     PyObject *wanted; /* borrowed: the type */
     PyObject *found;  /* borrowed, or NULL */
-} stock_search;
+} fast_path_search;
 
 static int
-stock_visit(PyObject *object, void *arg)
+fast_path_visit(PyObject *object, void *arg)
 {
-    stock_search *search = arg;
+    fast_path_search *search = arg;
     if ((PyObject *)Py_TYPE(object) == search->wanted) {
         search->found = object;
     }
@@ -261,26 +268,27 @@ stock_visit(PyObject *object, void *arg)
 }
 
 PyObject *
-al_stock_held(PyObject *object, PyTypeObject *type, PyObject *wanted)
+al_fast_path_held(PyObject *object, PyTypeObject *type, PyObject *wanted)
 {
-    stock_search search = {wanted, NULL};
+    fast_path_search search = {wanted, NULL};
     if (type->tp_traverse != NULL) {
-        (void)type->tp_traverse(object, stock_visit, &search);
+        (void)type->tp_traverse(object, fast_path_visit, &search);
     }
     return Py_XNewRef(search.found);
 }
 
 PyObject *
-al_stock_queue(al_state *st, PyObject *loop)
+al_fast_path_queue(al_state *st, PyObject *loop)
 {
-    StockObject *self = (StockObject *)st->stock;
+    FastPathObject *self = (FastPathObject *)st->fast_path;
     PyObject *queue = NULL;
-    if (stock_is_native(self, loop)) {
-        queue = al_stock_held(loop, (PyTypeObject *)self->native, st->deque);
+    if (fast_path_is_native(self, loop)) {
+        queue =
+            al_fast_path_held(loop, (PyTypeObject *)self->native, st->deque);
     }
     else {
-        PyObject *dict = stock_dict(loop);
-        queue = stock_attribute(loop, dict, st->s__ready);
+        PyObject *dict = fast_path_dict(loop);
+        queue = fast_path_attribute(loop, dict, st->s__ready);
         Py_XDECREF(dict);
     }
     if (queue == NULL) {
@@ -295,9 +303,9 @@ al_stock_queue(al_state *st, PyObject *loop)
 /* ---------------------------------------------------------- GC and spec */
 
 static int
-stock_traverse(PyObject *op, visitproc visit, void *arg)
+fast_path_traverse(PyObject *op, visitproc visit, void *arg)
 {
-    StockObject *self = (StockObject *)op;
+    FastPathObject *self = (FastPathObject *)op;
     Py_VISIT(Py_TYPE(op));
     Py_VISIT(self->type);
     Py_VISIT(self->maker);
@@ -310,9 +318,9 @@ stock_traverse(PyObject *op, visitproc visit, void *arg)
 }
 
 static int
-stock_clear(PyObject *op)
+fast_path_clear(PyObject *op)
 {
-    StockObject *self = (StockObject *)op;
+    FastPathObject *self = (FastPathObject *)op;
     Py_CLEAR(self->type);
     Py_CLEAR(self->maker);
     Py_CLEAR(self->call_soon);
@@ -324,38 +332,38 @@ stock_clear(PyObject *op)
 }
 
 static void
-stock_dealloc(PyObject *op)
+fast_path_dealloc(PyObject *op)
 {
     PyTypeObject *type = Py_TYPE(op);
     PyObject_GC_UnTrack(op);
-    (void)stock_clear(op);
+    (void)fast_path_clear(op);
     type->tp_free(op);
     Py_DECREF(type);
 }
 
-static PyType_Slot stock_slots[] = {
-    {Py_tp_traverse, stock_traverse},
-    {Py_tp_clear, stock_clear},
-    {Py_tp_dealloc, stock_dealloc},
+static PyType_Slot fast_path_slots[] = {
+    {Py_tp_traverse, fast_path_traverse},
+    {Py_tp_clear, fast_path_clear},
+    {Py_tp_dealloc, fast_path_dealloc},
     {0, NULL},
 };
 
-static PyType_Spec stock_spec = {
+static PyType_Spec fast_path_spec = {
     .name = "pyasynclife._core.Stock",
-    .basicsize = sizeof(StockObject),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC
-             | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
-    .slots = stock_slots,
+    .basicsize = sizeof(FastPathObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE
+             | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = fast_path_slots,
 };
 
 int
-al_stock_setup(PyObject *module, al_state *st)
+al_fast_path_setup(PyObject *module, al_state *st)
 {
-    if (al_state_add_type(module, &st->Stock, &stock_spec, false) < 0) {
+    if (al_state_add_type(module, &st->FastPath, &fast_path_spec, false) < 0) {
         return -1;
     }
-    StockObject *self =
-        AL_ALLOC(PyObject_GC_New(StockObject, (PyTypeObject *)st->Stock));
+    FastPathObject *self = AL_ALLOC(
+        PyObject_GC_New(FastPathObject, (PyTypeObject *)st->FastPath));
     if (self == NULL) {
         return -1;
     }
@@ -364,6 +372,6 @@ al_stock_setup(PyObject *module, al_state *st)
     self->tag = self->handle_tag = 0;
     self->handles_differ = false;
     PyObject_GC_Track((PyObject *)self);
-    st->stock = (PyObject *)self;
+    st->fast_path = (PyObject *)self;
     return 0;
 }

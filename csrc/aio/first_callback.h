@@ -8,13 +8,13 @@
 
 /* Before a step: if the watcher is the Task's only callback take it off.
    Tells whether it did.  For asyncio's own Task alone.  Pure C. */
-bool al_watcher_take(al_state *st, PyObject *task, PyObject *watcher);
+bool al_first_callback_take(al_state *st, PyObject *task, PyObject *watcher);
 
 /* After a step: put the watcher on the Task, to be called in `context`, before
-   the callbacks that it has already.  What fails is told to the loop, and loses
-   nobody's callback.  Returns 0; -1 with an exception that ends the loop's run,
-   all else done.  For asyncio's own Task alone.  Runs Python. */
-int al_watcher_put(al_state *st, PyObject *loop, PyObject *task,
-                   PyObject *watcher, PyObject *context);
+   the callbacks that it has already.  What fails is told to the loop, and
+   loses nobody's callback.  Returns 0; -1 with an exception that ends the
+   loop's run, all else done.  For asyncio's own Task alone.  Runs Python. */
+int al_first_callback_put(al_state *st, PyObject *loop, PyObject *task,
+                          PyObject *watcher, PyObject *context);
 
 #endif

@@ -6,23 +6,23 @@
 #include "base/state.h"
 #include "aio/loop.h"
 
-/* An empty drain of a bound loop (new).  Pure C. */
-PyObject *al_drain_new(al_state *st, const al_loop *bound);
+/* An empty set of a bound loop (new).  Pure C. */
+PyObject *al_join_set_new(al_state *st, const al_loop *bound);
 
-/* Put a Task in, whose end the caller will tell by al_node_end.  `meta` is its
-   entry or None.  Returns the node (new); NULL with an exception.
-   Runs Python. */
-PyObject *al_drain_add(PyObject *drain, PyObject *task, PyObject *meta);
+/* Put a Task in, whose end the caller will tell by al_member_end.  `meta` is
+   its entry or None.  Returns the member (new); NULL with an exception. Runs
+   Python. */
+PyObject *al_join_set_add(PyObject *set, PyObject *task, PyObject *meta);
 
-/* Cancel a node's Task, if nobody has through this drain; an error goes to
+/* Cancel a member's Task, if nobody has through this set; an error goes to
    the loop's exception handler.  Runs Python. */
-void al_node_cancel(PyObject *node);
+void al_member_cancel(PyObject *member);
 
-/* Note that a node's Task has ended.  `error` is its exception, or NULL.
+/* Note that a member's Task has ended.  `error` is its exception, or NULL.
    Runs Python. */
-void al_node_end(PyObject *node, al_outcome outcome, PyObject *error);
+void al_member_end(PyObject *member, al_outcome outcome, PyObject *error);
 
 /* Make the types Drain and DrainNode.  Runs Python. */
-int al_drain_setup(PyObject *module, al_state *st);
+int al_join_set_setup(PyObject *module, al_state *st);
 
 #endif

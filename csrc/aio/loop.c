@@ -2,8 +2,8 @@
  *
  * Everything here goes through what asyncio makes public, so uvloop, other
  * loops, task factories and virtual clocks keep working.  The clock is read in
- * C where the loop's own is time.monotonic(); and who has asked stock.c makes a
- * Task by calling the Task type.
+ * C where the loop's own is time.monotonic(); and who has asked stock.c makes
+ * a Task by calling the Task type.
  */
 #include "base/compat.h"
 #include "base/fault.h"
@@ -31,7 +31,8 @@ al_loop_running(al_state *st, const char *what)
     if (loop == NULL && PyErr_ExceptionMatches(PyExc_RuntimeError)) {
         PyErr_Format(PyExc_RuntimeError,
                      "%s needs a running event loop: call it from a coroutine "
-                     "or a callback of the loop", what);
+                     "or a callback of the loop",
+                     what);
     }
     return loop;
 }
@@ -92,7 +93,8 @@ al_loop_check_thread(al_state *st, al_loop *bound, const char *what)
     Py_XDECREF(running);
     PyErr_Format(PyExc_RuntimeError,
                  "%s was called from another thread than its event loop's: "
-                 "use loop.call_soon_threadsafe()", what);
+                 "use loop.call_soon_threadsafe()",
+                 what);
     return -1;
 }
 
@@ -119,8 +121,8 @@ loop_make_any(al_state *st, PyObject *type, PyObject *loop, PyObject *coro,
     PyObject *stack[AL_TASK_KEYWORDS + 3] = {NULL, coro};
     Py_ssize_t n = PyTuple_GET_SIZE(kwnames);
     bool ready = kwnames == st->kw_name;
-    PyObject *names = ready ? Py_NewRef(st->kw_name_loop)
-                            : AL_ALLOC(PyTuple_New(n + 1));
+    PyObject *names =
+        ready ? Py_NewRef(st->kw_name_loop) : AL_ALLOC(PyTuple_New(n + 1));
     if (names == NULL) {
         return NULL;
     }
@@ -129,9 +131,9 @@ loop_make_any(al_state *st, PyObject *type, PyObject *loop, PyObject *coro,
     }
     stack[2 + n] = loop;
     for (Py_ssize_t i = 0; i < n + 1 && !ready; i++) {
-        PyTuple_SET_ITEM(names, i,
-                         Py_NewRef(i < n ? PyTuple_GET_ITEM(kwnames, i)
-                                         : st->s_loop));
+        PyTuple_SET_ITEM(
+            names, i,
+            Py_NewRef(i < n ? PyTuple_GET_ITEM(kwnames, i) : st->s_loop));
     }
     PyObject *task = AL_ALLOC(PyObject_Vectorcall(
         type, stack + 1, 1 | PY_VECTORCALL_ARGUMENTS_OFFSET, names));
@@ -172,8 +174,8 @@ loop_make_again(al_state *st, PyObject *type, PyObject *loop, PyObject *coro,
 }
 
 PyObject *
-al_loop_make_task(al_state *st, PyObject *type, PyObject *loop,
-                  PyObject *coro, PyObject *kwnames, PyObject *const *values)
+al_loop_make_task(al_state *st, PyObject *type, PyObject *loop, PyObject *coro,
+                  PyObject *kwnames, PyObject *const *values)
 {
     Py_ssize_t n = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
     if (n == 0) {
@@ -215,17 +217,20 @@ al_loop_is_exit(PyObject *error)
 /* Tell the loop's exception handler of the raised exception, which is cleared:
    0; -1 with what the handler has raised to end the loop's run. */
 static int
-loop_tell(al_state *st, PyObject *loop, const char *message,
-          PyObject *source)
+loop_call_handler(al_state *st, PyObject *loop, const char *message,
+                  PyObject *source)
 {
     PyObject *error = PyErr_GetRaisedException();
-    PyObject *about = AL_ALLOC(Py_BuildValue(
-        "{s:s,s:O}", "message", message, "exception", error ? error : Py_None));
-    bool ready = about != NULL
+    PyObject *about =
+        AL_ALLOC(Py_BuildValue("{s:s,s:O}", "message", message, "exception",
+                               error ? error : Py_None));
+    bool ready =
+        about != NULL
         && (source == NULL
             || AL_ALLOC_INT(PyDict_SetItem(about, st->s_task, source)) == 0);
-    PyObject *answer = !ready ? NULL : PyObject_CallMethodOneArg(
-        loop, st->s_call_exception_handler, about);
+    PyObject *answer = !ready ? NULL
+                              : PyObject_CallMethodOneArg(
+                                    loop, st->s_call_exception_handler, about);
     if (!ready && error != NULL) {
         PyObject *why = PyErr_GetRaisedException();
         PyErr_SetRaisedException(Py_NewRef(error));
@@ -244,11 +249,12 @@ loop_tell(al_state *st, PyObject *loop, const char *message,
 }
 
 int
-al_loop_take_error(al_state *st, PyObject *loop, const char *message,
-                   PyObject *source)
+al_loop_handle_error(al_state *st, PyObject *loop, const char *message,
+                     PyObject *source)
 {
     return al_loop_is_exit(PyErr_Occurred())
-               ? -1 : loop_tell(st, loop, message, source);
+               ? -1
+               : loop_call_handler(st, loop, message, source);
 }
 
 /* Have the raised exception end the loop's run a turn later. */
@@ -268,26 +274,26 @@ loop_exit_later(al_state *st, PyObject *loop)
 }
 
 void
-al_loop_report(al_state *st, PyObject *loop, const char *message,
-               PyObject *source)
+al_loop_report_or_exit_later(al_state *st, PyObject *loop, const char *message,
+                             PyObject *source)
 {
-    if (al_loop_take_error(st, loop, message, source) < 0) {
+    if (al_loop_handle_error(st, loop, message, source) < 0) {
         loop_exit_later(st, loop);
     }
 }
 
 void
-al_loop_report_again(al_state *st, PyObject *loop, const char *message,
-                     PyObject *source, PyObject *error)
+al_loop_report_exception(al_state *st, PyObject *loop, const char *message,
+                         PyObject *source, PyObject *error)
 {
     PyErr_SetRaisedException(Py_NewRef(error));
-    if (loop_tell(st, loop, message, source) < 0) {
+    if (loop_call_handler(st, loop, message, source) < 0) {
         loop_exit_later(st, loop);
     }
 }
 
 int
-al_loop_raise_graver(PyObject *earlier)
+al_loop_raise_more_severe(PyObject *earlier)
 {
     PyObject *later = PyErr_GetRaisedException();
     bool keep = earlier == NULL
@@ -300,22 +306,22 @@ al_loop_raise_graver(PyObject *earlier)
 }
 
 void
-al_loop_note_error(al_state *st, PyObject *loop, const char *message,
-                   PyObject *source, PyObject **exit)
+al_loop_handle_error_keep_exit(al_state *st, PyObject *loop,
+                               const char *message, PyObject *source,
+                               PyObject **exit)
 {
-    if (al_loop_take_error(st, loop, message, source) < 0) {
-        (void)al_loop_raise_graver(*exit);
+    if (al_loop_handle_error(st, loop, message, source) < 0) {
+        (void)al_loop_raise_more_severe(*exit);
         *exit = PyErr_GetRaisedException();
     }
 }
 
 PyObject *
-al_future_look(PyObject *descriptor, PyObject *future)
+al_future_get(PyObject *descriptor, PyObject *future)
 {
     descrgetfunc get = Py_TYPE(descriptor)->tp_descr_get;
-    return get == NULL
-               ? NULL
-               : get(descriptor, future, (PyObject *)Py_TYPE(future));
+    return get == NULL ? NULL
+                       : get(descriptor, future, (PyObject *)Py_TYPE(future));
 }
 
 /* Tell whether one of asyncio's Tasks holds that very object: a constant, an
@@ -326,7 +332,7 @@ task_is(al_state *st, PyObject *task, PyObject *descriptor, PyObject *what)
     if ((PyObject *)Py_TYPE(task) != st->Task) {
         return false;
     }
-    PyObject *found = al_future_look(descriptor, task);
+    PyObject *found = al_future_get(descriptor, task);
     Py_XDECREF(found);
     if (found == NULL) {
         PyErr_Clear(); /* then it is asked by a call */
@@ -337,8 +343,9 @@ task_is(al_state *st, PyObject *task, PyObject *descriptor, PyObject *what)
 int
 al_task_done(al_state *st, PyObject *task)
 {
-    return task_is(st, task, st->future_state, st->s_FINISHED)  ? 1
-           : task_is(st, task, st->future_state, st->s_PENDING) ? 0
+    return task_is(st, task, st->future_state, st->s_FINISHED) ? 1
+           : task_is(st, task, st->future_state, st->s_PENDING)
+               ? 0
                : loop_truth(PyObject_CallMethodNoArgs(task, st->s_done));
 }
 
@@ -352,13 +359,13 @@ al_task_cancel(al_state *st, PyObject *task, PyObject *msg)
 }
 
 int
-al_task_watch(al_state *st, const al_loop *bound, PyObject *task,
-              PyObject *callback)
+al_task_add_done_callback(al_state *st, const al_loop *bound, PyObject *task,
+                          PyObject *callback)
 {
     PyObject *stack[4] = {NULL, task, callback, bound->context};
     PyObject *none = AL_ALLOC(PyObject_VectorcallMethod(
-        st->s_add_done_callback, stack + 1,
-        2 | PY_VECTORCALL_ARGUMENTS_OFFSET, st->kw_context));
+        st->s_add_done_callback, stack + 1, 2 | PY_VECTORCALL_ARGUMENTS_OFFSET,
+        st->kw_context));
     if (none == NULL) {
         return -1;
     }
@@ -453,9 +460,9 @@ al_task_check(al_state *st, const al_loop *bound, PyObject *task)
     if (!PyObject_HasAttr(task, st->s_get_coro)
         || !PyObject_HasAttr(task, st->s_add_done_callback))
     {
-        PyErr_Format(PyExc_TypeError, "expected an asyncio.Task, got %R%s",
-                     task, PyCoro_CheckExact(task)
-                               ? ": use register() for a coroutine" : "");
+        PyErr_Format(
+            PyExc_TypeError, "expected an asyncio.Task, got %R%s", task,
+            PyCoro_CheckExact(task) ? ": use register() for a coroutine" : "");
         return -1;
     }
     PyObject *loop = PyObject_CallMethodNoArgs(task, st->s_get_loop);
@@ -517,20 +524,20 @@ al_task_cancel_again(al_state *st, const al_loop *bound, PyObject *task)
 }
 
 long
-al_task_unwatch(al_state *st, PyObject *task, PyObject *callback)
+al_task_remove_done_callback(al_state *st, PyObject *task, PyObject *callback)
 {
-    return loop_number(PyObject_CallMethodOneArg(
-        task, st->s_remove_done_callback, callback));
+    return loop_number(
+        PyObject_CallMethodOneArg(task, st->s_remove_done_callback, callback));
 }
 
 PyObject *
-al_task_counter(al_state *st, PyObject *task)
+al_task_cancelling_method(al_state *st, PyObject *task)
 {
     return AL_ALLOC(PyObject_GetAttr(task, st->s_cancelling));
 }
 
 int
-al_task_burden(al_state *st, PyObject *task, PyObject *counter)
+al_task_cancel_state(al_state *st, PyObject *task, PyObject *counter)
 {
     long count = loop_number(PyObject_CallNoArgs(counter));
     if (count < 0 || (count == 0 && !AL_UNCANCEL_KEEPS_REQUEST)) {
@@ -546,10 +553,10 @@ al_task_burden(al_state *st, PyObject *task, PyObject *counter)
 }
 
 PyObject *
-al_loop_pause(al_state *st, const al_loop *bound)
+al_loop_create_waiter(al_state *st, const al_loop *bound)
 {
-    PyObject *future = AL_ALLOC(
-        PyObject_CallMethodNoArgs(bound->loop, st->s_create_future));
+    PyObject *future =
+        AL_ALLOC(PyObject_CallMethodNoArgs(bound->loop, st->s_create_future));
     if (future != NULL
         && PyObject_SetAttr(future, st->s__asyncio_future_blocking, Py_True)
                < 0)
@@ -568,7 +575,8 @@ al_future_wake(al_state *st, const al_loop *bound, PyObject *future)
             PyObject_CallMethodOneArg(future, st->s_set_result, Py_None));
     }
     if (done < 0) {
-        al_loop_report(st, bound->loop, "waking a waiter failed", NULL);
+        al_loop_report_or_exit_later(st, bound->loop, "waking a waiter failed",
+                                     NULL);
     }
 }
 
@@ -585,7 +593,8 @@ al_futures_wake(al_state *st, const al_loop *bound, PyObject *futures)
         al_future_wake(st, bound, future);
         Py_DECREF(future);
         if (failed) {
-            al_loop_report(st, bound->loop, "waking a waiter failed", NULL);
+            al_loop_report_or_exit_later(st, bound->loop,
+                                         "waking a waiter failed", NULL);
             return;
         }
     }

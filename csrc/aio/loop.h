@@ -80,34 +80,36 @@ bool al_loop_is_exit(PyObject *error);
    is cleared; `message` says what failed, `source` (may be NULL) is named with
    it as its task.  Returns 0; -1 with that exception or one that the handler
    raised to end the run.  Runs Python. */
-int al_loop_take_error(al_state *st, PyObject *loop, const char *message,
-                       PyObject *source);
+int al_loop_handle_error(al_state *st, PyObject *loop, const char *message,
+                         PyObject *source);
 
-/* al_loop_take_error, for who has more to do: what ends the loop's run is kept
-   in *exit (owned, or NULL), the first.  Never fails.  Runs Python. */
-void al_loop_note_error(al_state *st, PyObject *loop, const char *message,
-                        PyObject *source, PyObject **exit);
+/* al_loop_handle_error, for who has more to do: what ends the loop's run is
+   kept in *exit (owned, or NULL), the first.  Never fails.  Runs Python. */
+void al_loop_handle_error_keep_exit(al_state *st, PyObject *loop,
+                                    const char *message, PyObject *source,
+                                    PyObject **exit);
 
-/* Keep one of two exceptions, the raised one and `earlier` (may be NULL), which
-   is stolen: one that ends the loop's run, or else the earlier.  One must be.
-   Returns -1 with it raised.  Runs Python. */
-int al_loop_raise_graver(PyObject *earlier);
+/* Keep one of two exceptions, the raised one and `earlier` (may be NULL),
+   which is stolen: one that ends the loop's run, or else the earlier.  One
+   must be. Returns -1 with it raised.  Runs Python. */
+int al_loop_raise_more_severe(PyObject *earlier);
 
-/* al_loop_take_error, for who cannot raise: what ends the loop's run does so a
-   turn later, from a callback of its own.  Never fails.  Runs Python. */
-void al_loop_report(al_state *st, PyObject *loop, const char *message,
-                    PyObject *source);
+/* al_loop_handle_error, for who cannot raise: what ends the loop's run does so
+   a turn later, from a callback of its own.  Never fails.  Runs Python. */
+void al_loop_report_or_exit_later(al_state *st, PyObject *loop,
+                                  const char *message, PyObject *source);
 
-/* Tell the loop's exception handler of an error, whatever it is, that is raised
-   where it belongs but will not be received, or gives way to a graver one.
-   Never fails.  Runs Python. */
-void al_loop_report_again(al_state *st, PyObject *loop, const char *message,
-                          PyObject *source, PyObject *error);
+/* Tell the loop's exception handler of an error, whatever it is, that is
+   raised where it belongs but will not be received, or gives way to a graver
+   one. Never fails.  Runs Python. */
+void al_loop_report_exception(al_state *st, PyObject *loop,
+                              const char *message, PyObject *source,
+                              PyObject *error);
 
 /* What one of asyncio's own Tasks or Futures holds, by the descriptor of its
    type (new): a third of what it costs by its name.  NULL if that CPython has
    no such descriptor, or with an exception.  Pure C. */
-PyObject *al_future_look(PyObject *descriptor, PyObject *future);
+PyObject *al_future_get(PyObject *descriptor, PyObject *future);
 
 /* Tell whether the Task has ended: 1 or 0; -1 with an exception.
    Runs Python. */
@@ -119,8 +121,8 @@ int al_task_cancel(al_state *st, PyObject *task, PyObject *msg);
 
 /* Have `callback(task)` called in the bound context once it has ended.
    Returns 0; -1 with an exception.  Runs Python. */
-int al_task_watch(al_state *st, const al_loop *bound, PyObject *task,
-                  PyObject *callback);
+int al_task_add_done_callback(al_state *st, const al_loop *bound,
+                              PyObject *task, PyObject *callback);
 
 /* How a Task that is done has ended; *value is its result, its exception or,
    cancelled, NULL (new).  Marks an exception as retrieved.  Runs Python. */
@@ -162,20 +164,22 @@ int al_task_cancel_again(al_state *st, const al_loop *bound, PyObject *task);
    exception.  Runs Python. */
 long al_task_uncancel(al_state *st, PyObject *task);
 
-/* The Task's bound `cancelling`, for al_task_burden (new).  Runs Python. */
-PyObject *al_task_counter(al_state *st, PyObject *task);
+/* The Task's bound `cancelling`, for al_task_cancel_state (new).  Runs Python.
+ */
+PyObject *al_task_cancelling_method(al_state *st, PyObject *task);
 
 /* What cancellations have left with the current Task: 0 nothing, 1 a count, 2
    one that was not delivered.  -1 with an exception.  Runs Python. */
-int al_task_burden(al_state *st, PyObject *task, PyObject *counter);
+int al_task_cancel_state(al_state *st, PyObject *task, PyObject *counter);
 
-/* Take al_task_watch's callback off again.  Returns how many were; -1 with an
-   exception.  Runs Python. */
-long al_task_unwatch(al_state *st, PyObject *task, PyObject *callback);
+/* Take al_task_add_done_callback's callback off again.  Returns how many were;
+   -1 with an exception.  Runs Python. */
+long al_task_remove_done_callback(al_state *st, PyObject *task,
+                                  PyObject *callback);
 
 /* A new Future of the bound loop, ready to be yielded to a Task, which then
    waits for it (new).  Runs Python. */
-PyObject *al_loop_pause(al_state *st, const al_loop *bound);
+PyObject *al_loop_create_waiter(al_state *st, const al_loop *bound);
 
 /* Give None to a future unless it is done.  Errors go to the loop's exception
    handler.  Runs Python. */

@@ -1,4 +1,5 @@
-/* The arguments of the doors: sorted without a dict or a tuple, and checked. */
+/* The arguments of the doors: sorted without a dict or a tuple, and checked.
+ */
 #ifndef AL_ARGS_H
 #define AL_ARGS_H
 
@@ -35,7 +36,8 @@ al_args_sort(const al_signature *sig, PyObject *const *args, Py_ssize_t nargs,
         PyObject *name = PyTuple_GET_ITEM(kwnames, k);
         Py_ssize_t i = 0;
         while (i < sig->count
-               && PyUnicode_CompareWithASCIIString(name, sig->names[i]) != 0) {
+               && PyUnicode_CompareWithASCIIString(name, sig->names[i]) != 0)
+        {
             i++;
         }
         if (i < sig->count && out[i] == NULL) {
@@ -55,8 +57,8 @@ al_args_sort(const al_signature *sig, PyObject *const *args, Py_ssize_t nargs,
     for (Py_ssize_t i = 0; i < sig->required; i++) {
         if (out[i] == NULL) {
             PyErr_Format(PyExc_TypeError,
-                         "%s() missing required argument: '%s'",
-                         sig->function, sig->names[i]);
+                         "%s() missing required argument: '%s'", sig->function,
+                         sig->names[i]);
             return -1;
         }
     }
@@ -69,9 +71,8 @@ static inline PyObject *
 al_args_id(PyObject *id)
 {
     if (!PyUnicode_Check(id)) {
-        PyErr_Format(PyExc_TypeError,
-                     "a task id is a str, got %R of type %s", id,
-                     Py_TYPE(id)->tp_name);
+        PyErr_Format(PyExc_TypeError, "a task id is a str, got %R of type %s",
+                     id, Py_TYPE(id)->tp_name);
         return NULL;
     }
     if (PyUnicode_GET_LENGTH(id) == 0) {
@@ -99,7 +100,8 @@ al_args_seconds(const char *name, PyObject *value, double *seconds)
     if (!(*seconds >= 0.0)) {
         PyErr_Format(PyExc_ValueError,
                      "%s is a number of seconds, 0 or more (math.inf: never), "
-                     "got %R", name, value);
+                     "got %R",
+                     name, value);
         return -1;
     }
     return 0;

@@ -56,7 +56,7 @@ PyErr_SetRaisedException(PyObject *error)
    until its first step, and no more when it is closed before that. */
 #if PY_VERSION_HEX < 0x030E0000
 #define AL_FRAME_CREATED (PY_VERSION_HEX < 0x030D0000 ? -2 : -3)
-#define AL_CORO_IS_FRESH(coro) \
+#define AL_CORO_IS_FRESH(coro)                                                \
     (((PyCoroObject *)(coro))->cr_frame_state == AL_FRAME_CREATED)
 #endif
 

@@ -14,7 +14,7 @@ typedef struct al_link {
 } al_link;
 
 /* The object of type `type` whose member `member` is the link. */
-#define AL_OWNER(link, type, member)                                          \
+#define AL_CONTAINER_OF(link, type, member)                                   \
     ((type *)((char *)(link) - offsetof(type, member)))
 
 /* Make a head of an empty list.  Pure C. */

@@ -10,19 +10,19 @@
 #include "base/compat.h"
 #include "base/fault.h"
 
-typedef struct al_tasklink {
-    struct al_tasklink *next; /* borrowed */
+typedef struct al_ptr_link {
+    struct al_ptr_link *next; /* borrowed */
     const void *key;          /* borrowed; NULL: in no table */
-} al_tasklink;
+} al_ptr_link;
 
 typedef struct {
-    al_tasklink **buckets;
+    al_ptr_link **buckets;
     size_t size; /* a power of two, or 0 */
     size_t used;
-} al_tasktable;
+} al_ptr_table;
 
-static inline al_tasklink **
-tasktable_bucket(const al_tasktable *table, const void *key)
+static inline al_ptr_link **
+ptr_table_bucket(const al_ptr_table *table, const void *key)
 {
     size_t hash = (size_t)key >> 4;
     hash ^= hash >> 15;
@@ -30,13 +30,13 @@ tasktable_bucket(const al_tasktable *table, const void *key)
 }
 
 /* The link of a key, or NULL.  Pure C. */
-static inline al_tasklink *
-al_tasktable_find(const al_tasktable *table, const void *key)
+static inline al_ptr_link *
+al_ptr_table_find(const al_ptr_table *table, const void *key)
 {
     if (table->size == 0) {
         return NULL;
     }
-    al_tasklink *link = *tasktable_bucket(table, key);
+    al_ptr_link *link = *ptr_table_bucket(table, key);
     while (link != NULL && link->key != key) {
         link = link->next;
     }
@@ -46,13 +46,13 @@ al_tasktable_find(const al_tasktable *table, const void *key)
 /* Make room for one more.  Returns 0; -1 with MemoryError, and only where
    there is no table at all: a crowded one still works.  Pure C. */
 static inline int
-al_tasktable_reserve(al_tasktable *table)
+al_ptr_table_reserve(al_ptr_table *table)
 {
     if (table->used < table->size) {
         return 0;
     }
-    al_tasktable next = {NULL, table->size == 0 ? 16 : table->size * 2, 0};
-    next.buckets = AL_ALLOC(PyMem_Calloc(next.size, sizeof(al_tasklink *)));
+    al_ptr_table next = {NULL, table->size == 0 ? 16 : table->size * 2, 0};
+    next.buckets = AL_ALLOC(PyMem_Calloc(next.size, sizeof(al_ptr_link *)));
     if (next.buckets == NULL) {
         if (table->size != 0) {
             PyErr_Clear(); /* the MemoryError of a test build */
@@ -62,10 +62,10 @@ al_tasktable_reserve(al_tasktable *table)
         return -1;
     }
     for (size_t i = 0; i < table->size; i++) {
-        al_tasklink *link = table->buckets[i];
+        al_ptr_link *link = table->buckets[i];
         while (link != NULL) {
-            al_tasklink *after = link->next;
-            al_tasklink **bucket = tasktable_bucket(&next, link->key);
+            al_ptr_link *after = link->next;
+            al_ptr_link **bucket = ptr_table_bucket(&next, link->key);
             link->next = *bucket;
             *bucket = link;
             link = after;
@@ -79,10 +79,10 @@ al_tasktable_reserve(al_tasktable *table)
 
 /* Put a link that is in no table in; there is room.  Pure C. */
 static inline void
-al_tasktable_add(al_tasktable *table, al_tasklink *link, const void *key)
+al_ptr_table_add(al_ptr_table *table, al_ptr_link *link, const void *key)
 {
     assert(table->size != 0 && link->key == NULL);
-    al_tasklink **bucket = tasktable_bucket(table, key);
+    al_ptr_link **bucket = ptr_table_bucket(table, key);
     link->key = key;
     link->next = *bucket;
     *bucket = link;
@@ -91,12 +91,12 @@ al_tasktable_add(al_tasktable *table, al_tasklink *link, const void *key)
 
 /* Take a link out; nothing if it is in no table.  Pure C. */
 static inline void
-al_tasktable_remove(al_tasktable *table, al_tasklink *link)
+al_ptr_table_remove(al_ptr_table *table, al_ptr_link *link)
 {
     if (link->key == NULL) {
         return;
     }
-    al_tasklink **at = tasktable_bucket(table, link->key);
+    al_ptr_link **at = ptr_table_bucket(table, link->key);
     while (*at != link) {
         at = &(*at)->next;
     }

@@ -41,7 +41,7 @@ static const struct {
 };
 
 #define STATE_LENGTH(table) (sizeof(table) / sizeof((table)[0]))
-#define STATE_OBJECTS offsetof(al_state, bursts_run)
+#define STATE_OBJECTS offsetof(al_state, call_queues_run)
 #define STATE_FIELD(st, at) ((PyObject **)((char *)(st) + (at)))
 
 /* Follow a dotted path from an object.  Steals the object. */
@@ -67,11 +67,9 @@ state_make_keywords(al_state *st)
     for (size_t i = 0; i < STATE_LENGTH(state_keywords); i++) {
         const char *first = state_keywords[i].first;
         const char *second = state_keywords[i].second;
-        PyObject *names = AL_ALLOC(
-            Py_BuildValue(second == NULL ? "(N)" : "(NN)",
-                          PyUnicode_InternFromString(first),
-                          second == NULL ? NULL
-                                         : PyUnicode_InternFromString(second)));
+        PyObject *names = AL_ALLOC(Py_BuildValue(
+            second == NULL ? "(N)" : "(NN)", PyUnicode_InternFromString(first),
+            second == NULL ? NULL : PyUnicode_InternFromString(second)));
         if (names == NULL) {
             return -1;
         }
@@ -133,8 +131,8 @@ al_state_adopt_methods(PyTypeObject *type)
         }
         PyObject *own = AL_ALLOC(PyDescr_NewMethod(
             type, ((PyMethodDescrObject *)method)->d_method));
-        int set = own == NULL
-                      ? -1 : PyObject_SetAttr((PyObject *)type, name, own);
+        int set =
+            own == NULL ? -1 : PyObject_SetAttr((PyObject *)type, name, own);
         Py_XDECREF(own);
         if (set < 0) {
             return -1;

@@ -8,17 +8,17 @@
 
 /* The deadline of an item is due: its timeout, or the grace after that.
    Runs Python. */
-void al_late_due(al_deadline *deadline);
+void al_pump_item_due(al_deadline *deadline);
 
 /* Give up every item that still runs.  Runs Python. */
-void al_late_give_up_all(al_pump *pump);
+void al_pump_abandon_all(al_pump *pump);
 
 /* Tell whether a Task (borrowed) has ended: its callback brings what became of
    it, in this turn or the next.  Sets no exception.  Runs Python. */
-bool al_late_has_ended(al_pump *pump, PyObject *task);
+bool al_pump_task_has_ended(al_pump *pump, PyObject *task);
 
 /* Hold a Task (borrowed) that nobody waits for any more until it ends.
    Errors go to the loop's exception handler.  Runs Python. */
-void al_late_keep(al_pump *pump, PyObject *task);
+void al_pump_keep_task(al_pump *pump, PyObject *task);
 
 #endif

@@ -1,7 +1,7 @@
-/* The books of a batch: who takes the results, counts, status.
+/* The batch of a batch: who takes the results, counts, status.
  *
- * The user holds a Batch (pyasynclife/_batch.py), which owns the books, which
- * embed the pump.  Workers, timers and the reader own the books and never the
+ * The user holds a Batch (pyasynclife/_batch.py), which owns the batch, which
+ * embed the pump.  Workers, timers and the reader own the batch and never the
  * Batch, so one that is dropped while it runs is noticed, and stops it.
  *
  * Those who wait, for the next result, for the end or for the reader's item to
@@ -24,11 +24,11 @@
 /* --------------------------------------------------- what the pump tells */
 
 static void
-books_wake(BooksObject *self, al_wait_kind kind)
+batch_wake(BatchObject *self, al_waiter_kind kind)
 {
     al_link *at = self->waits.next;
     while (at != &self->waits) {
-        al_wait *wait = AL_OWNER(at, al_wait, link);
+        al_waiter *wait = AL_CONTAINER_OF(at, al_waiter, link);
         at = at->next;
         if (wait->kind == kind) {
             PyObject *future = Py_XNewRef(wait->future);
@@ -43,7 +43,7 @@ books_wake(BooksObject *self, al_wait_kind kind)
 }
 
 static void
-books_count(BooksObject *self, PyObject *result)
+batch_count(BatchObject *self, PyObject *result)
 {
     switch (al_result_state_of(result)) {
     case AL_RESULT_DONE:
@@ -66,7 +66,7 @@ books_count(BooksObject *self, PyObject *result)
 
 /* Keep a result for whoever takes it. */
 static int
-books_keep(BooksObject *self, PyObject *result)
+batch_keep(BatchObject *self, PyObject *result)
 {
     bool started = al_result_state_of(result) != AL_RESULT_PENDING;
     if (self->mode == AL_MODE_BLOCK
@@ -74,38 +74,39 @@ books_keep(BooksObject *self, PyObject *result)
     {
         return 0;
     }
-    if (al_shelf_put(&self->shelf, result) < 0) {
+    if (al_result_buffer_put(&self->results, result) < 0) {
         return -1;
     }
     if (self->mode == AL_MODE_STREAM && !al_list_is_empty(&self->waits)
-        && al_shelf_peek(&self->shelf, false) != NULL)
+        && al_result_buffer_peek(&self->results, false) != NULL)
     {
-        books_wake(self, AL_WAIT_NEXT);
+        batch_wake(self, AL_WAIT_NEXT);
     }
     return 0;
 }
 
 /* Keep the error of a failed item, and stop if it is one too many. */
 static int
-books_note_error(BooksObject *self, PyObject *result)
+batch_note_error(BatchObject *self, PyObject *result)
 {
     PyObject *error = al_result_error(result);
     if (self->max_errors < 0 || self->errors == NULL) {
         return 0;
     }
-    if (AL_ALLOC_INT(PyList_Append(self->errors,
-                                   error == NULL ? Py_None : error)) < 0)
+    if (AL_ALLOC_INT(
+            PyList_Append(self->errors, error == NULL ? Py_None : error))
+        < 0)
     {
         return -1;
     }
     if (PyList_GET_SIZE(self->errors) > self->max_errors) {
-        al_worker_stop(&self->pump, AL_STOP_ERRORS, NULL);
+        al_pump_stop(&self->pump, AL_STOP_ERRORS, NULL);
     }
     return 0;
 }
 
 static void
-books_tell(BooksObject *self, PyObject *result)
+batch_tell(BatchObject *self, PyObject *result)
 {
     al_pump *p = &self->pump;
     PyObject *on_result = Py_NewRef(self->on_result);
@@ -114,11 +115,11 @@ books_tell(BooksObject *self, PyObject *result)
         if (PyErr_ExceptionMatches(PyExc_Exception)
             || PyErr_ExceptionMatches(p->st->CancelledError))
         {
-            al_loop_report(p->st, p->bound.loop,
-                           "on_result of a batch failed", NULL);
+            al_loop_report_or_exit_later(p->st, p->bound.loop,
+                                         "on_result of a batch failed", NULL);
         }
         else {
-            al_worker_fail(p);
+            al_pump_fail(p);
         }
     }
     Py_XDECREF(answer);
@@ -127,7 +128,7 @@ books_tell(BooksObject *self, PyObject *result)
 
 /* Nobody holds the Batch any more, and nobody hears of this failure else. */
 static void
-books_tell_lost(BooksObject *self, PyObject *result)
+batch_tell_lost(BatchObject *self, PyObject *result)
 {
     al_pump *p = &self->pump;
     PyObject *error = al_result_error(result);
@@ -135,91 +136,95 @@ books_tell_lost(BooksObject *self, PyObject *result)
         && !al_result_timed_out(result)
         && PyErr_GivenExceptionMatches(error, PyExc_Exception))
     {
-        al_loop_report_again(p->st, p->bound.loop,
-                             "an item of a batch that was dropped while it ran "
-                             "has failed", NULL, error);
+        al_loop_report_exception(
+            p->st, p->bound.loop,
+            "an item of a batch that was dropped while it ran "
+            "has failed",
+            NULL, error);
     }
 }
 
 static void
-books_finished(PyObject *op, PyObject *result)
+batch_finished(PyObject *op, PyObject *result)
 {
-    BooksObject *self = (BooksObject *)op;
+    BatchObject *self = (BatchObject *)op;
     al_result_state state = al_result_state_of(result);
-    bool failed = state == AL_RESULT_FAILED
-                  || (state == AL_RESULT_RUNNING
-                      && al_result_timed_out(result));
-    books_count(self, result);
-    if (books_keep(self, result) < 0
-        || (failed && books_note_error(self, result) < 0))
+    bool failed =
+        state == AL_RESULT_FAILED
+        || (state == AL_RESULT_RUNNING && al_result_timed_out(result));
+    batch_count(self, result);
+    if (batch_keep(self, result) < 0
+        || (failed && batch_note_error(self, result) < 0))
     {
-        al_worker_fail(&self->pump);
+        al_pump_fail(&self->pump);
     }
     if (failed) {
-        books_tell_lost(self, result);
+        batch_tell_lost(self, result);
     }
     if (self->on_result != NULL && state != AL_RESULT_PENDING) {
-        books_tell(self, result);
+        batch_tell(self, result);
     }
 }
 
 static void
-books_taken(PyObject *op)
+batch_taken(PyObject *op)
 {
-    books_wake((BooksObject *)op, AL_WAIT_TAKEN);
+    batch_wake((BatchObject *)op, AL_WAIT_TAKEN);
 }
 
 void
-al_books_tell_fatal(BooksObject *self)
+al_batch_tell_fatal(BatchObject *self)
 {
     al_pump *p = &self->pump;
     if (p->fatal != NULL) {
         PyErr_SetRaisedException(Py_NewRef(p->fatal));
-        al_loop_report(p->st, p->bound.loop,
-                       "a batch that was dropped before anybody was told "
-                       "has failed",
-                       NULL);
+        al_loop_report_or_exit_later(
+            p->st, p->bound.loop,
+            "a batch that was dropped before anybody was told "
+            "has failed",
+            NULL);
     }
 }
 
 static void
-books_over(PyObject *op)
+batch_over(PyObject *op)
 {
-    BooksObject *self = (BooksObject *)op;
+    BatchObject *self = (BatchObject *)op;
     self->ended = al_loop_time(self->pump.st, &self->pump.bound);
     if (self->ended == -1.0 && PyErr_Occurred()) {
-        al_loop_report(self->pump.st, self->pump.bound.loop,
-                       "the loop's clock failed", NULL);
+        al_loop_report_or_exit_later(self->pump.st, self->pump.bound.loop,
+                                     "the loop's clock failed", NULL);
     }
     if (self->dropped) {
-        al_books_tell_fatal(self);
+        al_batch_tell_fatal(self);
     }
-    books_wake(self, AL_WAIT_NEXT);
-    books_wake(self, AL_WAIT_END);
+    batch_wake(self, AL_WAIT_NEXT);
+    batch_wake(self, AL_WAIT_END);
 }
 
 /* A block may add until it is left, and a consumer until he asks again. */
 static bool
-books_may_end(PyObject *op)
+batch_may_end(PyObject *op)
 {
-    BooksObject *self = (BooksObject *)op;
+    BatchObject *self = (BatchObject *)op;
     return self->mode == AL_MODE_STREAM
-               ? self->asking && al_shelf_peek(&self->shelf, false) == NULL
+               ? self->asking
+                     && al_result_buffer_peek(&self->results, false) == NULL
                : self->mode != AL_MODE_OPEN;
 }
 
-const al_pump_calls al_books_calls = {
-    .finished = books_finished,
-    .taken = books_taken,
-    .over = books_over,
-    .may_end = books_may_end,
+const al_pump_calls al_batch_calls = {
+    .finished = batch_finished,
+    .taken = batch_taken,
+    .over = batch_over,
+    .may_end = batch_may_end,
 };
 
 /* ------------------------------------------------------------ modes */
 
 /* Tell whether somebody must take results for more items to be started. */
 static bool
-books_is_bounded(const BooksObject *self)
+batch_is_bounded(const BatchObject *self)
 {
     return self->mode == AL_MODE_STREAM
            || (self->mode == AL_MODE_OPEN && self->on_result == NULL);
@@ -227,12 +232,12 @@ books_is_bounded(const BooksObject *self)
 
 /* How many a stream may have started and not handed over. */
 static Py_ssize_t
-books_window(const BooksObject *self)
+batch_window(const BatchObject *self)
 {
     Py_ssize_t limit = self->pump.limit;
-    Py_ssize_t buffer = self->buffer >= 0              ? self->buffer
+    Py_ssize_t buffer = self->buffer >= 0             ? self->buffer
                         : limit <= PY_SSIZE_T_MAX / 4 ? 2 * limit
-                                                       : PY_SSIZE_T_MAX / 4;
+                                                      : PY_SSIZE_T_MAX / 4;
     /* Half of all numbers, so that no sum of two windows overflows. */
     limit = limit < PY_SSIZE_T_MAX / 4 ? limit : PY_SSIZE_T_MAX / 4;
     buffer = buffer < PY_SSIZE_T_MAX / 4 ? buffer : PY_SSIZE_T_MAX / 4;
@@ -241,27 +246,27 @@ books_window(const BooksObject *self)
 
 /* Let the pump start as many items as this use allows. */
 static void
-books_set_room(BooksObject *self)
+batch_set_room(BatchObject *self)
 {
     al_pump *p = &self->pump;
-    p->room = books_is_bounded(self) ? books_window(self) - p->source.pulled
+    p->room = batch_is_bounded(self) ? batch_window(self) - p->source.pulled
                                      : PY_SSIZE_T_MAX;
 }
 
 void
-al_books_set_limit(BooksObject *self, Py_ssize_t limit)
+al_batch_set_limit(BatchObject *self, Py_ssize_t limit)
 {
     al_pump *p = &self->pump;
-    Py_ssize_t before = books_window(self);
+    Py_ssize_t before = batch_window(self);
     p->limit = limit;
-    if (p->begun && books_is_bounded(self)) {
-        p->room += books_window(self) - before;
+    if (p->begun && batch_is_bounded(self)) {
+        p->room += batch_window(self) - before;
     }
-    al_pump_change(p);
+    al_pump_limit_changed(p);
 }
 
 int
-al_books_set_mode(BooksObject *self, al_mode mode)
+al_batch_set_mode(BatchObject *self, al_mode mode)
 {
     al_mode before = self->mode;
     if (before == mode || (mode == AL_MODE_OPEN && before != AL_MODE_UNUSED)) {
@@ -280,54 +285,54 @@ al_books_set_mode(BooksObject *self, al_mode mode)
                   "to on_result: await or iterate inside the block");
         return -1;
     }
-    if (mode == AL_MODE_COLLECT && al_shelf_sort(&self->shelf) < 0) {
+    if (mode == AL_MODE_COLLECT && al_result_buffer_sort(&self->results) < 0) {
         return -1;
     }
     self->mode = mode;
     if (mode == AL_MODE_BLOCK) {
-        al_shelf_drop(&self->shelf);
+        al_result_buffer_drop(&self->results);
     }
-    books_set_room(self);
+    batch_set_room(self);
     return 0;
 }
 
 PyObject *
-al_books_hand_over(BooksObject *self)
+al_batch_hand_over(BatchObject *self)
 {
     al_pump *p = &self->pump;
     PyObject *result = NULL;
     while (result == NULL) {
-        result = Py_XNewRef(al_shelf_peek(&self->shelf, p->over));
+        result = Py_XNewRef(al_result_buffer_peek(&self->results, p->over));
         if (result == NULL) {
             return NULL;
         }
-        al_shelf_take(&self->shelf);
+        al_result_buffer_take(&self->results);
         if (al_result_state_of(result) == AL_RESULT_PENDING) {
             Py_CLEAR(result); /* kept while a block might have awaited all */
         }
     }
     p->room++;
     if (p->unstarted == 0 && !p->over) {
-        al_worker_kick(p);
+        al_pump_update(p);
     }
     return result;
 }
 
 int
-al_books_traverse(PyObject *op, visitproc visit, void *arg)
+al_batch_traverse(PyObject *op, visitproc visit, void *arg)
 {
-    BooksObject *self = (BooksObject *)op;
+    BatchObject *self = (BatchObject *)op;
     Py_VISIT(Py_TYPE(op));
-    Py_VISIT(self->shelf.list);
+    Py_VISIT(self->results.list);
     Py_VISIT(self->on_result);
     Py_VISIT(self->errors);
     return al_pump_visit(&self->pump, visit, arg);
 }
 
 int
-al_books_clear(PyObject *op)
+al_batch_clear(PyObject *op)
 {
-    BooksObject *self = (BooksObject *)op;
+    BatchObject *self = (BatchObject *)op;
     al_pump_clear(&self->pump);
     Py_CLEAR(self->on_result);
     Py_CLEAR(self->errors);
@@ -335,13 +340,13 @@ al_books_clear(PyObject *op)
 }
 
 void
-al_books_dealloc(PyObject *op)
+al_batch_dealloc(PyObject *op)
 {
-    BooksObject *self = (BooksObject *)op;
+    BatchObject *self = (BatchObject *)op;
     PyTypeObject *type = Py_TYPE(op);
     PyObject_GC_UnTrack(op);
-    (void)al_books_clear(op);
-    Py_CLEAR(self->shelf.list);
+    (void)al_batch_clear(op);
+    Py_CLEAR(self->results.list);
     type->tp_free(op);
     Py_DECREF(type);
 }

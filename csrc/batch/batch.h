@@ -1,4 +1,4 @@
-/* The books of a batch: who takes the results, counts, status. */
+/* The batch of a batch: who takes the results, counts, status. */
 #ifndef AL_BATCH_H
 #define AL_BATCH_H
 
@@ -21,14 +21,14 @@ typedef enum {
 typedef struct {
     PyObject_HEAD
     al_pump pump;
-    al_shelf shelf;
+    al_result_buffer results;
     al_link waits;       /* borrowed */
     PyObject *on_result; /* owned, or NULL */
     PyObject *errors;    /* owned: list, where there is a max_errors */
     al_mode mode;
     bool ordered;
-    bool asking;  /* the consumer waits, and nothing is there for it */
-    bool dropped; /* nobody holds the Batch any more */
+    bool asking;       /* the consumer waits, and nothing is there for it */
+    bool dropped;      /* nobody holds the Batch any more */
     Py_ssize_t buffer; /* of a stream; -1: twice the limit */
     Py_ssize_t max_errors; /* -1: none */
     Py_ssize_t done;
@@ -37,45 +37,45 @@ typedef struct {
     Py_ssize_t timed_out;
     Py_ssize_t refused; /* pulled and never started */
     double ended;       /* loop time, once over */
-} BooksObject;
+} BatchObject;
 
 /* What somebody waits for. */
-typedef enum { AL_WAIT_NEXT, AL_WAIT_END, AL_WAIT_TAKEN } al_wait_kind;
+typedef enum { AL_WAIT_NEXT, AL_WAIT_END, AL_WAIT_TAKEN } al_waiter_kind;
 
-/* Somebody who waits, in the books' list while suspended. */
+/* Somebody who waits, in the batch' list while suspended. */
 typedef struct {
     al_link link;
-    al_wait_kind kind;
+    al_waiter_kind kind;
     PyObject *future; /* owned, while suspended */
-} al_wait;
+} al_waiter;
 
 /* What the pump tells its owner. */
-extern const al_pump_calls al_books_calls;
+extern const al_pump_calls al_batch_calls;
 
 /* Change to a use that the one before allows.  Returns 0; -1 with an
    exception, nothing changed.  Runs Python. */
-int al_books_set_mode(BooksObject *books, al_mode mode);
+int al_batch_set_mode(BatchObject *batch, al_mode mode);
 
 /* Change the limit, and with it how far a stream may be ahead.
    Runs Python. */
-void al_books_set_limit(BooksObject *books, Py_ssize_t limit);
+void al_batch_set_limit(BatchObject *batch, Py_ssize_t limit);
 
 /* Report what ended a batch that nobody holds any more, if something did.
    Sets no exception.  Runs Python. */
-void al_books_tell_fatal(BooksObject *books);
+void al_batch_tell_fatal(BatchObject *batch);
 
 /* What is to be handed over next (new); NULL if there is none.  Sets no
    exception.  Runs Python. */
-PyObject *al_books_hand_over(BooksObject *books);
+PyObject *al_batch_hand_over(BatchObject *batch);
 
 /* The slots of the type, which batch.c makes.  Traverse: Pure C.; the others:
    Runs Python. */
-int al_books_traverse(PyObject *op, visitproc visit, void *arg);
+int al_batch_traverse(PyObject *op, visitproc visit, void *arg);
 
-/* See al_books_traverse.  Runs Python. */
-int al_books_clear(PyObject *op);
+/* See al_batch_traverse.  Runs Python. */
+int al_batch_clear(PyObject *op);
 
-/* See al_books_traverse.  Runs Python. */
-void al_books_dealloc(PyObject *op);
+/* See al_batch_traverse.  Runs Python. */
+void al_batch_dealloc(PyObject *op);
 
 #endif

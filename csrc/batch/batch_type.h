@@ -6,6 +6,6 @@
 #include "base/state.h"
 
 /* Make the type.  Runs Python. */
-int al_batch_setup(PyObject *module, al_state *st);
+int al_batch_type_setup(PyObject *module, al_state *st);
 
 #endif

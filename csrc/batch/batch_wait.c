@@ -19,30 +19,30 @@
 
 typedef struct {
     PyObject_HEAD
-    al_wait wait;
-    BooksObject *books; /* owned */
+    al_waiter wait;
+    BatchObject *batch; /* owned */
     PyObject *handle;   /* owned: the Batch that is iterated, or NULL */
     PyObject *thrown;   /* owned: the first CancelledError of who waits */
-} WaitObject;
+} BatchWaitObject;
 
 /* The iterator of a Batch. */
 typedef struct {
     PyObject_HEAD
     PyObject *handle;   /* owned */
-    BooksObject *books; /* owned */
-} StreamObject;
+    BatchObject *batch; /* owned */
+} BatchStreamObject;
 
 static PyObject *
-wait_new(BooksObject *books, PyObject *handle, al_wait_kind kind)
+batch_wait_new(BatchObject *batch, PyObject *handle, al_waiter_kind kind)
 {
-    al_state *st = books->pump.st;
-    WaitObject *self =
-        AL_ALLOC(PyObject_GC_New(WaitObject, (PyTypeObject *)st->Wait));
+    al_state *st = batch->pump.st;
+    BatchWaitObject *self = AL_ALLOC(
+        PyObject_GC_New(BatchWaitObject, (PyTypeObject *)st->BatchWait));
     if (self == NULL) {
         return NULL;
     }
-    self->wait = (al_wait){.kind = kind};
-    self->books = (BooksObject *)Py_NewRef((PyObject *)books);
+    self->wait = (al_waiter){.kind = kind};
+    self->batch = (BatchObject *)Py_NewRef((PyObject *)batch);
     self->handle = Py_XNewRef(handle);
     self->thrown = NULL;
     PyObject_GC_Track(self);
@@ -52,17 +52,18 @@ wait_new(BooksObject *books, PyObject *handle, al_wait_kind kind)
 /* What is thrown into who waits.  Returns 1 if that is to go on waiting; 0
    with what was thrown raised. */
 static int
-wait_take_thrown(WaitObject *self, PyObject *thrown)
+batch_wait_take_thrown(BatchWaitObject *self, PyObject *thrown)
 {
-    al_pump *p = &self->books->pump;
+    al_pump *p = &self->batch->pump;
     if (self->wait.kind == AL_WAIT_END && !p->over) {
         bool first = self->thrown == NULL;
         if (first) {
             self->thrown = Py_NewRef(thrown);
-            al_worker_stop(p, AL_STOP_CANCEL, NULL);
+            al_pump_stop(p, AL_STOP_CANCEL, NULL);
         }
         if (!first || !p->over) {
-            return 1; /* until the items have ended; then the first is raised */
+            return 1; /* until the items have ended; then the first is raised
+                       */
         }
     }
     PyErr_SetRaisedException(Py_NewRef(thrown));
@@ -71,10 +72,10 @@ wait_take_thrown(WaitObject *self, PyObject *thrown)
 
 /* The iteration has come to its end: the Batch raises why, or it just ends. */
 static PySendResult
-wait_finish_stream(WaitObject *self)
+batch_wait_finish_stream(BatchWaitObject *self)
 {
-    PyObject *none =
-        PyObject_CallMethodNoArgs(self->handle, self->books->pump.st->s__ended);
+    PyObject *none = PyObject_CallMethodNoArgs(self->handle,
+                                               self->batch->pump.st->s__ended);
     if (none != NULL) {
         Py_DECREF(none);
         PyErr_SetNone(PyExc_StopAsyncIteration);
@@ -84,19 +85,19 @@ wait_finish_stream(WaitObject *self)
 
 /* PYGEN_NEXT: not yet. */
 static PySendResult
-wait_settle(WaitObject *self, PyObject **result)
+batch_wait_settle(BatchWaitObject *self, PyObject **result)
 {
-    al_pump *p = &self->books->pump;
+    al_pump *p = &self->batch->pump;
     if (self->wait.kind == AL_WAIT_NEXT) {
-        *result = al_books_hand_over(self->books);
+        *result = al_batch_hand_over(self->batch);
         if (*result != NULL) {
             return PYGEN_RETURN;
         }
-        self->books->asking = true;
+        self->batch->asking = true;
         if (al_source_is_over(&p->source)) {
-            al_worker_kick(p); /* that may have been the end */
+            al_pump_update(p); /* that may have been the end */
         }
-        return p->over ? wait_finish_stream(self) : PYGEN_NEXT;
+        return p->over ? batch_wait_finish_stream(self) : PYGEN_NEXT;
     }
     if (self->wait.kind == AL_WAIT_TAKEN && p->stopping != AL_STOP_NONE) {
         /* A source that swallowed its cancellation is not read on. */
@@ -118,12 +119,12 @@ wait_settle(WaitObject *self, PyObject **result)
 
 /* Suspend on a future of our own. */
 static PySendResult
-wait_suspend(WaitObject *self, PyObject **result)
+batch_wait_suspend(BatchWaitObject *self, PyObject **result)
 {
-    BooksObject *books = self->books;
-    for (al_link *at = books->waits.next; at != &books->waits; at = at->next) {
+    BatchObject *batch = self->batch;
+    for (al_link *at = batch->waits.next; at != &batch->waits; at = at->next) {
         if (self->wait.kind == AL_WAIT_NEXT
-            && AL_OWNER(at, al_wait, link)->kind == AL_WAIT_NEXT)
+            && AL_CONTAINER_OF(at, al_waiter, link)->kind == AL_WAIT_NEXT)
         {
             PyErr_SetString(PyExc_RuntimeError,
                             "this batch is being iterated by somebody else: "
@@ -131,17 +132,18 @@ wait_suspend(WaitObject *self, PyObject **result)
             return PYGEN_ERROR;
         }
     }
-    PyObject *future = al_loop_pause(books->pump.st, &books->pump.bound);
+    PyObject *future =
+        al_loop_create_waiter(batch->pump.st, &batch->pump.bound);
     if (future == NULL) {
         if (self->wait.kind == AL_WAIT_END) {
             PyObject *error = PyErr_GetRaisedException();
-            al_worker_stop(&books->pump, AL_STOP_CANCEL, NULL);
+            al_pump_stop(&batch->pump, AL_STOP_CANCEL, NULL);
             PyErr_SetRaisedException(error);
         }
         return PYGEN_ERROR;
     }
     al_link_unlink(&self->wait.link);
-    al_list_append(&books->waits, &self->wait.link);
+    al_list_append(&batch->waits, &self->wait.link);
     Py_XSETREF(self->wait.future, Py_NewRef(future));
     *result = future;
     return PYGEN_NEXT;
@@ -149,7 +151,7 @@ wait_suspend(WaitObject *self, PyObject **result)
 
 /* The collector has taken it apart, and something dying still uses it. */
 static PySendResult
-wait_is_gone(void)
+batch_wait_is_gone(void)
 {
     PyErr_SetString(PyExc_RuntimeError, "this batch is being collected");
     return PYGEN_ERROR;
@@ -158,14 +160,14 @@ wait_is_gone(void)
 /* Who waits is closed, maybe by the collector, in any thread, or long after
    its loop: stop the batch if that can be. */
 static PySendResult
-wait_close(WaitObject *self, PyObject *thrown)
+batch_wait_close(BatchWaitObject *self, PyObject *thrown)
 {
-    al_pump *p = &self->books->pump;
+    al_pump *p = &self->batch->pump;
     if (self->wait.kind == AL_WAIT_END && !p->over) {
         if (al_loop_check_thread(p->st, &p->bound, "a batch") == 0
             && al_loop_is_closed(p->st, p->bound.loop) == 0)
         {
-            al_worker_stop(p, AL_STOP_CANCEL, NULL);
+            al_pump_stop(p, AL_STOP_CANCEL, NULL);
         }
         else {
             PyErr_Clear();
@@ -176,52 +178,54 @@ wait_close(WaitObject *self, PyObject *thrown)
 }
 
 static PySendResult
-wait_step(PyObject *op, PyObject *thrown, PyObject **result)
+batch_wait_step(PyObject *op, PyObject *thrown, PyObject **result)
 {
-    WaitObject *self = (WaitObject *)op;
+    BatchWaitObject *self = (BatchWaitObject *)op;
     *result = NULL;
-    if (self->books == NULL) {
-        return wait_is_gone();
+    if (self->batch == NULL) {
+        return batch_wait_is_gone();
     }
-    al_pump *p = &self->books->pump;
+    al_pump *p = &self->batch->pump;
     al_link_unlink(&self->wait.link);
     Py_CLEAR(self->wait.future);
     if (self->wait.kind == AL_WAIT_NEXT) {
-        self->books->asking = false;
+        self->batch->asking = false;
     }
     if (thrown != NULL
         && PyErr_GivenExceptionMatches(thrown, PyExc_GeneratorExit))
     {
-        return wait_close(self, thrown);
+        return batch_wait_close(self, thrown);
     }
     if (!p->over && al_loop_check_thread(p->st, &p->bound, "a batch") < 0) {
         return PYGEN_ERROR;
     }
-    if (thrown != NULL && wait_take_thrown(self, thrown) == 0) {
+    if (thrown != NULL && batch_wait_take_thrown(self, thrown) == 0) {
         return PYGEN_ERROR;
     }
-    PySendResult answer = wait_settle(self, result);
-    return answer == PYGEN_NEXT ? wait_suspend(self, result) : answer;
+    PySendResult answer = batch_wait_settle(self, result);
+    return answer == PYGEN_NEXT ? batch_wait_suspend(self, result) : answer;
 }
 
 PyObject *
-al_wait_awaitable(BooksObject *books, PyObject *handle, al_wait_kind kind)
+al_batch_wait_awaitable(BatchObject *batch, PyObject *handle,
+                        al_waiter_kind kind)
 {
-    PyObject *wait = wait_new(books, handle, kind);
+    PyObject *wait = batch_wait_new(batch, handle, kind);
     if (wait == NULL) {
         return NULL;
     }
-    PyObject *awaitable = al_awaitable_new(books->pump.st, wait, wait_step);
+    PyObject *awaitable =
+        al_awaitable_new(batch->pump.st, wait, batch_wait_step);
     Py_DECREF(wait);
     return awaitable;
 }
 
 static int
-wait_traverse(PyObject *op, visitproc visit, void *arg)
+batch_wait_traverse(PyObject *op, visitproc visit, void *arg)
 {
-    WaitObject *self = (WaitObject *)op;
+    BatchWaitObject *self = (BatchWaitObject *)op;
     Py_VISIT(Py_TYPE(op));
-    Py_VISIT((PyObject *)self->books);
+    Py_VISIT((PyObject *)self->batch);
     Py_VISIT(self->handle);
     Py_VISIT(self->wait.future);
     Py_VISIT(self->thrown);
@@ -229,11 +233,11 @@ wait_traverse(PyObject *op, visitproc visit, void *arg)
 }
 
 static int
-wait_clear(PyObject *op)
+batch_wait_clear(PyObject *op)
 {
-    WaitObject *self = (WaitObject *)op;
+    BatchWaitObject *self = (BatchWaitObject *)op;
     al_link_unlink(&self->wait.link);
-    Py_CLEAR(self->books); /* first: without them nothing else is used */
+    Py_CLEAR(self->batch); /* first: without them nothing else is used */
     Py_CLEAR(self->handle);
     Py_CLEAR(self->wait.future);
     Py_CLEAR(self->thrown);
@@ -241,11 +245,11 @@ wait_clear(PyObject *op)
 }
 
 static void
-wait_dealloc(PyObject *op)
+batch_wait_dealloc(PyObject *op)
 {
     PyTypeObject *type = Py_TYPE(op);
     PyObject_GC_UnTrack(op);
-    (void)wait_clear(op);
+    (void)batch_wait_clear(op);
     type->tp_free(op);
     Py_DECREF(type);
 }
@@ -256,20 +260,20 @@ wait_dealloc(PyObject *op)
 static PySendResult
 stream_begin(PyObject *op, PyObject **result)
 {
-    StreamObject *self = (StreamObject *)op;
-    BooksObject *books = self->books;
-    if (books == NULL) {
-        return wait_is_gone();
+    BatchStreamObject *self = (BatchStreamObject *)op;
+    BatchObject *batch = self->batch;
+    if (batch == NULL) {
+        return batch_wait_is_gone();
     }
-    al_pump *p = &books->pump;
+    al_pump *p = &batch->pump;
     if (al_loop_check_thread(p->st, &p->bound, "a batch") < 0) {
         return PYGEN_ERROR;
     }
-    *result = al_books_hand_over(books);
+    *result = al_batch_hand_over(batch);
     if (*result != NULL) {
         return PYGEN_RETURN;
     }
-    *result = wait_new(books, self->handle, AL_WAIT_NEXT);
+    *result = batch_wait_new(batch, self->handle, AL_WAIT_NEXT);
     return *result == NULL ? PYGEN_ERROR : PYGEN_NEXT;
 }
 
@@ -277,28 +281,29 @@ stream_begin(PyObject *op, PyObject **result)
 static PyObject *
 stream_anext(PyObject *op)
 {
-    BooksObject *books = ((StreamObject *)op)->books;
-    if (books == NULL) {
-        (void)wait_is_gone();
+    BatchObject *batch = ((BatchStreamObject *)op)->batch;
+    if (batch == NULL) {
+        (void)batch_wait_is_gone();
         return NULL;
     }
-    return al_awaitable_lazy(books->pump.st, op, stream_begin, wait_step);
+    return al_awaitable_lazy(batch->pump.st, op, stream_begin,
+                             batch_wait_step);
 }
 
 static int
 stream_traverse(PyObject *op, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(op));
-    Py_VISIT(((StreamObject *)op)->handle);
-    Py_VISIT((PyObject *)((StreamObject *)op)->books);
+    Py_VISIT(((BatchStreamObject *)op)->handle);
+    Py_VISIT((PyObject *)((BatchStreamObject *)op)->batch);
     return 0;
 }
 
 static int
 stream_clear(PyObject *op)
 {
-    Py_CLEAR(((StreamObject *)op)->handle);
-    Py_CLEAR(((StreamObject *)op)->books);
+    Py_CLEAR(((BatchStreamObject *)op)->handle);
+    Py_CLEAR(((BatchStreamObject *)op)->batch);
     return 0;
 }
 
@@ -313,33 +318,33 @@ stream_dealloc(PyObject *op)
 }
 
 PyObject *
-al_wait_stream(BooksObject *books, PyObject *handle)
+al_batch_wait_stream(BatchObject *batch, PyObject *handle)
 {
-    al_state *st = books->pump.st;
-    StreamObject *self =
-        AL_ALLOC(PyObject_GC_New(StreamObject, (PyTypeObject *)st->Stream));
+    al_state *st = batch->pump.st;
+    BatchStreamObject *self = AL_ALLOC(
+        PyObject_GC_New(BatchStreamObject, (PyTypeObject *)st->BatchStream));
     if (self == NULL) {
         return NULL;
     }
     self->handle = Py_NewRef(handle);
-    self->books = (BooksObject *)Py_NewRef((PyObject *)books);
+    self->batch = (BatchObject *)Py_NewRef((PyObject *)batch);
     PyObject_GC_Track(self);
     return (PyObject *)self;
 }
 
-static PyType_Slot wait_slots[] = {
-    {Py_tp_traverse, wait_traverse},
-    {Py_tp_clear, wait_clear},
-    {Py_tp_dealloc, wait_dealloc},
+static PyType_Slot batch_wait_slots[] = {
+    {Py_tp_traverse, batch_wait_traverse},
+    {Py_tp_clear, batch_wait_clear},
+    {Py_tp_dealloc, batch_wait_dealloc},
     {0, NULL},
 };
 
-static PyType_Spec wait_spec = {
+static PyType_Spec batch_wait_spec = {
     .name = "pyasynclife._core.Wait",
-    .basicsize = sizeof(WaitObject),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC
-             | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
-    .slots = wait_slots,
+    .basicsize = sizeof(BatchWaitObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE
+             | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = batch_wait_slots,
 };
 
 static PyType_Slot stream_slots[] = {
@@ -353,18 +358,20 @@ static PyType_Slot stream_slots[] = {
 
 static PyType_Spec stream_spec = {
     .name = "pyasynclife._core.Stream",
-    .basicsize = sizeof(StreamObject),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC
-             | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .basicsize = sizeof(BatchStreamObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE
+             | Py_TPFLAGS_DISALLOW_INSTANTIATION,
     .slots = stream_slots,
 };
 
 int
-al_wait_setup(PyObject *module, al_state *st)
+al_batch_wait_setup(PyObject *module, al_state *st)
 {
-    return al_state_add_type(module, &st->Wait, &wait_spec, false) < 0
-                   || al_state_add_type(module, &st->Stream, &stream_spec,
-                                        false) < 0
+    return al_state_add_type(module, &st->BatchWait, &batch_wait_spec, false)
+                       < 0
+                   || al_state_add_type(module, &st->BatchStream, &stream_spec,
+                                        false)
+                          < 0
                ? -1
                : 0;
 }

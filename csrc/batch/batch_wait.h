@@ -9,14 +9,14 @@
 /* An awaitable of the next result (of `handle`, the Batch; else NULL), of the
    end, or of the reader's item being taken (new).  Runs no Python, but
    allocates: Pure C. */
-PyObject *al_wait_awaitable(BooksObject *books, PyObject *handle,
-                            al_wait_kind kind);
+PyObject *al_batch_wait_awaitable(BatchObject *batch, PyObject *handle,
+                                  al_waiter_kind kind);
 
 /* An asynchronous iterator of the results; it owns `handle`, the Batch (new).
    Pure C. */
-PyObject *al_wait_stream(BooksObject *books, PyObject *handle);
+PyObject *al_batch_wait_stream(BatchObject *batch, PyObject *handle);
 
 /* Make the types.  Runs Python. */
-int al_wait_setup(PyObject *module, al_state *st);
+int al_batch_wait_setup(PyObject *module, al_state *st);
 
 #endif

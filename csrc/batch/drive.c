@@ -47,9 +47,9 @@ static bool
 drive_is_coroutine(al_state *st, PyObject *generator)
 {
     PyObject *code = PyObject_GetAttr(generator, st->s_gi_code);
-    bool marked = code != NULL && PyCode_Check(code)
-                  && (((PyCodeObject *)code)->co_flags
-                      & CO_ITERABLE_COROUTINE) != 0;
+    bool marked =
+        code != NULL && PyCode_Check(code)
+        && (((PyCodeObject *)code)->co_flags & CO_ITERABLE_COROUTINE) != 0;
     Py_XDECREF(code);
     PyErr_Clear();
     return marked;
@@ -165,8 +165,8 @@ drive_close(al_drive *drive, PyObject *entered, PySendResult answer,
 }
 
 PySendResult
-al_drive_begin(al_state *st, al_drive *drive, PyObject *context,
-               PyObject *fn, PyObject *item, PyObject **result)
+al_drive_begin(al_state *st, al_drive *drive, PyObject *context, PyObject *fn,
+               PyObject *item, PyObject **result)
 {
     assert(drive->iterator == NULL && drive->context == NULL);
     *result = NULL;
@@ -198,9 +198,8 @@ al_drive_resume(al_state *st, al_drive *drive, PyObject *thrown,
         *result = PyErr_GetRaisedException();
     }
     else {
-        answer = thrown == NULL
-                     ? PyIter_Send(iterator, Py_None, result)
-                     : drive_throw(st, iterator, thrown, result);
+        answer = thrown == NULL ? PyIter_Send(iterator, Py_None, result)
+                                : drive_throw(st, iterator, thrown, result);
         answer = drive_close(drive, entered, answer, result);
     }
     Py_DECREF(iterator);

@@ -20,7 +20,8 @@ al_item_id(const al_item *item)
                : al_result_default_id(item->value, item->index);
 }
 
-/* An exception of a type, whose text has a place for the id and for seconds. */
+/* An exception of a type, whose text has a place for the id and for seconds.
+ */
 static PyObject *
 item_error(const al_item *item, PyObject *type, const char *format,
            double seconds)
@@ -48,7 +49,8 @@ item_timeout(const al_item *item, double seconds, PyObject *cancelled)
         item, PyExc_TimeoutError,
         item->why == AL_STOP_BUDGET
             ? "%R was ended by the budget of %S s for the whole batch"
-            : "%R timed out after %S s", seconds);
+            : "%R timed out after %S s",
+        seconds);
     if (error != NULL) {
         PyException_SetCause(error, Py_NewRef(cancelled));
         PyException_SetContext(error, Py_NewRef(cancelled));
@@ -76,14 +78,14 @@ item_uncancel(al_state *st, al_item *item, PyObject *task)
 }
 
 static int
-item_returned(al_state *st, al_item *item, PyObject *task,
-              PyObject *counter, PyObject **end, al_facts *facts)
+item_returned(al_state *st, al_item *item, PyObject *task, PyObject *counter,
+              PyObject **end, al_result_fields *facts)
 {
     bool ours = item->asked > 0;
     long left = ours ? item_uncancel(st, item, task) : 0;
-    int burden = left < 0             ? -1
+    int burden = left < 0            ? -1
                  : ours && left == 0 ? 0
-                                      : al_task_burden(st, task, counter);
+                                     : al_task_cancel_state(st, task, counter);
     if (burden < 0) {
         return -1;
     }
@@ -104,7 +106,7 @@ item_returned(al_state *st, al_item *item, PyObject *task,
 
 static int
 item_raised(al_state *st, al_item *item, PyObject *task, double seconds,
-            PyObject **end, al_facts *facts)
+            PyObject **end, al_result_fields *facts)
 {
     bool ours = item->asked > 0;
     long left = item_uncancel(st, item, task);
@@ -130,9 +132,9 @@ item_raised(al_state *st, al_item *item, PyObject *task, double seconds,
 }
 
 int
-al_item_judge(al_state *st, al_item *item, PyObject *task,
-              PyObject *counter, PySendResult answer, double seconds,
-              PyObject **end, al_facts *facts)
+al_item_judge(al_state *st, al_item *item, PyObject *task, PyObject *counter,
+              PySendResult answer, double seconds, PyObject **end,
+              al_result_fields *facts)
 {
     facts->item = item->value;
     facts->task_id = item->task_id;
@@ -146,22 +148,24 @@ PyObject *
 al_item_unstarted(al_state *st, const al_item *item, al_stop why)
 {
     bool budget = why == AL_STOP_BUDGET;
-    PyObject *error = AL_ALLOC(PyObject_CallNoArgs(
-        budget ? PyExc_TimeoutError : st->CancelledError));
+    PyObject *error = AL_ALLOC(
+        PyObject_CallNoArgs(budget ? PyExc_TimeoutError : st->CancelledError));
     if (error == NULL) {
         return NULL;
     }
-    al_facts facts = {.item = item->value, .task_id = item->task_id,
-                      .error = error, .index = item->index,
-                      .timed_out = budget};
+    al_result_fields facts = {.item = item->value,
+                              .task_id = item->task_id,
+                              .error = error,
+                              .index = item->index,
+                              .timed_out = budget};
     PyObject *result = al_result_new(st, &facts);
     Py_DECREF(error);
     return result;
 }
 
 PyObject *
-al_item_stuck(al_state *st, const al_item *item, double seconds,
-              double grace, double duration)
+al_item_stuck(al_state *st, const al_item *item, double seconds, double grace,
+              double duration)
 {
     bool timed_out = item->asked > 0 && item_ran_out(item);
     PyObject *error;
@@ -172,20 +176,24 @@ al_item_stuck(al_state *st, const al_item *item, double seconds,
     else if (item->why == AL_STOP_BUDGET) {
         error = item_error(item, PyExc_TimeoutError,
                            "%R did not stop when the budget of %S s for the "
-                           "whole batch ran out", seconds);
+                           "whole batch ran out",
+                           seconds);
     }
     else {
-        error = item_error(item, PyExc_TimeoutError,
-                           "%R timed out after %S s and did not stop",
-                           seconds);
+        error =
+            item_error(item, PyExc_TimeoutError,
+                       "%R timed out after %S s and did not stop", seconds);
     }
     if (error == NULL) {
         return NULL;
     }
-    al_facts facts = {.item = item->value, .task_id = item->task_id,
-                      .error = error, .index = item->index,
-                      .duration = duration, .state = AL_RESULT_RUNNING,
-                      .timed_out = timed_out};
+    al_result_fields facts = {.item = item->value,
+                              .task_id = item->task_id,
+                              .error = error,
+                              .index = item->index,
+                              .duration = duration,
+                              .state = AL_RESULT_RUNNING,
+                              .timed_out = timed_out};
     PyObject *result = al_result_new(st, &facts);
     Py_DECREF(error);
     return result;

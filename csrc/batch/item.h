@@ -33,14 +33,15 @@ typedef struct {
 /* The id that its result has (new).  Runs Python. */
 PyObject *al_item_id(const al_item *item);
 
-/* Judge how an item, driven by `task` (with al_task_counter's answer), ended:
+/* Judge how an item, driven by `task` (with al_task_cancelling_method's
+   answer), ended:
    `*end` (owned; may be replaced) is its value (PYGEN_RETURN) or exception.
    Fills in `facts`, which borrow from `item` and `*end`, and takes our
-   cancellations of the Task back.  Returns 1 if the Task is as clean as it was,
-   0 if not; -1 with an exception.  Runs Python. */
+   cancellations of the Task back.  Returns 1 if the Task is as clean as it
+   was, 0 if not; -1 with an exception.  Runs Python. */
 int al_item_judge(al_state *st, al_item *item, PyObject *task,
                   PyObject *counter, PySendResult answer, double seconds,
-                  PyObject **end, al_facts *facts);
+                  PyObject **end, al_result_fields *facts);
 
 /* The result of an item that was pulled and never started (new).
    Runs Python. */

@@ -1,7 +1,7 @@
 /* Items in Tasks of their own.
  *
  * Here a worker drives nothing: its Task runs a coroutine (run_item in
- * pyasynclife/_workers.py) that asks the worker's slot when it may begin,
+ * pyasynclife/_workers.py) that asks the worker's handle when it may begin,
  * awaits what the function returns, and says how that ended.  So all that
  * looks at Tasks sees the item: a registry, a tracer, `python -m asyncio
  * pstree`.  What an end means is judged in the Task's last step, as in a
@@ -28,25 +28,25 @@
 #include "batch/item_task.h"
 
 /* How long items are begun before the loop has a turn, in seconds. */
-#define SOLO_SLICE 0.010
+#define ITEM_TASK_SLICE 0.010
 
 /* What the coroutine of such a Task is given. */
 typedef struct {
     PyObject_HEAD
     WorkerObject *worker; /* owned */
-    PyObject *gate;       /* owned: what it waits for, None: one turn */
-} SlotObject;
+    PyObject *held_by;    /* owned: what it waits for, None: one turn */
+} ItemHandleObject;
 
 static PyObject *
-slot_new(WorkerObject *worker)
+item_handle_new(WorkerObject *worker)
 {
-    SlotObject *self = AL_ALLOC(
-        PyObject_GC_New(SlotObject, (PyTypeObject *)worker->st->Slot));
+    ItemHandleObject *self = AL_ALLOC(PyObject_GC_New(
+        ItemHandleObject, (PyTypeObject *)worker->st->ItemHandle));
     if (self == NULL) {
         return NULL;
     }
     self->worker = (WorkerObject *)Py_NewRef((PyObject *)worker);
-    self->gate = NULL;
+    self->held_by = NULL;
     PyObject_GC_Track(self);
     return (PyObject *)self;
 }
@@ -56,8 +56,8 @@ slot_new(WorkerObject *worker)
 /* registry.register(coro, name, context=context), and its Task (new); NULL
    without an exception: the name is taken.  It closes what it refuses. */
 static PyObject *
-solo_register(WorkerObject *self, PyObject *coro, PyObject *name,
-              PyObject *context)
+item_task_register(WorkerObject *self, PyObject *coro, PyObject *name,
+                   PyObject *context)
 {
     al_state *st = self->st;
     PyObject *stack[5] = {NULL, self->pump->registry, coro, name, context};
@@ -76,42 +76,44 @@ solo_register(WorkerObject *self, PyObject *coro, PyObject *name,
         task = Py_NewRef(PyTuple_GET_ITEM(pair, 0));
     }
     else if (pair != NULL) {
-        PyErr_Format(PyExc_TypeError, "register() of %R gave %R, not a task "
-                     "and its id", self->pump->registry, pair);
+        PyErr_Format(PyExc_TypeError,
+                     "register() of %R gave %R, not a task "
+                     "and its id",
+                     self->pump->registry, pair);
     }
     Py_XDECREF(pair);
     Py_DECREF(ready);
     return task;
 }
 
-/* One try at the Task of a worker (new); NULL as solo_register has it. */
+/* One try at the Task of a worker (new); NULL as item_task_register has it. */
 static PyObject *
-solo_make_task(WorkerObject *self, PyObject *name, PyObject *context)
+item_task_make_task(WorkerObject *self, PyObject *name, PyObject *context)
 {
     al_state *st = self->st;
     al_pump *p = self->pump;
-    PyObject *slot = slot_new(self);
-    PyObject *coro = slot == NULL ? NULL
-                                  : AL_ALLOC(PyObject_CallOneArg(
-                                        st->run_item, slot));
+    PyObject *handle = item_handle_new(self);
+    PyObject *coro = handle == NULL
+                         ? NULL
+                         : AL_ALLOC(PyObject_CallOneArg(st->run_item, handle));
     PyObject *task = NULL;
     if (coro != NULL && p->registry != NULL && self->refused == NULL) {
-        task = solo_register(self, coro, name, context);
+        task = item_task_register(self, coro, name, context);
     }
     else if (coro != NULL) {
-        task = al_spawn_plain(st, &p->bound, coro, name, context);
+        task = al_create_task_plain(st, &p->bound, coro, name, context);
         if (task == NULL) {
-            al_coro_refuse(st, coro);
+            al_coro_close_unstarted(st, coro);
         }
     }
     Py_XDECREF(coro);
-    Py_XDECREF(slot);
+    Py_XDECREF(handle);
     return task;
 }
 
 /* The Task of a worker that has its item. */
 static int
-solo_start(WorkerObject *self)
+item_task_start(WorkerObject *self)
 {
     al_pump *p = self->pump;
     PyObject *context = AL_ALLOC(PyContext_Copy(p->source.context));
@@ -119,7 +121,7 @@ solo_start(WorkerObject *self)
     PyObject *task = NULL;
     int failed = -1;
     while (name != NULL && task == NULL && !PyErr_Occurred()) {
-        task = solo_make_task(self, name, context);
+        task = item_task_make_task(self, name, context);
     }
     if (task != NULL) {
         failed = al_worker_own(self, task);
@@ -133,7 +135,7 @@ solo_start(WorkerObject *self)
 /* Pull the item of a new worker.  Returns 1; 0 if there is none, or it is not
    to be started; -1 with an exception. */
 static int
-solo_pull(WorkerObject *self)
+item_task_pull(WorkerObject *self)
 {
     al_pump *p = self->pump;
     int more = al_source_pull(p->st, &p->source, &self->item.value,
@@ -147,31 +149,31 @@ solo_pull(WorkerObject *self)
         p->calls->taken(p->owner);
     }
     if (p->stopping != AL_STOP_NONE) {
-        al_step_refuse(self);
+        al_worker_refuse(self);
         return 0;
     }
     return 1;
 }
 
 int
-al_solo_spawn(al_pump *p)
+al_item_task_spawn(al_pump *p)
 {
     WorkerObject *self = al_worker_new(p);
     if (self == NULL) {
         return -1;
     }
     Py_INCREF(self);
-    int pulled = solo_pull(self);
+    int pulled = item_task_pull(self);
     if (pulled < 0 && p->unstarted > 1 && p->fatal == NULL) {
         /* What was pulled before is started first. */
         p->fatal = PyErr_GetRaisedException();
         pulled = 0;
     }
-    int failed = pulled > 0 ? solo_start(self) : pulled;
+    int failed = pulled > 0 ? item_task_start(self) : pulled;
     if (pulled <= 0 || failed) {
         PyObject *error = PyErr_GetRaisedException();
         if (pulled > 0) {
-            al_step_refuse(self);
+            al_worker_refuse(self);
         }
         al_worker_detach(self); /* its Task, if there is one, finds that */
         if (error != NULL) {
@@ -186,12 +188,12 @@ al_solo_spawn(al_pump *p)
 
 /* It has ended before it began, so it took no time. */
 static void
-solo_stamp(WorkerObject *self)
+item_task_stamp(WorkerObject *self)
 {
     al_pump *p = self->pump;
     double now = al_loop_time(p->st, &p->bound);
     if (now == -1.0 && PyErr_Occurred()) {
-        al_worker_fail(p);
+        al_pump_fail(p);
     }
     self->item.started = now;
 }
@@ -199,57 +201,58 @@ solo_stamp(WorkerObject *self)
 /* It was cancelled before it began: by us, then it was never started; or by
    somebody else. */
 static void
-solo_end_unbegun(WorkerObject *self)
+item_task_end_unbegun(WorkerObject *self)
 {
     if (self->pump->stopping != AL_STOP_NONE) {
-        al_step_refuse(self);
+        al_worker_refuse(self);
         return;
     }
-    solo_stamp(self);
-    al_step_abandon(self);
+    item_task_stamp(self);
+    al_worker_abandon(self);
 }
 
 void
-al_solo_left(PyObject *op)
+al_item_task_ended(PyObject *op)
 {
     WorkerObject *self = (WorkerObject *)op;
     al_pump *p = self->pump;
     PyObject *error = NULL;
     if (self->item.value != NULL) {
         if (self->begun) {
-            al_step_abandon(self);
+            al_worker_abandon(self);
         }
         else {
-            solo_end_unbegun(self);
+            item_task_end_unbegun(self);
         }
     }
     /* The item's result has the exception, so it is not lost. */
     if (self->task != NULL && al_task_error(p->st, self->task, &error) < 0) {
-        al_loop_report(p->st, p->bound.loop, "the task of an item failed",
-                       self->task);
+        al_loop_report_or_exit_later(p->st, p->bound.loop,
+                                     "the task of an item failed", self->task);
     }
     Py_XDECREF(error);
     al_worker_detach(self);
-    al_worker_spawn(p, 1);
+    al_pump_spawn(p, 1);
 }
 
 /* The Task is about to end well: nobody need be told of that.  But a registry
    has the id until it has ended, so there the next item waits for that. */
 static void
-solo_leave(WorkerObject *self)
+item_task_leave(WorkerObject *self)
 {
     al_pump *p = self->pump;
     if (p->registry != NULL || self->owner == NULL) {
         return;
     }
-    if (al_task_unwatch(p->st, self->task, (PyObject *)self) > 0) {
+    if (al_task_remove_done_callback(p->st, self->task, (PyObject *)self) > 0)
+    {
         al_worker_detach(self);
-        al_worker_spawn(p, 1);
-        al_worker_kick(p);
+        al_pump_spawn(p, 1);
+        al_pump_update(p);
     }
     else if (PyErr_Occurred()) {
-        al_loop_report(p->st, p->bound.loop, "leaving an item's task failed",
-                       self->task);
+        al_loop_report_or_exit_later(
+            p->st, p->bound.loop, "leaving an item's task failed", self->task);
     }
 }
 
@@ -257,80 +260,81 @@ solo_leave(WorkerObject *self)
 
 /* One turn, or until the batch is resumed or fewer items run. */
 static PySendResult
-slot_wait(PyObject *op, PyObject *thrown, PyObject **result)
+item_handle_wait(PyObject *op, PyObject *thrown, PyObject **result)
 {
-    SlotObject *self = (SlotObject *)op;
+    ItemHandleObject *self = (ItemHandleObject *)op;
     WorkerObject *worker = self->worker;
     if (thrown != NULL) {
-        Py_CLEAR(self->gate);
+        Py_CLEAR(self->held_by);
         PyErr_SetRaisedException(Py_NewRef(thrown));
         return PYGEN_ERROR;
     }
-    if (self->gate != NULL || worker == NULL || worker->owner == NULL) {
-        Py_CLEAR(self->gate);
+    if (self->held_by != NULL || worker == NULL || worker->owner == NULL) {
+        Py_CLEAR(self->held_by);
         *result = Py_NewRef(Py_None);
         return PYGEN_RETURN;
     }
     al_pump *p = worker->pump;
-    PyObject *gate = Py_NewRef(Py_None);
-    if (worker->task != NULL && al_worker_is_held(p)) {
-        Py_SETREF(gate, al_loop_pause(p->st, &p->bound));
-        if (gate != NULL && p->gates == NULL) {
+    PyObject *held_by = Py_NewRef(Py_None);
+    if (worker->task != NULL && al_pump_holds_items(p)) {
+        Py_SETREF(held_by, al_loop_create_waiter(p->st, &p->bound));
+        if (held_by != NULL && p->gates == NULL) {
             p->gates = AL_ALLOC(PyList_New(0));
         }
-        if (gate == NULL || p->gates == NULL
-            || AL_ALLOC_INT(PyList_Append(p->gates, gate)) < 0)
+        if (held_by == NULL || p->gates == NULL
+            || AL_ALLOC_INT(PyList_Append(p->gates, held_by)) < 0)
         {
-            Py_XDECREF(gate);
+            Py_XDECREF(held_by);
             return PYGEN_ERROR;
         }
     }
-    self->gate = gate;
-    *result = Py_NewRef(gate);
+    self->held_by = held_by;
+    *result = Py_NewRef(held_by);
     return PYGEN_NEXT;
 }
 
 /* Tell whether an item may begin in this turn. */
 static bool
-slot_is_ready(WorkerObject *worker)
+item_handle_is_ready(WorkerObject *worker)
 {
     al_pump *p = worker->pump;
     double now = al_clock();
-    if (p->resting == worker) {
-        p->resting = NULL; /* also if it is held: the others need not wait */
+    if (p->yielding == worker) {
+        p->yielding = NULL; /* also if it is held: the others need not wait */
         p->turn_at = now;
     }
-    if (worker->task == NULL || al_worker_is_held(p)) {
+    if (worker->task == NULL || al_pump_holds_items(p)) {
         return false; /* no Task: an eager factory is making it */
     }
-    if (p->resting != NULL || now - p->turn_at > SOLO_SLICE) {
-        if (p->resting == NULL) {
-            p->resting = worker;
+    if (p->yielding != NULL || now - p->turn_at > ITEM_TASK_SLICE) {
+        if (p->yielding == NULL) {
+            p->yielding = worker;
         }
         return false;
     }
     return true;
 }
 
-PyDoc_STRVAR(slot_pause_doc,
+PyDoc_STRVAR(item_handle_pause_doc,
 "pause($self, /)\n--\n\n"
 "None if the item may begin, else what to await before asking again.");
 
 static PyObject *
-slot_pause(PyObject *op, PyObject *Py_UNUSED(ignored))
+item_handle_pause(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    WorkerObject *worker = ((SlotObject *)op)->worker;
+    WorkerObject *worker = ((ItemHandleObject *)op)->worker;
     if (worker == NULL || worker->owner == NULL
-        || worker->pump->stopping != AL_STOP_NONE || slot_is_ready(worker))
+        || worker->pump->stopping != AL_STOP_NONE
+        || item_handle_is_ready(worker))
     {
         Py_RETURN_NONE;
     }
-    return al_awaitable_new(worker->st, op, slot_wait);
+    return al_awaitable_new(worker->st, op, item_handle_wait);
 }
 
 /* fn(item), which is checked (new). */
 static PyObject *
-slot_call(WorkerObject *worker)
+item_handle_call(WorkerObject *worker)
 {
     al_pump *p = worker->pump;
     if (worker->refused != NULL) {
@@ -351,16 +355,16 @@ slot_call(WorkerObject *worker)
     return awaitable;
 }
 
-PyDoc_STRVAR(slot_begin_doc,
+PyDoc_STRVAR(item_handle_begin_doc,
 "begin($self, /)\n--\n\n"
 "Call the function; what it returned is to be awaited.");
 
 static PyObject *
-slot_begin(PyObject *op, PyObject *Py_UNUSED(ignored))
+item_handle_begin(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    WorkerObject *worker = ((SlotObject *)op)->worker;
+    WorkerObject *worker = ((ItemHandleObject *)op)->worker;
     if (worker != NULL && worker->owner != NULL) {
-        al_worker_spawn(worker->pump, 2); /* double, up to the limit */
+        al_pump_spawn(worker->pump, 2); /* double, up to the limit */
     }
     if (worker == NULL || worker->owner == NULL || worker->begun
         || worker->pump->stopping != AL_STOP_NONE)
@@ -373,26 +377,27 @@ slot_begin(PyObject *op, PyObject *Py_UNUSED(ignored))
     al_pump *p = worker->pump;
     double now = al_loop_time(p->st, &p->bound);
     if (now == -1.0 && PyErr_Occurred()) {
-        al_worker_fail(p);
+        al_pump_fail(p);
     }
     worker->begun = true;
     p->unstarted--;
     worker->item.started = now;
     if (p->fatal != NULL) {
-        al_worker_kick(p);
+        al_pump_update(p);
     }
     if (p->timeout != Py_HUGE_VAL
         && al_deadline_add(&p->deadlines, &worker->item.deadline,
-                           now + p->timeout) < 0)
+                           now + p->timeout)
+               < 0)
     {
-        al_worker_fail(p);
+        al_pump_fail(p);
     }
-    return slot_call(worker);
+    return item_handle_call(worker);
 }
 
 /* The item of a worker that was given up is the Task's alone. */
 static void
-slot_drop_item(WorkerObject *worker)
+item_handle_drop_item(WorkerObject *worker)
 {
     if (worker->item.value != NULL) {
         PyObject *value, *task_id;
@@ -402,21 +407,21 @@ slot_drop_item(WorkerObject *worker)
     }
 }
 
-PyDoc_STRVAR(slot_returned_doc,
+PyDoc_STRVAR(item_handle_returned_doc,
 "returned($self, value, /)\n--\n\n"
 "The item has returned that, which is returned.");
 
 static PyObject *
-slot_returned(PyObject *op, PyObject *value)
+item_handle_returned(PyObject *op, PyObject *value)
 {
-    WorkerObject *worker = ((SlotObject *)op)->worker;
+    WorkerObject *worker = ((ItemHandleObject *)op)->worker;
     if (worker != NULL && worker->owner == NULL) {
-        slot_drop_item(worker);
+        item_handle_drop_item(worker);
     }
     else if (worker != NULL && worker->item.value != NULL) {
         PyObject *owner = Py_NewRef(worker->owner);
-        (void)al_step_finish(worker, PYGEN_RETURN, Py_NewRef(value), NULL);
-        solo_leave(worker);
+        (void)al_worker_finish(worker, PYGEN_RETURN, Py_NewRef(value), NULL);
+        item_task_leave(worker);
         Py_DECREF(owner);
     }
     return Py_NewRef(value);
@@ -424,13 +429,12 @@ slot_returned(PyObject *op, PyObject *value)
 
 /* Tell whether the Task is being closed, and not the item raising that. */
 static bool
-slot_is_closing(WorkerObject *worker, PyObject *error)
+item_handle_is_closing(WorkerObject *worker, PyObject *error)
 {
     if (!PyErr_GivenExceptionMatches(error, PyExc_GeneratorExit)) {
         return false;
     }
-    PyObject *running =
-        al_loop_current_task(worker->st, &worker->pump->bound);
+    PyObject *running = al_loop_current_task(worker->st, &worker->pump->bound);
     bool closing = running != worker->task;
     if (running == NULL) {
         PyErr_Clear(); /* there is no loop any more */
@@ -442,16 +446,16 @@ slot_is_closing(WorkerObject *worker, PyObject *error)
 /* An exit would end the loop's run there and then, so it does not leave the
    Task; the pump has it.  A registry is told. */
 static int
-slot_keep_exit(WorkerObject *worker, PyObject *name, PyObject *error)
+item_handle_keep_exit(WorkerObject *worker, PyObject *name, PyObject *error)
 {
     al_pump *p = worker->pump;
     if (p->registry == NULL) {
         return 0;
     }
     PyObject *stack[5] = {NULL, p->registry, name, Py_None, error};
-    PyObject *ready = PyObject_VectorcallMethod(
-        worker->st->s_complete, stack + 1,
-        4 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
+    PyObject *ready =
+        PyObject_VectorcallMethod(worker->st->s_complete, stack + 1,
+                                  4 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
     Py_XDECREF(ready);
     return ready == NULL ? -1 : 0;
 }
@@ -459,18 +463,22 @@ slot_keep_exit(WorkerObject *worker, PyObject *name, PyObject *error)
 /* The item has raised.  Returns 1: the Task is to return None; 0: to raise
    that; -1: to raise the exception that is set. */
 static int
-slot_judge(WorkerObject *worker, PyObject *error)
+item_handle_judge(WorkerObject *worker, PyObject *error)
 {
-    bool exits = PyErr_GivenExceptionMatches(error, PyExc_SystemExit)
-                 || PyErr_GivenExceptionMatches(error, PyExc_KeyboardInterrupt);
+    bool exits =
+        PyErr_GivenExceptionMatches(error, PyExc_SystemExit)
+        || PyErr_GivenExceptionMatches(error, PyExc_KeyboardInterrupt);
     PyObject *name = exits ? al_item_id(&worker->item) : NULL;
     PyObject *verdict = NULL;
-    if (exits && (name == NULL || slot_keep_exit(worker, name, error) < 0)) {
-        al_loop_report(worker->st, worker->pump->bound.loop,
-                       "telling a registry of an exit failed", worker->task);
+    if (exits
+        && (name == NULL || item_handle_keep_exit(worker, name, error) < 0))
+    {
+        al_loop_report_or_exit_later(worker->st, worker->pump->bound.loop,
+                                     "telling a registry of an exit failed",
+                                     worker->task);
     }
     Py_XDECREF(name);
-    (void)al_step_finish(worker, PYGEN_ERROR, Py_NewRef(error), &verdict);
+    (void)al_worker_finish(worker, PYGEN_ERROR, Py_NewRef(error), &verdict);
     if (exits || verdict == error) {
         Py_DECREF(verdict);
         return exits;
@@ -479,95 +487,97 @@ slot_judge(WorkerObject *worker, PyObject *error)
     return -1;
 }
 
-PyDoc_STRVAR(slot_raised_doc,
+PyDoc_STRVAR(item_handle_raised_doc,
 "raised($self, error, /)\n--\n\n"
 "The item has raised that.  True: swallow it.  Raises what is to be raised\n"
 "in its place.");
 
 static PyObject *
-slot_raised(PyObject *op, PyObject *error)
+item_handle_raised(PyObject *op, PyObject *error)
 {
-    WorkerObject *worker = ((SlotObject *)op)->worker;
+    WorkerObject *worker = ((ItemHandleObject *)op)->worker;
     int swallow = 0;
     if (worker != NULL && worker->owner == NULL) {
-        slot_drop_item(worker);
+        item_handle_drop_item(worker);
     }
     else if (worker != NULL && worker->item.value != NULL) {
         PyObject *owner = Py_NewRef(worker->owner);
-        bool closing = slot_is_closing(worker, error);
+        bool closing = item_handle_is_closing(worker, error);
         if (!worker->begun
-            && (closing || PyErr_GivenExceptionMatches(
-                               error, worker->st->CancelledError)))
+            && (closing
+                || PyErr_GivenExceptionMatches(error,
+                                               worker->st->CancelledError)))
         {
-            solo_end_unbegun(worker);
+            item_task_end_unbegun(worker);
         }
         else if (closing) {
-            al_step_abandon(worker);
+            al_worker_abandon(worker);
         }
         else {
             if (!worker->begun) {
-                solo_stamp(worker);
+                item_task_stamp(worker);
             }
-            swallow = slot_judge(worker, error);
+            swallow = item_handle_judge(worker, error);
         }
         Py_DECREF(owner);
     }
     return swallow < 0 ? NULL : PyBool_FromLong(swallow);
 }
 
-static PyMethodDef slot_methods[] = {
-    {"pause", slot_pause, METH_NOARGS, slot_pause_doc},
-    {"begin", slot_begin, METH_NOARGS, slot_begin_doc},
-    {"returned", slot_returned, METH_O, slot_returned_doc},
-    {"raised", slot_raised, METH_O, slot_raised_doc},
+static PyMethodDef item_handle_methods[] = {
+    {"pause", item_handle_pause, METH_NOARGS, item_handle_pause_doc},
+    {"begin", item_handle_begin, METH_NOARGS, item_handle_begin_doc},
+    {"returned", item_handle_returned, METH_O, item_handle_returned_doc},
+    {"raised", item_handle_raised, METH_O, item_handle_raised_doc},
     {NULL, NULL, 0, NULL},
 };
 
 static int
-slot_traverse(PyObject *op, visitproc visit, void *arg)
+item_handle_traverse(PyObject *op, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(op));
-    Py_VISIT((PyObject *)((SlotObject *)op)->worker);
-    Py_VISIT(((SlotObject *)op)->gate);
+    Py_VISIT((PyObject *)((ItemHandleObject *)op)->worker);
+    Py_VISIT(((ItemHandleObject *)op)->held_by);
     return 0;
 }
 
 static int
-slot_clear(PyObject *op)
+item_handle_clear(PyObject *op)
 {
-    Py_CLEAR(((SlotObject *)op)->worker);
-    Py_CLEAR(((SlotObject *)op)->gate);
+    Py_CLEAR(((ItemHandleObject *)op)->worker);
+    Py_CLEAR(((ItemHandleObject *)op)->held_by);
     return 0;
 }
 
 static void
-slot_dealloc(PyObject *op)
+item_handle_dealloc(PyObject *op)
 {
     PyTypeObject *type = Py_TYPE(op);
     PyObject_GC_UnTrack(op);
-    (void)slot_clear(op);
+    (void)item_handle_clear(op);
     type->tp_free(op);
     Py_DECREF(type);
 }
 
-static PyType_Slot slot_slots[] = {
-    {Py_tp_methods, slot_methods},
-    {Py_tp_traverse, slot_traverse},
-    {Py_tp_clear, slot_clear},
-    {Py_tp_dealloc, slot_dealloc},
+static PyType_Slot item_handle_slots[] = {
+    {Py_tp_methods, item_handle_methods},
+    {Py_tp_traverse, item_handle_traverse},
+    {Py_tp_clear, item_handle_clear},
+    {Py_tp_dealloc, item_handle_dealloc},
     {0, NULL},
 };
 
-static PyType_Spec slot_spec = {
+static PyType_Spec item_handle_spec = {
     .name = "pyasynclife._core.Slot",
-    .basicsize = sizeof(SlotObject),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC
-             | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
-    .slots = slot_slots,
+    .basicsize = sizeof(ItemHandleObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE
+             | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = item_handle_slots,
 };
 
 int
-al_solo_setup(PyObject *module, al_state *st)
+al_item_task_setup(PyObject *module, al_state *st)
 {
-    return al_state_add_type(module, &st->Slot, &slot_spec, false);
+    return al_state_add_type(module, &st->ItemHandle, &item_handle_spec,
+                             false);
 }

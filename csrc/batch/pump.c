@@ -45,7 +45,7 @@ pump_refuse_ahead(al_pump *p)
         Py_DECREF(result);
     }
     else if (PyErr_Occurred()) {
-        al_worker_fail(p);
+        al_pump_fail(p);
     }
     al_item_clear(&item);
 }
@@ -55,14 +55,14 @@ static void
 pump_give_up_reader(al_pump *p)
 {
     PyObject *reader = Py_XNewRef(p->reader);
-    if (reader != NULL && !al_late_has_ended(p, reader)) {
+    if (reader != NULL && !al_pump_task_has_ended(p, reader)) {
         Py_CLEAR(p->reader);
         p->source.done = true;
-        al_late_keep(p, reader);
+        al_pump_keep_task(p, reader);
         if (p->source.ahead != NULL) {
             pump_refuse_ahead(p);
         }
-        al_worker_kick(p);
+        al_pump_update(p);
     }
     Py_XDECREF(reader);
 }
@@ -70,19 +70,19 @@ pump_give_up_reader(al_pump *p)
 static void
 pump_due(al_deadlines *all, al_deadline *deadline)
 {
-    al_pump *p = AL_OWNER(all, al_pump, deadlines);
+    al_pump *p = AL_CONTAINER_OF(all, al_pump, deadlines);
     if (deadline == NULL) {
-        al_worker_fail(p);
+        al_pump_fail(p);
     }
     else if (deadline == &p->budget_end) {
-        al_worker_stop(p, AL_STOP_BUDGET, NULL);
+        al_pump_stop(p, AL_STOP_BUDGET, NULL);
     }
     else if (deadline == &p->grace_end) {
-        al_late_give_up_all(p);
+        al_pump_abandon_all(p);
         pump_give_up_reader(p);
     }
     else {
-        al_late_due(deadline);
+        al_pump_item_due(deadline);
     }
 }
 
@@ -94,8 +94,8 @@ al_pump_init(al_pump *p, al_state *st, PyObject *owner,
     p->st = st;
     p->owner = owner;
     p->calls = calls;
-    p->step = al_step_worker;
-    p->left = al_step_left;
+    p->step = al_worker_step;
+    p->left = al_worker_task_ended;
     p->timeout = p->budget = p->grace = Py_HUGE_VAL;
     al_list_init(&p->workers);
     al_deadline_init(&p->deadlines, st, owner, &p->bound, pump_due);
@@ -107,21 +107,20 @@ pump_start_reader(al_pump *p)
 {
     al_state *st = p->st;
     PyObject *stack[] = {p->source.items, p->owner};
-    PyObject *coro =
-        AL_ALLOC(PyObject_Vectorcall(st->read, stack, 2, NULL));
+    PyObject *coro = AL_ALLOC(PyObject_Vectorcall(st->read, stack, 2, NULL));
     PyObject *callback =
         coro == NULL ? NULL : PyObject_GetAttr(p->owner, st->s_reader_done);
     PyObject *task = NULL;
     if (callback != NULL) {
-        task = al_spawn_plain(st, &p->bound, coro, p->name, NULL);
+        task = al_create_task_plain(st, &p->bound, coro, p->name, NULL);
     }
     if (coro != NULL && task == NULL) {
-        al_coro_refuse(st, coro);
+        al_coro_close_unstarted(st, coro);
     }
     int failed = -1;
     if (task != NULL) {
         p->reader = Py_NewRef(task);
-        failed = al_task_watch(st, &p->bound, task, callback);
+        failed = al_task_add_done_callback(st, &p->bound, task, callback);
         if (failed) {
             Py_CLEAR(p->reader);
         }
@@ -147,12 +146,12 @@ pump_start(al_pump *p)
         p->source.done = p->source.exhausted = true;
     }
     if (p->budget <= 0.0) {
-        al_worker_stop(p, AL_STOP_BUDGET, NULL);
+        al_pump_stop(p, AL_STOP_BUDGET, NULL);
         return 0;
     }
     if (p->budget != Py_HUGE_VAL
-        && al_deadline_add(&p->deadlines, &p->budget_end,
-                           p->began + p->budget) < 0)
+        && al_deadline_add(&p->deadlines, &p->budget_end, p->began + p->budget)
+               < 0)
     {
         return -1;
     }
@@ -160,10 +159,10 @@ pump_start(al_pump *p)
 }
 
 void
-al_pump_set_solo(al_pump *p, PyObject *registry)
+al_pump_set_task_per_item(al_pump *p, PyObject *registry)
 {
-    p->solo = al_solo_spawn;
-    p->left = al_solo_left;
+    p->solo = al_item_task_spawn;
+    p->left = al_item_task_ended;
     p->registry = Py_XNewRef(registry);
 }
 
@@ -188,10 +187,10 @@ al_pump_begin(al_pump *p)
     p->begun = true;
     p->spawning = true; /* whatever the source does meanwhile */
     if (p->stopping == AL_STOP_NONE && pump_start(p) < 0) {
-        al_worker_fail(p);
+        al_pump_fail(p);
     }
     p->spawning = false;
-    al_worker_kick(p);
+    al_pump_update(p);
     return 0;
 }
 
@@ -200,7 +199,7 @@ al_pump_offer(al_pump *p, PyObject *item)
 {
     p->source.added_first = al_source_waiting(&p->source);
     Py_XSETREF(p->source.ahead, Py_NewRef(item));
-    al_worker_kick(p);
+    al_pump_update(p);
 }
 
 /* What the reader's end says: raise it, or not.  Returns -1 if raised. */
@@ -220,9 +219,11 @@ pump_judge_reader(al_pump *p, PyObject *reader)
     {
         PyErr_SetRaisedException(Py_NewRef(value));
         if (outcome == AL_FAILED && stopped) {
-            al_loop_report(p->st, p->bound.loop,
-                           "a batch's asynchronous source failed while it "
-                           "was being cancelled", NULL);
+            al_loop_report_or_exit_later(
+                p->st, p->bound.loop,
+                "a batch's asynchronous source failed while it "
+                "was being cancelled",
+                NULL);
         }
         else {
             outcome = AL_ERROR;
@@ -245,9 +246,11 @@ pump_end_late_reader(al_pump *p, PyObject *reader)
         outcome = AL_ERROR;
     }
     if (outcome == AL_ERROR) {
-        al_loop_report(p->st, p->bound.loop,
-                       "a batch's asynchronous source, which did not stop in "
-                       "time, failed", reader);
+        al_loop_report_or_exit_later(
+            p->st, p->bound.loop,
+            "a batch's asynchronous source, which did not stop in "
+            "time, failed",
+            reader);
     }
     Py_XDECREF(value);
 }
@@ -264,14 +267,14 @@ al_pump_read(al_pump *p, PyObject *task)
     p->source.done = true;
     bool stopped = p->stopping != AL_STOP_NONE;
     if (pump_judge_reader(p, reader) < 0) {
-        al_worker_fail(p);
+        al_pump_fail(p);
     }
     p->source.exhausted = !stopped && p->fatal == NULL;
     if (p->stopping != AL_STOP_NONE && p->source.ahead != NULL) {
         pump_refuse_ahead(p);
     }
     Py_DECREF(reader);
-    al_worker_kick(p);
+    al_pump_update(p);
 }
 
 int
@@ -292,23 +295,23 @@ al_pump_add(al_pump *p, PyObject *item)
     if (al_source_add(&p->source, item) < 0) {
         return -1;
     }
-    al_worker_kick(p);
+    al_pump_update(p);
     return 0;
 }
 
 void
-al_pump_change(al_pump *p)
+al_pump_limit_changed(al_pump *p)
 {
-    al_worker_kick(p);
+    al_pump_update(p);
     if (p->gates != NULL && !p->paused) {
         (void)PyList_Reverse(p->gates); /* the last is woken first */
         al_futures_wake(p->st, &p->bound, p->gates);
     }
     if (p->begun) {
-        al_worker_spawn(p, p->limit - p->alive < al_source_left(&p->source)
-                               ? p->limit - p->alive
-                               : al_source_left(&p->source));
-        al_step_grow(p);
+        al_pump_spawn(p, p->limit - p->alive < al_source_left(&p->source)
+                             ? p->limit - p->alive
+                             : al_source_left(&p->source));
+        al_pump_grow(p);
     }
 }
 
@@ -323,7 +326,7 @@ al_pump_visit(al_pump *p, visitproc visit, void *arg)
     Py_VISIT(p->gates);
     Py_VISIT(p->deadlines.timer);
     for (al_link *at = p->workers.next; at != &p->workers; at = at->next) {
-        Py_VISIT(AL_OWNER(at, WorkerObject, link));
+        Py_VISIT(AL_CONTAINER_OF(at, WorkerObject, link));
     }
     int stop = al_source_visit(&p->source, visit, arg);
     return stop != 0 ? stop : al_loop_visit(&p->bound, visit, arg);
@@ -333,7 +336,7 @@ void
 al_pump_clear(al_pump *p)
 {
     while (!al_list_is_empty(&p->workers)) {
-        al_worker_detach(AL_OWNER(p->workers.next, WorkerObject, link));
+        al_worker_detach(AL_CONTAINER_OF(p->workers.next, WorkerObject, link));
     }
     al_source_clear(&p->source);
     Py_CLEAR(p->deadlines.timer);

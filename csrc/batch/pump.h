@@ -13,7 +13,7 @@ void al_pump_init(al_pump *pump, al_state *st, PyObject *owner,
 
 /* Make a Task for each item, registered where there is a `registry`, a
    TaskRegistry or NULL.  Pure C. */
-void al_pump_set_solo(al_pump *pump, PyObject *registry);
+void al_pump_set_task_per_item(al_pump *pump, PyObject *registry);
 
 /* Begin in the running loop.  Returns 0, also where the source or the first
    worker failed, which ends it as AL_STOP_FATAL; -1 with an exception where
@@ -32,7 +32,7 @@ int al_pump_add(al_pump *pump, PyObject *item);
 
 /* Its limit, or whether it is paused or closed, has been changed: see that as
    many workers come as may.  Runs Python. */
-void al_pump_change(al_pump *pump);
+void al_pump_limit_changed(al_pump *pump);
 
 /* The visit of an embedded pump.  Pure C. */
 int al_pump_visit(al_pump *pump, visitproc visit, void *arg);

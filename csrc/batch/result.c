@@ -33,7 +33,7 @@ result_may_cycle(PyObject *part)
 }
 
 PyObject *
-al_result_new(al_state *st, const al_facts *facts)
+al_result_new(al_state *st, const al_result_fields *facts)
 {
     ResultObject *self = AL_ALLOC(
         PyObject_GC_New(ResultObject, (PyTypeObject *)st->TaskResult));
@@ -261,14 +261,13 @@ PyDoc_STRVAR(result_restore_doc,
 static PyObject *
 result_restore(PyObject *type, PyObject *args)
 {
-    al_facts facts = {0};
+    al_result_fields facts = {0};
     int state, timed_out;
     al_state *st = al_state_of_type((PyTypeObject *)type);
     if (st == NULL
         || !PyArg_ParseTuple(args, "OOOnOipd:_restore", &facts.task_id,
                              &facts.data, &facts.error, &facts.index,
-                             &facts.item, &state, &timed_out,
-                             &facts.duration))
+                             &facts.item, &state, &timed_out, &facts.duration))
     {
         return NULL;
     }
@@ -295,16 +294,16 @@ result_reduce(PyObject *op, PyObject *Py_UNUSED(ignored))
     if (task_id == NULL || st == NULL) {
         return NULL;
     }
-    PyObject *restore = PyObject_GetAttr((PyObject *)Py_TYPE(op),
-                                         st->s__restore);
+    PyObject *restore =
+        PyObject_GetAttr((PyObject *)Py_TYPE(op), st->s__restore);
     if (restore == NULL) {
         return NULL;
     }
-    return AL_ALLOC(Py_BuildValue(
-        "N(OOOnOiOd)", restore, task_id, self->data,
-        self->error == NULL ? Py_None : self->error, self->index, self->item,
-        (int)self->state, self->timed_out ? Py_True : Py_False,
-        (double)self->duration));
+    return AL_ALLOC(Py_BuildValue("N(OOOnOiOd)", restore, task_id, self->data,
+                                  self->error == NULL ? Py_None : self->error,
+                                  self->index, self->item, (int)self->state,
+                                  self->timed_out ? Py_True : Py_False,
+                                  (double)self->duration));
 }
 
 /* ----------------------------------------------------------- the type */
@@ -331,8 +330,10 @@ result_make(al_state *st, PyObject *task_id, int success, PyObject *data,
         Py_XDECREF(exact);
         return NULL;
     }
-    al_facts facts = {
-        .item = Py_None, .task_id = exact, .error = error,
+    al_result_fields facts = {
+        .item = Py_None,
+        .task_id = exact,
+        .error = error,
         .state = success     ? AL_RESULT_DONE
                  : cancelled ? AL_RESULT_CANCELLED
                              : AL_RESULT_FAILED,
@@ -355,8 +356,8 @@ result_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     PyObject *task_id, *data = Py_None, *error = Py_None;
     int success;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "Op|OO:TaskResult",
-                                     (char **)names,
-                                     &task_id, &success, &data, &error))
+                                     (char **)names, &task_id, &success, &data,
+                                     &error))
     {
         return NULL;
     }
@@ -383,10 +384,10 @@ result_richcompare(PyObject *op, PyObject *other, int order)
     PyObject *b_error = b->error == NULL ? Py_None : b->error;
     int same = a->success == b->success;
     same = same != 1 ? same : PyObject_RichCompareBool(a_id, b_id, Py_EQ);
-    same = same != 1 ? same
-                     : PyObject_RichCompareBool(a->data, b->data, Py_EQ);
-    same = same != 1 ? same
-                     : PyObject_RichCompareBool(a_error, b_error, Py_EQ);
+    same =
+        same != 1 ? same : PyObject_RichCompareBool(a->data, b->data, Py_EQ);
+    same =
+        same != 1 ? same : PyObject_RichCompareBool(a_error, b_error, Py_EQ);
     return same < 0 ? NULL : PyBool_FromLong(same == (order == Py_EQ));
 }
 
@@ -446,7 +447,7 @@ result_dealloc(PyObject *op)
     PyTypeObject *type = Py_TYPE(op);
     PyObject_GC_UnTrack(op);
     Py_TRASHCAN_BEGIN(op, result_dealloc) /* results nest in results */
-    Py_DECREF(self->item);
+        Py_DECREF(self->item);
     Py_DECREF(self->data);
     Py_XDECREF(self->task_id);
     Py_XDECREF(self->error);
@@ -498,11 +499,11 @@ al_result_setup(PyObject *module, al_state *st)
     if (al_state_add_type(module, &st->TaskResult, &result_spec, true) < 0) {
         return -1;
     }
-    PyObject *names = AL_ALLOC(Py_BuildValue("(ssss)", "task_id", "success",
-                                             "data", "error"));
-    int failed = names == NULL
-                 || PyObject_SetAttrString(st->TaskResult, "__match_args__",
-                                           names) < 0;
+    PyObject *names = AL_ALLOC(
+        Py_BuildValue("(ssss)", "task_id", "success", "data", "error"));
+    int failed =
+        names == NULL
+        || PyObject_SetAttrString(st->TaskResult, "__match_args__", names) < 0;
     Py_XDECREF(names);
     /* Only now, for an immutable type takes no attribute. */
     ((PyTypeObject *)st->TaskResult)->tp_flags |= Py_TPFLAGS_IMMUTABLETYPE;

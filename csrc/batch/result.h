@@ -23,11 +23,11 @@ typedef struct {
     double duration;
     al_result_state state;
     bool timed_out;
-} al_facts;
+} al_result_fields;
 
 /* A TaskResult (new).  Where it is DONE and its data is a TaskResult itself,
    id, success, data and error are taken from that.  Pure C. */
-PyObject *al_result_new(al_state *st, const al_facts *facts);
+PyObject *al_result_new(al_state *st, const al_result_fields *facts);
 
 /* How it ended.  Pure C. */
 al_result_state al_result_state_of(PyObject *result);

@@ -14,16 +14,16 @@
 #define SHELF_CUT 64
 
 int
-al_shelf_init(al_shelf *shelf, bool by_index)
+al_result_buffer_init(al_result_buffer *buffer, bool by_index)
 {
-    shelf->list = AL_ALLOC(PyList_New(0));
-    shelf->by_index = by_index;
-    return shelf->list == NULL ? -1 : 0;
+    buffer->list = AL_ALLOC(PyList_New(0));
+    buffer->by_index = by_index;
+    return buffer->list == NULL ? -1 : 0;
 }
 
 /* Put a result at its item's place. */
 static int
-shelf_place(PyObject *list, Py_ssize_t place, PyObject *result)
+result_buffer_place(PyObject *list, Py_ssize_t place, PyObject *result)
 {
     assert(place >= 0);
     while (PyList_GET_SIZE(list) < place) {
@@ -38,42 +38,42 @@ shelf_place(PyObject *list, Py_ssize_t place, PyObject *result)
 }
 
 int
-al_shelf_put(al_shelf *shelf, PyObject *result)
+al_result_buffer_put(al_result_buffer *buffer, PyObject *result)
 {
-    if (shelf->by_index) {
-        return shelf_place(shelf->list,
-                           al_result_index(result) - shelf->base, result);
+    if (buffer->by_index) {
+        return result_buffer_place(
+            buffer->list, al_result_index(result) - buffer->base, result);
     }
-    return AL_ALLOC_INT(PyList_Append(shelf->list, result));
+    return AL_ALLOC_INT(PyList_Append(buffer->list, result));
 }
 
 PyObject *
-al_shelf_peek(al_shelf *shelf, bool last)
+al_result_buffer_peek(al_result_buffer *buffer, bool last)
 {
-    while (shelf->front < PyList_GET_SIZE(shelf->list)) {
-        PyObject *result = PyList_GET_ITEM(shelf->list, shelf->front);
+    while (buffer->front < PyList_GET_SIZE(buffer->list)) {
+        PyObject *result = PyList_GET_ITEM(buffer->list, buffer->front);
         if (result != Py_None) {
             return result;
         }
         if (!last) {
             return NULL;
         }
-        shelf->front++;
+        buffer->front++;
     }
     return NULL;
 }
 
 void
-al_shelf_take(al_shelf *shelf)
+al_result_buffer_take(al_result_buffer *buffer)
 {
-    Py_ssize_t place = shelf->front++;
-    (void)PyList_SetItem(shelf->list, place, Py_NewRef(Py_None));
-    if (shelf->front >= SHELF_CUT
-        && shelf->front * 2 >= PyList_GET_SIZE(shelf->list))
+    Py_ssize_t place = buffer->front++;
+    (void)PyList_SetItem(buffer->list, place, Py_NewRef(Py_None));
+    if (buffer->front >= SHELF_CUT
+        && buffer->front * 2 >= PyList_GET_SIZE(buffer->list))
     {
-        if (PyList_SetSlice(shelf->list, 0, shelf->front, NULL) == 0) {
-            shelf->base += shelf->front;
-            shelf->front = 0;
+        if (PyList_SetSlice(buffer->list, 0, buffer->front, NULL) == 0) {
+            buffer->base += buffer->front;
+            buffer->front = 0;
         }
         else if (PyErr_ExceptionMatches(PyExc_MemoryError)) {
             PyErr_Clear(); /* the next one will try again */
@@ -82,35 +82,35 @@ al_shelf_take(al_shelf *shelf)
 }
 
 int
-al_shelf_sort(al_shelf *shelf)
+al_result_buffer_sort(al_result_buffer *buffer)
 {
-    if (shelf->by_index) {
+    if (buffer->by_index) {
         return 0;
     }
-    assert(shelf->base == 0 && shelf->front == 0);
+    assert(buffer->base == 0 && buffer->front == 0);
     PyObject *list = AL_ALLOC(PyList_New(0));
     if (list == NULL) {
         return -1;
     }
-    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(shelf->list); i++) {
-        PyObject *result = PyList_GET_ITEM(shelf->list, i);
-        if (shelf_place(list, al_result_index(result), result) < 0) {
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(buffer->list); i++) {
+        PyObject *result = PyList_GET_ITEM(buffer->list, i);
+        if (result_buffer_place(list, al_result_index(result), result) < 0) {
             Py_DECREF(list);
             return -1;
         }
     }
-    shelf->by_index = true;
-    Py_SETREF(shelf->list, list);
+    buffer->by_index = true;
+    Py_SETREF(buffer->list, list);
     return 0;
 }
 
 void
-al_shelf_drop(al_shelf *shelf)
+al_result_buffer_drop(al_result_buffer *buffer)
 {
-    PyObject *list = shelf->list;
+    PyObject *list = buffer->list;
     Py_ssize_t size = PyList_GET_SIZE(list);
-    shelf->base += size;
-    shelf->front = 0;
+    buffer->base += size;
+    buffer->front = 0;
     if (PyList_SetSlice(list, 0, size, NULL) < 0
         && PyErr_ExceptionMatches(PyExc_MemoryError))
     {

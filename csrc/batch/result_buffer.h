@@ -10,27 +10,27 @@ typedef struct {
     Py_ssize_t base;  /* index of the item of the first place */
     Py_ssize_t front; /* place of what is taken next */
     bool by_index;
-} al_shelf;
+} al_result_buffer;
 
 /* Make an empty one.  Returns 0; -1 with an exception.  Pure C. */
-int al_shelf_init(al_shelf *shelf, bool by_index);
+int al_result_buffer_init(al_result_buffer *buffer, bool by_index);
 
 /* Put a result where it belongs.  Returns 0; -1 with an exception, and it is
    not there.  Pure C. */
-int al_shelf_put(al_shelf *shelf, PyObject *result);
+int al_result_buffer_put(al_result_buffer *buffer, PyObject *result);
 
-/* What al_shelf_take will take (borrowed), or NULL: it is not there yet.
-   `last`: nothing comes any more, so gaps are passed over.  Pure C. */
-PyObject *al_shelf_peek(al_shelf *shelf, bool last);
+/* What al_result_buffer_take will take (borrowed), or NULL: it is not there
+   yet. `last`: nothing comes any more, so gaps are passed over.  Pure C. */
+PyObject *al_result_buffer_peek(al_result_buffer *buffer, bool last);
 
-/* Take what al_shelf_peek showed.  Runs Python. */
-void al_shelf_take(al_shelf *shelf);
+/* Take what al_result_buffer_peek showed.  Runs Python. */
+void al_result_buffer_take(al_result_buffer *buffer);
 
 /* Give every item its place from now on.  Returns 0; -1 with an exception,
    nothing changed.  Runs Python. */
-int al_shelf_sort(al_shelf *shelf);
+int al_result_buffer_sort(al_result_buffer *buffer);
 
 /* Drop what is there.  Runs Python. */
-void al_shelf_drop(al_shelf *shelf);
+void al_result_buffer_drop(al_result_buffer *buffer);
 
 #endif

@@ -124,8 +124,8 @@ source_key(al_source *source, PyObject *item)
     PyObject *key = Py_NewRef(source->key);
     PyObject *answer = al_drive_call(source->context, key, item);
     Py_DECREF(key);
-    if (answer == NULL || (PyUnicode_CheckExact(answer)
-                           && PyUnicode_GET_LENGTH(answer) > 0))
+    if (answer == NULL
+        || (PyUnicode_CheckExact(answer) && PyUnicode_GET_LENGTH(answer) > 0))
     {
         return answer;
     }
@@ -145,9 +145,8 @@ static PyObject *
 source_next(al_source *source)
 {
     PyObject *iterator = Py_NewRef(source->iterator);
-    PyObject *item = source->quiet
-                         ? Py_TYPE(iterator)->tp_iternext(iterator)
-                         : al_drive_next(source->context, iterator);
+    PyObject *item = source->quiet ? Py_TYPE(iterator)->tp_iternext(iterator)
+                                   : al_drive_next(source->context, iterator);
     if (item == NULL && PyErr_ExceptionMatches(PyExc_StopIteration)) {
         PyErr_Clear();
     }
@@ -168,7 +167,7 @@ al_source_refuse(al_state *st, PyObject *coro)
                     "itself: pass the function and its arguments, "
                     "bounded_gather(fetch, urls) for "
                     "[fetch(url) for url in urls]");
-    al_coro_refuse(st, coro);
+    al_coro_close_unstarted(st, coro);
 }
 
 /* The next item of all (new); NULL: none, or with an exception.  *own: it is

@@ -9,21 +9,21 @@
    one item ahead; and what is added to it.  Added items come after those of an
    iterable, and among those of a reader as they arrive. */
 typedef struct {
-    PyObject *items;    /* owned: as the user gave them */
-    PyObject *key;      /* owned; NULL: none */
-    PyObject *context;  /* owned: what the user's code here runs in */
-    PyObject *iterator; /* owned; NULL: not begun, done or asynchronous */
-    PyObject *ahead;    /* owned: what the reader has ready, or NULL */
-    PyObject *added;    /* owned: list; NULL: nothing was ever added */
+    PyObject *items;        /* owned: as the user gave them */
+    PyObject *key;          /* owned; NULL: none */
+    PyObject *context;      /* owned: what the user's code here runs in */
+    PyObject *iterator;     /* owned; NULL: not begun, done or asynchronous */
+    PyObject *ahead;        /* owned: what the reader has ready, or NULL */
+    PyObject *added;        /* owned: list; NULL: nothing was ever added */
     Py_ssize_t added_front; /* place in it of what is pulled next */
     Py_ssize_t added_count; /* ever */
     Py_ssize_t added_first; /* how many of them come before what is ahead */
-    Py_ssize_t own;    /* pulled from the items themselves */
-    Py_ssize_t pulled; /* with those that were added */
-    Py_ssize_t length; /* -1: not known */
+    Py_ssize_t own;         /* pulled from the items themselves */
+    Py_ssize_t pulled;      /* with those that were added */
+    Py_ssize_t length;      /* -1: not known */
     bool async;
-    bool quiet; /* pulling runs none of the user's code */
-    bool done;  /* nothing comes any more, but for what is ahead */
+    bool quiet;     /* pulling runs none of the user's code */
+    bool done;      /* nothing comes any more, but for what is ahead */
     bool exhausted; /* done because it was read to its end */
 } al_source;
 

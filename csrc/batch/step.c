@@ -37,36 +37,36 @@
 #define PUMP_RAMP 8
 
 /* What a worker does after a try to pull. */
-typedef enum { PULL_NOTHING, PULL_ITEM, PULL_REST } step_pulled;
+typedef enum { PULL_NOTHING, PULL_ITEM, PULL_REST } worker_pulled;
 
 /* The loop's time; a clock that fails ends the pump. */
 static double
-step_clock(al_pump *p)
+worker_clock(al_pump *p)
 {
     double now = al_loop_time(p->st, &p->bound);
     if (now == -1.0 && PyErr_Occurred()) {
-        al_worker_fail(p);
+        al_pump_fail(p);
     }
     return now;
 }
 
 bool
-al_step_finish(WorkerObject *self, PySendResult answer, PyObject *end,
-               PyObject **verdict)
+al_worker_finish(WorkerObject *self, PySendResult answer, PyObject *end,
+                 PyObject **verdict)
 {
     al_pump *p = self->pump;
     PyObject *value, *task_id;
-    al_facts facts = {0};
-    double now = step_clock(p);
+    al_result_fields facts = {0};
+    double now = worker_clock(p);
     bool budget = self->item.why == AL_STOP_BUDGET;
-    int clean = al_item_judge(p->st, &self->item, self->task, self->counter,
-                              answer, budget ? p->budget : p->timeout, &end,
-                              &facts);
+    int clean =
+        al_item_judge(p->st, &self->item, self->task, self->counter, answer,
+                      budget ? p->budget : p->timeout, &end, &facts);
     facts.duration = now - self->item.started;
     PyObject *result = clean < 0 ? NULL : al_result_new(p->st, &facts);
     al_item_detach(&self->item, &value, &task_id);
     if (result == NULL) {
-        al_worker_fail(p);
+        al_pump_fail(p);
     }
     else {
         self->now = now;
@@ -78,7 +78,7 @@ al_step_finish(WorkerObject *self, PySendResult answer, PyObject *end,
         && !PyErr_GivenExceptionMatches(end, p->st->CancelledError))
     {
         PyErr_SetRaisedException(Py_NewRef(end));
-        al_worker_fail(p);
+        al_pump_fail(p);
     }
     Py_DECREF(value);
     Py_XDECREF(task_id);
@@ -92,33 +92,33 @@ al_step_finish(WorkerObject *self, PySendResult answer, PyObject *end,
 }
 
 void
-al_step_abandon(WorkerObject *self)
+al_worker_abandon(WorkerObject *self)
 {
     al_pump *p = self->pump;
     self->item.asked = 0;
     al_drive_clear(&self->item.drive);
     PyObject *error = AL_ALLOC(PyObject_CallNoArgs(p->st->CancelledError));
     if (error != NULL) {
-        (void)al_step_finish(self, PYGEN_ERROR, error, NULL);
+        (void)al_worker_finish(self, PYGEN_ERROR, error, NULL);
     }
     else {
         PyObject *value, *task_id;
         al_item_detach(&self->item, &value, &task_id);
-        al_worker_fail(p);
+        al_pump_fail(p);
         Py_DECREF(value);
         Py_XDECREF(task_id);
     }
 }
 
 void
-al_step_refuse(WorkerObject *self)
+al_worker_refuse(WorkerObject *self)
 {
     al_pump *p = self->pump;
     PyObject *value, *task_id;
     PyObject *result = al_item_unstarted(p->st, &self->item, p->stopping);
     al_item_detach(&self->item, &value, &task_id);
     if (result == NULL) {
-        al_worker_fail(p);
+        al_pump_fail(p);
     }
     else {
         p->calls->finished(p->owner, result);
@@ -130,35 +130,36 @@ al_step_refuse(WorkerObject *self)
 
 /* There are more workers than the limit: one less, at once. */
 static void
-step_shed(WorkerObject *self)
+worker_shed(WorkerObject *self)
 {
     al_pump *p = self->pump;
-    if (al_task_unwatch(p->st, self->task, (PyObject *)self) > 0) {
+    if (al_task_remove_done_callback(p->st, self->task, (PyObject *)self) > 0)
+    {
         al_worker_detach(self);
     }
     else if (PyErr_Occurred()) {
-        al_loop_report(p->st, p->bound.loop, "retiring a worker failed",
-                       self->task);
+        al_loop_report_or_exit_later(p->st, p->bound.loop,
+                                     "retiring a worker failed", self->task);
     }
 }
 
 /* Pull one item. */
-static step_pulled
-step_pull(WorkerObject *self)
+static worker_pulled
+worker_pull(WorkerObject *self)
 {
     al_pump *p = self->pump;
-    if (!al_worker_may_pull(p)) {
+    if (!al_pump_may_pull(p)) {
         return PULL_NOTHING;
     }
-    double now = self->now != 0.0 ? self->now : step_clock(p);
+    double now = self->now != 0.0 ? self->now : worker_clock(p);
     double wall = p->bound.clock != AL_CLOCK_ITS_OWN ? now : al_clock();
     if (p->alive > p->limit) {
-        step_shed(self);
+        worker_shed(self);
         return PULL_NOTHING;
     }
-    if (p->resting != NULL || wall - p->turn_at > PUMP_SLICE) {
-        if (p->resting == NULL) {
-            p->resting = self;
+    if (p->yielding != NULL || wall - p->turn_at > PUMP_SLICE) {
+        if (p->yielding == NULL) {
+            p->yielding = self;
         }
         return PULL_REST;
     }
@@ -166,7 +167,7 @@ step_pull(WorkerObject *self)
                               &self->item.task_id);
     if (more <= 0) {
         if (more < 0) {
-            al_worker_fail(p);
+            al_pump_fail(p);
         }
         return PULL_NOTHING;
     }
@@ -176,17 +177,17 @@ step_pull(WorkerObject *self)
         p->calls->taken(p->owner);
     }
     if (p->stopping != AL_STOP_NONE) {
-        al_step_refuse(self);
+        al_worker_refuse(self);
         return PULL_NOTHING;
     }
-    self->item.started = p->source.quiet ? now : step_clock(p);
+    self->item.started = p->source.quiet ? now : worker_clock(p);
     return PULL_ITEM;
 }
 
 void
-al_step_grow(al_pump *p)
+al_pump_grow(al_pump *p)
 {
-    if (p->unstarted > 0 || p->alive >= p->limit || !al_worker_may_pull(p)) {
+    if (p->unstarted > 0 || p->alive >= p->limit || !al_pump_may_pull(p)) {
         return;
     }
     Py_ssize_t left = al_source_left(&p->source);
@@ -199,12 +200,12 @@ al_step_grow(al_pump *p)
     if (left >= 0 && n > left) {
         n = left;
     }
-    al_worker_spawn(p, n < 1 ? 1 : n);
+    al_pump_spawn(p, n < 1 ? 1 : n);
 }
 
 /* The item waits for something: see to its deadline, and to more workers. */
 static void
-step_suspend(WorkerObject *self)
+worker_suspend(WorkerObject *self)
 {
     al_pump *p = self->pump;
     self->now = 0.0;
@@ -214,51 +215,52 @@ step_suspend(WorkerObject *self)
     self->item.suspended = true;
     if (p->timeout != Py_HUGE_VAL
         && al_deadline_add(&p->deadlines, &self->item.deadline,
-                           self->item.started + p->timeout) < 0)
+                           self->item.started + p->timeout)
+               < 0)
     {
-        al_worker_fail(p);
+        al_pump_fail(p);
     }
-    al_step_grow(p);
+    al_pump_grow(p);
 }
 
 /* A fresh worker for this one, whose end nobody need be told of then. */
 static void
-step_retire(WorkerObject *self)
+worker_retire(WorkerObject *self)
 {
     al_pump *p = self->pump;
-    if (!al_worker_may_pull(p)) {
+    if (!al_pump_may_pull(p)) {
         return;
     }
-    if (al_task_unwatch(p->st, self->task, (PyObject *)self) > 0) {
+    if (al_task_remove_done_callback(p->st, self->task, (PyObject *)self) > 0)
+    {
         al_worker_detach(self);
         /* Two, while the limit allows: else items that fail at once, and so
            never suspend, would be driven one to a turn. */
-        al_worker_spawn(p, 2);
+        al_pump_spawn(p, 2);
     }
     else if (PyErr_Occurred()) {
-        al_loop_report(p->st, p->bound.loop, "retiring a worker failed",
-                       self->task);
+        al_loop_report_or_exit_later(p->st, p->bound.loop,
+                                     "retiring a worker failed", self->task);
     }
 }
 
 /* Drive items until one waits (PYGEN_NEXT) or the worker is to end. */
 static PySendResult
-step_run(WorkerObject *self, PyObject *thrown, bool nested,
-         PyObject **result)
+worker_run(WorkerObject *self, PyObject *thrown, bool nested,
+           PyObject **result)
 {
     al_pump *p = self->pump;
     al_state *st = p->st;
     PyObject *value;
     PySendResult answer;
     bool closing = thrown != NULL
-                   && PyErr_GivenExceptionMatches(thrown,
-                                                  PyExc_GeneratorExit);
+                   && PyErr_GivenExceptionMatches(thrown, PyExc_GeneratorExit);
     for (;;) {
         if (self->item.value != NULL) {
             answer = al_drive_resume(st, &self->item.drive, thrown, &value);
         }
         else {
-            step_pulled pulled = step_pull(self);
+            worker_pulled pulled = worker_pull(self);
             if (pulled != PULL_ITEM) {
                 *result = Py_NewRef(Py_None);
                 return pulled == PULL_REST ? PYGEN_NEXT : PYGEN_RETURN;
@@ -267,7 +269,7 @@ step_run(WorkerObject *self, PyObject *thrown, bool nested,
                                     p->fn, self->item.value, &value);
         }
         if (answer == PYGEN_NEXT) {
-            step_suspend(self);
+            worker_suspend(self);
             *result = value;
             return PYGEN_NEXT;
         }
@@ -275,10 +277,10 @@ step_run(WorkerObject *self, PyObject *thrown, bool nested,
             && PyErr_GivenExceptionMatches(value, PyExc_GeneratorExit))
         {
             Py_DECREF(value);
-            al_step_abandon(self);
+            al_worker_abandon(self);
         }
-        else if (!al_step_finish(self, answer, value, NULL) && !closing) {
-            step_retire(self);
+        else if (!al_worker_finish(self, answer, value, NULL) && !closing) {
+            worker_retire(self);
             *result = Py_NewRef(Py_None);
             return PYGEN_RETURN;
         }
@@ -296,11 +298,11 @@ step_run(WorkerObject *self, PyObject *thrown, bool nested,
 
 /* A step of an item that was given up: its end is the Task's. */
 static PySendResult
-step_alone(WorkerObject *self, PyObject *thrown, PyObject **result)
+worker_alone(WorkerObject *self, PyObject *thrown, PyObject **result)
 {
     self->stepping = true;
-    PySendResult answer = al_drive_resume(self->st, &self->item.drive, thrown,
-                                          result);
+    PySendResult answer =
+        al_drive_resume(self->st, &self->item.drive, thrown, result);
     self->stepping = false;
     if (answer == PYGEN_ERROR) {
         PyErr_SetRaisedException(*result);
@@ -320,7 +322,7 @@ step_alone(WorkerObject *self, PyObject *thrown, PyObject **result)
 }
 
 PySendResult
-al_step_worker(PyObject *op, PyObject *thrown, PyObject **result)
+al_worker_step(PyObject *op, PyObject *thrown, PyObject **result)
 {
     WorkerObject *self = (WorkerObject *)op;
     al_pump *p = self->pump;
@@ -334,7 +336,7 @@ al_step_worker(PyObject *op, PyObject *thrown, PyObject **result)
         return PYGEN_ERROR;
     }
     if (self->owner == NULL && self->item.value != NULL) {
-        return step_alone(self, thrown, result);
+        return worker_alone(self, thrown, result);
     }
     if (self->owner == NULL) {
         *result = Py_NewRef(Py_None);
@@ -350,13 +352,13 @@ al_step_worker(PyObject *op, PyObject *thrown, PyObject **result)
     if (!self->begun) {
         self->begun = true;
         p->unstarted--;
-        p->barren = 0;
+        p->cancelled_unstarted = 0;
     }
-    if (p->resting == self) {
-        p->resting = NULL;
+    if (p->yielding == self) {
+        p->yielding = NULL;
         p->turn_at = al_clock();
     }
-    PySendResult answer = step_run(self, thrown, nested, result);
+    PySendResult answer = worker_run(self, thrown, nested, result);
     self->stepping = false;
     p->driving = nested;
     Py_DECREF(owner);
@@ -364,10 +366,10 @@ al_step_worker(PyObject *op, PyObject *thrown, PyObject **result)
 }
 
 void
-al_step_left(PyObject *op)
+al_worker_task_ended(PyObject *op)
 {
     WorkerObject *self = (WorkerObject *)op;
     if (self->item.value != NULL) {
-        al_step_abandon(self);
+        al_worker_abandon(self);
     }
 }

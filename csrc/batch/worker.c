@@ -25,14 +25,14 @@
 #include <string.h>
 
 /* How many Tasks of one item each are made at once, from nothing. */
-#define SOLO_RAMP 64
+#define ITEM_TASK_RAMP 64
 
 /* How often the workers may be replaced that were cancelled before they began,
    with none between them that did. */
-#define BARREN_MAX 100
+#define CANCELLED_UNSTARTED_MAX 100
 
 bool
-al_worker_may_pull(const al_pump *p)
+al_pump_may_pull(const al_pump *p)
 {
     return p->stopping == AL_STOP_NONE && p->fatal == NULL && !p->paused
            && p->room > 0 && al_source_may_give(&p->source);
@@ -55,8 +55,8 @@ al_worker_detach(WorkerObject *self)
     if (!self->begun) {
         p->unstarted--;
     }
-    if (p->resting == self) {
-        p->resting = NULL;
+    if (p->yielding == self) {
+        p->yielding = NULL;
     }
     Py_XDECREF(counter);
     Py_XDECREF(task);
@@ -95,8 +95,8 @@ pump_check_over(al_pump *p)
 WorkerObject *
 al_worker_new(al_pump *p)
 {
-    WorkerObject *self = AL_ALLOC(
-        PyObject_GC_New(WorkerObject, (PyTypeObject *)p->st->Worker));
+    WorkerObject *self =
+        AL_ALLOC(PyObject_GC_New(WorkerObject, (PyTypeObject *)p->st->Worker));
     if (self == NULL) {
         return NULL;
     }
@@ -116,12 +116,12 @@ int
 al_worker_own(WorkerObject *self, PyObject *task)
 {
     al_pump *p = self->pump;
-    self->counter = al_task_counter(p->st, task);
+    self->counter = al_task_cancelling_method(p->st, task);
     if (self->counter == NULL) {
         return -1;
     }
     self->task = Py_NewRef(task); /* from now on it may be stepped */
-    return al_task_watch(p->st, &p->bound, task, (PyObject *)self);
+    return al_task_add_done_callback(p->st, &p->bound, task, (PyObject *)self);
 }
 
 /* The Task of a worker (new). */
@@ -130,16 +130,15 @@ worker_make_task(WorkerObject *self)
 {
     al_state *st = self->pump->st;
     PyObject *task = NULL;
-    PyObject *step = al_awaitable_new(st, (PyObject *)self,
-                                      self->pump->step);
+    PyObject *step = al_awaitable_new(st, (PyObject *)self, self->pump->step);
     PyObject *coro =
         step == NULL ? NULL : AL_ALLOC(PyObject_CallOneArg(st->work, step));
     Py_XDECREF(step);
     if (coro != NULL) {
-        task = al_spawn_plain(st, &self->pump->bound, coro, self->pump->name,
-                              NULL);
+        task = al_create_task_plain(st, &self->pump->bound, coro,
+                                    self->pump->name, NULL);
         if (task == NULL) {
-            al_coro_refuse(st, coro);
+            al_coro_close_unstarted(st, coro);
         }
         Py_DECREF(coro);
     }
@@ -172,15 +171,15 @@ pump_spawn(al_pump *p)
 }
 
 void
-al_worker_spawn(al_pump *p, Py_ssize_t n)
+al_pump_spawn(al_pump *p, Py_ssize_t n)
 {
     if (p->spawning) {
         return; /* who makes them goes on */
     }
     p->spawning = true;
-    while (n-- > 0 && al_worker_may_pull(p) && p->alive < p->limit) {
+    while (n-- > 0 && al_pump_may_pull(p) && p->alive < p->limit) {
         if ((p->solo != NULL ? p->solo : pump_spawn)(p) < 0) {
-            al_worker_fail(p);
+            al_pump_fail(p);
         }
     }
     p->spawning = false;
@@ -193,14 +192,14 @@ pump_admit(al_pump *p)
 {
     int done = 1;
     while (done > 0 && p->gates != NULL && PyList_GET_SIZE(p->gates) > 0
-           && !al_worker_is_held(p))
+           && !al_pump_holds_items(p))
     {
         PyObject *gate = Py_NewRef(PyList_GET_ITEM(p->gates, 0));
         done = PyList_SetSlice(p->gates, 0, 1, NULL) < 0
                    ? -1
                    : al_task_done(p->st, gate);
         if (done < 0) {
-            al_worker_fail(p);
+            al_pump_fail(p);
         }
         else if (done == 0) {
             al_future_wake(p->st, &p->bound, gate);
@@ -210,13 +209,13 @@ pump_admit(al_pump *p)
 }
 
 void
-al_worker_kick(al_pump *p)
+al_pump_update(al_pump *p)
 {
     if (p->fatal != NULL && p->stopping == AL_STOP_NONE && p->unstarted == 0) {
-        al_worker_stop(p, AL_STOP_FATAL, NULL);
+        al_pump_stop(p, AL_STOP_FATAL, NULL);
     }
     if (p->begun && p->unstarted == 0) {
-        al_worker_spawn(p, p->solo != NULL ? SOLO_RAMP : 1);
+        al_pump_spawn(p, p->solo != NULL ? ITEM_TASK_RAMP : 1);
     }
     pump_admit(p);
     pump_check_over(p);
@@ -225,15 +224,15 @@ al_worker_kick(al_pump *p)
 /* A worker ends.  One that was cancelled before it began is replaced; but from
    a task factory that cancels what it makes, no end of them would come. */
 static void
-pump_count_barren(al_pump *p)
+pump_count_unstarted(al_pump *p)
 {
     if (p->unstarted == 0 && p->stopping == AL_STOP_NONE
-        && ++p->barren == BARREN_MAX)
+        && ++p->cancelled_unstarted == CANCELLED_UNSTARTED_MAX)
     {
         PyErr_SetString(PyExc_RuntimeError,
                         "a batch's workers are cancelled before they begin, "
                         "again and again: look at the loop's task factory");
-        al_worker_fail(p);
+        al_pump_fail(p);
     }
 }
 
@@ -248,9 +247,9 @@ worker_call(PyObject *op, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kw))
         p->left(op);
         al_worker_detach(self);
         if (!self->begun && p->solo == NULL) {
-            pump_count_barren(p);
+            pump_count_unstarted(p);
         }
-        al_worker_kick(p);
+        al_pump_update(p);
         Py_DECREF(owner);
     }
     Py_RETURN_NONE;
@@ -270,8 +269,8 @@ al_worker_cancel(WorkerObject *self, al_stop why, PyObject *msg)
     }
     PyObject *task = Py_NewRef(self->task);
     if (al_task_cancel(p->st, task, msg) < 0) {
-        al_loop_report(p->st, p->bound.loop, "cancelling an item failed",
-                       task);
+        al_loop_report_or_exit_later(p->st, p->bound.loop,
+                                     "cancelling an item failed", task);
     }
     Py_DECREF(task);
 }
@@ -285,7 +284,7 @@ pump_is_through(const al_pump *p)
     }
     al_link *at = p->workers.next;
     while (at != &p->workers
-           && AL_OWNER(at, WorkerObject, link)->item.value == NULL)
+           && AL_CONTAINER_OF(at, WorkerObject, link)->item.value == NULL)
     {
         at = at->next;
     }
@@ -297,8 +296,9 @@ pump_cancel_reader(al_pump *p)
 {
     PyObject *reader = Py_XNewRef(p->reader);
     if (reader != NULL && al_task_cancel(p->st, reader, NULL) < 0) {
-        al_loop_report(p->st, p->bound.loop,
-                       "cancelling the source's reader failed", reader);
+        al_loop_report_or_exit_later(p->st, p->bound.loop,
+                                     "cancelling the source's reader failed",
+                                     reader);
     }
     Py_XDECREF(reader);
 }
@@ -318,7 +318,7 @@ pump_begin_grace(al_pump *p)
 }
 
 void
-al_worker_stop(al_pump *p, al_stop why, PyObject *msg)
+al_pump_stop(al_pump *p, al_stop why, PyObject *msg)
 {
     bool late = why == AL_STOP_BUDGET || why == AL_STOP_CANCEL;
     bool first = p->stopping == AL_STOP_NONE;
@@ -338,7 +338,8 @@ al_worker_stop(al_pump *p, al_stop why, PyObject *msg)
     al_link before;
     al_list_move(&p->workers, &before);
     while (!al_list_is_empty(&before)) {
-        WorkerObject *worker = AL_OWNER(before.next, WorkerObject, link);
+        WorkerObject *worker =
+            AL_CONTAINER_OF(before.next, WorkerObject, link);
         al_link_unlink(&worker->link);
         al_list_append(&p->workers, &worker->link);
         Py_INCREF(worker);
@@ -347,12 +348,12 @@ al_worker_stop(al_pump *p, al_stop why, PyObject *msg)
     }
     pump_check_over(p);
     if (first && pump_begin_grace(p) < 0) {
-        al_worker_fail(p);
+        al_pump_fail(p);
     }
 }
 
 void
-al_worker_fail(al_pump *p)
+al_pump_fail(al_pump *p)
 {
     const char *message = "a batch failed more than once, and raises another "
                           "exception";
@@ -360,22 +361,20 @@ al_worker_fail(al_pump *p)
     assert(error != NULL);
     if (other != NULL && p->over) {
         PyErr_SetRaisedException(error);
-        al_loop_report(p->st, p->bound.loop, message, NULL);
+        al_loop_report_or_exit_later(p->st, p->bound.loop, message, NULL);
         return;
     }
-    if (other == NULL
-        || (al_loop_is_exit(error) && !al_loop_is_exit(other)))
-    {
+    if (other == NULL || (al_loop_is_exit(error) && !al_loop_is_exit(other))) {
         p->fatal = error;
     }
     else {
         other = error;
     }
     if (other != NULL) {
-        al_loop_report_again(p->st, p->bound.loop, message, NULL, other);
+        al_loop_report_exception(p->st, p->bound.loop, message, NULL, other);
         Py_DECREF(other);
     }
-    al_worker_stop(p, AL_STOP_FATAL, NULL);
+    al_pump_stop(p, AL_STOP_FATAL, NULL);
 }
 
 /* ----------------------------------------------------------- the type */
@@ -446,8 +445,8 @@ static PyType_Slot worker_slots[] = {
 static PyType_Spec worker_spec = {
     .name = "pyasynclife._core.Worker",
     .basicsize = sizeof(WorkerObject),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC
-             | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE
+             | Py_TPFLAGS_DISALLOW_INSTANTIATION,
     .slots = worker_slots,
 };
 

@@ -32,32 +32,32 @@ typedef struct al_pump {
     al_state *st;
     PyObject *owner; /* borrowed: embeds this */
     const al_pump_calls *calls;
-    al_step step;              /* of each worker */
-    void (*left)(PyObject *);  /* the Task of a worker has ended */
+    al_step step;                  /* of each worker */
+    void (*left)(PyObject *);      /* the Task of a worker has ended */
     int (*solo)(struct al_pump *); /* a Task for one item; NULL: for many */
     al_loop bound;
     al_source source;
     al_deadlines deadlines;
     al_deadline budget_end;
     al_deadline grace_end;
-    al_link workers;              /* owns a reference to each */
-    WorkerObject *resting;        /* borrowed: gives the loop a turn */
-    PyObject *fn;                 /* owned */
-    PyObject *name;               /* owned: of the workers */
-    PyObject *reader;             /* owned: Task of an asynchronous source */
-    PyObject *fatal;              /* owned: what ends the batch, bare */
-    PyObject *registry;           /* owned: of solo Tasks, or NULL */
-    PyObject *gates;              /* owned: list of futures, while held */
-    Py_ssize_t limit;             /* of workers */
-    Py_ssize_t alive;             /* workers */
-    Py_ssize_t unstarted;         /* of them */
-    Py_ssize_t room;              /* how many more may be started now */
-    int barren;                   /* since one began: all ended unstarted */
-    double timeout;               /* of an item; inf: none */
-    double budget;                /* of all; inf: none */
-    double grace;                 /* of what is cancelled; inf: none */
-    double began;                 /* loop time */
-    double turn_at;               /* system clock, of the last turn given */
+    al_link workers;         /* owns a reference to each */
+    WorkerObject *yielding;  /* borrowed: gives the loop a turn */
+    PyObject *fn;            /* owned */
+    PyObject *name;          /* owned: of the workers */
+    PyObject *reader;        /* owned: Task of an asynchronous source */
+    PyObject *fatal;         /* owned: what ends the batch, bare */
+    PyObject *registry;      /* owned: of solo Tasks, or NULL */
+    PyObject *gates;         /* owned: list of futures, while held */
+    Py_ssize_t limit;        /* of workers */
+    Py_ssize_t alive;        /* workers */
+    Py_ssize_t unstarted;    /* of them */
+    Py_ssize_t room;         /* how many more may be started now */
+    int cancelled_unstarted; /* since one began: all ended unstarted */
+    double timeout;          /* of an item; inf: none */
+    double budget;           /* of all; inf: none */
+    double grace;            /* of what is cancelled; inf: none */
+    double began;            /* loop time */
+    double turn_at;          /* system clock, of the last turn given */
     al_stop stopping;
     bool begun;
     bool over;
@@ -70,11 +70,11 @@ typedef struct al_pump {
 /* One worker. */
 struct WorkerObject {
     PyObject_HEAD
-    al_link link; /* in the pump's workers */
+    al_link link;    /* in the pump's workers */
     PyObject *owner; /* owned: what embeds the pump; NULL once ended */
     al_pump *pump;   /* inside the owner */
     al_state *st;
-    PyObject *task;  /* owned; NULL while it is being made */
+    PyObject *task;    /* owned; NULL while it is being made */
     PyObject *counter; /* owned: the Task's bound cancelling */
     PyObject *refused; /* owned: what stands for the item's call, or NULL */
     al_item item;
@@ -91,12 +91,12 @@ WorkerObject *al_worker_new(al_pump *pump);
 int al_worker_own(WorkerObject *worker, PyObject *task);
 
 /* Tell whether an item may be pulled now.  Pure C. */
-bool al_worker_may_pull(const al_pump *pump);
+bool al_pump_may_pull(const al_pump *pump);
 
-/* Tell whether an item that has its Task must wait: the batch is paused, or its
-   limit was lowered.  Pure C. */
+/* Tell whether an item that has its Task must wait: the batch is paused, or
+   its limit was lowered.  Pure C. */
 static inline bool
-al_worker_is_held(const al_pump *p)
+al_pump_holds_items(const al_pump *p)
 {
     return p->paused
            || (p->alive - p->unstarted >= p->limit && p->fatal == NULL);
@@ -104,22 +104,22 @@ al_worker_is_held(const al_pump *p)
 
 /* Up to n more workers, as far as the limit allows and there is something to
    pull; a failure ends the pump.  Runs Python. */
-void al_worker_spawn(al_pump *pump, Py_ssize_t n);
+void al_pump_spawn(al_pump *pump, Py_ssize_t n);
 
 /* Let go of a worker: it has ended, for the pump.  Runs Python. */
 void al_worker_detach(WorkerObject *worker);
 
 /* There may be room, or an item: see that a worker comes; or that the owner
    is told that all is over.  Runs Python. */
-void al_worker_kick(al_pump *pump);
+void al_pump_update(al_pump *pump);
 
 /* Start nothing new, and cancel what runs; each call cancels once more.
    `msg` may be NULL.  Runs Python. */
-void al_worker_stop(al_pump *pump, al_stop why, PyObject *msg);
+void al_pump_stop(al_pump *pump, al_stop why, PyObject *msg);
 
-/* Stop for the exception that is set, and take it: the first, or the first that
-   ends the loop's run, is what the batch raises.  Runs Python. */
-void al_worker_fail(al_pump *pump);
+/* Stop for the exception that is set, and take it: the first, or the first
+   that ends the loop's run, is what the batch raises.  Runs Python. */
+void al_pump_fail(al_pump *pump);
 
 /* Cancel the item of one worker, once more; `msg` may be NULL.
    Runs Python. */

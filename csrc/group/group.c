@@ -24,7 +24,8 @@ group_report(GroupObject *self, PyObject *error, const char *message,
              PyObject *task)
 {
     if (self->bound.loop != NULL) {
-        al_loop_report_again(self->st, self->bound.loop, message, task, error);
+        al_loop_report_exception(self->st, self->bound.loop, message, task,
+                                 error);
     }
 }
 
@@ -39,8 +40,10 @@ al_group_report_errors(GroupObject *self, PyObject *but)
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(errors); i++) {
         PyObject *error = PyList_GET_ITEM(errors, i);
         if (error != but) {
-            group_report(self, error, "a TaskGroup was left by another error "
-                         "than this one of a child", NULL);
+            group_report(self, error,
+                         "a TaskGroup was left by another error "
+                         "than this one of a child",
+                         NULL);
         }
     }
     Py_DECREF(errors);
@@ -77,14 +80,14 @@ al_group_abort(GroupObject *self)
     /* cancel() may run Python, and that may end children. */
     PyObject *tasks = AL_ALLOC(PyDict_Keys(self->children));
     if (tasks == NULL) {
-        return al_loop_take_error(
+        return al_loop_handle_error(
             st, loop, "cancelling the tasks of a group failed", NULL);
     }
     PyObject *on_done = Py_XNewRef(self->on_done); /* till the group's end */
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(tasks); i++) {
         PyObject *task = PyList_GET_ITEM(tasks, i);
         if (al_capture_cancel(st, &self->bound, task, NULL, on_done) < 0) {
-            al_loop_note_error(
+            al_loop_handle_error_keep_exit(
                 st, loop, "cancelling a task of a group failed", task, &exit);
         }
     }
@@ -122,7 +125,7 @@ group_bring_down(GroupObject *self)
     PyObject *exit =
         al_group_abort(self) < 0 ? PyErr_GetRaisedException() : NULL;
     int asked = group_request(self);
-    return exit == NULL ? asked : al_loop_raise_graver(exit);
+    return exit == NULL ? asked : al_loop_raise_more_severe(exit);
 }
 
 int
@@ -158,8 +161,8 @@ group_report_late(GroupObject *self, PyObject *task, PyObject *error)
 static int
 group_take_error(GroupObject *self, PyObject *task, PyObject *error)
 {
-    int ended = self->parent == NULL ? 1
-                                     : al_task_done(self->st, self->parent);
+    int ended =
+        self->parent == NULL ? 1 : al_task_done(self->st, self->parent);
     if (ended < 0) {
         return -1;
     }
@@ -222,13 +225,16 @@ group_on_task_done(PyObject *op, PyObject *task)
         Py_DECREF(error);
     }
     if (trouble != NULL) {
-        failed = al_loop_raise_graver(trouble);
+        failed = al_loop_raise_more_severe(trouble);
     }
     return failed < 0 ? NULL : Py_NewRef(Py_None);
 }
 
 static PyMethodDef group_on_done_def = {
-    "_on_task_done", group_on_task_done, METH_O, NULL,
+    "_on_task_done",
+    group_on_task_done,
+    METH_O,
+    NULL,
 };
 
 /* Make the children's callback and their dict.  -1 with an exception. */
@@ -262,7 +268,8 @@ group_adopt(GroupObject *self, PyObject *task, bool watched)
     /* The state may change under add_done_callback; a callback that is
        called there finds all in place. */
     PyObject *on_done = Py_NewRef(self->on_done);
-    int failed = al_task_watch(self->st, &self->bound, task, on_done);
+    int failed =
+        al_task_add_done_callback(self->st, &self->bound, task, on_done);
     Py_DECREF(on_done);
     if (failed < 0) {
         PyObject *error = PyErr_GetRaisedException();
@@ -282,7 +289,7 @@ group_disown(GroupObject *self, PyObject *task, PyObject *coro)
     PyObject *error = PyErr_GetRaisedException();
     if (al_task_cancel(self->st, task, NULL) < 0) {
         PyErr_Clear(); /* a factory's idea of a Task: nothing will run it */
-        al_coro_refuse(self->st, coro);
+        al_coro_close_unstarted(self->st, coro);
     }
     PyErr_SetRaisedException(error);
 }
@@ -304,25 +311,26 @@ group_is_settled(GroupObject *self, PyObject *task)
 PyObject *
 al_group_spawn(GroupObject *self, PyObject *const *args, PyObject *kwnames)
 {
-    al_spawned how;
+    al_created how;
     PyObject *task = NULL;
     if (group_prepare(self) == 0) {
         /* Making the Task may run Python, and that may end the group. */
         PyObject *on_done = Py_NewRef(self->on_done);
-        task = al_spawn(self->st, &self->bound, args, kwnames, on_done, &how);
+        task = al_create_task(self->st, &self->bound, args, kwnames, on_done,
+                              &how);
         Py_DECREF(on_done);
     }
     if (task == NULL) {
-        al_coro_refuse(self->st, args[0]);
+        al_coro_close_unstarted(self->st, args[0]);
         return NULL;
     }
-    int settled = how != AL_SPAWNED ? 0 : group_is_settled(self, task);
+    int settled = how != AL_CREATED ? 0 : group_is_settled(self, task);
     if (settled > 0) {
         return task;
     }
     /* A child that ran inside create_task may have cancelled the group before
        it was a child (CPython gh-155418). */
-    if (settled < 0 || group_adopt(self, task, how == AL_SPAWNED_WATCHED) < 0
+    if (settled < 0 || group_adopt(self, task, how == AL_CREATED_WATCHED) < 0
         || (self->aborting && al_task_cancel(self->st, task, NULL) < 0))
     {
         group_disown(self, task, args[0]);

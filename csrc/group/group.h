@@ -9,7 +9,7 @@
 typedef struct {
     PyObject_HEAD
     al_state *st;
-    PyObject *weakrefs;   /* borrowed: the interpreter's own list */
+    PyObject *weakrefs; /* borrowed: the interpreter's own list */
     al_loop bound;
     PyObject *parent;     /* owned: the task inside the group, or NULL */
     PyObject *children;   /* owned: dict of Tasks, in order; NULL: none yet */
@@ -21,9 +21,9 @@ typedef struct {
     bool entered;
     bool exiting;
     bool aborting;
-    bool requested;       /* the parent was cancelled by us */
+    bool requested; /* the parent was cancelled by us */
     bool cancel_on_enter;
-    bool over;            /* left: nobody takes errors any more */
+    bool over; /* left: nobody takes errors any more */
 } GroupObject;
 
 /* Tell whether no child is left.  Pure C. */

@@ -21,10 +21,10 @@
 #include "group/group_exit.h"
 
 typedef enum {
-    EXIT_BEGIN = 0,
-    EXIT_WAIT,  /* for the children */
-    EXIT_FLUSH, /* for a cancellation of ours, to absorb it */
-} exit_phase;
+    GROUP_EXIT_BEGIN = 0,
+    GROUP_EXIT_WAIT,  /* for the children */
+    GROUP_EXIT_FLUSH, /* for a cancellation of ours, to absorb it */
+} group_exit_phase;
 
 /* One use of __aexit__. */
 typedef struct {
@@ -33,19 +33,19 @@ typedef struct {
     PyObject *body;     /* owned: what the body raised, or NULL */
     PyObject *outer;    /* owned: the first cancellation not ours, or NULL */
     PyObject *own;      /* owned: the first that is ours alone, or NULL */
-    exit_phase phase;
+    group_exit_phase phase;
 } GroupExitObject;
 
 /* Raise as Python's raise does: with what is being handled as context. */
 static void
-exit_raise(PyObject *error)
+group_exit_raise(PyObject *error)
 {
     PyErr_SetObject((PyObject *)Py_TYPE(error), error);
 }
 
 /* A cancellation has reached the exit: is it ours alone? */
 static void
-exit_note_cancelled(GroupExitObject *self, PyObject *error)
+group_exit_note_cancelled(GroupExitObject *self, PyObject *error)
 {
     GroupObject *group = self->group;
     bool ours = false;
@@ -63,7 +63,7 @@ exit_note_cancelled(GroupExitObject *self, PyObject *error)
 }
 
 static bool
-exit_is_cancellation(GroupExitObject *self, PyObject *error)
+group_exit_is_cancellation(GroupExitObject *self, PyObject *error)
 {
     return PyErr_GivenExceptionMatches(error, self->group->st->CancelledError);
 }
@@ -71,7 +71,7 @@ exit_is_cancellation(GroupExitObject *self, PyObject *error)
 /* Cancel the children.  What would end the loop's run leaves the group when
    they have ended. */
 static void
-exit_abort(GroupObject *group)
+group_exit_abort(GroupObject *group)
 {
     if (al_group_abort(group) < 0) {
         PyObject *error = PyErr_GetRaisedException();
@@ -81,49 +81,49 @@ exit_abort(GroupObject *group)
 }
 
 static void
-exit_begin(GroupExitObject *self)
+group_exit_begin(GroupExitObject *self)
 {
     GroupObject *group = self->group;
     group->exiting = true;
-    self->phase = EXIT_WAIT;
+    self->phase = GROUP_EXIT_WAIT;
     if (self->body == NULL) {
         return;
     }
     al_group_note_base_error(group, self->body);
-    if (exit_is_cancellation(self, self->body)) {
-        exit_note_cancelled(self, self->body);
+    if (group_exit_is_cancellation(self, self->body)) {
+        group_exit_note_cancelled(self, self->body);
     }
     if (!group->aborting) {
-        exit_abort(group);
+        group_exit_abort(group);
     }
 }
 
 /* What was thrown into an exit that waits; -1 with it raised. */
 static int
-exit_take_thrown(GroupExitObject *self, PyObject *thrown)
+group_exit_take_thrown(GroupExitObject *self, PyObject *thrown)
 {
     GroupObject *group = self->group;
-    if (!exit_is_cancellation(self, thrown)) {
+    if (!group_exit_is_cancellation(self, thrown)) {
         PyErr_SetRaisedException(Py_NewRef(thrown));
         return -1;
     }
-    if (self->phase == EXIT_FLUSH) {
+    if (self->phase == GROUP_EXIT_FLUSH) {
         long count = al_task_cancelling(group->st, group->parent);
         if (count > 0 && self->outer == NULL) {
             self->outer = Py_NewRef(thrown); /* one from outside came along */
         }
         return count < 0 ? -1 : 0;
     }
-    exit_note_cancelled(self, thrown);
+    group_exit_note_cancelled(self, thrown);
     if (!group->aborting) {
-        exit_abort(group);
+        group_exit_abort(group);
     }
     return 0;
 }
 
 /* Yield a future that the last child's end wakes. */
 static PySendResult
-exit_suspend(GroupExitObject *self, PyObject **result)
+group_exit_suspend(GroupExitObject *self, PyObject **result)
 {
     GroupObject *group = self->group;
     if (group->waiter != NULL) {
@@ -131,12 +131,12 @@ exit_suspend(GroupExitObject *self, PyObject **result)
                      (PyObject *)group);
         return PYGEN_ERROR;
     }
-    PyObject *future = al_loop_pause(group->st, &group->bound);
+    PyObject *future = al_loop_create_waiter(group->st, &group->bound);
     if (future == NULL) {
         /* Nobody will wait: at least they are not left to run. */
         PyObject *error = PyErr_GetRaisedException();
         (void)al_group_abort(group);
-        (void)al_loop_raise_graver(error);
+        (void)al_loop_raise_more_severe(error);
         return PYGEN_ERROR;
     }
     group->waiter = Py_NewRef(future);
@@ -147,7 +147,7 @@ exit_suspend(GroupExitObject *self, PyObject **result)
 /* The children have ended: take our cancellation of the parent back.
    PYGEN_NEXT: it must be let come first; PYGEN_RETURN: done. */
 static PySendResult
-exit_uncancel(GroupExitObject *self, PyObject **result)
+group_exit_uncancel(GroupExitObject *self, PyObject **result)
 {
     GroupObject *group = self->group;
     if (!group->requested || group->parent == NULL) {
@@ -164,15 +164,15 @@ exit_uncancel(GroupExitObject *self, PyObject **result)
         return PYGEN_RETURN;
     }
     Py_CLEAR(self->outer);
-    PyObject *counter = al_task_counter(group->st, group->parent);
-    int burden = counter == NULL ? -1
-                                 : al_task_burden(group->st, group->parent,
-                                                  counter);
+    PyObject *counter = al_task_cancelling_method(group->st, group->parent);
+    int burden = counter == NULL
+                     ? -1
+                     : al_task_cancel_state(group->st, group->parent, counter);
     Py_XDECREF(counter);
     if (burden < 2) {
         return burden < 0 ? PYGEN_ERROR : PYGEN_RETURN;
     }
-    self->phase = EXIT_FLUSH;
+    self->phase = GROUP_EXIT_FLUSH;
     *result = Py_NewRef(Py_None);
     return PYGEN_NEXT;
 }
@@ -180,7 +180,7 @@ exit_uncancel(GroupExitObject *self, PyObject **result)
 /* Raise the errors, all as one group; a GeneratorExit of the body that is
    alone goes bare, so that an async generator can be closed. */
 static void
-exit_raise_errors(GroupExitObject *self)
+group_exit_raise_errors(GroupExitObject *self)
 {
     GroupObject *group = self->group;
     long count = group->parent == NULL
@@ -199,15 +199,15 @@ exit_raise_errors(GroupExitObject *self)
     if (self->body != NULL && PyList_GET_SIZE(errors) == 1
         && PyErr_GivenExceptionMatches(self->body, PyExc_GeneratorExit))
     {
-        exit_raise(self->body);
+        group_exit_raise(self->body);
     }
     else {
-        PyObject *all = AL_ALLOC(PyObject_CallFunction(
-            PyExc_BaseExceptionGroup, "sO", "unhandled errors in a TaskGroup",
-            errors));
+        PyObject *all = AL_ALLOC(
+            PyObject_CallFunction(PyExc_BaseExceptionGroup, "sO",
+                                  "unhandled errors in a TaskGroup", errors));
         if (all != NULL) {
             PyException_SetCause(all, NULL); /* raise ... from None */
-            exit_raise(all);
+            group_exit_raise(all);
             Py_DECREF(all);
         }
     }
@@ -216,20 +216,20 @@ exit_raise_errors(GroupExitObject *self)
 
 /* How the group is left, its own cancellation being taken back. */
 static PySendResult
-exit_finish(GroupExitObject *self, PyObject **result)
+group_exit_finish(GroupExitObject *self, PyObject **result)
 {
     GroupObject *group = self->group;
-    bool failed = self->body != NULL
-                  && !exit_is_cancellation(self, self->body);
+    bool failed =
+        self->body != NULL && !group_exit_is_cancellation(self, self->body);
     if (failed && al_group_add_error(group, self->body) < 0) {
         return PYGEN_ERROR;
     }
     if (group->errors == NULL && self->outer != NULL) {
-        exit_raise(self->outer);
+        group_exit_raise(self->outer);
         return PYGEN_ERROR;
     }
     if (group->errors != NULL) {
-        exit_raise_errors(self);
+        group_exit_raise_errors(self);
         return PYGEN_ERROR;
     }
     *result = Py_NewRef(Py_True);
@@ -238,31 +238,31 @@ exit_finish(GroupExitObject *self, PyObject **result)
 
 /* One step that was not thrown out of the exit. */
 static PySendResult
-exit_go_on(GroupExitObject *self, PyObject **result)
+group_exit_go_on(GroupExitObject *self, PyObject **result)
 {
     GroupObject *group = self->group;
-    if (self->phase == EXIT_WAIT) {
+    if (self->phase == GROUP_EXIT_WAIT) {
         if (!al_group_is_empty(group)) {
-            return exit_suspend(self, result);
+            return group_exit_suspend(self, result);
         }
         if (group->base_error != NULL) {
             PyObject *error = Py_NewRef(group->base_error);
             al_group_report_errors(group, error);
-            exit_raise(error);
+            group_exit_raise(error);
             Py_DECREF(error);
             return PYGEN_ERROR;
         }
-        PySendResult answer = exit_uncancel(self, result);
+        PySendResult answer = group_exit_uncancel(self, result);
         if (answer != PYGEN_RETURN) {
             return answer;
         }
     }
-    return exit_finish(self, result);
+    return group_exit_finish(self, result);
 }
 
 /* The group is left: let go of all that could keep the errors alive. */
 static void
-exit_end(GroupObject *group)
+group_exit_end(GroupObject *group)
 {
     PyObject *error = PyErr_GetRaisedException();
     group->over = true;
@@ -279,10 +279,12 @@ exit_end(GroupObject *group)
 }
 
 static PySendResult
-exit_step(PyObject *op, PyObject *thrown, PyObject **result)
+group_exit_step(PyObject *op, PyObject *thrown, PyObject **result)
 {
     GroupExitObject *self = (GroupExitObject *)op;
-    if (self->group == NULL || (thrown != NULL && self->phase == EXIT_BEGIN)) {
+    if (self->group == NULL
+        || (thrown != NULL && self->phase == GROUP_EXIT_BEGIN))
+    {
         if (thrown != NULL) {
             PyErr_SetRaisedException(Py_NewRef(thrown));
         }
@@ -294,25 +296,25 @@ exit_step(PyObject *op, PyObject *thrown, PyObject **result)
     }
     GroupObject *group = (GroupObject *)Py_NewRef((PyObject *)self->group);
     PySendResult answer = PYGEN_ERROR;
-    if (self->phase == EXIT_BEGIN) {
-        exit_begin(self);
-        answer = exit_go_on(self, result);
+    if (self->phase == GROUP_EXIT_BEGIN) {
+        group_exit_begin(self);
+        answer = group_exit_go_on(self, result);
     }
     else {
         Py_CLEAR(group->waiter);
-        if (thrown == NULL || exit_take_thrown(self, thrown) == 0) {
-            answer = exit_go_on(self, result);
+        if (thrown == NULL || group_exit_take_thrown(self, thrown) == 0) {
+            answer = group_exit_go_on(self, result);
         }
     }
     if (answer != PYGEN_NEXT) {
-        exit_end(group);
+        group_exit_end(group);
     }
     Py_DECREF((PyObject *)group);
     return answer;
 }
 
 PyObject *
-al_leave_awaitable(GroupObject *group, PyObject *body)
+al_group_exit_awaitable(GroupObject *group, PyObject *body)
 {
     al_state *st = group->st;
     GroupExitObject *self = AL_ALLOC(
@@ -324,9 +326,10 @@ al_leave_awaitable(GroupObject *group, PyObject *body)
     self->body = Py_XNewRef(body);
     self->outer = NULL;
     self->own = NULL;
-    self->phase = EXIT_BEGIN;
+    self->phase = GROUP_EXIT_BEGIN;
     PyObject_GC_Track((PyObject *)self);
-    PyObject *awaitable = al_awaitable_new(st, (PyObject *)self, exit_step);
+    PyObject *awaitable =
+        al_awaitable_new(st, (PyObject *)self, group_exit_step);
     Py_DECREF((PyObject *)self);
     return awaitable;
 }
@@ -376,13 +379,13 @@ static PyType_Slot group_exit_slots[] = {
 static PyType_Spec group_exit_spec = {
     .name = "pyasynclife._core.GroupExit",
     .basicsize = sizeof(GroupExitObject),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC
-             | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE
+             | Py_TPFLAGS_DISALLOW_INSTANTIATION,
     .slots = group_exit_slots,
 };
 
 int
-al_leave_setup(PyObject *module, al_state *st)
+al_group_exit_setup(PyObject *module, al_state *st)
 {
     return al_state_add_type(module, &st->GroupExit, &group_exit_spec, false);
 }

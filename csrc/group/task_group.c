@@ -10,8 +10,8 @@
 #include "group/task_group.h"
 
 static PyObject *
-group_new(PyTypeObject *type, PyObject *Py_UNUSED(args),
-          PyObject *Py_UNUSED(kwargs))
+task_group_new(PyTypeObject *type, PyObject *Py_UNUSED(args),
+               PyObject *Py_UNUSED(kwargs))
 {
     al_state *st = al_state_of_type(type);
     if (st == NULL) {
@@ -25,7 +25,7 @@ group_new(PyTypeObject *type, PyObject *Py_UNUSED(args),
 }
 
 static int
-group_init(PyObject *Py_UNUSED(op), PyObject *args, PyObject *kwargs)
+task_group_init(PyObject *Py_UNUSED(op), PyObject *args, PyObject *kwargs)
 {
     if (PyTuple_GET_SIZE(args) != 0
         || (kwargs != NULL && PyDict_GET_SIZE(kwargs) != 0))
@@ -37,7 +37,7 @@ group_init(PyObject *Py_UNUSED(op), PyObject *args, PyObject *kwargs)
 }
 
 static PyObject *
-group_repr(PyObject *op)
+task_group_repr(PyObject *op)
 {
     GroupObject *self = (GroupObject *)op;
     Py_ssize_t tasks =
@@ -54,15 +54,14 @@ group_repr(PyObject *op)
         PyOS_snprintf(counts + used, sizeof(counts) - (size_t)used,
                       " errors=%zd", errors);
     }
-    return AL_ALLOC(PyUnicode_FromFormat(
-        "<TaskGroup%s%s>", counts,
-        self->aborting  ? " cancelling"
-        : self->entered ? " entered"
-                        : ""));
+    return AL_ALLOC(PyUnicode_FromFormat("<TaskGroup%s%s>", counts,
+                                         self->aborting  ? " cancelling"
+                                         : self->entered ? " entered"
+                                                         : ""));
 }
 
 static PySendResult
-group_enter_step(PyObject *op, PyObject *thrown, PyObject **result)
+task_group_enter_step(PyObject *op, PyObject *thrown, PyObject **result)
 {
     GroupObject *self = (GroupObject *)op;
     if (thrown != NULL) {
@@ -76,8 +75,7 @@ group_enter_step(PyObject *op, PyObject *thrown, PyObject **result)
     }
     if (self->bound.loop == NULL) {
         PyObject *loop = al_loop_running(self->st, "a TaskGroup");
-        int bound = loop == NULL ? -1
-                                 : al_loop_bind_tasks(&self->bound, loop);
+        int bound = loop == NULL ? -1 : al_loop_bind_tasks(&self->bound, loop);
         Py_XDECREF(loop);
         if (bound < 0) {
             return PYGEN_ERROR;
@@ -103,27 +101,28 @@ group_enter_step(PyObject *op, PyObject *thrown, PyObject **result)
 }
 
 static PyObject *
-group_aenter(PyObject *op, PyObject *Py_UNUSED(ignored))
+task_group_aenter(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    return al_awaitable_new(((GroupObject *)op)->st, op, group_enter_step);
+    return al_awaitable_new(((GroupObject *)op)->st, op,
+                            task_group_enter_step);
 }
 
 static PyObject *
-group_aexit(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
+task_group_aexit(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
 {
     if (nargs != 3) {
         PyErr_Format(PyExc_TypeError,
                      "__aexit__() takes 3 arguments (%zd given)", nargs);
         return NULL;
     }
-    return al_leave_awaitable(
-        (GroupObject *)op,
-        PyExceptionInstance_Check(args[1]) ? args[1] : NULL);
+    return al_group_exit_awaitable((GroupObject *)op,
+                                   PyExceptionInstance_Check(args[1]) ? args[1]
+                                                                      : NULL);
 }
 
 /* create_task(coro=...): by name, as asyncio allows. */
 static PyObject *
-group_create_named(PyObject *op, PyObject *const *args, PyObject *kwnames)
+task_group_create_named(PyObject *op, PyObject *const *args, PyObject *kwnames)
 {
     al_state *st = ((GroupObject *)op)->st;
     Py_ssize_t n = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
@@ -141,7 +140,7 @@ group_create_named(PyObject *op, PyObject *const *args, PyObject *kwnames)
     }
     if (failed == 0 && coro == NULL) {
         PyErr_SetString(PyExc_TypeError, "create_task() missing 1 required "
-                        "positional argument: 'coro'");
+                                         "positional argument: 'coro'");
     }
     else if (failed == 0) {
         method = PyObject_GetAttr(op, st->s_create_task);
@@ -150,35 +149,37 @@ group_create_named(PyObject *op, PyObject *const *args, PyObject *kwnames)
         task = PyObject_VectorcallDict(method, &coro, 1, keywords);
     }
     else if (coro != NULL) {
-        al_coro_refuse(st, coro);
+        al_coro_close_unstarted(st, coro);
     }
     Py_XDECREF(method);
     Py_XDECREF(keywords);
     return task;
 }
 
-PyDoc_STRVAR(group_create_task_doc,
+PyDoc_STRVAR(task_group_create_task_doc,
 "create_task($self, coro, *, name=None, context=None, **kwargs)\n--\n\n"
 "Start a child and return its Task.\n\n"
 "The keywords are those of asyncio.create_task; eager_start from 3.12 on.\n"
 "A coroutine that is refused is closed.");
 
 static PyObject *
-group_create_task(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
-                  PyObject *kwnames)
+task_group_create_task(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                       PyObject *kwnames)
 {
     GroupObject *self = (GroupObject *)op;
     if (nargs == 0) {
-        return group_create_named(op, args, kwnames);
+        return task_group_create_named(op, args, kwnames);
     }
     if (nargs != 1) {
         PyErr_Format(PyExc_TypeError,
                      "create_task() takes 1 positional argument but %zd were "
-                     "given", nargs);
+                     "given",
+                     nargs);
         return NULL;
     }
     const char *why = !self->entered ? "has not been entered"
-                      : self->exiting && al_group_is_empty(self) ? "is finished"
+                      : self->exiting && al_group_is_empty(self)
+                          ? "is finished"
                       : self->aborting ? "is shutting down"
                                        : NULL;
     if (why == NULL) {
@@ -190,13 +191,13 @@ group_create_task(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     return NULL;
 }
 
-PyDoc_STRVAR(group_cancel_doc,
+PyDoc_STRVAR(task_group_cancel_doc,
 "cancel($self, /)\n--\n\n"
 "Cancel the children and the body; the group is then left without an error.\n\n"
 "Before the group is entered: on entry.  Again, or after its end: no effect.");
 
 static PyObject *
-group_cancel(PyObject *op, PyObject *Py_UNUSED(ignored))
+task_group_cancel(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     GroupObject *self = (GroupObject *)op;
     if (al_loop_check_thread(self->st, &self->bound, "TaskGroup.cancel()") < 0
@@ -208,32 +209,32 @@ group_cancel(PyObject *op, PyObject *Py_UNUSED(ignored))
 }
 
 static PyObject *
-group_get_tasks(PyObject *op, void *Py_UNUSED(closure))
+task_group_get_tasks(PyObject *op, void *Py_UNUSED(closure))
 {
     return AL_ALLOC(PyFrozenSet_New(((GroupObject *)op)->children));
 }
 
-static PyMethodDef group_methods[] = {
-    {"__aenter__", group_aenter, METH_NOARGS, NULL},
-    {"__aexit__", AL_METHOD(group_aexit), METH_FASTCALL, NULL},
-    {"create_task", AL_METHOD(group_create_task),
-     METH_FASTCALL | METH_KEYWORDS, group_create_task_doc},
-    {"cancel", group_cancel, METH_NOARGS, group_cancel_doc},
+static PyMethodDef task_group_methods[] = {
+    {"__aenter__", task_group_aenter, METH_NOARGS, NULL},
+    {"__aexit__", AL_METHOD(task_group_aexit), METH_FASTCALL, NULL},
+    {"create_task", AL_METHOD(task_group_create_task),
+     METH_FASTCALL | METH_KEYWORDS, task_group_create_task_doc},
+    {"cancel", task_group_cancel, METH_NOARGS, task_group_cancel_doc},
     {NULL, NULL, 0, NULL},
 };
 
-static PyGetSetDef group_getset[] = {
-    {"_tasks", group_get_tasks, NULL, "The children, a snapshot.", NULL},
+static PyGetSetDef task_group_getset[] = {
+    {"_tasks", task_group_get_tasks, NULL, "The children, a snapshot.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
-static PyMemberDef group_members[] = {
+static PyMemberDef task_group_members[] = {
     {"__weaklistoffset__", T_PYSSIZET, offsetof(GroupObject, weakrefs),
      READONLY, NULL},
     {NULL, 0, 0, 0, NULL},
 };
 
-PyDoc_STRVAR(group_doc,
+PyDoc_STRVAR(task_group_doc,
 "TaskGroup()\n--\n\n"
 "asyncio.TaskGroup as CPython 3.15 has it, on every version.\n\n"
 "    async with TaskGroup() as group:\n"
@@ -243,30 +244,30 @@ PyDoc_STRVAR(group_doc,
 "the body, and the errors leave the block as one ExceptionGroup.\n"
 "Source: asyncio.TaskGroup.");
 
-static PyType_Slot group_slots[] = {
-    {Py_tp_doc, (void *)group_doc},
-    {Py_tp_new, group_new},
-    {Py_tp_init, group_init},
-    {Py_tp_repr, group_repr},
-    {Py_tp_methods, group_methods},
-    {Py_tp_getset, group_getset},
-    {Py_tp_members, group_members},
+static PyType_Slot task_group_slots[] = {
+    {Py_tp_doc, (void *)task_group_doc},
+    {Py_tp_new, task_group_new},
+    {Py_tp_init, task_group_init},
+    {Py_tp_repr, task_group_repr},
+    {Py_tp_methods, task_group_methods},
+    {Py_tp_getset, task_group_getset},
+    {Py_tp_members, task_group_members},
     {Py_tp_traverse, al_group_traverse},
     {Py_tp_clear, al_group_clear},
     {Py_tp_dealloc, al_group_dealloc},
     {0, NULL},
 };
 
-static PyType_Spec group_spec = {
+static PyType_Spec task_group_spec = {
     .name = "pyasynclife.TaskGroup",
     .basicsize = sizeof(GroupObject),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC
              | Py_TPFLAGS_IMMUTABLETYPE,
-    .slots = group_slots,
+    .slots = task_group_slots,
 };
 
 int
-al_taskgroup_setup(PyObject *module, al_state *st)
+al_task_group_setup(PyObject *module, al_state *st)
 {
-    return al_state_add_type(module, &st->TaskGroup, &group_spec, true);
+    return al_state_add_type(module, &st->TaskGroup, &task_group_spec, true);
 }

@@ -6,6 +6,6 @@
 #include "base/state.h"
 
 /* Make the type.  Returns 0; -1 with an exception.  Runs Python. */
-int al_taskgroup_setup(PyObject *module, al_state *st);
+int al_task_group_setup(PyObject *module, al_state *st);
 
 #endif

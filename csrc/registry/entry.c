@@ -16,10 +16,10 @@
 
 /* ----------------------------------------------- the heartbeat order */
 
-static al_ring *
-ring_new(al_beats *beats, double stale_after)
+static al_threshold *
+threshold_new(al_heartbeats *beats, double stale_after)
 {
-    al_ring *ring = AL_ALLOC(PyMem_Malloc(sizeof(al_ring)));
+    al_threshold *ring = AL_ALLOC(PyMem_Malloc(sizeof(al_threshold)));
     if (ring == NULL) {
         PyErr_NoMemory();
         return NULL;
@@ -35,29 +35,29 @@ ring_new(al_beats *beats, double stale_after)
 }
 
 /* The ring of a threshold, made where there is none. */
-static al_ring *
-ring_of(al_beats *beats, double stale_after)
+static al_threshold *
+threshold_of(al_heartbeats *beats, double stale_after)
 {
-    al_ring *last = beats->rings;
-    for (al_ring *ring = last; ring != NULL; ring = ring->next) {
+    al_threshold *last = beats->rings;
+    for (al_threshold *ring = last; ring != NULL; ring = ring->next) {
         if (ring->stale_after == stale_after) {
             return ring;
         }
         last = ring;
     }
-    last->next = ring_new(beats, stale_after);
+    last->next = threshold_new(beats, stale_after);
     return last->next;
 }
 
 /* One member less; a ring without any is freed, but for the default. */
 static void
-ring_release(al_ring *ring)
+threshold_release(al_threshold *ring)
 {
-    al_beats *beats = ring->beats;
+    al_heartbeats *beats = ring->beats;
     if (--ring->members > 0 || ring == beats->rings) {
         return;
     }
-    al_ring *before = beats->rings;
+    al_threshold *before = beats->rings;
     while (before->next != ring) {
         before = before->next;
     }
@@ -68,15 +68,17 @@ ring_release(al_ring *ring)
 /* Put an entry into the list of a place, by its `last`; new ones belong at
    the tail, so the walk is short. */
 static void
-entry_put(al_entry *entry, al_place place)
+entry_put(EntryObject *entry, al_place place)
 {
-    al_beats *beats = entry->ring->beats;
-    al_link *head = place == AL_PENDING ? &beats->pending
-                    : place == AL_QUIET   ? &entry->ring->quiet
-                    : place == AL_BEATING ? &entry->ring->beating
-                                          : &entry->ring->stale;
+    al_heartbeats *beats = entry->ring->beats;
+    al_link *head = place == AL_PENDING      ? &beats->pending
+                    : place == AL_NEVER_BEAT ? &entry->ring->quiet
+                    : place == AL_BEATING    ? &entry->ring->beating
+                                             : &entry->ring->stale;
     al_link *at = head->prev;
-    while (at != head && AL_OWNER(at, al_entry, beat)->last > entry->last) {
+    while (at != head
+           && AL_CONTAINER_OF(at, EntryObject, beat)->last > entry->last)
+    {
         at = at->prev;
     }
     al_link_after(&entry->beat, at);
@@ -85,7 +87,7 @@ entry_put(al_entry *entry, al_place place)
 }
 
 static void
-entry_take(al_entry *entry)
+entry_take(EntryObject *entry)
 {
     al_link_unlink(&entry->beat);
     entry->ring->beats->count[entry->place]--;
@@ -93,34 +95,34 @@ entry_take(al_entry *entry)
 }
 
 int
-al_beats_init(al_beats *beats, al_state *st, al_loop *bound,
-              int (*ended)(al_entry *), double stale_after)
+al_heartbeats_init(al_heartbeats *beats, al_state *st, al_loop *bound,
+                   int (*ended)(EntryObject *), double stale_after)
 {
     beats->st = st;
     beats->bound = bound;
     beats->ended = ended;
     al_list_init(&beats->pending);
-    beats->rings = ring_new(beats, stale_after);
+    beats->rings = threshold_new(beats, stale_after);
     return beats->rings == NULL ? -1 : 0;
 }
 
 void
-al_beats_clear(al_beats *beats)
+al_heartbeats_clear(al_heartbeats *beats)
 {
     while (beats->rings != NULL) {
-        al_ring *ring = beats->rings;
+        al_threshold *ring = beats->rings;
         beats->rings = ring->next;
         PyMem_Free(ring);
     }
     PyMem_Free(beats->tasks.buckets);
     PyMem_Free(beats->names.buckets);
-    beats->tasks = beats->names = (al_tasktable){NULL, 0, 0};
+    beats->tasks = beats->names = (al_ptr_table){NULL, 0, 0};
 }
 
 int
-al_beats_join(al_beats *beats, al_entry *entry)
+al_heartbeats_join(al_heartbeats *beats, EntryObject *entry)
 {
-    al_ring *ring = ring_of(beats, entry->stale_after);
+    al_threshold *ring = threshold_of(beats, entry->stale_after);
     if (ring == NULL) {
         return -1;
     }
@@ -131,31 +133,32 @@ al_beats_join(al_beats *beats, al_entry *entry)
 }
 
 void
-al_beats_leave(al_entry *entry)
+al_heartbeats_leave(EntryObject *entry)
 {
     if (entry->ring != NULL) {
         entry_take(entry);
-        al_tasktable_remove(&entry->ring->beats->tasks, &entry->key);
-        al_tasktable_remove(&entry->ring->beats->names, &entry->name);
-        ring_release(entry->ring);
+        al_ptr_table_remove(&entry->ring->beats->tasks, &entry->key);
+        al_ptr_table_remove(&entry->ring->beats->names, &entry->name);
+        threshold_release(entry->ring);
         entry->ring = NULL;
     }
 }
 
 int
-al_entry_started(al_entry *entry)
+al_entry_started(EntryObject *entry)
 {
     if (entry->place != AL_PENDING) {
         return 1;
     }
     al_state *st = entry->ring->beats->st;
-    PyObject *coro = entry->task != NULL ? al_task_coro(st, entry->task)
-                     : Py_XNewRef(entry->coro); /* an eager first step */
+    PyObject *coro = entry->task != NULL
+                         ? al_task_coro(st, entry->task)
+                         : Py_XNewRef(entry->coro); /* an eager first step */
     int started = coro == NULL ? -1 : al_coro_started(st, coro);
     Py_XDECREF(coro);
     if (started > 0 && entry->place == AL_PENDING) {
         entry_take(entry);
-        entry_put(entry, entry->beats > 0 ? AL_BEATING : AL_QUIET);
+        entry_put(entry, entry->beats > 0 ? AL_BEATING : AL_NEVER_BEAT);
     }
     return started;
 }
@@ -163,11 +166,12 @@ al_entry_started(al_entry *entry)
 /* Tasks start in the order they were made, so the first that has not started
    ends the walk; each is passed once. */
 static int
-beats_settle(al_beats *beats)
+heartbeats_settle(al_heartbeats *beats)
 {
     int started = 1;
     while (started > 0 && !al_list_is_empty(&beats->pending)) {
-        al_entry *entry = AL_OWNER(beats->pending.next, al_entry, beat);
+        EntryObject *entry =
+            AL_CONTAINER_OF(beats->pending.next, EntryObject, beat);
         Py_INCREF(entry);
         started = al_entry_started(entry);
         Py_DECREF(entry);
@@ -176,7 +180,7 @@ beats_settle(al_beats *beats)
 }
 
 int
-al_beats_beat(al_beats *beats, al_entry *entry, double now)
+al_heartbeats_beat(al_heartbeats *beats, EntryObject *entry, double now)
 {
     int started = 1;
     if (entry->place == AL_PENDING) {
@@ -197,28 +201,30 @@ al_beats_beat(al_beats *beats, al_entry *entry, double now)
 }
 
 /* The overdue head of a list; NULL if its first is fresh. */
-static al_entry *
-ring_overdue(al_ring *ring, al_link *head, double now)
+static EntryObject *
+threshold_overdue(al_threshold *ring, al_link *head, double now)
 {
     if (al_list_is_empty(head)) {
         return NULL;
     }
-    al_entry *entry = AL_OWNER(head->next, al_entry, beat);
+    EntryObject *entry = AL_CONTAINER_OF(head->next, EntryObject, beat);
     return now - entry->last > ring->stale_after ? entry : NULL;
 }
 
 int
-al_beats_sweep(al_beats *beats, double now)
+al_heartbeats_sweep(al_heartbeats *beats, double now)
 {
-    int answer = beats_settle(beats);
-    for (al_ring *ring = beats->rings; ring != NULL; ring = ring->next) {
+    int answer = heartbeats_settle(beats);
+    for (al_threshold *ring = beats->rings; ring != NULL; ring = ring->next) {
         for (;;) {
-            al_entry *quiet = ring_overdue(ring, &ring->quiet, now);
-            al_entry *beating = ring_overdue(ring, &ring->beating, now);
-            al_entry *first =
-                quiet == NULL || (beating != NULL
-                                  && beating->last < quiet->last)
-                    ? beating : quiet;
+            EntryObject *quiet = threshold_overdue(ring, &ring->quiet, now);
+            EntryObject *beating =
+                threshold_overdue(ring, &ring->beating, now);
+            EntryObject *first =
+                quiet == NULL
+                        || (beating != NULL && beating->last < quiet->last)
+                    ? beating
+                    : quiet;
             if (first == NULL) {
                 break;
             }
@@ -232,29 +238,29 @@ al_beats_sweep(al_beats *beats, double now)
 static int
 entry_compare(const void *left, const void *right)
 {
-    double a = (*(al_entry *const *)left)->last;
-    double b = (*(al_entry *const *)right)->last;
+    double a = (*(EntryObject *const *)left)->last;
+    double b = (*(EntryObject *const *)right)->last;
     return (a > b) - (a < b);
 }
 
 PyObject *
-al_beats_stale(al_beats *beats, bool untold)
+al_heartbeats_stale(al_heartbeats *beats, bool untold)
 {
     Py_ssize_t most = beats->count[AL_STALE];
-    al_entry **found =
-        AL_ALLOC(PyMem_Calloc((size_t)most + 1, sizeof(al_entry *)));
+    EntryObject **found =
+        AL_ALLOC(PyMem_Calloc((size_t)most + 1, sizeof(EntryObject *)));
     if (found == NULL) {
         return PyErr_NoMemory();
     }
     Py_ssize_t n = 0;
     int rings = 0;
-    for (al_ring *ring = beats->rings; ring != NULL; ring = ring->next) {
+    for (al_threshold *ring = beats->rings; ring != NULL; ring = ring->next) {
         rings += !al_list_is_empty(&ring->stale);
-        for (al_link *at = ring->stale.next; at != &ring->stale;
-             at = at->next) {
-            al_entry *entry = AL_OWNER(at, al_entry, beat);
+        for (al_link *at = ring->stale.next; at != &ring->stale; at = at->next)
+        {
+            EntryObject *entry = AL_CONTAINER_OF(at, EntryObject, beat);
             if (!untold || !entry->told) {
-                found[n++] = (al_entry *)Py_NewRef((PyObject *)entry);
+                found[n++] = (EntryObject *)Py_NewRef((PyObject *)entry);
             }
         }
     }
@@ -281,7 +287,7 @@ static PyObject *
 entry_vectorcall(PyObject *op, PyObject *const *args, size_t nargsf,
                  PyObject *Py_UNUSED(kwnames))
 {
-    al_entry *self = (al_entry *)op;
+    EntryObject *self = (EntryObject *)op;
     if (PyVectorcall_NARGS(nargsf) != 1) {
         PyErr_SetString(PyExc_TypeError, "TaskMetadata is not for calling");
         return NULL;
@@ -294,16 +300,16 @@ entry_vectorcall(PyObject *op, PyObject *const *args, size_t nargsf,
     Py_RETURN_NONE;
 }
 
-al_entry *
+EntryObject *
 al_entry_new(al_state *st, PyObject *owner, PyObject *id)
 {
-    al_entry *self =
-        AL_ALLOC(PyObject_GC_New(al_entry, (PyTypeObject *)st->Entry));
+    EntryObject *self =
+        AL_ALLOC(PyObject_GC_New(EntryObject, (PyTypeObject *)st->Entry));
     if (self == NULL) {
         return NULL;
     }
-    size_t head = offsetof(al_entry, ring);
-    memset((char *)self + head, 0, sizeof(al_entry) - head);
+    size_t head = offsetof(EntryObject, ring);
+    memset((char *)self + head, 0, sizeof(EntryObject) - head);
     self->vectorcall = entry_vectorcall;
     self->id = Py_NewRef(id);
     self->owner = Py_NewRef(owner);
@@ -314,17 +320,17 @@ al_entry_new(al_state *st, PyObject *owner, PyObject *id)
 
 /* Seconds of the entry's clock: now, or when it ended.  -1.0 with an error. */
 static double
-entry_now(al_entry *self)
+entry_now(EntryObject *self)
 {
     if (self->ring == NULL) {
         return self->end;
     }
-    al_beats *beats = self->ring->beats;
+    al_heartbeats *beats = self->ring->beats;
     return al_loop_time(beats->st, beats->bound);
 }
 
 static PyObject *
-entry_since(al_entry *self, double then)
+entry_since(EntryObject *self, double then)
 {
     double now = entry_now(self);
     if (now == -1.0 && PyErr_Occurred()) {
@@ -336,19 +342,19 @@ entry_since(al_entry *self, double then)
 static PyObject *
 entry_get_age(PyObject *op, void *Py_UNUSED(closure))
 {
-    return entry_since((al_entry *)op, ((al_entry *)op)->birth);
+    return entry_since((EntryObject *)op, ((EntryObject *)op)->birth);
 }
 
 static PyObject *
 entry_get_silence(PyObject *op, void *Py_UNUSED(closure))
 {
-    return entry_since((al_entry *)op, ((al_entry *)op)->last);
+    return entry_since((EntryObject *)op, ((EntryObject *)op)->last);
 }
 
 static PyObject *
 entry_get_last_heartbeat(PyObject *op, void *Py_UNUSED(closure))
 {
-    al_entry *self = (al_entry *)op;
+    EntryObject *self = (EntryObject *)op;
     return AL_ALLOC(
         PyFloat_FromDouble(self->created + (self->last - self->birth)));
 }
@@ -356,7 +362,7 @@ entry_get_last_heartbeat(PyObject *op, void *Py_UNUSED(closure))
 static PyObject *
 entry_get_finished_at(PyObject *op, void *Py_UNUSED(closure))
 {
-    al_entry *self = (al_entry *)op;
+    EntryObject *self = (EntryObject *)op;
     if (!self->ended) {
         Py_RETURN_NONE;
     }
@@ -367,7 +373,7 @@ entry_get_finished_at(PyObject *op, void *Py_UNUSED(closure))
 static PyObject *
 entry_get_state(PyObject *op, void *Py_UNUSED(closure))
 {
-    al_entry *self = (al_entry *)op;
+    EntryObject *self = (EntryObject *)op;
     al_state *st = al_state_of_type(Py_TYPE(op));
     if (st == NULL) {
         return NULL;
@@ -385,7 +391,7 @@ entry_get_state(PyObject *op, void *Py_UNUSED(closure))
 static PyObject *
 entry_get_health(PyObject *op, void *Py_UNUSED(closure))
 {
-    al_entry *self = (al_entry *)op;
+    EntryObject *self = (EntryObject *)op;
     al_state *st = al_state_of_type(Py_TYPE(op));
     if (st == NULL) {
         return NULL;
@@ -399,7 +405,7 @@ entry_get_health(PyObject *op, void *Py_UNUSED(closure))
     if (started < 0 || (now == -1.0 && PyErr_Occurred())) {
         return NULL;
     }
-    return Py_NewRef(!started                                   ? st->unknown
+    return Py_NewRef(!started                               ? st->unknown
                      : now - self->last > self->stale_after ? st->stale
                      : self->beats == 0                     ? st->unknown
                                                             : st->healthy);
@@ -407,7 +413,7 @@ entry_get_health(PyObject *op, void *Py_UNUSED(closure))
 
 /* The result or the error, for the outcome that has one. */
 static PyObject *
-entry_value(al_entry *self, al_outcome outcome)
+entry_value(EntryObject *self, al_outcome outcome)
 {
     if (!self->ended || self->outcome != (uint8_t)outcome
         || self->value == NULL)
@@ -420,26 +426,26 @@ entry_value(al_entry *self, al_outcome outcome)
 static PyObject *
 entry_get_result(PyObject *op, void *Py_UNUSED(closure))
 {
-    return entry_value((al_entry *)op, AL_DONE);
+    return entry_value((EntryObject *)op, AL_DONE);
 }
 
 static PyObject *
 entry_get_error(PyObject *op, void *Py_UNUSED(closure))
 {
-    return entry_value((al_entry *)op, AL_FAILED);
+    return entry_value((EntryObject *)op, AL_FAILED);
 }
 
 static PyObject *
 entry_get_task(PyObject *op, void *Py_UNUSED(closure))
 {
-    PyObject *task = ((al_entry *)op)->task;
+    PyObject *task = ((EntryObject *)op)->task;
     return Py_NewRef(task == NULL ? Py_None : task);
 }
 
 static PyObject *
 entry_get_error_text(PyObject *op, void *Py_UNUSED(closure))
 {
-    al_entry *self = (al_entry *)op;
+    EntryObject *self = (EntryObject *)op;
     return Py_NewRef(self->text == NULL || !self->ended ? Py_None
                                                         : self->text);
 }
@@ -465,21 +471,21 @@ static PyGetSetDef entry_getset[] = {
 };
 
 static PyMemberDef entry_members[] = {
-    {"task_id", T_OBJECT_EX, offsetof(al_entry, id), READONLY, NULL},
-    {"created_at", T_DOUBLE, offsetof(al_entry, created), READONLY,
+    {"task_id", T_OBJECT_EX, offsetof(EntryObject, id), READONLY, NULL},
+    {"created_at", T_DOUBLE, offsetof(EntryObject, created), READONLY,
      "Wall clock, as time.time()."},
-    {"heartbeats", T_ULONGLONG, offsetof(al_entry, beats), READONLY, NULL},
-    {"stale_after", T_DOUBLE, offsetof(al_entry, stale_after), READONLY,
+    {"heartbeats", T_ULONGLONG, offsetof(EntryObject, beats), READONLY, NULL},
+    {"stale_after", T_DOUBLE, offsetof(EntryObject, stale_after), READONLY,
      "Seconds of silence; math.inf: never."},
-    {"__vectorcalloffset__", T_PYSSIZET, offsetof(al_entry, vectorcall),
+    {"__vectorcalloffset__", T_PYSSIZET, offsetof(EntryObject, vectorcall),
      READONLY, NULL},
     {NULL, 0, 0, 0, NULL},
 };
 
 static const char *const entry_fields[] = {
-    "task_id", "task", "state", "health", "created_at", "last_heartbeat",
-    "finished_at", "heartbeats", "age", "silence", "stale_after", "result",
-    "error", "error_text",
+    "task_id",        "task",        "state",      "health",     "created_at",
+    "last_heartbeat", "finished_at", "heartbeats", "age",        "silence",
+    "stale_after",    "result",      "error",      "error_text",
 };
 
 PyDoc_STRVAR(entry_as_dict_doc,
@@ -495,7 +501,8 @@ entry_as_dict(PyObject *op, PyObject *Py_UNUSED(ignored))
         PyObject *name = AL_ALLOC(PyUnicode_InternFromString(entry_fields[i]));
         PyObject *value = name == NULL ? NULL : PyObject_GetAttr(op, name);
         if (value == NULL
-            || AL_ALLOC_INT(PyDict_SetItem(dict, name, value)) < 0) {
+            || AL_ALLOC_INT(PyDict_SetItem(dict, name, value)) < 0)
+        {
             Py_CLEAR(dict);
         }
         Py_XDECREF(value);
@@ -508,10 +515,15 @@ static PyObject *
 entry_repr(PyObject *op)
 {
     PyObject *state = entry_get_state(op, NULL);
-    PyObject *name = state == NULL ? NULL
-        : PyObject_GetAttr(state, al_state_of_type(Py_TYPE(op))->s_name);
-    PyObject *repr = name == NULL ? NULL : AL_ALLOC(PyUnicode_FromFormat(
-        "<TaskMetadata %R %U>", ((al_entry *)op)->id, name));
+    PyObject *name =
+        state == NULL
+            ? NULL
+            : PyObject_GetAttr(state, al_state_of_type(Py_TYPE(op))->s_name);
+    PyObject *repr =
+        name == NULL
+            ? NULL
+            : AL_ALLOC(PyUnicode_FromFormat("<TaskMetadata %R %U>",
+                                            ((EntryObject *)op)->id, name));
     Py_XDECREF(name);
     Py_XDECREF(state);
     return repr;
@@ -520,7 +532,7 @@ entry_repr(PyObject *op)
 static int
 entry_traverse(PyObject *op, visitproc visit, void *arg)
 {
-    al_entry *self = (al_entry *)op;
+    EntryObject *self = (EntryObject *)op;
     Py_VISIT(Py_TYPE(op));
     Py_VISIT(self->id);
     Py_VISIT(self->task);
@@ -535,8 +547,8 @@ static int
 entry_clear(PyObject *op)
 {
     /* The lists go through the registry, so they are left first. */
-    al_entry *self = (al_entry *)op;
-    al_beats_leave(self);
+    EntryObject *self = (EntryObject *)op;
+    al_heartbeats_leave(self);
     al_link_unlink(&self->order);
     al_link_unlink(&self->beat);
     Py_CLEAR(self->task);
@@ -553,9 +565,8 @@ entry_dealloc(PyObject *op)
     /* A result may be the metadata of the task before, and so on. */
     PyTypeObject *type = Py_TYPE(op);
     PyObject_GC_UnTrack(op);
-    Py_TRASHCAN_BEGIN(op, entry_dealloc)
-    (void)entry_clear(op);
-    Py_CLEAR(((al_entry *)op)->id);
+    Py_TRASHCAN_BEGIN(op, entry_dealloc)(void) entry_clear(op);
+    Py_CLEAR(((EntryObject *)op)->id);
     type->tp_free(op);
     Py_DECREF(type);
     Py_TRASHCAN_END
@@ -586,10 +597,9 @@ static PyType_Slot entry_slots[] = {
 
 static PyType_Spec entry_spec = {
     .name = "pyasynclife.TaskMetadata",
-    .basicsize = sizeof(al_entry),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC
-             | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION
-             | Py_TPFLAGS_HAVE_VECTORCALL,
+    .basicsize = sizeof(EntryObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE
+             | Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_HAVE_VECTORCALL,
     .slots = entry_slots,
 };
 

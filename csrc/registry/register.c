@@ -21,24 +21,25 @@
 /* ------------------------------------------------------------- the books */
 
 static int
-admit_rebind(RegistryObject *self, PyObject *loop, const char *what)
+register_rebind(RegistryObject *self, PyObject *loop, const char *what)
 {
     int closed = al_loop_is_closed(self->st, self->bound.loop);
     if (closed < 0) {
         return -1;
     }
-    if (al_book_count(self) == 0 && closed) {
+    if (al_registry_count(self) == 0 && closed) {
         return al_loop_bind(self->st, &self->bound, loop);
     }
     PyErr_Format(PyExc_RuntimeError,
                  "%s runs in %R, but this registry is bound to %R, %s: use "
-                 "one registry per loop", what, loop, self->bound.loop,
+                 "one registry per loop",
+                 what, loop, self->bound.loop,
                  closed ? "where it still has tasks" : "which is not closed");
     return -1;
 }
 
 int
-al_admit_bind(RegistryObject *self, const char *what)
+al_register_bind(RegistryObject *self, const char *what)
 {
     PyObject *loop = al_loop_running(self->st, what);
     int bound = -1;
@@ -48,7 +49,7 @@ al_admit_bind(RegistryObject *self, const char *what)
     else if (loop != NULL) {
         bound = self->bound.loop == NULL
                     ? al_loop_bind(self->st, &self->bound, loop)
-                    : admit_rebind(self, loop, what);
+                    : register_rebind(self, loop, what);
     }
     Py_XDECREF(loop);
     return bound;
@@ -58,9 +59,9 @@ al_admit_bind(RegistryObject *self, const char *what)
    `*old` is set to a finished entry of that id (new), which goes.  1; 0 if a
    living entry has the id; -1 with an exception; both with nothing changed. */
 static int
-admit_place(RegistryObject *self, al_entry *entry, al_entry **old)
+register_place(RegistryObject *self, EntryObject *entry, EntryObject **old)
 {
-    al_entry *there = (al_entry *)AL_ALLOC(
+    EntryObject *there = (EntryObject *)AL_ALLOC(
         PyDict_SetDefault(self->ids, entry->id, (PyObject *)entry));
     if (there == NULL || there == entry) {
         return there == NULL ? -1 : 1;
@@ -68,19 +69,19 @@ admit_place(RegistryObject *self, al_entry *entry, al_entry **old)
     if (!there->ended) {
         return 0;
     }
-    *old = (al_entry *)Py_NewRef((PyObject *)there);
-    int set = AL_ALLOC_INT(
-        PyDict_SetItem(self->ids, entry->id, (PyObject *)entry));
+    *old = (EntryObject *)Py_NewRef((PyObject *)there);
+    int set =
+        AL_ALLOC_INT(PyDict_SetItem(self->ids, entry->id, (PyObject *)entry));
     return set < 0 ? -1 : 1;
 }
 
 /* Put a new, alive entry under its id and into every order.  Returns 0; -1
    with an exception, nothing changed. */
 static int
-admit_open(RegistryObject *self, al_entry *entry, double stale_after)
+register_open(RegistryObject *self, EntryObject *entry, double stale_after)
 {
-    if (al_tasktable_reserve(&self->beats.tasks) < 0
-        || al_tasktable_reserve(&self->beats.names) < 0)
+    if (al_ptr_table_reserve(&self->beats.tasks) < 0
+        || al_ptr_table_reserve(&self->beats.names) < 0)
     {
         return -1;
     }
@@ -95,43 +96,44 @@ admit_open(RegistryObject *self, al_entry *entry, double stale_after)
     entry->created = al_wall_clock();
     entry->birth = entry->last = now;
     entry->stale_after = stale_after;
-    if (al_beats_join(&self->beats, entry) < 0) {
+    if (al_heartbeats_join(&self->beats, entry) < 0) {
         return -1;
     }
     /* Until all is in place nothing runs that could look for it. */
-    al_entry *old = NULL;
-    int placed = admit_place(self, entry, &old);
+    EntryObject *old = NULL;
+    int placed = register_place(self, entry, &old);
     if (placed <= 0) {
-        al_beats_leave(entry);
+        al_heartbeats_leave(entry);
     }
     else {
         al_list_append(&self->alive, &entry->order);
-        al_tasktable_add(&self->beats.names, &entry->name, entry->id);
+        al_ptr_table_add(&self->beats.names, &entry->name, entry->id);
         if (old != NULL) {
-            al_book_unlink(self, old);
+            al_registry_unlink(self, old);
         }
     }
     Py_XDECREF((PyObject *)old);
     if (placed == 0) {
         PyErr_Format(self->st->DuplicateTaskError,
                      "a task %R is alive already: wait for it, cancel it, or "
-                     "choose another id", entry->id);
+                     "choose another id",
+                     entry->id);
     }
     return placed > 0 ? 0 : -1;
 }
 
 /* Take an entry out again, as if it had never been. */
 static void
-admit_revoke(RegistryObject *self, al_entry *entry)
+register_revoke(RegistryObject *self, EntryObject *entry)
 {
     PyObject *error = PyErr_GetRaisedException();
     if (entry->ended) {
-        al_book_unlink(self, entry);
+        al_registry_unlink(self, entry);
         self->ended[entry->outcome]--;
     }
-    al_beats_leave(entry);
+    al_heartbeats_leave(entry);
     al_link_unlink(&entry->order);
-    al_book_forget(self, entry);
+    al_registry_forget(self, entry);
     Py_CLEAR(entry->owner);
     if (error != NULL) {
         PyErr_SetRaisedException(error);
@@ -140,20 +142,23 @@ admit_revoke(RegistryObject *self, al_entry *entry)
 
 /* Give an alive entry its Task.  Pure C. */
 static void
-admit_give(RegistryObject *self, al_entry *entry, PyObject *task)
+register_give(RegistryObject *self, EntryObject *entry, PyObject *task)
 {
     entry->task = Py_NewRef(task);
-    al_tasktable_add(&self->beats.tasks, &entry->key, task);
+    al_ptr_table_add(&self->beats.tasks, &entry->key, task);
 }
 
 /* Give an alive entry its Task and hear of its end.  Returns 0; -1 with an
    exception, the entry without a Task. */
 static int
-admit_attach(RegistryObject *self, al_entry *entry, PyObject *task)
+register_attach(RegistryObject *self, EntryObject *entry, PyObject *task)
 {
-    admit_give(self, entry, task);
-    if (al_task_watch(self->st, &self->bound, task, (PyObject *)entry) < 0) {
-        al_tasktable_remove(&self->beats.tasks, &entry->key);
+    register_give(self, entry, task);
+    if (al_task_add_done_callback(self->st, &self->bound, task,
+                                  (PyObject *)entry)
+        < 0)
+    {
+        al_ptr_table_remove(&self->beats.tasks, &entry->key);
         Py_CLEAR(entry->task);
         return -1;
     }
@@ -161,8 +166,8 @@ admit_attach(RegistryObject *self, al_entry *entry, PyObject *task)
 }
 
 /* The birth that a running, still unknown task belongs to. */
-static al_entry *
-admit_newborn(RegistryObject *self, PyObject *task)
+static EntryObject *
+register_newborn(RegistryObject *self, PyObject *task)
 {
     PyObject *coro = al_task_coro(self->st, task);
     if (coro == NULL) {
@@ -171,25 +176,26 @@ admit_newborn(RegistryObject *self, PyObject *task)
         }
         return NULL;
     }
-    al_entry *found = NULL;
+    EntryObject *found = NULL;
     for (al_birth *at = self->births; at != NULL; at = at->outer) {
         if (at->entry->coro == coro && at->entry->task == NULL) {
             found = at->entry;
         }
     }
     Py_DECREF(coro);
-    if (found != NULL && admit_attach(self, found, task) < 0) {
+    if (found != NULL && register_attach(self, found, task) < 0) {
         return NULL;
     }
     return found;
 }
 
-al_entry *
-al_admit_current(RegistryObject *self)
+EntryObject *
+al_register_current(RegistryObject *self)
 {
     if (self->bound.loop == NULL
         || al_loop_check_thread(self->st, &self->bound,
-                                "TaskRegistry.heartbeat() without an id") < 0)
+                                "TaskRegistry.heartbeat() without an id")
+               < 0)
     {
         return NULL;
     }
@@ -197,10 +203,11 @@ al_admit_current(RegistryObject *self)
     if (task == NULL) {
         return NULL;
     }
-    al_tasklink *link = al_tasktable_find(&self->beats.tasks, task);
-    al_entry *entry = link == NULL ? NULL : AL_OWNER(link, al_entry, key);
+    al_ptr_link *link = al_ptr_table_find(&self->beats.tasks, task);
+    EntryObject *entry =
+        link == NULL ? NULL : AL_CONTAINER_OF(link, EntryObject, key);
     if (entry == NULL && task != Py_None && self->births != NULL) {
-        entry = admit_newborn(self, task);
+        entry = register_newborn(self, task);
     }
     Py_DECREF(task);
     return entry;
@@ -209,7 +216,7 @@ al_admit_current(RegistryObject *self)
 /* ------------------------------------------------------------- arguments */
 
 static int
-admit_threshold(RegistryObject *self, PyObject *value, double *seconds)
+register_threshold(RegistryObject *self, PyObject *value, double *seconds)
 {
     *seconds = self->beats.rings->stale_after;
     return value == NULL || value == Py_None
@@ -220,7 +227,7 @@ admit_threshold(RegistryObject *self, PyObject *value, double *seconds)
 /* "task_<number>" (new).  Written by hand, since printf takes longer than all
    the rest of the books. */
 static PyObject *
-admit_number_id(unsigned long long number)
+register_number_id(unsigned long long number)
 {
     static const char prefix[] = {'t', 'a', 's', 'k', '_'};
     char text[32];
@@ -235,18 +242,20 @@ admit_number_id(unsigned long long number)
     return AL_ALLOC(PyUnicode_FromStringAndSize(at, end - at));
 }
 
-/* An id that is given, or the next free "task_<n>" (new).  While none was given
-   each of these is free. */
+/* An id that is given, or the next free "task_<n>" (new).  While none was
+   given each of these is free. */
 static PyObject *
-admit_new_id(RegistryObject *self, PyObject *given)
+register_new_id(RegistryObject *self, PyObject *given)
 {
     if (given != NULL && given != Py_None) {
         self->ids_given = true;
         return al_args_id(given);
     }
     for (;;) {
-        PyObject *id = admit_number_id(self->next_id++);
-        if (id == NULL || !self->ids_given || al_book_find(self, id) == NULL) {
+        PyObject *id = register_number_id(self->next_id++);
+        if (id == NULL || !self->ids_given
+            || al_registry_find(self, id) == NULL)
+        {
             return id;
         }
         Py_DECREF(id);
@@ -255,7 +264,7 @@ admit_new_id(RegistryObject *self, PyObject *given)
 
 /* Refuse what is not a fresh coroutine.  Returns 0; -1 with the error. */
 static int
-admit_check_coro(RegistryObject *self, PyObject *coro)
+register_check_coro(RegistryObject *self, PyObject *coro)
 {
     if (!PyCoro_CheckExact(coro)) {
         PyObject *answer = PyObject_CallOneArg(self->st->iscoroutine, coro);
@@ -284,34 +293,34 @@ admit_check_coro(RegistryObject *self, PyObject *coro)
 /* -------------------------------------------------------------- register */
 
 int
-al_admit_drain(RegistryObject *self, al_entry *entry)
+al_register_drain(RegistryObject *self, EntryObject *entry)
 {
     PyObject *drain = self->drain;
     if (drain == NULL || entry->task == NULL || entry->node != NULL) {
         return 0;
     }
     Py_INCREF(drain);
-    PyObject *node = al_drain_add(drain, entry->task, (PyObject *)entry);
+    PyObject *node = al_join_set_add(drain, entry->task, (PyObject *)entry);
     Py_DECREF(drain);
     if (node == NULL) {
         return -1;
     }
     entry->node = Py_NewRef(node);
-    al_node_cancel(node);
+    al_member_cancel(node);
     Py_DECREF(node);
     return 0;
 }
 
 void
-al_admit_drained(RegistryObject *self)
+al_register_drained(RegistryObject *self)
 {
     if (self->drainers > 0 || self->drain == NULL) {
         return;
     }
     al_link *at = self->alive.next;
     while (at != &self->alive) {
-        al_entry *entry =
-            (al_entry *)Py_NewRef((PyObject *)AL_OWNER(at, al_entry, order));
+        EntryObject *entry = (EntryObject *)Py_NewRef(
+            (PyObject *)AL_CONTAINER_OF(at, EntryObject, order));
         Py_CLEAR(entry->node);
         /* Should that have run anything that ended it: from the start. */
         at = entry->ended || !al_link_is_in(at) ? self->alive.next : at->next;
@@ -323,10 +332,10 @@ al_admit_drained(RegistryObject *self)
 /* Take back an entry whose Task could not be made, or not be watched: that one
    is cancelled and has the coroutine, else it is closed. */
 static void
-admit_fail(RegistryObject *self, al_entry *entry, PyObject *coro,
-           PyObject *task)
+register_fail(RegistryObject *self, EntryObject *entry, PyObject *coro,
+              PyObject *task)
 {
-    admit_revoke(self, entry);
+    register_revoke(self, entry);
     if (task != NULL) {
         PyObject *error = PyErr_GetRaisedException();
         if (al_task_cancel(self->st, task, NULL) < 0) {
@@ -336,43 +345,44 @@ admit_fail(RegistryObject *self, al_entry *entry, PyObject *coro,
         PyErr_SetRaisedException(error);
     }
     if (task == NULL) {
-        al_coro_refuse(self->st, coro);
+        al_coro_close_unstarted(self->st, coro);
     }
     Py_XDECREF(task);
 }
 
 /* Make the Task of an entry that is in the books (new). */
 static PyObject *
-admit_start(RegistryObject *self, al_entry *entry, PyObject *coro,
-            PyObject *context)
+register_start(RegistryObject *self, EntryObject *entry, PyObject *coro,
+               PyObject *context)
 {
     al_birth birth = {self->births, entry, NULL, false};
     self->births = &birth;
     self->unborn++;
     entry->coro = coro;
-    al_spawned how;
-    PyObject *task = al_spawn_named(self->st, &self->bound, coro, entry->id,
-                                    context, (PyObject *)entry, &how);
+    al_created how;
+    PyObject *task =
+        al_create_task_named(self->st, &self->bound, coro, entry->id, context,
+                             (PyObject *)entry, &how);
     self->births = birth.outer;
     self->unborn--;
     entry->coro = NULL;
     bool missing = entry->task == NULL && entry->ring != NULL;
-    if (task != NULL && missing && how == AL_SPAWNED_WATCHED) {
-        admit_give(self, entry, task);
+    if (task != NULL && missing && how == AL_CREATED_WATCHED) {
+        register_give(self, entry, task);
     }
     else if (task == NULL
-             || (missing && admit_attach(self, entry, task) < 0))
+             || (missing && register_attach(self, entry, task) < 0))
     {
         Py_XDECREF(birth.msg);
-        admit_fail(self, entry, coro, task);
+        register_fail(self, entry, coro, task);
         return NULL;
     }
     self->registered++;
-    if ((birth.cancelled && al_book_cancel(self, entry, birth.msg) < 0)
-        || (!entry->spared && al_admit_drain(self, entry) < 0))
+    if ((birth.cancelled && al_registry_cancel(self, entry, birth.msg) < 0)
+        || (!entry->spared && al_register_drain(self, entry) < 0))
     {
-        al_loop_report(self->st, self->bound.loop,
-                       "cancelling a new task failed", task);
+        al_loop_report_or_exit_later(self->st, self->bound.loop,
+                                     "cancelling a new task failed", task);
     }
     Py_XDECREF(birth.msg);
     return task;
@@ -381,14 +391,14 @@ admit_start(RegistryObject *self, al_entry *entry, PyObject *coro,
 /* register(), its arguments checked but for the id; sees to the coroutine of
    an error too.  All that can fail is made before the Task. */
 static PyObject *
-admit_admit(RegistryObject *self, PyObject *coro, PyObject *given,
-            double stale_after, PyObject *context)
+register_start_coro(RegistryObject *self, PyObject *coro, PyObject *given,
+                    double stale_after, PyObject *context)
 {
-    PyObject *id = admit_new_id(self, given);
+    PyObject *id = register_new_id(self, given);
     PyObject *pair = NULL;
     PyObject *ready = NULL;
     PyObject *task = NULL;
-    al_entry *entry =
+    EntryObject *entry =
         id == NULL ? NULL : al_entry_new(self->st, (PyObject *)self, id);
     if (entry != NULL) {
         /* The entry holds the Task's place: something that the collector
@@ -396,11 +406,11 @@ admit_admit(RegistryObject *self, PyObject *coro, PyObject *given,
         pair = AL_ALLOC(PyTuple_Pack(2, (PyObject *)entry, id));
         ready = al_ready_new(self->st, pair);
     }
-    if (ready != NULL && admit_open(self, entry, stale_after) == 0) {
-        task = admit_start(self, entry, coro, context);
+    if (ready != NULL && register_open(self, entry, stale_after) == 0) {
+        task = register_start(self, entry, coro, context);
     }
     else {
-        al_coro_refuse(self->st, coro);
+        al_coro_close_unstarted(self->st, coro);
     }
     if (task == NULL) {
         Py_CLEAR(ready);
@@ -414,7 +424,7 @@ admit_admit(RegistryObject *self, PyObject *coro, PyObject *given,
     return ready;
 }
 
-const char al_registry_register_doc[] =
+const char al_register_register_doc[] =
 "register($self, /, coro, task_id=None, *, stale_after=None, context=None)\n"
 "--\n\n"
 "Start a coroutine as a Task and keep it under an id.\n\n"
@@ -430,8 +440,8 @@ const char al_registry_register_doc[] =
 "Source: the articles' TaskRegistry.register.";
 
 PyObject *
-al_registry_register(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
-                  PyObject *kwnames)
+al_register_register(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                     PyObject *kwnames)
 {
     static const al_signature signature = {
         "register", 1, 2, 4, {"coro", "task_id", "stale_after", "context"},
@@ -448,16 +458,16 @@ al_registry_register(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
                      "context is a contextvars.Context, got %R", context);
         goto refused;
     }
-    if (admit_check_coro(self, got[0]) < 0
-        || admit_threshold(self, got[2], &stale_after) < 0
-        || al_admit_bind(self, "TaskRegistry.register()") < 0)
+    if (register_check_coro(self, got[0]) < 0
+        || register_threshold(self, got[2], &stale_after) < 0
+        || al_register_bind(self, "TaskRegistry.register()") < 0)
     {
         goto refused;
     }
-    return admit_admit(self, got[0], got[1], stale_after, context);
+    return register_start_coro(self, got[0], got[1], stale_after, context);
 refused:
     if (nargs > 0 || got[0] != NULL) {
-        al_coro_refuse(self->st, nargs > 0 ? args[0] : got[0]);
+        al_coro_close_unstarted(self->st, nargs > 0 ? args[0] : got[0]);
     }
     return NULL;
 }
@@ -466,7 +476,7 @@ refused:
 
 /* The id for a Task that is not known: its own name if that is free (new). */
 static PyObject *
-admit_track_id(RegistryObject *self, PyObject *task, PyObject *given)
+register_track_id(RegistryObject *self, PyObject *task, PyObject *given)
 {
     self->ids_given = true;
     if (given != NULL && given != Py_None) {
@@ -477,22 +487,23 @@ admit_track_id(RegistryObject *self, PyObject *task, PyObject *given)
         return NULL;
     }
     PyObject *id = PyUnicode_Check(name) && PyUnicode_GET_LENGTH(name) > 0
-                       ? al_args_id(name) : NULL;
+                       ? al_args_id(name)
+                       : NULL;
     Py_DECREF(name);
     if (id == NULL && PyErr_Occurred()) {
         return NULL;
     }
-    al_entry *known = id == NULL ? NULL : al_book_find(self, id);
+    EntryObject *known = id == NULL ? NULL : al_registry_find(self, id);
     if (id == NULL || (known != NULL && !known->ended)) {
         Py_XDECREF(id);
-        return admit_new_id(self, NULL);
+        return register_new_id(self, NULL);
     }
     return id;
 }
 
 /* The id of a Task that is known already (new): another one is refused. */
 static PyObject *
-admit_known_id(RegistryObject *self, al_entry *entry, PyObject *given)
+register_known_id(RegistryObject *self, EntryObject *entry, PyObject *given)
 {
     if (given != NULL && given != Py_None) {
         PyObject *id = al_args_id(given);
@@ -512,27 +523,27 @@ admit_known_id(RegistryObject *self, al_entry *entry, PyObject *given)
 
 /* Put an unknown Task into the books; steals the id, which it answers. */
 static PyObject *
-admit_adopt(RegistryObject *self, PyObject *task, PyObject *id,
+register_adopt(RegistryObject *self, PyObject *task, PyObject *id,
                double stale_after)
 {
-    al_entry *entry = al_entry_new(self->st, (PyObject *)self, id);
+    EntryObject *entry = al_entry_new(self->st, (PyObject *)self, id);
     int done = entry == NULL ? -1 : al_task_done(self->st, task);
-    if (done < 0 || admit_open(self, entry, stale_after) < 0) {
+    if (done < 0 || register_open(self, entry, stale_after) < 0) {
         goto failed;
     }
-    if (admit_attach(self, entry, task) < 0) {
-        admit_revoke(self, entry);
+    if (register_attach(self, entry, task) < 0) {
+        register_revoke(self, entry);
         goto failed;
     }
     self->registered++;
-    if (done && al_book_close(entry) < 0) {
+    if (done && al_registry_close(entry) < 0) {
         goto failed; /* SystemExit or KeyboardInterrupt of somebody told */
     }
     if (!done
-        && (al_entry_started(entry) < 0 || al_admit_drain(self, entry) < 0))
+        && (al_entry_started(entry) < 0 || al_register_drain(self, entry) < 0))
     {
-        al_loop_report(self->st, self->bound.loop,
-                       "cancelling a new task failed", task);
+        al_loop_report_or_exit_later(self->st, self->bound.loop,
+                                     "cancelling a new task failed", task);
     }
     Py_DECREF((PyObject *)entry);
     return id;
@@ -542,7 +553,7 @@ failed:
     return NULL;
 }
 
-const char al_registry_track_doc[] =
+const char al_register_track_doc[] =
 "track($self, /, task, task_id=None, *, stale_after=math.inf)\n--\n\n"
 "Keep a Task that somebody else has made.\n\n"
 "task: a Task of the running loop.  task_id: its id; without one the Task's\n"
@@ -553,8 +564,8 @@ const char al_registry_track_doc[] =
 "Raises DuplicateTaskError, TypeError, ValueError, RuntimeError.";
 
 PyObject *
-al_registry_track(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
-               PyObject *kwnames)
+al_register_track(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                  PyObject *kwnames)
 {
     static const al_signature signature = {
         "track", 1, 2, 3, {"task", "task_id", "stale_after"},
@@ -564,17 +575,17 @@ al_registry_track(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     double stale_after = Py_HUGE_VAL;
     if (al_args_sort(&signature, args, nargs, kwnames, got) < 0
         || (got[2] != NULL
-            && admit_threshold(self, got[2], &stale_after) < 0)
-        || al_admit_bind(self, "TaskRegistry.track()") < 0
+            && register_threshold(self, got[2], &stale_after) < 0)
+        || al_register_bind(self, "TaskRegistry.track()") < 0
         || al_task_check(self->st, &self->bound, got[0]) < 0)
     {
         return NULL;
     }
-    al_tasklink *link = al_tasktable_find(&self->beats.tasks, got[0]);
+    al_ptr_link *link = al_ptr_table_find(&self->beats.tasks, got[0]);
     if (link != NULL) {
-        return admit_known_id(self, AL_OWNER(link, al_entry, key), got[1]);
+        return register_known_id(self, AL_CONTAINER_OF(link, EntryObject, key),
+                                 got[1]);
     }
-    PyObject *id = admit_track_id(self, got[0], got[1]);
-    return id == NULL ? NULL
-                      : admit_adopt(self, got[0], id, stale_after);
+    PyObject *id = register_track_id(self, got[0], got[1]);
+    return id == NULL ? NULL : register_adopt(self, got[0], id, stale_after);
 }

@@ -17,25 +17,25 @@
 #include "registry/registry.h"
 
 Py_ssize_t
-al_book_count(const RegistryObject *self)
+al_registry_count(const RegistryObject *self)
 {
     const Py_ssize_t *count = self->beats.count;
-    return count[AL_PENDING] + count[AL_QUIET] + count[AL_BEATING]
+    return count[AL_PENDING] + count[AL_NEVER_BEAT] + count[AL_BEATING]
            + count[AL_STALE];
 }
 
-al_entry *
-al_book_find(RegistryObject *self, PyObject *id)
+EntryObject *
+al_registry_find(RegistryObject *self, PyObject *id)
 {
     assert(PyUnicode_CheckExact(id));
     if (self->ids == NULL) { /* the collector has been here */
         return NULL;
     }
-    return (al_entry *)PyDict_GetItemWithError(self->ids, id);
+    return (EntryObject *)PyDict_GetItemWithError(self->ids, id);
 }
 
 void
-al_book_unlink(RegistryObject *self, al_entry *entry)
+al_registry_unlink(RegistryObject *self, EntryObject *entry)
 {
     if (al_link_is_in(&entry->beat)) {
         al_link_unlink(&entry->beat);
@@ -48,22 +48,23 @@ al_book_unlink(RegistryObject *self, al_entry *entry)
 }
 
 void
-al_book_forget(RegistryObject *self, al_entry *entry)
+al_registry_forget(RegistryObject *self, EntryObject *entry)
 {
-    if (al_book_find(self, entry->id) == entry
+    if (al_registry_find(self, entry->id) == entry
         && PyDict_DelItem(self->ids, entry->id) < 0)
     {
-        al_loop_report(self->st, self->bound.loop,
-                       "forgetting a task failed", NULL);
+        al_loop_report_or_exit_later(self->st, self->bound.loop,
+                                     "forgetting a task failed", NULL);
     }
 }
 
 /* Drop the oldest exceptions, then the oldest entries, over their limits. */
 static void
-book_evict(RegistryObject *self)
+registry_evict(RegistryObject *self)
 {
     while (self->errors_count > self->errors_limit) {
-        al_entry *entry = AL_OWNER(self->errors.next, al_entry, beat);
+        EntryObject *entry =
+            AL_CONTAINER_OF(self->errors.next, EntryObject, beat);
         Py_INCREF((PyObject *)entry);
         al_link_unlink(&entry->beat);
         self->errors_count--;
@@ -71,10 +72,11 @@ book_evict(RegistryObject *self)
         Py_DECREF((PyObject *)entry);
     }
     while (self->history_count > self->history_limit) {
-        al_entry *entry = AL_OWNER(self->history.next, al_entry, order);
+        EntryObject *entry =
+            AL_CONTAINER_OF(self->history.next, EntryObject, order);
         Py_INCREF((PyObject *)entry);
-        al_book_unlink(self, entry);
-        al_book_forget(self, entry);
+        al_registry_unlink(self, entry);
+        al_registry_forget(self, entry);
         Py_DECREF((PyObject *)entry);
     }
 }
@@ -82,7 +84,7 @@ book_evict(RegistryObject *self)
 /* "ValueError: no price", whatever the exception's own str() does (new); NULL
    with MemoryError, or an exception that ends the loop. */
 static PyObject *
-book_error_text(PyObject *error)
+registry_error_text(PyObject *error)
 {
     const char *name = Py_TYPE(error)->tp_name;
     const char *dot = strrchr(name, '.');
@@ -105,12 +107,13 @@ book_error_text(PyObject *error)
 /* Decide what an entry will say; the value and the text are stolen.  Returns
    what is not kept, to be dropped when the books are in order. */
 static PyObject *
-book_decide(RegistryObject *self, al_entry *entry, al_outcome outcome,
-         PyObject *value, PyObject *text)
+registry_decide(RegistryObject *self, EntryObject *entry, al_outcome outcome,
+                PyObject *value, PyObject *text)
 {
     PyObject *kept =
         outcome == AL_FAILED || (outcome == AL_DONE && self->keep_results)
-            ? value : NULL;
+            ? value
+            : NULL;
     entry->outcome = (uint8_t)outcome;
     entry->value = kept;
     entry->text = text;
@@ -120,9 +123,9 @@ book_decide(RegistryObject *self, al_entry *entry, al_outcome outcome,
 /* Everything that changes when a Task has ended; nothing runs in between.
    Returns the Task, to be dropped at the end. */
 static PyObject *
-book_end(RegistryObject *self, al_entry *entry, double now)
+registry_end(RegistryObject *self, EntryObject *entry, double now)
 {
-    al_beats_leave(entry);
+    al_heartbeats_leave(entry);
     al_link_unlink(&entry->order);
     entry->ended = true;
     entry->end = now;
@@ -140,14 +143,14 @@ book_end(RegistryObject *self, al_entry *entry, double now)
 
 /* Log a failure, with the traceback that the history will forget. */
 static void
-book_log(RegistryObject *self, al_entry *entry, PyObject *error,
-         PyObject **fatal)
+registry_log(RegistryObject *self, EntryObject *entry, PyObject *error,
+             PyObject **fatal)
 {
-    PyObject *format = AL_ALLOC(PyUnicode_FromString(
-        error != entry->value && entry->fixed
-            ? "task %s failed after it was completed: %s"
-            : "task %s failed: %s"));
-    PyObject *text = format == NULL ? NULL : book_error_text(error);
+    PyObject *format = AL_ALLOC(
+        PyUnicode_FromString(error != entry->value && entry->fixed
+                                 ? "task %s failed after it was completed: %s"
+                                 : "task %s failed: %s"));
+    PyObject *text = format == NULL ? NULL : registry_error_text(error);
     PyObject *none = NULL;
     if (text != NULL) {
         PyObject *stack[] = {self->st->logger, format, entry->id, text, error};
@@ -155,8 +158,9 @@ book_log(RegistryObject *self, al_entry *entry, PyObject *error,
                                          self->st->kw_exc_info);
     }
     if (none == NULL) {
-        al_loop_note_error(self->st, self->bound.loop,
-                           "logging a failed task failed", NULL, fatal);
+        al_loop_handle_error_keep_exit(self->st, self->bound.loop,
+                                       "logging a failed task failed", NULL,
+                                       fatal);
     }
     Py_XDECREF(none);
     Py_XDECREF(text);
@@ -166,36 +170,36 @@ book_log(RegistryObject *self, al_entry *entry, PyObject *error,
 /* Tell of an end: a shutdown that waits, those in wait(), the log, the user.
    `error` is the Task's, which complete() may have known or not. */
 static void
-book_tell(RegistryObject *self, al_entry *entry, al_outcome outcome,
-          PyObject *error, PyObject **fatal)
+registry_tell(RegistryObject *self, EntryObject *entry, al_outcome outcome,
+              PyObject *error, PyObject **fatal)
 {
-    PyObject *known = Py_XNewRef(
-        entry->outcome == AL_FAILED ? entry->value : NULL);
+    PyObject *known =
+        Py_XNewRef(entry->outcome == AL_FAILED ? entry->value : NULL);
     if (entry->node != NULL) {
         PyObject *node = entry->node;
         entry->node = NULL;
-        al_node_end(node, outcome, error);
+        al_member_end(node, outcome, error);
         Py_DECREF(node);
     }
     PyObject *waiters = Py_XNewRef(self->waiters);
-    if (waiters != NULL && al_book_count(self) <= 1) {
+    if (waiters != NULL && al_registry_count(self) <= 1) {
         al_futures_wake(self->st, &self->bound, waiters);
     }
     Py_XDECREF(waiters);
     if (known != NULL) {
-        book_log(self, entry, known, fatal);
+        registry_log(self, entry, known, fatal);
     }
     if (error != NULL && error != known) {
-        book_log(self, entry, error, fatal);
+        registry_log(self, entry, error, fatal);
     }
     Py_XDECREF(known);
     PyObject *on_finish = Py_XNewRef(self->on_finish);
     if (on_finish != NULL) {
         PyObject *none = PyObject_CallOneArg(on_finish, (PyObject *)entry);
         if (none == NULL) {
-            al_loop_note_error(self->st, self->bound.loop,
-                               "on_finish of a TaskRegistry failed", NULL,
-                               fatal);
+            al_loop_handle_error_keep_exit(
+                self->st, self->bound.loop,
+                "on_finish of a TaskRegistry failed", NULL, fatal);
         }
         Py_XDECREF(none);
         Py_DECREF(on_finish);
@@ -204,19 +208,19 @@ book_tell(RegistryObject *self, al_entry *entry, al_outcome outcome,
 
 /* Fix what is not ended nor fixed; the caller holds the entry. */
 static int
-book_fix(RegistryObject *self, al_entry *entry, PyObject *result,
-         PyObject *error)
+registry_fix(RegistryObject *self, EntryObject *entry, PyObject *result,
+             PyObject *error)
 {
-    int is_cancel =
-        error == NULL ? 0
-                      : PyObject_IsInstance(error, self->st->CancelledError);
+    int is_cancel = error == NULL
+                        ? 0
+                        : PyObject_IsInstance(error, self->st->CancelledError);
     if (is_cancel < 0) {
         return -1;
     }
     al_outcome outcome = is_cancel       ? AL_CANCELLED
                          : error != NULL ? AL_FAILED
                                          : AL_DONE;
-    PyObject *text = outcome == AL_FAILED ? book_error_text(error) : NULL;
+    PyObject *text = outcome == AL_FAILED ? registry_error_text(error) : NULL;
     if (text == NULL && PyErr_Occurred()) {
         return -1;
     }
@@ -226,19 +230,19 @@ book_fix(RegistryObject *self, al_entry *entry, PyObject *result,
     }
     PyObject *value = outcome == AL_DONE ? result : error;
     entry->fixed = true;
-    Py_XDECREF(book_decide(self, entry, outcome, Py_XNewRef(value), text));
+    Py_XDECREF(registry_decide(self, entry, outcome, Py_XNewRef(value), text));
     return 0;
 }
 
 int
-al_book_fix(RegistryObject *self, al_entry *entry, PyObject *result,
-            PyObject *error)
+al_registry_fix(RegistryObject *self, EntryObject *entry, PyObject *result,
+                PyObject *error)
 {
     if (entry->ended || entry->fixed) {
         return 0;
     }
     Py_INCREF((PyObject *)entry);
-    int fixed = book_fix(self, entry, result, error);
+    int fixed = registry_fix(self, entry, result, error);
     Py_DECREF((PyObject *)entry);
     return fixed;
 }
@@ -246,7 +250,7 @@ al_book_fix(RegistryObject *self, al_entry *entry, PyObject *result,
 /* Have a Task cancelled as soon as it is there: it is in its eager first
    step.  Tells whether there is such a one. */
 static bool
-book_cancel_birth(RegistryObject *self, al_entry *entry, PyObject *msg)
+registry_cancel_birth(RegistryObject *self, EntryObject *entry, PyObject *msg)
 {
     al_birth *birth = self->births;
     while (birth != NULL && birth->entry != entry) {
@@ -261,10 +265,10 @@ book_cancel_birth(RegistryObject *self, al_entry *entry, PyObject *msg)
 }
 
 int
-al_book_cancel(RegistryObject *self, al_entry *entry, PyObject *msg)
+al_registry_cancel(RegistryObject *self, EntryObject *entry, PyObject *msg)
 {
     if (entry->task == NULL) {
-        return book_cancel_birth(self, entry, msg);
+        return registry_cancel_birth(self, entry, msg);
     }
     Py_INCREF((PyObject *)entry);
     PyObject *task = Py_NewRef(entry->task);
@@ -276,13 +280,13 @@ al_book_cancel(RegistryObject *self, al_entry *entry, PyObject *msg)
 }
 
 PyObject *
-al_book_list(RegistryObject *self, bool finished)
+al_registry_list(RegistryObject *self, bool finished)
 {
     /* Making the list may run the collector, and that may run anything. */
     PyObject *list = AL_ALLOC(PyList_New(0));
     al_link *head = finished ? &self->history : &self->alive;
     for (al_link *at = head->next; list != NULL && at != head; at = at->next) {
-        al_entry *entry = AL_OWNER(at, al_entry, order);
+        EntryObject *entry = AL_CONTAINER_OF(at, EntryObject, order);
         if (AL_ALLOC_INT(PyList_Append(list, (PyObject *)entry)) < 0) {
             Py_CLEAR(list);
         }
@@ -293,7 +297,7 @@ al_book_list(RegistryObject *self, bool finished)
 /* How an entry's Task has ended, as al_task_outcome says it; one that would
    not tell has failed.  AL_ERROR with TypeError if it has not ended. */
 static al_outcome
-book_outcome(RegistryObject *self, PyObject *task, PyObject **value)
+registry_outcome(RegistryObject *self, PyObject *task, PyObject **value)
 {
     al_outcome outcome = al_task_outcome(self->st, task, value);
     if (outcome != AL_ERROR) {
@@ -313,7 +317,7 @@ book_outcome(RegistryObject *self, PyObject *task, PyObject **value)
 }
 
 int
-al_book_close(al_entry *entry)
+al_registry_close(EntryObject *entry)
 {
     RegistryObject *self = (RegistryObject *)Py_XNewRef(entry->owner);
     PyObject *value = NULL, *text = NULL, *error = NULL, *fatal = NULL;
@@ -322,33 +326,35 @@ al_book_close(al_entry *entry)
     }
     Py_INCREF((PyObject *)entry);
     PyObject *task = Py_NewRef(entry->task);
-    al_outcome outcome = book_outcome(self, task, &value);
+    al_outcome outcome = registry_outcome(self, task, &value);
     if (outcome == AL_ERROR) {
         fatal = PyErr_GetRaisedException();
         goto done;
     }
     if (outcome == AL_FAILED) {
         error = Py_NewRef(value);
-        text = book_error_text(error);
+        text = registry_error_text(error);
         if (text == NULL) {
-            al_loop_note_error(self->st, self->bound.loop,
-                               "str() of a task's error failed", NULL, &fatal);
+            al_loop_handle_error_keep_exit(self->st, self->bound.loop,
+                                           "str() of a task's error failed",
+                                           NULL, &fatal);
         }
     }
     double now = al_loop_time(self->st, &self->bound);
     if (PyErr_Occurred()) {
-        al_loop_report(self->st, self->bound.loop, "loop.time() failed", NULL);
+        al_loop_report_or_exit_later(self->st, self->bound.loop,
+                                     "loop.time() failed", NULL);
         now = entry->last;
     }
     if (entry->ring != NULL) { /* else somebody ended it meanwhile */
         if (!entry->fixed) {
-            value = book_decide(self, entry, outcome, value, text);
+            value = registry_decide(self, entry, outcome, value, text);
             text = NULL;
         }
         Py_DECREF(task); /* the entry's own, which is not the last */
-        task = book_end(self, entry, now);
-        book_tell(self, entry, outcome, error, &fatal);
-        book_evict(self);
+        task = registry_end(self, entry, now);
+        registry_tell(self, entry, outcome, error, &fatal);
+        registry_evict(self);
         Py_CLEAR(entry->owner);
     }
 done:
@@ -366,7 +372,7 @@ done:
 }
 
 int
-al_book_visit(RegistryObject *self, visitproc visit, void *arg)
+al_registry_visit(RegistryObject *self, visitproc visit, void *arg)
 {
     Py_VISIT(self->ids);
     Py_VISIT(self->waiters);
@@ -376,15 +382,17 @@ al_book_visit(RegistryObject *self, visitproc visit, void *arg)
 }
 
 void
-al_book_clear(RegistryObject *self)
+al_registry_clear(RegistryObject *self)
 {
     while (!al_list_is_empty(&self->alive)) {
-        al_entry *entry = AL_OWNER(self->alive.next, al_entry, order);
-        al_beats_leave(entry);
+        EntryObject *entry =
+            AL_CONTAINER_OF(self->alive.next, EntryObject, order);
+        al_heartbeats_leave(entry);
         al_link_unlink(&entry->order);
     }
     while (!al_list_is_empty(&self->history)) {
-        al_book_unlink(self, AL_OWNER(self->history.next, al_entry, order));
+        al_registry_unlink(
+            self, AL_CONTAINER_OF(self->history.next, EntryObject, order));
     }
     Py_CLEAR(self->ids);
     Py_CLEAR(self->waiters);

@@ -15,16 +15,16 @@
 /* A Task that is being made: an eager one runs before we hold it. */
 typedef struct al_birth {
     struct al_birth *outer;
-    al_entry *entry; /* borrowed from the call that makes it */
-    PyObject *msg;   /* owned: of its cancellation, or NULL */
-    bool cancelled;  /* before its Task was there */
+    EntryObject *entry; /* borrowed from the call that makes it */
+    PyObject *msg;      /* owned: of its cancellation, or NULL */
+    bool cancelled;     /* before its Task was there */
 } al_birth;
 
 typedef struct {
     PyObject_HEAD
     al_state *st;
     al_loop bound;
-    al_beats beats;
+    al_heartbeats beats;
     al_birth *births;
     Py_ssize_t unborn;   /* how many births */
     al_link alive;       /* by registration */
@@ -44,42 +44,43 @@ typedef struct {
 } RegistryObject;
 
 /* How many are alive.  Pure C. */
-Py_ssize_t al_book_count(const RegistryObject *self);
+Py_ssize_t al_registry_count(const RegistryObject *self);
 
 /* What an entry's Task calls at its end: to the history with it, and tell
    whoever asked.  Returns 0; -1 with TypeError if the Task has not ended, or
    with the SystemExit or KeyboardInterrupt of somebody who was told.
    Runs Python. */
-int al_book_close(al_entry *entry);
+int al_registry_close(EntryObject *entry);
 
 /* Fix the outcome of an alive entry that has none yet: `error`, or `result`
    where that is NULL.  Returns 0; -1 with an exception.  Runs Python. */
-int al_book_fix(RegistryObject *self, al_entry *entry, PyObject *result,
-                PyObject *error);
+int al_registry_fix(RegistryObject *self, EntryObject *entry, PyObject *result,
+                    PyObject *error);
 
 /* Ask an alive entry's Task to end.  Returns 1 if asked, else 0; -1 with an
    exception.  Runs Python. */
-int al_book_cancel(RegistryObject *self, al_entry *entry, PyObject *msg);
+int al_registry_cancel(RegistryObject *self, EntryObject *entry,
+                       PyObject *msg);
 
 /* The alive entries, or the finished ones, oldest first (a new list).
    Runs Python. */
-PyObject *al_book_list(RegistryObject *self, bool finished);
+PyObject *al_registry_list(RegistryObject *self, bool finished);
 
 /* The alive or finished entry of an id (borrowed); NULL if there is none.
    Pure C. */
-al_entry *al_book_find(RegistryObject *self, PyObject *id);
+EntryObject *al_registry_find(RegistryObject *self, PyObject *id);
 
 /* Take an ended entry out of the history's lists, not out of the ids.
    Pure C. */
-void al_book_unlink(RegistryObject *self, al_entry *entry);
+void al_registry_unlink(RegistryObject *self, EntryObject *entry);
 
 /* Drop an entry's id, if it is still its own.  Runs Python. */
-void al_book_forget(RegistryObject *self, al_entry *entry);
+void al_registry_forget(RegistryObject *self, EntryObject *entry);
 
 /* The visit of the books.  Pure C. */
-int al_book_visit(RegistryObject *self, visitproc visit, void *arg);
+int al_registry_visit(RegistryObject *self, visitproc visit, void *arg);
 
 /* Forget everybody and everything.  Runs Python. */
-void al_book_clear(RegistryObject *self);
+void al_registry_clear(RegistryObject *self);
 
 #endif

@@ -6,6 +6,6 @@
 #include "base/state.h"
 
 /* Make the type Registry, which TaskRegistry stands on.  Runs Python. */
-int al_registry_setup(PyObject *module, al_state *st);
+int al_registry_type_setup(PyObject *module, al_state *st);
 
 #endif

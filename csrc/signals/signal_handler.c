@@ -28,41 +28,41 @@
 #include <errno.h>
 #include <signal.h>
 #include <unistd.h>
-typedef struct sigaction handler_action;
+typedef struct sigaction signal_handler_action;
 #else
 #include <process.h>
 #include <signal.h>
 #define getpid _getpid
 typedef struct {
     void (*sa_handler)(int);
-} handler_action;
+} signal_handler_action;
 #endif
 
 typedef struct {
     PyObject_HEAD
-    PyObject *previous;   /* owned: as getsignal() had it; NULL once cleared */
-    PyObject *poke;       /* owned: wakes the loop; NULL once disarmed */
-    PyObject *entry;      /* owned: the loop with an entry of ours, or NULL */
-    PyObject *getsignal;  /* owned; NULL once cleared */
-    handler_action found; /* as the kernel had it */
+    PyObject *previous;  /* owned: as getsignal() had it; NULL once cleared */
+    PyObject *poke;      /* owned: wakes the loop; NULL once disarmed */
+    PyObject *entry;     /* owned: the loop with an entry of ours, or NULL */
+    PyObject *getsignal; /* owned; NULL once cleared */
+    signal_handler_action found; /* as the kernel had it */
     int signum;
-    long pid;           /* the process that armed it */
-    uint64_t count;     /* signals so far */
-    uint64_t taken;     /* of them, told to the coordinator */
-    uint64_t heard;     /* of them, known when the loop last called */
-    double since;       /* when the oldest that is not taken came */
+    long pid;       /* the process that armed it */
+    uint64_t count; /* signals so far */
+    uint64_t taken; /* of them, told to the coordinator */
+    uint64_t heard; /* of them, known when the loop last called */
+    double since;   /* when the oldest that is not taken came */
     bool armed;
-    bool chained;       /* `previous` is called too */
-    bool native;        /* `found` is a function that C code has set */
-    bool poked;         /* the loop has not answered the last poke yet */
-    bool gap;           /* for a moment the loop's handler took our place */
-} HandlerObject;
+    bool chained; /* `previous` is called too */
+    bool native;  /* `found` is a function that C code has set */
+    bool poked;   /* the loop has not answered the last poke yet */
+    bool gap;     /* for a moment the loop's handler took our place */
+} SignalHandlerObject;
 
 /* ------------------------------------------------------ the kernel's side */
 
 /* Read the action of a signal.  0; -1 with OSError. */
 static int
-action_read(int signum, handler_action *action)
+action_read(int signum, signal_handler_action *action)
 {
 #ifndef _WIN32
     if (sigaction(signum, NULL, action) < 0) {
@@ -78,7 +78,7 @@ action_read(int signum, handler_action *action)
 
 /* Set the action of a signal.  0; -1 with OSError. */
 static int
-action_write(int signum, const handler_action *action)
+action_write(int signum, const signal_handler_action *action)
 {
 #ifndef _WIN32
     if (sigaction(signum, action, NULL) < 0) {
@@ -94,7 +94,7 @@ action_write(int signum, const handler_action *action)
 
 /* Tell whether an action is a function. */
 static bool
-action_is_function(const handler_action *action)
+action_is_function(const signal_handler_action *action)
 {
     return action->sa_handler != SIG_DFL && action->sa_handler != SIG_IGN;
 }
@@ -102,7 +102,7 @@ action_is_function(const handler_action *action)
 /* Call a function that C code has set, as the kernel would.  One that wants
    a siginfo_t and a context gets no call: we have neither. */
 static void
-action_call(const handler_action *action, int signum)
+action_call(const signal_handler_action *action, int signum)
 {
 #ifndef _WIN32
     if (action->sa_flags & SA_SIGINFO) {
@@ -116,14 +116,14 @@ action_call(const handler_action *action, int signum)
 
 /* Tell whether a handler still works for its coordinator. */
 static bool
-handler_is_alive(const HandlerObject *self)
+signal_handler_is_alive(const SignalHandlerObject *self)
 {
     return self->armed && self->pid == (long)getpid();
 }
 
 /* Count one signal. */
 static void
-handler_record(HandlerObject *self)
+signal_handler_record(SignalHandlerObject *self)
 {
     if (self->count++ == self->taken) {
         self->since = al_clock();
@@ -132,7 +132,7 @@ handler_record(HandlerObject *self)
 
 /* Call what was found, if it can be called.  0; -1 with its exception. */
 static int
-handler_chain(HandlerObject *self, PyObject *frame)
+signal_handler_chain(SignalHandlerObject *self, PyObject *frame)
 {
     if (self->native) {
         action_call(&self->found, self->signum);
@@ -152,7 +152,7 @@ handler_chain(HandlerObject *self, PyObject *frame)
 /* Have the loop woken.  1 if it will be, or a poke is under way; 0 if there
    is no loop any more; -1 with what a foreign handler raised meanwhile. */
 static int
-handler_poke(HandlerObject *self)
+signal_handler_wake_loop(SignalHandlerObject *self)
 {
     if (self->poked || self->poke == NULL) {
         return 1;
@@ -180,13 +180,13 @@ handler_poke(HandlerObject *self)
 /* Do what would have happened had we never been here.  0; -1 with what a
    Python handler raised. */
 static int
-handler_stand_in(HandlerObject *self, PyObject *frame)
+signal_handler_call_found(SignalHandlerObject *self, PyObject *frame)
 {
-    HandlerObject *base = self; /* below it nothing of ours is dead */
+    SignalHandlerObject *base = self; /* below it nothing of ours is dead */
     while (base->previous != NULL && Py_TYPE(base->previous) == Py_TYPE(self)
-           && !handler_is_alive((HandlerObject *)base->previous))
+           && !signal_handler_is_alive((SignalHandlerObject *)base->previous))
     {
-        base = (HandlerObject *)base->previous;
+        base = (SignalHandlerObject *)base->previous;
     }
     if (!base->native && base->found.sa_handler == SIG_IGN) {
         return 0;
@@ -194,7 +194,7 @@ handler_stand_in(HandlerObject *self, PyObject *frame)
     if (!base->native && base->previous != NULL
         && PyCallable_Check(base->previous))
     {
-        return handler_chain(base, frame);
+        return signal_handler_chain(base, frame);
     }
     /* The rest is the kernel's to do, if the signal was sent to us, and not
        to a handler that calls us in its turn. */
@@ -207,7 +207,7 @@ handler_stand_in(HandlerObject *self, PyObject *frame)
     }
     Py_DECREF(top);
     if (top != (PyObject *)self) {
-        return base->native ? handler_chain(base, frame) : 0;
+        return base->native ? signal_handler_chain(base, frame) : 0;
     }
     if (action_write(self->signum, &base->found) < 0) {
         return -1;
@@ -219,9 +219,9 @@ handler_stand_in(HandlerObject *self, PyObject *frame)
 /* ------------------------------------------------------------------ door */
 
 static PyObject *
-handler_call(PyObject *op, PyObject *args, PyObject *kwargs)
+signal_handler_call(PyObject *op, PyObject *args, PyObject *kwargs)
 {
-    HandlerObject *self = (HandlerObject *)op;
+    SignalHandlerObject *self = (SignalHandlerObject *)op;
     int signum;
     PyObject *frame;
     if (kwargs != NULL || !PyArg_ParseTuple(args, "iO", &signum, &frame)) {
@@ -230,13 +230,13 @@ handler_call(PyObject *op, PyObject *args, PyObject *kwargs)
     }
     Py_INCREF(op); /* what we call may remove us */
     int reached = 0;
-    if (handler_is_alive(self)) {
-        handler_record(self);
-        reached = handler_poke(self);
+    if (signal_handler_is_alive(self)) {
+        signal_handler_record(self);
+        reached = signal_handler_wake_loop(self);
     }
-    int done = reached < 0    ? -1
-               : reached == 0 ? handler_stand_in(self, frame)
-               : self->chained ? handler_chain(self, frame)
+    int done = reached < 0     ? -1
+               : reached == 0  ? signal_handler_call_found(self, frame)
+               : self->chained ? signal_handler_chain(self, frame)
                                : 0;
     Py_DECREF(op);
     if (done < 0) {
@@ -245,15 +245,15 @@ handler_call(PyObject *op, PyObject *args, PyObject *kwargs)
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(handler_arm_doc,
+PyDoc_STRVAR(signal_handler_arm_doc,
 "arm($self, chain, /)\n--\n\n"
 "Begin to count, once installed; `chain`: call what was found too.");
 
 static PyObject *
-handler_arm(PyObject *op, PyObject *chain)
+signal_handler_arm(PyObject *op, PyObject *chain)
 {
-    HandlerObject *self = (HandlerObject *)op;
-    handler_action ours;
+    SignalHandlerObject *self = (SignalHandlerObject *)op;
+    signal_handler_action ours;
     int chained = PyObject_IsTrue(chain);
     if (chained < 0 || action_read(self->signum, &ours) < 0) {
         return NULL;
@@ -268,27 +268,27 @@ handler_arm(PyObject *op, PyObject *chain)
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(handler_disarm_doc,
+PyDoc_STRVAR(signal_handler_disarm_doc,
 "disarm($self, /)\n--\n\n"
 "Count no more: from now on stand in for what was found.");
 
 static PyObject *
-handler_disarm(PyObject *op, PyObject *Py_UNUSED(ignored))
+signal_handler_disarm(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    HandlerObject *self = (HandlerObject *)op;
+    SignalHandlerObject *self = (SignalHandlerObject *)op;
     self->armed = false;
     Py_CLEAR(self->poke);
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(handler_take_doc,
+PyDoc_STRVAR(signal_handler_take_doc,
 "take($self, /)\n--\n\n"
 "Return how many signals came since the last call, and answer the poke.");
 
 static PyObject *
-handler_take(PyObject *op, PyObject *Py_UNUSED(ignored))
+signal_handler_take(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    HandlerObject *self = (HandlerObject *)op;
+    SignalHandlerObject *self = (SignalHandlerObject *)op;
     uint64_t count = self->count - self->taken;
     PyObject *answer = AL_ALLOC(PyLong_FromUnsignedLongLong(count));
     if (answer != NULL) {
@@ -298,78 +298,78 @@ handler_take(PyObject *op, PyObject *Py_UNUSED(ignored))
     return answer;
 }
 
-PyDoc_STRVAR(handler_open_doc,
+PyDoc_STRVAR(signal_handler_set_installing_doc,
 "open($self, gap, /)\n--\n\n"
 "Tell whether the next word of the loop may be of a signal that came while\n"
 "the loop's own handler was on top, in the middle of installing.");
 
 static PyObject *
-handler_open(PyObject *op, PyObject *gap)
+signal_handler_set_installing(PyObject *op, PyObject *gap)
 {
     int open = PyObject_IsTrue(gap);
     if (open < 0) {
         return NULL;
     }
-    ((HandlerObject *)op)->gap = open;
+    ((SignalHandlerObject *)op)->gap = open;
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(handler_hear_doc,
+PyDoc_STRVAR(signal_handler_on_loop_wakeup_doc,
 "hear($self, installed, /)\n--\n\n"
 "Take note that the loop was told of the signal.  If we were not called,\n"
 "being displaced or not yet in place, count it; else it is a wake-up, or the\n"
 "word of a forked child, which on 3.11 writes into our pipe.");
 
 static PyObject *
-handler_hear(PyObject *op, PyObject *installed)
+signal_handler_on_loop_wakeup(PyObject *op, PyObject *installed)
 {
-    HandlerObject *self = (HandlerObject *)op;
+    SignalHandlerObject *self = (SignalHandlerObject *)op;
     int known = PyObject_IsTrue(installed);
     if (known < 0) {
         return NULL;
     }
     bool missed = (!known || self->gap) && self->count == self->heard
-                  && handler_is_alive(self);
+                  && signal_handler_is_alive(self);
     if (missed) {
-        handler_record(self);
+        signal_handler_record(self);
     }
     self->heard = self->count;
     self->gap = false; /* what came in it is told first */
     /* Whoever displaced us was called; whom we cover was not, in the gap. */
     if (missed && known && self->chained
-        && handler_chain(self, Py_None) < 0)
+        && signal_handler_chain(self, Py_None) < 0)
     {
         return NULL;
     }
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(handler_put_back_doc,
+PyDoc_STRVAR(signal_handler_restore_action_doc,
 "put_back($self, /)\n--\n\n"
 "Give the kernel the action that was found: its function, its flags.");
 
 static PyObject *
-handler_put_back(PyObject *op, PyObject *Py_UNUSED(ignored))
+signal_handler_restore_action(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    HandlerObject *self = (HandlerObject *)op;
+    SignalHandlerObject *self = (SignalHandlerObject *)op;
     if (action_write(self->signum, &self->found) < 0) {
         return NULL;
     }
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(handler_inherit_doc,
+PyDoc_STRVAR(signal_handler_take_over_doc,
 "inherit($self, below, /)\n--\n\n"
 "Cover what the handler below covers, which is about to go.");
 
 static PyObject *
-handler_inherit(PyObject *op, PyObject *other)
+signal_handler_take_over(PyObject *op, PyObject *other)
 {
-    HandlerObject *self = (HandlerObject *)op;
+    SignalHandlerObject *self = (SignalHandlerObject *)op;
     if (!Py_IS_TYPE(other, Py_TYPE(op)) || other == op) {
         return PyErr_Format(PyExc_TypeError, "expected another handler");
     }
-    HandlerObject *below = (HandlerObject *)other;
+    SignalHandlerObject *below = (SignalHandlerObject *)other;
     self->found = below->found;
     self->native = below->native;
     self->chained = below->chained;
@@ -382,61 +382,62 @@ handler_inherit(PyObject *op, PyObject *other)
 }
 
 static PyObject *
-handler_get_signum(PyObject *op, void *Py_UNUSED(closure))
+signal_handler_get_signum(PyObject *op, void *Py_UNUSED(closure))
 {
-    return AL_ALLOC(PyLong_FromLong(((HandlerObject *)op)->signum));
+    return AL_ALLOC(PyLong_FromLong(((SignalHandlerObject *)op)->signum));
 }
 
 static PyObject *
-handler_get_count(PyObject *op, void *Py_UNUSED(closure))
+signal_handler_get_count(PyObject *op, void *Py_UNUSED(closure))
 {
     return AL_ALLOC(
-        PyLong_FromUnsignedLongLong(((HandlerObject *)op)->count));
+        PyLong_FromUnsignedLongLong(((SignalHandlerObject *)op)->count));
 }
 
 static PyObject *
-handler_get_since(PyObject *op, void *Py_UNUSED(closure))
+signal_handler_get_since(PyObject *op, void *Py_UNUSED(closure))
 {
-    return AL_ALLOC(PyFloat_FromDouble(((HandlerObject *)op)->since));
+    return AL_ALLOC(PyFloat_FromDouble(((SignalHandlerObject *)op)->since));
 }
 
 static PyObject *
-handler_get_previous(PyObject *op, void *Py_UNUSED(closure))
+signal_handler_get_previous(PyObject *op, void *Py_UNUSED(closure))
 {
-    PyObject *previous = ((HandlerObject *)op)->previous;
+    PyObject *previous = ((SignalHandlerObject *)op)->previous;
     return Py_NewRef(previous == NULL ? Py_None : previous);
 }
 
 static PyObject *
-handler_get_entry(PyObject *op, void *Py_UNUSED(closure))
+signal_handler_get_registered_loop(PyObject *op, void *Py_UNUSED(closure))
 {
-    PyObject *entry = ((HandlerObject *)op)->entry;
+    PyObject *entry = ((SignalHandlerObject *)op)->entry;
     return Py_NewRef(entry == NULL ? Py_None : entry);
 }
 
 static int
-handler_set_entry(PyObject *op, PyObject *entry, void *Py_UNUSED(closure))
+signal_handler_set_registered_loop(PyObject *op, PyObject *entry,
+                                   void *Py_UNUSED(closure))
 {
-    HandlerObject *self = (HandlerObject *)op;
+    SignalHandlerObject *self = (SignalHandlerObject *)op;
     Py_XSETREF(self->entry, entry == Py_None ? NULL : Py_XNewRef(entry));
     return 0;
 }
 
 static PyObject *
-handler_get_ignored(PyObject *op, void *Py_UNUSED(closure))
+signal_handler_get_ignored(PyObject *op, void *Py_UNUSED(closure))
 {
-    return PyBool_FromLong(((HandlerObject *)op)->found.sa_handler
+    return PyBool_FromLong(((SignalHandlerObject *)op)->found.sa_handler
                            == SIG_IGN);
 }
 
 static PyObject *
-handler_get_alive(PyObject *op, void *Py_UNUSED(closure))
+signal_handler_get_alive(PyObject *op, void *Py_UNUSED(closure))
 {
-    return PyBool_FromLong(handler_is_alive((HandlerObject *)op));
+    return PyBool_FromLong(signal_handler_is_alive((SignalHandlerObject *)op));
 }
 
 static PyObject *
-handler_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+signal_handler_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     int signum;
     PyObject *previous, *poke;
@@ -450,11 +451,12 @@ handler_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         return NULL;
     }
     al_state *st = al_state_of_type(type);
-    handler_action found;
+    signal_handler_action found;
     if (st == NULL || action_read(signum, &found) < 0) {
         return NULL;
     }
-    HandlerObject *self = (HandlerObject *)AL_ALLOC(type->tp_alloc(type, 0));
+    SignalHandlerObject *self =
+        (SignalHandlerObject *)AL_ALLOC(type->tp_alloc(type, 0));
     if (self == NULL) {
         return NULL;
     }
@@ -467,9 +469,9 @@ handler_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 }
 
 static int
-handler_traverse(PyObject *op, visitproc visit, void *arg)
+signal_handler_traverse(PyObject *op, visitproc visit, void *arg)
 {
-    HandlerObject *self = (HandlerObject *)op;
+    SignalHandlerObject *self = (SignalHandlerObject *)op;
     Py_VISIT(Py_TYPE(op));
     Py_VISIT(self->previous);
     Py_VISIT(self->poke);
@@ -479,9 +481,9 @@ handler_traverse(PyObject *op, visitproc visit, void *arg)
 }
 
 static int
-handler_clear(PyObject *op)
+signal_handler_clear(PyObject *op)
 {
-    HandlerObject *self = (HandlerObject *)op;
+    SignalHandlerObject *self = (SignalHandlerObject *)op;
     self->armed = false;
     Py_CLEAR(self->previous);
     Py_CLEAR(self->poke);
@@ -491,72 +493,78 @@ handler_clear(PyObject *op)
 }
 
 static void
-handler_dealloc(PyObject *op)
+signal_handler_dealloc(PyObject *op)
 {
     PyTypeObject *type = Py_TYPE(op);
     PyObject_GC_UnTrack(op);
-    (void)handler_clear(op);
+    (void)signal_handler_clear(op);
     type->tp_free(op);
     Py_DECREF(type);
 }
 
-static PyMethodDef handler_methods[] = {
-    {"arm", handler_arm, METH_O, handler_arm_doc},
-    {"disarm", handler_disarm, METH_NOARGS, handler_disarm_doc},
-    {"take", handler_take, METH_NOARGS, handler_take_doc},
-    {"open", handler_open, METH_O, handler_open_doc},
-    {"hear", handler_hear, METH_O, handler_hear_doc},
-    {"put_back", handler_put_back, METH_NOARGS, handler_put_back_doc},
-    {"inherit", handler_inherit, METH_O, handler_inherit_doc},
+static PyMethodDef signal_handler_methods[] = {
+    {"arm", signal_handler_arm, METH_O, signal_handler_arm_doc},
+    {"disarm", signal_handler_disarm, METH_NOARGS, signal_handler_disarm_doc},
+    {"take", signal_handler_take, METH_NOARGS, signal_handler_take_doc},
+    {"open", signal_handler_set_installing, METH_O,
+     signal_handler_set_installing_doc},
+    {"hear", signal_handler_on_loop_wakeup, METH_O,
+     signal_handler_on_loop_wakeup_doc},
+    {"put_back", signal_handler_restore_action, METH_NOARGS,
+     signal_handler_restore_action_doc},
+    {"inherit", signal_handler_take_over, METH_O,
+     signal_handler_take_over_doc},
     {NULL, NULL, 0, NULL},
 };
 
-static PyGetSetDef handler_getset[] = {
-    {"signum", handler_get_signum, NULL, "The signal.", NULL},
-    {"count", handler_get_count, NULL, "Signals so far.", NULL},
-    {"since", handler_get_since, NULL,
+static PyGetSetDef signal_handler_getset[] = {
+    {"signum", signal_handler_get_signum, NULL, "The signal.", NULL},
+    {"count", signal_handler_get_count, NULL, "Signals so far.", NULL},
+    {"since", signal_handler_get_since, NULL,
      "Monotonic time at which the oldest signal not yet taken came.", NULL},
-    {"previous", handler_get_previous, NULL,
+    {"previous", signal_handler_get_previous, NULL,
      "What signal.getsignal() had before; None: nothing it knew.", NULL},
-    {"entry", handler_get_entry, handler_set_entry,
+    {"entry", signal_handler_get_registered_loop,
+     signal_handler_set_registered_loop,
      "The loop that was given an entry for this signal, or None.", NULL},
-    {"ignored", handler_get_ignored, NULL,
+    {"ignored", signal_handler_get_ignored, NULL,
      "Whether the signal was ignored before.", NULL},
-    {"alive", handler_get_alive, NULL,
+    {"alive", signal_handler_get_alive, NULL,
      "Whether it is armed, and not in a forked child.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
-PyDoc_STRVAR(handler_doc,
+PyDoc_STRVAR(signal_handler_doc,
 "SignalHandler(signum, previous, poke, /)\n--\n\n"
 "The Python-level handler of one signal, for SignalCoordinator alone.\n\n"
 "Makes a note of the action that the signal has now.  `poke()` is called in\n"
 "the handler and must have the loop call take(); False: there is no loop.");
 
-static PyType_Slot handler_slots[] = {
-    {Py_tp_doc, (void *)handler_doc},
-    {Py_tp_new, handler_new},
-    {Py_tp_call, handler_call},
-    {Py_tp_methods, handler_methods},
-    {Py_tp_getset, handler_getset},
-    {Py_tp_traverse, handler_traverse},
-    {Py_tp_clear, handler_clear},
-    {Py_tp_dealloc, handler_dealloc},
+static PyType_Slot signal_handler_slots[] = {
+    {Py_tp_doc, (void *)signal_handler_doc},
+    {Py_tp_new, signal_handler_new},
+    {Py_tp_call, signal_handler_call},
+    {Py_tp_methods, signal_handler_methods},
+    {Py_tp_getset, signal_handler_getset},
+    {Py_tp_traverse, signal_handler_traverse},
+    {Py_tp_clear, signal_handler_clear},
+    {Py_tp_dealloc, signal_handler_dealloc},
     {0, NULL},
 };
 
-static PyType_Spec handler_spec = {
+static PyType_Spec signal_handler_spec = {
     .name = "pyasynclife._core.SignalHandler",
-    .basicsize = sizeof(HandlerObject),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC
-             | Py_TPFLAGS_IMMUTABLETYPE,
-    .slots = handler_slots,
+    .basicsize = sizeof(SignalHandlerObject),
+    .flags =
+        Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = signal_handler_slots,
 };
 
 /* ----------------------------------------------------------------- setup */
 
 int
-al_shutdown_setup(PyObject *module, al_state *st)
+al_signal_handler_setup(PyObject *module, al_state *st)
 {
-    return al_state_add_type(module, &st->SignalHandler, &handler_spec, true);
+    return al_state_add_type(module, &st->SignalHandler, &signal_handler_spec,
+                             true);
 }

@@ -7,6 +7,6 @@
 
 /* Make the type of the signal handlers.  Returns 0; -1 with an exception.
    Runs Python. */
-int al_shutdown_setup(PyObject *module, al_state *st);
+int al_signal_handler_setup(PyObject *module, al_state *st);
 
 #endif

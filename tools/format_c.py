@@ -1,0 +1,46 @@
+"""Format csrc/ with clang-format: tools/format_c.py [--check]
+
+clang-format packs a table of slots two rows to a line.  Here each table, an array that
+is initialised over several lines, stands between its "off" and "on" comments while
+clang-format runs, and the comments are gone afterwards.
+"""
+
+import difflib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+CSRC = Path(__file__).resolve().parent.parent / "csrc"
+OFF, ON = "/* clang-format off */\n", "/* clang-format on */\n"
+TABLE = re.compile(r"^static [\w ]+\[\] = \{\n.*?^\};\n", re.MULTILINE | re.DOTALL)
+
+
+def formatted(path: Path) -> str:
+    """The text of a C file as it should be."""
+    text = TABLE.sub(lambda match: OFF + match[0] + ON, path.read_text())
+    command = ["clang-format", f"--assume-filename={path}"]
+    done = subprocess.run(
+        command, input=text, stdout=subprocess.PIPE, text=True, check=True
+    )
+    return done.stdout.replace(OFF, "").replace(ON, "")
+
+
+def main() -> int:
+    check = "--check" in sys.argv[1:]
+    differs = False
+    for path in sorted(CSRC.rglob("*.[ch]")):
+        old, new = path.read_text(), formatted(path)
+        differs = differs or old != new
+        if check:
+            lines = difflib.unified_diff(
+                old.splitlines(), new.splitlines(), str(path), "formatted", n=1
+            )
+            print("\n".join(lines), end="\n" if old != new else "")
+        elif old != new:
+            path.write_text(new)
+    return int(check and differs)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
