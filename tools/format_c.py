@@ -1,8 +1,8 @@
 """Format csrc/ with clang-format: tools/format_c.py [--check]
 
-clang-format packs a table of slots two rows to a line.  Here each table, an array that
-is initialised over several lines, stands between its "off" and "on" comments while
-clang-format runs, and the comments are gone afterwards.
+clang-format packs a table of slots two rows to a line, and knows nothing of the lists
+`#define TABLE(X) X(row) X(row)` and the structs made from them.  Each of these stands
+between an "off" and an "on" comment while clang-format runs.
 """
 
 import difflib
@@ -13,7 +13,12 @@ from pathlib import Path
 
 CSRC = Path(__file__).resolve().parent.parent / "csrc"
 OFF, ON = "/* clang-format off */\n", "/* clang-format on */\n"
-TABLE = re.compile(r"^static [\w ]+\[\] = \{\n.*?^\};\n", re.MULTILINE | re.DOTALL)
+TABLE = re.compile(
+    r"""^static\ [\w ]+\[\]\ =\ \{\n.*?^\};\n
+      | ^typedef\ struct\ al_state\ \{\n.*?^\}\ al_state;\n
+      | ^\#define\ \w+\(X\)[^\n]*\\\n(?:[^\n]*\\\n)*[^\n]*\n""",
+    re.MULTILINE | re.DOTALL | re.VERBOSE,
+)
 
 
 def formatted(path: Path) -> str:

@@ -10,6 +10,7 @@
  */
 #include "base/compat.h"
 #include "base/fault.h"
+#include "base/object.h"
 #include "base/state.h"
 #include "aio/awaitable.h"
 
@@ -414,16 +415,6 @@ awaitable_clear(PyObject *op)
     return 0;
 }
 
-static void
-awaitable_dealloc(PyObject *op)
-{
-    PyTypeObject *type = Py_TYPE(op);
-    PyObject_GC_UnTrack(op);
-    (void)awaitable_clear(op);
-    type->tp_free(op);
-    Py_DECREF(type);
-}
-
 static PyMethodDef awaitable_methods[] = {
     {"send", awaitable_send, METH_O, NULL},
     {"throw", AL_METHOD(awaitable_throw), METH_FASTCALL, NULL},
@@ -440,7 +431,7 @@ static PyType_Slot awaitable_slots[] = {
     {Py_tp_getset, awaitable_getset},
     {Py_tp_traverse, awaitable_traverse},
     {Py_tp_clear, awaitable_clear},
-    {Py_tp_dealloc, awaitable_dealloc},
+    {Py_tp_dealloc, al_object_dealloc},
     {0, NULL},
 };
 

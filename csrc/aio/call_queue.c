@@ -17,8 +17,10 @@
  */
 #include "base/compat.h"
 #include "base/fault.h"
+#include "base/object.h"
 #include "base/state.h"
 #include "aio/loop.h"
+#include "aio/task.h"
 #include "aio/fast_path.h"
 #include "aio/first_callback.h"
 #include "aio/call_queue.h"
@@ -542,16 +544,6 @@ call_queue_clear(PyObject *op)
     return 0;
 }
 
-static void
-call_queue_dealloc(PyObject *op)
-{
-    PyTypeObject *type = Py_TYPE(op);
-    PyObject_GC_UnTrack(op);
-    (void)call_queue_clear(op);
-    type->tp_free(op);
-    Py_DECREF(type);
-}
-
 PyDoc_STRVAR(call_queue_doc,
 "Calls that the loop would make one after the other, in one handle.");
 
@@ -560,7 +552,7 @@ static PyType_Slot call_queue_slots[] = {
     {Py_tp_call, call_queue_call},
     {Py_tp_traverse, call_queue_traverse},
     {Py_tp_clear, call_queue_clear},
-    {Py_tp_dealloc, call_queue_dealloc},
+    {Py_tp_dealloc, al_object_dealloc},
     {0, NULL},
 };
 

@@ -15,9 +15,10 @@
  */
 #include "base/compat.h"
 #include "base/fault.h"
+#include "base/object.h"
 #include "base/state.h"
-#include "aio/coro.h"
 #include "aio/loop.h"
+#include "aio/task.h"
 #include "aio/fast_path.h"
 #include "aio/call_queue.h"
 #include "aio/capture.h"
@@ -173,8 +174,8 @@ capture_make(al_state *st, LoopProxyObject *loop, PyObject *coro,
     bool named = n == 1 && PyTuple_GET_ITEM(kwnames, 0) == st->s_name
                  && PyUnicode_CheckExact(values[0]);
     if (n > 0 && !named) {
-        return al_loop_make_task(st, st->Task, (PyObject *)loop, coro, kwnames,
-                                 values);
+        return al_task_make(st, st->Task, (PyObject *)loop, coro, kwnames,
+                            values);
     }
     PyObject *args = AL_ALLOC(PyTuple_Pack(1, coro));
     PyObject *task = NULL;
@@ -234,8 +235,8 @@ capture_try(al_state *st, const al_loop *bound)
         && *capture_field(future) == bound->loop)
     {
         /* With a name, for the others are numbered. */
-        task = al_loop_make_task(st, st->Task, (PyObject *)loop, coro,
-                                 st->kw_name, &st->s_loop);
+        task = al_task_make(st, st->Task, (PyObject *)loop, coro, st->kw_name,
+                            &st->s_loop);
     }
     if (task != NULL) {
         fit = loop->call != NULL && loop->arg == NULL
@@ -445,16 +446,6 @@ loop_proxy_clear(PyObject *op)
     return 0;
 }
 
-static void
-loop_proxy_dealloc(PyObject *op)
-{
-    PyTypeObject *type = Py_TYPE(op);
-    PyObject_GC_UnTrack(op);
-    (void)loop_proxy_clear(op);
-    type->tp_free(op);
-    Py_DECREF(type);
-}
-
 static int
 capture_traverse(PyObject *op, visitproc visit, void *arg)
 {
@@ -472,16 +463,6 @@ capture_clear(PyObject *op)
     return 0;
 }
 
-static void
-capture_dealloc(PyObject *op)
-{
-    PyTypeObject *type = Py_TYPE(op);
-    PyObject_GC_UnTrack(op);
-    (void)capture_clear(op);
-    type->tp_free(op);
-    Py_DECREF(type);
-}
-
 static PyMethodDef loop_proxy_methods[] = {
     {"call_soon", AL_METHOD(loop_proxy_call_soon),
      METH_FASTCALL | METH_KEYWORDS, NULL},
@@ -493,7 +474,7 @@ static PyType_Slot loop_proxy_slots[] = {
     {Py_tp_methods, loop_proxy_methods},
     {Py_tp_traverse, loop_proxy_traverse},
     {Py_tp_clear, loop_proxy_clear},
-    {Py_tp_dealloc, loop_proxy_dealloc},
+    {Py_tp_dealloc, al_object_dealloc},
     {0, NULL},
 };
 
@@ -508,7 +489,7 @@ static PyType_Spec loop_proxy_spec = {
 static PyType_Slot capture_slots[] = {
     {Py_tp_traverse, capture_traverse},
     {Py_tp_clear, capture_clear},
-    {Py_tp_dealloc, capture_dealloc},
+    {Py_tp_dealloc, al_object_dealloc},
     {0, NULL},
 };
 

@@ -9,6 +9,7 @@
 #include "base/fault.h"
 #include "base/state.h"
 #include "aio/loop.h"
+#include "aio/task.h"
 #include "aio/fast_path.h"
 #include "aio/capture.h"
 #include "aio/create_task.h"
@@ -114,7 +115,7 @@ create_task_eager(al_state *st, const al_loop *bound, PyObject *const *args,
                    : create_task_by_loop(st, bound, args, kwnames);
     }
     PyObject *task =
-        al_loop_make_task(st, type, bound->loop, args[0], kwnames, args + 1);
+        al_task_make(st, type, bound->loop, args[0], kwnames, args + 1);
     Py_DECREF(type);
     return task;
 }
@@ -176,8 +177,8 @@ create_task_direct(al_state *st, const al_loop *bound, al_fast_path stock,
             return open < 0 ? NULL
                             : create_task_by_loop(st, bound, args, kwnames);
         }
-        task = al_loop_make_task(st, st->Task, bound->loop, args[0],
-                                 keys->kwnames, keys->values);
+        task = al_task_make(st, st->Task, bound->loop, args[0], keys->kwnames,
+                            keys->values);
     }
     if (captured < 0 || task == NULL) {
         return NULL;

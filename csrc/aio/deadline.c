@@ -9,8 +9,10 @@
 #include "base/compat.h"
 #include "base/fault.h"
 #include "base/list.h"
+#include "base/object.h"
 #include "base/state.h"
 #include "aio/loop.h"
+#include "aio/task.h"
 #include "aio/deadline.h"
 
 /* uvloop's clock has milliseconds: its timers may come that much early. */
@@ -189,21 +191,11 @@ alarm_clear(PyObject *op)
     return 0;
 }
 
-static void
-alarm_dealloc(PyObject *op)
-{
-    PyTypeObject *type = Py_TYPE(op);
-    PyObject_GC_UnTrack(op);
-    (void)alarm_clear(op);
-    type->tp_free(op);
-    Py_DECREF(type);
-}
-
 static PyType_Slot alarm_slots[] = {
     {Py_tp_call, alarm_call},
     {Py_tp_traverse, alarm_traverse},
     {Py_tp_clear, alarm_clear},
-    {Py_tp_dealloc, alarm_dealloc},
+    {Py_tp_dealloc, al_object_dealloc},
     {0, NULL},
 };
 

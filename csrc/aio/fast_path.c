@@ -10,6 +10,7 @@
  */
 #include "base/compat.h"
 #include "base/fault.h"
+#include "base/object.h"
 #include "base/state.h"
 #include "aio/loop.h"
 #include "aio/fast_path.h"
@@ -331,20 +332,10 @@ fast_path_clear(PyObject *op)
     return 0;
 }
 
-static void
-fast_path_dealloc(PyObject *op)
-{
-    PyTypeObject *type = Py_TYPE(op);
-    PyObject_GC_UnTrack(op);
-    (void)fast_path_clear(op);
-    type->tp_free(op);
-    Py_DECREF(type);
-}
-
 static PyType_Slot fast_path_slots[] = {
     {Py_tp_traverse, fast_path_traverse},
     {Py_tp_clear, fast_path_clear},
-    {Py_tp_dealloc, fast_path_dealloc},
+    {Py_tp_dealloc, al_object_dealloc},
     {0, NULL},
 };
 

@@ -14,6 +14,7 @@
 #include "base/fault.h"
 #include "base/state.h"
 #include "aio/loop.h"
+#include "aio/task.h"
 #include "aio/first_callback.h"
 
 /* The Task's callbacks, pairs with their contexts, as a list of our own (new);
@@ -129,8 +130,5 @@ al_first_callback_put(al_state *st, PyObject *loop, PyObject *task,
     }
     Py_XDECREF(pairs);
     Py_XDECREF(stayed);
-    if (exit != NULL) {
-        PyErr_SetRaisedException(exit);
-    }
-    return exit == NULL ? 0 : -1;
+    return al_loop_raise_exit(exit);
 }

@@ -11,8 +11,10 @@
  */
 #include "base/compat.h"
 #include "base/fault.h"
+#include "base/object.h"
 #include "base/state.h"
 #include "aio/loop.h"
+#include "aio/task.h"
 #include "aio/capture.h"
 #include "aio/join_set.h"
 
@@ -125,7 +127,7 @@ al_member_end(PyObject *op, al_outcome outcome, PyObject *error)
     /* What is left may be no others than the tasks that wait. */
     Py_ssize_t waiting = PyList_GET_SIZE(waiters);
     if (--set->pending <= (waiting > 1 ? waiting : 1)) {
-        al_futures_wake(set->st, &set->bound, waiters);
+        al_loop_wake_waiters(set->st, &set->bound, waiters);
     }
     Py_DECREF(waiters);
     Py_DECREF((PyObject *)set);
@@ -341,16 +343,6 @@ join_set_clear(PyObject *op)
     return 0;
 }
 
-static void
-join_set_dealloc(PyObject *op)
-{
-    PyTypeObject *type = Py_TYPE(op);
-    PyObject_GC_UnTrack(op);
-    (void)join_set_clear(op);
-    type->tp_free(op);
-    Py_DECREF(type);
-}
-
 static int
 member_traverse(PyObject *op, visitproc visit, void *arg)
 {
@@ -375,16 +367,6 @@ member_clear(PyObject *op)
     return 0;
 }
 
-static void
-member_dealloc(PyObject *op)
-{
-    PyTypeObject *type = Py_TYPE(op);
-    PyObject_GC_UnTrack(op);
-    (void)member_clear(op);
-    type->tp_free(op);
-    Py_DECREF(type);
-}
-
 PyDoc_STRVAR(join_set_doc,
 "Tasks that were told to end, and what became of each.");
 
@@ -395,7 +377,7 @@ static PyType_Slot join_set_slots[] = {
     {Py_tp_members, join_set_members},
     {Py_tp_traverse, join_set_traverse},
     {Py_tp_clear, join_set_clear},
-    {Py_tp_dealloc, join_set_dealloc},
+    {Py_tp_dealloc, al_object_dealloc},
     {0, NULL},
 };
 
@@ -413,7 +395,7 @@ static PyType_Slot member_slots[] = {
     {Py_tp_members, member_members},
     {Py_tp_traverse, member_traverse},
     {Py_tp_clear, member_clear},
-    {Py_tp_dealloc, member_dealloc},
+    {Py_tp_dealloc, al_object_dealloc},
     {0, NULL},
 };
 

@@ -5,6 +5,7 @@
 #include "base/compat.h"
 #include "base/state.h"
 #include "aio/loop.h"
+#include "aio/task.h"
 
 /* An empty set of a bound loop (new).  Pure C. */
 PyObject *al_join_set_new(al_state *st, const al_loop *bound);

@@ -53,36 +53,28 @@
 
 /* Interned: each is st->s_<name>. */
 #define AL_NAMES(X)                                                           \
-    X(FINISHED)                                                               \
-    X(PENDING) X(Task) X(_asyncio_future_blocking) X(_closed) X(_context)     \
-        X(_debug) X(_ended) X(_log_destroy_pending) X(_must_cancel) X(_ready) \
-            X(_restore) X(_task_factory) X(add_done_callback) X(append) X(    \
-                appendleft) X(call_at) X(call_exception_handler) X(call_soon) \
-                X(call_soon_threadsafe) X(cancel) X(cancelled) X(cancelling)  \
-                    X(close) X(complete) X(context) X(coro) X(cr_running) X(  \
-                        cr_suspended) X(create_future) X(create_task) X(done) \
-                        X(eager_start) X(error) X(exception) X(get_coro)      \
-                            X(get_loop) X(get_name) X(get_task_factory)       \
-                                X(gi_code) X(insert) X(is_closed) X(loop)     \
-                                    X(name) X(pop) X(popleft) X(reader_done)  \
-                                        X(register) X(remove_done_callback)   \
-                                            X(result) X(set_name)             \
-                                                X(set_result) X(task)         \
-                                                    X(throw) X(time)          \
-                                                        X(uncancel) X(value)
+    X(FINISHED) X(PENDING) X(Task) X(_asyncio_future_blocking) X(_closed)     \
+    X(_context) X(_debug) X(_ended) X(_log_destroy_pending) X(_must_cancel)   \
+    X(_ready) X(_restore) X(_task_factory) X(add_done_callback) X(append)     \
+    X(appendleft) X(call_at) X(call_exception_handler) X(call_soon)           \
+    X(call_soon_threadsafe) X(cancel) X(cancelled) X(cancelling) X(close)     \
+    X(complete) X(context) X(coro) X(cr_running) X(cr_suspended)              \
+    X(create_future) X(create_task) X(done) X(eager_start) X(error)           \
+    X(exception) X(get_coro) X(get_loop) X(get_name) X(get_task_factory)      \
+    X(gi_code) X(insert) X(is_closed) X(loop) X(name) X(pop) X(popleft)       \
+    X(reader_done) X(register) X(remove_done_callback) X(result) X(set_name)  \
+    X(set_result) X(task) X(throw) X(time) X(uncancel) X(value)
 
-/* Made at import: types of the rooms, and what they share.  A room that needs
-   one more adds a row. */
+/* Made at import: our types, and objects that several files share.  A file
+   that needs one more adds a row. */
 #define AL_MADE(X)                                                            \
-    X(Ready)                                                                  \
-    X(Awaitable) X(JoinSet) X(JoinSetMember) X(Alarm) X(Entry) X(Registry)    \
-        X(SignalHandler) X(TaskResult) X(Worker) X(ItemHandle) X(Batch)       \
-            X(BatchStream) X(BatchWait) X(FastPath) X(fast_path) X(CallQueue) \
-                X(LoopProxy) X(Capture) X(capture) X(TaskGroup) X(GroupExit)  \
-                    X(ready_none) X(ready_true) X(ready_false) X(kw_context)  \
-                        X(kw_name) X(kw_name_context) X(kw_loop)              \
-                            X(kw_name_loop) X(kw_exc_info) X(kw_msg)          \
-                                X(no_args) X(spare_plain) X(spare_eager)
+    X(Ready) X(Awaitable) X(JoinSet) X(JoinSetMember) X(Alarm) X(Entry)       \
+    X(Registry) X(SignalHandler) X(TaskResult) X(Worker) X(ItemHandle)        \
+    X(Batch) X(BatchStream) X(BatchWait) X(FastPath) X(fast_path)             \
+    X(CallQueue) X(LoopProxy) X(Capture) X(capture) X(TaskGroup) X(GroupExit) \
+    X(ready_none) X(ready_true) X(ready_false) X(kw_context) X(kw_name)       \
+    X(kw_name_context) X(kw_loop) X(kw_name_loop) X(kw_exc_info) X(kw_msg)    \
+    X(no_args) X(spare_plain) X(spare_eager)
 
 typedef struct al_state {
 #define AL_FIELD(field, ...) PyObject *field;
@@ -94,8 +86,7 @@ typedef struct al_state {
 #define AL_FIELD(field) PyObject *field;
     AL_MADE(AL_FIELD)
 #undef AL_FIELD
-    unsigned long
-        call_queues_run; /* so far; behind the objects, for it is none */
+    unsigned long call_queues_run; /* so far; must follow the objects */
 } al_state;
 
 /* The one module definition, in module.c. */

@@ -10,6 +10,7 @@
 #include "base/list.h"
 #include "base/state.h"
 #include "aio/loop.h"
+#include "aio/task.h"
 #include "aio/deadline.h"
 #include "batch/result.h"
 #include "batch/item.h"

@@ -34,7 +34,7 @@ batch_wake(BatchObject *self, al_waiter_kind kind)
             PyObject *future = Py_XNewRef(wait->future);
             al_link_unlink(&wait->link);
             if (future != NULL) {
-                al_future_wake(self->pump.st, &self->pump.bound, future);
+                al_loop_wake_waiter(self->pump.st, &self->pump.bound, future);
                 Py_DECREF(future);
             }
             at = self->waits.next; /* waking may have changed the list */

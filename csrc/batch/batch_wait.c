@@ -9,6 +9,7 @@
 #include "base/compat.h"
 #include "base/fault.h"
 #include "base/list.h"
+#include "base/object.h"
 #include "base/state.h"
 #include "aio/loop.h"
 #include "aio/awaitable.h"
@@ -244,16 +245,6 @@ batch_wait_clear(PyObject *op)
     return 0;
 }
 
-static void
-batch_wait_dealloc(PyObject *op)
-{
-    PyTypeObject *type = Py_TYPE(op);
-    PyObject_GC_UnTrack(op);
-    (void)batch_wait_clear(op);
-    type->tp_free(op);
-    Py_DECREF(type);
-}
-
 /* ------------------------------------------------------------ Stream */
 
 /* The first step of an anext(): what is ready, or a Wait. */
@@ -307,16 +298,6 @@ stream_clear(PyObject *op)
     return 0;
 }
 
-static void
-stream_dealloc(PyObject *op)
-{
-    PyTypeObject *type = Py_TYPE(op);
-    PyObject_GC_UnTrack(op);
-    (void)stream_clear(op);
-    type->tp_free(op);
-    Py_DECREF(type);
-}
-
 PyObject *
 al_batch_wait_stream(BatchObject *batch, PyObject *handle)
 {
@@ -335,7 +316,7 @@ al_batch_wait_stream(BatchObject *batch, PyObject *handle)
 static PyType_Slot batch_wait_slots[] = {
     {Py_tp_traverse, batch_wait_traverse},
     {Py_tp_clear, batch_wait_clear},
-    {Py_tp_dealloc, batch_wait_dealloc},
+    {Py_tp_dealloc, al_object_dealloc},
     {0, NULL},
 };
 
@@ -352,7 +333,7 @@ static PyType_Slot stream_slots[] = {
     {Py_am_anext, stream_anext},
     {Py_tp_traverse, stream_traverse},
     {Py_tp_clear, stream_clear},
-    {Py_tp_dealloc, stream_dealloc},
+    {Py_tp_dealloc, al_object_dealloc},
     {0, NULL},
 };
 

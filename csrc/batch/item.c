@@ -10,6 +10,7 @@
 #include "base/fault.h"
 #include "base/state.h"
 #include "aio/loop.h"
+#include "aio/task.h"
 #include "batch/item.h"
 
 PyObject *
@@ -83,13 +84,14 @@ item_returned(al_state *st, al_item *item, PyObject *task, PyObject *counter,
 {
     bool ours = item->asked > 0;
     long left = ours ? item_uncancel(st, item, task) : 0;
-    int burden = left < 0            ? -1
-                 : ours && left == 0 ? 0
-                                     : al_task_cancel_state(st, task, counter);
-    if (burden < 0) {
+    al_cancel_state left_behind =
+        left < 0            ? AL_CANCEL_ERROR
+        : ours && left == 0 ? AL_CANCEL_NONE
+                            : al_task_cancel_state(st, task, counter);
+    if (left_behind == AL_CANCEL_ERROR) {
         return -1;
     }
-    if (burden == 2) {
+    if (left_behind == AL_CANCEL_PENDING) {
         PyObject *error = AL_ALLOC(PyObject_CallNoArgs(st->CancelledError));
         if (error == NULL) {
             return -1;
@@ -101,7 +103,7 @@ item_returned(al_state *st, al_item *item, PyObject *task, PyObject *counter,
     }
     facts->data = *end;
     facts->state = AL_RESULT_DONE;
-    return !ours && burden == 0;
+    return !ours && left_behind == AL_CANCEL_NONE;
 }
 
 static int

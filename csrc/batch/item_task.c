@@ -13,9 +13,10 @@
 #include "base/compat.h"
 #include "base/fault.h"
 #include "base/list.h"
+#include "base/object.h"
 #include "base/state.h"
-#include "aio/coro.h"
 #include "aio/loop.h"
+#include "aio/task.h"
 #include "aio/create_task.h"
 #include "aio/awaitable.h"
 #include "aio/deadline.h"
@@ -549,21 +550,11 @@ item_handle_clear(PyObject *op)
     return 0;
 }
 
-static void
-item_handle_dealloc(PyObject *op)
-{
-    PyTypeObject *type = Py_TYPE(op);
-    PyObject_GC_UnTrack(op);
-    (void)item_handle_clear(op);
-    type->tp_free(op);
-    Py_DECREF(type);
-}
-
 static PyType_Slot item_handle_slots[] = {
     {Py_tp_methods, item_handle_methods},
     {Py_tp_traverse, item_handle_traverse},
     {Py_tp_clear, item_handle_clear},
-    {Py_tp_dealloc, item_handle_dealloc},
+    {Py_tp_dealloc, al_object_dealloc},
     {0, NULL},
 };
 

@@ -8,8 +8,8 @@
 #include "base/fault.h"
 #include "base/list.h"
 #include "base/state.h"
-#include "aio/coro.h"
 #include "aio/loop.h"
+#include "aio/task.h"
 #include "aio/create_task.h"
 #include "aio/deadline.h"
 #include "batch/source.h"
@@ -305,7 +305,7 @@ al_pump_limit_changed(al_pump *p)
     al_pump_update(p);
     if (p->gates != NULL && !p->paused) {
         (void)PyList_Reverse(p->gates); /* the last is woken first */
-        al_futures_wake(p->st, &p->bound, p->gates);
+        al_loop_wake_waiters(p->st, &p->bound, p->gates);
     }
     if (p->begun) {
         al_pump_spawn(p, p->limit - p->alive < al_source_left(&p->source)

@@ -7,8 +7,8 @@
 #include "base/compat.h"
 #include "base/fault.h"
 #include "base/state.h"
-#include "aio/coro.h"
 #include "aio/loop.h"
+#include "aio/task.h"
 #include "batch/drive.h"
 #include "batch/source.h"
 

@@ -19,6 +19,7 @@
 #include "base/list.h"
 #include "base/state.h"
 #include "aio/loop.h"
+#include "aio/task.h"
 #include "aio/awaitable.h"
 #include "aio/deadline.h"
 #include "batch/drive.h"

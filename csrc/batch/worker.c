@@ -11,8 +11,8 @@
 #include "base/fault.h"
 #include "base/list.h"
 #include "base/state.h"
-#include "aio/coro.h"
 #include "aio/loop.h"
+#include "aio/task.h"
 #include "aio/create_task.h"
 #include "aio/awaitable.h"
 #include "aio/deadline.h"
@@ -202,7 +202,7 @@ pump_admit(al_pump *p)
             al_pump_fail(p);
         }
         else if (done == 0) {
-            al_future_wake(p->st, &p->bound, gate);
+            al_loop_wake_waiter(p->st, &p->bound, gate);
         }
         Py_DECREF(gate);
     }

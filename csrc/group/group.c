@@ -12,8 +12,8 @@
 #include "base/compat.h"
 #include "base/fault.h"
 #include "base/state.h"
-#include "aio/coro.h"
 #include "aio/loop.h"
+#include "aio/task.h"
 #include "aio/capture.h"
 #include "aio/create_task.h"
 #include "group/group.h"
@@ -93,10 +93,7 @@ al_group_abort(GroupObject *self)
     }
     Py_XDECREF(on_done);
     Py_DECREF(tasks);
-    if (exit != NULL) {
-        PyErr_SetRaisedException(exit);
-    }
-    return exit == NULL ? 0 : -1;
+    return al_loop_raise_exit(exit);
 }
 
 /* Cancel the parent, once, to bring it out of the body.  -1 with an
@@ -215,7 +212,7 @@ group_on_task_done(PyObject *op, PyObject *task)
                             : NULL;
     if (self->waiter != NULL && al_group_is_empty(self)) {
         PyObject *waiter = Py_NewRef(self->waiter);
-        al_future_wake(self->st, &self->bound, waiter);
+        al_loop_wake_waiter(self->st, &self->bound, waiter);
         Py_DECREF(waiter);
     }
     PyObject *error;

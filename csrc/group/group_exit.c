@@ -14,8 +14,10 @@
  */
 #include "base/compat.h"
 #include "base/fault.h"
+#include "base/object.h"
 #include "base/state.h"
 #include "aio/loop.h"
+#include "aio/task.h"
 #include "aio/awaitable.h"
 #include "group/group.h"
 #include "group/group_exit.h"
@@ -165,12 +167,13 @@ group_exit_uncancel(GroupExitObject *self, PyObject **result)
     }
     Py_CLEAR(self->outer);
     PyObject *counter = al_task_cancelling_method(group->st, group->parent);
-    int burden = counter == NULL
-                     ? -1
-                     : al_task_cancel_state(group->st, group->parent, counter);
+    al_cancel_state state =
+        counter == NULL
+            ? AL_CANCEL_ERROR
+            : al_task_cancel_state(group->st, group->parent, counter);
     Py_XDECREF(counter);
-    if (burden < 2) {
-        return burden < 0 ? PYGEN_ERROR : PYGEN_RETURN;
+    if (state != AL_CANCEL_PENDING) {
+        return state == AL_CANCEL_ERROR ? PYGEN_ERROR : PYGEN_RETURN;
     }
     self->phase = GROUP_EXIT_FLUSH;
     *result = Py_NewRef(Py_None);
@@ -359,20 +362,10 @@ group_exit_clear(PyObject *op)
     return 0;
 }
 
-static void
-group_exit_dealloc(PyObject *op)
-{
-    PyTypeObject *type = Py_TYPE(op);
-    PyObject_GC_UnTrack(op);
-    (void)group_exit_clear(op);
-    type->tp_free(op);
-    Py_DECREF(type);
-}
-
 static PyType_Slot group_exit_slots[] = {
     {Py_tp_traverse, group_exit_traverse},
     {Py_tp_clear, group_exit_clear},
-    {Py_tp_dealloc, group_exit_dealloc},
+    {Py_tp_dealloc, al_object_dealloc},
     {0, NULL},
 };
 

@@ -9,8 +9,8 @@
 #include "base/fault.h"
 #include "base/list.h"
 #include "base/state.h"
-#include "aio/coro.h"
 #include "aio/loop.h"
+#include "aio/task.h"
 #include "base/ptr_table.h"
 #include "registry/entry.h"
 

@@ -12,6 +12,7 @@
 #include "base/list.h"
 #include "base/state.h"
 #include "aio/loop.h"
+#include "aio/task.h"
 #include "base/ptr_table.h"
 
 typedef enum {

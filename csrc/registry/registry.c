@@ -10,6 +10,7 @@
 #include "base/list.h"
 #include "base/state.h"
 #include "aio/loop.h"
+#include "aio/task.h"
 #include "aio/capture.h"
 #include "base/ptr_table.h"
 #include "aio/join_set.h"
@@ -183,7 +184,7 @@ registry_tell(RegistryObject *self, EntryObject *entry, al_outcome outcome,
     }
     PyObject *waiters = Py_XNewRef(self->waiters);
     if (waiters != NULL && al_registry_count(self) <= 1) {
-        al_futures_wake(self->st, &self->bound, waiters);
+        al_loop_wake_waiters(self->st, &self->bound, waiters);
     }
     Py_XDECREF(waiters);
     if (known != NULL) {

@@ -10,6 +10,7 @@
 #include "base/list.h"
 #include "base/state.h"
 #include "aio/loop.h"
+#include "aio/task.h"
 #include "registry/entry.h"
 
 /* A Task that is being made: an eager one runs before we hold it. */

@@ -11,6 +11,7 @@
 #include "base/ptr_table.h"
 #include "base/state.h"
 #include "aio/loop.h"
+#include "aio/task.h"
 #include "aio/awaitable.h"
 #include "aio/join_set.h"
 #include "registry/entry.h"
@@ -206,10 +207,7 @@ registry_type_cancel_all(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
         count += asked > 0;
     }
     Py_XDECREF(alive);
-    if (exit != NULL) {
-        PyErr_SetRaisedException(exit);
-    }
-    return n < 0 || exit != NULL
+    return n < 0 || al_loop_raise_exit(exit) < 0
                ? NULL
                : al_ready_new(self->st, AL_ALLOC(PyLong_FromSsize_t(count)));
 }

@@ -21,6 +21,7 @@
  */
 #include "base/compat.h"
 #include "base/fault.h"
+#include "base/object.h"
 #include "base/state.h"
 #include "signals/signal_handler.h"
 
@@ -492,16 +493,6 @@ signal_handler_clear(PyObject *op)
     return 0;
 }
 
-static void
-signal_handler_dealloc(PyObject *op)
-{
-    PyTypeObject *type = Py_TYPE(op);
-    PyObject_GC_UnTrack(op);
-    (void)signal_handler_clear(op);
-    type->tp_free(op);
-    Py_DECREF(type);
-}
-
 static PyMethodDef signal_handler_methods[] = {
     {"arm", signal_handler_arm, METH_O, signal_handler_arm_doc},
     {"disarm", signal_handler_disarm, METH_NOARGS, signal_handler_disarm_doc},
@@ -548,7 +539,7 @@ static PyType_Slot signal_handler_slots[] = {
     {Py_tp_getset, signal_handler_getset},
     {Py_tp_traverse, signal_handler_traverse},
     {Py_tp_clear, signal_handler_clear},
-    {Py_tp_dealloc, signal_handler_dealloc},
+    {Py_tp_dealloc, al_object_dealloc},
     {0, NULL},
 };
 
