@@ -20,25 +20,12 @@ from pyasynclife import (
     TaskState,
     bounded_gather,
 )
-from support.coroutines import sleep_for
+from support.coroutines import double, double_later, fail, sleep_for
 from support.loops import in_turns, settle
 
 BOTH_WAYS = True
 
 var = contextvars.ContextVar("var", default="unset")
-
-
-async def double(x):
-    return 2 * x
-
-
-async def double_later(x):
-    await asyncio.sleep(0)
-    return 2 * x
-
-
-async def fail(x):
-    raise ValueError(x)
 
 
 class Gauge:

@@ -9,18 +9,10 @@ import pytest
 
 from pyasynclife import BatchStatus, TaskState, bounded_gather
 from support.children import run_child
+from support.coroutines import double, double_later
 from support.loops import settle
 
 BOTH_WAYS = True
-
-
-async def double(x):
-    return 2 * x
-
-
-async def double_later(x):
-    await asyncio.sleep(0)
-    return 2 * x
 
 
 def use_in_every_way():

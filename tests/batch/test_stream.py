@@ -7,21 +7,12 @@ import gc
 import pytest
 
 from pyasynclife import BatchError, BatchStatus, TaskState, bounded_gather
-from support.coroutines import sleep_for
+from support.coroutines import double, double_later, sleep_for
 from support.loops import in_turns, settle
 
 BOTH_WAYS = True
 
 var = contextvars.ContextVar("var", default="unset")
-
-
-async def double(x):
-    return 2 * x
-
-
-async def double_later(x):
-    await asyncio.sleep(0)
-    return 2 * x
 
 
 # -------------------------------------------------------------- iteration

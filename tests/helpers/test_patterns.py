@@ -27,13 +27,8 @@ from pyasynclife import (
     wait_for_first_completion,
 )
 from pyasynclife.testing import VirtualTimeLoop
-from support.coroutines import forever, sleep_for
+from support.coroutines import double_later, fail, forever, sleep_for
 from support.loops import settle
-
-
-async def double(x):
-    await asyncio.sleep(0)
-    return 2 * x
 
 
 async def after(turns, value="value"):
@@ -42,10 +37,6 @@ async def after(turns, value="value"):
     if isinstance(value, BaseException):
         raise value
     return value
-
-
-async def fail(x):
-    raise ValueError(x)
 
 
 async def swallow(value="swallowed", times=1):
@@ -83,7 +74,7 @@ async def cancelled_at(turn, make):
 
 async def test_one_failure_stops_no_other_and_each_item_has_a_result():
     async def fn(x):
-        return await (fail(x) if x == 2 else double(x))
+        return await (fail(x) if x == 2 else double_later(x))
 
     results = await gather_with_error_handling(fn, [1, 2, 3])
     assert isinstance(results, list)
@@ -141,7 +132,7 @@ def test_gather_has_a_limit_a_timeout_and_a_budget():
 
 async def test_key_tells_items_with_one_id_apart():
     results = await gather_with_timeout_and_budget(
-        double, [("a", 1), ("b", 1)], key=lambda item: item[0]
+        double_later, [("a", 1), ("b", 1)], key=lambda item: item[0]
     )
     assert ["a", "b"] == list(results)
 
@@ -157,12 +148,12 @@ def test_values_that_are_done_by_the_deadline_are_kept_and_run_at_once():
 
 
 async def test_all_values_come_before_the_deadline():
-    assert [0, 2, 4] == await process_batch_with_deadline(double, range(3))
+    assert [0, 2, 4] == await process_batch_with_deadline(double_later, range(3))
 
 
 async def test_a_failure_is_not_silent_and_max_errors_tolerates_it():
     async def fn(x):
-        return await (fail(x) if x == 1 else double(x))
+        return await (fail(x) if x == 1 else double_later(x))
 
     with pytest.raises(BatchError) as caught:
         await process_batch_with_deadline(fn, [1, 2])
@@ -206,11 +197,11 @@ async def test_the_articles_call_is_told_to_pass_the_function_first(helper):
     with pytest.raises(TypeError, match=r"got 'AAPL'.*pass the function first"):
         await helper("AAPL", 5.0)
     with pytest.raises(TypeError, match="there are no items"):
-        await helper(double)
+        await helper(double_later)
     with pytest.raises(TypeError, match="wrap it in a list"):
-        await helper(double, "AAPL")
+        await helper(double_later, "AAPL")
     with pytest.raises(TypeError, match="pass the function first"):
-        await helper(double(1), [1])  # and the coroutine is closed
+        await helper(double_later(1), [1])  # and the coroutine is closed
 
 
 # ---------------------------------------------------------------- a race
@@ -332,9 +323,9 @@ async def test_a_failed_race_is_freed_without_the_collector():
     ("coros", "what"),
     [
         (list, "empty"),
-        (lambda: [double], "call the function"),
-        (lambda: [double(1), 5], "call the function"),
-        (lambda: double(1), "in a list"),
+        (lambda: [double_later], "call the function"),
+        (lambda: [double_later(1), 5], "call the function"),
+        (lambda: double_later(1), "in a list"),
         (lambda: 5, "in a list"),
     ],
 )
@@ -345,9 +336,9 @@ async def test_what_cannot_race_is_refused(coros, what):
 
 async def test_two_coroutines_instead_of_a_list_are_closed():
     with pytest.raises(TypeError, match="in a list"):
-        await wait_for_first_completion(double(1), 5.0)
+        await wait_for_first_completion(double_later(1), 5.0)
     with pytest.raises(TypeError, match="timeout is a number"):
-        await wait_for_first_completion([double(1)], double(2))
+        await wait_for_first_completion([double_later(1)], double_later(2))
 
 
 # ---------------------------------------------------------------- a time limit
@@ -404,11 +395,11 @@ async def test_the_limit_leaves_no_cancel_count_behind():
 @pytest.mark.parametrize("helper", [task_with_individual_timeout, shielded_operation])
 async def test_what_cannot_be_awaited_is_refused_and_closed(helper):
     with pytest.raises(TypeError, match="call it"):
-        await helper(double)
+        await helper(double_later)
     with pytest.raises(ValueError, match="timeout"):
-        await helper(double(1), timeout=-1)
+        await helper(double_later(1), timeout=-1)
     with pytest.raises(TypeError, match="timeout"):
-        await helper(double(1), timeout="5")
+        await helper(double_later(1), timeout="5")
 
 
 # ---------------------------------------------------------------- a retry
@@ -483,12 +474,16 @@ async def test_only_what_retry_on_says_is_retried():
     ("args", "kwargs", "what"),
     [
         ((["a"],), {}, "pass the function first"),
-        ((double, 0), {}, "max_retries is 1 or more, got 0"),
-        ((double, True), {}, "max_retries is an int"),
-        ((double, 1, -1), {}, "retry_delay"),
-        ((double,), {"retry_on": BaseException}, "never retried"),
-        ((double,), {"retry_on": (OSError, asyncio.CancelledError)}, "never retried"),
-        ((double,), {"retry_on": "x"}, "retry_on"),
+        ((double_later, 0), {}, "max_retries is 1 or more, got 0"),
+        ((double_later, True), {}, "max_retries is an int"),
+        ((double_later, 1, -1), {}, "retry_delay"),
+        ((double_later,), {"retry_on": BaseException}, "never retried"),
+        (
+            (double_later,),
+            {"retry_on": (OSError, asyncio.CancelledError)},
+            "never retried",
+        ),
+        ((double_later,), {"retry_on": "x"}, "retry_on"),
         ((lambda: 5,), {}, "cannot be awaited"),
     ],
 )
@@ -499,7 +494,7 @@ async def test_what_cannot_be_retried_is_refused(args, kwargs, what):
 
 async def test_the_articles_coroutine_is_refused_and_closed():
     with pytest.raises(TypeError, match=r"a coroutine: pass the function first"):
-        await cancellation_with_retry(double(1))
+        await cancellation_with_retry(double_later(1))
 
 
 # ---------------------------------------------------------------- a shield

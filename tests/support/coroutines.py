@@ -21,6 +21,15 @@ async def echo_later(value: Any = None) -> Any:
     return value
 
 
+async def double(number: int) -> int:
+    return 2 * number
+
+
+async def double_later(number: int) -> int:
+    await asyncio.sleep(0)
+    return 2 * number
+
+
 async def sleep_for(seconds: float) -> float:
     await asyncio.sleep(seconds)
     return seconds
@@ -28,6 +37,10 @@ async def sleep_for(seconds: float) -> float:
 
 async def forever(_: object = None) -> None:
     await asyncio.get_running_loop().create_future()
+
+
+async def fail(value: object) -> None:
+    raise ValueError(value)
 
 
 async def raises(error: BaseException) -> None:
