@@ -18,7 +18,8 @@ test: $(VENV)/built
 # What needs more than the suite: a cluster, the benchmarks' peers and plots.
 recipes: $(VENV)/built
 	$(BIN)/python -m pip install -qq --editable '.[test,bench,cluster]'
-	$(BIN)/python -m pytest tests/test_docs.py tests/test_benchmarks.py $(ARGS)
+	$(BIN)/python -m pytest tests/whole/test_docs.py \
+	    tests/whole/test_benchmarks.py $(ARGS)
 
 # Writes docs/benchmarks.md and its plots, too.
 bench: $(VENV)/built
@@ -37,14 +38,14 @@ differential: export PYASYNCLIFE_PROGRAMS ?= 10000
 differential: export PYASYNCLIFE_SEED ?= $(shell date +%s)
 differential:
 	@echo seed $(PYASYNCLIFE_SEED)
-	$(PYTHON) tools/matrix.py tests/test_differential.py $(ARGS)
+	$(PYTHON) tools/matrix.py tests/group/test_differential.py $(ARGS)
 
 sanitize: $(VENV)/built
 	bash tools/sanitize.sh $(BIN)/python $(ARGS)
 
 leaks: export PYASYNCLIFE_LEAKS ?= 1000000
 leaks: $(VENV)/built
-	$(BIN)/python -m pytest -q -rP tests/test_leaks.py \
+	$(BIN)/python -m pytest -q -rP tests/whole/test_leaks.py \
 	    -o faulthandler_timeout=1800 $(ARGS)
 
 nomemory: $(VENV)/built

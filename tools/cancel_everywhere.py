@@ -2,9 +2,9 @@
 
 python tools/cancel_everywhere.py [-k WORDS] [--sample N [--seed S]] [--stock [-v]]
 
-Runs the scenarios of tests/cancel_scenarios*.py, lazy and with the eager task factory
-(3.12 and newer), with the capture and, in a process of its own, without. Prints what
-it finds, and its figures on one line.
+Runs the scenarios of tests/support/cancel_scenarios*.py, lazy and with the eager task
+factory (3.12 and newer), with the capture and, in a process of its own, without.
+Prints what it finds, and its figures on one line.
 
 --sample: so many points of all, drawn by the seed, which is printed.
 --stock: asyncio's own tools instead; prints a row of the table in docs/testing.md.
@@ -26,12 +26,11 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-import cancel_scenarios_articles  # noqa: E402, F401
-import cancel_scenarios_live  # noqa: E402, F401
-from cancel_scenarios import EAGER, OURS, Case, quiet  # noqa: E402
-from cancel_scenarios_stock import STOCK  # noqa: E402
-
+import support.cancel_scenarios_articles  # noqa: E402
+import support.cancel_scenarios_live  # noqa: E402, F401
 from pyasynclife.testing import CancelReport, cancel_everywhere  # noqa: E402
+from support.cancel_scenarios import EAGER, OURS, Case, quiet  # noqa: E402
+from support.cancel_scenarios_stock import STOCK  # noqa: E402
 
 Point = tuple[int, ...]
 

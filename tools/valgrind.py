@@ -24,8 +24,8 @@ EVERY = 3
 def sample() -> list[str]:
     """Every third case, from all over the file."""
     sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-    import hostile_cases  # noqa: F401
-    from hostile import CASES
+    import support.hostile_cases  # noqa: F401
+    from support.hostile import CASES
 
     return list(CASES)[::EVERY]
 
@@ -62,10 +62,10 @@ def main(cases: list[str]) -> int:
         directory = Path(made)
         command = ["valgrind", "--tool=memcheck", "--xml=yes", "--leak-check=no"]
         command += ["--num-callers=30", f"--xml-file={directory}/%p.xml"]
-        command += [sys.executable, str(ROOT / "tests/hostile.py"), "asyncio"]
+        command += [sys.executable, "-m", "support.hostile", "asyncio"]
         environment = os.environ | {
             "PYTHONMALLOC": "malloc",
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
             "PYASYNCLIFE_SLOW": "1",
         }
         done = subprocess.run(
