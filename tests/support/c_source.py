@@ -127,7 +127,7 @@ class Source:
 
 def core_files() -> dict[str, str]:
     """The text of every C file and of the page about them, by path from csrc/ on."""
-    paths = [*CSRC.glob("*.md"), *sorted(CSRC.rglob("*.[ch]"))]
+    paths = [CSRC / "README.md", *sorted(CSRC.rglob("*.[ch]"))]
     return {path.relative_to(CSRC).as_posix(): path.read_text() for path in paths}
 
 
@@ -147,32 +147,10 @@ class Tree:
     """All files, by path from csrc/ on, and the page with the table of them."""
 
     def __init__(self, files: dict[str, str]) -> None:
-        self.page = "".join(
-            text for file, text in files.items() if file.endswith(".md")
-        )
+        self.page = files["README.md"]
         self.sources = [
-            Source(file, text)
-            for file, text in files.items()
-            if not file.endswith(".md")
+            Source(file, text) for file, text in files.items() if file != "README.md"
         ]
-
-    def path_of(self, file: str, user: str = "") -> str:
-        """The path of a file that the page, or a file that includes it, names.
-
-        It may be given from csrc/ on, from its user's folder on, or, if no two files
-        have the same, by its name alone; what is not there stays as it is.
-        """
-        there = {source.file for source in self.sources}
-        beside = os.path.normpath(os.path.join(os.path.dirname(user), file))
-        named = [path for path in sorted(there) if path.endswith(f"/{file}")]
-        found = [path for path in (beside, file) if path in there]
-        return (found or (named if len(named) == 1 else [file]))[0]
-
-    def stem_of(self, name: str) -> str:
-        """The path, without its suffix, of a header and source named alike."""
-        stems = {source.stem for source in self.sources}
-        named = [stem for stem in sorted(stems) if stem.endswith(f"/{name}")]
-        return named[0] if name not in stems and len(named) == 1 else name
 
     @cached_property
     def pieces(self) -> list[Piece]:
@@ -194,34 +172,16 @@ class Tree:
         ]
 
     @cached_property
-    def rows(self) -> list[tuple[str, str]]:
-        """Layer and file, from the top of the table on."""
-        rows, layer = [], ""
+    def named(self) -> list[str]:
+        """The files that the page's tables name: `batch/pump.c` `.h` is two."""
+        named = []
         for line in self.page.splitlines():
-            cells = [cell.strip() for cell in line.split("|")]
-            if len(cells) < 4 or "`" not in cells[2]:
-                continue
-            layer = cells[1] or layer
-            first, *more = re.findall(r"`([^`]+)`", cells[2])
-            rows += [
-                (layer, self.path_of(file))
-                for file in (first, *(first.rpartition(".")[0] + end for end in more))
-            ]
-        return rows
-
-    @cached_property
-    def sideways(self) -> set[tuple[str, str]]:
-        """Pairs of rooms of which the first may include the second."""
-        found = re.search(r"^Sideways:(.*?)(\n\n|\Z)", self.page, re.M | re.DOTALL)
-        pairs = set()
-        for clause in (found[1] if found else "").split(","):
-            users, _, used = clause.partition(" to ")
-            pairs |= {
-                (user, room)
-                for user in map(self.stem_of, re.findall(r"`([\w/]+)`", users))
-                for room in map(self.stem_of, re.findall(r"`([\w/]+)`", used))
-            }
-        return pairs
+            for cell in line.split("|")[1:-2]:
+                first, *more = re.findall(r"`([\w/.]+)`", cell) or [""]
+                if re.search(r"\.[ch]$", first):
+                    stem = first.rpartition(".")[0]
+                    named += [first, *(stem + end for end in more)]
+        return named
 
     def slot(self, slot: str) -> set[str]:
         """The functions that stand in that slot of a type."""
