@@ -1,4 +1,4 @@
-# make demo, make test: everything else they need, they make.
+# make demo and make test build everything that they need.
 
 PYTHON ?= python3
 VENV := .venv
@@ -15,25 +15,25 @@ demo: $(VENV)/built
 test: $(VENV)/built
 	$(BIN)/python -m pytest $(ARGS)
 
-# What needs more than the suite: a cluster, the benchmarks' peers and plots.
+# The tests that need further packages: a cluster, other libraries, plots.
 recipes: $(VENV)/built
 	$(BIN)/python -m pip install -qq --editable '.[test,bench,cluster]'
 	$(BIN)/python -m pytest tests/whole/test_docs.py \
 	    tests/whole/test_benchmarks.py $(ARGS)
 
-# Writes docs/benchmarks.md and its plots, too.
+# Also writes docs/benchmarks.md and its plots.
 bench: $(VENV)/built
 	$(BIN)/python -m pip install -qq --editable '.[test,bench]'
 	$(BIN)/python -m benchmarks --write docs $(ARGS)
 
-# Three of its rows on every version: writes docs/benchmarks-versions.md.
+# Three kinds of rows on every version: writes docs/benchmarks-versions.md.
 bench-versions:
 	$(PYTHON) tools/bench_versions.py $(ARGS)
 
 matrix:
 	$(PYTHON) tools/matrix.py $(ARGS)
 
-# 10,000 random programs a version, others each time: the log names the seed.
+# 10,000 random programs per version, new ones each time: the log has the seed.
 differential: export PYASYNCLIFE_PROGRAMS ?= 10000
 differential: export PYASYNCLIFE_SEED ?= $(shell date +%s)
 differential:

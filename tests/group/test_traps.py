@@ -171,7 +171,7 @@ def test_asyncio_s_own_does_as_the_table_says(
 DOCS = ROOT / "docs" / "task-group.md"
 # How a row begins, and what shows it.
 ROWS: dict[str, list[g.Scenario]] = {
-    "groups nested in each other fail in one turn:": [
+    "groups nested in each other fail in one iteration:": [
         g.nested_groups_that_fail_in_one_turn
     ],
     "a cancellation from outside comes while a": [

@@ -306,7 +306,7 @@ async def spins() -> None:
 
 PLANTED: list[tuple[Callable[[], Any], str, tuple[int, ...], str]] = [
     (swallows, "swallowed", (2,), "None was returned"),
-    (turns_it_into_an_error, "swallowed", (2,), "ValueError: instead came out"),
+    (turns_it_into_an_error, "swallowed", (2,), "ValueError: instead was raised"),
     (waits_for_one_that_swallows, "swallowed", (3,), "None was returned"),
     (raises_a_fresh_one, "replaced", (2,), "cancel_everywhere: 1"),
     (raises_the_one_before, "replaced", (2,), "'old'"),

@@ -38,9 +38,9 @@ TIMES = {"group, children return at once": 6} | dict.fromkeys(
 )
 # On the standard loop alone, where there is another.
 PLAIN = {
-    "register, the plain way": 1,
-    "cancel_all and wait, the plain way": 2,
-    "group, children return at once, the plain way": 6,
+    "register, the plain path": 1,
+    "cancel_all and wait, the plain path": 2,
+    "group, children return at once, the plain path": 6,
 }
 
 pytest.importorskip("matplotlib", reason="the extra bench is not installed")

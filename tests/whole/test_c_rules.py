@@ -467,7 +467,7 @@ BAD: list[tuple[Rule, str, str, str, str]] = [
         includes_follow_the_layers,
         PUMP,
         "",
-        "#include HEADER\n",
+        f'#include "{HEADER}"\n',
         "wrong way",
     ),
     (includes_follow_the_layers, "module.c", "registry/", "", "not there"),
@@ -475,7 +475,7 @@ BAD: list[tuple[Rule, str, str, str, str]] = [
         headers_are_in_no_cycle,
         "base/compat.h",
         "#if",
-        "#include STATE\n#if",
+        f'#include "{STATE}"\n#if',
         "a cycle: base/",
     ),
     (
