@@ -61,11 +61,13 @@ lint: $(VENV)/linters
 	$(BIN)/ruff check $(PYFILES)
 	$(BIN)/ruff format --check $(PYFILES)
 	$(BIN)/mypy --strict pyasynclife
+	$(BIN)/python tools/format_c.py --check
 	bash tools/lint_c.sh $(BIN)/python
 
 format: $(VENV)/linters
 	$(BIN)/ruff check --fix $(PYFILES)
 	$(BIN)/ruff format $(PYFILES)
+	$(BIN)/python tools/format_c.py
 
 clean:
 	rm -rf $(VENV) .matrix build dist *.egg-info pyasynclife/*.so
