@@ -33,8 +33,9 @@ typedef struct {
     PyObject_HEAD
     GroupObject *group; /* owned */
     PyObject *body;     /* owned: what the body raised, or NULL */
-    PyObject *outer;    /* owned: the first cancellation not ours, or NULL */
-    PyObject *own;      /* owned: the first that is ours alone, or NULL */
+    PyObject
+        *outer_cancel;    /* owned: the first cancellation not ours, or NULL */
+    PyObject *own_cancel; /* owned: the first that is ours alone, or NULL */
     group_exit_phase phase;
 } GroupExitObject;
 
@@ -51,14 +52,14 @@ group_exit_note_cancelled(GroupExitObject *self, PyObject *error)
 {
     GroupObject *group = self->group;
     bool ours = false;
-    if (group->requested && group->parent != NULL) {
+    if (group->parent_cancel_requested && group->parent != NULL) {
         long count = al_task_cancelling(group->st, group->parent);
         if (count < 0) {
             PyErr_Clear(); /* cannot be told: then it is not ours */
         }
-        ours = count >= 0 && count <= group->asked;
+        ours = count >= 0 && count <= group->parent_cancelling;
     }
-    PyObject **place = ours ? &self->own : &self->outer;
+    PyObject **place = ours ? &self->own_cancel : &self->outer_cancel;
     if (*place == NULL) {
         *place = Py_NewRef(error);
     }
@@ -111,8 +112,9 @@ group_exit_take_thrown(GroupExitObject *self, PyObject *thrown)
     }
     if (self->phase == GROUP_EXIT_FLUSH) {
         long count = al_task_cancelling(group->st, group->parent);
-        if (count > 0 && self->outer == NULL) {
-            self->outer = Py_NewRef(thrown); /* one from outside came along */
+        if (count > 0 && self->outer_cancel == NULL) {
+            self->outer_cancel =
+                Py_NewRef(thrown); /* one from outside came along */
         }
         return count < 0 ? -1 : 0;
     }
@@ -152,20 +154,20 @@ static PySendResult
 group_exit_uncancel(GroupExitObject *self, PyObject **result)
 {
     GroupObject *group = self->group;
-    if (!group->requested || group->parent == NULL) {
+    if (!group->parent_cancel_requested || group->parent == NULL) {
         return PYGEN_RETURN;
     }
-    long left = al_task_uncancel(group->st, group->parent);
-    if (left < 0) {
+    long remaining = al_task_uncancel(group->st, group->parent);
+    if (remaining < 0) {
         return PYGEN_ERROR;
     }
-    if (left > 0) {
-        if (self->outer == NULL) {
-            self->outer = Py_XNewRef(self->own);
+    if (remaining > 0) {
+        if (self->outer_cancel == NULL) {
+            self->outer_cancel = Py_XNewRef(self->own_cancel);
         }
         return PYGEN_RETURN;
     }
-    Py_CLEAR(self->outer);
+    Py_CLEAR(self->outer_cancel);
     PyObject *counter = al_task_cancelling_method(group->st, group->parent);
     al_cancel_state state =
         counter == NULL
@@ -227,8 +229,8 @@ group_exit_finish(GroupExitObject *self, PyObject **result)
     if (failed && al_group_add_error(group, self->body) < 0) {
         return PYGEN_ERROR;
     }
-    if (group->errors == NULL && self->outer != NULL) {
-        group_exit_raise(self->outer);
+    if (group->errors == NULL && self->outer_cancel != NULL) {
+        group_exit_raise(self->outer_cancel);
         return PYGEN_ERROR;
     }
     if (group->errors != NULL) {
@@ -268,7 +270,7 @@ static void
 group_exit_end(GroupObject *group)
 {
     PyObject *error = PyErr_GetRaisedException();
-    group->over = true;
+    group->exited = true;
     al_group_report_errors(group, error);
     Py_CLEAR(group->parent);
     Py_CLEAR(group->base_error);
@@ -317,7 +319,7 @@ group_exit_step(PyObject *op, PyObject *thrown, PyObject **result)
 }
 
 PyObject *
-al_group_exit_awaitable(GroupObject *group, PyObject *body)
+al_group_exit_new(GroupObject *group, PyObject *body)
 {
     al_state *st = group->st;
     GroupExitObject *self = AL_ALLOC(
@@ -327,8 +329,8 @@ al_group_exit_awaitable(GroupObject *group, PyObject *body)
     }
     self->group = (GroupObject *)Py_NewRef((PyObject *)group);
     self->body = Py_XNewRef(body);
-    self->outer = NULL;
-    self->own = NULL;
+    self->outer_cancel = NULL;
+    self->own_cancel = NULL;
     self->phase = GROUP_EXIT_BEGIN;
     PyObject_GC_Track((PyObject *)self);
     PyObject *awaitable =
@@ -346,8 +348,8 @@ group_exit_traverse(PyObject *op, visitproc visit, void *arg)
     Py_VISIT(Py_TYPE(op));
     Py_VISIT((PyObject *)self->group);
     Py_VISIT(self->body);
-    Py_VISIT(self->outer);
-    Py_VISIT(self->own);
+    Py_VISIT(self->outer_cancel);
+    Py_VISIT(self->own_cancel);
     return 0;
 }
 
@@ -356,8 +358,8 @@ group_exit_clear(PyObject *op)
 {
     GroupExitObject *self = (GroupExitObject *)op;
     Py_CLEAR(self->body);
-    Py_CLEAR(self->outer);
-    Py_CLEAR(self->own);
+    Py_CLEAR(self->outer_cancel);
+    Py_CLEAR(self->own_cancel);
     Py_CLEAR(self->group);
     return 0;
 }

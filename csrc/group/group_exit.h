@@ -8,7 +8,7 @@
 
 /* An awaitable of the group's end, `body` (may be NULL) being what its body
    raised (new).  Pure C. */
-PyObject *al_group_exit_awaitable(GroupObject *group, PyObject *body);
+PyObject *al_group_exit_new(GroupObject *group, PyObject *body);
 
 /* Make the type.  Returns 0; -1 with an exception.  Runs Python. */
 int al_group_exit_setup(PyObject *module, al_state *st);
