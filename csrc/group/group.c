@@ -2,44 +2,47 @@
  *
  * The behaviour is that of asyncio.TaskGroup in CPython 3.15, on every
  * version.  The order of events at a child's end is asyncio's too, because
- * callers can see it.  One thing differs: a child that was started eagerly and
- * has already succeeded never becomes a child, so it costs no loop iteration.
+ * callers can see it.  One thing differs: a Task that was started eagerly and
+ * has already ended without an error never becomes a child, so it costs no
+ * loop iteration.
  *
  * Who owns whom, and until when:
  *
  *     parent Task -> its frame -> awaitable -> GroupExit -> group
  *
- *     group -> parent               the exit has ended
- *           -> children: the Tasks  each has ended
- *           -> on_done -> group     the exit has ended
- *           -> errors, base_error   the exit raises or reports them
- *           -> waiter <- parent     the last child wakes it
- *     child -> on_done -> group     on_done has been called
+ *     group -> parent               until the exit has ended
+ *           -> children: the Tasks  until each has ended
+ *           -> on_done -> group     until the exit has ended
+ *           -> errors, base_error   until the exit raises or reports them
+ *           -> waiter <- parent     until the exit is resumed
+ *     child -> on_done -> group     until on_done has been called
  *
- * All of these cycles end without the collector.  Nothing here keeps the
- * raised errors alive, nor do the frames in their tracebacks keep the group
+ * All of these cycles are broken without the garbage collector.  When the
+ * group has been left, it holds none of the errors that it has raised
  * (CPython gh-124958).
  *
  * A child's life:
  *
- *     create_task()     refused with its coroutine closed if the group has not
- *                       been entered, is aborting, or is finished (gh-115957)
- *     group_spawn       makes the Task; the capture may attach on_done itself
- *     group_adopt       adds the edge of the await graph, the entry in
- *                       `children`, and on_done
- *     the loop          runs the child to its end, then calls on_done:
+ *     create_task()       closes the coroutine and raises if the group has not
+ *                         been entered, is aborting or is finished (gh-115957)
+ *     group_spawn         makes the Task; the capture may attach on_done
+ *     group_adopt         adds the edge of the await graph, the entry in
+ *                         `children`, and on_done
+ *     the loop            runs the child to its end, then calls on_done:
  *     group_on_task_done
  *       1. the child leaves `children`, and the edge is removed
  *       2. if it was the last and the exit waits, the waiter is woken: the
  *          parent's step is scheduled before 3. may cancel the parent
  *       3. if it has failed, its error is kept, and the first failure cancels
- *          all other children, then the parent
+ *          the other children in the order of their creation, then the parent;
+ *          after the parent's end, or the group's, it is only reported
  *
- * The parent is cancelled so that a body that awaits something else stops; the
- * exit takes this cancellation back.  It is requested at most once, and not
- * at all if the group aborts already, for then the exit has begun or the
- * parent was cancelled before.  cancel() does the same as a first failure, but
- * leaves no error.  Before the entry it is remembered and done on entry.
+ * The parent is cancelled because the body may be waiting for something else;
+ * the exit takes this cancellation back.  It is requested at most once, and
+ * not at all if the group is aborting already: then either the parent was
+ * cancelled before, or the exit has begun.  cancel() does what a first failure
+ * does, but leaves no error.  Before the entry it is remembered, and takes
+ * effect on entry.
  */
 #include "base/compat.h"
 #include "base/fault.h"
@@ -247,8 +250,8 @@ group_remove_child(GroupObject *self, PyObject *task)
     return 0;
 }
 
-/* The done callback of every child; the essay above has its order.  A Task
-   that is no child (any more) is ignored. */
+/* The done callback of every child; its order is in the essay above.  A Task
+   that is not, or no longer, a child is ignored. */
 static PyObject *
 group_on_task_done(PyObject *op, PyObject *task)
 {
@@ -257,8 +260,7 @@ group_on_task_done(PyObject *op, PyObject *task)
     if (removed <= 0) {
         return removed < 0 ? NULL : Py_NewRef(Py_None);
     }
-    /* A failure here must not keep the exit waiting: it is raised at the end.
-     */
+    /* An error here is raised last: the exit must not be left waiting. */
     PyObject *unlink_error = al_task_unlink(self->st, task, self->parent) < 0
                                  ? PyErr_GetRaisedException()
                                  : NULL;
@@ -566,9 +568,13 @@ group_create_named(PyObject *op, PyObject *const *args, PyObject *kwnames)
 
 PyDoc_STRVAR(group_create_task_doc,
 "create_task($self, coro, *, name=None, context=None, **kwargs)\n--\n\n"
-"Start a child and return its Task.\n\n"
-"The keywords are those of asyncio.create_task; eager_start from 3.12 on.\n"
-"A coroutine that is refused is closed.");
+"Start a child of the group.\n\n"
+"The keywords are those of asyncio.create_task(), with eager_start on 3.12\n"
+"and newer.  The group holds the Task until it ends.\n\n"
+"Returns the Task.  Raises RuntimeError if the group has not been entered,\n"
+"is shutting down or is finished, or if another thread calls.  A coroutine\n"
+"that is refused is closed.\n\n"
+"Source: asyncio.TaskGroup.create_task.");
 
 static PyObject *
 group_create_task(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
@@ -601,8 +607,13 @@ group_create_task(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
 
 PyDoc_STRVAR(group_cancel_doc,
 "cancel($self, /)\n--\n\n"
-"Cancel the children and the body; the group is then left without an error.\n\n"
-"Before the group is entered: on entry.  Again, or after its end: no effect.");
+"Cancel the children and the body.\n\n"
+"The block ends without an error of its own once all children have ended; a\n"
+"child or a body that fails meanwhile still makes it raise.  Called before\n"
+"the group is entered, it takes effect on entry.  Called again, or after the\n"
+"group has finished, it has no effect.\n\n"
+"Raises RuntimeError if another thread calls.\n\n"
+"Source: asyncio.TaskGroup.cancel, new in CPython 3.15.");
 
 static PyObject *
 group_cancel(PyObject *op, PyObject *Py_UNUSED(ignored))
@@ -632,7 +643,8 @@ static PyMethodDef group_methods[] = {
 };
 
 static PyGetSetDef group_getset[] = {
-    {"_tasks", group_get_tasks, NULL, "The children, a snapshot.", NULL},
+    {"_tasks", group_get_tasks, NULL,
+     "The children that have not ended, as a new frozenset.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
@@ -670,8 +682,8 @@ group_clear(PyObject *op)
     return 0;
 }
 
-/* Not al_object_dealloc: the type may be subclassed, so tp_clear may be a
-   subclass's, and it has weak references. */
+/* Not al_object_dealloc(): there are weak references, and in a subclass
+   tp_clear is the subclass's. */
 static void
 group_dealloc(PyObject *op)
 {
@@ -685,12 +697,15 @@ group_dealloc(PyObject *op)
 
 PyDoc_STRVAR(group_doc,
 "TaskGroup()\n--\n\n"
-"asyncio.TaskGroup as CPython 3.15 has it, on every version.\n\n"
+"Run Tasks as one group, as asyncio.TaskGroup of CPython 3.15 does.\n\n"
 "    async with TaskGroup() as group:\n"
 "        group.create_task(fetch(1))\n"
 "        group.create_task(fetch(2))\n\n"
-"The block waits for its children.  One that fails cancels the others and\n"
-"the body, and the errors leave the block as one ExceptionGroup.\n"
+"The block waits for its children.  The first child that fails cancels the\n"
+"others and the body; the errors are then raised as one ExceptionGroup.  A\n"
+"KeyboardInterrupt or SystemExit is raised by itself.  If the block is\n"
+"cancelled from outside, the children are cancelled, and the CancelledError\n"
+"is raised when they have ended.\n\n"
 "Source: asyncio.TaskGroup.");
 
 static PyType_Slot group_slots[] = {
