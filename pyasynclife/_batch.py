@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator, Callable, Generator
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
+from pyasynclife._arguments import check_count
 from pyasynclife._core import Books, TaskResult
 from pyasynclife._errors import BatchError
-from pyasynclife._options import count_option
 from pyasynclife._results import (
     BatchProgress,
     BatchResult,
@@ -68,7 +68,7 @@ class Batch(Sealed, Generic[T]):
 
     @max_concurrent.setter
     def max_concurrent(self, value: int) -> None:
-        limit = count_option("max_concurrent", value, 1)
+        limit = check_count("max_concurrent", value, 1)
         self._books.set("limit", min(limit, sys.maxsize))
         self._max_concurrent = limit
 

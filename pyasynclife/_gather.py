@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
+import math
 import sys
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
 from typing import Any, TypeVar
 
-from pyasynclife._batch import Batch
-from pyasynclife._core import Books, TaskResult
-from pyasynclife._options import (
+from pyasynclife._arguments import (
+    check_count,
+    check_function,
     check_hook,
-    check_sources,
-    count_option,
-    seconds_option,
+    check_optional_seconds,
+    check_size,
     short,
 )
+from pyasynclife._batch import Batch
+from pyasynclife._core import Books, TaskResult
 from pyasynclife._registry import TaskRegistry
 
 T = TypeVar("T")
@@ -81,8 +84,9 @@ def bounded_gather(
 
     Source: the articles' ``gather_with_timeout_and_budget``.
     """
-    is_async = check_sources(fn, items)
-    limit = count_option("max_concurrent", max_concurrent, 1)
+    check_function("bounded_gather(fetch, urls)", fn)
+    is_async = _check_items(items)
+    limit = check_count("max_concurrent", max_concurrent, 1)
     check_hook("key", key)
     check_hook("on_result", on_result)
     if registry is not None and not isinstance(registry, TaskRegistry):
@@ -94,9 +98,9 @@ def bounded_gather(
     batch._key = key
     batch._max_concurrent = limit
     batch._max_errors = (
-        -1 if max_errors is None else count_option("max_errors", max_errors)
+        -1 if max_errors is None else check_size("max_errors", max_errors)
     )
-    batch._budget = seconds_option("budget", budget)
+    batch._budget = check_optional_seconds("budget", budget, math.inf)
     batch._awaited = batch._delivered = False
     batch._result = None
     batch._books = Books(
@@ -105,15 +109,48 @@ def bounded_gather(
         is_async,
         "bounded_gather",
         min(limit, sys.maxsize),
-        seconds_option("timeout", timeout),
+        check_optional_seconds("timeout", timeout, math.inf),
         batch._budget,
-        seconds_option("cancel_grace", cancel_grace),
-        min(batch._max_errors, sys.maxsize),
+        check_optional_seconds("cancel_grace", cancel_grace, math.inf),
+        batch._max_errors,
         bool(ordered),
-        -1 if buffer is None else min(count_option("buffer", buffer), sys.maxsize),
+        -1 if buffer is None else check_size("buffer", buffer),
         key,
         on_result,
         bool(task_per_item) or registry is not None,
         registry,
     )
     return batch
+
+
+def _check_items(items: Any) -> bool:
+    """Refuse items that cannot be read; tell whether they are asynchronous."""
+    if isinstance(items, (str, bytes, bytearray)):
+        raise TypeError(
+            f"items is {short(items)}, which would be run letter by letter: wrap it "
+            "in a list"
+        )
+    if inspect.iscoroutine(items):
+        items.close()
+        raise TypeError(
+            "items is a coroutine: await it first, or pass the function and its "
+            "arguments: bounded_gather(fetch, urls)"
+        )
+    if isinstance(items, AsyncIterable):
+        return True
+    if not isinstance(items, Iterable) and not hasattr(type(items), "__getitem__"):
+        raise TypeError(
+            f"items must be iterable (a list, a generator, an async generator), got "
+            f"{short(items)}"
+        )
+    first = None
+    if type(items) in (list, tuple, set, frozenset, dict) and items:
+        first = next(iter(items.values() if type(items) is dict else items))
+    if inspect.iscoroutine(first):
+        first.close()
+        raise TypeError(
+            "the items are coroutines, which bounded_gather makes itself: pass "
+            "the function and its arguments, bounded_gather(fetch, urls) for "
+            "[fetch(url) for url in urls]"
+        )
+    return False

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
-from pyasynclife._checks import check_callable, check_seconds, check_tasks
+from pyasynclife._arguments import (
+    check_hook,
+    check_optional_seconds,
+    check_seconds,
+    check_tasks,
+)
 from pyasynclife._core import TaskResult
 from pyasynclife._report import (
     ShutdownReport,
@@ -46,9 +50,7 @@ async def cancel_all_tasks(
 
     Source: the articles' ``cancel_all_tasks``.
     """
-    seconds = check_seconds(
-        "timeout", _SHUTDOWN_TIMEOUT if timeout is None else timeout
-    )
+    seconds = check_optional_seconds("timeout", timeout, _SHUTDOWN_TIMEOUT)
     loop = asyncio.get_running_loop()
     drain = drain_tasks(_others(tasks, loop))
     now = loop.time()
@@ -79,7 +81,7 @@ async def monitor_tasks(
     Source: the articles' ``monitor_tasks``.
     """
     seconds = check_seconds("interval", interval, zero=False)
-    _check_hook("report", report)
+    check_hook("report", report)
     loop = asyncio.get_running_loop()
     running = {task: index for index, task in enumerate(_others(tasks, loop))}
     ended: list[TaskResult[Any]] = []
@@ -125,7 +127,7 @@ def add_task_observers(
 
     Source: the articles' ``add_task_observers``.
     """
-    _check_hook("observer", observer)
+    check_hook("observer", observer)
     for index, task in enumerate(check_tasks(tasks, asyncio.get_running_loop())):
         task.add_done_callback(partial(_tell, observer or _log_result, index))
 
@@ -140,12 +142,6 @@ def _others(
     """The tasks, each once, without the calling one."""
     caller = asyncio.current_task()
     return [task for task in check_tasks(tasks, loop) if task is not caller]
-
-
-def _check_hook(name: str, value: Any) -> None:
-    check_callable(name, value)
-    if inspect.iscoroutinefunction(value):
-        raise TypeError(f"{name} is called, not awaited: pass a plain function")
 
 
 def _result_of(task: asyncio.Task[Any], index: int) -> TaskResult[Any]:

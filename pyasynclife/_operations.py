@@ -8,11 +8,14 @@ import math
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
-from pyasynclife._checks import (
+from pyasynclife._arguments import (
+    check_awaitable,
     check_count,
     check_function,
+    check_optional_seconds,
     check_seconds,
     close_unstarted,
+    short,
 )
 from pyasynclife._loop import add_awaited_by, discard_awaited_by
 from pyasynclife._report import wake
@@ -41,7 +44,7 @@ async def task_with_individual_timeout(coro: Awaitable[T], timeout: float = 10.0
     Source: the articles' ``task_with_individual_timeout``.
     """
     try:
-        _check_awaitable("task_with_individual_timeout(fetch(url))", coro)
+        check_awaitable("task_with_individual_timeout(fetch(url))", coro)
         seconds = check_seconds("timeout", timeout)
         if getattr(asyncio.current_task(), "_must_cancel", False):
             await asyncio.sleep(0)  # a timeout of 0 would eat it: gh-134471
@@ -92,8 +95,8 @@ async def cancellation_with_retry(
     for kind in retry_on if isinstance(retry_on, tuple) else (retry_on,):
         if not (isinstance(kind, type) and issubclass(kind, Exception)):
             raise TypeError(
-                f"retry_on is an Exception class or a tuple of them, got {kind!r}: "
-                "a cancellation is never retried"
+                "retry_on must be an Exception class or a tuple of them, got "
+                f"{short(kind)}: a cancellation is never retried"
             )
     for attempt in range(1, attempts + 1):
         try:
@@ -104,7 +107,7 @@ async def cancellation_with_retry(
             if attempt == attempts:
                 raise
         else:
-            raise TypeError(f"fn returned {awaitable!r}, which cannot be awaited")
+            raise TypeError(f"fn returned {short(awaitable)}, which cannot be awaited")
         await asyncio.sleep(delay)
     raise AssertionError("unreachable")
 
@@ -147,8 +150,8 @@ async def shielded_operation(aw: Awaitable[T], *, timeout: float | None = None) 
     Source: the articles' ``shielded_operation``.
     """
     try:
-        _check_awaitable("shielded_operation(save(order))", aw)
-        seconds = math.inf if timeout is None else check_seconds("timeout", timeout)
+        check_awaitable("shielded_operation(save(order))", aw)
+        seconds = check_optional_seconds("timeout", timeout, math.inf)
     except BaseException:
         close_unstarted(aw)
         raise
@@ -200,8 +203,3 @@ def _release(operation: asyncio.Future[Any]) -> None:
     if shield is not None:  # else the last waiter left as the operation ended
         for waiter in shield.waiters:
             wake(waiter)
-
-
-def _check_awaitable(call: str, value: Any) -> None:
-    if not inspect.isawaitable(value):
-        raise TypeError(f"expected a coroutine, got {value!r}: call it: {call}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import math
 from collections.abc import (
     AsyncIterable,
     Awaitable,
@@ -14,7 +15,13 @@ from collections.abc import (
 )
 from typing import Any, TypeVar
 
-from pyasynclife._checks import check_function, check_seconds, close_unstarted
+from pyasynclife._arguments import (
+    check_function,
+    check_optional_seconds,
+    check_seconds,
+    close_unstarted,
+    short,
+)
 from pyasynclife._core import TaskResult
 from pyasynclife._gather import bounded_gather
 from pyasynclife._states import TaskState
@@ -123,7 +130,8 @@ async def process_batch_with_deadline(
     """
     _check("process_batch_with_deadline", fn, items)
     options.setdefault("max_errors", 0)
-    result = await bounded_gather(fn, items, budget=deadline, **options)
+    budget = check_optional_seconds("deadline", deadline, math.inf)
+    result = await bounded_gather(fn, items, budget=budget, **options)
     return [one.unwrap() for one in result.successes()]
 
 
@@ -204,7 +212,7 @@ def _entrants(coros: Any) -> list[Any]:
     if inspect.isawaitable(coros) or not isinstance(coros, Iterable):
         close_unstarted(coros)
         raise TypeError(
-            f"expected coroutines, got {coros!r}: pass them in a list: "
+            f"expected coroutines, got {short(coros)}: pass them in a list: "
             "wait_for_first_completion([fetch(a), fetch(b)])"
         )
     entrants = list(coros)
@@ -214,7 +222,7 @@ def _entrants(coros: Any) -> list[Any]:
         if not inspect.isawaitable(entrant):
             close_unstarted(*entrants)
             raise TypeError(
-                f"expected a coroutine, got {entrant!r}: call the function: "
+                f"expected a coroutine, got {short(entrant)}: call the function: "
                 "wait_for_first_completion([fetch(a), fetch(b)])"
             )
     return entrants

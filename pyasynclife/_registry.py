@@ -8,7 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
 
-from pyasynclife._checks import check_callable, check_count, check_seconds
+from pyasynclife._arguments import (
+    check_hook,
+    check_optional_seconds,
+    check_seconds,
+    check_size,
+)
 from pyasynclife._core import Registry, TaskMetadata, adopt_methods
 from pyasynclife._dump import await_chain, dump_tasks
 from pyasynclife._report import ShutdownReport, follow_drain, wait_among
@@ -91,13 +96,13 @@ class TaskRegistry(Registry):
         interval = check_seconds("heartbeat_interval", heartbeat_interval, zero=False)
         threshold = check_seconds("stale_threshold", stale_threshold)
         timeout = check_seconds("shutdown_timeout", shutdown_timeout)
-        check_callable("on_stale", on_stale)
-        check_callable("on_finish", on_finish)
+        check_hook("on_stale", on_stale)
+        check_hook("on_finish", on_finish)
         self._configure(
             threshold,
-            check_count("history", history),
+            check_size("history", history),
             bool(keep_results),
-            check_count("keep_errors", keep_errors),
+            check_size("keep_errors", keep_errors),
             on_finish,
         )
         self.heartbeat_interval = interval
@@ -138,11 +143,7 @@ class TaskRegistry(Registry):
         timeout: seconds; None: ``shutdown_timeout``; math.inf: for ever.
         Cancelled, it leaves at once; the tasks stay cancelled.
         """
-        seconds = (
-            self.shutdown_timeout
-            if timeout is None
-            else check_seconds("timeout", timeout)
-        )
+        seconds = check_optional_seconds("timeout", timeout, self.shutdown_timeout)
         loop = asyncio.get_running_loop()
         started = loop.time()
         drain = self._begin_drain(asyncio.current_task())
@@ -158,7 +159,7 @@ class TaskRegistry(Registry):
 
         timeout: seconds; None: for ever.  Returns True if all have ended.
         """
-        seconds = math.inf if timeout is None else check_seconds("timeout", timeout)
+        seconds = check_optional_seconds("timeout", timeout, math.inf)
         self._bind("TaskRegistry.wait()")
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds

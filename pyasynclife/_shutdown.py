@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import time
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, Self
 
 from pyasynclife import _signals
-from pyasynclife._checks import check_callable, check_seconds, check_tasks
+from pyasynclife._arguments import (
+    check_hook,
+    check_optional_seconds,
+    check_seconds,
+    check_tasks,
+    short,
+)
 from pyasynclife._core import Drain
 from pyasynclife._registry import TaskRegistry
 from pyasynclife._report import ShutdownReport, follow_drain
@@ -48,11 +53,11 @@ class SignalCoordinator(SignalEvents):
         registry: TaskRegistry | None = None,
         on_signal: Callable[[int, int], object] | None = None,
     ) -> None:
-        check_callable("on_signal", on_signal)
-        if inspect.iscoroutinefunction(on_signal):
-            raise TypeError("on_signal is called, not awaited: pass a plain function")
+        check_hook("on_signal", on_signal)
         if registry is not None and not isinstance(registry, TaskRegistry):
-            raise TypeError(f"registry is a TaskRegistry or None, got {registry!r}")
+            raise TypeError(
+                f"registry must be a TaskRegistry or None, got {short(registry)}"
+            )
         self._shutdown_timeout = check_seconds("shutdown_timeout", shutdown_timeout)
         super().__init__(shutdown_signals, reload_signals, take_ignored, on_signal)
         self._registry = registry
@@ -180,7 +185,7 @@ class SignalCoordinator(SignalEvents):
             TypeError, RuntimeError: One of ``tasks`` is no Task, or of another loop;
                 nothing has been cancelled.
         """
-        seconds = None if timeout is None else check_seconds("timeout", timeout)
+        seconds = check_optional_seconds("timeout", timeout, None)
         if tasks is None and self._registry is None:
             raise ValueError(
                 "graceful_shutdown() has nothing to end: pass tasks, or make the "

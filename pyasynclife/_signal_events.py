@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 
 from pyasynclife import _signals
+from pyasynclife._arguments import short
 from pyasynclife._core import SignalHandler
 
 
@@ -233,9 +234,9 @@ def _signal_set(
     signals: Iterable[int] | None, name: str, default: Iterable[int]
 ) -> frozenset[int]:
     if isinstance(signals, int):
-        raise TypeError(f"{name} must be a list of signals, not {signals!r}")
+        raise TypeError(f"{name} must be a list of signals, got {short(signals)}")
     chosen = tuple(default if signals is None else signals)
     for signum in chosen:
         if isinstance(signum, bool) or not isinstance(signum, int):
-            raise TypeError(f"{name} must hold signal numbers, not {signum!r}")
+            raise TypeError(f"{name} must hold signal numbers, got {short(signum)}")
     return frozenset(chosen)

@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator, Generator
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
+from pyasynclife._arguments import check_seconds, short
 from pyasynclife._batch import Batch
-from pyasynclife._checks import check_seconds
 from pyasynclife._core import TaskResult
 from pyasynclife._results import BatchProgress, BatchResult
 
@@ -76,12 +76,12 @@ def track(
     """
     if not isinstance(batch, Batch):
         raise TypeError(
-            f"track() takes the batch itself, got {batch!r}: "
+            f"track() takes the batch itself, got {short(batch)}: "
             "await track(bounded_gather(fetch, urls))"
         )
     seconds = check_seconds("interval", interval, zero=False)
     if console is not None and not isinstance(console, Console):
-        raise TypeError(f"console is a rich Console or None, got {console!r}")
+        raise TypeError(f"console must be a rich Console or None, got {short(console)}")
     return Tracked(batch, _Display(batch, str(description), seconds, console))
 
 
