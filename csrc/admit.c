@@ -214,7 +214,8 @@ admit_threshold(RegistryObject *self, PyObject *value, double *seconds)
     *seconds = self->beats.rings->stale_after;
     return value == NULL || value == Py_None
                ? 0
-               : al_args_seconds("stale_after", value, seconds);
+               : al_args_seconds(self->st->check_seconds, "stale_after", value,
+                                 seconds);
 }
 
 /* "task_<number>" (new).  Written by hand, since printf takes longer than all

@@ -34,6 +34,7 @@
     X(nothing, "pyasynclife._loop", "nothing")                                \
     X(add_awaited_by, "pyasynclife._loop", "add_awaited_by")                  \
     X(discard_awaited_by, "pyasynclife._loop", "discard_awaited_by")          \
+    X(check_seconds, "pyasynclife._arguments", "check_optional_seconds")      \
     X(DuplicateTaskError, "pyasynclife._errors", "DuplicateTaskError")        \
     X(UnknownTaskError, "pyasynclife._errors", "UnknownTaskError")            \
     X(pending, "pyasynclife._states", "TaskState.PENDING")                    \
