@@ -46,7 +46,7 @@
     X(stale, "pyasynclife._states", "TaskHealth.STALE")                       \
     X(health_failed, "pyasynclife._states", "TaskHealth.FAILED")              \
     X(unknown, "pyasynclife._states", "TaskHealth.UNKNOWN")                   \
-    X(logger, "pyasynclife._states", "logger")                                \
+    X(logger, "pyasynclife._log", "logger")                                   \
     X(work, "pyasynclife._workers", "work")                                   \
     X(read, "pyasynclife._workers", "read")                                   \
     X(keep, "pyasynclife._workers", "keep")                                   \

@@ -14,11 +14,11 @@ from pyasynclife._arguments import (
     check_seconds,
     check_size,
 )
+from pyasynclife._await_chain import await_chain, dump_tasks
 from pyasynclife._core import Registry, TaskMetadata, adopt_methods
-from pyasynclife._dump import await_chain, dump_tasks
+from pyasynclife._log import logger
 from pyasynclife._report import ShutdownReport, follow_drain, wait_among
 from pyasynclife._sealed import Sealed
-from pyasynclife._states import logger
 
 
 @dataclass(init=False, frozen=True, slots=True)

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pyasynclife._await_chain import await_chain
 from pyasynclife._core import Drain
-from pyasynclife._dump import await_chain
 from pyasynclife._sealed import Sealed
 
 if TYPE_CHECKING:

@@ -16,10 +16,10 @@ from pyasynclife._arguments import (
     short,
 )
 from pyasynclife._core import Drain
+from pyasynclife._log import logger
 from pyasynclife._registry import TaskRegistry
 from pyasynclife._report import ShutdownReport, follow_drain
 from pyasynclife._signal_events import SignalEvents
-from pyasynclife._states import logger
 
 Phase = Literal["running", "draining", "cancelling", "stopped"]
 

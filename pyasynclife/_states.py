@@ -1,11 +1,8 @@
-"""The words for what a task, an item or a batch can be, and the package's logger."""
+"""The states of a task, an item and a batch."""
 
 from __future__ import annotations
 
 import enum
-import logging
-
-logger = logging.getLogger("pyasynclife")
 
 
 class TaskState(enum.Enum):

@@ -14,6 +14,7 @@ from pyasynclife._arguments import (
     check_tasks,
 )
 from pyasynclife._core import TaskResult
+from pyasynclife._log import logger
 from pyasynclife._report import (
     ShutdownReport,
     drain_tasks,
@@ -21,7 +22,7 @@ from pyasynclife._report import (
     wait_among,
     wake,
 )
-from pyasynclife._states import TaskState, logger
+from pyasynclife._states import TaskState
 
 Observer = Callable[[TaskResult[Any]], object]
 Report = Callable[[int, list[TaskResult[Any]]], object]
