@@ -18,7 +18,7 @@ from pyasynclife._arguments import (
     short,
 )
 from pyasynclife._loop import add_awaited_by, discard_awaited_by
-from pyasynclife._report import wake
+from pyasynclife._waiting import wake
 
 T = TypeVar("T")
 

@@ -15,14 +15,9 @@ from pyasynclife._arguments import (
 )
 from pyasynclife._core import TaskResult
 from pyasynclife._log import logger
-from pyasynclife._report import (
-    ShutdownReport,
-    drain_tasks,
-    follow_drain,
-    wait_among,
-    wake,
-)
+from pyasynclife._report import ShutdownReport
 from pyasynclife._states import TaskState
+from pyasynclife._waiting import drain_tasks, follow_drain, wait_among, wake
 
 Observer = Callable[[TaskResult[Any]], object]
 Report = Callable[[int, list[TaskResult[Any]]], object]

@@ -17,8 +17,9 @@ from pyasynclife._arguments import (
 from pyasynclife._await_chain import await_chain, dump_tasks
 from pyasynclife._core import Registry, TaskMetadata, adopt_methods
 from pyasynclife._log import logger
-from pyasynclife._report import ShutdownReport, follow_drain, wait_among
+from pyasynclife._report import ShutdownReport
 from pyasynclife._sealed import Sealed
+from pyasynclife._waiting import follow_drain, wait_among
 
 
 @dataclass(init=False, frozen=True, slots=True)

@@ -18,8 +18,9 @@ from pyasynclife._arguments import (
 from pyasynclife._core import Drain
 from pyasynclife._log import logger
 from pyasynclife._registry import TaskRegistry
-from pyasynclife._report import ShutdownReport, follow_drain
+from pyasynclife._report import ShutdownReport
 from pyasynclife._signal_events import SignalEvents
+from pyasynclife._waiting import follow_drain
 
 Phase = Literal["running", "draining", "cancelling", "stopped"]
 
