@@ -17,7 +17,7 @@ from pyasynclife._arguments import (
     close_unstarted,
     short,
 )
-from pyasynclife._loop import add_awaited_by, discard_awaited_by
+from pyasynclife._core_support import add_awaited_by, discard_awaited_by
 from pyasynclife._waiting import wake
 
 T = TypeVar("T")

@@ -8,7 +8,13 @@ import warnings
 import pytest
 from helpers import Fatal, in_turns, settle
 
-from pyasynclife import BatchError, BatchStatus, TaskState, _workers, bounded_gather
+from pyasynclife import (
+    BatchError,
+    BatchStatus,
+    TaskState,
+    _core_support,
+    bounded_gather,
+)
 
 BOTH_WAYS = True
 
@@ -874,7 +880,7 @@ def test_a_loop_closed_under_what_was_given_up_is_no_crash():
         result.failures()
 
     asyncio.run(again())
-    _workers._stuck.clear()
+    _core_support._abandoned.clear()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         gc.collect()
