@@ -309,7 +309,7 @@ burst_take_error(BurstObject *self, al_call *call)
     if (!al_loop_is_exit(error)) {
         PyObject *stack[] = {self->loop, error, call->context, call->call,
                              call->arg};
-        none = PyObject_Vectorcall(self->st->tell_of_callback, stack,
+        none = PyObject_Vectorcall(self->st->report_callback_error, stack,
                                    call->arg == NULL ? 4 : 5, NULL);
     }
     if (none == NULL) {

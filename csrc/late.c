@@ -19,7 +19,7 @@
 void
 al_late_keep(al_pump *p, PyObject *task)
 {
-    PyObject *none = PyObject_CallOneArg(p->st->keep, task);
+    PyObject *none = PyObject_CallOneArg(p->st->hold_abandoned, task);
     if (none == NULL) {
         al_loop_report(p->st, p->bound.loop,
                        "a task that did not stop cannot be held", task);

@@ -46,7 +46,8 @@ stock_judge(al_state *st, StockObject *self, PyTypeObject *type)
     PyTypeObject *handle = (PyTypeObject *)st->Handle;
     unsigned int tag = stock_tag(st, type);
     unsigned int handle_tag = stock_tag(st, handle);
-    PyObject *terms = PyObject_CallOneArg(st->loop_terms, (PyObject *)type);
+    PyObject *terms =
+        PyObject_CallOneArg(st->loop_fast_paths, (PyObject *)type);
     if (terms == NULL) {
         return -1;
     }

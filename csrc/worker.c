@@ -133,7 +133,8 @@ worker_make_task(WorkerObject *self)
     PyObject *step = al_awaitable_new(st, (PyObject *)self,
                                       self->pump->step);
     PyObject *coro =
-        step == NULL ? NULL : AL_ALLOC(PyObject_CallOneArg(st->work, step));
+        step == NULL
+            ? NULL : AL_ALLOC(PyObject_CallOneArg(st->run_worker, step));
     Py_XDECREF(step);
     if (coro != NULL) {
         task = al_spawn_plain(st, &self->pump->bound, coro, self->pump->name,
