@@ -13,6 +13,7 @@ from pyasynclife._arguments import (
     check_seconds,
     check_tasks,
 )
+from pyasynclife._constants import RESULT_CANCELLED, RESULT_DONE, RESULT_FAILED
 from pyasynclife._core import TaskResult
 from pyasynclife._log import logger
 from pyasynclife._report import ShutdownReport
@@ -23,7 +24,6 @@ Observer = Callable[[TaskResult[Any]], object]
 Report = Callable[[int, list[TaskResult[Any]]], object]
 
 _SHUTDOWN_TIMEOUT = 30.0  # as TaskRegistry and SignalCoordinator have it
-_DONE, _FAILED, _CANCELLED = 1, 2, 3  # of the native states
 
 
 async def cancel_all_tasks(
@@ -146,11 +146,11 @@ def _result_of(task: asyncio.Task[Any], index: int) -> TaskResult[Any]:
     error: BaseException | None = None
     if task.cancelled():
         error = asyncio.CancelledError()  # its own belongs to who awaits it
-        state = _CANCELLED
+        state = RESULT_CANCELLED
     elif (error := task.exception()) is not None:
-        state = _FAILED
+        state = RESULT_FAILED
     else:
-        data, state = task.result(), _DONE
+        data, state = task.result(), RESULT_DONE
     return TaskResult._restore(
         task.get_name(), data, error, index, task, state, False, 0.0
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import sys
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
 from typing import Any, TypeVar
 
@@ -17,7 +16,7 @@ from pyasynclife._arguments import (
     short,
 )
 from pyasynclife._batch import Batch
-from pyasynclife._core import Books, TaskResult
+from pyasynclife._core import TaskResult
 from pyasynclife._registry import TaskRegistry
 
 T = TypeVar("T")
@@ -93,34 +92,22 @@ def bounded_gather(
         raise TypeError(
             f"registry must be a TaskRegistry or None, got {short(registry)}"
         )
-    batch: Batch[T] = Batch._make()
-    batch._items = items if type(items) in (list, tuple, range) else None
-    batch._key = key
-    batch._max_concurrent = limit
-    batch._max_errors = (
-        -1 if max_errors is None else check_size("max_errors", max_errors)
-    )
-    batch._budget = check_optional_seconds("budget", budget, math.inf)
-    batch._awaited = batch._delivered = False
-    batch._result = None
-    batch._books = Books(
+    return Batch._create(
         fn,
         items,
-        is_async,
-        "bounded_gather",
-        min(limit, sys.maxsize),
-        check_optional_seconds("timeout", timeout, math.inf),
-        batch._budget,
-        check_optional_seconds("cancel_grace", cancel_grace, math.inf),
-        batch._max_errors,
-        bool(ordered),
-        -1 if buffer is None else check_size("buffer", buffer),
-        key,
-        on_result,
-        bool(task_per_item) or registry is not None,
-        registry,
+        is_async=is_async,
+        max_concurrent=limit,
+        timeout=check_optional_seconds("timeout", timeout, math.inf),
+        budget=check_optional_seconds("budget", budget, math.inf),
+        max_errors=-1 if max_errors is None else check_size("max_errors", max_errors),
+        cancel_grace=check_optional_seconds("cancel_grace", cancel_grace, math.inf),
+        ordered=bool(ordered),
+        buffer=-1 if buffer is None else check_size("buffer", buffer),
+        key=key,
+        on_result=on_result,
+        task_per_item=bool(task_per_item) or registry is not None,
+        registry=registry,
     )
-    return batch
 
 
 def _check_items(items: Any) -> bool:
