@@ -1,4 +1,4 @@
-"""One native lifecycle for asyncio tasks: launch, observe, cancel, shut down."""
+"""One lifecycle for asyncio tasks: start, observe, cancel, shut down."""
 
 from pyasynclife._articles_await import (
     cancellation_with_retry,

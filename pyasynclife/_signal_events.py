@@ -1,4 +1,4 @@
-"""What signals tell, and the loop that is told: the ground of SignalCoordinator."""
+"""The base of SignalCoordinator: receives signals and delivers them in the loop."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from pyasynclife._core import SignalHandler
 
 
 class SignalEvents:
-    """Receives signals and requests at any time and tells them in the loop.
+    """Receive signals and requests at any time, and deliver them in the loop.
 
-    A native handler or a thread leaves the fact and pokes the loop; ``_deliver``
-    takes all there is, as often as it is called. A subclass says what they mean.
+    A native handler, or a thread, records the event and wakes the loop; ``_deliver``
+    takes all events recorded so far, and may be called at any time. The subclass
+    decides what a shutdown means.
     """
 
     _shutdown: asyncio.Event
@@ -52,16 +53,16 @@ class SignalEvents:
         self._handlers: dict[int, SignalHandler] = {}
         self._armed = False
         self._past: Counter[int] = Counter()
-        # What came and is not told yet: when (monotonic), which, how many so far.
+        # Events not delivered yet: monotonic time, signal (None: a request), count.
         self._news: list[tuple[float, int | None, int]] = []
 
     def _begin(self, signum: int | None, seconds_ago: float) -> None:
-        """A shutdown signal came, or, None, a request. In the loop."""
+        """Begin a shutdown, in the loop; ``signum`` is None for a request."""
         raise NotImplementedError
 
     @property
     def received(self) -> dict[int, int]:
-        """How many of each signal came; a snapshot, 0 for those that did not."""
+        """How many of each signal have come: a snapshot; 0 for all others."""
         counts = self._past.copy()
         for signum, handler in tuple(self._handlers.items()):
             if handler.count:
@@ -73,12 +74,13 @@ class SignalEvents:
     def setup_handlers(self) -> None:
         """Handle the signals from now on; a second call has no effect.
 
-        Call it in the main thread, inside the running loop or before it runs. What
-        comes before the loop runs is told at its start.
+        Call it in the main thread, inside the running loop or before it runs. Signals
+        that come before the loop runs are delivered at its start.
 
         Raises:
-            SignalSetupError: Not here (thread, interpreter, platform, loop), or not
-                this signal. Nothing has changed.
+            SignalSetupError: Signals cannot be handled in this thread, interpreter or
+                loop or on this platform, or one of them can never be. Nothing has
+                changed.
         """
         if self._armed:
             return
@@ -90,7 +92,7 @@ class SignalEvents:
         try:
             for signum in self._signals():
                 handler = _signals.install(
-                    signum, loop, self._poke, self._heard, self._take_ignored
+                    signum, loop, self._wake_loop, self._on_wakeup, self._take_ignored
                 )
                 if handler is not None:
                     self._handlers[signum] = handler
@@ -99,9 +101,9 @@ class SignalEvents:
             raise
 
     def remove_handlers(self) -> None:
-        """Put back exactly what was there; a second call has no effect.
+        """Put back exactly the handlers from before; a second call has no effect.
 
-        A handler that somebody has set over ours since then stays.
+        A handler that other code has set over ours since then stays.
         """
         if not self._armed:
             return
@@ -112,7 +114,7 @@ class SignalEvents:
             self._collect()
             self._past[signum] += handler.count
             del self._handlers[signum]
-        self._past += Counter()  # drops what is 0
+        self._past += Counter()  # drops the zeros
         self._armed = False
         if self._news:
             self._wake()
@@ -120,18 +122,22 @@ class SignalEvents:
     def _signals(self) -> tuple[int, ...]:
         return (*sorted(self._shutdown_signals), *sorted(self._reload_signals))
 
-    def _poke(self) -> bool:
-        """Called by a native handler, between any two bytecodes."""
+    def _wake_loop(self) -> bool:
+        """Wake the loop: called by a native handler, between any two bytecodes."""
         loop = self._loop
         if loop is None:
-            return True  # told when there is one
+            return True  # delivered when there is a loop
         if loop.is_closed():
             return False
         loop.call_soon_threadsafe(self._deliver, context=self._context)
         return True
 
-    def _heard(self, signum: int) -> None:
-        """Called by the loop: a wake-up or, where we were displaced, the news."""
+    def _on_wakeup(self, signum: int) -> None:
+        """Deliver: called by the loop's own handler of the signal.
+
+        Usually our handler has recorded the signal already, and this is the wake-up
+        only. Where our handler is displaced, this call is all that we learn of it.
+        """
         handler = self._handlers.get(signum)
         if handler is not None:
             handler.hear(_signals.is_on_top(handler))
@@ -140,9 +146,10 @@ class SignalEvents:
     # ---------------------------------------------------------------- delivery
 
     def _bind(self, what: str | None = None) -> asyncio.AbstractEventLoop | None:
-        """Belong to the running loop, if there is one, and return it.
+        """Bind to the running loop, if there is one, and return it.
 
-        Another open loop than ours is an error where ``what`` says who asks.
+        If we are bound to another loop that is open, raise RuntimeError, naming the
+        caller ``what``; return None if that is None.
         """
         try:
             loop = asyncio.get_running_loop()
@@ -172,15 +179,15 @@ class SignalEvents:
         elif main:
             for handler in self._handlers.values():
                 if _signals.is_on_top(handler):
-                    _signals.attach(handler, loop, self._heard)
+                    _signals.attach(handler, loop, self._on_wakeup)
         self._deliver()
         return loop
 
     def _wake(self) -> None:
-        """Have what came told in the loop, from wherever we are."""
+        """Have the events delivered in the loop, from any thread or handler."""
         loop = self._loop
         if loop is None or loop.is_closed():
-            return  # told when there is one
+            return  # delivered when there is a loop
         try:
             loop.call_soon_threadsafe(self._deliver, context=self._context)
         except RuntimeError:
@@ -194,7 +201,7 @@ class SignalEvents:
                 self._news.append((since, signum, count))
 
     def _deliver(self) -> None:
-        """Tell what came since the last time. In the loop, as often as one likes."""
+        """Deliver the events since the last call; called in the loop."""
         self._collect()
         news, self._news = self._news, []
         news.sort(key=lambda item: item[0])
@@ -223,7 +230,7 @@ class SignalEvents:
 
 
 def _same_state(event: asyncio.Event) -> asyncio.Event:
-    """A fresh event, for another loop."""
+    """Return a new event with the same state, for another loop."""
     fresh = asyncio.Event()
     if event.is_set():
         fresh.set()

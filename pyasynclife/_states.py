@@ -6,7 +6,7 @@ import enum
 
 
 class TaskState(enum.Enum):
-    """Where a task stands; PENDING until its first step."""
+    """The state of a task or item; PENDING until its first step."""
 
     PENDING = "pending"
     RUNNING = "running"
@@ -16,7 +16,7 @@ class TaskState(enum.Enum):
 
 
 class TaskHealth(enum.Enum):
-    """How a task does: by its heartbeats while it lives, by its outcome after."""
+    """The health of a task: from its heartbeats, and after its end from its outcome."""
 
     HEALTHY = "healthy"
     STALE = "stale"
