@@ -138,14 +138,14 @@ class SignalCoordinator(SignalEvents):
         if not self._requested:
             self._requested = True
             self._reason = reason
-            self._news.append((time.monotonic(), None, 0))
+            self._undelivered.append((time.monotonic(), None, 0))
         try:
             here = asyncio.get_running_loop() is self._loop
         except RuntimeError:
             here = False
         if here:
             self._deliver()
-        self._wake()  # even here: a signal handler may have called us
+        self._deliver_soon()  # even here: a signal handler may have called us
 
     async def wait_for_shutdown(self) -> int | None:
         """Wait for the shutdown; return its signal, or None if it was requested."""

@@ -54,7 +54,7 @@ class SignalEvents:
         self._armed = False
         self._past: Counter[int] = Counter()
         # Events not delivered yet: monotonic time, signal (None: a request), count.
-        self._news: list[tuple[float, int | None, int]] = []
+        self._undelivered: list[tuple[float, int | None, int]] = []
 
     def _begin(self, signum: int | None, seconds_ago: float) -> None:
         """Begin a shutdown, in the loop; ``signum`` is None for a request."""
@@ -116,8 +116,8 @@ class SignalEvents:
             del self._handlers[signum]
         self._past += Counter()  # drops the zeros
         self._armed = False
-        if self._news:
-            self._wake()
+        if self._undelivered:
+            self._deliver_soon()
 
     def _signals(self) -> tuple[int, ...]:
         return (*sorted(self._shutdown_signals), *sorted(self._reload_signals))
@@ -183,7 +183,7 @@ class SignalEvents:
         self._deliver()
         return loop
 
-    def _wake(self) -> None:
+    def _deliver_soon(self) -> None:
         """Have the events delivered in the loop, from any thread or handler."""
         loop = self._loop
         if loop is None or loop.is_closed():
@@ -198,19 +198,19 @@ class SignalEvents:
             since = handler.since
             if handler.take():
                 count = self._past[signum] + handler.count
-                self._news.append((since, signum, count))
+                self._undelivered.append((since, signum, count))
 
     def _deliver(self) -> None:
         """Deliver the events since the last call; called in the loop."""
         self._collect()
-        news, self._news = self._news, []
-        news.sort(key=lambda item: item[0])
-        for since, signum, _ in news:
+        events, self._undelivered = self._undelivered, []
+        events.sort(key=lambda event: event[0])
+        for since, signum, _ in events:
             if signum is None or signum in self._shutdown_signals:
                 self._begin(signum, time.monotonic() - since)
             else:
                 self._reload.set()
-        for _, signum, count in news:
+        for _, signum, count in events:
             if signum is not None and self._on_signal is not None:
                 self._call_on_signal(self._on_signal, signum, count)
 
