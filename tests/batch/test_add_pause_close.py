@@ -7,7 +7,13 @@ import warnings
 
 import pytest
 
-from pyasynclife import BatchError, BatchStatus, TaskState, _workers, bounded_gather
+from pyasynclife import (
+    BatchError,
+    BatchStatus,
+    TaskState,
+    _core_support,
+    bounded_gather,
+)
 from support.coroutines import Fatal, echo, echo_later
 from support.loops import in_turns, settle
 
@@ -866,7 +872,7 @@ def test_a_loop_closed_under_what_was_given_up_is_no_crash():
         result.failures()
 
     asyncio.run(again())
-    _workers._stuck.clear()
+    _core_support._abandoned.clear()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         gc.collect()

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from pyasynclife import BatchStatus, TaskState, bounded_gather
-from pyasynclife._workers import _stuck
+from pyasynclife._core_support import _abandoned
 from support.coroutines import Fatal, echo, forever
 from support.loops import settle
 
@@ -137,11 +137,11 @@ async def test_many_that_do_not_stop_are_not_counted_for_each(monkeypatch):
     batch.cancel()
     result = await ended(task)
     assert [r.state for r in result] == [TaskState.RUNNING] * 200
-    assert len(_stuck[loop]) == 200
+    assert len(_abandoned[loop]) == 200
     assert len(asked) < 2000
     swallows.free.set()
     await settle(5)
-    assert loop not in _stuck
+    assert loop not in _abandoned
 
 
 @pytest.mark.parametrize("raised", [1, 6])

@@ -133,7 +133,7 @@ async def test_two_awaits_at_a_time_are_refused():
     batch = bounded_gather(sleep_for, [0.02])
     first = asyncio.create_task(batch.collect())
     await settle()
-    with pytest.raises(RuntimeError, match="awaited by somebody else"):
+    with pytest.raises(RuntimeError, match="another caller is awaiting"):
         await batch
     assert (await first).ok
 

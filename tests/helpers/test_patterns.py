@@ -194,7 +194,7 @@ async def test_a_cancellation_is_passed_on_and_never_a_value(helper, turn):
 async def test_the_articles_call_is_told_to_pass_the_function_first(helper):
     with pytest.raises(TypeError, match="pass the function first"):
         await helper(["AAPL", "MSFT"])
-    with pytest.raises(TypeError, match=r"got 'AAPL'.*pass the function first"):
+    with pytest.raises(TypeError, match=r"got str 'AAPL'.*pass the function first"):
         await helper("AAPL", 5.0)
     with pytest.raises(TypeError, match="there are no items"):
         await helper(double_later)
@@ -337,7 +337,7 @@ async def test_what_cannot_race_is_refused(coros, what):
 async def test_two_coroutines_instead_of_a_list_are_closed():
     with pytest.raises(TypeError, match="in a list"):
         await wait_for_first_completion(double_later(1), 5.0)
-    with pytest.raises(TypeError, match="timeout is a number"):
+    with pytest.raises(TypeError, match="timeout must be a number"):
         await wait_for_first_completion([double_later(1)], double_later(2))
 
 
@@ -474,8 +474,8 @@ async def test_only_what_retry_on_says_is_retried():
     ("args", "kwargs", "what"),
     [
         ((["a"],), {}, "pass the function first"),
-        ((double_later, 0), {}, "max_retries is 1 or more, got 0"),
-        ((double_later, True), {}, "max_retries is an int"),
+        ((double_later, 0), {}, "max_retries must be 1 or more, got 0"),
+        ((double_later, True), {}, "max_retries must be an int"),
         ((double_later, 1, -1), {}, "retry_delay"),
         ((double_later,), {"retry_on": BaseException}, "never retried"),
         (
