@@ -17,7 +17,7 @@ from pyasynclife import (
     TaskState,
     UnknownTaskError,
 )
-from support.loops import settle
+from support.loops import ManualClockLoop, settle
 from support.registries import adds_up
 
 STEPS = int(os.environ.get("PYASYNCLIFE_MODEL_STEPS", "2000"))
@@ -25,13 +25,6 @@ IDS = [f"id{number}" for number in range(12)]
 THRESHOLDS = [None, None, 0.0, 3.0, 10.0, math.inf]
 DEFAULT = 5.0
 HISTORY, ERRORS = 7, 2
-
-
-class VirtualLoop(asyncio.SelectorEventLoop):
-    now = 100.0
-
-    def time(self) -> float:
-        return self.now
 
 
 @dataclass(eq=False)
@@ -70,7 +63,7 @@ ENDED = {
 
 @dataclass
 class Model:
-    loop: VirtualLoop
+    loop: ManualClockLoop
     choice: random.Random
     registry: TaskRegistry
     alive: dict[str, Twin] = field(default_factory=dict)
@@ -298,7 +291,7 @@ class Model:
         assert since == pytest.approx(twin.last - twin.birth, abs=1e-3)
 
 
-async def run_model(loop: VirtualLoop, seed: int) -> None:
+async def run_model(loop: ManualClockLoop, seed: int) -> None:
     choice = random.Random(seed)
     registry = TaskRegistry(1.0, DEFAULT, history=HISTORY, keep_errors=ERRORS)
     model = Model(loop, choice, registry)
@@ -321,7 +314,7 @@ async def run_model(loop: VirtualLoop, seed: int) -> None:
 def test_a_registry_and_its_model_agree(caplog: pytest.LogCaptureFixture) -> None:
     seed = int(os.environ.get("PYASYNCLIFE_SEED", random.randrange(2**32)))
     print(f"PYASYNCLIFE_SEED={seed}")
-    loop = VirtualLoop()
+    loop = ManualClockLoop()
     try:
         loop.run_until_complete(run_model(loop, seed))
     finally:

@@ -1,0 +1,151 @@
+"""gather_with_error_handling, gather_with_timeout_and_budget and
+process_batch_with_deadline."""
+
+import asyncio
+
+import pytest
+
+from pyasynclife import (
+    BatchError,
+    TaskResult,
+    TaskState,
+    gather_with_error_handling,
+    gather_with_timeout_and_budget,
+    process_batch_with_deadline,
+)
+from support.coroutines import (
+    double_later,
+    fail,
+    forever,
+    sleep_for,
+)
+from support.loops import in_virtual_time
+from support.tasks import (
+    cancelled_after,
+)
+
+GATHERS = [
+    gather_with_error_handling,
+    gather_with_timeout_and_budget,
+    process_batch_with_deadline,
+]
+
+
+async def test_one_failure_stops_no_other_and_each_item_has_a_result():
+    async def fn(x):
+        return await (fail(x) if x == 2 else double_later(x))
+
+    results = await gather_with_error_handling(fn, [1, 2, 3])
+    assert isinstance(results, list)
+    assert [2, None, 6] == [r.data for r in results]
+    assert ["1", "2", "3"] == [r.task_id for r in results]
+    assert isinstance(results[1].error, ValueError)
+
+
+async def test_an_item_cancelled_by_itself_is_a_result_and_no_bare_exception():
+    async def fn(x):
+        if x:
+            raise asyncio.CancelledError
+        return x
+
+    results = await gather_with_error_handling(fn, [0, 1])
+    assert all(isinstance(r, TaskResult) for r in results)
+    assert [TaskState.DONE, TaskState.CANCELLED] == [r.state for r in results]
+
+
+async def test_the_articles_function_that_returns_a_taskresult_is_taken():
+    async def fetch(symbol):
+        return TaskResult(task_id=symbol, success=True, data=150.25)
+
+    (result,) = await gather_with_error_handling(fetch, ["AAPL"])
+    assert ("AAPL", True, 150.25) == (result.task_id, result.success, result.data)
+
+
+def test_gather_has_a_limit_a_timeout_and_a_budget():
+    running = most = 0
+
+    async def fn(seconds):
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        try:
+            return await sleep_for(seconds)
+        finally:
+            running -= 1
+
+    items = [0, 1, 50, 60, 70]
+    results = in_virtual_time(
+        gather_with_timeout_and_budget(fn, items, 30, max_concurrent=2, budget=45)
+    )
+    assert items == [r.item for r in results.values()]
+    assert 2 == most
+    assert [True, True, False, False, False] == [r.success for r in results.values()]
+    assert all(r.timed_out for r in results.values() if not r.success)
+    assert all(type(r.error) is TimeoutError for r in results.values() if not r.success)
+
+
+async def test_key_tells_items_with_one_id_apart():
+    results = await gather_with_timeout_and_budget(
+        double_later, [("a", 1), ("b", 1)], key=lambda item: item[0]
+    )
+    assert ["a", "b"] == list(results)
+
+
+def test_values_that_are_done_by_the_deadline_are_kept_and_run_at_once():
+    async def main():
+        values = await process_batch_with_deadline(
+            sleep_for, [3, 50, 2, 1, 60], deadline=4
+        )
+        return values, asyncio.get_running_loop().time()
+
+    assert ([3, 2, 1], 4) == in_virtual_time(main())
+
+
+async def test_all_values_come_before_the_deadline():
+    assert [0, 2, 4] == await process_batch_with_deadline(double_later, range(3))
+
+
+async def test_a_failure_is_not_silent_and_max_errors_tolerates_it():
+    async def fn(x):
+        return await (fail(x) if x == 1 else double_later(x))
+
+    with pytest.raises(BatchError) as caught:
+        await process_batch_with_deadline(fn, [1, 2])
+    assert isinstance(caught.value.exceptions[0], ValueError)
+    assert caught.value.result is not None
+    assert [0, 4] == await process_batch_with_deadline(fn, range(3), max_errors=1)
+    assert [0, 4] == await process_batch_with_deadline(fn, range(3), max_errors=None)
+
+
+@pytest.mark.parametrize("helper", GATHERS)
+@pytest.mark.parametrize("turn", range(6))
+async def test_a_cancellation_is_passed_on_and_never_a_value(helper, turn):
+    started, ended = [], []
+
+    async def fn(x):
+        started.append(x)
+        try:
+            await forever()
+        finally:
+            ended.append(x)
+
+    task = await cancelled_after(turn, lambda: helper(fn, [1, 2]))
+    assert task.cancelled()
+    assert started == ended
+    assert turn < 4 or [1, 2] == started
+    with pytest.raises(asyncio.CancelledError, match="stop"):
+        await task
+
+
+@pytest.mark.parametrize("helper", GATHERS)
+async def test_the_articles_call_is_told_to_pass_the_function_first(helper):
+    with pytest.raises(TypeError, match="pass the function first"):
+        await helper(["AAPL", "MSFT"])
+    with pytest.raises(TypeError, match=r"got 'AAPL'.*pass the function first"):
+        await helper("AAPL", 5.0)
+    with pytest.raises(TypeError, match="there are no items"):
+        await helper(double_later)
+    with pytest.raises(TypeError, match="wrap it in a list"):
+        await helper(double_later, "AAPL")
+    with pytest.raises(TypeError, match="pass the function first"):
+        await helper(double_later(1), [1])  # and the coroutine is closed

@@ -1,0 +1,110 @@
+"""cancellation_with_retry: a function that is called again when it fails."""
+
+import asyncio
+
+import pytest
+
+from pyasynclife import (
+    cancellation_with_retry,
+)
+from support.coroutines import (
+    double_later,
+    fail,
+    forever,
+)
+from support.loops import in_virtual_time
+from support.tasks import (
+    cancelled_after,
+)
+
+
+async def test_the_function_is_called_again_for_each_attempt():
+    attempts = []
+
+    async def work():
+        attempts.append(1)
+        if len(attempts) < 3:
+            raise OSError(f"attempt {len(attempts)}")
+        return "ok"
+
+    assert "ok" == await cancellation_with_retry(work, 3, 0)
+    attempts.clear()
+    with pytest.raises(OSError, match="attempt 2"):
+        await cancellation_with_retry(work, 2, 0)
+
+
+def test_the_delay_lies_between_attempts_alone():
+    async def main():
+        with pytest.raises(ValueError, match="x"):
+            await cancellation_with_retry(lambda: fail("x"), 3, 1000)
+        return asyncio.get_running_loop().time()
+
+    assert 2000 == in_virtual_time(main())
+
+
+@pytest.mark.parametrize("turn", range(1, 5))
+async def test_a_cancellation_is_passed_on_and_not_retried(turn):
+    """In an attempt, and in the delay."""
+    calls = []
+
+    def work():
+        calls.append(1)
+        return forever() if turn % 2 else fail("x")
+
+    task = await cancelled_after(turn, lambda: cancellation_with_retry(work, 5, 1000.0))
+    assert task.cancelled()
+    assert 1 == len(calls)
+
+
+async def test_a_cancellederror_of_the_attempt_itself_is_not_retried():
+    calls = []
+
+    async def work():
+        calls.append(1)
+        raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        await cancellation_with_retry(work, 5, 0)
+    assert 1 == len(calls)
+
+
+async def test_only_what_retry_on_says_is_retried():
+    calls = []
+
+    def work():
+        calls.append(1)
+        raise KeyError("k")  # by the call itself
+
+    with pytest.raises(KeyError):
+        await cancellation_with_retry(work, 5, 0, retry_on=(OSError, ValueError))
+    assert 1 == len(calls)
+    with pytest.raises(KeyError):
+        await cancellation_with_retry(work, 5, 0, retry_on=LookupError)
+    assert 6 == len(calls)
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "what"),
+    [
+        ((["a"],), {}, "pass the function first"),
+        ((double_later, 0), {}, "max_retries is 1 or more, got 0"),
+        ((double_later, True), {}, "max_retries is an int"),
+        ((double_later, 1, -1), {}, "retry_delay"),
+        ((double_later,), {"retry_on": BaseException}, "never retried"),
+        (
+            (double_later,),
+            {"retry_on": (OSError, asyncio.CancelledError)},
+            "never retried",
+        ),
+        ((double_later,), {"retry_on": "x"}, "retry_on"),
+        ((lambda: 5,), {}, "cannot be awaited"),
+    ],
+)
+async def test_what_cannot_be_retried_is_refused(args, kwargs, what):
+    with pytest.raises((TypeError, ValueError), match=what):
+        await cancellation_with_retry(*args, **kwargs)
+
+
+async def test_the_articles_coroutine_is_refused_and_closed():
+    with pytest.raises(TypeError, match=r"a coroutine: pass the function first"):
+        await cancellation_with_retry(double_later(1))

@@ -1,0 +1,168 @@
+"""shielded_operation: it goes on when its caller is cancelled."""
+
+import asyncio
+import contextlib
+import gc
+import weakref
+
+import pytest
+
+from pyasynclife import (
+    shielded_operation,
+)
+from support.coroutines import (
+    after,
+    double_later,
+    fail,
+    forever,
+)
+from support.loops import settle
+from support.tasks import (
+    callbacks_of,
+    cancelled_after,
+    create_tasks,
+)
+
+
+async def test_the_operation_goes_on_when_its_caller_is_cancelled_and_is_held():
+    done = []
+
+    async def save():
+        future = asyncio.get_running_loop().create_future()
+        waited_for.append(weakref.ref(future))
+        await future  # nobody but this task knows it
+        done.append("saved")
+
+    waited_for = []
+    task = await cancelled_after(3, lambda: shielded_operation(save()))
+    assert task.cancelled()
+    del task
+    gc.collect()
+    waited_for[0]().set_result(None)
+    await settle()
+    assert ["saved"] == done
+
+
+@pytest.mark.standard_loop_only
+async def test_no_timer_is_left_of_a_shield():
+    await shielded_operation(after(2), timeout=1000.0)
+    timers = asyncio.get_running_loop()._scheduled
+    assert not [timer for timer in timers if not timer.cancelled()]
+
+
+async def test_the_operation_goes_on_when_the_time_is_up():
+    operation = asyncio.create_task(after(8))
+    with pytest.raises(TimeoutError, match="it goes on"):
+        await shielded_operation(operation, timeout=0)
+    assert not operation.done()
+    assert "value" == await shielded_operation(operation)
+    assert "value" == await shielded_operation(operation)
+
+
+async def test_its_error_is_the_callers():
+    with pytest.raises(ValueError, match="x"):
+        await shielded_operation(fail("x"))
+
+
+async def test_an_error_after_the_caller_has_left_is_told_once(loop_errors):
+    task = await cancelled_after(
+        2, lambda: shielded_operation(after(4, OSError("late")))
+    )
+    assert task.cancelled()
+    await settle(6)
+    gc.collect()
+    assert ["late"] == [str(context["exception"]) for context in loop_errors]
+
+
+@pytest.mark.parametrize("make", ["task", "future"])
+async def test_callers_leave_one_callback_on_a_long_lived_future_and_then_none(make):
+    if make == "task":
+        (operation,) = create_tasks(forever())
+    else:
+        operation = asyncio.get_running_loop().create_future()
+    await settle()
+    callers = create_tasks(*(shielded_operation(operation) for _ in range(1000)))
+    await settle()
+    assert callbacks_of(operation) <= 1
+    for caller in callers[:999]:
+        caller.cancel()
+    await settle()
+    assert 1 == callbacks_of(operation)
+    callers[999].cancel()
+    await asyncio.wait(callers)
+    assert 0 == callbacks_of(operation)
+    operation.cancel()
+    await settle()
+
+
+async def test_all_callers_of_one_operation_have_its_value():
+    operation = asyncio.get_running_loop().create_future()
+    callers = create_tasks(*(shielded_operation(operation) for _ in range(100)))
+    await settle()
+    callers[5].cancel()
+    operation.set_result("value")
+    callers[6].cancel()
+    await asyncio.wait(callers)
+    assert {5, 6} == {n for n, caller in enumerate(callers) if caller.cancelled()}
+    assert {"value"} == {c.result() for c in callers if not c.cancelled()}
+
+
+async def test_the_last_caller_may_leave_in_the_turn_in_which_it_ends():
+    operation = asyncio.get_running_loop().create_future()
+    (caller,) = create_tasks(shielded_operation(operation))
+    await settle()
+    caller.cancel()
+    operation.set_result("value")
+    await asyncio.wait([caller])
+    assert caller.cancelled()
+    assert "value" == await shielded_operation(operation)
+
+
+async def test_an_operation_that_is_cancelled_says_so():
+    (operation,) = create_tasks(forever())
+    (caller,) = create_tasks(shielded_operation(operation))
+    await settle()
+    operation.cancel()
+    await asyncio.wait([caller])
+    assert caller.cancelled()
+
+
+def test_a_future_of_another_loop_is_refused():
+    other = asyncio.new_event_loop()
+    future = other.create_future()
+
+    async def main():
+        with pytest.raises(RuntimeError, match="another loop"):
+            await shielded_operation(future)
+
+    asyncio.run(main())
+    other.close()
+
+
+async def test_what_cannot_be_awaited_is_refused_and_closed():
+    with pytest.raises(TypeError, match="call it"):
+        await shielded_operation(double_later)
+    with pytest.raises(ValueError, match="timeout"):
+        await shielded_operation(double_later(1), timeout=-1)
+    with pytest.raises(TypeError, match="timeout"):
+        await shielded_operation(double_later(1), timeout="5")
+
+
+async def test_a_failed_operation_is_freed_without_the_collector():
+    class Special(Exception):
+        def __init__(self):
+            ref.append(weakref.ref(self))
+
+    async def run():
+        raise Special
+
+    ref = []
+    gc.collect()
+    gc.disable()
+    try:
+        with contextlib.suppress(Special):
+            await shielded_operation(asyncio.create_task(run()))
+        await settle()
+        assert ref.pop()() is None
+    finally:
+        gc.enable()

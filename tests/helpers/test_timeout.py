@@ -1,0 +1,98 @@
+"""task_with_individual_timeout."""
+
+import asyncio
+import contextlib
+import gc
+import math
+import weakref
+
+import pytest
+
+from pyasynclife import (
+    task_with_individual_timeout,
+)
+from support.coroutines import (
+    after,
+    double_later,
+    fail,
+    forever,
+    swallow,
+)
+from support.loops import settle
+
+
+async def test_it_is_cancelled_when_its_time_is_up():
+    with pytest.raises(TimeoutError, match=r"not done within 0.01 s"):
+        await task_with_individual_timeout(forever(), 0.01)
+    assert "value" == await task_with_individual_timeout(after(1))
+    assert "value" == await task_with_individual_timeout(after(1), math.inf)
+
+
+async def test_its_own_timeouterror_and_its_other_errors_are_its_own():
+    with pytest.raises(TimeoutError, match="its own"):
+        await task_with_individual_timeout(after(1, TimeoutError("its own")))
+    with pytest.raises(ValueError, match="x"):
+        await task_with_individual_timeout(fail("x"))
+
+
+async def test_one_that_swallows_its_timeout_keeps_its_value():
+    assert "swallowed" == await task_with_individual_timeout(swallow(), 0.01)
+
+
+@pytest.mark.parametrize("timeout", [0, 1e-9, 5.0])
+async def test_a_cancellation_from_before_is_not_eaten(timeout):
+    async def work():
+        asyncio.current_task().cancel("before")
+        await task_with_individual_timeout(forever(), timeout)
+
+    with pytest.raises(asyncio.CancelledError, match="before"):
+        await asyncio.create_task(work())
+    gc.collect()
+
+
+async def test_done_and_cancelled_in_one_turn_is_cancelled():
+    done = asyncio.get_running_loop().create_future()
+    task = asyncio.create_task(task_with_individual_timeout(done, 5.0))
+    await settle()
+    done.set_result("value")
+    task.cancel("stop")
+    with pytest.raises(asyncio.CancelledError, match="stop"):
+        await task
+
+
+async def test_the_limit_leaves_no_cancel_count_behind():
+    async def work():
+        with contextlib.suppress(TimeoutError):
+            await task_with_individual_timeout(forever(), 0.001)
+        return asyncio.current_task().cancelling()
+
+    assert 0 == await asyncio.create_task(work())
+
+
+async def test_what_cannot_be_awaited_is_refused_and_closed():
+    with pytest.raises(TypeError, match="call it"):
+        await task_with_individual_timeout(double_later)
+    with pytest.raises(ValueError, match="timeout"):
+        await task_with_individual_timeout(double_later(1), timeout=-1)
+    with pytest.raises(TypeError, match="timeout"):
+        await task_with_individual_timeout(double_later(1), timeout="5")
+
+
+async def test_a_failed_operation_is_freed_without_the_collector():
+    class Special(Exception):
+        def __init__(self):
+            ref.append(weakref.ref(self))
+
+    async def run():
+        raise Special
+
+    ref = []
+    gc.collect()
+    gc.disable()
+    try:
+        with contextlib.suppress(Special):
+            await task_with_individual_timeout(asyncio.create_task(run()))
+        await settle()
+        assert ref.pop()() is None
+    finally:
+        gc.enable()
