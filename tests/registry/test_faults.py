@@ -17,9 +17,14 @@ from typing import Any
 import pytest
 
 from pyasynclife import TaskRegistry
-from pyasynclife._core import Drain
+from pyasynclife._core import Drain, Registry, adopt_methods
 from support.coroutines import echo, forever
-from support.faults import failing, needs_faults
+from support.faults import (
+    fail_each_allocation,
+    failing,
+    ignores_what_cannot_be_raised,
+    needs_faults,
+)
 from support.loops import eager, settle, task_factory
 from support.registries import adds_up
 
@@ -279,3 +284,57 @@ async def test_an_import_whose_allocations_fail(quiet: None) -> None:
         del module
         gc.collect()
     assert nth > 100
+
+
+# ------------------------------------------- what no operation above comes by
+
+
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise LookupError("str")
+
+
+async def closes_an_awaitable() -> None:
+    registry = TaskRegistry()
+    task, _ = registry.register(forever()).result()
+    waiting = registry.wait(5)
+    try:
+        waiting.close()
+    finally:
+        waiting.close()
+        task.cancel()
+
+
+async def tells_of_the_unspeakable() -> None:
+    async def raises() -> None:
+        raise Unspeakable
+
+    registry = TaskRegistry()
+    registry.register(raises(), "mute")
+    await settle()
+    assert registry["mute"].error_text in ("Unspeakable: <str() failed>", None)
+
+
+async def makes_a_registry() -> None:
+    TaskRegistry(history=1)
+
+
+async def makes_methods_its_own() -> None:
+    type("Own", (Registry,), {})
+    adopt_methods(type("Own", (Registry,), {}))
+
+
+SCENARIOS = [
+    closes_an_awaitable,
+    tells_of_the_unspeakable,
+    makes_a_registry,
+    makes_methods_its_own,
+]
+
+
+@ignores_what_cannot_be_raised
+@pytest.mark.parametrize("scenario", SCENARIOS)
+async def test_each_allocation_of_a_scenario_fails_once(
+    scenario: Callable[[], Awaitable[None]], loop_errors: list[dict[str, Any]]
+) -> None:
+    await fail_each_allocation(scenario, loop_errors)
