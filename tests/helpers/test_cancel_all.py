@@ -26,9 +26,9 @@ async def test_cancel_all_tasks_cancels_at_once_and_reports():
     began = time.monotonic()
     report = await cancel_all_tasks([*tasks, tasks[0], asyncio.current_task()])
     assert isinstance(report, ShutdownReport)
-    assert [1, 1, 1] == [
+    assert [
         len(part) for part in (report.cancelled, report.finished, report.swallowed)
-    ]
+    ] == [1, 1, 1]
     assert report.ok
     assert time.monotonic() - began < 5
 
@@ -37,8 +37,8 @@ async def test_cancel_all_tasks_comes_back_from_one_that_runs_on():
     tasks = create_tasks(swallow(times=2), forever())
     await settle()
     report = await cancel_all_tasks(tasks, timeout=0.05)
-    assert 1 == len(report.stuck)
-    assert 1 == len(report.cancelled)
+    assert len(report.stuck) == 1
+    assert len(report.cancelled) == 1
     assert not report.deadline_met
     tasks[0].cancel()
     await asyncio.wait(tasks)

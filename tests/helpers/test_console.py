@@ -89,16 +89,16 @@ async def test_awaiting_gives_the_batchs_result(plain):
     batch = bounded_gather(work_but_3, range(10))
     result = await console.track(batch, "fetching", console=plain)
     assert result is await batch
-    assert 10 == len(result)
+    assert len(result) == 10
     line = plain.file.getvalue()
     assert re.fullmatch(r"fetching: 10 of 10, [\d,]+/s, 1 failed, in \d+\.\d s\n", line)
 
 
 async def test_iterating_gives_the_batchs_results(plain):
     tracked = console.track(bounded_gather(work, range(5)), console=plain)
-    assert [0, 1, 2, 3, 4] == [result.item async for result in tracked]
+    assert [result.item async for result in tracked] == [0, 1, 2, 3, 4]
     assert plain.file.getvalue().startswith("items: 5 of 5")
-    assert 1 == plain.file.getvalue().count("\n")
+    assert plain.file.getvalue().count("\n") == 1
 
 
 async def test_a_block_that_is_left_cancels_and_waits(plain):
@@ -116,7 +116,7 @@ async def test_a_block_that_is_left_cancels_and_waits(plain):
 async def test_a_block_that_does_neither_waits(plain):
     async with console.track(bounded_gather(work, range(5)), console=plain) as tracked:
         pass
-    assert 5 == tracked.batch.progress.done
+    assert tracked.batch.progress.done == 5
     assert "5 of 5" in plain.file.getvalue()
 
 
@@ -144,7 +144,7 @@ async def test_a_cancellation_reaches_items_and_caller(plain):
     task.cancel("stop")
     with pytest.raises(asyncio.CancelledError, match="stop"):
         await task
-    assert [1, 2] == ended
+    assert ended == [1, 2]
     assert "fetching: 2 of 2" in plain.file.getvalue()
     assert "2 cancelled" in plain.file.getvalue()
 
@@ -159,7 +159,7 @@ async def test_what_the_batch_raises_comes_out(plain):
         batch = bounded_gather(work_but_3, range(9), max_errors=0)
         async for _ in console.track(batch, console=plain):
             pass
-    assert 2 == plain.file.getvalue().count("\n")
+    assert plain.file.getvalue().count("\n") == 2
 
 
 # ---------------------------------------------------------------- elsewhere
@@ -196,9 +196,9 @@ async def test_a_file_that_cannot_be_written_does_not_hurt_the_batch(loop_errors
     closed = rich.Console(file=file)
     tracked = console.track(bounded_gather(work, range(5)), console=closed)
     file.close()
-    assert 5 == len((await tracked).by_id())
-    assert ["the progress of a batch cannot be shown"] == [
-        context["message"] for context in loop_errors
+    assert len((await tracked).by_id()) == 5
+    assert [context["message"] for context in loop_errors] == [
+        "the progress of a batch cannot be shown"
     ]
 
 
@@ -215,7 +215,7 @@ async def test_stderr_that_is_no_terminal_gets_lines_whatever_the_colours(
     monkeypatch.setenv("FORCE_COLOR", "1")
     await console.track(bounded_gather(work, range(5)), "x")
     out, err = capsys.readouterr()
-    assert "" == out
+    assert out == ""
     assert err.startswith("x: 5 of 5")
     assert "\x1b" not in err
 
@@ -230,7 +230,7 @@ async def test_a_terminal_gets_a_bar_with_rate_failures_and_time(terminal):
 
     batch = bounded_gather(fn, range(100), max_concurrent=1)
     result = await console.track(batch, "fetch [a]", console=terminal.console)
-    assert 1 == len(result.failures())
+    assert len(result.failures()) == 1
     raw = terminal.finish()
     assert raw.count("100 of 100") >= 1
     frames = re.findall(r"(\d+) of 100", raw)
@@ -306,8 +306,8 @@ asyncio.run(track(bounded_gather(work, range(3)), "fetching").collect())
         check=False,
     )
     raw = made.finish()
-    assert 0 == child.returncode, raw
-    assert b"item 0\nitem 1\nitem 2\n" == child.stdout
+    assert child.returncode == 0, raw
+    assert child.stdout == b"item 0\nitem 1\nitem 2\n"
     assert "3 of 3" in last_frame(raw)
     assert SHOW in raw
 

@@ -38,19 +38,19 @@ async def test_the_index_is_the_winners_and_the_losers_have_ended(winner):
             ended.append(index)
 
     coros = [run(index) for index in range(3)]
-    assert (winner, f"value {winner}") == await wait_for_first_completion(coros)
-    assert [0, 1, 2] == sorted(ended)
-    assert winner == ended[0]
+    assert await wait_for_first_completion(coros) == (winner, f"value {winner}")
+    assert sorted(ended) == [0, 1, 2]
+    assert ended[0] == winner
 
 
 async def test_of_two_in_one_turn_the_first_to_end_wins():
     coros = [after(2, "a"), after(1, "b"), after(1, "c")]
-    assert (1, "b") == await wait_for_first_completion(coros)
+    assert await wait_for_first_completion(coros) == (1, "b")
 
 
 async def test_a_value_is_handed_out_as_it_is():
     value = TaskResult("x", True, 1)
-    assert (0, value) == await wait_for_first_completion([after(0, value)])
+    assert await wait_for_first_completion([after(0, value)]) == (0, value)
 
 
 async def test_time_up_is_a_timeouterror_and_nothing_runs_on():
@@ -64,7 +64,7 @@ async def test_time_up_is_a_timeouterror_and_nothing_runs_on():
 
     with pytest.raises(TimeoutError, match=r"none of 2 .* within 0.01 s"):
         await wait_for_first_completion([run(0), run(1)], 0.01)
-    assert [0, 1] == ended
+    assert ended == [0, 1]
 
 
 async def test_no_time_at_all_starts_nothing_and_closes_all():
@@ -75,7 +75,7 @@ async def test_no_time_at_all_starts_nothing_and_closes_all():
 
 async def test_one_that_keeps_its_value_when_the_time_is_up_wins():
     coros = [forever(), swallow("kept")]
-    assert (1, "kept") == await wait_for_first_completion(coros, 0.01)
+    assert await wait_for_first_completion(coros, 0.01) == (1, "kept")
 
 
 async def test_the_first_to_end_may_fail():
@@ -90,7 +90,7 @@ async def test_what_a_loser_raises_is_told(loop_errors):
         finally:
             raise OSError("cleanup")
 
-    assert (1, "ok") == await wait_for_first_completion([run(), after(1, "ok")])
+    assert await wait_for_first_completion([run(), after(1, "ok")]) == (1, "ok")
     (context,) = loop_errors
     assert isinstance(context["exception"], OSError)
     assert "number 0" in context["message"]
@@ -98,7 +98,7 @@ async def test_what_a_loser_raises_is_told(loop_errors):
 
 async def test_one_that_cancels_itself_is_out_of_the_race():
     coros = [after(0, asyncio.CancelledError()), after(3, "ok")]
-    assert (1, "ok") == await wait_for_first_completion(coros)
+    assert await wait_for_first_completion(coros) == (1, "ok")
     with pytest.raises(asyncio.CancelledError):
         await wait_for_first_completion([after(0, asyncio.CancelledError())])
 
@@ -110,7 +110,7 @@ async def test_a_race_cancelled_at_any_turn_ends_all_of_it(turn):
 
     task = await cancelled_after(turn, race)
     if not task.cancelled():
-        assert (2, "value") == task.result()
+        assert task.result() == (2, "value")
         assert turn > 4
     gc.collect()
 

@@ -37,8 +37,8 @@ async def test_one_failure_stops_no_other_and_each_item_has_a_result():
 
     results = await gather_with_error_handling(fn, [1, 2, 3])
     assert isinstance(results, list)
-    assert [2, None, 6] == [r.data for r in results]
-    assert ["1", "2", "3"] == [r.task_id for r in results]
+    assert [r.data for r in results] == [2, None, 6]
+    assert [r.task_id for r in results] == ["1", "2", "3"]
     assert isinstance(results[1].error, ValueError)
 
 
@@ -50,7 +50,7 @@ async def test_an_item_cancelled_by_itself_is_a_result_and_no_bare_exception():
 
     results = await gather_with_error_handling(fn, [0, 1])
     assert all(isinstance(r, TaskResult) for r in results)
-    assert [TaskState.DONE, TaskState.CANCELLED] == [r.state for r in results]
+    assert [r.state for r in results] == [TaskState.DONE, TaskState.CANCELLED]
 
 
 async def test_the_articles_function_that_returns_a_taskresult_is_taken():
@@ -58,7 +58,7 @@ async def test_the_articles_function_that_returns_a_taskresult_is_taken():
         return TaskResult(task_id=symbol, success=True, data=150.25)
 
     (result,) = await gather_with_error_handling(fetch, ["AAPL"])
-    assert ("AAPL", True, 150.25) == (result.task_id, result.success, result.data)
+    assert (result.task_id, result.success, result.data) == ("AAPL", True, 150.25)
 
 
 def test_gather_has_a_limit_a_timeout_and_a_budget():
@@ -77,9 +77,9 @@ def test_gather_has_a_limit_a_timeout_and_a_budget():
     results = in_virtual_time(
         gather_with_timeout_and_budget(fn, items, 30, max_concurrent=2, budget=45)
     )
-    assert items == [r.item for r in results.values()]
-    assert 2 == most
-    assert [True, True, False, False, False] == [r.success for r in results.values()]
+    assert [r.item for r in results.values()] == items
+    assert most == 2
+    assert [r.success for r in results.values()] == [True, True, False, False, False]
     assert all(r.timed_out for r in results.values() if not r.success)
     assert all(type(r.error) is TimeoutError for r in results.values() if not r.success)
 
@@ -88,7 +88,7 @@ async def test_key_tells_items_with_one_id_apart():
     results = await gather_with_timeout_and_budget(
         double_later, [("a", 1), ("b", 1)], key=lambda item: item[0]
     )
-    assert ["a", "b"] == list(results)
+    assert list(results) == ["a", "b"]
 
 
 def test_values_that_are_done_by_the_deadline_are_kept_and_run_at_once():
@@ -98,11 +98,11 @@ def test_values_that_are_done_by_the_deadline_are_kept_and_run_at_once():
         )
         return values, asyncio.get_running_loop().time()
 
-    assert ([3, 2, 1], 4) == in_virtual_time(main())
+    assert in_virtual_time(main()) == ([3, 2, 1], 4)
 
 
 async def test_all_values_come_before_the_deadline():
-    assert [0, 2, 4] == await process_batch_with_deadline(double_later, range(3))
+    assert await process_batch_with_deadline(double_later, range(3)) == [0, 2, 4]
 
 
 async def test_a_failure_is_not_silent_and_max_errors_tolerates_it():
@@ -113,8 +113,8 @@ async def test_a_failure_is_not_silent_and_max_errors_tolerates_it():
         await process_batch_with_deadline(fn, [1, 2])
     assert isinstance(caught.value.exceptions[0], ValueError)
     assert caught.value.result is not None
-    assert [0, 4] == await process_batch_with_deadline(fn, range(3), max_errors=1)
-    assert [0, 4] == await process_batch_with_deadline(fn, range(3), max_errors=None)
+    assert await process_batch_with_deadline(fn, range(3), max_errors=1) == [0, 4]
+    assert await process_batch_with_deadline(fn, range(3), max_errors=None) == [0, 4]
 
 
 @pytest.mark.parametrize("helper", GATHERS)
@@ -132,7 +132,7 @@ async def test_a_cancellation_is_passed_on_and_never_a_value(helper, turn):
     task = await cancelled_after(turn, lambda: helper(fn, [1, 2]))
     assert task.cancelled()
     assert started == ended
-    assert turn < 4 or [1, 2] == started
+    assert turn < 4 or started == [1, 2]
     with pytest.raises(asyncio.CancelledError, match="stop"):
         await task
 

@@ -45,13 +45,15 @@ async def test_the_monitor_counts_cancelled_and_failed_tasks_and_goes_on():
     tasks[3].cancel()
     await monitor
     running, ended = hook.calls[0]
-    assert 1 == running
-    assert {TaskState.CANCELLED, TaskState.FAILED, TaskState.DONE} == {
-        result.state for result in ended
+    assert running == 1
+    assert {result.state for result in ended} == {
+        TaskState.CANCELLED,
+        TaskState.FAILED,
+        TaskState.DONE,
     }
-    assert {tasks[0], tasks[1], tasks[2]} == {result.item for result in ended}
-    assert (0, 1) == (hook.calls[-1][0], len(hook.calls[-1][1]))
-    assert 4 == sum(len(ended) for _, ended in hook.calls)
+    assert {result.item for result in ended} == {tasks[0], tasks[1], tasks[2]}
+    assert (hook.calls[-1][0], len(hook.calls[-1][1])) == (0, 1)
+    assert sum(len(ended) for _, ended in hook.calls) == 4
 
 
 async def test_the_monitor_reports_at_the_interval_and_not_at_every_end():
@@ -59,7 +61,7 @@ async def test_the_monitor_reports_at_the_interval_and_not_at_every_end():
     hook = Hook()
     await monitor_tasks(tasks, 60.0, report=hook)
     ((running, ended),) = hook.calls
-    assert (0, 50) == (running, len(ended))
+    assert (running, len(ended)) == (0, 50)
 
 
 async def test_a_cancelled_monitor_leaves_nothing_on_the_tasks():
@@ -67,7 +69,7 @@ async def test_a_cancelled_monitor_leaves_nothing_on_the_tasks():
     await settle()
     monitor = await cancelled_after(3, lambda: monitor_tasks(tasks, 60.0))
     assert monitor.cancelled()
-    assert [0, 0] == [callbacks_of(task) for task in tasks]
+    assert [callbacks_of(task) for task in tasks] == [0, 0]
     assert not any(task.cancelling() for task in tasks)
     await cancel_all_tasks(tasks)
 
@@ -79,7 +81,7 @@ async def test_a_report_that_raises_does_not_end_the_monitor(loop_errors):
     (task,) = create_tasks(sleep_for(0.05))
     await monitor_tasks([task], 0.01, report=report)
     assert len(loop_errors) > 1
-    assert {LookupError} == {type(context["exception"]) for context in loop_errors}
+    assert {type(context["exception"]) for context in loop_errors} == {LookupError}
 
 
 async def test_the_monitor_of_itself_or_of_nothing_ends():
@@ -95,10 +97,10 @@ async def test_observers_get_a_result_of_each_task_whatever_became_of_it():
     await asyncio.wait(tasks)
     await settle()
     by_task = {result.item: result for result in hook.calls}
-    assert ["value", None, None] == [by_task[task].data for task in tasks]
+    assert [by_task[task].data for task in tasks] == ["value", None, None]
     assert isinstance(by_task[tasks[1]].error, ValueError)
     assert isinstance(by_task[tasks[2]].error, asyncio.CancelledError)
-    assert [task.get_name() for task in tasks] == [by_task[t].task_id for t in tasks]
+    assert [by_task[t].task_id for t in tasks] == [task.get_name() for task in tasks]
 
 
 async def test_an_observer_does_not_take_the_error_from_who_awaits():
@@ -122,7 +124,7 @@ async def test_an_observer_that_raises_is_told_of(loop_errors):
     add_task_observers([task], observer)
     await task
     await settle()
-    assert [LookupError] == [type(context["exception"]) for context in loop_errors]
+    assert [type(context["exception"]) for context in loop_errors] == [LookupError]
 
 
 async def test_without_a_function_the_logger_tells(caplog):
@@ -133,7 +135,7 @@ async def test_without_a_function_the_logger_tells(caplog):
     await asyncio.wait(tasks)
     await settle()
     levels = sorted(record.levelname for record in caplog.records)
-    assert ["ERROR", "INFO", "INFO"] == levels
+    assert levels == ["ERROR", "INFO", "INFO"]
     assert "ValueError: x" in caplog.text
     caplog.clear()
     await monitor_tasks(create_tasks(after(1), after(1, ValueError("y"))))

@@ -27,7 +27,7 @@ async def test_the_function_is_called_again_for_each_attempt():
             raise OSError(f"attempt {len(attempts)}")
         return "ok"
 
-    assert "ok" == await cancellation_with_retry(work, 3, 0)
+    assert await cancellation_with_retry(work, 3, 0) == "ok"
     attempts.clear()
     with pytest.raises(OSError, match="attempt 2"):
         await cancellation_with_retry(work, 2, 0)
@@ -39,7 +39,7 @@ def test_the_delay_lies_between_attempts_alone():
             await cancellation_with_retry(lambda: fail("x"), 3, 1000)
         return asyncio.get_running_loop().time()
 
-    assert 2000 == in_virtual_time(main())
+    assert in_virtual_time(main()) == 2000
 
 
 @pytest.mark.parametrize("turn", range(1, 5))
@@ -53,7 +53,7 @@ async def test_a_cancellation_is_passed_on_and_not_retried(turn):
 
     task = await cancelled_after(turn, lambda: cancellation_with_retry(work, 5, 1000.0))
     assert task.cancelled()
-    assert 1 == len(calls)
+    assert len(calls) == 1
 
 
 async def test_a_cancellederror_of_the_attempt_itself_is_not_retried():
@@ -65,7 +65,7 @@ async def test_a_cancellederror_of_the_attempt_itself_is_not_retried():
 
     with pytest.raises(asyncio.CancelledError):
         await cancellation_with_retry(work, 5, 0)
-    assert 1 == len(calls)
+    assert len(calls) == 1
 
 
 async def test_only_what_retry_on_says_is_retried():
@@ -77,10 +77,10 @@ async def test_only_what_retry_on_says_is_retried():
 
     with pytest.raises(KeyError):
         await cancellation_with_retry(work, 5, 0, retry_on=(OSError, ValueError))
-    assert 1 == len(calls)
+    assert len(calls) == 1
     with pytest.raises(KeyError):
         await cancellation_with_retry(work, 5, 0, retry_on=LookupError)
-    assert 6 == len(calls)
+    assert len(calls) == 6
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ async def test_the_operation_goes_on_when_its_caller_is_cancelled_and_is_held():
     gc.collect()
     waited_for[0]().set_result(None)
     await settle()
-    assert ["saved"] == done
+    assert done == ["saved"]
 
 
 @pytest.mark.standard_loop_only
@@ -55,8 +55,8 @@ async def test_the_operation_goes_on_when_the_time_is_up():
     with pytest.raises(TimeoutError, match="it goes on"):
         await shielded_operation(operation, timeout=0)
     assert not operation.done()
-    assert "value" == await shielded_operation(operation)
-    assert "value" == await shielded_operation(operation)
+    assert await shielded_operation(operation) == "value"
+    assert await shielded_operation(operation) == "value"
 
 
 async def test_its_error_is_the_callers():
@@ -71,7 +71,7 @@ async def test_an_error_after_the_caller_has_left_is_told_once(loop_errors):
     assert task.cancelled()
     await settle(6)
     gc.collect()
-    assert ["late"] == [str(context["exception"]) for context in loop_errors]
+    assert [str(context["exception"]) for context in loop_errors] == ["late"]
 
 
 @pytest.mark.parametrize("make", ["task", "future"])
@@ -87,10 +87,10 @@ async def test_callers_leave_one_callback_on_a_long_lived_future_and_then_none(m
     for caller in callers[:999]:
         caller.cancel()
     await settle()
-    assert 1 == callbacks_of(operation)
+    assert callbacks_of(operation) == 1
     callers[999].cancel()
     await asyncio.wait(callers)
-    assert 0 == callbacks_of(operation)
+    assert callbacks_of(operation) == 0
     operation.cancel()
     await settle()
 
@@ -103,8 +103,8 @@ async def test_all_callers_of_one_operation_have_its_value():
     operation.set_result("value")
     callers[6].cancel()
     await asyncio.wait(callers)
-    assert {5, 6} == {n for n, caller in enumerate(callers) if caller.cancelled()}
-    assert {"value"} == {c.result() for c in callers if not c.cancelled()}
+    assert {n for n, caller in enumerate(callers) if caller.cancelled()} == {5, 6}
+    assert {c.result() for c in callers if not c.cancelled()} == {"value"}
 
 
 async def test_the_last_caller_may_leave_in_the_turn_in_which_it_ends():
@@ -115,7 +115,7 @@ async def test_the_last_caller_may_leave_in_the_turn_in_which_it_ends():
     operation.set_result("value")
     await asyncio.wait([caller])
     assert caller.cancelled()
-    assert "value" == await shielded_operation(operation)
+    assert await shielded_operation(operation) == "value"
 
 
 async def test_an_operation_that_is_cancelled_says_so():

@@ -24,8 +24,8 @@ from support.loops import settle
 async def test_it_is_cancelled_when_its_time_is_up():
     with pytest.raises(TimeoutError, match=r"not done within 0.01 s"):
         await task_with_individual_timeout(forever(), 0.01)
-    assert "value" == await task_with_individual_timeout(after(1))
-    assert "value" == await task_with_individual_timeout(after(1), math.inf)
+    assert await task_with_individual_timeout(after(1)) == "value"
+    assert await task_with_individual_timeout(after(1), math.inf) == "value"
 
 
 async def test_its_own_timeouterror_and_its_other_errors_are_its_own():
@@ -36,7 +36,7 @@ async def test_its_own_timeouterror_and_its_other_errors_are_its_own():
 
 
 async def test_one_that_swallows_its_timeout_keeps_its_value():
-    assert "swallowed" == await task_with_individual_timeout(swallow(), 0.01)
+    assert await task_with_individual_timeout(swallow(), 0.01) == "swallowed"
 
 
 @pytest.mark.parametrize("timeout", [0, 1e-9, 5.0])
@@ -66,7 +66,7 @@ async def test_the_limit_leaves_no_cancel_count_behind():
             await task_with_individual_timeout(forever(), 0.001)
         return asyncio.current_task().cancelling()
 
-    assert 0 == await asyncio.create_task(work())
+    assert await asyncio.create_task(work()) == 0
 
 
 async def test_what_cannot_be_awaited_is_refused_and_closed():

@@ -99,7 +99,7 @@ async def test_an_id_is_known_by_the_object_and_by_its_text() -> None:
         await settle()
         assert await registry.heartbeat(task_id)
         assert await registry.heartbeat(copy)
-        assert 2 == registry[given].heartbeats
+        assert registry[given].heartbeats == 2
 
 
 async def test_an_id_object_is_nobodys_after_the_end_and_the_next_ones_then() -> None:
@@ -112,7 +112,7 @@ async def test_an_id_object_is_nobodys_after_the_end_and_the_next_ones_then() ->
         first = registry[task_id]
         await registry.register(forever(), task_id)
         assert await registry.heartbeat(task_id)
-        assert (0, 1) == (first.heartbeats, registry[task_id].heartbeats)
+        assert (first.heartbeats, registry[task_id].heartbeats) == (0, 1)
 
 
 async def test_an_override_in_a_subclass_is_heard() -> None:
@@ -126,7 +126,7 @@ async def test_an_override_in_a_subclass_is_heard() -> None:
     registry = Counting()
     task, task_id = await registry.register(forever())
     assert await registry.heartbeat(task_id)
-    assert 1 == registry.beaten
+    assert registry.beaten == 1
     task.cancel()
     assert await registry.wait(5)
 

@@ -28,10 +28,10 @@ async def test_setup_and_removal_twice_have_no_effect() -> None:
     coordinator.setup_handlers()
     ours = actions()
     coordinator.setup_handlers()
-    assert ours == actions()
+    assert actions() == ours
     coordinator.remove_handlers()
     coordinator.remove_handlers()
-    assert before == actions()
+    assert actions() == before
 
 
 def test_handlers_set_before_the_loop_wake_an_idle_loop(start: Start) -> None:
@@ -45,7 +45,7 @@ def test_handlers_set_before_the_loop_wake_an_idle_loop(start: Start) -> None:
     """) as child:
         child.wait_for("ready")
         child.send_signal(signal.SIGTERM)
-        assert "ready\n15\n" == finish(child).stdout
+        assert finish(child).stdout == "ready\n15\n"
 
 
 def test_handlers_of_the_main_thread_serve_a_loop_in_another(start: Start) -> None:
@@ -63,7 +63,7 @@ def test_handlers_of_the_main_thread_serve_a_loop_in_another(start: Start) -> No
     """) as child:
         child.wait_for("ready")
         child.send_signal(signal.SIGTERM)
-        assert "ready\n15\n" == finish(child).stdout
+        assert finish(child).stdout == "ready\n15\n"
 
 
 def test_a_signal_in_the_middle_of_setup_is_told_to_us_and_to_the_host(
@@ -86,7 +86,7 @@ def test_a_signal_in_the_middle_of_setup_is_told_to_us_and_to_the_host(
                 print(c.received[signal.SIGTERM])
         run(main())
     """)
-    assert "15 [(15, None)]\n1\n" == done.stdout
+    assert done.stdout == "15 [(15, None)]\n1\n"
 
 
 def test_a_signal_in_the_middle_of_our_own_handler_is_counted(run: Run) -> None:
@@ -105,7 +105,7 @@ def test_a_signal_in_the_middle_of_our_own_handler_is_counted(run: Run) -> None:
                 print(depth, c.received[signal.SIGTERM])
         run(main())
     """)
-    assert "5 6\n" == done.stdout
+    assert done.stdout == "5 6\n"
 
 
 def test_the_runners_ctrl_c_and_all_else_is_put_back(run: Run) -> None:
@@ -133,7 +133,7 @@ def test_the_runners_ctrl_c_and_all_else_is_put_back(run: Run) -> None:
         except KeyboardInterrupt:
             print("KeyboardInterrupt")
     """)
-    assert "True\ncancelled by the Runner\nKeyboardInterrupt\n" == done.stdout
+    assert done.stdout == "True\ncancelled by the Runner\nKeyboardInterrupt\n"
 
 
 def test_what_was_found_ignored_stays_so_unless_asked_for(run: Run) -> None:
@@ -152,7 +152,7 @@ def test_what_was_found_ignored_stays_so_unless_asked_for(run: Run) -> None:
             print("alive")
         run(main())
     """)
-    assert "Counter() SIG_IGN\nSIG_IGN\nalive\n" == done.stdout
+    assert done.stdout == "Counter() SIG_IGN\nSIG_IGN\nalive\n"
 
 
 def test_a_python_handler_is_called_after_ours_and_comes_back(run: Run) -> None:
@@ -169,7 +169,7 @@ def test_a_python_handler_is_called_after_ours_and_comes_back(run: Run) -> None:
             print(signal.getsignal(signal.SIGTERM) is host)
         run(main())
     """)
-    assert "True\n" == done.stdout
+    assert done.stdout == "True\n"
 
 
 def test_a_host_that_exits_from_its_handler_still_can(run: Run) -> None:
@@ -184,7 +184,7 @@ def test_a_host_that_exits_from_its_handler_still_can(run: Run) -> None:
                     print(c.received[signal.SIGTERM])
         run(main())
     """)
-    assert (7, "1\n") == (done.returncode, done.stdout)
+    assert (done.returncode, done.stdout) == (7, "1\n")
 
 
 def test_a_host_that_displaces_us_by_signal_signal_is_heard_past(run: Run) -> None:
@@ -202,7 +202,7 @@ def test_a_host_that_displaces_us_by_signal_signal_is_heard_past(run: Run) -> No
             print(told)
         run(main())
     """)
-    assert "15 [15]\n1\nTrue\n[15, 15]\n" == done.stdout
+    assert done.stdout == "15 [15]\n1\nTrue\n[15, 15]\n"
 
 
 def test_ctrl_c_raises_nothing_and_cancels_nothing_under_us(run: Run) -> None:
@@ -214,7 +214,7 @@ def test_ctrl_c_raises_nothing_and_cancels_nothing_under_us(run: Run) -> None:
                 print(c.shutdown_event.is_set(), asyncio.current_task().cancelling())
         run(main())
     """)
-    assert "True 0\n" == done.stdout
+    assert done.stdout == "True 0\n"
 
 
 def test_the_loops_own_handler_is_covered_not_replaced(run: Run) -> None:
@@ -235,7 +235,7 @@ def test_the_loops_own_handler_is_covered_not_replaced(run: Run) -> None:
             print(loop.remove_signal_handler(signal.SIGTERM))
         run(main())
     """)
-    assert "True\nTrue\n" == done.stdout
+    assert done.stdout == "True\nTrue\n"
 
 
 def test_other_handlers_of_the_loop_lose_nothing(run: Run) -> None:
@@ -263,7 +263,7 @@ def test_other_handlers_of_the_loop_lose_nothing(run: Run) -> None:
             print("heard")
         run(main())
     """)
-    assert "heard\n" == done.stdout
+    assert done.stdout == "heard\n"
 
 
 @pytest.mark.parametrize("order", ["inner first", "outer first"])
@@ -288,7 +288,7 @@ def test_two_coordinators_are_removed_in_either_order(run: Run, order: str) -> N
             print(actions() == before)
         run(main())
     """)
-    assert "0 1\nTrue\n" == done.stdout
+    assert done.stdout == "0 1\nTrue\n"
 
 
 def test_a_handler_brought_back_after_removal_is_as_if_not_there(run: Run) -> None:
@@ -303,7 +303,7 @@ def test_a_handler_brought_back_after_removal_is_as_if_not_there(run: Run) -> No
             await asyncio.sleep(5)
         run(main())
     """)
-    assert -signal.SIGTERM == done.returncode
+    assert done.returncode == -signal.SIGTERM
 
 
 def test_a_forgotten_coordinator_does_not_make_the_process_deaf(run: Run) -> None:
@@ -314,7 +314,7 @@ def test_a_forgotten_coordinator_does_not_make_the_process_deaf(run: Run) -> Non
         kill(signal.SIGTERM)
         time.sleep(5)
     """)
-    assert -signal.SIGTERM == done.returncode
+    assert done.returncode == -signal.SIGTERM
 
 
 @pytest.mark.parametrize("closed", [False, True])
@@ -338,7 +338,7 @@ def test_what_was_there_comes_back_though_the_loop_has_stopped(
         kill(signal.SIGTERM)
         loop.close()
     """)
-    assert "True\nhost\n" == done.stdout
+    assert done.stdout == "True\nhost\n"
 
 
 def test_restart_of_interrupted_calls_is_as_it_was(run: Run) -> None:
@@ -361,7 +361,7 @@ def test_restart_of_interrupted_calls_is_as_it_was(run: Run) -> None:
             print([restarts(s) for s in (1, 15)])
         run(main())
     """)
-    assert "[True, True, True]\n[True, False]\n" == done.stdout
+    assert done.stdout == "[True, True, True]\n[True, False]\n"
 
 
 def test_a_handler_set_by_c_code_is_called_and_comes_back(run: Run) -> None:
@@ -382,7 +382,7 @@ def test_a_handler_set_by_c_code_is_called_and_comes_back(run: Run) -> None:
             print(called)
         run(main())
     """)
-    assert "15 [15]\n[15, 15]\n" == done.stdout
+    assert done.stdout == "15 [15]\n[15, 15]\n"
 
 
 async def test_the_coordinator_is_freed_once_removed() -> None:
@@ -410,7 +410,7 @@ async def test_an_impossible_signal_is_one_error_and_installs_nothing(
     assert any(
         word in str(caught.value) for word in ("SIGKILL", "SIGSTOP", str(signum))
     )
-    assert before == actions()
+    assert actions() == before
 
 
 def test_half_a_setup_leaves_nothing_installed(run: Run) -> None:
@@ -439,9 +439,9 @@ def test_half_a_setup_leaves_nothing_installed(run: Run) -> None:
         run(main())
     """)
     kill, stop, big, zero, negative, reserved = done.stdout.splitlines()
-    assert "SIGKILL cannot be handled; leave it out" == kill
+    assert kill == "SIGKILL cannot be handled; leave it out"
     assert "SIGSTOP" in stop
-    assert "there is no signal 99; leave it out" == big
+    assert big == "there is no signal 99; leave it out"
     assert all("no signal" in text for text in (zero, negative, reserved))
 
 
@@ -460,12 +460,12 @@ async def test_setup_that_fails_in_the_middle_leaves_nothing() -> None:
         patch.setattr(signal, "siginterrupt", failing)
         with pytest.raises(SignalSetupError, match="SIGRTMAX"):
             coordinator.setup_handlers()
-    assert before == actions()
+    assert actions() == before
     assert signal.getsignal(signal.SIGRTMAX) == signal.SIG_DFL
     assert not loop.remove_signal_handler(signal.SIGTERM)
     coordinator.setup_handlers()  # and it works when it can
     coordinator.remove_handlers()
-    assert before == actions()
+    assert actions() == before
 
 
 async def test_off_the_main_thread_setup_is_refused_with_a_remedy() -> None:
@@ -491,7 +491,7 @@ def test_off_the_main_thread_it_says_so_and_a_request_works(run: Run) -> None:
         c.request_shutdown("from the main thread")
         thread.join()
     """)
-    assert "True True\nNone\n" == done.stdout
+    assert done.stdout == "True True\nNone\n"
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="private module differs")
@@ -518,7 +518,7 @@ def test_in_a_sub_interpreter_it_says_so() -> None:
         print(failed)
         interpreters.destroy(sub)
     """)
-    assert "refused\nNone\n" == done.stdout
+    assert done.stdout == "refused\nNone\n"
 
 
 def test_a_loop_without_signal_handlers_says_so() -> None:
@@ -559,7 +559,7 @@ def test_a_forked_child_is_inert_and_dies_of_the_signal(run: Run) -> None:
                 print(c.reload_event.is_set())
         run(main())
     """)
-    assert "-1 True Counter()\nFalse\n" == done.stdout
+    assert done.stdout == "-1 True Counter()\nFalse\n"
 
 
 def test_a_forked_child_may_have_a_coordinator_of_its_own(run: Run) -> None:
@@ -578,7 +578,7 @@ def test_a_forked_child_may_have_a_coordinator_of_its_own(run: Run) -> None:
             _, status = os.waitpid(pid, 0)
             print(os.waitstatus_to_exitcode(status), c.ready)
     """)
-    assert "-15 True\n" == done.stdout
+    assert done.stdout == "-15 True\n"
 
 
 def test_exit_with_armed_handlers_prints_nothing(run: Run) -> None:
@@ -592,7 +592,7 @@ def test_exit_with_armed_handlers_prints_nothing(run: Run) -> None:
         run(main())
         print("end")
     """)
-    assert (0, "end\n") == (done.returncode, done.stdout)
+    assert (done.returncode, done.stdout) == (0, "end\n")
 
 
 def test_signals_during_interpreter_exit_crash_nothing(run: Run) -> None:
@@ -607,5 +607,5 @@ def test_signals_during_interpreter_exit_crash_nothing(run: Run) -> None:
         late = Late()
         print("end")
     """)
-    assert "end\n" == done.stdout
+    assert done.stdout == "end\n"
     assert done.returncode in (0, -signal.SIGHUP)

@@ -35,10 +35,10 @@ def test_aiohttp_run_app_still_ends_by_sigterm(start: Start) -> None:
         child.wait_for("ready")
         child.send_signal(signal.SIGTERM)
         done = child.finish()
-    assert (0, ["ready", "told", "cleaned up", "end"]) == (
+    assert (
         done.returncode,
         done.stdout.split("\n")[:-1],
-    )
+    ) == (0, ["ready", "told", "cleaned up", "end"])
 
 
 UVICORN = """
@@ -77,7 +77,7 @@ def test_uvicorn_drains_with_a_coordinator_in_its_lifespan(
         done = child.finish()
     # uvicorn raises the signal again when it is done, so the process dies of it;
     # SIGINT is the Runner's by then.
-    assert ["ready", "told", "draining"] == done.stdout.split()
+    assert done.stdout.split() == ["ready", "told", "draining"]
     assert done.returncode in (-signum, 0)
 
 
@@ -97,7 +97,7 @@ def test_uvicorn_inside_a_coordinator_tells_both(start: Start) -> None:
         child.wait_for("ready")
         child.send_signal(signal.SIGTERM)
         done = child.finish()
-    assert (0, "ready\n15\n") == (done.returncode, done.stdout)
+    assert (done.returncode, done.stdout) == (0, "ready\n15\n")
 
 
 @_needs("hypercorn", "starlette")
@@ -122,7 +122,7 @@ def test_hypercorn_drains_with_a_coordinator_in_its_lifespan(start: Start) -> No
         child.wait_for("ready")
         child.send_signal(signal.SIGTERM)
         done = child.finish()
-    assert (0, "ready\ndraining\nend\n") == (done.returncode, done.stdout)
+    assert (done.returncode, done.stdout) == (0, "ready\ndraining\nend\n")
 
 
 @_needs("anyio")
@@ -143,4 +143,4 @@ def test_anyio_open_signal_receiver_hears_too(run: Run) -> None:
                     break
         run(main())
     """)
-    assert "anyio 15\nours 15\nanyio 15\n" == done.stdout
+    assert done.stdout == "anyio 15\nours 15\nanyio 15\n"

@@ -26,10 +26,10 @@ def test_the_native_handler_pokes_once_until_it_is_asked() -> None:
     handler.arm(False)
     for _ in range(3):
         handler(signal.SIGUSR1, None)
-    assert ([1], 3) == (pokes, handler.take())
+    assert (pokes, handler.take()) == ([1], 3)
     assert handler.take() == 0
     handler(signal.SIGUSR1, None)
-    assert ([1, 1], 4) == (pokes, handler.count)
+    assert (pokes, handler.count) == ([1, 1], 4)
 
 
 def test_a_poke_that_fails_is_tried_again_and_raises_nothing() -> None:
@@ -43,7 +43,7 @@ def test_a_poke_that_fails_is_tried_again_and_raises_nothing() -> None:
     handler.arm(False)
     handler(signal.SIGUSR1, None)
     handler(signal.SIGUSR1, None)
-    assert ([1, 1], 2) == (pokes, handler.take())
+    assert (pokes, handler.take()) == ([1, 1], 2)
 
 
 def test_an_interrupt_in_the_middle_of_a_poke_is_not_swallowed() -> None:

@@ -58,14 +58,14 @@ async def test_all_are_cancelled_at_once_and_reported() -> None:
     coordinator = SignalCoordinator(5)
     tasks = create_tasks(forever(), failing(), once(), done())
     await settle()
-    assert ("running", None) == (coordinator.phase, coordinator.deadline)
+    assert (coordinator.phase, coordinator.deadline) == ("running", None)
     report = await coordinator.graceful_shutdown([*tasks, *tasks])
-    assert ("stopped", False) == (coordinator.phase, coordinator.ready)
+    assert (coordinator.phase, coordinator.ready) == ("stopped", False)
     assert coordinator.shutdown_event.is_set()
     got = [report.cancelled, report.failed, report.swallowed, report.finished]
-    assert [{task.get_name()} for task in tasks] == [names(exits) for exits in got]
+    assert [names(exits) for exits in got] == [{task.get_name()} for task in tasks]
     assert not report.stuck
-    assert (False, True) == (report.ok, report.deadline_met)
+    assert (report.ok, report.deadline_met) == (False, True)
     assert report.duration < 1
 
 
@@ -79,8 +79,8 @@ async def test_a_stubborn_task_does_not_move_the_deadline() -> None:
     before = loop.time()
     report = await coordinator.graceful_shutdown(tasks, timeout=0.1)
     assert 0.09 <= loop.time() - before < 0.5
-    assert (7, 3) == (len(report.cancelled), len(report.stuck))
-    assert (False, False) == (report.ok, report.deadline_met)
+    assert (len(report.cancelled), len(report.stuck)) == (7, 3)
+    assert (report.ok, report.deadline_met) == (False, False)
     assert all("stubborn" in " ".join(one.where) for one in report.stuck)
     assert coordinator.phase == "stopped"
     until.set()
@@ -98,7 +98,7 @@ async def test_after_a_signal_the_deadline_is_the_signals() -> None:
         assert not tasks[0].cancelling()  # nothing is cancelled by itself
         report = await coordinator.graceful_shutdown(tasks)
         assert coordinator.deadline == pytest.approx(loop.time(), abs=0.1)
-        assert (1, "stopped") == (len(report.stuck), coordinator.phase)
+        assert (len(report.stuck), coordinator.phase) == (1, "stopped")
     until.set()
     await asyncio.wait(tasks)
 
@@ -111,7 +111,7 @@ async def test_a_deadline_that_has_passed_leaves_obedient_tasks_their_turns() ->
     tasks = create_tasks(stubborn(until), *(forever() for _ in range(100)))
     await settle()
     report = await coordinator.graceful_shutdown(tasks)
-    assert (1, 100) == (len(report.stuck), len(report.cancelled))
+    assert (len(report.stuck), len(report.cancelled)) == (1, 100)
     until.set()
     await asyncio.wait(tasks)
 
@@ -137,7 +137,7 @@ async def test_without_a_limit_it_waits_as_long_as_it_takes() -> None:
     await settle()
     asyncio.get_running_loop().call_later(0.1, until.set)
     report = await coordinator.graceful_shutdown(tasks, timeout=math.inf)
-    assert (1, True) == (len(report.swallowed), report.ok)
+    assert (len(report.swallowed), report.ok) == (1, True)
 
 
 async def test_the_calling_task_is_spared() -> None:
@@ -145,7 +145,7 @@ async def test_the_calling_task_is_spared() -> None:
     me = asyncio.current_task()
     assert me is not None
     report = await coordinator.graceful_shutdown([me, *create_tasks(forever())])
-    assert (0, 1, 0) == (me.cancelling(), len(report.cancelled), len(report.stuck))
+    assert (me.cancelling(), len(report.cancelled), len(report.stuck)) == (0, 1, 0)
 
 
 @pytest.mark.parametrize("count", [0, 1, 100_000])
@@ -154,7 +154,7 @@ async def test_none_one_and_a_hundred_thousand(count: int) -> None:
     tasks = create_tasks(*(forever() for _ in range(count)))
     await settle()
     report = await coordinator.graceful_shutdown(iter(tasks))
-    assert (count, True) == (len(report.cancelled), report.ok)
+    assert (len(report.cancelled), report.ok) == (count, True)
 
 
 def _run_to_the_end(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> None:
@@ -197,7 +197,7 @@ async def test_what_is_no_task_of_this_loop_is_refused_before_anything_is_done()
     for timeout, error in ((-1, ValueError), (math.nan, ValueError), ("1", TypeError)):
         with pytest.raises(error, match="timeout"):
             await coordinator.graceful_shutdown(tasks, timeout=timeout)  # type: ignore[arg-type]
-    assert ("running", 0) == (coordinator.phase, tasks[0].cancelling())
+    assert (coordinator.phase, tasks[0].cancelling()) == ("running", 0)
     assert inspect.getcoroutinestate(coro) == inspect.CORO_CLOSED
     foreign.cancel()
     tasks[0].cancel()
@@ -224,8 +224,8 @@ async def test_its_caller_cancelled_gets_that_very_error_and_tasks_stay_told() -
     caller.cancel("enough")
     await asyncio.wait([caller])
     assert caller.cancelled()
-    assert ["enough"] == [error.args[0] for error in caught]
-    assert (1, True) == (tasks[0].cancelling(), tasks[1].cancelled())
+    assert [error.args[0] for error in caught] == ["enough"]
+    assert (tasks[0].cancelling(), tasks[1].cancelled()) == (1, True)
     assert coordinator.phase == "cancelling"
     until.set()
     report = await coordinator.graceful_shutdown(tasks)  # and again is no harm
@@ -242,12 +242,12 @@ async def test_called_twice_at_once_nothing_is_cancelled_twice() -> None:
         coordinator.graceful_shutdown(tasks), coordinator.graceful_shutdown(tasks)
     )
     await settle()
-    assert (1, "cancelling") == (tasks[0].cancelling(), coordinator.phase)
+    assert (tasks[0].cancelling(), coordinator.phase) == (1, "cancelling")
     until.set()
     first, second = await asyncio.gather(*calls)
     assert first is not second
     for report in (first, second):
-        assert (1, 1) == (len(report.swallowed), len(report.cancelled))
+        assert (len(report.swallowed), len(report.cancelled)) == (1, 1)
     assert coordinator.phase == "stopped"
 
 
@@ -259,7 +259,7 @@ async def test_the_registrys_tasks_are_meant_when_none_are_passed() -> None:
         registry.register(forever(), name)
     await settle()
     report = await coordinator.graceful_shutdown()
-    assert {"a", "b"} == {one.task_id for one in report.cancelled}
+    assert {one.task_id for one in report.cancelled} == {"a", "b"}
     assert not other[0].cancelling()
     other[0].cancel()
     await asyncio.wait(other)
@@ -271,7 +271,7 @@ async def test_tasks_that_are_passed_are_named_as_the_registry_knows_them() -> N
     task, _ = registry.register(forever(), "feed").result()
     await settle()
     report = await coordinator.graceful_shutdown([task])
-    assert ["feed"] == [one.task_id for one in report.cancelled]
+    assert [one.task_id for one in report.cancelled] == ["feed"]
     assert report.cancelled[0].age is not None
 
 
@@ -283,7 +283,7 @@ async def test_leaving_the_block_ends_the_registry_and_puts_all_back() -> None:
             registry.register(forever(), "a")
             await settle()
             raise LookupError("in the block")
-    assert ("stopped", 0, before) == (coordinator.phase, len(registry), actions())
+    assert (coordinator.phase, len(registry), actions()) == ("stopped", 0, before)
 
 
 async def test_a_block_that_leaves_a_task_stuck_says_so(
@@ -302,6 +302,6 @@ async def test_a_block_without_registry_cancels_nothing() -> None:
     tasks = create_tasks(forever())
     async with SignalCoordinator() as coordinator:
         await settle()
-    assert ("running", 0) == (coordinator.phase, tasks[0].cancelling())
+    assert (coordinator.phase, tasks[0].cancelling()) == ("running", 0)
     tasks[0].cancel()
     await asyncio.wait(tasks)

@@ -23,13 +23,13 @@ pytestmark = needs_posix
 def test_constructing_needs_no_loop_and_touches_no_signal() -> None:
     before = actions()
     coordinator = SignalCoordinator()
-    assert before == actions()
-    assert ("running", True, None, {}) == (
+    assert actions() == before
+    assert (
         coordinator.phase,
         coordinator.ready,
         coordinator.deadline,
         coordinator.received,
-    )
+    ) == ("running", True, None, {})
 
 
 @pytest.mark.parametrize(
@@ -67,30 +67,30 @@ def test_a_coroutine_function_is_no_on_signal() -> None:
 
 def test_a_shutdown_signal_is_no_longer_a_reload_signal_by_default() -> None:
     coordinator = SignalCoordinator(shutdown_signals=[signal.SIGHUP])
-    assert {signal.SIGHUP} == coordinator._shutdown_signals
+    assert coordinator._shutdown_signals == {signal.SIGHUP}
     assert not coordinator._reload_signals
 
 
 def test_signature_is_the_contract() -> None:
-    assert (
+    assert tuple(inspect.signature(SignalCoordinator).parameters) == (
         "shutdown_timeout",
         "shutdown_signals",
         "reload_signals",
         "take_ignored",
         "registry",
         "on_signal",
-    ) == tuple(inspect.signature(SignalCoordinator).parameters)
+    )
 
 
 async def test_a_signal_sets_the_event_and_nothing_is_cancelled() -> None:
     with SignalCoordinator(7) as coordinator:
         before = asyncio.get_running_loop().time()
         os.kill(os.getpid(), signal.SIGTERM)
-        assert ("draining", False) == (coordinator.phase, coordinator.ready)
+        assert (coordinator.phase, coordinator.ready) == ("draining", False)
         assert await coordinator.wait_for_shutdown() == signal.SIGTERM
         assert coordinator.shutdown_event.is_set()
         assert coordinator.deadline == pytest.approx(before + 7, abs=0.1)
-        assert {signal.SIGTERM: 1} == coordinator.received
+        assert coordinator.received == {signal.SIGTERM: 1}
         assert len(asyncio.all_tasks()) == 1
 
 
@@ -100,7 +100,7 @@ async def test_received_outlives_the_handlers() -> None:
         with coordinator:
             os.kill(os.getpid(), signal.SIGHUP)
             await coordinator.wait_for_reload()
-    assert {signal.SIGHUP: 2} == coordinator.received
+    assert coordinator.received == {signal.SIGHUP: 2}
 
 
 async def test_on_signal_is_called_in_the_loop_and_in_the_context_of_setup() -> None:
@@ -118,7 +118,7 @@ async def test_on_signal_is_called_in_the_loop_and_in_the_context_of_setup() -> 
         os.kill(os.getpid(), signal.SIGHUP)
         assert not calls
         await coordinator.wait_for_reload()
-    assert [(signal.SIGHUP, 1, True, "setup")] == calls
+    assert calls == [(signal.SIGHUP, 1, True, "setup")]
 
 
 async def test_on_signal_that_raises_goes_to_the_loops_exception_handler(
@@ -131,8 +131,8 @@ async def test_on_signal_that_raises_goes_to_the_loops_exception_handler(
         os.kill(os.getpid(), signal.SIGTERM)
         assert await coordinator.wait_for_shutdown() == signal.SIGTERM
         await settle()
-    assert ["on_signal failed for SIGTERM"] == [e["message"] for e in loop_errors]
-    assert "mine" == str(loop_errors[0]["exception"])
+    assert [e["message"] for e in loop_errors] == ["on_signal failed for SIGTERM"]
+    assert str(loop_errors[0]["exception"]) == "mine"
 
 
 WAIT = """
@@ -153,7 +153,7 @@ def test_a_signal_ends_the_wait_of_an_idle_loop(start: Start, signum: int) -> No
         child.send_signal(signum)
         done = finish(child)
     name = signal.Signals(signum).name
-    assert (0, f"ready\n{name} draining\nend\n") == (done.returncode, done.stdout)
+    assert (done.returncode, done.stdout) == (0, f"ready\n{name} draining\nend\n")
 
 
 def test_two_signals_at_once_shut_down_once(run: Run) -> None:
@@ -171,7 +171,7 @@ def test_two_signals_at_once_shut_down_once(run: Run) -> None:
                 print(c.received == {15: 1, 2: 2}, calls[-1] == (2, 2))
         run(main())
     """)
-    assert "15 draining True\nTrue True\n" == done.stdout
+    assert done.stdout == "15 draining True\nTrue True\n"
 
 
 def test_the_deadline_counts_from_the_signal_not_from_its_telling(run: Run) -> None:
@@ -188,7 +188,7 @@ def test_the_deadline_counts_from_the_signal_not_from_its_telling(run: Run) -> N
                 print(abs(c.deadline - before - 10) < 0.05)
         run(main())
     """)
-    assert "True\n" == done.stdout
+    assert done.stdout == "True\n"
 
 
 def test_sigterm_after_a_storm_of_sighup_is_seen_by_a_blocked_loop(run: Run) -> None:
@@ -207,7 +207,7 @@ def test_sigterm_after_a_storm_of_sighup_is_seen_by_a_blocked_loop(run: Run) -> 
                 print(calls == [(signal.SIGHUP, 1000), (signal.SIGTERM, 1)])
         run(main())
     """)
-    assert "True\nTrue\n" == done.stdout
+    assert done.stdout == "True\nTrue\n"
 
 
 def test_a_storm_from_another_process_leaves_stderr_empty(start: Start) -> None:
@@ -225,7 +225,7 @@ def test_a_storm_from_another_process_leaves_stderr_empty(start: Start) -> None:
             child.send_signal(signal.SIGHUP)
         child.send_signal(signal.SIGTERM)
         done = finish(child)
-    assert (0, "15") == (done.returncode, done.stdout.split()[1])
+    assert (done.returncode, done.stdout.split()[1]) == (0, "15")
 
 
 def test_thread_pool_traffic_that_fills_the_self_pipe_hides_no_signal(
@@ -245,7 +245,7 @@ def test_thread_pool_traffic_that_fills_the_self_pipe_hides_no_signal(
                 print(await asyncio.wait_for(c.wait_for_shutdown(), 5))
         run(main())
     """)
-    assert "15\n" == done.stdout
+    assert done.stdout == "15\n"
 
 
 def test_signal_between_two_runs_of_a_loop_is_told_at_the_start(run: Run) -> None:
@@ -262,7 +262,7 @@ def test_signal_between_two_runs_of_a_loop_is_told_at_the_start(run: Run) -> Non
         loop.run_until_complete(go_on())
         loop.close()
     """)
-    assert "15\n" == done.stdout
+    assert done.stdout == "15\n"
 
 
 def test_signal_before_the_loop_runs_is_told_at_the_start(run: Run) -> None:
@@ -277,7 +277,7 @@ def test_signal_before_the_loop_runs_is_told_at_the_start(run: Run) -> None:
             run(main())
         print(actions() == [signal.SIG_DFL, signal.default_int_handler, signal.SIG_DFL])
     """)
-    assert "15 False\nTrue\n" == done.stdout
+    assert done.stdout == "15 False\nTrue\n"
 
 
 async def test_a_signal_just_before_removal_is_told_after_it() -> None:
@@ -310,7 +310,7 @@ def test_a_reload_is_consumed_and_two_during_it_give_one_more(run: Run) -> None:
                 task.cancel()
         run(main())
     """)
-    assert "2 False True\n" == done.stdout
+    assert done.stdout == "2 False True\n"
 
 
 async def test_a_cancelled_wait_consumes_no_reload() -> None:
@@ -330,7 +330,7 @@ async def test_request_shutdown_is_seen_at_once_in_the_loops_thread() -> None:
     assert not coordinator.shutdown_event.is_set()
     coordinator.request_shutdown("no more work")
     assert coordinator.shutdown_event.is_set()
-    assert ("draining", "no more work") == (coordinator.phase, coordinator.reason)
+    assert (coordinator.phase, coordinator.reason) == ("draining", "no more work")
     assert await coordinator.wait_for_shutdown() is None
     assert coordinator.deadline is not None
 
@@ -349,7 +349,7 @@ async def test_request_before_a_loop_is_bound_is_seen_later() -> None:
     thread = threading.Thread(target=coordinator.request_shutdown, args=["early"])
     thread.start()
     thread.join()
-    assert "draining" == coordinator.phase
+    assert coordinator.phase == "draining"
     assert await coordinator.wait_for_shutdown() is None
     assert coordinator.shutdown_event.is_set()
 
@@ -362,7 +362,7 @@ async def test_the_first_cause_stays() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         await settle()
         assert await coordinator.wait_for_shutdown() is None
-        assert ("first", deadline) == (coordinator.reason, coordinator.deadline)
+        assert (coordinator.reason, coordinator.deadline) == ("first", deadline)
 
 
 def test_another_open_loop_is_refused_and_a_later_one_is_not() -> None:
