@@ -1,26 +1,17 @@
-"""cancel_all_tasks: at once, with a report, and only until the deadline."""
+"""cancel_all_tasks(): at once, with a report, and only until the deadline."""
 
 import asyncio
 import time
 
 import pytest
 
-from pyasynclife import (
-    ShutdownReport,
-    cancel_all_tasks,
-)
-from support.coroutines import (
-    after,
-    forever,
-    swallow,
-)
+from pyasynclife import ShutdownReport, cancel_all_tasks
+from support.coroutines import after, forever, swallow
 from support.loops import settle
-from support.tasks import (
-    create_tasks,
-)
+from support.tasks import create_tasks
 
 
-async def test_cancel_all_tasks_cancels_at_once_and_reports():
+async def test_cancel_all_tasks_cancels_at_once_and_reports() -> None:
     tasks = create_tasks(forever(), after(0), swallow())
     await settle()
     began = time.monotonic()
@@ -33,7 +24,7 @@ async def test_cancel_all_tasks_cancels_at_once_and_reports():
     assert time.monotonic() - began < 5
 
 
-async def test_cancel_all_tasks_comes_back_from_one_that_runs_on():
+async def test_cancel_all_tasks_returns_although_one_runs_on() -> None:
     tasks = create_tasks(swallow(times=2), forever())
     await settle()
     report = await cancel_all_tasks(tasks, timeout=0.05)
@@ -44,7 +35,7 @@ async def test_cancel_all_tasks_comes_back_from_one_that_runs_on():
     await asyncio.wait(tasks)
 
 
-async def test_cancel_all_tasks_refuses_before_it_cancels():
+async def test_cancel_all_tasks_refuses_before_it_cancels() -> None:
     (task,) = create_tasks(forever())
     await settle()
     with pytest.raises(TypeError, match=r"expected an asyncio.Task"):

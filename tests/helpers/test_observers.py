@@ -1,41 +1,34 @@
-"""monitor_tasks and add_task_observers."""
+"""monitor_tasks() and add_task_observers()."""
 
 import asyncio
 import logging
+from typing import Any
 
 import pytest
 
 from pyasynclife import (
+    TaskResult,
     TaskState,
     add_task_observers,
     cancel_all_tasks,
     monitor_tasks,
 )
-from support.coroutines import (
-    after,
-    fail,
-    forever,
-    sleep_for,
-)
+from support.coroutines import after, fail, forever, sleep_for
 from support.loops import settle
-from support.tasks import (
-    callbacks_of,
-    cancelled_after,
-    create_tasks,
-)
+from support.tasks import callbacks_of, cancelled_after, create_tasks
 
 
 class Hook:
     """Remembers what it was called with."""
 
-    def __init__(self):
-        self.calls = []
+    def __init__(self) -> None:
+        self.calls: list[Any] = []
 
-    def __call__(self, *args):
+    def __call__(self, *args: Any) -> None:
         self.calls.append(args if len(args) > 1 else args[0])
 
 
-async def test_the_monitor_counts_cancelled_and_failed_tasks_and_goes_on():
+async def test_the_monitor_counts_cancelled_and_failed_tasks_and_goes_on() -> None:
     tasks = create_tasks(forever(), fail("x"), after(0), forever())
     tasks[0].cancel()
     hook = Hook()
@@ -56,15 +49,15 @@ async def test_the_monitor_counts_cancelled_and_failed_tasks_and_goes_on():
     assert sum(len(ended) for _, ended in hook.calls) == 4
 
 
-async def test_the_monitor_reports_at_the_interval_and_not_at_every_end():
-    tasks = create_tasks(*(after(turn) for turn in range(50)))
+async def test_the_monitor_reports_at_the_interval_and_not_at_every_end() -> None:
+    tasks = create_tasks(*(after(iterations) for iterations in range(50)))
     hook = Hook()
     await monitor_tasks(tasks, 60.0, report=hook)
     ((running, ended),) = hook.calls
     assert (running, len(ended)) == (0, 50)
 
 
-async def test_a_cancelled_monitor_leaves_nothing_on_the_tasks():
+async def test_a_cancelled_monitor_leaves_nothing_on_the_tasks() -> None:
     tasks = create_tasks(forever(), forever())
     await settle()
     monitor = await cancelled_after(3, lambda: monitor_tasks(tasks, 60.0))
@@ -74,8 +67,10 @@ async def test_a_cancelled_monitor_leaves_nothing_on_the_tasks():
     await cancel_all_tasks(tasks)
 
 
-async def test_a_report_that_raises_does_not_end_the_monitor(loop_errors):
-    def report(running, ended):
+async def test_a_report_that_raises_does_not_end_the_monitor(
+    loop_errors: list[dict[str, Any]],
+) -> None:
+    def report(running: int, ended: list[TaskResult[Any]]) -> None:
         raise LookupError("report")
 
     (task,) = create_tasks(sleep_for(0.05))
@@ -84,12 +79,12 @@ async def test_a_report_that_raises_does_not_end_the_monitor(loop_errors):
     assert {type(context["exception"]) for context in loop_errors} == {LookupError}
 
 
-async def test_the_monitor_of_itself_or_of_nothing_ends():
+async def test_the_monitor_of_itself_or_of_nothing_ends() -> None:
     await monitor_tasks([], report=pytest.fail)
     await monitor_tasks([asyncio.current_task()], report=pytest.fail)
 
 
-async def test_observers_get_a_result_of_each_task_whatever_became_of_it():
+async def test_observers_get_a_result_of_each_task_whatever_became_of_it() -> None:
     hook = Hook()
     tasks = create_tasks(after(1), after(1, ValueError("x")), forever())
     add_task_observers(tasks, hook)
@@ -103,7 +98,7 @@ async def test_observers_get_a_result_of_each_task_whatever_became_of_it():
     assert [by_task[t].task_id for t in tasks] == [task.get_name() for task in tasks]
 
 
-async def test_an_observer_does_not_take_the_error_from_who_awaits():
+async def test_an_observer_does_not_take_the_error_from_the_waiter() -> None:
     (task,) = create_tasks(after(1, ValueError("x")))
     add_task_observers([task], Hook())
     with pytest.raises(ValueError, match="x"):
@@ -116,8 +111,10 @@ async def test_an_observer_does_not_take_the_error_from_who_awaits():
         await task
 
 
-async def test_an_observer_that_raises_is_told_of(loop_errors):
-    def observer(result):
+async def test_an_observer_that_raises_is_reported(
+    loop_errors: list[dict[str, Any]],
+) -> None:
+    def observer(result: TaskResult[Any]) -> None:
         raise LookupError("observer")
 
     (task,) = create_tasks(after(1))
@@ -127,7 +124,9 @@ async def test_an_observer_that_raises_is_told_of(loop_errors):
     assert [type(context["exception"]) for context in loop_errors] == [LookupError]
 
 
-async def test_without_a_function_the_logger_tells(caplog):
+async def test_without_a_function_ends_are_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     caplog.set_level(logging.INFO, "pyasynclife")
     tasks = create_tasks(after(1), after(1, ValueError("x")), forever())
     add_task_observers(tasks)
@@ -143,8 +142,8 @@ async def test_without_a_function_the_logger_tells(caplog):
     assert "ValueError: y" in caplog.text
 
 
-async def test_a_hook_that_would_have_to_be_awaited_is_refused():
-    async def hook(*args):
+async def test_a_hook_that_would_have_to_be_awaited_is_refused() -> None:
+    async def hook(*args: Any) -> None:
         pass
 
     (task,) = create_tasks(after(1))

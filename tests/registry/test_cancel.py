@@ -4,30 +4,25 @@ import asyncio
 
 import pytest
 
-from pyasynclife import (
-    TaskRegistry,
-    TaskState,
-)
-from support.coroutines import (
-    forever,
-)
+from pyasynclife import TaskRegistry, TaskState
+from support.coroutines import forever
 from support.loops import settle
 
 
-async def test_cancel_passes_the_message_and_says_if_it_was_asked() -> None:
+async def test_cancel_passes_the_message_and_returns_whether_it_cancelled() -> None:
     registry = TaskRegistry()
     task, _ = await registry.register(forever(), "feed")
     await settle()
-    assert await registry.cancel("feed", "told to")
+    assert await registry.cancel("feed", "enough")
     assert not await registry.cancel("nobody")
     with pytest.raises(asyncio.CancelledError) as caught:
         await task
-    assert caught.value.args == ("told to",)
+    assert caught.value.args == ("enough",)
     await registry.wait()
     assert not await registry.cancel("feed")
 
 
-async def test_cancel_all_tells_how_many_were_asked() -> None:
+async def test_cancel_all_returns_how_many_it_cancelled() -> None:
     registry = TaskRegistry()
     for _ in range(10):
         registry.register(forever())

@@ -5,25 +5,13 @@ from typing import Any
 
 import pytest
 
-from pyasynclife import (
-    TaskRegistry,
-    TaskState,
-    UnknownTaskError,
-)
-from support.coroutines import (
-    echo,
-    forever,
-    raises,
-    swallow,
-)
+from pyasynclife import TaskRegistry, TaskState, UnknownTaskError
+from support.coroutines import echo, forever, raises, swallow
 from support.loops import settle
-from support.tasks import (
-    OddTask,
-    fails,
-)
+from support.tasks import OddTask, fails
 
 
-async def test_complete_fixes_the_outcome_and_the_task_lives_on() -> None:
+async def test_complete_fixes_the_outcome_and_the_task_runs_on() -> None:
     registry = TaskRegistry()
     registry.register(swallow(), "feed")
     await settle()
@@ -45,7 +33,7 @@ async def test_complete_with_an_error_or_a_cancellation() -> None:
     registry.register(echo(1), "failed")
     registry.register(echo(1), "cancelled")
     await registry.complete("failed", error=ValueError("no price"))
-    await registry.complete("cancelled", error=asyncio.CancelledError("told"))
+    await registry.complete("cancelled", error=asyncio.CancelledError("enough"))
     await registry.wait()
     assert registry["failed"].state is TaskState.FAILED
     assert registry["failed"].error_text == "ValueError: no price"
@@ -63,7 +51,7 @@ async def test_another_error_after_complete_is_logged(
     assert "after it was completed" in caplog.text
 
 
-async def test_a_failure_that_complete_told_of_is_logged_once(
+async def test_a_failure_given_to_complete_is_logged_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     error, other = ValueError("no price"), ValueError("other")
@@ -72,15 +60,15 @@ async def test_a_failure_that_complete_told_of_is_logged_once(
         raise error
 
     registry = TaskRegistry()
-    registry.register(echo(1), "told")
+    registry.register(echo(1), "done")
     registry.register(raises(error), "same")
     registry.register(raises(other), "two")
-    for task_id in ("told", "same", "two"):
+    for task_id in ("done", "same", "two"):
         await registry.complete(task_id, error=error)
         assert registry[task_id].error_text is None
     await registry.wait()
     assert [record.getMessage() for record in caplog.records] == [
-        "task told failed: ValueError: no price",
+        "task done failed: ValueError: no price",
         "task same failed: ValueError: no price",
         "task two failed: ValueError: no price",
         "task two failed after it was completed: ValueError: other",
@@ -115,7 +103,7 @@ async def test_complete_with_an_error_whose_str_ends_the_task_itself(
     await settle()
 
 
-async def test_complete_of_nobody_names_the_id() -> None:
+async def test_complete_of_an_unknown_id_names_it() -> None:
     with pytest.raises(UnknownTaskError) as caught:
         TaskRegistry().complete("nobody")
     assert "'nobody'" in str(caught.value)

@@ -1,5 +1,6 @@
-"""Every allocation of the registry, of Ready and of Drain fails once: MemoryError or
-nothing, and afterwards all is as it should be.
+"""Every allocation of the registry, of Ready and of Drain fails once.
+
+The operation succeeds or raises MemoryError, and the registry is as it should be.
 
 Only a build with PYASYNCLIFE_FAULTS has fault points; tools/sanitize.sh makes one.
 """
@@ -18,7 +19,7 @@ import pytest
 
 from pyasynclife import TaskRegistry
 from pyasynclife._core import Drain, Registry, adopt_methods
-from support.coroutines import echo, forever
+from support.coroutines import echo, forever, swallow
 from support.faults import (
     fail_each_allocation,
     failing,
@@ -31,12 +32,12 @@ from support.registries import adds_up
 pytestmark = needs_faults
 
 ROUNDS = 200
-TRIES = 5  # so one block that is lost each time shows
+TRIES = 5  # enough to see one block that is lost each time
 
 
 @pytest.fixture
 def quiet(monkeypatch: pytest.MonkeyPatch, loop_errors: list[Any]) -> None:
-    """What cannot be raised is told; here nobody minds."""
+    """Errors that cannot be raised are reported elsewhere; ignore those reports."""
     monkeypatch.setattr(sys, "unraisablehook", lambda *_: None)
     monkeypatch.setattr(logging.getLogger("pyasynclife"), "disabled", True)
 
@@ -45,18 +46,11 @@ async def raises() -> None:
     raise ValueError("no price")
 
 
-async def swallows() -> None:
-    try:
-        await forever()
-    except asyncio.CancelledError:
-        pass
-
-
 Operation = Callable[[TaskRegistry], object]
 
 
 async def ends(registry: TaskRegistry) -> None:
-    """Tasks end, and their ends are booked and told."""
+    """Tasks end; their ends are recorded and reported."""
     registry.cancel("beating")
     await settle(4)
 
@@ -115,7 +109,7 @@ async def tracks(registry: TaskRegistry) -> None:
         raise
 
 
-async def tracks_over(registry: TaskRegistry) -> None:
+async def tracks_a_finished_task(registry: TaskRegistry) -> None:
     task = asyncio.create_task(echo(1))
     await task
     registry.track(task, "tracked")
@@ -124,7 +118,7 @@ async def tracks_over(registry: TaskRegistry) -> None:
 async def drains(registry: TaskRegistry) -> None:
     loop = asyncio.get_running_loop()
     over = loop.create_task(echo(1))
-    odd = [loop.create_task(swallows()), loop.create_task(forever())]
+    odd = [loop.create_task(swallow()), loop.create_task(forever())]
     await settle()
     try:
         drain = Drain()
@@ -154,7 +148,7 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "register many": lambda r: [r.register(forever()) for _ in range(20)],
     "track": tracks,
-    "track what is over": tracks_over,
+    "track a finished task": tracks_a_finished_task,
     "heartbeat": lambda r: r.heartbeat("beating"),
     "heartbeat of none": lambda r: r.heartbeat(),
     "complete": lambda r: r.complete("beating", 5),
@@ -196,7 +190,7 @@ async def prepared() -> TaskRegistry:
         (echo(1), "over"),
         (raises(), "failed"),
         (forever(), "beating"),
-        (swallows(), "swallows"),
+        (swallow(), "swallows"),
     ):
         registry.register(coro, task_id)
     await settle()
@@ -207,7 +201,7 @@ async def prepared() -> TaskRegistry:
 
 
 async def attempt(operation: Operation, nth: int) -> bool:
-    """Try it with the nth allocation failing; tell whether it got that far."""
+    """Run it with the nth allocation failing; return whether it got that far."""
     registry = await prepared()
     before = registry.stats()
     raised = False
@@ -254,7 +248,7 @@ async def test_a_failed_allocation_leaks_nothing(
     nth = 1
     while await attempt(OPERATIONS[name], nth):
         growths = []
-        for _ in range(40):  # it takes a while until nothing grows
+        for _ in range(40):  # caches may grow at first
             gc.collect()
             blocks = sys.getallocatedblocks()
             for _ in range(TRIES):
@@ -268,7 +262,7 @@ async def test_a_failed_allocation_leaks_nothing(
         nth += 1
 
 
-async def test_an_import_whose_allocations_fail(quiet: None) -> None:
+async def test_each_allocation_of_the_import_fails_once(quiet: None) -> None:
     spec = importlib.util.find_spec("pyasynclife._core")
     assert spec is not None
     assert spec.loader is not None
@@ -286,10 +280,10 @@ async def test_an_import_whose_allocations_fail(quiet: None) -> None:
     assert nth > 100
 
 
-# ------------------------------------------- what no operation above comes by
+# --------------------------------------- allocations that the above do not reach
 
 
-class Unspeakable(Exception):
+class WithoutStr(Exception):
     def __str__(self) -> str:
         raise LookupError("str")
 
@@ -305,30 +299,30 @@ async def closes_an_awaitable() -> None:
         task.cancel()
 
 
-async def tells_of_the_unspeakable() -> None:
+async def reports_an_error_without_str() -> None:
     async def raises() -> None:
-        raise Unspeakable
+        raise WithoutStr
 
     registry = TaskRegistry()
     registry.register(raises(), "mute")
     await settle()
-    assert registry["mute"].error_text in ("Unspeakable: <str() failed>", None)
+    assert registry["mute"].error_text in ("WithoutStr: <str() failed>", None)
 
 
 async def makes_a_registry() -> None:
     TaskRegistry(history=1)
 
 
-async def makes_methods_its_own() -> None:
+async def copies_the_methods() -> None:
     type("Own", (Registry,), {})
     adopt_methods(type("Own", (Registry,), {}))
 
 
 SCENARIOS = [
     closes_an_awaitable,
-    tells_of_the_unspeakable,
+    reports_an_error_without_str,
     makes_a_registry,
-    makes_methods_its_own,
+    copies_the_methods,
 ]
 
 

@@ -7,20 +7,11 @@ from typing import Any
 
 import pytest
 
-from pyasynclife import (
-    DuplicateTaskError,
-    TaskHealth,
-    TaskRegistry,
-)
-from support.coroutines import (
-    echo,
-    forever,
-)
+from pyasynclife import DuplicateTaskError, TaskHealth, TaskRegistry
+from support.coroutines import echo, forever
 from support.loops import ManualClockLoop, settle
 from support.registries import a_registry, adds_up
-from support.tasks import (
-    fails,
-)
+from support.tasks import fails
 
 
 async def test_health_follows_the_heartbeats() -> None:
@@ -52,7 +43,7 @@ async def test_stale_tasks_come_longest_silence_first_across_thresholds() -> Non
         assert await registry.get_stale_tasks() == ["4", "1", "0"]
 
 
-async def test_a_task_that_never_beat_is_stale_by_its_registration() -> None:
+async def test_silence_counts_from_registration_before_the_first_heartbeat() -> None:
     async with a_registry(stale_threshold=0.02) as registry:
         registry.register(forever(), "mute")
         registry.register(forever(), "beating")
@@ -61,6 +52,10 @@ async def test_a_task_that_never_beat_is_stale_by_its_registration() -> None:
             await asyncio.sleep(0.005)
             registry.heartbeat("beating")
         assert await registry.get_stale_tasks() == ["mute"]
+        assert registry["mute"].health is TaskHealth.STALE
+        registry.cancel("mute")
+        await settle()
+        assert registry["mute"].health is TaskHealth.UNKNOWN
 
 
 async def test_a_task_that_has_not_started_is_not_stale() -> None:
@@ -80,7 +75,7 @@ async def test_a_finished_task_is_never_stale() -> None:
     assert registry["feed"].health is TaskHealth.HEALTHY
 
 
-async def test_a_heartbeat_of_nobody_is_false_and_counted() -> None:
+async def test_a_heartbeat_of_an_unknown_id_is_false_and_counted() -> None:
     registry = TaskRegistry()
     assert not await registry.heartbeat("nobody")
     assert not await registry.heartbeat()
@@ -90,7 +85,7 @@ async def test_a_heartbeat_of_nobody_is_false_and_counted() -> None:
     assert registry.stats().unknown_heartbeats == 3
 
 
-async def test_an_id_is_known_by_the_object_and_by_its_text() -> None:
+async def test_an_equal_string_is_the_same_id() -> None:
     async with a_registry() as registry:
         given = "".join(["feed", "-1"])
         _, task_id = await registry.register(forever(), given)
@@ -102,7 +97,7 @@ async def test_an_id_is_known_by_the_object_and_by_its_text() -> None:
         assert registry[given].heartbeats == 2
 
 
-async def test_an_id_object_is_nobodys_after_the_end_and_the_next_ones_then() -> None:
+async def test_a_finished_tasks_id_belongs_to_the_next_task_that_takes_it() -> None:
     async with a_registry() as registry:
         task, task_id = await registry.register(echo(1), "feed")
         await task
@@ -115,7 +110,7 @@ async def test_an_id_object_is_nobodys_after_the_end_and_the_next_ones_then() ->
         assert (first.heartbeats, registry[task_id].heartbeats) == (0, 1)
 
 
-async def test_an_override_in_a_subclass_is_heard() -> None:
+async def test_an_overridden_heartbeat_is_called() -> None:
     class Counting(TaskRegistry):
         beaten = 0
 
@@ -184,14 +179,14 @@ async def test_wall_clock_jumps_make_nothing_stale(
         assert await registry.get_stale_tasks() == []
 
 
-def test_a_clock_that_uses_the_registry() -> None:
+def test_a_clock_may_call_the_registry() -> None:
     registry = TaskRegistry()
     loop = ManualClockLoop()
 
     async def main() -> None:
         await echo(1)
         registry.register(forever(), "first")
-        # The clock takes the id that is being given.
+        # The clock registers the id that is about to be given.
         loop.hook = lambda: registry.register(forever(), "feed")
         with pytest.raises(DuplicateTaskError):
             registry.register(forever(), "feed")
@@ -229,7 +224,7 @@ def test_a_clock_that_uses_the_registry() -> None:
 
 
 @pytest.mark.parametrize("now", [-1.0, math.nan, math.inf, -math.inf, 0.0])
-def test_a_clock_that_tells_nonsense(now: float) -> None:
+def test_a_clock_may_return_anything(now: float) -> None:
     registry = TaskRegistry(stale_threshold=1.0)
     loop = ManualClockLoop()
 

@@ -4,11 +4,7 @@ import logging
 
 import pytest
 
-from pyasynclife import (
-    TaskRegistry,
-    TaskState,
-    UnknownTaskError,
-)
+from pyasynclife import TaskRegistry, TaskState, UnknownTaskError
 from support.children import run_child
 from support.coroutines import echo, raises
 
@@ -57,7 +53,7 @@ async def test_a_failure_is_logged_once_with_its_traceback(
     assert isinstance(record.exc_info[1], ValueError)
 
 
-async def test_an_error_whose_str_raises_is_told_all_the_same(
+async def test_an_error_whose_str_raises_is_recorded_all_the_same(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     class Mute(Exception):
@@ -75,7 +71,7 @@ async def test_an_error_whose_str_raises_is_told_all_the_same(
     caplog.clear()
 
 
-async def test_results_that_come_back_when_they_are_dropped() -> None:
+async def test_a_result_may_register_a_task_when_it_is_freed() -> None:
     registry = TaskRegistry(history=2, keep_results=True)
     dropped = []
 
@@ -101,7 +97,7 @@ def test_a_long_chain_of_results_is_freed_without_overflow() -> None:
         import asyncio, resource, sys, os
         from pyasynclife import TaskRegistry
 
-        if len(sys.argv) == 1:  # a small stack: it shows with less
+        if len(sys.argv) == 1:  # a small stack overflows sooner
             most = resource.getrlimit(resource.RLIMIT_STACK)[1]
             resource.setrlimit(resource.RLIMIT_STACK, (1 << 20, most))
             os.execv(sys.executable, [*sys.orig_argv, "again"])

@@ -6,14 +6,9 @@ import weakref
 
 import pytest
 
-from pyasynclife import (
-    TaskRegistry,
-)
+from pyasynclife import TaskRegistry
 from support.children import run_child
-from support.coroutines import (
-    echo,
-    forever,
-)
+from support.coroutines import echo, forever
 from support.loops import settle
 
 
@@ -39,7 +34,7 @@ async def test_a_subclass_may_add_to_it() -> None:
     assert await registry.get_status() == {}
 
 
-async def test_a_dropped_registry_takes_its_cycles_along() -> None:
+async def test_a_dropped_registry_is_freed_with_its_cycles() -> None:
     registry = TaskRegistry()
     for number in range(10):
         registry.register(echo(number))
@@ -109,7 +104,7 @@ def test_exit_with_everything_alive_prints_nothing(loop: str) -> None:
         loop.run_until_complete(main())
         print("over")
         """,
-        # A debug build warns of the loop that nobody closes.
+        # A debug build warns of the loop that is not closed.
         env={"PYTHONWARNINGS": "ignore::ResourceWarning"},
     )
     assert (child.returncode, child.stdout, child.stderr) == (0, "over\n", "")

@@ -6,23 +6,13 @@ from typing import Any
 
 import pytest
 
-from pyasynclife import (
-    RegistryStats,
-    TaskHealth,
-    TaskMetadata,
-    TaskRegistry,
-    TaskState,
-)
-from support.coroutines import (
-    echo,
-    forever,
-    raises,
-)
+from pyasynclife import RegistryStats, TaskHealth, TaskMetadata, TaskRegistry, TaskState
+from support.coroutines import echo, forever, raises
 from support.loops import settle
 from support.registries import a_registry, adds_up
 
 
-async def test_pending_ends_at_the_first_step_as_everybody_sees_it() -> None:
+async def test_a_task_is_pending_until_its_first_step() -> None:
     seen: list[TaskState] = []
     registry = TaskRegistry()
 
@@ -62,18 +52,7 @@ async def test_each_end_has_its_state_its_health_and_its_value(
     assert len(registry) == 0
 
 
-async def test_the_health_of_each_state() -> None:
-    registry = TaskRegistry(stale_threshold=0.0)
-    registry.register(forever(), "feed")
-    assert registry["feed"].health is TaskHealth.UNKNOWN
-    await settle()
-    assert registry["feed"].health is TaskHealth.STALE
-    registry.cancel("feed")
-    await registry.wait()
-    assert registry["feed"].health is TaskHealth.UNKNOWN
-
-
-async def test_metadata_is_live_and_tells_the_time() -> None:
+async def test_metadata_is_live_and_knows_its_times() -> None:
     async with a_registry() as registry:
         before = time.time()
         await registry.register(forever(), "feed")
@@ -96,7 +75,7 @@ async def test_metadata_is_live_and_tells_the_time() -> None:
         assert meta.finished_at == pytest.approx(time.time(), abs=1)
 
 
-async def test_as_dict_says_what_the_attributes_say() -> None:
+async def test_as_dict_has_the_attributes_values() -> None:
     registry = TaskRegistry()
     await registry.register(echo(5), "feed")
     await registry.wait()
@@ -127,13 +106,13 @@ async def test_stats_add_up() -> None:
         assert (stats.registered, stats.heartbeats) == (6, 2)
 
 
-def test_metadata_and_stats_are_not_for_making() -> None:
+def test_metadata_and_stats_cannot_be_constructed() -> None:
     for made in (TaskMetadata, RegistryStats):
         with pytest.raises(TypeError):
             made()
 
 
-async def test_metadata_called_as_the_done_callback_it_is_changes_nothing() -> None:
+async def test_calling_metadata_by_hand_changes_nothing() -> None:
     registry = TaskRegistry()
     task, _ = await registry.register(forever(), "feed")
     meta: Any = registry["feed"]

@@ -5,23 +5,14 @@ import gc
 import math
 import sys
 import threading
-from collections.abc import (
-    Callable,
-)
+from collections.abc import Callable
 from contextlib import closing
 from typing import Any
 
 import pytest
 
-from pyasynclife import (
-    DuplicateTaskError,
-    TaskRegistry,
-    UnknownTaskError,
-)
-from support.coroutines import (
-    echo,
-    forever,
-)
+from pyasynclife import DuplicateTaskError, TaskRegistry, UnknownTaskError
+from support.coroutines import echo, forever
 from support.loops import settle
 from support.registries import adds_up
 
@@ -165,14 +156,14 @@ async def test_a_call_from_another_thread_is_refused() -> None:
         thread.join()
     assert [type(error) for error in raised] == [RuntimeError] * 3
     assert all("another thread" in str(error) for error in raised)
-    # What only reads may be asked from anywhere.
+    # Methods that only read may be called from any thread.
     assert await asyncio.to_thread(list, registry) == ["feed"]
     assert (await asyncio.to_thread(registry.stats)).alive == 1
     registry.cancel_all()
     await registry.wait()
 
 
-async def test_readers_in_other_threads_while_the_loop_goes_on() -> None:
+async def test_other_threads_may_read_while_the_loop_runs() -> None:
     registry = TaskRegistry(history=3, stale_threshold=0.0)
     errors: list[BaseException] = []
     over = threading.Event()

@@ -5,38 +5,32 @@ from typing import Any
 
 import pytest
 
-from pyasynclife import (
-    TaskMetadata,
-    TaskRegistry,
-)
-from support.coroutines import (
-    forever,
-    swallow,
-)
+from pyasynclife import TaskMetadata, TaskRegistry
+from support.coroutines import forever, swallow
 from support.loops import settle
 
 
-async def test_the_monitor_tells_of_a_silence_once(
+async def test_the_monitor_reports_each_silence_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    told: list[str] = []
+    reported: list[str] = []
     registry = TaskRegistry(
         heartbeat_interval=0.005,
         stale_threshold=0.01,
-        on_stale=lambda meta: told.append(meta.task_id),
+        on_stale=lambda meta: reported.append(meta.task_id),
     )
     async with registry:
         registry.register(forever(), "feed")
         await asyncio.sleep(0.05)
-        assert told == ["feed"]
+        assert reported == ["feed"]
         await registry.get_stale_tasks()
         registry.heartbeat("feed")
         await asyncio.sleep(0.05)
-        assert told == ["feed", "feed"]
+        assert reported == ["feed", "feed"]
     assert [r.levelname for r in caplog.records] == ["WARNING", "WARNING"]
 
 
-async def test_an_on_stale_that_raises_goes_to_the_loops_handler(
+async def test_an_on_stale_that_raises_goes_to_the_loops_exception_handler(
     loop_errors: list[dict[str, Any]], caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(meta: TaskMetadata) -> None:
@@ -49,7 +43,7 @@ async def test_an_on_stale_that_raises_goes_to_the_loops_handler(
     assert [str(context["exception"]) for context in loop_errors] == ["a", "b"]
 
 
-async def test_leaving_the_registry_ends_everything_and_says_who_is_stuck(
+async def test_leaving_the_block_ends_all_tasks_and_logs_the_stuck_ones(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with TaskRegistry(shutdown_timeout=0.02) as registry:

@@ -6,20 +6,14 @@ from typing import Any
 
 import pytest
 
-from pyasynclife import (
-    TaskMetadata,
-    TaskRegistry,
-    TaskState,
-)
-from support.coroutines import (
-    echo,
-    forever,
-    raises,
-)
+from pyasynclife import TaskMetadata, TaskRegistry, TaskState
+from support.coroutines import echo, forever, raises
 from support.registries import adds_up
 
 
-async def test_on_finish_hears_of_every_end(caplog: pytest.LogCaptureFixture) -> None:
+async def test_on_finish_is_called_at_every_end(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     ends: list[tuple[str, TaskState]] = []
     registry = TaskRegistry(
         on_finish=lambda meta: ends.append((meta.task_id, meta.state))
@@ -36,7 +30,7 @@ async def test_on_finish_hears_of_every_end(caplog: pytest.LogCaptureFixture) ->
     ]
 
 
-async def test_an_on_finish_that_raises_goes_to_the_loops_handler(
+async def test_an_on_finish_that_raises_goes_to_the_loops_exception_handler(
     loop_errors: list[dict[str, Any]],
 ) -> None:
     def fail(meta: TaskMetadata) -> None:
@@ -48,7 +42,7 @@ async def test_an_on_finish_that_raises_goes_to_the_loops_handler(
     assert [str(context["exception"]) for context in loop_errors] == ["a"]
 
 
-async def test_callbacks_that_use_the_registry_they_are_called_by() -> None:
+async def test_on_finish_may_use_the_registry() -> None:
     def reenter(meta: Any) -> None:
         registry.cancel_all()
         registry.heartbeat(meta.task_id)
@@ -68,7 +62,7 @@ async def test_callbacks_that_use_the_registry_they_are_called_by() -> None:
 
 @pytest.mark.parametrize("exit_error", [KeyboardInterrupt, SystemExit])
 @pytest.mark.parametrize("where", ["on_finish", "str", "log"])
-def test_an_exit_in_a_hook_leaves_the_loop_as_from_any_callback(
+def test_an_exit_in_a_hook_propagates_as_from_any_callback(
     exit_error: type[BaseException], where: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Mute(Exception):

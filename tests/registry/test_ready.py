@@ -2,20 +2,13 @@
 
 import asyncio
 import sys
-from collections.abc import (
-    Callable,
-)
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from pyasynclife import (
-    TaskRegistry,
-)
-from support.coroutines import (
-    echo,
-    forever,
-)
+from pyasynclife import TaskRegistry
+from support.coroutines import echo, forever
 from support.registries import a_registry
 
 
@@ -33,7 +26,7 @@ async def test_a_ready_has_no_truth_value() -> None:
         bool(registry.cancel("nobody"))
 
 
-async def test_a_ready_is_no_coroutine() -> None:
+async def test_a_ready_is_not_a_coroutine() -> None:
     ready = TaskRegistry().cancel("nobody")
     assert not asyncio.iscoroutine(ready)
     with pytest.raises(TypeError):
@@ -57,12 +50,12 @@ async def test_readies_are_awaited_alike_under_a_trace_function(
             await registry.get_stale_tasks(),
         ]
 
-    plain = await awaits()
+    untraced = await awaits()
     trace(lambda *_: None)
     try:
         traced = await awaits()
     finally:
         trace(None)
-    assert plain[1:4] == traced[1:4] == [True, False, None]
-    assert plain[5] == traced[5] == []
+    assert untraced[1:4] == traced[1:4] == [True, False, None]
+    assert untraced[5] == traced[5] == []
     await registry.wait()

@@ -3,29 +3,17 @@
 import asyncio
 import contextvars
 import inspect
-import sys
 from typing import Any
 
 import pytest
 
-from pyasynclife import (
-    DuplicateTaskError,
-    TaskRegistry,
-    TaskState,
-)
+from pyasynclife import DuplicateTaskError, TaskRegistry, TaskState
 from pyasynclife._core import Drain
-from support.coroutines import (
-    echo,
-    forever,
-)
+from support.coroutines import echo, forever
 from support.loops import eager, settle, task_factory
 from support.marks import needs_eager
 from support.registries import a_registry, adds_up
-from support.tasks import (
-    OddTask,
-    fails,
-    odd_factory,
-)
+from support.tasks import OddTask, fails, odd_factory
 
 
 async def test_register_gives_a_real_task_named_by_its_id() -> None:
@@ -66,7 +54,7 @@ async def test_a_finished_id_may_come_back_in_its_old_place() -> None:
 async def test_a_subclass_of_str_is_taken_as_an_exact_str() -> None:
     class Id(str):
         def __hash__(self) -> int:
-            raise AssertionError("the registry asked a foreign hash")
+            raise AssertionError("the registry called a subclass's __hash__")
 
     async with a_registry() as registry:
         _, task_id = await registry.register(forever(), Id("feed"))
@@ -166,20 +154,18 @@ async def test_a_bad_task_factory_changes_nothing(makes: str) -> None:
             raise LookupError("no tasks today")
         return Nonsense()
 
-    loop = asyncio.get_running_loop()
-    loop.set_task_factory(factory)
-    try:
-        with pytest.raises((LookupError, AttributeError, TypeError)):
-            registry.register(forever(), "feed")
-    finally:
-        loop.set_task_factory(None)
+    with (
+        task_factory(factory),
+        pytest.raises((LookupError, AttributeError, TypeError)),
+    ):
+        registry.register(forever(), "feed")
     assert len(registry) == 0
     registry.register(echo(1), "feed")
     await registry.wait()
     assert registry["feed"].result == 1
 
 
-async def test_a_task_that_cannot_be_watched_is_refused_and_cancelled() -> None:
+async def test_a_task_that_takes_no_done_callback_is_refused_and_cancelled() -> None:
     registry = TaskRegistry()
     with (
         task_factory(odd_factory(add_done_callback=fails)),
@@ -202,7 +188,7 @@ async def test_a_task_that_cannot_be_watched_is_refused_and_cancelled() -> None:
     adds_up(registry)
 
 
-async def test_a_task_that_ends_in_the_middle_of_register_and_then_fails() -> None:
+async def test_a_task_that_ends_in_a_register_that_fails_is_not_counted() -> None:
     registry = TaskRegistry()
 
     class Sudden(OddTask):
@@ -225,7 +211,7 @@ async def test_a_task_that_ends_in_the_middle_of_register_and_then_fails() -> No
     await settle()
 
 
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with 3.12")
+@needs_eager
 async def test_an_eager_task_is_in_the_registry_in_its_first_step() -> None:
     registry = TaskRegistry()
     seen: list[object] = []
@@ -240,47 +226,26 @@ async def test_an_eager_task_is_in_the_registry_in_its_first_step() -> None:
     async def outsider() -> None:
         seen.append(await registry.heartbeat())
 
-    loop = asyncio.get_running_loop()
-
-    def eager(
-        loop: asyncio.AbstractEventLoop, coro: Any, **options: Any
-    ) -> asyncio.Task[Any]:
-        options.pop("eager_start", None)
-        return asyncio.Task(coro, loop=loop, eager_start=True, **options)
-
-    loop.set_task_factory(eager)
-    try:
+    with task_factory(eager):
         task, _ = await registry.register(first(), "feed")
         assert registry["feed"].task is task
         await registry.wait()
-    finally:
-        loop.set_task_factory(None)
     assert seen == [TaskState.RUNNING, True, True, False]
     assert registry["feed"].heartbeats == 2
 
 
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with 3.12")
+@needs_eager
 async def test_an_eager_task_may_cancel_itself_by_id_and_end_at_once() -> None:
     registry = TaskRegistry()
 
-    async def suicidal() -> None:
+    async def cancels_itself() -> None:
         assert await registry.cancel("feed")
         await asyncio.sleep(3600)
 
-    def eager(
-        loop: asyncio.AbstractEventLoop, coro: Any, **options: Any
-    ) -> asyncio.Task[Any]:
-        options.pop("eager_start", None)
-        return asyncio.Task(coro, loop=loop, eager_start=True, **options)
-
-    loop = asyncio.get_running_loop()
-    loop.set_task_factory(eager)
-    try:
-        registry.register(suicidal(), "feed")
+    with task_factory(eager):
+        registry.register(cancels_itself(), "feed")
         registry.register(echo(5), "quick")
         assert await registry.wait(5)
-    finally:
-        loop.set_task_factory(None)
     assert registry["feed"].state is TaskState.CANCELLED
     assert registry["quick"].result == 5
 
@@ -289,16 +254,16 @@ async def test_an_eager_task_may_cancel_itself_by_id_and_end_at_once() -> None:
 async def test_a_cancellation_in_an_eager_first_step_keeps_its_message() -> None:
     registry = TaskRegistry()
 
-    async def suicidal() -> None:
+    async def cancels_itself() -> None:
         registry.cancel("feed", "first")
-        registry.cancel("feed", "told to")
+        registry.cancel("feed", "enough")
         await forever()
 
     with task_factory(eager):
-        task, _ = await registry.register(suicidal(), "feed")
+        task, _ = await registry.register(cancels_itself(), "feed")
     with pytest.raises(asyncio.CancelledError) as caught:
         await task
-    assert caught.value.args == ("told to",)
+    assert caught.value.args == ("enough",)
     await registry.wait()
 
 
@@ -319,7 +284,7 @@ async def test_an_eager_first_step_may_shut_the_registry_down() -> None:
 
 
 @needs_eager
-async def test_a_shutdown_begun_below_an_eager_first_step_cancels_it() -> None:
+async def test_a_shutdown_started_in_an_eager_first_step_cancels_its_task() -> None:
     registry = TaskRegistry()
     closing: list[asyncio.Task[Any]] = []
 

@@ -8,21 +8,11 @@ from typing import Any
 
 import pytest
 
-from pyasynclife import (
-    TaskRegistry,
-)
-from support.coroutines import (
-    echo,
-    forever,
-    swallow,
-)
+from pyasynclife import TaskRegistry
+from support.coroutines import echo, forever, swallow
 from support.loops import ManualClockLoop, settle, task_factory
 from support.registries import adds_up
-from support.tasks import (
-    OddTask,
-    fails,
-    odd_factory,
-)
+from support.tasks import OddTask, fails, odd_factory
 
 
 async def test_shutdown_says_what_became_of_each(
@@ -167,7 +157,7 @@ async def test_shutdowns_from_inside_that_cancel_each_other_all_end() -> None:
     adds_up(registry)
 
 
-async def test_a_cancelled_shutdown_lets_its_caller_go_at_once() -> None:
+async def test_a_cancelled_shutdown_raises_at_once() -> None:
     registry = TaskRegistry()
     registry.register(swallow(times=2), "stuck")
     await settle()
@@ -181,8 +171,8 @@ async def test_a_cancelled_shutdown_lets_its_caller_go_at_once() -> None:
     assert await registry.wait(5)
 
 
-@pytest.mark.parametrize("turn", range(8))
-async def test_a_shutdown_whose_caller_is_cancelled_at_every_turn(turn: int) -> None:
+@pytest.mark.parametrize("iterations", range(8))
+async def test_a_shutdown_may_be_cancelled_at_any_iteration(iterations: int) -> None:
     registry = TaskRegistry()
 
     async def slow() -> None:
@@ -196,10 +186,10 @@ async def test_a_shutdown_whose_caller_is_cancelled_at_every_turn(turn: int) -> 
     await settle()
     one = asyncio.create_task(registry.shutdown(math.inf))
     two = asyncio.create_task(registry.shutdown(math.inf))
-    await settle(turn)
-    asked = one.cancel()
+    await settle(iterations)
+    was_running = one.cancel()
     outcomes = await asyncio.gather(one, two, return_exceptions=True)
-    assert isinstance(outcomes[0], asyncio.CancelledError) == asked
+    assert isinstance(outcomes[0], asyncio.CancelledError) == was_running
     assert outcomes[1].ok  # type: ignore[union-attr]
     assert len(registry) == 0
     # The next task runs: nothing of the shutdown is left.
@@ -252,7 +242,7 @@ def test_a_shutdown_keeps_its_deadline_in_virtual_time() -> None:
 
 
 @pytest.mark.parametrize("method", ["cancel", "cancelling", "cancelled", "exception"])
-async def test_a_task_whose_method_raises_once_is_told_of_and_counted(
+async def test_a_task_whose_method_raises_is_reported_and_counted(
     method: str, loop_errors: list[dict[str, Any]], caplog: pytest.LogCaptureFixture
 ) -> None:
     async def swallows() -> None:
@@ -279,7 +269,7 @@ async def test_a_task_whose_method_raises_once_is_told_of_and_counted(
 
 
 @pytest.mark.parametrize("raised_by", ["cancel", "handler"])
-def test_an_exit_that_cannot_be_passed_on_ends_the_run_a_turn_later(
+def test_an_exit_that_cannot_propagate_ends_the_run_one_iteration_later(
     raised_by: str,
 ) -> None:
     def stop() -> None:
@@ -313,7 +303,7 @@ def test_an_exit_that_cannot_be_passed_on_ends_the_run_a_turn_later(
     loop.close()
 
 
-async def test_an_exit_is_told_where_the_loop_takes_no_callback(
+async def test_an_exit_is_unraisable_where_the_loop_takes_no_callback(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     class Loop(asyncio.SelectorEventLoop):
@@ -333,9 +323,9 @@ async def test_an_exit_is_told_where_the_loop_takes_no_callback(
         task.cancel()
         await registry.wait()
 
-    told: list[Any] = []
-    monkeypatch.setattr(sys, "unraisablehook", told.append)
+    unraisable: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
     loop = Loop()
     await asyncio.to_thread(loop.run_until_complete, main())
     loop.close()
-    assert [one.exc_type for one in told] == [RuntimeError, KeyboardInterrupt]
+    assert [one.exc_type for one in unraisable] == [RuntimeError, KeyboardInterrupt]

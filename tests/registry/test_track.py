@@ -7,19 +7,12 @@ from contextlib import closing
 
 import pytest
 
-from pyasynclife import (
-    DuplicateTaskError,
-    TaskRegistry,
-    TaskState,
-)
-from support.coroutines import (
-    echo,
-    forever,
-)
+from pyasynclife import DuplicateTaskError, TaskRegistry, TaskState
+from support.coroutines import echo, forever
 from support.loops import settle
 
 
-async def test_track_keeps_a_task_that_somebody_else_made() -> None:
+async def test_track_takes_a_task_that_was_made_elsewhere() -> None:
     registry = TaskRegistry(stale_threshold=0.0)
     task = asyncio.create_task(forever(), name="theirs")
     assert registry.track(task) == "theirs"
@@ -55,7 +48,7 @@ async def test_track_of_a_task_that_is_done_goes_to_the_history() -> None:
     assert registry["over"].result == 5
 
 
-async def test_a_tracked_task_that_runs_is_running_behind_one_that_does_not() -> None:
+async def test_a_tracked_task_that_has_started_is_not_pending() -> None:
     registry = TaskRegistry()
     task = asyncio.create_task(forever(), name="theirs")
     await settle()

@@ -4,12 +4,8 @@ import asyncio
 
 import pytest
 
-from pyasynclife import (
-    TaskRegistry,
-)
-from support.coroutines import (
-    forever,
-)
+from pyasynclife import TaskRegistry
+from support.coroutines import forever
 from support.loops import settle
 from support.registries import a_registry
 
@@ -49,11 +45,11 @@ async def test_a_cancellation_reaches_the_caller_of_wait_at_once() -> None:
     await registry.wait()
 
 
-async def test_polling_with_wait_gives_the_loop_its_turns() -> None:
+async def test_polling_with_wait_lets_the_loop_iterate() -> None:
     registry = TaskRegistry()
     registry.register(settle(5))
-    turns = 0
+    polls = 0
     while not await registry.wait(0):
-        turns += 1
-        assert turns < 100
-    assert turns
+        polls += 1
+        assert polls < 100
+    assert polls

@@ -1,18 +1,11 @@
 """where() and dump(): where tasks wait."""
 
 import asyncio
-from collections.abc import (
-    AsyncIterator,
-)
+from collections.abc import AsyncIterator
 from typing import Any
 
-from pyasynclife import (
-    TaskRegistry,
-)
-from support.coroutines import (
-    forever,
-    swallow,
-)
+from pyasynclife import TaskRegistry
+from support.coroutines import forever, swallow
 from support.loops import settle
 from support.registries import a_registry
 
@@ -62,7 +55,7 @@ async def test_where_of_the_current_task_is_its_live_stack() -> None:
     await registry.wait()
 
 
-async def test_a_report_does_not_fail_for_a_strangers_property() -> None:
+async def test_where_and_dump_survive_attributes_that_raise() -> None:
     registry = TaskRegistry()
 
     class Odd:

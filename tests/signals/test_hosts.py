@@ -21,7 +21,7 @@ def test_aiohttp_run_app_still_ends_by_sigterm(start: Start) -> None:
     with start("""
         from aiohttp import web
         async def coordinate(app):
-            async with SignalCoordinator(on_signal=lambda *_: print("told")) as c:
+            async with SignalCoordinator(on_signal=lambda *_: print("signalled")) as c:
                 yield
             print("cleaned up")
         app = web.Application()
@@ -38,7 +38,7 @@ def test_aiohttp_run_app_still_ends_by_sigterm(start: Start) -> None:
     assert (
         done.returncode,
         done.stdout.split("\n")[:-1],
-    ) == (0, ["ready", "told", "cleaned up", "end"])
+    ) == (0, ["ready", "signalled", "cleaned up", "end"])
 
 
 UVICORN = """
@@ -62,7 +62,7 @@ def test_uvicorn_drains_with_a_coordinator_in_its_lifespan(
         + textwrap.dedent("""
         @asynccontextmanager
         async def lifespan(app):
-            async with SignalCoordinator(on_signal=lambda *_: print("told")) as c:
+            async with SignalCoordinator(on_signal=lambda *_: print("signalled")) as c:
                 asyncio.get_running_loop().call_later(0.2, print, "ready")
                 yield
                 print(c.phase)
@@ -77,12 +77,12 @@ def test_uvicorn_drains_with_a_coordinator_in_its_lifespan(
         done = child.finish()
     # uvicorn raises the signal again when it is done, so the process dies of it;
     # SIGINT is the Runner's by then.
-    assert done.stdout.split() == ["ready", "told", "draining"]
+    assert done.stdout.split() == ["ready", "signalled", "draining"]
     assert done.returncode in (-signum, 0)
 
 
 @_needs("uvicorn", "starlette")
-def test_uvicorn_inside_a_coordinator_tells_both(start: Start) -> None:
+def test_uvicorn_inside_a_coordinator_ends_both(start: Start) -> None:
     with start(
         textwrap.dedent(UVICORN)
         + textwrap.dedent("""
@@ -126,7 +126,7 @@ def test_hypercorn_drains_with_a_coordinator_in_its_lifespan(start: Start) -> No
 
 
 @_needs("anyio")
-def test_anyio_open_signal_receiver_hears_too(run: Run) -> None:
+def test_anyio_open_signal_receiver_still_receives(run: Run) -> None:
     done = run("""
         import anyio
         async def main():

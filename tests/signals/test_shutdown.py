@@ -10,18 +10,11 @@ from typing import Any
 
 import pytest
 
-from pyasynclife import (
-    SignalCoordinator,
-    TaskRegistry,
-)
-from support.coroutines import (
-    forever,
-)
+from pyasynclife import SignalCoordinator, TaskRegistry
+from support.coroutines import forever
 from support.loops import settle
 from support.signals import actions
-from support.tasks import (
-    create_tasks,
-)
+from support.tasks import create_tasks
 
 
 async def stubborn(until: asyncio.Event) -> str:
@@ -103,7 +96,7 @@ async def test_after_a_signal_the_deadline_is_the_signals() -> None:
     await asyncio.wait(tasks)
 
 
-async def test_a_deadline_that_has_passed_leaves_obedient_tasks_their_turns() -> None:
+async def test_after_the_deadline_tasks_can_still_end_by_their_cancellation() -> None:
     until = asyncio.Event()
     coordinator = SignalCoordinator(0)
     coordinator.request_shutdown()
@@ -205,7 +198,7 @@ async def test_what_is_no_task_of_this_loop_is_refused_before_anything_is_done()
     _run_to_the_end(other, foreign)
 
 
-async def test_its_caller_cancelled_gets_that_very_error_and_tasks_stay_told() -> None:
+async def test_a_cancelled_call_gets_that_very_error_and_tasks_stay_cancelled() -> None:
     until = asyncio.Event()
     coordinator = SignalCoordinator()
     tasks = create_tasks(stubborn(until), forever())
@@ -228,7 +221,7 @@ async def test_its_caller_cancelled_gets_that_very_error_and_tasks_stay_told() -
     assert (tasks[0].cancelling(), tasks[1].cancelled()) == (1, True)
     assert coordinator.phase == "cancelling"
     until.set()
-    report = await coordinator.graceful_shutdown(tasks)  # and again is no harm
+    report = await coordinator.graceful_shutdown(tasks)  # a second call does no harm
     assert report.deadline_met
     assert coordinator.phase == "stopped"
 

@@ -11,9 +11,7 @@ from typing import Any
 
 import pytest
 
-from pyasynclife import (
-    SignalCoordinator,
-)
+from pyasynclife import SignalCoordinator
 from support.loops import settle
 from support.signals import Run, Start, actions, finish, needs_posix
 
@@ -58,7 +56,7 @@ def test_bad_options_are_refused_by_name(
         SignalCoordinator(**options)
 
 
-def test_a_coroutine_function_is_no_on_signal() -> None:
+def test_on_signal_cannot_be_a_coroutine_function() -> None:
     async def on_signal(signum: int, count: int) -> None: ...
 
     with pytest.raises(TypeError, match="plain function"):
@@ -71,7 +69,7 @@ def test_a_shutdown_signal_is_no_longer_a_reload_signal_by_default() -> None:
     assert not coordinator._reload_signals
 
 
-def test_signature_is_the_contract() -> None:
+def test_the_constructors_parameters_and_their_order() -> None:
     assert tuple(inspect.signature(SignalCoordinator).parameters) == (
         "shutdown_timeout",
         "shutdown_signals",
@@ -174,7 +172,7 @@ def test_two_signals_at_once_shut_down_once(run: Run) -> None:
     assert done.stdout == "15 draining True\nTrue True\n"
 
 
-def test_the_deadline_counts_from_the_signal_not_from_its_telling(run: Run) -> None:
+def test_the_deadline_counts_from_the_signal_not_from_its_delivery(run: Run) -> None:
     done = run("""
         async def main():
             loop = asyncio.get_running_loop()
@@ -199,7 +197,7 @@ def test_sigterm_after_a_storm_of_sighup_is_seen_by_a_blocked_loop(run: Run) -> 
                 for _ in range(1000):
                     kill(signal.SIGHUP)
                 kill(signal.SIGTERM)
-                assert not c.shutdown_event.is_set()    # the loop had no turn
+                assert not c.shutdown_event.is_set()    # the loop has not run
                 assert c.phase == "draining" and not c.ready
                 await asyncio.wait_for(c.wait_for_shutdown(), 5)
                 await asyncio.wait_for(c.wait_for_reload(), 5)
@@ -215,7 +213,7 @@ def test_a_storm_from_another_process_leaves_stderr_empty(start: Start) -> None:
         async def main():
             with SignalCoordinator() as c:
                 print("ready")
-                while c.ready:      # busy: the loop takes nothing
+                while c.ready:      # busy: the loop reads nothing
                     pass
                 print(await c.wait_for_shutdown(), c.received[signal.SIGHUP] > 300)
         run(main())
@@ -248,7 +246,9 @@ def test_thread_pool_traffic_that_fills_the_self_pipe_hides_no_signal(
     assert done.stdout == "15\n"
 
 
-def test_signal_between_two_runs_of_a_loop_is_told_at_the_start(run: Run) -> None:
+def test_a_signal_between_two_runs_of_a_loop_is_delivered_at_the_start(
+    run: Run,
+) -> None:
     done = run("""
         loop = new_loop()
         c = SignalCoordinator()
@@ -265,12 +265,12 @@ def test_signal_between_two_runs_of_a_loop_is_told_at_the_start(run: Run) -> Non
     assert done.stdout == "15\n"
 
 
-def test_signal_before_the_loop_runs_is_told_at_the_start(run: Run) -> None:
+def test_a_signal_before_the_loop_runs_is_delivered_at_the_start(run: Run) -> None:
     done = run("""
         async def main():
             await asyncio.wait_for(c.shutdown_event.wait(), 5)
             print(await c.wait_for_shutdown(), c.reload_event.is_set())
-            kill(signal.SIGHUP)     # and now the loop is woken for it
+            kill(signal.SIGHUP)     # the loop now wakes for it
             await asyncio.wait_for(c.wait_for_reload(), 5)
         with SignalCoordinator() as c:
             kill(signal.SIGTERM)
@@ -280,7 +280,7 @@ def test_signal_before_the_loop_runs_is_told_at_the_start(run: Run) -> None:
     assert done.stdout == "15 False\nTrue\n"
 
 
-async def test_a_signal_just_before_removal_is_told_after_it() -> None:
+async def test_a_signal_just_before_removal_is_delivered_after_it() -> None:
     with SignalCoordinator() as coordinator:
         os.kill(os.getpid(), signal.SIGTERM)
     assert await coordinator.wait_for_shutdown() == signal.SIGTERM
@@ -344,7 +344,7 @@ async def test_request_shutdown_from_a_thread_wakes_the_loop() -> None:
     thread.join()
 
 
-async def test_request_before_a_loop_is_bound_is_seen_later() -> None:
+async def test_a_request_before_a_loop_is_bound_is_seen_later() -> None:
     coordinator = SignalCoordinator()
     thread = threading.Thread(target=coordinator.request_shutdown, args=["early"])
     thread.start()

@@ -20,7 +20,7 @@ needs_faults = pytest.mark.skipif(fail_allocation is None, reason="no fault poin
 
 @contextmanager
 def failing(nth: int) -> Iterator[list[int]]:
-    """The nth allocation from here fails; the list gets how many it still was off."""
+    """The nth allocation from here fails; the list gets how many were still to come."""
     assert fail_allocation is not None
     left: list[int] = []
     fail_allocation(nth)
