@@ -63,8 +63,8 @@ DEBUG = {
 PLAIN_WAY = [
     "tests/group/test_group.py",
     "tests/group/test_capture.py",
-    "tests/registry/test_registry.py",
-    "tests/registry/test_misuse.py",
+    "tests/registry",
+    "--ignore=tests/registry/test_faults.py",
 ]
 _tree_lock = threading.Lock()
 
