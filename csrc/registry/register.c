@@ -15,6 +15,7 @@
 #include "aio/awaitable.h"
 #include "aio/join_set.h"
 #include "registry/entry.h"
+#include "registry/heartbeats.h"
 #include "registry/registry.h"
 #include "registry/register.h"
 
@@ -80,8 +81,8 @@ register_place(RegistryObject *self, EntryObject *entry, EntryObject **old)
 static int
 register_open(RegistryObject *self, EntryObject *entry, double stale_after)
 {
-    if (al_ptr_table_reserve(&self->beats.tasks) < 0
-        || al_ptr_table_reserve(&self->beats.names) < 0)
+    if (al_ptr_table_reserve(&self->heartbeats.by_task) < 0
+        || al_ptr_table_reserve(&self->heartbeats.by_id) < 0)
     {
         return -1;
     }
@@ -93,21 +94,21 @@ register_open(RegistryObject *self, EntryObject *entry, double stale_after)
         PyErr_SetString(PyExc_RuntimeError, "this TaskRegistry is gone");
         return -1;
     }
-    entry->created = al_wall_clock();
-    entry->birth = entry->last = now;
+    entry->created_at = al_wall_clock();
+    entry->registered_at = entry->last_heartbeat = now;
     entry->stale_after = stale_after;
-    if (al_heartbeats_join(&self->beats, entry) < 0) {
+    if (al_heartbeats_add(&self->heartbeats, entry) < 0) {
         return -1;
     }
     /* Until all is in place nothing runs that could look for it. */
     EntryObject *old = NULL;
     int placed = register_place(self, entry, &old);
     if (placed <= 0) {
-        al_heartbeats_leave(entry);
+        al_heartbeats_remove(entry);
     }
     else {
-        al_list_append(&self->alive, &entry->order);
-        al_ptr_table_add(&self->beats.names, &entry->name, entry->id);
+        al_list_append(&self->alive, &entry->registry_link);
+        al_ptr_table_add(&self->heartbeats.by_id, &entry->id_link, entry->id);
         if (old != NULL) {
             al_registry_unlink(self, old);
         }
@@ -131,10 +132,10 @@ register_revoke(RegistryObject *self, EntryObject *entry)
         al_registry_unlink(self, entry);
         self->ended[entry->outcome]--;
     }
-    al_heartbeats_leave(entry);
-    al_link_unlink(&entry->order);
+    al_heartbeats_remove(entry);
+    al_link_unlink(&entry->registry_link);
     al_registry_forget(self, entry);
-    Py_CLEAR(entry->owner);
+    Py_CLEAR(entry->registry);
     if (error != NULL) {
         PyErr_SetRaisedException(error);
     }
@@ -145,7 +146,7 @@ static void
 register_give(RegistryObject *self, EntryObject *entry, PyObject *task)
 {
     entry->task = Py_NewRef(task);
-    al_ptr_table_add(&self->beats.tasks, &entry->key, task);
+    al_ptr_table_add(&self->heartbeats.by_task, &entry->task_link, task);
 }
 
 /* Give an alive entry its Task and hear of its end.  Returns 0; -1 with an
@@ -158,7 +159,7 @@ register_attach(RegistryObject *self, EntryObject *entry, PyObject *task)
                                   (PyObject *)entry)
         < 0)
     {
-        al_ptr_table_remove(&self->beats.tasks, &entry->key);
+        al_ptr_table_remove(&self->heartbeats.by_task, &entry->task_link);
         Py_CLEAR(entry->task);
         return -1;
     }
@@ -203,9 +204,9 @@ al_register_current(RegistryObject *self)
     if (task == NULL) {
         return NULL;
     }
-    al_ptr_link *link = al_ptr_table_find(&self->beats.tasks, task);
+    al_ptr_link *link = al_ptr_table_find(&self->heartbeats.by_task, task);
     EntryObject *entry =
-        link == NULL ? NULL : AL_CONTAINER_OF(link, EntryObject, key);
+        link == NULL ? NULL : AL_CONTAINER_OF(link, EntryObject, task_link);
     if (entry == NULL && task != Py_None && self->births != NULL) {
         entry = register_newborn(self, task);
     }
@@ -218,7 +219,7 @@ al_register_current(RegistryObject *self)
 static int
 register_threshold(RegistryObject *self, PyObject *value, double *seconds)
 {
-    *seconds = self->beats.rings->stale_after;
+    *seconds = self->heartbeats.thresholds->stale_after;
     return value == NULL || value == Py_None
                ? 0
                : al_args_seconds("stale_after", value, seconds);
@@ -296,18 +297,18 @@ int
 al_register_drain(RegistryObject *self, EntryObject *entry)
 {
     PyObject *drain = self->drain;
-    if (drain == NULL || entry->task == NULL || entry->node != NULL) {
+    if (drain == NULL || entry->task == NULL || entry->member != NULL) {
         return 0;
     }
     Py_INCREF(drain);
-    PyObject *node = al_join_set_add(drain, entry->task, (PyObject *)entry);
+    PyObject *member = al_join_set_add(drain, entry->task, (PyObject *)entry);
     Py_DECREF(drain);
-    if (node == NULL) {
+    if (member == NULL) {
         return -1;
     }
-    entry->node = Py_NewRef(node);
-    al_member_cancel(node);
-    Py_DECREF(node);
+    entry->member = Py_NewRef(member);
+    al_member_cancel(member);
+    Py_DECREF(member);
     return 0;
 }
 
@@ -320,8 +321,8 @@ al_register_drained(RegistryObject *self)
     al_link *at = self->alive.next;
     while (at != &self->alive) {
         EntryObject *entry = (EntryObject *)Py_NewRef(
-            (PyObject *)AL_CONTAINER_OF(at, EntryObject, order));
-        Py_CLEAR(entry->node);
+            (PyObject *)AL_CONTAINER_OF(at, EntryObject, registry_link));
+        Py_CLEAR(entry->member);
         /* Should that have run anything that ended it: from the start. */
         at = entry->ended || !al_link_is_in(at) ? self->alive.next : at->next;
         Py_DECREF((PyObject *)entry);
@@ -366,7 +367,7 @@ register_start(RegistryObject *self, EntryObject *entry, PyObject *coro,
     self->births = birth.outer;
     self->unborn--;
     entry->coro = NULL;
-    bool missing = entry->task == NULL && entry->ring != NULL;
+    bool missing = entry->task == NULL && entry->threshold != NULL;
     if (task != NULL && missing && how == AL_CREATED_WATCHED) {
         register_give(self, entry, task);
     }
@@ -379,7 +380,7 @@ register_start(RegistryObject *self, EntryObject *entry, PyObject *coro,
     }
     self->registered++;
     if ((birth.cancelled && al_registry_cancel(self, entry, birth.msg) < 0)
-        || (!entry->spared && al_register_drain(self, entry) < 0))
+        || (!entry->calls_shutdown && al_register_drain(self, entry) < 0))
     {
         al_loop_report_or_exit_later(self->st, self->bound.loop,
                                      "cancelling a new task failed", task);
@@ -425,19 +426,19 @@ register_start_coro(RegistryObject *self, PyObject *coro, PyObject *given,
 }
 
 const char al_register_register_doc[] =
-"register($self, /, coro, task_id=None, *, stale_after=None, context=None)\n"
-"--\n\n"
-"Start a coroutine as a Task and keep it under an id.\n\n"
-"coro: a coroutine that has not been started.  task_id: a non-empty str that\n"
-"no living task has; without one \"task_0\", \"task_1\", ..., never again the\n"
-"same.  stale_after: seconds of silence after which it is stale; None: the\n"
-"registry's threshold, math.inf: never.  context: as for create_task().\n\n"
-"Returns a Ready of (task, id).  The Task's name is the id.\n"
-"Raises DuplicateTaskError, TypeError, ValueError, RuntimeError (no running\n"
-"loop, another loop or thread); the coroutine is then closed if it has not\n"
-"started, and nothing has changed.\n"
-"While shutdown() runs, a new task is cancelled at once.\n\n"
-"Source: the articles' TaskRegistry.register.";
+    "register($self, /, coro, task_id=None, *, stale_after=None, context=None)\n"
+    "--\n\n"
+    "Start a coroutine as a Task and keep it under an id.\n\n"
+    "coro: a coroutine that has not been started.  task_id: a non-empty str that\n"
+    "no living task has; without one \"task_0\", \"task_1\", ..., never again the\n"
+    "same.  stale_after: seconds of silence after which it is stale; None: the\n"
+    "registry's threshold, math.inf: never.  context: as for create_task().\n\n"
+    "Returns a Ready of (task, id).  The Task's name is the id.\n"
+    "Raises DuplicateTaskError, TypeError, ValueError, RuntimeError (no running\n"
+    "loop, another loop or thread); the coroutine is then closed if it has not\n"
+    "started, and nothing has changed.\n"
+    "While shutdown() runs, a new task is cancelled at once.\n\n"
+    "Source: the articles' TaskRegistry.register.";
 
 PyObject *
 al_register_register(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
@@ -540,7 +541,8 @@ register_adopt(RegistryObject *self, PyObject *task, PyObject *id,
         goto failed; /* SystemExit or KeyboardInterrupt of somebody told */
     }
     if (!done
-        && (al_entry_started(entry) < 0 || al_register_drain(self, entry) < 0))
+        && (al_heartbeats_started(entry) < 0
+            || al_register_drain(self, entry) < 0))
     {
         al_loop_report_or_exit_later(self->st, self->bound.loop,
                                      "cancelling a new task failed", task);
@@ -554,14 +556,14 @@ failed:
 }
 
 const char al_register_track_doc[] =
-"track($self, /, task, task_id=None, *, stale_after=math.inf)\n--\n\n"
-"Keep a Task that somebody else has made.\n\n"
-"task: a Task of the running loop.  task_id: its id; without one the Task's\n"
-"name if it is free, else a new id.  stale_after: as for register(), but\n"
-"never by default.\n\n"
-"Returns the id.  A Task that is done goes to the history at once; one that\n"
-"is known keeps its id.\n"
-"Raises DuplicateTaskError, TypeError, ValueError, RuntimeError.";
+    "track($self, /, task, task_id=None, *, stale_after=math.inf)\n--\n\n"
+    "Keep a Task that somebody else has made.\n\n"
+    "task: a Task of the running loop.  task_id: its id; without one the Task's\n"
+    "name if it is free, else a new id.  stale_after: as for register(), but\n"
+    "never by default.\n\n"
+    "Returns the id.  A Task that is done goes to the history at once; one that\n"
+    "is known keeps its id.\n"
+    "Raises DuplicateTaskError, TypeError, ValueError, RuntimeError.";
 
 PyObject *
 al_register_track(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
@@ -581,10 +583,10 @@ al_register_track(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     {
         return NULL;
     }
-    al_ptr_link *link = al_ptr_table_find(&self->beats.tasks, got[0]);
+    al_ptr_link *link = al_ptr_table_find(&self->heartbeats.by_task, got[0]);
     if (link != NULL) {
-        return register_known_id(self, AL_CONTAINER_OF(link, EntryObject, key),
-                                 got[1]);
+        return register_known_id(
+            self, AL_CONTAINER_OF(link, EntryObject, task_link), got[1]);
     }
     PyObject *id = register_track_id(self, got[0], got[1]);
     return id == NULL ? NULL : register_adopt(self, got[0], id, stale_after);

@@ -4,6 +4,7 @@
 
 #include "base/compat.h"
 #include "registry/entry.h"
+#include "registry/heartbeats.h"
 #include "registry/registry.h"
 
 extern const char al_register_register_doc[];

@@ -15,12 +15,13 @@
 #include "base/ptr_table.h"
 #include "aio/join_set.h"
 #include "registry/entry.h"
+#include "registry/heartbeats.h"
 #include "registry/registry.h"
 
 Py_ssize_t
 al_registry_count(const RegistryObject *self)
 {
-    const Py_ssize_t *count = self->beats.count;
+    const Py_ssize_t *count = self->heartbeats.count;
     return count[AL_PENDING] + count[AL_NEVER_BEAT] + count[AL_BEATING]
            + count[AL_STALE];
 }
@@ -38,12 +39,12 @@ al_registry_find(RegistryObject *self, PyObject *id)
 void
 al_registry_unlink(RegistryObject *self, EntryObject *entry)
 {
-    if (al_link_is_in(&entry->beat)) {
-        al_link_unlink(&entry->beat);
+    if (al_link_is_in(&entry->heartbeat_link)) {
+        al_link_unlink(&entry->heartbeat_link);
         self->errors_count--;
     }
-    if (al_link_is_in(&entry->order)) {
-        al_link_unlink(&entry->order);
+    if (al_link_is_in(&entry->registry_link)) {
+        al_link_unlink(&entry->registry_link);
         self->history_count--;
     }
 }
@@ -65,16 +66,16 @@ registry_evict(RegistryObject *self)
 {
     while (self->errors_count > self->errors_limit) {
         EntryObject *entry =
-            AL_CONTAINER_OF(self->errors.next, EntryObject, beat);
+            AL_CONTAINER_OF(self->errors.next, EntryObject, heartbeat_link);
         Py_INCREF((PyObject *)entry);
-        al_link_unlink(&entry->beat);
+        al_link_unlink(&entry->heartbeat_link);
         self->errors_count--;
         Py_CLEAR(entry->value);
         Py_DECREF((PyObject *)entry);
     }
     while (self->history_count > self->history_limit) {
         EntryObject *entry =
-            AL_CONTAINER_OF(self->history.next, EntryObject, order);
+            AL_CONTAINER_OF(self->history.next, EntryObject, registry_link);
         Py_INCREF((PyObject *)entry);
         al_registry_unlink(self, entry);
         al_registry_forget(self, entry);
@@ -117,7 +118,7 @@ registry_decide(RegistryObject *self, EntryObject *entry, al_outcome outcome,
             : NULL;
     entry->outcome = (uint8_t)outcome;
     entry->value = kept;
-    entry->text = text;
+    entry->error_text = text;
     return kept == NULL ? value : NULL;
 }
 
@@ -126,15 +127,15 @@ registry_decide(RegistryObject *self, EntryObject *entry, al_outcome outcome,
 static PyObject *
 registry_end(RegistryObject *self, EntryObject *entry, double now)
 {
-    al_heartbeats_leave(entry);
-    al_link_unlink(&entry->order);
+    al_heartbeats_remove(entry);
+    al_link_unlink(&entry->registry_link);
     entry->ended = true;
-    entry->end = now;
+    entry->ended_at = now;
     self->ended[entry->outcome]++;
-    al_list_append(&self->history, &entry->order);
+    al_list_append(&self->history, &entry->registry_link);
     self->history_count++;
     if (entry->outcome == AL_FAILED && entry->value != NULL) {
-        al_list_append(&self->errors, &entry->beat);
+        al_list_append(&self->errors, &entry->heartbeat_link);
         self->errors_count++;
     }
     PyObject *task = entry->task;
@@ -148,7 +149,7 @@ registry_log(RegistryObject *self, EntryObject *entry, PyObject *error,
              PyObject **fatal)
 {
     PyObject *format = AL_ALLOC(
-        PyUnicode_FromString(error != entry->value && entry->fixed
+        PyUnicode_FromString(error != entry->value && entry->completed
                                  ? "task %s failed after it was completed: %s"
                                  : "task %s failed: %s"));
     PyObject *text = format == NULL ? NULL : registry_error_text(error);
@@ -176,11 +177,11 @@ registry_tell(RegistryObject *self, EntryObject *entry, al_outcome outcome,
 {
     PyObject *known =
         Py_XNewRef(entry->outcome == AL_FAILED ? entry->value : NULL);
-    if (entry->node != NULL) {
-        PyObject *node = entry->node;
-        entry->node = NULL;
-        al_member_end(node, outcome, error);
-        Py_DECREF(node);
+    if (entry->member != NULL) {
+        PyObject *member = entry->member;
+        entry->member = NULL;
+        al_member_end(member, outcome, error);
+        Py_DECREF(member);
     }
     PyObject *waiters = Py_XNewRef(self->waiters);
     if (waiters != NULL && al_registry_count(self) <= 1) {
@@ -225,12 +226,12 @@ registry_fix(RegistryObject *self, EntryObject *entry, PyObject *result,
     if (text == NULL && PyErr_Occurred()) {
         return -1;
     }
-    if (entry->ended || entry->fixed) { /* str() of the error did it */
+    if (entry->ended || entry->completed) { /* str() of the error did it */
         Py_XDECREF(text);
         return 0;
     }
     PyObject *value = outcome == AL_DONE ? result : error;
-    entry->fixed = true;
+    entry->completed = true;
     Py_XDECREF(registry_decide(self, entry, outcome, Py_XNewRef(value), text));
     return 0;
 }
@@ -239,7 +240,7 @@ int
 al_registry_fix(RegistryObject *self, EntryObject *entry, PyObject *result,
                 PyObject *error)
 {
-    if (entry->ended || entry->fixed) {
+    if (entry->ended || entry->completed) {
         return 0;
     }
     Py_INCREF((PyObject *)entry);
@@ -287,7 +288,7 @@ al_registry_list(RegistryObject *self, bool finished)
     PyObject *list = AL_ALLOC(PyList_New(0));
     al_link *head = finished ? &self->history : &self->alive;
     for (al_link *at = head->next; list != NULL && at != head; at = at->next) {
-        EntryObject *entry = AL_CONTAINER_OF(at, EntryObject, order);
+        EntryObject *entry = AL_CONTAINER_OF(at, EntryObject, registry_link);
         if (AL_ALLOC_INT(PyList_Append(list, (PyObject *)entry)) < 0) {
             Py_CLEAR(list);
         }
@@ -320,7 +321,7 @@ registry_outcome(RegistryObject *self, PyObject *task, PyObject **value)
 int
 al_registry_close(EntryObject *entry)
 {
-    RegistryObject *self = (RegistryObject *)Py_XNewRef(entry->owner);
+    RegistryObject *self = (RegistryObject *)Py_XNewRef(entry->registry);
     PyObject *value = NULL, *text = NULL, *error = NULL, *fatal = NULL;
     if (self == NULL) {
         return 0;
@@ -345,10 +346,10 @@ al_registry_close(EntryObject *entry)
     if (PyErr_Occurred()) {
         al_loop_report_or_exit_later(self->st, self->bound.loop,
                                      "loop.time() failed", NULL);
-        now = entry->last;
+        now = entry->last_heartbeat;
     }
-    if (entry->ring != NULL) { /* else somebody ended it meanwhile */
-        if (!entry->fixed) {
+    if (entry->threshold != NULL) { /* else somebody ended it meanwhile */
+        if (!entry->completed) {
             value = registry_decide(self, entry, outcome, value, text);
             text = NULL;
         }
@@ -356,7 +357,7 @@ al_registry_close(EntryObject *entry)
         task = registry_end(self, entry, now);
         registry_tell(self, entry, outcome, error, &fatal);
         registry_evict(self);
-        Py_CLEAR(entry->owner);
+        Py_CLEAR(entry->registry);
     }
 done:
     Py_XDECREF(value);
@@ -387,13 +388,13 @@ al_registry_clear(RegistryObject *self)
 {
     while (!al_list_is_empty(&self->alive)) {
         EntryObject *entry =
-            AL_CONTAINER_OF(self->alive.next, EntryObject, order);
-        al_heartbeats_leave(entry);
-        al_link_unlink(&entry->order);
+            AL_CONTAINER_OF(self->alive.next, EntryObject, registry_link);
+        al_heartbeats_remove(entry);
+        al_link_unlink(&entry->registry_link);
     }
     while (!al_list_is_empty(&self->history)) {
-        al_registry_unlink(
-            self, AL_CONTAINER_OF(self->history.next, EntryObject, order));
+        al_registry_unlink(self, AL_CONTAINER_OF(self->history.next,
+                                                 EntryObject, registry_link));
     }
     Py_CLEAR(self->ids);
     Py_CLEAR(self->waiters);

@@ -12,6 +12,7 @@
 #include "aio/loop.h"
 #include "aio/task.h"
 #include "registry/entry.h"
+#include "registry/heartbeats.h"
 
 /* A Task that is being made: an eager one runs before we hold it. */
 typedef struct al_birth {
@@ -25,7 +26,7 @@ typedef struct {
     PyObject_HEAD
     al_state *st;
     al_loop bound;
-    al_heartbeats beats;
+    al_heartbeats heartbeats;
     al_birth *births;
     Py_ssize_t unborn;   /* how many births */
     al_link alive;       /* by registration */

@@ -15,6 +15,7 @@
 #include "aio/awaitable.h"
 #include "aio/join_set.h"
 #include "registry/entry.h"
+#include "registry/heartbeats.h"
 #include "registry/registry.h"
 #include "registry/register.h"
 #include "registry/registry_type.h"
@@ -27,9 +28,9 @@ static EntryObject *
 registry_type_alive(RegistryObject *self, PyObject *id)
 {
     /* Mostly it is the very str that register() was given or gave. */
-    al_ptr_link *link = al_ptr_table_find(&self->beats.names, id);
+    al_ptr_link *link = al_ptr_table_find(&self->heartbeats.by_id, id);
     if (link != NULL) {
-        return AL_CONTAINER_OF(link, EntryObject, name);
+        return AL_CONTAINER_OF(link, EntryObject, id_link);
     }
     EntryObject *entry = NULL;
     if (PyUnicode_CheckExact(id)) {
@@ -82,7 +83,7 @@ registry_type_heartbeat(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     double now = al_loop_time(self->st, &self->bound);
     int beaten = now == -1.0 && PyErr_Occurred()
                      ? -1
-                     : al_heartbeats_beat(&self->beats, entry, now);
+                     : al_heartbeats_record(&self->heartbeats, entry, now);
     Py_DECREF((PyObject *)entry);
     self->beats_count += beaten > 0;
     self->beats_unknown += beaten == 0; /* it ended while we asked */
@@ -222,7 +223,7 @@ registry_type_sweep(RegistryObject *self)
     if (now == -1.0 && PyErr_Occurred()) {
         return -1;
     }
-    return al_heartbeats_sweep(&self->beats, now);
+    return al_heartbeats_sweep(&self->heartbeats, now);
 }
 
 /* Put ids in the place of a list's entries; NULL passes an error through. */
@@ -279,8 +280,8 @@ registry_type_get_stale_tasks(PyObject *op, PyObject *Py_UNUSED(ignored))
     if (registry_type_sweep(self) < 0) {
         return NULL;
     }
-    return al_ready_new(
-        self->st, registry_type_ids(al_heartbeats_stale(&self->beats, false)));
+    return al_ready_new(self->st, registry_type_ids(al_heartbeats_stale(
+                                      &self->heartbeats, false)));
 }
 
 PyDoc_STRVAR(registry_type_newly_stale_doc,
@@ -293,7 +294,7 @@ registry_type_newly_stale(PyObject *op, PyObject *Py_UNUSED(ignored))
     RegistryObject *self = (RegistryObject *)op;
     return registry_type_sweep(self) < 0
                ? NULL
-               : al_heartbeats_stale(&self->beats, true);
+               : al_heartbeats_stale(&self->heartbeats, true);
 }
 
 PyDoc_STRVAR(registry_type_counts_doc,
@@ -307,7 +308,7 @@ registry_type_counts(PyObject *op, PyObject *Py_UNUSED(ignored))
     if (registry_type_sweep(self) < 0) {
         return NULL;
     }
-    const Py_ssize_t *count = self->beats.count;
+    const Py_ssize_t *count = self->heartbeats.count;
     return AL_ALLOC(Py_BuildValue("(nnnnnKKKKKK)", al_registry_count(self),
                                   count[AL_PENDING], count[AL_BEATING],
                                   count[AL_STALE], count[AL_NEVER_BEAT],
@@ -388,7 +389,7 @@ registry_type_configure(PyObject *op, PyObject *args)
                         "this TaskRegistry is in use already: make a new one");
         return NULL;
     }
-    self->beats.rings->stale_after = threshold;
+    self->heartbeats.thresholds->stale_after = threshold;
     self->history_limit = history;
     self->errors_limit = errors;
     self->keep_results = results;
@@ -414,7 +415,7 @@ registry_type_begin_drain(PyObject *op, PyObject *spared)
         return NULL;
     }
     if (current != NULL) {
-        current->spared = true;
+        current->calls_shutdown = true;
     }
     if (self->drain == NULL) {
         self->drain = al_join_set_new(self->st, &self->bound);
@@ -479,10 +480,10 @@ static PyObject *
 registry_type_find(PyObject *op, PyObject *task)
 {
     RegistryObject *self = (RegistryObject *)op;
-    al_ptr_link *link = al_ptr_table_find(&self->beats.tasks, task);
-    return Py_NewRef(
-        link == NULL ? Py_None
-                     : (PyObject *)AL_CONTAINER_OF(link, EntryObject, key));
+    al_ptr_link *link = al_ptr_table_find(&self->heartbeats.by_task, task);
+    return Py_NewRef(link == NULL ? Py_None
+                                  : (PyObject *)AL_CONTAINER_OF(
+                                        link, EntryObject, task_link));
 }
 
 static PyMemberDef registry_type_members[] = {
@@ -517,9 +518,7 @@ registry_type_new(PyTypeObject *type, PyObject *Py_UNUSED(args),
     self->ids = AL_ALLOC(PyDict_New());
     self->waiters = self->ids == NULL ? NULL : AL_ALLOC(PyList_New(0));
     if (self->waiters == NULL
-        || al_heartbeats_init(&self->beats, st, &self->bound,
-                              al_registry_close, 15.0)
-               < 0)
+        || al_heartbeats_init(&self->heartbeats, st, &self->bound, 15.0) < 0)
     {
         Py_DECREF((PyObject *)self);
         return NULL;
@@ -547,7 +546,7 @@ registry_type_dealloc(PyObject *op)
     PyTypeObject *type = Py_TYPE(op);
     PyObject_GC_UnTrack(op);
     al_registry_clear((RegistryObject *)op);
-    al_heartbeats_clear(&((RegistryObject *)op)->beats);
+    al_heartbeats_clear(&((RegistryObject *)op)->heartbeats);
     type->tp_free(op);
     Py_DECREF(type);
 }
