@@ -145,13 +145,13 @@ class TaskRegistry(Registry):
         )
         loop = asyncio.get_running_loop()
         started = loop.time()
-        drain = self._begin_drain(asyncio.current_task())
+        drain = self._begin_shutdown(asyncio.current_task())
         try:
-            if self._unborn:  # in an eager first step: cancelled when that is over
+            if self._starting:  # in an eager first step: cancelled when that is over
                 await asyncio.sleep(0)
             return await follow_drain(drain, started, started + seconds)
         finally:
-            self._end_drain()
+            self._end_shutdown()
 
     async def wait(self, timeout: float | None = None) -> bool:
         """Wait until every task but the calling one has ended; cancel nothing.

@@ -205,10 +205,12 @@ static PyGetSetDef entry_getset[] = {
 };
 
 static PyMemberDef entry_members[] = {
-    {"task_id", T_OBJECT_EX, offsetof(EntryObject, id), READONLY, NULL},
+    {"task_id", T_OBJECT_EX, offsetof(EntryObject, id), READONLY,
+     "The id, an exact str; also the name of a Task that register() made."},
     {"created_at", T_DOUBLE, offsetof(EntryObject, created_at), READONLY,
      "Wall clock, as time.time()."},
-    {"heartbeats", T_ULONGLONG, offsetof(EntryObject, heartbeats), READONLY, NULL},
+    {"heartbeats", T_ULONGLONG, offsetof(EntryObject, heartbeats), READONLY,
+     "How many heartbeats were recorded."},
     {"stale_after", T_DOUBLE, offsetof(EntryObject, stale_after), READONLY,
      "Seconds of silence; math.inf: never."},
     {"__vectorcalloffset__", T_PYSSIZET, offsetof(EntryObject, vectorcall),

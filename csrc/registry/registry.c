@@ -18,26 +18,48 @@
 #include "registry/heartbeats.h"
 #include "registry/registry.h"
 
-Py_ssize_t
-al_registry_count(const RegistryObject *self)
-{
-    const Py_ssize_t *count = self->heartbeats.count;
-    return count[AL_PENDING] + count[AL_NEVER_BEAT] + count[AL_BEATING]
-           + count[AL_STALE];
-}
+/* ------------------------------------------------------------------ loop */
 
-EntryObject *
-al_registry_find(RegistryObject *self, PyObject *id)
+static int
+registry_rebind(RegistryObject *self, PyObject *loop, const char *what)
 {
-    assert(PyUnicode_CheckExact(id));
-    if (self->ids == NULL) { /* the collector has been here */
-        return NULL;
+    int closed = al_loop_is_closed(self->st, self->bound.loop);
+    if (closed < 0) {
+        return -1;
     }
-    return (EntryObject *)PyDict_GetItemWithError(self->ids, id);
+    if (al_registry_count(self) == 0 && closed) {
+        return al_loop_bind(self->st, &self->bound, loop);
+    }
+    PyErr_Format(PyExc_RuntimeError,
+                 "%s runs in %R, but this registry is bound to %R, %s: use "
+                 "one registry per loop",
+                 what, loop, self->bound.loop,
+                 closed ? "where it still has tasks" : "which is not closed");
+    return -1;
 }
 
-void
-al_registry_unlink(RegistryObject *self, EntryObject *entry)
+int
+al_registry_bind(RegistryObject *self, const char *what)
+{
+    PyObject *loop = al_loop_running(self->st, what);
+    int bound = -1;
+    if (loop != NULL && self->bound.loop == loop) {
+        bound = al_loop_check_thread(self->st, &self->bound, what);
+    }
+    else if (loop != NULL) {
+        bound = self->bound.loop == NULL
+                    ? al_loop_bind(self->st, &self->bound, loop)
+                    : registry_rebind(self, loop, what);
+    }
+    Py_XDECREF(loop);
+    return bound;
+}
+
+/* ------------------------------------------------------ open and revoke */
+
+/* Take an ended entry out of the history's lists, not out of the ids. */
+static void
+registry_unlink(RegistryObject *self, EntryObject *entry)
 {
     if (al_link_is_in(&entry->heartbeat_link)) {
         al_link_unlink(&entry->heartbeat_link);
@@ -49,16 +71,168 @@ al_registry_unlink(RegistryObject *self, EntryObject *entry)
     }
 }
 
-void
-al_registry_forget(RegistryObject *self, EntryObject *entry)
+/* Drop an entry's id, unless another entry has it by now. */
+static void
+registry_forget(RegistryObject *self, EntryObject *entry)
 {
     if (al_registry_find(self, entry->id) == entry
-        && PyDict_DelItem(self->ids, entry->id) < 0)
+        && PyDict_DelItem(self->entries, entry->id) < 0)
     {
         al_loop_report_or_exit_later(self->st, self->bound.loop,
                                      "forgetting a task failed", NULL);
     }
 }
+
+/* Put a new, alive entry under its id: in one look, for most ids are new.
+   `*old` is set to a finished entry of that id (new), which goes.  1; 0 if a
+   living entry has the id; -1 with an exception; both with nothing changed. */
+static int
+registry_place(RegistryObject *self, EntryObject *entry, EntryObject **old)
+{
+    EntryObject *there = (EntryObject *)AL_ALLOC(
+        PyDict_SetDefault(self->entries, entry->id, (PyObject *)entry));
+    if (there == NULL || there == entry) {
+        return there == NULL ? -1 : 1;
+    }
+    if (!there->ended) {
+        return 0;
+    }
+    *old = (EntryObject *)Py_NewRef((PyObject *)there);
+    int set = AL_ALLOC_INT(
+        PyDict_SetItem(self->entries, entry->id, (PyObject *)entry));
+    return set < 0 ? -1 : 1;
+}
+
+int
+al_registry_open(RegistryObject *self, EntryObject *entry, double stale_after)
+{
+    if (al_ptr_table_reserve(&self->heartbeats.by_task) < 0
+        || al_ptr_table_reserve(&self->heartbeats.by_id) < 0)
+    {
+        return -1;
+    }
+    double now = al_loop_time(self->st, &self->bound);
+    if (now == -1.0 && PyErr_Occurred()) {
+        return -1;
+    }
+    if (self->entries == NULL) { /* the collector has been here */
+        PyErr_SetString(PyExc_RuntimeError, "this TaskRegistry is gone");
+        return -1;
+    }
+    entry->created_at = al_wall_clock();
+    entry->registered_at = entry->last_heartbeat = now;
+    entry->stale_after = stale_after;
+    if (al_heartbeats_add(&self->heartbeats, entry) < 0) {
+        return -1;
+    }
+    /* Until all is in place nothing runs that could look for it. */
+    EntryObject *old = NULL;
+    int placed = registry_place(self, entry, &old);
+    if (placed <= 0) {
+        al_heartbeats_remove(entry);
+    }
+    else {
+        al_list_append(&self->alive, &entry->registry_link);
+        al_ptr_table_add(&self->heartbeats.by_id, &entry->id_link, entry->id);
+        if (old != NULL) {
+            registry_unlink(self, old);
+        }
+    }
+    Py_XDECREF((PyObject *)old);
+    if (placed == 0) {
+        PyErr_Format(self->st->DuplicateTaskError,
+                     "a task %R is alive already: wait for it, cancel it, or "
+                     "choose another id",
+                     entry->id);
+    }
+    return placed > 0 ? 0 : -1;
+}
+
+void
+al_registry_revoke(RegistryObject *self, EntryObject *entry)
+{
+    PyObject *error = PyErr_GetRaisedException();
+    if (entry->ended) {
+        registry_unlink(self, entry);
+        self->ended[entry->outcome]--;
+    }
+    al_heartbeats_remove(entry);
+    al_link_unlink(&entry->registry_link);
+    registry_forget(self, entry);
+    Py_CLEAR(entry->registry);
+    if (error != NULL) {
+        PyErr_SetRaisedException(error);
+    }
+}
+
+/* ------------------------------------------------- attach and current */
+
+int
+al_registry_attach(RegistryObject *self, EntryObject *entry, PyObject *task)
+{
+    al_registry_set_task(self, entry, task);
+    if (al_task_add_done_callback(self->st, &self->bound, task,
+                                  (PyObject *)entry)
+        < 0)
+    {
+        al_ptr_table_remove(&self->heartbeats.by_task, &entry->task_link);
+        Py_CLEAR(entry->task);
+        return -1;
+    }
+    return 0;
+}
+
+/* The birth that a running, still unknown task belongs to. */
+static EntryObject *
+registry_find_start(RegistryObject *self, PyObject *task)
+{
+    PyObject *coro = al_task_coro(self->st, task);
+    if (coro == NULL) {
+        if (PyErr_ExceptionMatches(PyExc_AttributeError)) {
+            PyErr_Clear(); /* a task of another make: not one of ours */
+        }
+        return NULL;
+    }
+    EntryObject *found = NULL;
+    for (al_pending_start *at = self->pending_starts; at != NULL;
+         at = at->outer)
+    {
+        if (at->entry->coro == coro && at->entry->task == NULL) {
+            found = at->entry;
+        }
+    }
+    Py_DECREF(coro);
+    if (found != NULL && al_registry_attach(self, found, task) < 0) {
+        return NULL;
+    }
+    return found;
+}
+
+EntryObject *
+al_registry_current(RegistryObject *self)
+{
+    if (self->bound.loop == NULL
+        || al_loop_check_thread(self->st, &self->bound,
+                                "TaskRegistry.heartbeat() without an id")
+               < 0)
+    {
+        return NULL;
+    }
+    PyObject *task = al_loop_current_task(self->st, &self->bound);
+    if (task == NULL) {
+        return NULL;
+    }
+    al_ptr_link *link = al_ptr_table_find(&self->heartbeats.by_task, task);
+    EntryObject *entry =
+        link == NULL ? NULL : AL_CONTAINER_OF(link, EntryObject, task_link);
+    if (entry == NULL && task != Py_None && self->pending_starts != NULL) {
+        entry = registry_find_start(self, task);
+    }
+    Py_DECREF(task);
+    return entry;
+}
+
+/* --------------------------------------------------------------- close */
 
 /* Drop the oldest exceptions, then the oldest entries, over their limits. */
 static void
@@ -77,8 +251,8 @@ registry_evict(RegistryObject *self)
         EntryObject *entry =
             AL_CONTAINER_OF(self->history.next, EntryObject, registry_link);
         Py_INCREF((PyObject *)entry);
-        al_registry_unlink(self, entry);
-        al_registry_forget(self, entry);
+        registry_unlink(self, entry);
+        registry_forget(self, entry);
         Py_DECREF((PyObject *)entry);
     }
 }
@@ -109,8 +283,8 @@ registry_error_text(PyObject *error)
 /* Decide what an entry will say; the value and the text are stolen.  Returns
    what is not kept, to be dropped when the books are in order. */
 static PyObject *
-registry_decide(RegistryObject *self, EntryObject *entry, al_outcome outcome,
-                PyObject *value, PyObject *text)
+registry_set_outcome(RegistryObject *self, EntryObject *entry,
+                     al_outcome outcome, PyObject *value, PyObject *text)
 {
     PyObject *kept =
         outcome == AL_FAILED || (outcome == AL_DONE && self->keep_results)
@@ -125,7 +299,7 @@ registry_decide(RegistryObject *self, EntryObject *entry, al_outcome outcome,
 /* Everything that changes when a Task has ended; nothing runs in between.
    Returns the Task, to be dropped at the end. */
 static PyObject *
-registry_end(RegistryObject *self, EntryObject *entry, double now)
+registry_move_to_history(RegistryObject *self, EntryObject *entry, double now)
 {
     al_heartbeats_remove(entry);
     al_link_unlink(&entry->registry_link);
@@ -172,8 +346,8 @@ registry_log(RegistryObject *self, EntryObject *entry, PyObject *error,
 /* Tell of an end: a shutdown that waits, those in wait(), the log, the user.
    `error` is the Task's, which complete() may have known or not. */
 static void
-registry_tell(RegistryObject *self, EntryObject *entry, al_outcome outcome,
-              PyObject *error, PyObject **fatal)
+registry_notify(RegistryObject *self, EntryObject *entry, al_outcome outcome,
+                PyObject *error, PyObject **fatal)
 {
     PyObject *known =
         Py_XNewRef(entry->outcome == AL_FAILED ? entry->value : NULL);
@@ -208,98 +382,10 @@ registry_tell(RegistryObject *self, EntryObject *entry, al_outcome outcome,
     }
 }
 
-/* Fix what is not ended nor fixed; the caller holds the entry. */
-static int
-registry_fix(RegistryObject *self, EntryObject *entry, PyObject *result,
-             PyObject *error)
-{
-    int is_cancel = error == NULL
-                        ? 0
-                        : PyObject_IsInstance(error, self->st->CancelledError);
-    if (is_cancel < 0) {
-        return -1;
-    }
-    al_outcome outcome = is_cancel       ? AL_CANCELLED
-                         : error != NULL ? AL_FAILED
-                                         : AL_DONE;
-    PyObject *text = outcome == AL_FAILED ? registry_error_text(error) : NULL;
-    if (text == NULL && PyErr_Occurred()) {
-        return -1;
-    }
-    if (entry->ended || entry->completed) { /* str() of the error did it */
-        Py_XDECREF(text);
-        return 0;
-    }
-    PyObject *value = outcome == AL_DONE ? result : error;
-    entry->completed = true;
-    Py_XDECREF(registry_decide(self, entry, outcome, Py_XNewRef(value), text));
-    return 0;
-}
-
-int
-al_registry_fix(RegistryObject *self, EntryObject *entry, PyObject *result,
-                PyObject *error)
-{
-    if (entry->ended || entry->completed) {
-        return 0;
-    }
-    Py_INCREF((PyObject *)entry);
-    int fixed = registry_fix(self, entry, result, error);
-    Py_DECREF((PyObject *)entry);
-    return fixed;
-}
-
-/* Have a Task cancelled as soon as it is there: it is in its eager first
-   step.  Tells whether there is such a one. */
-static bool
-registry_cancel_birth(RegistryObject *self, EntryObject *entry, PyObject *msg)
-{
-    al_birth *birth = self->births;
-    while (birth != NULL && birth->entry != entry) {
-        birth = birth->outer;
-    }
-    if (birth == NULL) {
-        return false;
-    }
-    birth->cancelled = true;
-    Py_XSETREF(birth->msg, Py_XNewRef(msg));
-    return true;
-}
-
-int
-al_registry_cancel(RegistryObject *self, EntryObject *entry, PyObject *msg)
-{
-    if (entry->task == NULL) {
-        return registry_cancel_birth(self, entry, msg);
-    }
-    Py_INCREF((PyObject *)entry);
-    PyObject *task = Py_NewRef(entry->task);
-    int asked = al_capture_cancel(self->st, &self->bound, task, msg,
-                                  (PyObject *)entry);
-    Py_DECREF(task);
-    Py_DECREF((PyObject *)entry);
-    return asked;
-}
-
-PyObject *
-al_registry_list(RegistryObject *self, bool finished)
-{
-    /* Making the list may run the collector, and that may run anything. */
-    PyObject *list = AL_ALLOC(PyList_New(0));
-    al_link *head = finished ? &self->history : &self->alive;
-    for (al_link *at = head->next; list != NULL && at != head; at = at->next) {
-        EntryObject *entry = AL_CONTAINER_OF(at, EntryObject, registry_link);
-        if (AL_ALLOC_INT(PyList_Append(list, (PyObject *)entry)) < 0) {
-            Py_CLEAR(list);
-        }
-    }
-    return list;
-}
-
 /* How an entry's Task has ended, as al_task_outcome says it; one that would
    not tell has failed.  AL_ERROR with TypeError if it has not ended. */
 static al_outcome
-registry_outcome(RegistryObject *self, PyObject *task, PyObject **value)
+registry_ask_outcome(RegistryObject *self, PyObject *task, PyObject **value)
 {
     al_outcome outcome = al_task_outcome(self->st, task, value);
     if (outcome != AL_ERROR) {
@@ -328,7 +414,7 @@ al_registry_close(EntryObject *entry)
     }
     Py_INCREF((PyObject *)entry);
     PyObject *task = Py_NewRef(entry->task);
-    al_outcome outcome = registry_outcome(self, task, &value);
+    al_outcome outcome = registry_ask_outcome(self, task, &value);
     if (outcome == AL_ERROR) {
         fatal = PyErr_GetRaisedException();
         goto done;
@@ -350,12 +436,12 @@ al_registry_close(EntryObject *entry)
     }
     if (entry->threshold != NULL) { /* else somebody ended it meanwhile */
         if (!entry->completed) {
-            value = registry_decide(self, entry, outcome, value, text);
+            value = registry_set_outcome(self, entry, outcome, value, text);
             text = NULL;
         }
         Py_DECREF(task); /* the entry's own, which is not the last */
-        task = registry_end(self, entry, now);
-        registry_tell(self, entry, outcome, error, &fatal);
+        task = registry_move_to_history(self, entry, now);
+        registry_notify(self, entry, outcome, error, &fatal);
         registry_evict(self);
         Py_CLEAR(entry->registry);
     }
@@ -373,14 +459,95 @@ done:
     return 0;
 }
 
-int
-al_registry_visit(RegistryObject *self, visitproc visit, void *arg)
+/* ------------------------------------------- complete, cancel and list */
+
+/* Fix what is not ended nor fixed; the caller holds the entry. */
+static int
+registry_complete(RegistryObject *self, EntryObject *entry, PyObject *result,
+                  PyObject *error)
 {
-    Py_VISIT(self->ids);
-    Py_VISIT(self->waiters);
-    Py_VISIT(self->on_finish);
-    Py_VISIT(self->drain);
-    return al_loop_visit(&self->bound, visit, arg);
+    int is_cancel = error == NULL
+                        ? 0
+                        : PyObject_IsInstance(error, self->st->CancelledError);
+    if (is_cancel < 0) {
+        return -1;
+    }
+    al_outcome outcome = is_cancel       ? AL_CANCELLED
+                         : error != NULL ? AL_FAILED
+                                         : AL_DONE;
+    PyObject *text = outcome == AL_FAILED ? registry_error_text(error) : NULL;
+    if (text == NULL && PyErr_Occurred()) {
+        return -1;
+    }
+    if (entry->ended || entry->completed) { /* str() of the error did it */
+        Py_XDECREF(text);
+        return 0;
+    }
+    PyObject *value = outcome == AL_DONE ? result : error;
+    entry->completed = true;
+    Py_XDECREF(
+        registry_set_outcome(self, entry, outcome, Py_XNewRef(value), text));
+    return 0;
+}
+
+int
+al_registry_complete(RegistryObject *self, EntryObject *entry,
+                     PyObject *result, PyObject *error)
+{
+    if (entry->ended || entry->completed) {
+        return 0;
+    }
+    Py_INCREF((PyObject *)entry);
+    int fixed = registry_complete(self, entry, result, error);
+    Py_DECREF((PyObject *)entry);
+    return fixed;
+}
+
+/* Have a Task cancelled as soon as it is there: it is in its eager first
+   step.  Tells whether there is such a one. */
+static bool
+registry_cancel_start(RegistryObject *self, EntryObject *entry, PyObject *msg)
+{
+    al_pending_start *start = self->pending_starts;
+    while (start != NULL && start->entry != entry) {
+        start = start->outer;
+    }
+    if (start == NULL) {
+        return false;
+    }
+    start->cancelled = true;
+    Py_XSETREF(start->msg, Py_XNewRef(msg));
+    return true;
+}
+
+int
+al_registry_cancel(RegistryObject *self, EntryObject *entry, PyObject *msg)
+{
+    if (entry->task == NULL) {
+        return registry_cancel_start(self, entry, msg);
+    }
+    Py_INCREF((PyObject *)entry);
+    PyObject *task = Py_NewRef(entry->task);
+    int asked = al_capture_cancel(self->st, &self->bound, task, msg,
+                                  (PyObject *)entry);
+    Py_DECREF(task);
+    Py_DECREF((PyObject *)entry);
+    return asked;
+}
+
+PyObject *
+al_registry_list(RegistryObject *self, bool finished)
+{
+    /* Making the list may run the collector, and that may run anything. */
+    PyObject *list = AL_ALLOC(PyList_New(0));
+    al_link *head = finished ? &self->history : &self->alive;
+    for (al_link *at = head->next; list != NULL && at != head; at = at->next) {
+        EntryObject *entry = AL_CONTAINER_OF(at, EntryObject, registry_link);
+        if (AL_ALLOC_INT(PyList_Append(list, (PyObject *)entry)) < 0) {
+            Py_CLEAR(list);
+        }
+    }
+    return list;
 }
 
 void
@@ -393,12 +560,12 @@ al_registry_clear(RegistryObject *self)
         al_link_unlink(&entry->registry_link);
     }
     while (!al_list_is_empty(&self->history)) {
-        al_registry_unlink(self, AL_CONTAINER_OF(self->history.next,
-                                                 EntryObject, registry_link));
+        registry_unlink(self, AL_CONTAINER_OF(self->history.next, EntryObject,
+                                              registry_link));
     }
-    Py_CLEAR(self->ids);
+    Py_CLEAR(self->entries);
     Py_CLEAR(self->waiters);
     Py_CLEAR(self->on_finish);
-    Py_CLEAR(self->drain);
+    Py_CLEAR(self->join_set);
     al_loop_clear(&self->bound);
 }

@@ -18,7 +18,126 @@
 #include "registry/heartbeats.h"
 #include "registry/registry.h"
 #include "registry/register.h"
+#include "registry/shutdown.h"
 #include "registry/registry_type.h"
+
+/* ----------------------------------------------- register and track */
+
+static int
+registry_type_threshold(RegistryObject *self, PyObject *value, double *seconds)
+{
+    *seconds = self->heartbeats.thresholds->stale_after;
+    return value == NULL || value == Py_None
+               ? 0
+               : al_args_seconds("stale_after", value, seconds);
+}
+
+/* Refuse what is not a fresh coroutine.  Returns 0; -1 with the error. */
+static int
+registry_type_check_coro(RegistryObject *self, PyObject *coro)
+{
+    if (!PyCoro_CheckExact(coro)) {
+        PyObject *answer = PyObject_CallOneArg(self->st->iscoroutine, coro);
+        int is = answer == NULL ? -1 : PyObject_IsTrue(answer);
+        Py_XDECREF(answer);
+        if (is == 0) {
+            PyErr_Format(PyExc_TypeError,
+                         "register() takes a coroutine, got %R%s", coro,
+                         PyFunction_Check(coro) || PyMethod_Check(coro)
+                             ? ": call it, register(function(...))"
+                         : PyObject_HasAttr(coro, self->st->s_get_coro)
+                             ? ": use track() for a Task that runs already"
+                             : "");
+        }
+        return is > 0 ? 0 : -1;
+    }
+    int started = al_coro_started(self->st, coro);
+    if (started > 0) {
+        PyErr_Format(PyExc_RuntimeError,
+                     "%R has been started already: pass a fresh coroutine",
+                     coro);
+    }
+    return started == 0 ? 0 : -1;
+}
+
+PyDoc_STRVAR(registry_type_register_doc,
+"register($self, /, coro, task_id=None, *, stale_after=None, context=None)\n"
+"--\n\n"
+"Start a coroutine as a Task and keep it under an id.\n\n"
+"coro: a coroutine that has not been started.  task_id: a non-empty str that\n"
+"no living task has; without one \"task_0\", \"task_1\", ..., never again the\n"
+"same.  stale_after: seconds of silence after which it is stale; None: the\n"
+"registry's threshold, math.inf: never.  context: as for create_task().\n\n"
+"Returns a Ready of (task, id).  The Task's name is the id.\n"
+"Raises DuplicateTaskError, TypeError, ValueError, RuntimeError (no running\n"
+"loop, another loop or thread); the coroutine is then closed if it has not\n"
+"started, and nothing has changed.\n"
+"While shutdown() runs, a new task is cancelled at once.\n\n"
+"Source: the articles' TaskRegistry.register.");
+
+static PyObject *
+registry_type_register(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                       PyObject *kwnames)
+{
+    static const al_signature signature = {
+        "register", 1, 2, 4, {"coro", "task_id", "stale_after", "context"},
+    };
+    RegistryObject *self = (RegistryObject *)op;
+    PyObject *got[4] = {NULL};
+    double stale_after;
+    if (al_args_sort(&signature, args, nargs, kwnames, got) < 0) {
+        goto refused;
+    }
+    PyObject *context = got[3] == Py_None ? NULL : got[3];
+    if (context != NULL && !PyContext_CheckExact(context)) {
+        PyErr_Format(PyExc_TypeError,
+                     "context is a contextvars.Context, got %R", context);
+        goto refused;
+    }
+    if (registry_type_check_coro(self, got[0]) < 0
+        || registry_type_threshold(self, got[2], &stale_after) < 0
+        || al_registry_bind(self, "TaskRegistry.register()") < 0)
+    {
+        goto refused;
+    }
+    return al_register_coro(self, got[0], got[1], stale_after, context);
+refused:
+    if (nargs > 0 || got[0] != NULL) {
+        al_coro_close_unstarted(self->st, nargs > 0 ? args[0] : got[0]);
+    }
+    return NULL;
+}
+
+PyDoc_STRVAR(registry_type_track_doc,
+"track($self, /, task, task_id=None, *, stale_after=math.inf)\n--\n\n"
+"Keep a Task that somebody else has made.\n\n"
+"task: a Task of the running loop.  task_id: its id; without one the Task's\n"
+"name if it is free, else a new id.  stale_after: as for register(), but\n"
+"never by default.\n\n"
+"Returns the id.  A Task that is done goes to the history at once; one that\n"
+"is known keeps its id.\n"
+"Raises DuplicateTaskError, TypeError, ValueError, RuntimeError.");
+
+static PyObject *
+registry_type_track(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                    PyObject *kwnames)
+{
+    static const al_signature signature = {
+        "track", 1, 2, 3, {"task", "task_id", "stale_after"},
+    };
+    RegistryObject *self = (RegistryObject *)op;
+    PyObject *got[3];
+    double stale_after = Py_HUGE_VAL;
+    if (al_args_sort(&signature, args, nargs, kwnames, got) < 0
+        || (got[2] != NULL
+            && registry_type_threshold(self, got[2], &stale_after) < 0)
+        || al_registry_bind(self, "TaskRegistry.track()") < 0
+        || al_task_check(self->st, &self->bound, got[0]) < 0)
+    {
+        return NULL;
+    }
+    return al_register_task(self, got[0], got[1], stale_after);
+}
 
 /* ---------------------------------------------- heartbeat and complete */
 
@@ -70,13 +189,13 @@ registry_type_heartbeat(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
         return NULL;
     }
     EntryObject *entry = got[0] == NULL || got[0] == Py_None
-                             ? al_register_current(self)
+                             ? al_registry_current(self)
                              : registry_type_alive(self, got[0]);
     if (entry == NULL) {
         if (PyErr_Occurred()) {
             return NULL;
         }
-        self->beats_unknown++;
+        self->heartbeats_unknown++;
         return Py_NewRef(self->st->ready_false);
     }
     Py_INCREF((PyObject *)entry);
@@ -85,8 +204,8 @@ registry_type_heartbeat(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
                      ? -1
                      : al_heartbeats_record(&self->heartbeats, entry, now);
     Py_DECREF((PyObject *)entry);
-    self->beats_count += beaten > 0;
-    self->beats_unknown += beaten == 0; /* it ended while we asked */
+    self->heartbeats_recorded += beaten > 0;
+    self->heartbeats_unknown += beaten == 0; /* it ended while we asked */
     return beaten < 0 ? NULL
                       : Py_NewRef(beaten ? self->st->ready_true
                                          : self->st->ready_false);
@@ -134,7 +253,7 @@ registry_type_complete(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
         return NULL;
     }
     Py_DECREF(id);
-    int fixed = al_registry_fix(self, entry, got[1], error);
+    int fixed = al_registry_complete(self, entry, got[1], error);
     return fixed < 0 ? NULL : Py_NewRef(self->st->ready_none);
 }
 
@@ -309,12 +428,12 @@ registry_type_counts(PyObject *op, PyObject *Py_UNUSED(ignored))
         return NULL;
     }
     const Py_ssize_t *count = self->heartbeats.count;
-    return AL_ALLOC(Py_BuildValue("(nnnnnKKKKKK)", al_registry_count(self),
-                                  count[AL_PENDING], count[AL_BEATING],
-                                  count[AL_STALE], count[AL_NEVER_BEAT],
-                                  self->ended[AL_DONE], self->ended[AL_FAILED],
-                                  self->ended[AL_CANCELLED], self->registered,
-                                  self->beats_count, self->beats_unknown));
+    return AL_ALLOC(Py_BuildValue(
+        "(nnnnnKKKKKK)", al_registry_count(self), count[AL_PENDING],
+        count[AL_BEATING], count[AL_STALE], count[AL_NEVER_BEAT],
+        self->ended[AL_DONE], self->ended[AL_FAILED],
+        self->ended[AL_CANCELLED], self->registered, self->heartbeats_recorded,
+        self->heartbeats_unknown));
 }
 
 static Py_ssize_t
@@ -398,63 +517,27 @@ registry_type_configure(PyObject *op, PyObject *args)
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(registry_type_begin_drain_doc,
-"_begin_drain($self, spared, /)\n--\n\n"
-"Cancel every task but one, in the shutdown that runs or a new one.\n\n"
-"Returns its Drain, which _end_drain() gives back.");
+PyDoc_STRVAR(registry_type_begin_shutdown_doc,
+"_begin_shutdown($self, caller, /)\n--\n\n"
+"Begin a shutdown, or join the running one: cancel every task but one.\n\n"
+"caller: the Task that is spared, or None.  Returns the JoinSet to wait on.\n"
+"_end_shutdown() must follow.");
 
 static PyObject *
-registry_type_begin_drain(PyObject *op, PyObject *spared)
+registry_type_begin_shutdown(PyObject *op, PyObject *caller)
 {
-    RegistryObject *self = (RegistryObject *)op;
-    if (al_register_bind(self, "TaskRegistry.shutdown()") < 0) {
-        return NULL;
-    }
-    EntryObject *current = al_register_current(self);
-    if (current == NULL && PyErr_Occurred()) {
-        return NULL;
-    }
-    if (current != NULL) {
-        current->calls_shutdown = true;
-    }
-    if (self->drain == NULL) {
-        self->drain = al_join_set_new(self->st, &self->bound);
-    }
-    PyObject *alive =
-        self->drain == NULL ? NULL : al_registry_list(self, false);
-    if (alive == NULL) {
-        al_register_drained(self);
-        return NULL;
-    }
-    PyObject *drain = Py_NewRef(self->drain);
-    self->drainers++;
-    for (Py_ssize_t i = 0; alive != NULL && i < PyList_GET_SIZE(alive); i++) {
-        EntryObject *entry = (EntryObject *)PyList_GET_ITEM(alive, i);
-        if (entry->task != spared && al_register_drain(self, entry) < 0) {
-            Py_CLEAR(alive);
-        }
-    }
-    if (alive == NULL) {
-        PyObject *error = PyErr_GetRaisedException();
-        self->drainers--;
-        al_register_drained(self);
-        PyErr_SetRaisedException(error);
-        Py_CLEAR(drain);
-    }
-    Py_XDECREF(alive);
-    return drain;
+    return al_shutdown_begin((RegistryObject *)op, caller);
 }
 
-PyDoc_STRVAR(registry_type_end_drain_doc,
-"_end_drain($self, /)\n--\n\n"
-"One shutdown less; after the last one new tasks run again.");
+PyDoc_STRVAR(registry_type_end_shutdown_doc,
+"_end_shutdown($self, /)\n--\n\n"
+"End one shutdown.\n\n"
+"After the last, new tasks are no longer cancelled on registration.");
 
 static PyObject *
-registry_type_end_drain(PyObject *op, PyObject *Py_UNUSED(ignored))
+registry_type_end_shutdown(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    RegistryObject *self = (RegistryObject *)op;
-    self->drainers--;
-    al_register_drained(self);
+    al_shutdown_end((RegistryObject *)op);
     Py_RETURN_NONE;
 }
 
@@ -466,7 +549,7 @@ static PyObject *
 registry_type_bind(PyObject *op, PyObject *what)
 {
     const char *text = PyUnicode_AsUTF8(what);
-    if (text == NULL || al_register_bind((RegistryObject *)op, text) < 0) {
+    if (text == NULL || al_registry_bind((RegistryObject *)op, text) < 0) {
         return NULL;
     }
     Py_RETURN_NONE;
@@ -486,11 +569,24 @@ registry_type_find(PyObject *op, PyObject *task)
                                         link, EntryObject, task_link));
 }
 
+static PyObject *
+registry_type_get_starting(PyObject *op, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(((RegistryObject *)op)->pending_starts != NULL);
+}
+
+static PyGetSetDef registry_type_getset[] = {
+    {"_starting", registry_type_get_starting, NULL,
+     "Whether an eager task is in its first step, not known to shutdown().",
+     NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
 static PyMemberDef registry_type_members[] = {
     {"_waiters", T_OBJECT_EX, offsetof(RegistryObject, waiters), READONLY,
      "Futures, given None when one or none is alive."},
-    {"_unborn", T_PYSSIZET, offsetof(RegistryObject, unborn), READONLY, NULL},
-    {"_loop", T_OBJECT, offsetof(RegistryObject, bound.loop), READONLY, NULL},
+    {"_loop", T_OBJECT, offsetof(RegistryObject, bound.loop), READONLY,
+     "The loop that it is bound to, or None."},
     {NULL, 0, 0, 0, NULL},
 };
 
@@ -515,8 +611,8 @@ registry_type_new(PyTypeObject *type, PyObject *Py_UNUSED(args),
     self->history_limit = 1000;
     self->errors_limit = 20;
     self->keep_results = true;
-    self->ids = AL_ALLOC(PyDict_New());
-    self->waiters = self->ids == NULL ? NULL : AL_ALLOC(PyList_New(0));
+    self->entries = AL_ALLOC(PyDict_New());
+    self->waiters = self->entries == NULL ? NULL : AL_ALLOC(PyList_New(0));
     if (self->waiters == NULL
         || al_heartbeats_init(&self->heartbeats, st, &self->bound, 15.0) < 0)
     {
@@ -551,20 +647,19 @@ registry_type_dealloc(PyObject *op)
     Py_DECREF(type);
 }
 
-#define KEYWORDS (METH_FASTCALL | METH_KEYWORDS)
-
 static PyMethodDef registry_type_methods[] = {
-    {"register", AL_METHOD(al_register_register), KEYWORDS,
-     al_register_register_doc},
-    {"track", AL_METHOD(al_register_track), KEYWORDS, al_register_track_doc},
-    {"heartbeat", AL_METHOD(registry_type_heartbeat), KEYWORDS,
-     registry_type_heartbeat_doc},
-    {"complete", AL_METHOD(registry_type_complete), KEYWORDS,
-     registry_type_complete_doc},
-    {"cancel", AL_METHOD(registry_type_cancel), KEYWORDS,
-     registry_type_cancel_doc},
-    {"cancel_all", AL_METHOD(registry_type_cancel_all), KEYWORDS,
-     registry_type_cancel_all_doc},
+    {"register", AL_METHOD(registry_type_register),
+     METH_FASTCALL | METH_KEYWORDS, registry_type_register_doc},
+    {"track", AL_METHOD(registry_type_track),
+     METH_FASTCALL | METH_KEYWORDS, registry_type_track_doc},
+    {"heartbeat", AL_METHOD(registry_type_heartbeat),
+     METH_FASTCALL | METH_KEYWORDS, registry_type_heartbeat_doc},
+    {"complete", AL_METHOD(registry_type_complete),
+     METH_FASTCALL | METH_KEYWORDS, registry_type_complete_doc},
+    {"cancel", AL_METHOD(registry_type_cancel),
+     METH_FASTCALL | METH_KEYWORDS, registry_type_cancel_doc},
+    {"cancel_all", AL_METHOD(registry_type_cancel_all),
+     METH_FASTCALL | METH_KEYWORDS, registry_type_cancel_all_doc},
     {"get_status", registry_type_get_status, METH_NOARGS,
      registry_type_get_status_doc},
     {"get_stale_tasks", registry_type_get_stale_tasks, METH_NOARGS,
@@ -574,10 +669,10 @@ static PyMethodDef registry_type_methods[] = {
     {"_counts", registry_type_counts, METH_NOARGS, registry_type_counts_doc},
     {"_configure", registry_type_configure, METH_VARARGS,
      registry_type_configure_doc},
-    {"_begin_drain", registry_type_begin_drain, METH_O,
-     registry_type_begin_drain_doc},
-    {"_end_drain", registry_type_end_drain, METH_NOARGS,
-     registry_type_end_drain_doc},
+    {"_begin_shutdown", registry_type_begin_shutdown, METH_O,
+     registry_type_begin_shutdown_doc},
+    {"_end_shutdown", registry_type_end_shutdown, METH_NOARGS,
+     registry_type_end_shutdown_doc},
     {"_bind", registry_type_bind, METH_O, registry_type_bind_doc},
     {"_find", registry_type_find, METH_O, registry_type_find_doc},
     {NULL, NULL, 0, NULL},
@@ -590,6 +685,7 @@ static PyType_Slot registry_type_slots[] = {
     {Py_mp_subscript, registry_type_subscript},
     {Py_sq_contains, registry_type_contains},
     {Py_tp_methods, registry_type_methods},
+    {Py_tp_getset, registry_type_getset},
     {Py_tp_members, registry_type_members},
     {Py_tp_traverse, registry_type_traverse},
     {Py_tp_clear, registry_type_clear},
