@@ -1,9 +1,14 @@
-/* One registered task: TaskMetadata.
+/* One registered task: the type TaskMetadata.
  *
- * An entry is the object that users see as TaskMetadata and, at the same
- * time, the Task's done callback: one allocation a task.  While its task is
- * alive it owns its registry, through which it finds the clock; ended, it
- * owns nothing but what became of the task.
+ * An entry is the object that users see as TaskMetadata and, at the same time,
+ * the done callback of its Task: one allocation per task.  While the task is
+ * alive, the entry owns its registry, and finds the loop's clock through it.
+ * An ended entry owns its id and the outcome, and nothing else.
+ *
+ * Its times come from two clocks.  created_at is the wall clock;
+ * last_heartbeat, registered_at and ended_at are the loop's monotonic time.
+ * The wall clock times that users read are created_at plus a difference of
+ * loop times, so a change of the system's clock changes no age or silence.
  */
 #include "base/compat.h"
 #include "base/fault.h"
@@ -16,6 +21,8 @@
 #include "registry/heartbeats.h"
 #include "registry/registry.h"
 
+/* The done callback: entry(task).  Users can call their TaskMetadata too: with
+   another object, or after the end, that has no effect. */
 static PyObject *
 entry_vectorcall(PyObject *op, PyObject *const *args, size_t nargsf,
                  PyObject *Py_UNUSED(kwnames))
@@ -41,6 +48,7 @@ al_entry_new(al_state *st, PyObject *registry, PyObject *id)
     if (self == NULL) {
         return NULL;
     }
+    /* PyObject_GC_New() leaves the members undefined. */
     size_t head = offsetof(EntryObject, threshold);
     memset((char *)self + head, 0, sizeof(EntryObject) - head);
     self->vectorcall = entry_vectorcall;
@@ -51,7 +59,8 @@ al_entry_new(al_state *st, PyObject *registry, PyObject *id)
     return self;
 }
 
-/* Seconds of the entry's clock: now, or when it ended.  -1.0 with an error. */
+/* The loop time at which the entry is looked at: now, or its end.  -1.0 with
+   an exception. */
 static double
 entry_now(EntryObject *self)
 {
@@ -62,6 +71,7 @@ entry_now(EntryObject *self)
     return al_loop_time(heartbeats->st, heartbeats->bound);
 }
 
+/* The seconds from the loop time `then` until now, or the end (new). */
 static PyObject *
 entry_since(EntryObject *self, double then)
 {
@@ -133,6 +143,7 @@ entry_get_health(PyObject *op, void *Py_UNUSED(closure))
         PyObject *const ends[] = {st->healthy, st->unknown, st->health_failed};
         return Py_NewRef(ends[self->outcome]);
     }
+    /* By the clock, not by the list: only a sweep moves entries to stale. */
     int started = al_heartbeats_started(self);
     double now = entry_now(self);
     if (started < 0 || (now == -1.0 && PyErr_Occurred())) {
@@ -145,7 +156,7 @@ entry_get_health(PyObject *op, void *Py_UNUSED(closure))
                                              : st->healthy);
 }
 
-/* The result or the error, for the outcome that has one. */
+/* The value of an ended entry if its outcome is `outcome`; else None (new). */
 static PyObject *
 entry_value(EntryObject *self, al_outcome outcome)
 {
@@ -185,22 +196,28 @@ entry_get_error_text(PyObject *op, void *Py_UNUSED(closure))
 }
 
 static PyGetSetDef entry_getset[] = {
-    {"task", entry_get_task, NULL, "The Task; None once finished.", NULL},
-    {"state", entry_get_state, NULL, "A TaskState.", NULL},
-    {"health", entry_get_health, NULL, "A TaskHealth.", NULL},
+    {"task", entry_get_task, NULL,
+     "The asyncio.Task; None once it has ended.", NULL},
+    {"state", entry_get_state, NULL,
+     "The TaskState: PENDING, RUNNING, DONE, CANCELLED, FAILED.", NULL},
+    {"health", entry_get_health, NULL,
+     "The TaskHealth: HEALTHY, STALE, FAILED or UNKNOWN.", NULL},
     {"last_heartbeat", entry_get_last_heartbeat, NULL,
-     "created_at plus monotonic time; created_at before the first one.", NULL},
+     "The wall clock time of the last heartbeat; created_at before the first.",
+     NULL},
     {"finished_at", entry_get_finished_at, NULL,
-     "Wall clock; None while it runs.", NULL},
+     "The wall clock time of the end; None before it.", NULL},
     {"age", entry_get_age, NULL,
-     "Seconds since registration, or until it finished.", NULL},
+     "Seconds since the registration, or from there to the end.", NULL},
     {"silence", entry_get_silence, NULL,
-     "Seconds since the last heartbeat, or since registration.", NULL},
-    {"result", entry_get_result, NULL, "None until DONE.", NULL},
+     "Seconds since the last heartbeat, or since the registration.", NULL},
+    {"result", entry_get_result, NULL,
+     "The result of a task that is DONE; else None.", NULL},
     {"error", entry_get_error, NULL,
-     "The exception, for the newest failures; else None.", NULL},
+     "The exception of a task that FAILED; None for older failures.", NULL},
     {"error_text", entry_get_error_text, NULL,
-     "'ValueError: no price', for as long as the entry lives.", NULL},
+     "The type and text of the exception, 'ValueError: no price', or None.",
+     NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
@@ -208,11 +225,11 @@ static PyMemberDef entry_members[] = {
     {"task_id", T_OBJECT_EX, offsetof(EntryObject, id), READONLY,
      "The id, an exact str; also the name of a Task that register() made."},
     {"created_at", T_DOUBLE, offsetof(EntryObject, created_at), READONLY,
-     "Wall clock, as time.time()."},
+     "The wall clock time of the registration, as time.time() has it."},
     {"heartbeats", T_ULONGLONG, offsetof(EntryObject, heartbeats), READONLY,
      "How many heartbeats were recorded."},
     {"stale_after", T_DOUBLE, offsetof(EntryObject, stale_after), READONLY,
-     "Seconds of silence; math.inf: never."},
+     "Seconds of silence until it is stale; math.inf: never."},
     {"__vectorcalloffset__", T_PYSSIZET, offsetof(EntryObject, vectorcall),
      READONLY, NULL},
     {NULL, 0, 0, 0, NULL},
@@ -226,7 +243,7 @@ static const char *const entry_fields[] = {
 
 PyDoc_STRVAR(entry_as_dict_doc,
 "as_dict($self, /)\n--\n\n"
-"Return what it says now as a dict, name to value.");
+"Return all attributes as they are now, in a dict: name to value.");
 
 static PyObject *
 entry_as_dict(PyObject *op, PyObject *Py_UNUSED(ignored))
@@ -282,7 +299,7 @@ entry_traverse(PyObject *op, visitproc visit, void *arg)
 static int
 entry_clear(PyObject *op)
 {
-    /* The lists go through the registry, so they are left first. */
+    /* The lists belong to the registry: leave them before it is dropped. */
     EntryObject *self = (EntryObject *)op;
     al_heartbeats_remove(self);
     al_link_unlink(&self->registry_link);
@@ -298,10 +315,12 @@ entry_clear(PyObject *op)
 static void
 entry_dealloc(PyObject *op)
 {
-    /* A result may be the metadata of the task before, and so on. */
+    /* The trashcan: a result may be the metadata of another task, whose result
+       is one too, and so on. */
     PyTypeObject *type = Py_TYPE(op);
     PyObject_GC_UnTrack(op);
-    Py_TRASHCAN_BEGIN(op, entry_dealloc)(void) entry_clear(op);
+    Py_TRASHCAN_BEGIN(op, entry_dealloc);
+    (void)entry_clear(op);
     Py_CLEAR(((EntryObject *)op)->id);
     type->tp_free(op);
     Py_DECREF(type);
@@ -314,9 +333,9 @@ static PyMethodDef entry_methods[] = {
 };
 
 PyDoc_STRVAR(entry_doc,
-"One task as the registry sees it.\n\n"
-"Live and read-only: read it again and it has moved on; after the end it\n"
-"says what became of the task.  Made by TaskRegistry only.");
+"The metadata of one registered task.\n\n"
+"It is live and read-only: each attribute is computed when it is read.\n"
+"After the task has ended it keeps the outcome.  Only TaskRegistry makes it.");
 
 static PyType_Slot entry_slots[] = {
     {Py_tp_doc, (void *)entry_doc},

@@ -1,4 +1,35 @@
-/* The heartbeat lists of a registry. */
+/* The heartbeat lists of a registry.
+ *
+ * Every alive entry is in exactly one list, and each list is in the order of
+ * last_heartbeat, oldest first:
+ *
+ *     pending                    of the registry: not started yet
+ *        |  first step
+ *        v
+ *     never_beat --------+       one trio of lists for every distinct
+ *        |  heartbeat    |       stale_after (a threshold)
+ *        v               |
+ *     beating  <------+  |       a heartbeat moves the entry to the tail
+ *        |  overdue   |  |
+ *        v            |  |
+ *     stale ----------+  |       back after a heartbeat
+ *        ^   overdue     |
+ *        +---------------+
+ *
+ * A pending entry may have heartbeats too, by its id; it goes to `beating`
+ * with its first step.  At its end an entry leaves whatever list it is in.
+ *
+ * All entries of one trio wait for the same number of seconds, so those that
+ * are overdue are at the heads.  A sweep looks at the heads, moves what is
+ * overdue, and stops at the first entry that is not: get_stale_tasks() costs
+ * what has become stale and what is stale, not what is alive.  asyncio does
+ * not say when a Task runs its first step, so a sweep asks the first pending
+ * Tasks, and a heartbeat, `state` or `health` asks its own.
+ *
+ * The overdue entries are moved by a sweep only.  Therefore an entry may be in
+ * `beating` although it is stale already, and `health` computes its answer
+ * from the clock.
+ */
 #include "base/compat.h"
 #include "base/fault.h"
 #include "base/list.h"
@@ -9,6 +40,7 @@
 #include "registry/entry.h"
 #include "registry/heartbeats.h"
 
+/* Make a threshold without entries.  NULL with MemoryError. */
 static al_threshold *
 threshold_new(al_heartbeats *heartbeats, double stale_after)
 {
@@ -27,7 +59,8 @@ threshold_new(al_heartbeats *heartbeats, double stale_after)
     return threshold;
 }
 
-/* The threshold of a threshold, made where there is none. */
+/* Find or make the threshold of a stale_after.  The list is short: most
+   programs use one or two values.  NULL with MemoryError. */
 static al_threshold *
 threshold_get(al_heartbeats *heartbeats, double stale_after)
 {
@@ -44,7 +77,8 @@ threshold_get(al_heartbeats *heartbeats, double stale_after)
     return last->next;
 }
 
-/* One member less; a threshold without any is freed, but for the default. */
+/* Drop one member.  A threshold without members is freed, unless it is the
+   default. */
 static void
 threshold_release(al_threshold *threshold)
 {
@@ -60,8 +94,8 @@ threshold_release(al_threshold *threshold)
     PyMem_Free(threshold);
 }
 
-/* Put an entry into the list of a place, by its `last`; new ones belong at
-   the tail, so the walk is short. */
+/* Put an entry into the list of a place, in the order of last_heartbeat.  The
+   walk begins at the tail, where a heartbeat or a registration belongs. */
 static void
 heartbeats_put(EntryObject *entry, al_place place)
 {
@@ -82,6 +116,7 @@ heartbeats_put(EntryObject *entry, al_place place)
     heartbeats->count[place]++;
 }
 
+/* Take an entry out of its list. */
 static void
 heartbeats_take(EntryObject *entry)
 {
@@ -161,8 +196,10 @@ al_heartbeats_started(EntryObject *entry)
     return started;
 }
 
-/* Tasks start in the order they were made, so the first that has not started
-   ends the walk; each is passed once. */
+/* Move the started entries out of pending.  A loop starts Tasks in the order
+   in which they were made, so the first one that has not started ends the
+   walk.  Asking a Task may run code that ends any entry: only the head is
+   looked at, and it is fetched anew each time. */
 static int
 heartbeats_move_started(al_heartbeats *heartbeats)
 {
@@ -185,10 +222,12 @@ al_heartbeats_record(al_heartbeats *heartbeats, EntryObject *entry, double now)
         started = al_heartbeats_started(entry);
     }
     if (entry->threshold == NULL) {
-        return started < 0 ? -1 : 0; /* ended while we asked */
+        return started < 0 ? -1 : 0; /* it ended while its Task was asked */
     }
     assert(entry->threshold->heartbeats == heartbeats);
     al_place place = entry->place == AL_PENDING ? AL_PENDING : AL_BEATING;
+    /* heartbeats_take() would reset the place for nothing: this is the hot
+       path, and the entry is put back below. */
     al_link_unlink(&entry->heartbeat_link);
     heartbeats->count[entry->place]--;
     entry->last_heartbeat = now;
@@ -198,7 +237,7 @@ al_heartbeats_record(al_heartbeats *heartbeats, EntryObject *entry, double now)
     return started < 0 ? -1 : 1;
 }
 
-/* The overdue head of a list; NULL if its first is fresh. */
+/* The first entry of a list, if it is overdue at `now`; else NULL. */
 static EntryObject *
 threshold_overdue(al_threshold *threshold, al_link *head, double now)
 {
@@ -218,16 +257,18 @@ al_heartbeats_sweep(al_heartbeats *heartbeats, double now)
          threshold = threshold->next)
     {
         for (;;) {
-            EntryObject *quiet =
+            EntryObject *silent =
                 threshold_overdue(threshold, &threshold->never_beat, now);
             EntryObject *beating =
                 threshold_overdue(threshold, &threshold->beating, now);
-            EntryObject *first =
-                quiet == NULL
-                        || (beating != NULL
-                            && beating->last_heartbeat < quiet->last_heartbeat)
-                    ? beating
-                    : quiet;
+            /* The older one goes first, so that `stale` keeps its order
+               without a search. */
+            EntryObject *first = silent == NULL
+                                         || (beating != NULL
+                                             && beating->last_heartbeat
+                                                    < silent->last_heartbeat)
+                                     ? beating
+                                     : silent;
             if (first == NULL) {
                 break;
             }
@@ -238,6 +279,7 @@ al_heartbeats_sweep(al_heartbeats *heartbeats, double now)
     return answer;
 }
 
+/* The qsort() order of the result: by last_heartbeat. */
 static int
 heartbeats_compare(const void *left, const void *right)
 {
@@ -274,6 +316,8 @@ al_heartbeats_stale(al_heartbeats *heartbeats, bool report)
     if (lists > 1) {
         qsort(found, (size_t)n, sizeof(found[0]), heartbeats_compare);
     }
+    /* Making the list may run the collector, and that may run anything: from
+       here on only the references in `found` are used. */
     PyObject *list = AL_ALLOC(PyList_New(n));
     for (Py_ssize_t i = 0; i < n; i++) {
         if (list == NULL) {

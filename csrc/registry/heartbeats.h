@@ -1,5 +1,4 @@
-/* The heartbeat lists of a registry: which entry is silent, and for how long.
- */
+/* The heartbeat lists of a registry: which tasks are silent for too long? */
 #ifndef AL_HEARTBEATS_H
 #define AL_HEARTBEATS_H
 
@@ -50,8 +49,8 @@ int al_heartbeats_add(al_heartbeats *heartbeats, EntryObject *entry);
 void al_heartbeats_remove(EntryObject *entry);
 
 /* Tell whether an alive entry's Task has run its first step; if so, the entry
-   is pending no longer.  Returns 1 or 0; -1 with an exception.  Runs Python.
- */
+   leaves the pending ones.  Returns 1 or 0; -1 with an exception, the entry
+   still pending.  Runs Python. */
 int al_heartbeats_started(EntryObject *entry);
 
 /* Record a heartbeat at loop time `now`.  Returns 1; 0 if the entry ended

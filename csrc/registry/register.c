@@ -2,20 +2,26 @@
  *
  * The order of events of register():
  *
- *     entry, pair (task, id) and Ready are made    all that can fail comes
- *     al_registry_open(): the id is taken          before the Task is made
- *     al_pending_start is pushed
- *     create_task() ............................   an eager Task runs its
- *         heartbeat(), cancel(), shutdown(),       first step here: it finds
- *         another register(), the end of the Task  its entry by its coroutine
- *     al_pending_start is popped
- *     the entry gets the Task, and is its done callback
- *     a cancel() that came too early, and a running shutdown(), cancel it
+ *     make the entry, the pair (task, id) and its Ready
+ *     al_registry_open(): the entry has its id and is pending
+ *     push an al_pending_start
+ *     create_task()
+ *      |    An eager Task runs its first step here.  The step may call
+ *      |    heartbeat(), cancel(), shutdown() or another register();
+ *      |    the registry finds its entry by the coroutine.
+ *     pop the al_pending_start
+ *     give the entry its Task, whose done callback the entry is
+ *     cancel the Task if cancel() came too early, or a shutdown() runs
  *
- * An eager Task may have ended when create_task() returns, and its entry may
- * be in the history.  A heartbeat() of its first step attaches the Task to the
- * entry in the middle of create_task(); therefore all code behind it looks at
- * the entry, and assumes nothing.
+ * Whatever can fail for want of memory comes before create_task(), where
+ * nothing has happened that the user could see.
+ *
+ * A heartbeat() without an id in the eager first step attaches the Task to its
+ * entry in the middle of create_task(), and code of the user may even end the
+ * entry.  Therefore register_start() looks at the entry again afterwards.
+ *
+ * track() is simpler, for the Task exists: open, attach, and close at once if
+ * the Task is done.
  */
 #include "base/compat.h"
 #include "base/fault.h"
@@ -84,7 +90,7 @@ register_fail(RegistryObject *self, EntryObject *entry, PyObject *coro,
     if (task != NULL) {
         PyObject *error = PyErr_GetRaisedException();
         if (al_task_cancel(self->st, task, NULL) < 0) {
-            PyErr_Clear(); /* what a task factory made need not be a Task */
+            PyErr_Clear(); /* a task factory may return something else */
             Py_CLEAR(task);
         }
         PyErr_SetRaisedException(error);
@@ -110,6 +116,7 @@ register_start(RegistryObject *self, EntryObject *entry, PyObject *coro,
                              (PyObject *)entry, &how);
     self->pending_starts = start.outer;
     entry->coro = NULL;
+    /* The entry has no Task yet, and has not ended. */
     bool missing = entry->task == NULL && entry->threshold != NULL;
     if (task != NULL && missing && how == AL_CREATED_WATCHED) {
         al_registry_set_task(self, entry, task);
@@ -122,6 +129,8 @@ register_start(RegistryObject *self, EntryObject *entry, PyObject *coro,
         return NULL;
     }
     self->registered++;
+    /* The Task exists now, so an error must not be raised: the caller would
+       never get the Task. */
     if ((start.cancelled && al_registry_cancel(self, entry, start.msg) < 0)
         || (self->join_set != NULL && !entry->calls_shutdown
             && al_shutdown_add(self, entry) < 0))
@@ -172,7 +181,7 @@ al_register_coro(RegistryObject *self, PyObject *coro, PyObject *given,
     }
     else {
         PyTuple_SET_ITEM(pair, 0, task);
-        Py_DECREF((PyObject *)entry); /* the pair's */
+        Py_DECREF((PyObject *)entry); /* the pair's reference */
     }
     Py_XDECREF((PyObject *)entry);
     Py_XDECREF(id);
@@ -181,11 +190,12 @@ al_register_coro(RegistryObject *self, PyObject *coro, PyObject *given,
 
 /* ----------------------------------------------------------------- track */
 
-/* Choose the id of an unregistered Task: its own name if that is free (new).
- */
+/* Choose the id of an unregistered Task (new): its own name, if that is free.
+   NULL with an exception. */
 static PyObject *
 register_track_id(RegistryObject *self, PyObject *task, PyObject *given)
 {
+    /* The Task's name may be "task_7" too. */
     self->ids_given = true;
     if (given != NULL && given != Py_None) {
         return al_args_id(given);
@@ -245,7 +255,7 @@ register_adopt(RegistryObject *self, PyObject *task, PyObject *id,
     }
     self->registered++;
     if (done && al_registry_close(entry) < 0) {
-        goto failed; /* SystemExit or KeyboardInterrupt of somebody told */
+        goto failed; /* SystemExit or KeyboardInterrupt of on_finish */
     }
     if (!done
         && (al_heartbeats_started(entry) < 0

@@ -1,9 +1,25 @@
-/* A TaskRegistry's books, without argument parsing.
+/* A TaskRegistry's data and verbs, without argument parsing.
  *
- * Ids are exact str in a dict, so a lookup runs nobody's code.  What does run
- * foreign code is asking a Task how it ended, an exception's str(), logging,
- * on_finish and every decref of a result; so an end is asked for first, then
- * booked without a break, then told.
+ * Who owns whom:
+ *
+ *     Registry --entries (dict)--> entry, alive or ended
+ *     Registry --waiters (list)--> the futures of wait()
+ *     Registry --join_set--------> JoinSet of the running shutdown()
+ *     Task ----done callback-----> entry
+ *     entry, while alive --------> Registry, Task, JoinSetMember
+ *     entry, once ended ---------> result or exception, error_text
+ *
+ * `alive`, `history`, `errors` and the heartbeat lists own nothing: their
+ * links are members of the entries, which leave them before they are freed.
+ * An alive entry and its Registry own each other, on purpose: a Task keeps its
+ * registry alive until it ends, even if nobody else does.  The cycle is cut by
+ * al_registry_close(), or by the collector once the Task is garbage too.
+ *
+ * Re-entrancy.  The ids are exact str objects in a dict, so a lookup calls no
+ * code of the user.  These calls may: asking a Task for its outcome, str() of
+ * an exception, logging, on_finish, and each decref of a result.  Therefore
+ * al_registry_close() works in three steps: it asks the Task; then it changes
+ * everything, and nothing runs in between; then it notifies.
  */
 #include "base/compat.h"
 #include "base/fault.h"
@@ -18,8 +34,10 @@
 #include "registry/heartbeats.h"
 #include "registry/registry.h"
 
-/* ------------------------------------------------------------------ loop */
+/* --------------------------------------------------------- the event loop */
 
+/* Bind to another loop than before, if the old one is closed and no Task is
+   left on it.  Returns 0; -1 with RuntimeError. */
 static int
 registry_rebind(RegistryObject *self, PyObject *loop, const char *what)
 {
@@ -41,6 +59,7 @@ registry_rebind(RegistryObject *self, PyObject *loop, const char *what)
 int
 al_registry_bind(RegistryObject *self, const char *what)
 {
+    /* The usual case costs one comparison: the registry is bound already. */
     PyObject *loop = al_loop_running(self->st, what);
     int bound = -1;
     if (loop != NULL && self->bound.loop == loop) {
@@ -55,9 +74,9 @@ al_registry_bind(RegistryObject *self, const char *what)
     return bound;
 }
 
-/* ------------------------------------------------------ open and revoke */
+/* -------------------------------------------------------- open and revoke */
 
-/* Take an ended entry out of the history's lists, not out of the ids. */
+/* Take an ended entry out of history and errors, but not out of the dict. */
 static void
 registry_unlink(RegistryObject *self, EntryObject *entry)
 {
@@ -71,7 +90,7 @@ registry_unlink(RegistryObject *self, EntryObject *entry)
     }
 }
 
-/* Drop an entry's id, unless another entry has it by now. */
+/* Take an entry out of the dict, unless another entry has its id by now. */
 static void
 registry_forget(RegistryObject *self, EntryObject *entry)
 {
@@ -83,9 +102,10 @@ registry_forget(RegistryObject *self, EntryObject *entry)
     }
 }
 
-/* Put a new, alive entry under its id: in one look, for most ids are new.
-   `*old` is set to a finished entry of that id (new), which goes.  1; 0 if a
-   living entry has the id; -1 with an exception; both with nothing changed. */
+/* Put a new entry into the dict, with one lookup in the usual case of a new
+   id.  An ended entry of that id is replaced, and *old is set to it (new).
+   Returns 1; 0 if an alive entry has the id; -1 with MemoryError; nothing has
+   changed then. */
 static int
 registry_place(RegistryObject *self, EntryObject *entry, EntryObject **old)
 {
@@ -106,6 +126,8 @@ registry_place(RegistryObject *self, EntryObject *entry, EntryObject **old)
 int
 al_registry_open(RegistryObject *self, EntryObject *entry, double stale_after)
 {
+    /* Room in both tables now: al_registry_set_task() must not fail once there
+       is a Task. */
     if (al_ptr_table_reserve(&self->heartbeats.by_task) < 0
         || al_ptr_table_reserve(&self->heartbeats.by_id) < 0)
     {
@@ -115,7 +137,7 @@ al_registry_open(RegistryObject *self, EntryObject *entry, double stale_after)
     if (now == -1.0 && PyErr_Occurred()) {
         return -1;
     }
-    if (self->entries == NULL) { /* the collector has been here */
+    if (self->entries == NULL) { /* the collector has cleared it */
         PyErr_SetString(PyExc_RuntimeError, "this TaskRegistry is gone");
         return -1;
     }
@@ -125,7 +147,8 @@ al_registry_open(RegistryObject *self, EntryObject *entry, double stale_after)
     if (al_heartbeats_add(&self->heartbeats, entry) < 0) {
         return -1;
     }
-    /* Until all is in place nothing runs that could look for it. */
+    /* From here until the entry is everywhere, no code of the user runs:
+       nobody sees it in one list and misses it in another. */
     EntryObject *old = NULL;
     int placed = registry_place(self, entry, &old);
     if (placed <= 0) {
@@ -138,7 +161,7 @@ al_registry_open(RegistryObject *self, EntryObject *entry, double stale_after)
             registry_unlink(self, old);
         }
     }
-    Py_XDECREF((PyObject *)old);
+    Py_XDECREF((PyObject *)old); /* may run code of the user, and may now */
     if (placed == 0) {
         PyErr_Format(self->st->DuplicateTaskError,
                      "a task %R is alive already: wait for it, cancel it, or "
@@ -152,7 +175,7 @@ void
 al_registry_revoke(RegistryObject *self, EntryObject *entry)
 {
     PyObject *error = PyErr_GetRaisedException();
-    if (entry->ended) {
+    if (entry->ended) { /* in the call that failed afterwards */
         registry_unlink(self, entry);
         self->ended[entry->outcome]--;
     }
@@ -165,7 +188,7 @@ al_registry_revoke(RegistryObject *self, EntryObject *entry)
     }
 }
 
-/* ------------------------------------------------- attach and current */
+/* ----------------------------------------------------- attach and current */
 
 int
 al_registry_attach(RegistryObject *self, EntryObject *entry, PyObject *task)
@@ -182,17 +205,20 @@ al_registry_attach(RegistryObject *self, EntryObject *entry, PyObject *task)
     return 0;
 }
 
-/* The birth that a running, still unknown task belongs to. */
+/* Find the pending start of a running Task that no entry has yet, by its
+   coroutine, and attach the Task.  Returns the entry (borrowed); NULL if there
+   is none, or with an exception. */
 static EntryObject *
 registry_find_start(RegistryObject *self, PyObject *task)
 {
     PyObject *coro = al_task_coro(self->st, task);
     if (coro == NULL) {
         if (PyErr_ExceptionMatches(PyExc_AttributeError)) {
-            PyErr_Clear(); /* a task of another make: not one of ours */
+            PyErr_Clear(); /* not an asyncio Task, so not ours */
         }
         return NULL;
     }
+    /* With nested calls of register() there are several; coroutines differ. */
     EntryObject *found = NULL;
     for (al_pending_start *at = self->pending_starts; at != NULL;
          at = at->outer)
@@ -232,9 +258,11 @@ al_registry_current(RegistryObject *self)
     return entry;
 }
 
-/* --------------------------------------------------------------- close */
+/* ------------------------------------------------------------------ close */
 
-/* Drop the oldest exceptions, then the oldest entries, over their limits. */
+/* Drop the oldest exceptions above keep_errors, then the oldest entries above
+   the history's limit.  A decref may run code that registers or ends tasks;
+   each round looks at the heads again. */
 static void
 registry_evict(RegistryObject *self)
 {
@@ -257,8 +285,8 @@ registry_evict(RegistryObject *self)
     }
 }
 
-/* "ValueError: no price", whatever the exception's own str() does (new); NULL
-   with MemoryError, or an exception that ends the loop. */
+/* Make "ValueError: no price" of an exception (new), even if its own str()
+   raises.  NULL with MemoryError, or with SystemExit or KeyboardInterrupt. */
 static PyObject *
 registry_error_text(PyObject *error)
 {
@@ -280,8 +308,9 @@ registry_error_text(PyObject *error)
     return text;
 }
 
-/* Decide what an entry will say; the value and the text are stolen.  Returns
-   what is not kept, to be dropped when the books are in order. */
+/* Set an entry's outcome.  Steals the value and the text.  Returns the value
+   if it is not kept (new, or NULL): the caller drops it when no list is half
+   changed, for the decref may run anything. */
 static PyObject *
 registry_set_outcome(RegistryObject *self, EntryObject *entry,
                      al_outcome outcome, PyObject *value, PyObject *text)
@@ -296,8 +325,8 @@ registry_set_outcome(RegistryObject *self, EntryObject *entry,
     return kept == NULL ? value : NULL;
 }
 
-/* Everything that changes when a Task has ended; nothing runs in between.
-   Returns the Task, to be dropped at the end. */
+/* Change everything that changes at a Task's end; no other code runs in
+   between.  Returns the entry's Task (new), which the caller drops last. */
 static PyObject *
 registry_move_to_history(RegistryObject *self, EntryObject *entry, double now)
 {
@@ -317,7 +346,8 @@ registry_move_to_history(RegistryObject *self, EntryObject *entry, double now)
     return task;
 }
 
-/* Log a failure, with the traceback that the history will forget. */
+/* Log a failure with its traceback, which the history will not keep for long.
+   SystemExit and KeyboardInterrupt of a logging handler go to *fatal. */
 static void
 registry_log(RegistryObject *self, EntryObject *entry, PyObject *error,
              PyObject **fatal)
@@ -343,14 +373,17 @@ registry_log(RegistryObject *self, EntryObject *entry, PyObject *error,
     Py_XDECREF(format);
 }
 
-/* Tell of an end: a shutdown that waits, those in wait(), the log, the user.
-   `error` is the Task's, which complete() may have known or not. */
+/* Notify everybody of an end, in this order: the running shutdown, the waiters
+   of wait(), the log, on_finish.  `error` is the Task's own exception; the
+   entry may have another one, from complete(), and then both are logged. */
 static void
 registry_notify(RegistryObject *self, EntryObject *entry, al_outcome outcome,
                 PyObject *error, PyObject **fatal)
 {
+    /* A call below may evict the entry's exception. */
     PyObject *known =
         Py_XNewRef(entry->outcome == AL_FAILED ? entry->value : NULL);
+    /* The shutdown first: its report is right even if a call below raises. */
     if (entry->member != NULL) {
         PyObject *member = entry->member;
         entry->member = NULL;
@@ -358,6 +391,7 @@ registry_notify(RegistryObject *self, EntryObject *entry, al_outcome outcome,
         Py_DECREF(member);
     }
     PyObject *waiters = Py_XNewRef(self->waiters);
+    /* One left wakes them too: it may be the waiter itself. */
     if (waiters != NULL && al_registry_count(self) <= 1) {
         al_loop_wake_waiters(self->st, &self->bound, waiters);
     }
@@ -382,8 +416,9 @@ registry_notify(RegistryObject *self, EntryObject *entry, al_outcome outcome,
     }
 }
 
-/* How an entry's Task has ended, as al_task_outcome says it; one that would
-   not tell has failed.  AL_ERROR with TypeError if it has not ended. */
+/* Ask a Task for its outcome, as al_task_outcome() does.  A Task whose
+   result() raises something odd has failed with that exception.  Returns
+   AL_ERROR with TypeError if the Task has not ended. */
 static al_outcome
 registry_ask_outcome(RegistryObject *self, PyObject *task, PyObject **value)
 {
@@ -399,7 +434,7 @@ registry_ask_outcome(RegistryObject *self, PyObject *task, PyObject **value)
         return AL_ERROR;
     }
     if (done < 0) {
-        PyErr_Clear(); /* it has told of its end, and tells nothing more */
+        PyErr_Clear(); /* it called its done callback, so it has ended */
     }
     return AL_FAILED;
 }
@@ -412,6 +447,8 @@ al_registry_close(EntryObject *entry)
     if (self == NULL) {
         return 0;
     }
+    /* First ask.  Any of these calls may run code of the user, which may close
+       this very entry; so they come before the first change. */
     Py_INCREF((PyObject *)entry);
     PyObject *task = Py_NewRef(entry->task);
     al_outcome outcome = registry_ask_outcome(self, task, &value);
@@ -434,16 +471,18 @@ al_registry_close(EntryObject *entry)
                                      "loop.time() failed", NULL);
         now = entry->last_heartbeat;
     }
-    if (entry->threshold != NULL) { /* else somebody ended it meanwhile */
+    /* Then change, unless one of the calls has closed the entry. */
+    if (entry->threshold != NULL) {
         if (!entry->completed) {
             value = registry_set_outcome(self, entry, outcome, value, text);
             text = NULL;
         }
-        Py_DECREF(task); /* the entry's own, which is not the last */
+        Py_DECREF(task); /* ours; the entry's own keeps it alive */
         task = registry_move_to_history(self, entry, now);
+        /* Then notify, and drop what is over the limits. */
         registry_notify(self, entry, outcome, error, &fatal);
         registry_evict(self);
-        Py_CLEAR(entry->registry);
+        Py_CLEAR(entry->registry); /* `self` keeps it until the end */
     }
 done:
     Py_XDECREF(value);
@@ -461,7 +500,8 @@ done:
 
 /* ------------------------------------------- complete, cancel and list */
 
-/* Fix what is not ended nor fixed; the caller holds the entry. */
+/* al_registry_complete() for an entry without an outcome, to which the caller
+   has a reference. */
 static int
 registry_complete(RegistryObject *self, EntryObject *entry, PyObject *result,
                   PyObject *error)
@@ -479,7 +519,7 @@ registry_complete(RegistryObject *self, EntryObject *entry, PyObject *result,
     if (text == NULL && PyErr_Occurred()) {
         return -1;
     }
-    if (entry->ended || entry->completed) { /* str() of the error did it */
+    if (entry->ended || entry->completed) { /* by str() of the error */
         Py_XDECREF(text);
         return 0;
     }
@@ -498,13 +538,13 @@ al_registry_complete(RegistryObject *self, EntryObject *entry,
         return 0;
     }
     Py_INCREF((PyObject *)entry);
-    int fixed = registry_complete(self, entry, result, error);
+    int set = registry_complete(self, entry, result, error);
     Py_DECREF((PyObject *)entry);
-    return fixed;
+    return set;
 }
 
-/* Have a Task cancelled as soon as it is there: it is in its eager first
-   step.  Tells whether there is such a one. */
+/* Have register() cancel the Task of an entry as soon as it has one: the Task
+   is in its eager first step.  Returns whether register() is at work. */
 static bool
 registry_cancel_start(RegistryObject *self, EntryObject *entry, PyObject *msg)
 {
@@ -526,19 +566,22 @@ al_registry_cancel(RegistryObject *self, EntryObject *entry, PyObject *msg)
     if (entry->task == NULL) {
         return registry_cancel_start(self, entry, msg);
     }
+    /* The entry is passed on, so that the Task's end is delivered from the
+       same handle as the cancellation where that is possible. */
     Py_INCREF((PyObject *)entry);
     PyObject *task = Py_NewRef(entry->task);
-    int asked = al_capture_cancel(self->st, &self->bound, task, msg,
-                                  (PyObject *)entry);
+    int requested = al_capture_cancel(self->st, &self->bound, task, msg,
+                                      (PyObject *)entry);
     Py_DECREF(task);
     Py_DECREF((PyObject *)entry);
-    return asked;
+    return requested;
 }
 
 PyObject *
 al_registry_list(RegistryObject *self, bool finished)
 {
-    /* Making the list may run the collector, and that may run anything. */
+    /* Making the list may run the collector, and that may run anything: the
+       first link is read afterwards.  PyList_Append() runs nothing. */
     PyObject *list = AL_ALLOC(PyList_New(0));
     al_link *head = finished ? &self->history : &self->alive;
     for (al_link *at = head->next; list != NULL && at != head; at = at->next) {
@@ -553,6 +596,7 @@ al_registry_list(RegistryObject *self, bool finished)
 void
 al_registry_clear(RegistryObject *self)
 {
+    /* Entries may outlive their registry, and must not point into it. */
     while (!al_list_is_empty(&self->alive)) {
         EntryObject *entry =
             AL_CONTAINER_OF(self->alive.next, EntryObject, registry_link);

@@ -110,9 +110,8 @@ EntryObject *al_registry_current(RegistryObject *self);
 
 /* Move an entry whose Task has ended to the history, and notify everybody:
    the Task's done callback.  Returns 0; -1 with TypeError if the Task has not
-   ended, or with SystemExit or KeyboardInterrupt of on_finish, a logging
-   handler or an error's str(), the entry being in the history.  Runs Python.
- */
+   ended; -1 with SystemExit or KeyboardInterrupt of on_finish, of logging or
+   of the error's str(), the entry being in the history.  Runs Python. */
 int al_registry_close(EntryObject *entry);
 
 /* Fix the outcome of an alive entry, unless complete() has done so before:

@@ -1,13 +1,19 @@
-/* TaskRegistry, the type: signs of life, cancelling, and what can be read.
+/* The type Registry, the native base of TaskRegistry: arguments, docstrings.
  *
- * What waits (shutdown, wait, the monitor) and what needs no speed (where,
- * dump, the report) is Python, in _registry.py, over the methods with an
- * underscore here.
+ * TaskRegistry itself is Python, in _registry.py: it has the methods that wait
+ * (shutdown, wait, monitor_loop) and those that need no speed (where, dump,
+ * stats).  They stand on the methods here whose names begin with an
+ * underscore.
+ *
+ * A method checks all its arguments and the thread before it calls the core,
+ * so a refused call has changed nothing.  heartbeat() is the exception: given
+ * an id it may come from any thread, and skips what it does not need.
  */
 #include "base/compat.h"
 #include "base/fault.h"
 #include "base/args.h"
 #include "base/list.h"
+#include "base/object.h"
 #include "base/ptr_table.h"
 #include "base/state.h"
 #include "aio/loop.h"
@@ -21,8 +27,10 @@
 #include "registry/shutdown.h"
 #include "registry/registry_type.h"
 
-/* ----------------------------------------------- register and track */
+/* ----------------------------------------------------- register and track */
 
+/* Read stale_after; None and NULL are the registry's own.  Returns 0; -1 with
+   TypeError or ValueError. */
 static int
 registry_type_threshold(RegistryObject *self, PyObject *value, double *seconds)
 {
@@ -32,14 +40,14 @@ registry_type_threshold(RegistryObject *self, PyObject *value, double *seconds)
                : al_args_seconds("stale_after", value, seconds);
 }
 
-/* Refuse what is not a fresh coroutine.  Returns 0; -1 with the error. */
+/* Refuse anything but a coroutine that has not started.  Returns 0; -1 with
+   TypeError or RuntimeError. */
 static int
 registry_type_check_coro(RegistryObject *self, PyObject *coro)
 {
     if (!PyCoro_CheckExact(coro)) {
-        PyObject *answer = PyObject_CallOneArg(self->st->iscoroutine, coro);
-        int is = answer == NULL ? -1 : PyObject_IsTrue(answer);
-        Py_XDECREF(answer);
+        int is =
+            al_object_truth(PyObject_CallOneArg(self->st->iscoroutine, coro));
         if (is == 0) {
             PyErr_Format(PyExc_TypeError,
                          "register() takes a coroutine, got %R%s", coro,
@@ -63,17 +71,19 @@ registry_type_check_coro(RegistryObject *self, PyObject *coro)
 PyDoc_STRVAR(registry_type_register_doc,
 "register($self, /, coro, task_id=None, *, stale_after=None, context=None)\n"
 "--\n\n"
-"Start a coroutine as a Task and keep it under an id.\n\n"
-"coro: a coroutine that has not been started.  task_id: a non-empty str that\n"
-"no living task has; without one \"task_0\", \"task_1\", ..., never again the\n"
-"same.  stale_after: seconds of silence after which it is stale; None: the\n"
-"registry's threshold, math.inf: never.  context: as for create_task().\n\n"
+"Start a coroutine as a Task and register it under an id.\n\n"
+"coro: a coroutine that has not been started.  task_id: a non-empty str\n"
+"that no living task has; None: the next of \"task_0\", \"task_1\", and so\n"
+"on.  stale_after: seconds without a heartbeat until the task is stale;\n"
+"None: the registry's stale_threshold; math.inf: never.  context: as for\n"
+"asyncio.create_task().\n\n"
 "Returns a Ready of (task, id).  The Task's name is the id.\n"
-"Raises DuplicateTaskError, TypeError, ValueError, RuntimeError (no running\n"
-"loop, another loop or thread); the coroutine is then closed if it has not\n"
-"started, and nothing has changed.\n"
+"Raises DuplicateTaskError if a living task has the id; TypeError,\n"
+"ValueError; RuntimeError without a running loop, or in another loop or\n"
+"thread.  After an error nothing has changed, and the coroutine is closed\n"
+"if it has not started.\n"
 "While shutdown() runs, a new task is cancelled at once.\n\n"
-"Source: the articles' TaskRegistry.register.");
+"Source: TaskRegistry.register of the articles.");
 
 static PyObject *
 registry_type_register(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
@@ -101,7 +111,7 @@ registry_type_register(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
         goto refused;
     }
     return al_register_coro(self, got[0], got[1], stale_after, context);
-refused:
+refused: /* nobody else can close the coroutine now */
     if (nargs > 0 || got[0] != NULL) {
         al_coro_close_unstarted(self->st, nargs > 0 ? args[0] : got[0]);
     }
@@ -110,13 +120,14 @@ refused:
 
 PyDoc_STRVAR(registry_type_track_doc,
 "track($self, /, task, task_id=None, *, stale_after=math.inf)\n--\n\n"
-"Keep a Task that somebody else has made.\n\n"
-"task: a Task of the running loop.  task_id: its id; without one the Task's\n"
-"name if it is free, else a new id.  stale_after: as for register(), but\n"
-"never by default.\n\n"
-"Returns the id.  A Task that is done goes to the history at once; one that\n"
-"is known keeps its id.\n"
-"Raises DuplicateTaskError, TypeError, ValueError, RuntimeError.");
+"Register a Task that other code has made.\n\n"
+"task: a Task of the running loop.  task_id: its id; None: the Task's name\n"
+"if it is free, else a new id.  stale_after: as for register(), but never\n"
+"by default.\n\n"
+"Returns the id.  A Task that is done goes to the history at once.  A Task\n"
+"that is registered already keeps its id.\n"
+"Raises DuplicateTaskError, TypeError, ValueError, RuntimeError.  While\n"
+"shutdown() runs, the task is cancelled at once.");
 
 static PyObject *
 registry_type_track(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
@@ -139,14 +150,16 @@ registry_type_track(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     return al_register_task(self, got[0], got[1], stale_after);
 }
 
-/* ---------------------------------------------- heartbeat and complete */
+/* -------------------------------------------------- heartbeat and complete */
 
-/* The alive entry of an id (borrowed); NULL without an exception if there is
-   none, NULL with TypeError for what is no id. */
+/* Find the alive entry of an id.  Returns it (borrowed); NULL, without an
+   exception, if there is none; NULL with TypeError or ValueError for an object
+   that is no id. */
 static EntryObject *
 registry_type_alive(RegistryObject *self, PyObject *id)
 {
-    /* Mostly it is the very str that register() was given or gave. */
+    /* Usually it is the same str object that register() received or returned,
+       and a look at its address is enough. */
     al_ptr_link *link = al_ptr_table_find(&self->heartbeats.by_id, id);
     if (link != NULL) {
         return AL_CONTAINER_OF(link, EntryObject, id_link);
@@ -168,10 +181,10 @@ registry_type_alive(RegistryObject *self, PyObject *id)
 
 PyDoc_STRVAR(registry_type_heartbeat_doc,
 "heartbeat($self, /, task_id=None)\n--\n\n"
-"Record a sign of life.\n\n"
-"task_id: whose; without one the current task's, not that of one which waits\n"
-"for it.  Returns a Ready of True, or of False where no such task is alive,\n"
-"which is counted and no error.  With an id from any thread.");
+"Record a heartbeat of a task.\n\n"
+"task_id: the task's id; None: the current task.\n\n"
+"Returns a Ready of True, or of False if no such task is alive: that is no\n"
+"error, and is counted.  With an id it may be called from any thread.");
 
 static PyObject *
 registry_type_heartbeat(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
@@ -200,25 +213,28 @@ registry_type_heartbeat(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     }
     Py_INCREF((PyObject *)entry);
     double now = al_loop_time(self->st, &self->bound);
-    int beaten = now == -1.0 && PyErr_Occurred()
-                     ? -1
-                     : al_heartbeats_record(&self->heartbeats, entry, now);
+    int recorded = now == -1.0 && PyErr_Occurred()
+                       ? -1
+                       : al_heartbeats_record(&self->heartbeats, entry, now);
     Py_DECREF((PyObject *)entry);
-    self->heartbeats_recorded += beaten > 0;
-    self->heartbeats_unknown += beaten == 0; /* it ended while we asked */
-    return beaten < 0 ? NULL
-                      : Py_NewRef(beaten ? self->st->ready_true
-                                         : self->st->ready_false);
+    self->heartbeats_recorded += recorded > 0;
+    self->heartbeats_unknown += recorded == 0; /* it ended meanwhile */
+    return recorded < 0 ? NULL
+                        : Py_NewRef(recorded ? self->st->ready_true
+                                             : self->st->ready_false);
 }
 
 PyDoc_STRVAR(registry_type_complete_doc,
 "complete($self, /, task_id, result=None, error=None)\n--\n\n"
-"Fix a task's outcome before it ends.\n\n"
-"result: what it will show when DONE.  error: an exception instead; a\n"
-"CancelledError makes it CANCELLED.  The first call wins; the task stays\n"
-"alive, counted and cancellable until it ends, which changes nothing, though\n"
-"another error of it is logged.  No effect on a finished task.\n\n"
-"Returns a Ready of None.  Raises UnknownTaskError for an id never heard of.");
+"Fix a task's outcome before the task ends.\n\n"
+"result: the result of the task once it is DONE.  error: an exception, for\n"
+"a task that shall be FAILED, or CANCELLED if it is a CancelledError.\n\n"
+"The first call decides; the task's own end changes nothing, though\n"
+"another exception of the task is logged.  Until it ends, the task stays\n"
+"alive, and is counted and can be cancelled.  A finished task is left as\n"
+"it is.\n\n"
+"Returns a Ready of None.\n"
+"Raises UnknownTaskError if no task of this id is alive or in the history.");
 
 static PyObject *
 registry_type_complete(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
@@ -253,16 +269,17 @@ registry_type_complete(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
         return NULL;
     }
     Py_DECREF(id);
-    int fixed = al_registry_complete(self, entry, got[1], error);
-    return fixed < 0 ? NULL : Py_NewRef(self->st->ready_none);
+    int set = al_registry_complete(self, entry, got[1], error);
+    return set < 0 ? NULL : Py_NewRef(self->st->ready_none);
 }
 
 /* ---------------------------------------------------------------- cancel */
 
 PyDoc_STRVAR(registry_type_cancel_doc,
 "cancel($self, /, task_id, msg=None)\n--\n\n"
-"Ask a task to end, as Task.cancel() does.\n\n"
-"Returns a Ready of True if it was asked, of False if no such task is alive.");
+"Request the cancellation of a task, as Task.cancel() does.\n\n"
+"Returns a Ready of True if it was requested, of False if no such task is\n"
+"alive.");
 
 static PyObject *
 registry_type_cancel(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
@@ -284,17 +301,17 @@ registry_type_cancel(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     if (entry == NULL) {
         return PyErr_Occurred() ? NULL : Py_NewRef(self->st->ready_false);
     }
-    int asked = al_registry_cancel(self, entry, got[1]);
-    return asked < 0 ? NULL
-                     : Py_NewRef(asked ? self->st->ready_true
-                                       : self->st->ready_false);
+    int requested = al_registry_cancel(self, entry, got[1]);
+    return requested < 0 ? NULL
+                         : Py_NewRef(requested ? self->st->ready_true
+                                               : self->st->ready_false);
 }
 
 PyDoc_STRVAR(registry_type_cancel_all_doc,
 "cancel_all($self, /, msg=None)\n--\n\n"
-"Ask every task that is alive to end.\n\n"
-"Returns a Ready of how many were asked.  Waits for nothing: see wait() and\n"
-"shutdown().");
+"Request the cancellation of every task that is alive.\n\n"
+"Returns a Ready of the number of requests.  It does not wait for the\n"
+"tasks: wait() and shutdown() do.");
 
 static PyObject *
 registry_type_cancel_all(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
@@ -312,19 +329,21 @@ registry_type_cancel_all(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     {
         return NULL;
     }
+    /* A cancellation may run code that registers or ends tasks. */
     PyObject *exit = NULL, *alive = al_registry_list(self, false);
     Py_ssize_t count = 0, n = alive == NULL ? -1 : PyList_GET_SIZE(alive);
     for (Py_ssize_t i = 0; i < n; i++) {
         EntryObject *entry = (EntryObject *)PyList_GET_ITEM(alive, i);
         PyObject *task = Py_XNewRef(entry->task);
-        int asked = entry->ended ? 0 : al_registry_cancel(self, entry, got[0]);
-        if (asked < 0) {
+        int requested =
+            entry->ended ? 0 : al_registry_cancel(self, entry, got[0]);
+        if (requested < 0) {
             al_loop_handle_error_keep_exit(self->st, self->bound.loop,
                                            "cancelling a task failed", task,
                                            &exit);
         }
         Py_XDECREF(task);
-        count += asked > 0;
+        count += requested > 0;
     }
     Py_XDECREF(alive);
     return n < 0 || al_loop_raise_exit(exit) < 0
@@ -334,7 +353,8 @@ registry_type_cancel_all(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
 
 /* --------------------------------------------------------------- reading */
 
-/* Bring everything to where it belongs now.  Returns 0; -1 with an error. */
+/* Move every alive entry to the list where it belongs now.  Returns 0; -1 with
+   an exception. */
 static int
 registry_type_sweep(RegistryObject *self)
 {
@@ -345,7 +365,8 @@ registry_type_sweep(RegistryObject *self)
     return al_heartbeats_sweep(&self->heartbeats, now);
 }
 
-/* Put ids in the place of a list's entries; NULL passes an error through. */
+/* Replace the entries of a list by their ids.  Steals the list and returns it;
+   NULL passes an exception on. */
 static PyObject *
 registry_type_ids(PyObject *list)
 {
@@ -359,8 +380,9 @@ registry_type_ids(PyObject *list)
 
 PyDoc_STRVAR(registry_type_get_status_doc,
 "get_status($self, /)\n--\n\n"
-"Return a Ready of a dict, id to TaskMetadata: the history, then the alive,\n"
-"oldest first.");
+"Return a Ready of a dict, id to TaskMetadata.\n\n"
+"The finished tasks of the history come first, then the tasks that are\n"
+"alive, each oldest first.");
 
 static PyObject *
 registry_type_get_status(PyObject *op, PyObject *Py_UNUSED(ignored))
@@ -390,7 +412,7 @@ registry_type_get_status(PyObject *op, PyObject *Py_UNUSED(ignored))
 PyDoc_STRVAR(registry_type_get_stale_tasks_doc,
 "get_stale_tasks($self, /)\n--\n\n"
 "Return a Ready of the ids whose health is STALE, longest silence first.\n\n"
-"Costs what is stale, not what is alive.");
+"Its cost depends on the number of stale tasks, not of all tasks.");
 
 static PyObject *
 registry_type_get_stale_tasks(PyObject *op, PyObject *Py_UNUSED(ignored))
@@ -405,7 +427,7 @@ registry_type_get_stale_tasks(PyObject *op, PyObject *Py_UNUSED(ignored))
 
 PyDoc_STRVAR(registry_type_newly_stale_doc,
 "_newly_stale($self, /)\n--\n\n"
-"Return the metadata of stale tasks not yet told of in this silence.");
+"Return the metadata of the stale tasks not reported in this silence yet.");
 
 static PyObject *
 registry_type_newly_stale(PyObject *op, PyObject *Py_UNUSED(ignored))
@@ -418,7 +440,7 @@ registry_type_newly_stale(PyObject *op, PyObject *Py_UNUSED(ignored))
 
 PyDoc_STRVAR(registry_type_counts_doc,
 "_counts($self, /)\n--\n\n"
-"Return the numbers of RegistryStats, in its order.");
+"Return the fields of RegistryStats, in their order.");
 
 static PyObject *
 registry_type_counts(PyObject *op, PyObject *Py_UNUSED(ignored))
@@ -482,13 +504,12 @@ registry_type_iter(PyObject *op)
     return iterator;
 }
 
-/* ------------------------------------------- what the Python half stands on
- */
+/* ------------------------------------------------------ for _registry.py */
 
 PyDoc_STRVAR(registry_type_configure_doc,
 "_configure($self, stale_threshold, history, keep_results, keep_errors,\n"
 "           on_finish, /)\n--\n\n"
-"Set what is native of the constructor's arguments, checked already.");
+"Set those of the constructor's arguments that C needs; they are checked.");
 
 static PyObject *
 registry_type_configure(PyObject *op, PyObject *args)
@@ -520,7 +541,8 @@ registry_type_configure(PyObject *op, PyObject *args)
 PyDoc_STRVAR(registry_type_begin_shutdown_doc,
 "_begin_shutdown($self, caller, /)\n--\n\n"
 "Begin a shutdown, or join the running one: cancel every task but one.\n\n"
-"caller: the Task that is spared, or None.  Returns the JoinSet to wait on.\n"
+"caller: the Task to leave alone, or None.\n"
+"Returns the JoinSet to wait on.\n"
 "_end_shutdown() must follow.");
 
 static PyObject *
@@ -543,7 +565,8 @@ registry_type_end_shutdown(PyObject *op, PyObject *Py_UNUSED(ignored))
 
 PyDoc_STRVAR(registry_type_bind_doc,
 "_bind($self, what, /)\n--\n\n"
-"Bind to the running loop, or see that it is the one; what: who asks.");
+"Bind to the running loop, or check that it is the bound one.\n\n"
+"what: the public call, for the text of the RuntimeError.");
 
 static PyObject *
 registry_type_bind(PyObject *op, PyObject *what)
@@ -557,7 +580,7 @@ registry_type_bind(PyObject *op, PyObject *what)
 
 PyDoc_STRVAR(registry_type_find_doc,
 "_find($self, task, /)\n--\n\n"
-"Return the metadata of an alive task by the Task, or None.");
+"Return the metadata of an alive Task, or None.");
 
 static PyObject *
 registry_type_find(PyObject *op, PyObject *task)
@@ -569,6 +592,8 @@ registry_type_find(PyObject *op, PyObject *task)
                                         link, EntryObject, task_link));
 }
 
+/* An eager Task in its first step may be missing from the running shutdown:
+   register() cancels it when create_task() returns. */
 static PyObject *
 registry_type_get_starting(PyObject *op, void *Py_UNUSED(closure))
 {
@@ -577,20 +602,20 @@ registry_type_get_starting(PyObject *op, void *Py_UNUSED(closure))
 
 static PyGetSetDef registry_type_getset[] = {
     {"_starting", registry_type_get_starting, NULL,
-     "Whether an eager task is in its first step, not known to shutdown().",
+     "Whether register() is making a Task, which shutdown() cannot see yet.",
      NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
 static PyMemberDef registry_type_members[] = {
     {"_waiters", T_OBJECT_EX, offsetof(RegistryObject, waiters), READONLY,
-     "Futures, given None when one or none is alive."},
+     "The futures of wait(): they get None when at most one task is alive."},
     {"_loop", T_OBJECT, offsetof(RegistryObject, bound.loop), READONLY,
-     "The loop that it is bound to, or None."},
+     "The bound loop, or None."},
     {NULL, 0, 0, 0, NULL},
 };
 
-/* ---------------------------------------------------------- GC and spec */
+/* ------------------------------------------------------------ GC and spec */
 
 static PyObject *
 registry_type_new(PyTypeObject *type, PyObject *Py_UNUSED(args),

@@ -3,7 +3,7 @@
  * All calls of shutdown() that run at the same time wait on one JoinSet, which
  * the registry owns until the last of them returns.  Each entry that was
  * cancelled owns its member of the set, so that no Task is cancelled twice,
- * and its end reaches the set.  The waiting is Python: see follow_drain().
+ * and its end reaches the set.  The waiting is Python, in _registry.py.
  */
 #include "base/compat.h"
 #include "base/list.h"
@@ -19,7 +19,7 @@ al_shutdown_add(RegistryObject *self, EntryObject *entry)
     if (join_set == NULL || entry->task == NULL || entry->member != NULL) {
         return 0;
     }
-    Py_INCREF(join_set);
+    Py_INCREF(join_set); /* the call below may run code that ends it */
     PyObject *member =
         al_join_set_add(join_set, entry->task, (PyObject *)entry);
     Py_DECREF(join_set);
