@@ -133,7 +133,7 @@ class SignalEvents:
         """Called by the loop: a wake-up or, where we were displaced, the news."""
         handler = self._handlers.get(signum)
         if handler is not None:
-            handler.hear(_signals.is_on_top(handler))
+            handler.on_loop_wakeup(_signals.is_on_top(handler))
         self._deliver()
 
     # ---------------------------------------------------------------- delivery

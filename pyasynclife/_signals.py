@@ -109,8 +109,8 @@ def attach(
     """Have the loop woken by the signal too, and the handler on top."""
     with _blocked(handler.signum):
         if not _is_woken(loop, handler.signum, handler.previous):
-            handler.open(True)
-            handler.entry = loop
+            handler.set_installing(True)
+            handler.registered_loop = loop
             loop.add_signal_handler(handler.signum, heard, handler.signum)
             loop.call_soon(_close, handler, loop, _TURNS)
         _lay_over(handler)
@@ -123,7 +123,7 @@ def _close(handler: SignalHandler, loop: asyncio.AbstractEventLoop, turns: int) 
     if turns:
         loop.call_soon(_close, handler, loop, turns - 1)
     else:
-        handler.open(False)
+        handler.set_installing(False)
 
 
 def remove(handler: SignalHandler, loop: asyncio.AbstractEventLoop | None) -> None:
@@ -156,12 +156,12 @@ def _take_away(handler: SignalHandler) -> None:
     handler.disarm()
     signum, top = handler.signum, signal.getsignal(handler.signum)
     above = _just_above(handler, top)
-    loop = handler.entry
+    loop = handler.registered_loop
     if top is handler or (loop is not None and _is_left_by_closing(loop, signum, top)):
         _drop_entry(handler)
         _restore(handler)
     elif above is not None:
-        above.inherit(handler)
+        above.take_over(handler)
     elif loop is not None and not _is_of_loop(loop, signum, top):
         # A host went over us by signal.signal(): the entry goes, the host stays.
         host = SignalHandler(signum, top, bool)
@@ -173,11 +173,11 @@ def _restore(handler: SignalHandler) -> None:
     if handler.previous is not None:
         signal.signal(handler.signum, handler.previous)
     # None was set by C code, and can be put back by the kernel alone.
-    handler.put_back()
+    handler.restore_action()
 
 
 def _drop_entry(handler: SignalHandler) -> None:
-    loop, handler.entry = handler.entry, None
+    loop, handler.registered_loop = handler.registered_loop, None
     if loop is None:
         return
     try:
@@ -204,7 +204,7 @@ def _is_left_by_closing(loop: asyncio.AbstractEventLoop, signum: int, top: Any) 
 def _is_woken(loop: asyncio.AbstractEventLoop, signum: int, found: Any) -> bool:
     """Tell whether the loop has an entry for the signal already."""
     while isinstance(found, SignalHandler):
-        if found.entry is loop:
+        if found.registered_loop is loop:
             return True
         found = found.previous
     return _is_of_loop(loop, signum, found)
