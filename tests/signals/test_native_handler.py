@@ -15,9 +15,9 @@ def test_bad_arguments_are_refused() -> None:
     with pytest.raises(TypeError):
         handler()  # type: ignore[call-arg]
     with pytest.raises(TypeError):
-        handler.inherit(handler)
+        handler.take_over(handler)
     with pytest.raises(TypeError):
-        handler.inherit(3)  # type: ignore[arg-type]
+        handler.take_over(3)  # type: ignore[arg-type]
 
 
 def test_the_loop_is_woken_once_until_the_count_is_taken() -> None:
