@@ -50,11 +50,12 @@ async def task_with_individual_timeout(coro: Awaitable[T], timeout: float = 10.0
         seconds = check_seconds("timeout", timeout)
         if getattr(asyncio.current_task(), "_must_cancel", False):
             await asyncio.sleep(0)  # a timeout of 0 would swallow it: gh-134471
+        scope = asyncio.timeout(None if seconds == math.inf else seconds)
     except BaseException:
         close_unstarted(coro)
         raise
     try:
-        async with asyncio.timeout(None if seconds == math.inf else seconds) as scope:
+        async with scope:
             return await coro
     except TimeoutError as error:
         if not scope.expired() or error.args:

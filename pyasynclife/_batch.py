@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, final
 
 from pyasynclife._arguments import check_count
 from pyasynclife._constants import (
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+@final
 class Batch(Sealed, Generic[T]):
     """Many items on their way through one function; made by `bounded_gather`.
 

@@ -6,7 +6,7 @@ import asyncio
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, final
 
 from pyasynclife._arguments import (
     check_hook,
@@ -22,6 +22,7 @@ from pyasynclife._sealed import Sealed
 from pyasynclife._waiting import follow_drain, wait_among
 
 
+@final
 @dataclass(init=False, frozen=True, slots=True)
 class RegistryStats(Sealed):
     """The numbers of a registry: a snapshot.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Container, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, final
 
 from pyasynclife._await_chain import await_chain
 from pyasynclife._sealed import Sealed
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pyasynclife._core import DrainNode
 
 
+@final
 @dataclass(init=False, frozen=True, slots=True)
 class TaskExit(Sealed):
     """One task of a ShutdownReport.
@@ -35,6 +36,7 @@ class TaskExit(Sealed):
     where: list[str]
 
 
+@final
 @dataclass(init=False, frozen=True, slots=True)
 class ShutdownReport(Sealed):
     """How each task of a shutdown ended; ``str()`` is a table for people.

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, Generic, Self, TypeVar, cast, overload
+from typing import Any, Generic, Self, TypeVar, cast, final, overload
 
 from pyasynclife._constants import (
     RESULT_PENDING,
@@ -32,7 +32,8 @@ _STATUS = {
 }
 
 
-@dataclass(frozen=True, slots=True, init=False)
+@final
+@dataclass(init=False, frozen=True, slots=True)
 class BatchProgress(Sealed):
     """How far a batch is: a snapshot.
 
@@ -63,6 +64,7 @@ class BatchProgress(Sealed):
         return cls._make(**dict(zip(cls.__slots__, counts, strict=True)))
 
 
+@final
 class BatchResult(Sealed, Sequence[TaskResult[T]], Generic[T]):
     """The results of all items of a batch, in input order.
 

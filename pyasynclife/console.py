@@ -146,12 +146,12 @@ class _Display:
 
     def __init__(
         self,
-        batch: Batch[T],
+        batch: Batch[Any],
         description: str,
         interval: float,
         console: Console | None,
     ) -> None:
-        self._batch: weakref.ref[Batch[T]] = weakref.ref(batch, self._end)
+        self._batch: weakref.ref[Batch[Any]] = weakref.ref(batch, self._end)
         self._description = description
         self._interval = interval
         self._console = console
