@@ -1,9 +1,8 @@
-"""Checks of arguments: one function for each kind, one answer for every option.
+"""Argument checks: one function for each kind of argument, shared by every option.
 
-What is refused is refused at the call, with TypeError or ValueError, and the message
-names the option, what it must be and what it was. Imports nothing of the package: the
-native core calls
-`check_optional_seconds`.
+A wrong argument raises TypeError or ValueError at the call. The message names the
+option, the values that it accepts, and the value that it was given. This module imports
+nothing from the package, because the native core imports it.
 """
 
 from __future__ import annotations
@@ -23,18 +22,21 @@ D = TypeVar("D")
 def check_seconds(name: str, value: Any, *, zero: bool = True) -> float:
     """Return a duration as a float.
 
-    Any real number is accepted: an int, a float, a Decimal, a Fraction, a scalar of
-    numpy. One that is too large for a float is ``math.inf``.
+    Args:
+        name: The name of the option, for the message.
+        value: Seconds, as any real number: an int, a float, a Decimal, a Fraction, a
+            numpy scalar. A number too large for a float becomes ``math.inf``.
+        zero: Whether 0 is allowed.
 
     Raises:
-        TypeError: It is not a number, or it is a bool.
-        ValueError: It is negative or nan, or 0 where ``zero`` is false.
+        TypeError: The value is not a number, or is a bool.
+        ValueError: The value is negative or nan, or is 0 and ``zero`` is false.
     """
     return _seconds(name, value, zero, "")
 
 
 def check_optional_seconds(name: str, value: Any, default: D) -> float | D:
-    """Return a duration as a float, and ``default`` for None; see `check_seconds`."""
+    """Return a duration as a float, or ``default`` for None; see `check_seconds`."""
     return default if value is None else _seconds(name, value, True, " or None")
 
 
@@ -44,7 +46,7 @@ def _seconds(name: str, value: Any, zero: bool, or_none: str) -> float:
         raise _not_seconds(name, value, or_none)
     try:
         seconds = float(value)
-    except TypeError:  # an array, say
+    except TypeError:  # an array, for example
         raise _not_seconds(name, value, or_none) from None
     except OverflowError:  # an int or a Fraction of more than 308 digits
         seconds = math.inf if value > 0 else -math.inf
@@ -61,11 +63,11 @@ def _not_seconds(name: str, value: Any, or_none: str) -> TypeError:
 
 
 def check_count(name: str, value: Any, least: int = 0) -> int:
-    """Return a number of things as an int of any size.
+    """Return a count as an int of any size.
 
     Raises:
-        TypeError: It is not an int, nor anything with ``__index__``; or it is a bool.
-        ValueError: It is less than ``least``.
+        TypeError: The value has no ``__index__``, or is a bool.
+        ValueError: The value is less than ``least``.
     """
     if isinstance(value, bool) or not hasattr(type(value), "__index__"):
         raise TypeError(f"{name} must be an int, got {short(value)}")
@@ -76,7 +78,7 @@ def check_count(name: str, value: Any, least: int = 0) -> int:
 
 
 def check_size(name: str, value: Any, least: int = 0) -> int:
-    """Return a count for the native core, where ``sys.maxsize`` means any number."""
+    """Return a count for the native core, which takes at most ``sys.maxsize``."""
     return min(check_count(name, value, least), sys.maxsize)
 
 
@@ -84,8 +86,9 @@ def check_hook(name: str, value: Any) -> None:
     """Refuse a hook that cannot be called, or that would have to be awaited.
 
     Raises:
-        TypeError: It is neither None nor callable, or calling it makes a coroutine:
-            an ``async def``, a partial of one, an object whose ``__call__`` is one.
+        TypeError: The hook is neither None nor callable, or calling it makes a
+            coroutine: it is an ``async def``, a partial of one, or an object whose
+            ``__call__`` is one.
     """
     if value is None:
         return
@@ -106,10 +109,10 @@ def _is_coroutine_function(value: Any) -> bool:
 
 
 def check_function(call: str, fn: Any, *others: Any) -> None:
-    """Refuse something that cannot be called where a function comes first.
+    """Refuse a first argument that is not a function.
 
-    ``call`` is the right call, for the message. Coroutines among ``fn`` and
-    ``others`` that have not started are closed.
+    ``call`` shows the correct call, for the message. If ``fn`` is refused, unstarted
+    coroutines among ``fn`` and ``others`` are closed.
     """
     if callable(fn):
         return
@@ -121,7 +124,7 @@ def check_function(call: str, fn: Any, *others: Any) -> None:
 
 
 def check_awaitable(call: str, value: Any) -> None:
-    """Refuse something that cannot be awaited; ``call`` is the right call."""
+    """Refuse a value that cannot be awaited; ``call`` shows the correct call."""
     if not inspect.isawaitable(value):
         raise TypeError(f"expected a coroutine, got {short(value)}: call it: {call}")
 
@@ -129,12 +132,11 @@ def check_awaitable(call: str, value: Any) -> None:
 def check_tasks(
     tasks: Iterable[asyncio.Task[Any]], loop: asyncio.AbstractEventLoop
 ) -> list[asyncio.Task[Any]]:
-    """Return the tasks, each once.
+    """Return the tasks as a list without duplicates.
 
     Raises:
-        TypeError: One is not a Task. Coroutines among them that have not started are
-            closed.
-        RuntimeError: One belongs to another loop.
+        TypeError: An item is not a Task. Unstarted coroutines among them are closed.
+        RuntimeError: A task belongs to another loop.
     """
     if asyncio.isfuture(tasks) or not isinstance(tasks, Iterable):
         raise TypeError(f"expected tasks, got {short(tasks)}: wrap it in a list")
@@ -152,14 +154,14 @@ def check_tasks(
 
 
 def close_unstarted(*values: Any) -> None:
-    """Close the coroutines among refused arguments that have not started."""
+    """Close the unstarted coroutines among refused arguments."""
     for coro in filter(inspect.iscoroutine, values):
         if inspect.getcoroutinestate(coro) == inspect.CORO_CREATED:
             coro.close()
 
 
 def short(value: Any) -> str:
-    """Describe a value for a message: its type, and its repr, cut where it is long."""
+    """Describe a value for a message: its type and its repr, shortened if long."""
     return f"{type(value).__name__} {_shortened(value)}"
 
 

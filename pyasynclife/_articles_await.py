@@ -26,22 +26,22 @@ T = TypeVar("T")
 
 
 async def task_with_individual_timeout(coro: Awaitable[T], timeout: float = 10.0) -> T:
-    """Await something for a limited time.
+    """Await a coroutine for a limited time.
 
     Args:
         coro: A coroutine, which runs in the calling task, or another awaitable.
-        timeout: Seconds; then ``coro`` is cancelled and awaited. ``math.inf``: no
-            limit.
+        timeout: Seconds after which ``coro`` is cancelled; its end is awaited.
+            ``math.inf``: no limit.
 
     Returns:
-        The value of ``coro``, also if it caught the cancellation and returned one.
+        The value of ``coro``, even if it caught the cancellation before returning.
 
     Raises:
-        TimeoutError: ``coro`` was cancelled because its time was up.
+        TimeoutError: The timeout expired and cancelled ``coro``.
 
     If the caller is cancelled, so is ``coro``; unless ``coro`` catches it, the
-    CancelledError propagates. That holds for a cancellation from before the call, and
-    from the loop iteration of the timeout, too.
+    CancelledError propagates. This is also true of a cancellation requested before the
+    call, or in the loop iteration in which the timeout expires.
 
     Source: the articles' ``task_with_individual_timeout``.
     """
@@ -62,7 +62,7 @@ async def task_with_individual_timeout(coro: Awaitable[T], timeout: float = 10.0
             raise
         raise TimeoutError(f"not done within {seconds} s") from error.__cause__
     finally:
-        del coro  # if it is a task, the traceback holds this frame, and it the task
+        del coro  # the traceback holds this frame, which must not hold a task
 
 
 async def cancellation_with_retry(
@@ -72,13 +72,13 @@ async def cancellation_with_retry(
     *,
     retry_on: type[Exception] | tuple[type[Exception], ...] = Exception,
 ) -> T:
-    """Call ``fn()`` and await it, again if it fails; never retry a cancellation.
+    """Await ``fn()``, and try again if it fails; never retry a cancellation.
 
     Args:
-        fn: Called for each attempt, since a coroutine can be awaited only once.
-        max_retries: The number of all attempts, as in the article; at least 1.
+        fn: Called once per attempt, since a coroutine can be awaited only once.
+        max_retries: The total number of attempts, as in the article; at least 1.
         retry_delay: Seconds between two attempts.
-        retry_on: The exceptions to retry after; others propagate at once.
+        retry_on: The exceptions to retry after; any other propagates at once.
 
     Returns:
         The value of the first attempt that succeeds.
@@ -86,8 +86,8 @@ async def cancellation_with_retry(
     Raises:
         Exception: The exception of the last attempt.
 
-    A cancellation of an attempt or of the delay propagates at once. For more, such as
-    exponential delays, see the recipes.
+    A cancellation during an attempt or a delay propagates at once. The recipes show
+    more, such as exponential delays.
 
     Source: the articles' ``cancellation_with_retry``.
     """
@@ -124,7 +124,7 @@ class _Shield:
     __slots__ = ("kept", "waiters")
 
     def __init__(self, kept: bool) -> None:
-        self.kept = kept  # we hold the operation until it has ended
+        self.kept = kept  # hold the operation until it has ended
         self.waiters: set[asyncio.Future[None]] = set()
 
 
@@ -132,24 +132,24 @@ _shields: dict[asyncio.Future[Any], _Shield] = {}
 
 
 async def shielded_operation(aw: Awaitable[T], *, timeout: float | None = None) -> T:
-    """Await an operation that goes on when its caller is cancelled or times out.
+    """Await an operation that continues if its caller is cancelled or times out.
 
     Args:
         aw: A coroutine, which becomes a task that is held until it has ended; or a
-            future, for any number of callers at once.
+            future, which any number of callers may await at once.
         timeout: Seconds to wait; None: no limit.
 
     Returns:
         The value of the operation.
 
     Raises:
-        TimeoutError: ``timeout`` has passed; the operation goes on.
-        CancelledError: The caller was cancelled, and the operation goes on; or the
-            operation was cancelled.
+        TimeoutError: The timeout expired; the operation continues.
+        CancelledError: The caller was cancelled, and the operation continues; or the
+            operation itself was cancelled.
 
-    If the operation fails after all callers have left, the loop's exception handler is
-    called, once. ``asyncio.run`` cancels it at its end, like all tasks. Register it in
-    a `TaskRegistry` and await ``wait()`` to let it finish.
+    If the operation fails when no caller is waiting any more, the loop's exception
+    handler is called once. ``asyncio.run`` cancels the operation at its end, like all
+    tasks. To let it finish, register it in a `TaskRegistry` and await ``wait()``.
 
     Source: the articles' ``shielded_operation``.
     """
@@ -168,7 +168,7 @@ async def shielded_operation(aw: Awaitable[T], *, timeout: float | None = None) 
             await _wait_shielded(operation, operation is not aw, seconds)
         if operation.done():
             return operation.result()
-        raise TimeoutError(f"not done within {seconds} s: it goes on")
+        raise TimeoutError(f"not done within {seconds} s: it continues")
     finally:
         del aw, operation  # the traceback holds this frame
 
@@ -176,7 +176,7 @@ async def shielded_operation(aw: Awaitable[T], *, timeout: float | None = None) 
 async def _wait_shielded(
     operation: asyncio.Future[Any], made: bool, seconds: float
 ) -> None:
-    """Wait until the operation has ended or the time is up."""
+    """Wait until the operation has ended or the timeout has expired."""
     loop = asyncio.get_running_loop()
     shield = _shields.get(operation)
     if shield is None:

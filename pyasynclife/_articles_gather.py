@@ -1,4 +1,4 @@
-"""The articles' helpers for many coroutines at once, made of `bounded_gather`."""
+"""The articles' helpers for many coroutines at once, built on `bounded_gather`."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _MISSING: Any = ...
 async def gather_with_error_handling(
     fn: Callable[[Any], Awaitable[T]], items: Items = _MISSING, **options: Any
 ) -> list[TaskResult[T]]:
-    """Run ``fn(item)`` for every item; a failure stops no other item.
+    """Run ``fn(item)`` for every item; a failure does not stop the other items.
 
     Args:
         fn: An ``async def`` of one argument.
@@ -48,9 +48,10 @@ async def gather_with_error_handling(
         One TaskResult for each item, in input order.
 
     Raises:
-        BatchError: More than ``max_errors`` items failed, if that is given.
+        BatchError: ``max_errors`` was given, and more items than that failed.
 
-    Cancelled, it cancels the items and waits for them.
+    If the caller is cancelled, so are the items; the CancelledError propagates when
+    they have ended.
 
     Source: the articles' ``gather_with_error_handling``.
     """
@@ -73,19 +74,20 @@ async def gather_with_timeout_and_budget(
         fn: An ``async def`` of one argument.
         items: An iterable or an asynchronous one.
         timeout: Seconds for each item; None: no limit.
-        max_concurrent: How many items run at once, at most.
-        budget: Seconds for all items; then those that have not ended are cancelled,
-            and their error is a TimeoutError. None: no limit.
+        max_concurrent: The maximum number of items that run at once.
+        budget: Seconds for the whole batch. Items that have not ended by then are
+            cancelled, and their error is a TimeoutError. None: no limit.
         options: Any other option of `bounded_gather`; ``key`` makes the task ids.
 
     Returns:
-        The results by task id, in input order. Of items with the same id it has the
-        last one; pass ``key`` to tell them apart.
+        The results by task id, in input order. If several items have the same id, only
+        the last one is included; pass ``key`` to tell them apart.
 
     Raises:
-        BatchError: More than ``max_errors`` items failed, if that is given.
+        BatchError: ``max_errors`` was given, and more items than that failed.
 
-    Cancelled, it cancels the items, waits for them, and raises CancelledError.
+    If the caller is cancelled, so are the items; the CancelledError propagates when
+    they have ended.
 
     Source: the articles' ``gather_with_timeout_and_budget``.
     """
@@ -107,14 +109,15 @@ async def process_batch_with_deadline(
     deadline: float = 30.0,
     **options: Any,
 ) -> list[T]:
-    """Run ``fn(item)`` for every item and return the values that come in time.
+    """Run ``fn(item)`` for every item and return the values that are ready in time.
 
     Args:
         fn: An ``async def`` of one argument.
         items: An iterable or an asynchronous one.
-        deadline: Seconds for all items; then those that have not ended are cancelled.
+        deadline: Seconds for the whole batch. Items that have not ended by then are
+            cancelled.
         options: Any other option of `bounded_gather`. ``max_errors`` is 0 by default;
-            with a higher one the list leaves out the items that failed.
+            with a higher value the list omits the items that failed.
 
     Returns:
         The values, in input order, of the items that ended before the deadline.
@@ -123,7 +126,8 @@ async def process_batch_with_deadline(
         BatchError: More than ``max_errors`` items failed before the deadline. The
             others were cancelled; its ``result`` has the results of all.
 
-    Cancelled, it cancels the items and waits for them.
+    If the caller is cancelled, so are the items; the CancelledError propagates when
+    they have ended.
 
     Source: the articles' ``process_batch_with_deadline``.
     """
@@ -135,7 +139,7 @@ async def process_batch_with_deadline(
 
 
 def _check(name: str, fn: Any, items: Any) -> None:
-    """Refuse the articles' way to call these, before anything else."""
+    """Refuse a call with coroutines, as in the articles, and explain the right call."""
     check_function(f"{name}(fetch, urls)", fn, items)
     if items is _MISSING:
         raise TypeError(f"there are no items: {name}(fetch, urls)")
@@ -147,22 +151,23 @@ def _check(name: str, fn: Any, items: Any) -> None:
 async def wait_for_first_completion(
     coros: Sequence[Coroutine[Any, Any, T]], timeout: float = 5.0
 ) -> tuple[int, T]:
-    """Run coroutines at once and return the first value; cancel the others.
+    """Run coroutines concurrently, return the first value and cancel the others.
 
     Args:
         coros: Coroutines or other awaitables.
-        timeout: Seconds to wait for the first; ``math.inf``: no limit.
+        timeout: Seconds to wait for the first to end; ``math.inf``: no limit.
 
     Returns:
         The index in ``coros`` of the first to end, and its value.
 
     Raises:
-        TimeoutError: None ended in time.
-        Exception: The first to end raised this exception.
+        TimeoutError: None ended before the timeout.
+        Exception: The exception of the first to end, if it failed.
 
-    All have ended when it returns, raises or is cancelled. An awaitable that is
-    cancelled from elsewhere does not count as the first. Exceptions of the others go
-    to the loop's exception handler. For the first *success* see the recipes.
+    If the caller is cancelled, so are the coroutines. In every case all of them have
+    ended when the call ends. A coroutine that is cancelled from elsewhere does not
+    count as the first. The others' exceptions go to the loop's exception handler. The
+    recipes show how to wait for the first *success*.
 
     Source: the articles' ``wait_for_first_completion``.
     """
@@ -200,14 +205,14 @@ async def wait_for_first_completion(
             return winner.unwrap()
         if ended and not any(one.timed_out for one in ended):
             ended[-1].unwrap()  # all were cancelled from elsewhere
-        raise TimeoutError(f"none of {len(entrants)} was done within {seconds} s")
+        raise TimeoutError(f"none of {len(entrants)} ended within {seconds} s")
     finally:
         entrants.clear()
         del winner, ended, result, batch, coros  # the traceback holds this frame
 
 
 def _entrants(coros: Any) -> list[Any]:
-    """Return the awaitables as a list; refuse a value that is not one."""
+    """Return the awaitables as a list; refuse an item that is not awaitable."""
     if inspect.isawaitable(coros) or not isinstance(coros, Iterable):
         close_unstarted(coros)
         raise TypeError(
@@ -236,8 +241,8 @@ def _report_losers(
         if one is not winner and one.state is TaskState.FAILED and not one.timed_out:
             loop.call_exception_handler(
                 {
-                    "message": f"number {one.index} of wait_for_first_completion() "
-                    "failed and was not the first to end",
+                    "message": f"coroutine {one.index} of wait_for_first_completion() "
+                    "failed after another had ended first",
                     "exception": one.error,
                 }
             )

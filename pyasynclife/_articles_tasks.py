@@ -29,7 +29,7 @@ _SHUTDOWN_TIMEOUT = 30.0  # the default of TaskRegistry and SignalCoordinator
 async def cancel_all_tasks(
     tasks: Iterable[asyncio.Task[Any]], *, timeout: float | None = None
 ) -> ShutdownReport:
-    """Cancel tasks, all at once, wait for them, and report how each ended.
+    """Cancel tasks all at once, wait for them, and report how each ended.
 
     Args:
         tasks: Tasks of the running loop. Each is cancelled once; the calling task is
@@ -37,21 +37,23 @@ async def cancel_all_tasks(
         timeout: Seconds to wait; None: 30; ``math.inf``: no limit.
 
     Returns:
-        The report. Tasks that swallow the cancellation and run on are in its ``stuck``.
+        The report. Tasks that swallow the cancellation and keep running are listed in
+        its ``stuck``.
 
     Raises:
-        TypeError: One of ``tasks`` is not a Task. Nothing has been cancelled.
-        RuntimeError: One belongs to another loop. Nothing has been cancelled.
+        TypeError: An item is not a Task. Nothing has been cancelled.
+        RuntimeError: A task belongs to another loop. Nothing has been cancelled.
 
-    Cancelled, it leaves at once; the tasks stay cancelled.
+    If the caller is cancelled, the CancelledError propagates at once; the tasks remain
+    cancelled.
 
     Source: the articles' ``cancel_all_tasks``.
     """
     seconds = check_optional_seconds("timeout", timeout, _SHUTDOWN_TIMEOUT)
     loop = asyncio.get_running_loop()
-    drain = drain_tasks(_others(tasks, loop))
+    cancelled = drain_tasks(_others(tasks, loop))
     now = loop.time()
-    return await follow_drain(drain, now, now + seconds)
+    return await follow_drain(cancelled, now, now + seconds)
 
 
 async def monitor_tasks(
@@ -64,18 +66,20 @@ async def monitor_tasks(
 
     Args:
         tasks: Tasks of the running loop; the calling task is left out.
-        interval: Seconds between two reports. The last report comes when the last task
-            ends.
-        report: Called with the number of running tasks, and a TaskResult of each task
-            that has ended since the last report: task_id is the Task's name, item the
-            Task. Its exceptions go to the loop's exception handler, and the monitor
-            goes on. None: the logger "pyasynclife" reports, failures at ERROR.
+        interval: Seconds between two reports. The final report is made when the last
+            task ends.
+        report: Called with the number of running tasks and a list with the TaskResult
+            of each task that has ended since the last report: its task_id is the
+            Task's name, its item the Task. An exception of ``report`` goes to the
+            loop's exception handler, and the monitor continues. None: log to the logger
+            "pyasynclife", failures at ERROR.
 
     Raises:
-        TypeError: One of ``tasks`` is not a Task.
-        RuntimeError: One belongs to another loop.
+        TypeError: An item is not a Task.
+        RuntimeError: A task belongs to another loop.
 
-    Costs O(1) for each task. Cancelled, it cancels no task and removes its callbacks.
+    Costs O(1) per task. If the caller is cancelled, the monitor removes its callbacks;
+    it never cancels a task.
 
     Source: the articles' ``monitor_tasks``.
     """
@@ -115,15 +119,15 @@ def add_task_observers(
     """Call a function with the TaskResult of each task when it ends.
 
     Args:
-        tasks: Tasks of the running loop. For a task that has ended, the function is
+        tasks: Tasks of the running loop. If a task has already ended, the function is
             called in the next loop iteration.
-        observer: Called with a TaskResult: task_id is the Task's name, item the Task.
-            Its exceptions go to the loop's exception handler. None: the logger
-            "pyasynclife" reports, failures at ERROR.
+        observer: Called with a TaskResult: its task_id is the Task's name, its item the
+            Task. Exceptions of ``observer`` go to the loop's exception handler. None:
+            log to the logger "pyasynclife", failures at ERROR.
 
     Raises:
-        TypeError: One of ``tasks`` is not a Task. No task is observed.
-        RuntimeError: One belongs to another loop. No task is observed.
+        TypeError: An item is not a Task. No task is observed.
+        RuntimeError: A task belongs to another loop. No task is observed.
 
     Source: the articles' ``add_task_observers``.
     """
@@ -139,17 +143,17 @@ def _notify(observer: Observer, index: int, task: asyncio.Task[Any]) -> None:
 def _others(
     tasks: Iterable[asyncio.Task[Any]], loop: asyncio.AbstractEventLoop
 ) -> list[asyncio.Task[Any]]:
-    """Return the tasks, each once, without the calling task."""
+    """Return the tasks without duplicates and without the calling task."""
     caller = asyncio.current_task()
     return [task for task in check_tasks(tasks, loop) if task is not caller]
 
 
 def _result_of(task: asyncio.Task[Any], index: int) -> TaskResult[Any]:
-    """Return the result of a task that has ended; its exception counts as retrieved."""
+    """Return the result of an ended task, and mark its exception as retrieved."""
     data: Any = None
     error: BaseException | None = None
     if task.cancelled():
-        error = asyncio.CancelledError()  # that of the task is for its waiter
+        error = asyncio.CancelledError()  # the Task's own is for its waiter
         state = RESULT_CANCELLED
     elif (error := task.exception()) is not None:
         state = RESULT_FAILED
@@ -162,7 +166,7 @@ def _result_of(task: asyncio.Task[Any], index: int) -> TaskResult[Any]:
 
 def _log_report(running: int, ended: list[TaskResult[Any]]) -> None:
     failed = sum(one.state is TaskState.FAILED for one in ended)
-    logger.info("%d tasks run, %d ended, %d failed", running, len(ended), failed)
+    logger.info("%d tasks running, %d ended, %d failed", running, len(ended), failed)
     for one in ended:
         if one.state is TaskState.FAILED:
             _log_result(one)

@@ -14,10 +14,10 @@ _CHAIN_LIMIT = 1000
 
 
 def await_chain(task: asyncio.Task[Any]) -> list[str]:
-    """Return where a task waits, "file:line in function", outermost first.
+    """Return where a task waits: "file:line in function", outermost first.
 
-    For the running task it is its live stack, for a task that has not started the line
-    of its ``def``, for a task that is done an empty list. The chain goes on into an
+    The running task gives its live stack, a task that has not started gives the line
+    of its ``def``, and a finished task gives an empty list. The chain continues into an
     asynchronous generator under ``async for`` or ``async with``; CPython's own chain
     ends there, at ``async_generator_asend``.
     """
@@ -36,7 +36,7 @@ def await_chain(task: asyncio.Task[Any]) -> list[str]:
 
 
 def dump_tasks(tasks: Iterable[asyncio.Task[Any]]) -> str:
-    """Return the await chains of tasks as text; equal chains once, with a count."""
+    """Return the await chains of tasks as text, equal chains grouped with a count."""
     groups: Counter[tuple[str, ...]] = Counter()
     names: dict[tuple[str, ...], list[str]] = {}
     for task in tasks:
@@ -76,8 +76,8 @@ def _awaited_by(awaitable: Any) -> Any:
         return None
     if isinstance(awaitable, asyncio.Future):
         return None
-    # async_generator_asend, coroutine_wrapper and the like show what they hold to the
-    # garbage collector only.
+    # async_generator_asend, coroutine_wrapper and the like show the object that they
+    # hold only to the garbage collector.
     for inner in gc.get_referents(awaitable):
         if isinstance(inner, (CoroutineType, GeneratorType, AsyncGeneratorType)):
             return inner
@@ -85,7 +85,7 @@ def _awaited_by(awaitable: Any) -> Any:
 
 
 def _live_stack(coro: Any) -> list[str]:
-    """Return the stack of a coroutine that runs now, in this thread or another."""
+    """Return the stack of a coroutine that is running, in this thread or another."""
     outermost = _frame_of(coro)
     for frame in sys._current_frames().values():
         lines: list[str] = []

@@ -37,11 +37,18 @@ T = TypeVar("T")
 
 @final
 class Batch(Sealed, Generic[T]):
-    """Many items on their way through one function; made by `bounded_gather`.
+    """A run of one function over many items, returned by `bounded_gather`.
 
-    Its first use decides who takes the results: awaiting it keeps them all, iterating
-    it yields each of them, and an ``async with`` block that does neither passes them to
-    ``on_result``, counts them, and waits for all items at its end.
+    Its first use decides what happens to the results. Awaiting the batch keeps them
+    all. Iterating over it yields each result and keeps none. An ``async with`` block
+    that does neither only passes them to ``on_result``, and waits for all items at its
+    end.
+
+    Attributes:
+        max_concurrent: The maximum number of items that run at once; may be set.
+        paused: Whether the batch is paused.
+        progress: A snapshot of the batch's progress.
+        status: How the batch ended; None until then.
     """
 
     __slots__ = ("__weakref__", "_awaited", "_books", "_budget", "_delivered", "_items",
@@ -54,7 +61,7 @@ class Batch(Sealed, Generic[T]):
     _max_concurrent: int
     _max_errors: int  # -1: any number
     _awaited: bool
-    _delivered: bool  # some caller has received the outcome
+    _delivered: bool  # a caller has received the outcome
     _result: BatchResult[T] | None
 
     @classmethod
@@ -76,10 +83,10 @@ class Batch(Sealed, Generic[T]):
         task_per_item: bool,
         registry: TaskRegistry | None,
     ) -> Self:
-        """Make a batch of arguments that `bounded_gather` has checked.
+        """Make a batch from arguments that `bounded_gather` has checked.
 
-        No time limit is ``math.inf``; no ``max_errors`` and the default ``buffer``
-        are -1.
+        ``math.inf`` stands for no time limit, and -1 for no ``max_errors`` and for the
+        default ``buffer``.
         """
         self = cls._make()
         self._items = items if type(items) in (list, tuple, range) else None
@@ -110,10 +117,14 @@ class Batch(Sealed, Generic[T]):
 
     @property
     def max_concurrent(self) -> int:
-        """How many items run at once, at most.
+        """The maximum number of items that run at once.
 
-        It may be set while the batch runs. Raised, it lets more items start at once;
-        lowered, it leaves running items alone, and none start until fewer run.
+        It may be set while the batch runs. A higher limit lets more items start
+        immediately. A lower one does not stop running items; new ones start when fewer
+        than the limit are running.
+
+        Raises:
+            TypeError, ValueError: The new limit is not an int of 1 or more.
         """
         return self._max_concurrent
 
@@ -125,17 +136,17 @@ class Batch(Sealed, Generic[T]):
 
     @property
     def paused(self) -> bool:
-        """Whether the batch is paused: no item starts."""
+        """Whether the batch is paused, so that no item starts."""
         return self._books.paused
 
     @property
     def progress(self) -> BatchProgress:
-        """A snapshot of how far the batch is."""
+        """A snapshot of the batch's progress."""
         return BatchProgress._of(self._books)
 
     @property
     def status(self) -> BatchStatus | None:
-        """How the batch ended; None while it runs, and before."""
+        """How the batch ended; None until then."""
         return status_of(self._books)
 
     async def collect(self) -> BatchResult[T]:
@@ -147,14 +158,14 @@ class Batch(Sealed, Generic[T]):
         Raises:
             BatchError: More than ``max_errors`` items failed. Its ``result`` has the
                 results of all items.
-            RuntimeError: The batch is being iterated, or another caller awaits it.
+            RuntimeError: The batch is being iterated, or another caller is awaiting it.
 
-        An exception of the source or of ``key`` propagates as it is, once the running
-        items have been cancelled and have ended. So do SystemExit, KeyboardInterrupt
-        and other exits of an item. If the caller is cancelled, so are the items; once
-        they have ended, that CancelledError propagates, and awaiting the batch again
-        returns the result. A SystemExit or KeyboardInterrupt of an item is raised in
-        place of the CancelledError.
+        An exception of the source or of ``key`` propagates unchanged, after the running
+        items have been cancelled and have ended. So does a SystemExit,
+        KeyboardInterrupt or other exit of an item. If the caller is cancelled, so are
+        the items; when they have ended, that CancelledError propagates, and awaiting
+        the batch again returns the result. If an item raised SystemExit or
+        KeyboardInterrupt, that propagates in place of the CancelledError.
         """
         if self._awaited:
             raise RuntimeError("another caller is awaiting this batch")
@@ -181,14 +192,26 @@ class Batch(Sealed, Generic[T]):
         return self._outcome()
 
     def __await__(self) -> Generator[Any, None, BatchResult[T]]:
+        """Run all items and return their results, as `collect` does."""
         return self.collect().__await__()
 
     def __aiter__(self) -> AsyncIterator[TaskResult[T]]:
-        """Yield each result; ``anext()`` takes it when it is awaited."""
+        """Start an iteration, which yields the result of each item and keeps none.
+
+        ``anext()`` takes a result when it is awaited, not when it is called.
+
+        Raises:
+            RuntimeError: The batch has been awaited, or its block has ended.
+
+        At its end the iteration raises the failure of the batch, as `collect` does, but
+        without a ``result``. Leaving it early does not cancel the items, unless an
+        ``async with`` block is left too, or the batch is dropped.
+        """
         self._books.use(MODE_STREAM)
         return self._books.stream(self)
 
     async def __aenter__(self) -> Self:
+        """Start the batch, which ends no later than the block."""
         self._books.use(MODE_OPEN)
         return self
 
@@ -198,6 +221,12 @@ class Batch(Sealed, Generic[T]):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        """Wait until all items have ended, and raise the failure of the batch, if any.
+
+        If the block raised an exception or left an iteration early, the items are
+        cancelled first. If the caller is cancelled meanwhile, so are the items; the
+        CancelledError propagates when they have ended.
+        """
         books = self._books
         if books.mode == MODE_OPEN:
             books.use(MODE_BLOCK)
@@ -224,18 +253,19 @@ class Batch(Sealed, Generic[T]):
                 raise books.fatal
             books.loop.call_exception_handler(
                 {
-                    "message": "a batch failed while another exception left its block",
+                    "message": "a batch failed, and its block raised another error",
                     "exception": books.fatal,
                 }
             )
 
     def add(self, item: Any) -> None:
-        """Add an item at the end, after all items of the source.
+        """Add an item after all items of the source.
 
-        Items of an asynchronous source and added items run in the order in which they
-        arrive. An await ends when the source is exhausted and no item runs or waits; an
-        iteration ends when the consumer then asks for the next result; a block does
-        not end before it is left. So the consumer of a batch may add to it.
+        If the source is asynchronous, its items and the added ones run in the order in
+        which they arrive. An await ends when the source is exhausted and no item is
+        running or waiting. An iteration ends when the consumer then asks for the next
+        result, and a block not before it is left, so their consumers may add items at
+        any time before.
 
         Raises:
             RuntimeError: The batch has ended or was closed, or this is not the thread
@@ -257,14 +287,18 @@ class Batch(Sealed, Generic[T]):
         self._books.set("paused", 0)
 
     def cancel(self, msg: str | None = None) -> None:
-        """Cancel the running items and start no more; again: cancel them once more.
+        """Cancel the running items and start no more.
 
-        The await or iteration then ends with status CANCELLED. No effect after the end.
+        The await or iteration then ends with status CANCELLED. Another call cancels the
+        running items once more; a call after the end has no effect.
+
+        Args:
+            msg: The message of each item's CancelledError, as in ``Task.cancel()``.
         """
         self._books.stop(msg)
 
     def _outcome(self) -> BatchResult[T]:
-        """Return the BatchResult; make it at the first call."""
+        """Return the BatchResult, which the first call makes."""
         if self._result is None:
             self._result = BatchResult._of(
                 self._books, self._items, self._key, self._budget
@@ -286,8 +320,7 @@ class Batch(Sealed, Generic[T]):
         else:
             errors = [as_exception(error) for error in books.errors]
         return BatchError(
-            f"{count_items(len(errors))} failed, where max_errors is "
-            f"{self._max_errors}",
+            f"{count_items(len(errors))} failed; max_errors is {self._max_errors}",
             errors,
             result,
         )
@@ -300,7 +333,7 @@ class Batch(Sealed, Generic[T]):
             raise fatal
 
     def _ended(self) -> None:
-        """Raise the failure of the batch, if any: called at the end of an iteration."""
+        """Raise the failure of the batch, if any; the core calls it after iteration."""
         self._delivered = True
         error = self._failure()
         if error is not None:
@@ -310,6 +343,7 @@ class Batch(Sealed, Generic[T]):
                 del self, error
 
     def __repr__(self) -> str:
+        """Return the status and the limit."""
         status = self.status
         if status is not None:
             state = status.value
@@ -318,6 +352,7 @@ class Batch(Sealed, Generic[T]):
         return f"<Batch {state}, max_concurrent={self._max_concurrent}>"
 
     def __del__(self) -> None:
+        """Cancel a running batch that was dropped, with a ResourceWarning."""
         try:
             books = self._books
         except AttributeError:

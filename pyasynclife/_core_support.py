@@ -1,8 +1,8 @@
-"""Python that only the native core calls: csrc/state.h imports it by name.
+"""Python code for the native core, which imports it by name in csrc/base/state.h.
 
-Nothing of the package's Python uses most of these functions, and none of them may be
-removed or renamed without that table. In three parts: which fast paths a loop permits,
-callbacks, and the coroutines of a batch's Tasks.
+No Python module calls most of these functions. Do not remove or rename one without
+changing the table in that file. There are three parts: the fast paths that a loop
+permits, callbacks, and the coroutines that the Tasks of a batch run.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from collections.abc import AsyncIterable, Awaitable, Callable
 from types import FunctionType, ModuleType
 from typing import Any, Protocol
 
-# The fields of a Future, read without looking up their names; None: call the method.
+# Descriptors that read a Future's fields without a name lookup. None: call its method.
 future_state: Any = getattr(_asyncio.Future, "_state", None)
 future_exception: Any = getattr(_asyncio.Future, "_exception", None)
 future_callbacks: Any = getattr(_asyncio.Future, "_callbacks", None)
 task_waiter: Any = getattr(_asyncio.Task, "_fut_waiter", None)
 
-# The two halves of an edge in the await graph; None before 3.14.
+# Add and remove an edge of the await graph; None before 3.14.
 add_awaited_by: Any = getattr(asyncio, "future_add_to_awaited_by", None)
 discard_awaited_by: Any = getattr(asyncio, "future_discard_from_awaited_by", None)
 
@@ -34,8 +34,10 @@ discard_awaited_by: Any = getattr(asyncio, "future_discard_from_awaited_by", Non
 def loop_clock(loop: asyncio.AbstractEventLoop) -> int:
     """Return what kind of clock a loop has.
 
-    0: one of its own. 1: ``time.monotonic``, so that C may read the system's clock.
-    2: the same, but read once per loop iteration, as in uvloop.
+    Returns:
+        - 0: a clock of its own.
+        - 1: ``time.monotonic``, so C may read the system's clock instead.
+        - 2: the same clock, but read once per loop iteration, as in uvloop.
     """
     clock: Any = getattr(type(loop), "time", None)
     if getattr(loop.time, "__func__", None) is not clock:
@@ -47,17 +49,17 @@ def loop_clock(loop: asyncio.AbstractEventLoop) -> int:
 
 
 def loop_fast_paths(loop_type: type) -> tuple[Any, ...]:
-    """Return which methods of a type of loops the core may bypass.
+    """Return the methods of a loop type that the core may bypass.
 
-    Asked again when the type or ``Handle`` has changed.
+    The core calls this again when the type or ``Handle`` has changed.
 
     Returns:
-        Two items, or six for a type of uvloop's:
+        Two items, or six for a uvloop type:
 
-        - ``create_task``, if nobody could tell a direct call of the Task type from a
-          call of it; else None.
-        - ``call_soon``, if steps of several Tasks may share a handle; else None: some
-          method is patched or overridden, and may have to see each step by itself.
+        - ``create_task``, if calling the Task type directly has the same effect; else
+          None.
+        - ``call_soon``, if the steps of several Tasks may share a handle; else None,
+          since a patched or overridden method may have to see each step by itself.
         - uvloop's native type, and its ``get_task_factory``, ``get_debug`` and
           ``is_closed``.
     """
@@ -96,7 +98,7 @@ def _is_unpatched(function: object, module: ModuleType, name: str) -> bool:
 
 
 def _uvloop() -> Any:
-    """Return uvloop's native loop type if uvloop is imported, and is not a mock."""
+    """Return uvloop's native loop type if uvloop is imported and not a mock."""
     native: Any = getattr(sys.modules.get("uvloop.loop"), "Loop", None)
     made = getattr(native, "create_task", None)
     compiled = isinstance(native, type) and not isinstance(made, FunctionType)
@@ -104,7 +106,7 @@ def _uvloop() -> Any:
 
 
 def _uvloop_fast_paths(kind: Any, native: Any) -> tuple[Any, ...]:
-    """Judge a type of uvloop's; the native type beneath it cannot be patched."""
+    """Return the fast paths of a uvloop type, whose native base cannot be patched."""
     methods = native.get_task_factory, native.get_debug, native.is_closed
     if kind.create_task is not native.create_task:
         return None, None, native, *methods
@@ -113,12 +115,12 @@ def _uvloop_fast_paths(kind: Any, native: Any) -> tuple[Any, ...]:
 
 
 def is_capture_allowed() -> bool:
-    """Tell whether the environment allows the capture; asked at its first use."""
+    """Tell whether the environment allows the capture; called at its first use."""
     return os.environ.get("PYASYNCLIFE_PLAIN", "0") in ("", "0")
 
 
 async def self_test_coroutine() -> None:
-    """Make the coroutine of the capture's self-test: its Task never runs."""
+    """Do nothing: the coroutine of the capture's self-test, whose Task never runs."""
 
 
 # ---------------------------------------------------------------- callbacks
@@ -133,8 +135,8 @@ def report_callback_error(
 ) -> None:
     """Report an error in a callback to the loop, as its Handle would have done.
 
-    From 3.12 on the exception handler runs in the handle's context. That is a copy
-    here, since the error may be that the context itself cannot be entered.
+    From 3.12 on, the exception handler runs in the handle's context. Here that is a
+    copy, because the error may be that the context itself cannot be entered.
     """
     handle = asyncio.Handle(callback, args, loop, context.copy())
     about = {
@@ -146,10 +148,10 @@ def report_callback_error(
 
 
 def cancel_again(task: asyncio.Task[Any]) -> None:
-    """Cancel a task once more if a cancellation that it received still stands.
+    """Cancel a task once more if a cancellation that it received is still in effect.
 
-    It does not stand if the task has taken it back with ``uncancel()``. If another
-    cancellation is pending, a second one is not wanted.
+    A cancellation is no longer in effect after ``uncancel()``. If another cancellation
+    is pending already, nothing is done.
     """
     waiter: Any = getattr(task, "_fut_waiter", None)
     is_pending = getattr(task, "_must_cancel", False) or (waiter and waiter.done())
@@ -159,9 +161,9 @@ def cancel_again(task: asyncio.Task[Any]) -> None:
 
 
 def raise_exit(error: BaseException) -> None:
-    """Raise SystemExit or KeyboardInterrupt in a callback, which ends the loop's run.
+    """Raise SystemExit or KeyboardInterrupt in a callback, which stops the loop.
 
-    For an exit that was raised where it could not propagate.
+    The core schedules this for an exit that could not propagate where it was raised.
     """
     raise error
 
@@ -174,9 +176,10 @@ class _Pump(Protocol):
 
 
 async def run_worker(step: Awaitable[Any]) -> Any:
-    """Run items one after the other; the native step does all of it.
+    """Run items one after another; the native ``step`` does all the work.
 
-    Returns None; if its item was abandoned, the value of that item.
+    Returns:
+        None, or the value of the worker's last item if that was abandoned.
     """
     return await step
 
@@ -189,9 +192,9 @@ class _Slot(Protocol):
 
 
 async def run_item(slot: _Slot) -> Any:
-    """Run one item in a Task of its own, and pass its outcome to the core.
+    """Run one item in a Task of its own and pass its outcome to the core.
 
-    SystemExit and KeyboardInterrupt do not leave the Task: see `read_source`.
+    The Task does not raise SystemExit or KeyboardInterrupt: see `read_source`.
     """
     try:
         while (pause := slot.pause()) is not None:
@@ -207,9 +210,10 @@ async def run_item(slot: _Slot) -> Any:
 async def read_source(source: AsyncIterable[Any], pump: _Pump) -> BaseException | None:
     """Read an asynchronous source to its end, one item ahead of the pump.
 
-    Returns None, or the SystemExit or KeyboardInterrupt that the source raised: a Task
-    that raised it would end the loop's run at once. The batch raises it when all
-    items have ended.
+    Returns:
+        None, or the SystemExit or KeyboardInterrupt that the source raised. It is not
+        raised here, since a Task that raises it stops the loop at once. The batch
+        raises it when all items have ended.
     """
     iterator = None
     try:
@@ -226,12 +230,12 @@ async def read_source(source: AsyncIterable[Any], pump: _Pump) -> BaseException 
     return None
 
 
-# Abandoned tasks by loop. Those of a closed loop never end; they are dropped with it.
+# Abandoned tasks by loop. The tasks of a closed loop never end: they are dropped.
 _abandoned: dict[asyncio.AbstractEventLoop, set[asyncio.Task[Any]]] = {}
 
 
 def hold_abandoned(task: asyncio.Task[Any]) -> None:
-    """Hold a reference to an abandoned task until it ends: the loop holds none."""
+    """Hold a strong reference to an abandoned task until it ends; the loop does not."""
     for loop in list(_abandoned):  # other threads have loops too
         if loop.is_closed():
             _abandoned.pop(loop, None)

@@ -25,33 +25,35 @@ if TYPE_CHECKING:
 
 
 class PyAsyncLifeError(Exception):
-    """The base of all exceptions of this package."""
+    """The base class of all exceptions in this package."""
 
 
 class DuplicateTaskError(PyAsyncLifeError, ValueError):
-    """A task id was registered while another task of this id is alive."""
+    """A task was registered under the id of another task that is still alive."""
 
 
 class UnknownTaskError(PyAsyncLifeError, KeyError):
-    """No task of this id is alive or in the history."""
+    """No task with this id is alive or in the history."""
 
     def __str__(self) -> str:
+        """Return the message."""
         return Exception.__str__(self)  # KeyError.__str__ returns the repr
 
 
 class SignalSetupError(PyAsyncLifeError, RuntimeError):
-    """Signal handlers cannot be set in this thread, interpreter or loop."""
+    """A signal cannot be handled in this thread, interpreter or loop, or anywhere."""
 
 
 class NotRunError(PyAsyncLifeError):
-    """Stands in a BatchError for an item that was cancelled or never started."""
+    """Represents, in a BatchError, an item that was cancelled or never started."""
 
 
 class BatchError(PyAsyncLifeError, ExceptionGroup[Exception]):
     """The errors of the failed items of a batch.
 
     Attributes:
-        result: The BatchResult; None after an iteration, which keeps no results.
+        result: The BatchResult; None after an iteration or a block, which keep no
+            results.
     """
 
     result: BatchResult[Any] | None
@@ -75,17 +77,18 @@ class BatchError(PyAsyncLifeError, ExceptionGroup[Exception]):
         super().__init__(message, exceptions)
 
     def derive(self, excs: Sequence[Exception]) -> BatchError:  # type: ignore[override]
+        """Return a BatchError with the same result: ``split()`` calls this."""
         return BatchError(self.message, excs, self.result)
 
 
 def as_exception(
     error: BaseException | None, result: TaskResult[Any] | None = None
 ) -> Exception:
-    """Return the exception that a BatchError holds for an item without success.
+    """Return the exception that represents an unsuccessful item in a BatchError.
 
     Args:
         error: The item's error.
-        result: Its result, for the message; None if nobody has kept it.
+        result: The item's result, for the message; None if it was not kept.
     """
     if isinstance(error, Exception):
         return error
@@ -100,6 +103,6 @@ def as_exception(
         what = "did not stop when it was cancelled"
     else:
         what = "was cancelled"
-    standing = NotRunError(f"{item} {what}")
-    standing.__cause__ = error
-    return standing
+    not_run = NotRunError(f"{item} {what}")
+    not_run.__cause__ = error
+    return not_run

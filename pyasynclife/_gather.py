@@ -1,4 +1,4 @@
-"""bounded_gather: run a function over many items, a bounded number at once."""
+"""bounded_gather: run a function over many items, a limited number at a time."""
 
 from __future__ import annotations
 
@@ -44,40 +44,44 @@ def bounded_gather(
 
     Args:
         fn: An ``async def`` of one argument, or any function that returns an
-            awaitable. It is called only when fewer than ``max_concurrent`` items run.
-            If it returns a `TaskResult`, the result of the item takes its task_id,
-            success, data and error.
+            awaitable. It is called only when fewer than ``max_concurrent`` items are
+            running. If it returns a `TaskResult`, the item's result takes task_id,
+            success, data and error from it.
         items: An iterable, which is read lazily, or an asynchronous one, which one
             task reads.
-        max_concurrent: How many items run at once, at most.
+        max_concurrent: The maximum number of items that run at once.
         timeout: Seconds for each item, from the call of ``fn``; None: no limit.
-        budget: Seconds for all items, from the start; then those that have not ended
-            are cancelled. None: no limit.
-        max_errors: How many items may fail, timeouts among them, before the others are
+        budget: Seconds for the whole batch, from its start. Items that have not ended
+            by then are cancelled. None: no limit.
+        max_errors: How many items may fail, including timeouts, before the others are
             cancelled; 0: stop at the first failure; None: any number.
-        cancel_grace: Seconds that a cancelled or timed out item has to stop. After
-            that it is abandoned: its state is RUNNING, the next item takes its place,
-            and the batch ends without it. Its task is held until it ends, and its
-            exception is reported like that of any task. None: no limit.
-        ordered: Whether an iteration yields results in input order, or as items end.
+        cancel_grace: Seconds that an item has to stop after it is cancelled or times
+            out. An item that does not stop is abandoned: its state is RUNNING, the next
+            item takes its place, and the batch ends without it. Its task is held until
+            it ends, and its exception is reported as for any task. None: no limit.
+        ordered: True: an iteration yields results in input order; False: as the items
+            end.
         buffer: How many results may wait for a slow consumer of an iteration; None:
             twice ``max_concurrent``.
         key: Called with an item; returns its task id, a non-empty str.
-        on_result: Called with the TaskResult of each item when it ends. Its exceptions
-            go to the loop's exception handler.
+        on_result: Called with the TaskResult of each item when the item ends. Its
+            exceptions go to the loop's exception handler.
         task_per_item: Run each item in an ``asyncio.Task`` of its own, named by its
             task id, for code that depends on the current task. Nothing else changes.
-        registry: Register the task of each item, under its task id; implies
-            ``task_per_item``. An item fails with DuplicateTaskError, and ``fn`` is not
-            called, if a task of its id is alive.
+        registry: Register the task of each item under its task id; implies
+            ``task_per_item``. If another task with this id is alive, the item fails
+            with DuplicateTaskError and ``fn`` is not called.
 
     Returns:
-        The batch. Await it for all results; or iterate it (``async for``) to receive
-        each result and keep none; or enter it (``async with``), so that no item
+        The batch. Await it for all results; or iterate over it (``async for``) to
+        receive each result and keep none; or enter it (``async with``), so that no item
         outlives the block.
 
     Raises:
         TypeError, ValueError: An argument is wrong. Nothing has been read or started.
+
+    If the caller is cancelled while it awaits the batch, so are the items; the
+    CancelledError propagates when they have ended.
 
     Example::
 
@@ -117,7 +121,7 @@ def _check_items(items: Any) -> bool:
     """Tell whether items are asynchronous; refuse those that cannot be read."""
     if isinstance(items, (str, bytes, bytearray)):
         raise TypeError(
-            f"items is {short(items)}, whose letters would be the items: wrap it "
+            f"items is {short(items)}, whose characters would be the items: wrap it "
             "in a list"
         )
     if inspect.iscoroutine(items):
@@ -140,7 +144,7 @@ def _check_items(items: Any) -> bool:
         first.close()
         raise TypeError(
             "the items are coroutines, which bounded_gather makes itself: pass "
-            "the function and its arguments, bounded_gather(fetch, urls) for "
+            "the function and its arguments, bounded_gather(fetch, urls) instead of "
             "[fetch(url) for url in urls]"
         )
     return False

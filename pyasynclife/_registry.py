@@ -1,4 +1,4 @@
-"""TaskRegistry: its waiting and reporting methods; the others are native."""
+"""TaskRegistry: the methods that wait or report; the others are native."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ from pyasynclife._waiting import follow_drain, wait_among
 @final
 @dataclass(init=False, frozen=True, slots=True)
 class RegistryStats(Sealed):
-    """The numbers of a registry: a snapshot.
+    """A snapshot of a registry's counts.
 
-    ``alive = pending + healthy + stale + unknown``. The numbers after ``unknown`` count
-    from the start of the registry.
+    ``alive = pending + healthy + stale + unknown``. The counts after ``unknown`` are
+    totals since the registry was created.
 
     Attributes:
         alive: Tasks that have not ended.
-        pending: Tasks alive that have not started.
-        healthy: Tasks alive whose last heartbeat is recent.
-        stale: Tasks alive that have been silent for longer than ``stale_after``.
-        unknown: Tasks alive that have started and sent no heartbeat yet.
+        pending: Live tasks that have not started.
+        healthy: Live tasks whose last heartbeat is recent.
+        stale: Live tasks that have been silent for longer than ``stale_after``.
+        unknown: Live tasks that have started but have not sent a heartbeat.
         done: Tasks that ended with a value.
         failed: Tasks that ended with an exception.
         cancelled: Tasks that were cancelled.
         registered: Tasks that were registered or tracked.
         heartbeats: Heartbeats that were recorded.
-        unknown_heartbeats: Heartbeats for an id of which no task was alive.
+        unknown_heartbeats: Heartbeats whose id no live task had.
     """
 
     alive: int
@@ -67,21 +67,21 @@ class TaskRegistry(Registry):
         history: How many finished tasks are remembered.
         keep_results: Whether finished tasks keep their results.
         keep_errors: How many of the newest failures keep their exception, and with it
-            the frames of its traceback. Older ones keep its text.
+            the frames of its traceback. Older failures keep only the text.
         shutdown_timeout: Seconds that shutdown() waits by default.
-        on_stale: Called by the monitor with the TaskMetadata of a stale task, once for
-            each silence.
+        on_stale: Called by the monitor with the TaskMetadata of a stale task, once per
+            period of silence.
         on_finish: Called with the TaskMetadata of each task that has ended.
 
     Attributes:
         heartbeat_interval: Seconds between two checks; may be set.
-        stale_threshold: The default of ``stale_after``, as it was given.
+        stale_threshold: The default of ``stale_after``; setting it has no effect.
         shutdown_timeout: The default timeout of shutdown(); may be set.
-        on_stale: The hook of the monitor; may be set.
+        on_stale: The function that the monitor calls, or None; may be set.
 
-    A task that fails is logged once, at ERROR, by the logger "pyasynclife". The
-    registry binds to the loop on which it is first used. When it is empty and that loop
-    is closed, it may bind to another.
+    Each task that fails is logged once, at ERROR, to the logger "pyasynclife". The
+    registry binds to the loop on which it is first used. Once it is empty and that loop
+    is closed, it can bind to another.
 
     Example::
 
@@ -138,10 +138,11 @@ class TaskRegistry(Registry):
         self._monitor = None
 
     def __repr__(self) -> str:
+        """Return the type and the number of live tasks."""
         return f"<{type(self).__name__} alive={len(self)}>"
 
     def stats(self) -> RegistryStats:
-        """Return a snapshot of the numbers; costs O(tasks newly stale)."""
+        """Return a snapshot of the counts; costs O(newly stale tasks)."""
         return RegistryStats._make(
             **dict(zip(RegistryStats.__slots__, self._counts(), strict=True))
         )
@@ -149,50 +150,62 @@ class TaskRegistry(Registry):
     def where(self, task_id: str) -> list[str]:
         """Return where a task waits: "file:line in function", outermost first.
 
-        For the current task it is the live stack, for a PENDING task the line of its
-        ``def``, for a finished task an empty list.
+        The current task gives its live stack, a PENDING task gives the line of its
+        ``def``, and a finished task gives an empty list.
 
         Raises:
-            UnknownTaskError: No task of this id is alive or in the history.
+            UnknownTaskError: No task with this id is alive or in the history.
         """
         task = self[task_id].task
         return [] if task is None else await_chain(task)
 
     def dump(self) -> str:
-        """Return where all tasks wait, as text; equal chains once, with a count."""
+        """Return where all tasks wait, as text; equal chains grouped with a count."""
         tasks = [meta.task for meta in self.get_status().result().values()]
         return dump_tasks(task for task in tasks if task is not None)
 
     async def shutdown(self, timeout: float | None = None) -> ShutdownReport:
-        """Cancel all tasks but the calling one, and wait for them.
+        """Cancel all tasks except the calling one, wait for them, and report.
 
-        Tasks that are registered meanwhile are cancelled too. It returns at the
-        deadline even if some tasks run on; these are ``stuck`` in the report.
+        Tasks that are registered meanwhile are cancelled too. The call returns at the
+        deadline even if some tasks are still running.
 
         Args:
             timeout: Seconds; None: ``shutdown_timeout``; ``math.inf``: no limit.
 
-        Cancelled, it leaves at once; the tasks stay cancelled.
+        Returns:
+            The report. Tasks that are still running are listed in its ``stuck``.
+
+        Raises:
+            RuntimeError: The registry belongs to another loop or thread.
+
+        If the caller is cancelled, the CancelledError propagates at once; the tasks
+        remain cancelled.
         """
         seconds = check_optional_seconds("timeout", timeout, self.shutdown_timeout)
         loop = asyncio.get_running_loop()
         started = loop.time()
         drain = self._begin_shutdown(asyncio.current_task())
         try:
-            if self._starting:  # tasks in an eager first step are cancelled after it
+            if self._starting:  # a task in its eager first step is cancelled after it
                 await asyncio.sleep(0)
             return await follow_drain(drain, started, started + seconds)
         finally:
             self._end_shutdown()
 
     async def wait(self, timeout: float | None = None) -> bool:
-        """Wait until all tasks but the calling one have ended; cancel nothing.
+        """Wait until all tasks except the calling one have ended; cancel nothing.
 
         Args:
             timeout: Seconds; None: no limit.
 
         Returns:
-            True if all have ended, False if the time was up before.
+            True if all have ended, False if the timeout expired first.
+
+        Raises:
+            RuntimeError: The registry belongs to another loop or thread.
+
+        If the caller is cancelled, the CancelledError propagates at once.
         """
         seconds = check_optional_seconds("timeout", timeout, math.inf)
         self._bind("TaskRegistry.wait()")
@@ -200,7 +213,7 @@ class TaskRegistry(Registry):
         deadline = loop.time() + seconds
         while self._others_alive():
             if loop.time() >= deadline:
-                await asyncio.sleep(0)  # a loop of wait(0) must not block the others
+                await asyncio.sleep(0)  # a loop around wait(0) must let others run
                 return not self._others_alive()
             await wait_among(self._waiters, deadline)
         return True
@@ -213,8 +226,12 @@ class TaskRegistry(Registry):
     async def monitor_loop(self) -> None:
         """Check for stale tasks every ``heartbeat_interval`` seconds until cancelled.
 
-        Each silence of a task is logged once, at WARNING, and passed to ``on_stale``.
-        Exceptions of ``on_stale`` go to the loop's exception handler.
+        A task that has become stale is logged at WARNING and passed to ``on_stale``,
+        once per period of silence. Exceptions of ``on_stale`` go to the loop's
+        exception handler. ``async with registry`` runs this in a task.
+
+        Raises:
+            RuntimeError: The registry belongs to another loop or thread.
         """
         self._bind("TaskRegistry.monitor_loop()")
         while True:
@@ -239,7 +256,12 @@ class TaskRegistry(Registry):
             asyncio.get_running_loop().call_exception_handler(about)
 
     async def __aenter__(self) -> Self:
-        """Start monitor_loop() in a task."""
+        """Start monitor_loop() in a task.
+
+        Raises:
+            RuntimeError: The registry has been entered already, or belongs to another
+                loop or thread.
+        """
         if self._monitor is not None:
             raise RuntimeError(f"{self!r} is already entered")
         self._bind("TaskRegistry.__aenter__()")
@@ -249,7 +271,11 @@ class TaskRegistry(Registry):
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        """Stop the monitor and shut down; log the tasks that did not stop."""
+        """Stop the monitor and shut down; log the tasks that did not stop.
+
+        If the caller is cancelled, the CancelledError propagates once the monitor has
+        ended; the tasks remain cancelled.
+        """
         monitor, self._monitor = self._monitor, None
         assert monitor is not None
         monitor.cancel()
@@ -262,4 +288,4 @@ class TaskRegistry(Registry):
             logger.error("%s", report)
 
 
-adopt_methods(TaskRegistry)  # a heartbeat takes a tenth less
+adopt_methods(TaskRegistry)  # this takes a tenth off the cost of a heartbeat

@@ -21,11 +21,12 @@ class TaskExit(Sealed):
 
     Attributes:
         name: The Task's name.
-        task_id: Its id in the registry; None outside of one.
-        age: Seconds since its registration; None outside of a registry.
-        silence: Seconds since its last heartbeat; None outside of a registry.
-        error: The exception that it failed with, or None.
-        where: Of a stuck task, its await chain, outermost first; of others empty.
+        task_id: The task's id in its registry; None if it is not in a registry.
+        age: Seconds since its registration; None if it is not in a registry.
+        silence: Seconds since its last heartbeat, or since its registration; None if it
+            is not in a registry.
+        error: The exception with which it failed, or None.
+        where: The await chain of a stuck task, outermost first; empty for other tasks.
     """
 
     name: str
@@ -39,7 +40,7 @@ class TaskExit(Sealed):
 @final
 @dataclass(init=False, frozen=True, slots=True)
 class ShutdownReport(Sealed):
-    """How each task of a shutdown ended; ``str()`` is a table for people.
+    """How each task of a shutdown ended; ``str()`` gives a readable table.
 
     Attributes:
         finished: Tasks that ended with a value before the cancellation reached them.
@@ -65,6 +66,7 @@ class ShutdownReport(Sealed):
         return not self.failed and not self.stuck
 
     def __str__(self) -> str:
+        """Return a table of the counts, with details of the tasks that went wrong."""
         lists = {how: getattr(self, how) for how in _HOW}
         total = sum(map(len, lists.values()))
         met = "deadline met" if self.deadline_met else "DEADLINE MISSED"
@@ -99,8 +101,8 @@ def make_report(
 
     Args:
         nodes: The tasks of the drain.
-        caller: The task that asks; it is not in the report.
-        excluded: Tasks that are in the report only if they have ended.
+        caller: The calling task; it is left out of the report.
+        excluded: Tasks that are left out of the report unless they have ended.
         duration: Seconds since the shutdown began.
     """
     lists: dict[str, list[TaskExit]] = {how: [] for how in _HOW}

@@ -1,4 +1,4 @@
-"""BatchResult and BatchProgress: the outcome of a batch, and how far it is."""
+"""BatchResult and BatchProgress: the outcome and the progress of a batch."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ _STATUS = {
 @final
 @dataclass(init=False, frozen=True, slots=True)
 class BatchProgress(Sealed):
-    """How far a batch is: a snapshot.
+    """A snapshot of a batch's progress.
 
     Attributes:
-        total: How many items there are; None while the source has no known length.
-        started: How many items were started.
-        running: How many run, or were abandoned because they did not stop.
-        done: How many succeeded.
-        failed: How many failed, timeouts among them.
-        cancelled: How many were cancelled.
-        timed_out: How many of the failed ones ran out of time.
-        elapsed: Seconds since the start of the batch, until its end.
+        total: The number of items; None while it is unknown.
+        started: Items that have started.
+        running: Items that are running, or were abandoned because they did not stop.
+        done: Items that succeeded.
+        failed: Items that failed, including timeouts.
+        cancelled: Items that were cancelled.
+        timed_out: Failed items that ran out of time.
+        elapsed: Seconds from the start of the batch until now, or until its end.
     """
 
     total: int | None
@@ -68,13 +68,15 @@ class BatchProgress(Sealed):
 class BatchResult(Sealed, Sequence[TaskResult[T]], Generic[T]):
     """The results of all items of a batch, in input order.
 
-    It has every item that was pulled or added and, of a list, tuple or range, all
-    others too. If it is dropped unread although it has failures, it is reported to the
-    loop's exception handler, as a Task would be.
+    It covers every item that was read from the source or added; if the source is a
+    list, tuple or range, also the items that were never read. A result that has
+    failures and is dropped unread is reported to the loop's exception handler, as a
+    Task's exception is.
 
     Attributes:
         status: How the batch ended.
-        exhausted: Whether the source was read to its end; if not, it had more items.
+        exhausted: Whether the source was read to its end; if not, some items may be
+            missing.
         duration: Seconds from the start of the batch to its end.
     """
 
@@ -96,8 +98,8 @@ class BatchResult(Sealed, Sequence[TaskResult[T]], Generic[T]):
     exhausted: bool
     duration: float
     _results: list[TaskResult[T]]
-    _rest: Sequence[Any]  # the items of a list, tuple or range never started
-    _added: Sequence[Any]  # the items that were added and never started
+    _rest: Sequence[Any]  # unstarted items of a list, tuple or range
+    _added: Sequence[Any]  # unstarted items that were added
     _why_rest: str | None
     _key: Callable[[Any], str] | None
     _loop: asyncio.AbstractEventLoop
@@ -108,13 +110,13 @@ class BatchResult(Sealed, Sequence[TaskResult[T]], Generic[T]):
     def _of(
         cls, books: Books, items: Any, key: Callable[[Any], str] | None, budget: float
     ) -> Self:
-        """Take the results of a batch that is over.
+        """Make the result of a batch that has ended.
 
         Args:
             books: The native half of the batch.
             items: Its source, if that is a list, tuple or range; else None.
             key: Its ``key``, for items that were never started.
-            budget: Its ``budget``, for their error.
+            budget: Its ``budget``, for the error of such items.
         """
         running, _, failed, _, _, elapsed = books.counts()[2:]
         self = cls._make()
@@ -151,7 +153,7 @@ class BatchResult(Sealed, Sequence[TaskResult[T]], Generic[T]):
         """Return the data of all items in input order.
 
         Raises:
-            BatchError: Some items did not succeed; it holds the error of each.
+            BatchError: Some items did not succeed; it holds their errors.
         """
         results = self._all()
         failures = [result for result in results if not result.success]
@@ -168,14 +170,15 @@ class BatchResult(Sealed, Sequence[TaskResult[T]], Generic[T]):
         return [result for result in self._all() if result.success]
 
     def failures(self) -> list[TaskResult[T]]:
-        """Return the results of all others: failed, cancelled or never started."""
+        """Return the other results: the item failed, was cancelled or never started."""
         return [result for result in self._all() if not result.success]
 
     def by_id(self) -> dict[str, TaskResult[T]]:
-        """Return the results by task id; of items with the same id, the last one."""
+        """Return the results by task id; the last one if several have the same id."""
         return {result.task_id: result for result in self._all()}
 
     def __len__(self) -> int:
+        """Return the number of items."""
         self._read = True
         return len(self._results) + len(self._rest) + len(self._added)
 
@@ -184,12 +187,15 @@ class BatchResult(Sealed, Sequence[TaskResult[T]], Generic[T]):
     @overload
     def __getitem__(self, index: slice) -> list[TaskResult[T]]: ...
     def __getitem__(self, index: int | slice) -> TaskResult[T] | list[TaskResult[T]]:
+        """Return the result at an index, or a list of the results in a slice."""
         return self._all()[index]
 
     def __iter__(self) -> Iterator[TaskResult[T]]:
+        """Iterate over the results in input order."""
         return iter(self._all())
 
     def __repr__(self) -> str:
+        """Return the status and the counts, without reading the results."""
         size = len(self._results) + length_of(self._rest) + len(self._added)
         return (
             f"<BatchResult {self.status.value}: {count_items(size)}, "
@@ -197,7 +203,7 @@ class BatchResult(Sealed, Sequence[TaskResult[T]], Generic[T]):
         )
 
     def _all(self) -> list[TaskResult[T]]:
-        """Return all results; make those of items that were never started."""
+        """Return all results; the first call makes those of unstarted items."""
         self._read = True
         if self._rest or self._added:
             rest, added = self._rest, self._added
@@ -208,7 +214,7 @@ class BatchResult(Sealed, Sequence[TaskResult[T]], Generic[T]):
                     self._unstarted(item, index)
                     for index, item in enumerate(chain(rest, added), first)
                 ]
-            except BaseException:  # the key raised an exit, or there is no memory
+            except BaseException:  # the key raised an exit, or memory ran out
                 self._rest, self._added = rest, added
                 raise
         return self._results
@@ -224,7 +230,7 @@ class BatchResult(Sealed, Sequence[TaskResult[T]], Generic[T]):
             try:
                 answer = self._key(item)
             except Exception:
-                answer = ""  # the batch is over and cannot fail any more
+                answer = ""  # the batch has ended and can no longer fail
             task_id = str(answer) if isinstance(answer, str) and answer else None
         return TaskResult._restore(
             task_id,
@@ -238,6 +244,7 @@ class BatchResult(Sealed, Sequence[TaskResult[T]], Generic[T]):
         )
 
     def __del__(self) -> None:
+        """Report failures that nobody has looked at to the loop's exception handler."""
         try:
             unread = not self._read and self._failed > 0 and not self._loop.is_closed()
         except AttributeError:
@@ -259,19 +266,19 @@ def status_of(books: Books) -> BatchStatus | None:
 
 
 def count_items(number: int) -> str:
-    """Return a number of items in words: "1 item", "2 items"."""
+    """Return a count with its noun: "1 item", "2 items"."""
     return f"{number} item" if number == 1 else f"{number} items"
 
 
 def length_of(items: Sequence[Any]) -> int:
-    """Return the length of a sequence, also of a range too long for len()."""
+    """Return the length of a sequence, even of a range that is too long for len()."""
     if isinstance(items, range) and items:
         return (items[-1] - items[0]) // items.step + 1
     return len(items)
 
 
 def is_failure(result: TaskResult[Any]) -> bool:
-    """Tell whether an item counts for ``max_errors``."""
+    """Tell whether an item counts towards ``max_errors``."""
     return result.state is TaskState.FAILED or (
         result.state is TaskState.RUNNING and result.timed_out
     )

@@ -9,11 +9,12 @@ class TaskState(enum.Enum):
     """The state of a task or item.
 
     Attributes:
-        PENDING: It has not started; of an item: it never did.
-        RUNNING: It has started; of an item: it did not stop in ``cancel_grace``.
+        PENDING: It has not started. In the result of an item: it never started.
+        RUNNING: It has started. In the result of an item: it did not stop within
+            ``cancel_grace``.
         DONE: It has returned a value.
         CANCELLED: It was cancelled.
-        FAILED: It has raised an exception; of an item: or it ran out of time.
+        FAILED: It has raised an exception, or an item ran out of time.
     """
 
     PENDING = "pending"
@@ -27,10 +28,10 @@ class TaskHealth(enum.Enum):
     """The health of a task.
 
     Attributes:
-        HEALTHY: Its last heartbeat is recent; or it has ended, DONE.
+        HEALTHY: Its last heartbeat is recent, or it ended as DONE.
         STALE: It has been silent for longer than ``stale_after``.
-        FAILED: It has ended, FAILED.
-        UNKNOWN: It has not started, or sent no heartbeat yet; or it has ended,
+        FAILED: It ended as FAILED.
+        UNKNOWN: It has not started or has not sent a heartbeat, or it ended as
             CANCELLED.
     """
 
@@ -47,8 +48,8 @@ class BatchStatus(enum.Enum):
         COMPLETED: Every item ran to its end, whether it succeeded or failed.
         TIMED_OUT: The budget ran out.
         ABORTED: More than ``max_errors`` items failed; or an exception of the source or
-            of ``key``, or an exit of an item, ended the batch.
-        CANCELLED: The batch was cancelled, by ``cancel()`` or with its caller.
+            of ``key``, or an exit that an item raised, ended the batch.
+        CANCELLED: ``cancel()`` was called, or the caller was cancelled.
     """
 
     COMPLETED = "completed"

@@ -1,4 +1,4 @@
-"""Waiting for many tasks: until a drain is empty, or until a deadline."""
+"""Wait for many tasks: until all have ended, or until a deadline."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 from pyasynclife._core import Drain
 from pyasynclife._report import ShutdownReport, make_report
 
-# A deadline in the past still leaves these loop iterations: an obedient task needs
-# them to end.
+# If the deadline has passed already, obedient tasks still need these loop iterations to
+# end.
 _ITERATIONS = 5
 
 
@@ -23,7 +23,8 @@ async def follow_drain(drain: Drain, started: float, deadline: float) -> Shutdow
         started: Loop time at which the shutdown began.
         deadline: Loop time; ``math.inf``: no deadline.
 
-    Cancelled, it leaves at once; the tasks stay cancelled.
+    If the caller is cancelled, the CancelledError propagates at once; the tasks remain
+    cancelled.
     """
     loop = asyncio.get_running_loop()
     caller = asyncio.current_task()
@@ -43,9 +44,11 @@ async def follow_drain(drain: Drain, started: float, deadline: float) -> Shutdow
 async def wait_among(
     waiters: list[asyncio.Future[None]], deadline: float = math.inf
 ) -> None:
-    """Add a future to a list and wait until it is done, or until a loop time.
+    """Add a future to a list and wait until it is done or the deadline has passed.
 
-    Whoever owns the list wakes the waiters: the native core, or `wake`.
+    Args:
+        waiters: The list. Its owner sets the futures' results, in C or by `wake`.
+        deadline: Loop time; ``math.inf``: no deadline.
     """
     loop = asyncio.get_running_loop()
     waiter: asyncio.Future[None] = loop.create_future()
@@ -63,7 +66,7 @@ async def wait_among(
 
 
 def wake(waiter: asyncio.Future[None]) -> None:
-    """Wake a waiter; no effect if it is done already."""
+    """Wake a waiter; has no effect if it is done already."""
     if not waiter.done():
         waiter.set_result(None)
 
@@ -89,8 +92,8 @@ def _excluded(
 ) -> list[asyncio.Task[Any] | None]:
     """Return the tasks that the caller does not wait for.
 
-    That is the caller itself. If it is in the drain too, all callers are excluded:
-    they would wait for each other.
+    This is the caller itself or, if the drain contains the caller, all callers: they
+    would wait for each other.
     """
     if any(node.task is caller for node in drain.nodes):
         return drain.callers

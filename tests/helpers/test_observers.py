@@ -138,7 +138,7 @@ async def test_without_a_function_ends_are_logged(
     assert "ValueError: x" in caplog.text
     caplog.clear()
     await monitor_tasks(create_tasks(after(1), after(1, ValueError("y"))))
-    assert "0 tasks run, 2 ended, 1 failed" in caplog.text
+    assert "0 tasks running, 2 ended, 1 failed" in caplog.text
     assert "ValueError: y" in caplog.text
 
 
