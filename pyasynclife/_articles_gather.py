@@ -242,7 +242,7 @@ def _report_losers(
             loop.call_exception_handler(
                 {
                     "message": f"coroutine {one.index} of wait_for_first_completion() "
-                    "failed after another had ended first",
+                    "failed, but was not the first to end",
                     "exception": one.error,
                 }
             )

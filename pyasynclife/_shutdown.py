@@ -1,4 +1,4 @@
-"""SignalCoordinator: events from signals, and a shutdown that keeps its deadline."""
+"""SignalCoordinator: events from signals, and a shutdown that meets its deadline."""
 
 from __future__ import annotations
 
@@ -26,19 +26,24 @@ Phase = Literal["running", "draining", "cancelling", "stopped"]
 
 
 class SignalCoordinator(SignalEvents):
-    """Turn SIGTERM, SIGINT and SIGHUP into events, and shut down in order.
+    """Turn SIGTERM, SIGINT and SIGHUP into events, and shut down gracefully.
 
     Args:
         shutdown_timeout: Seconds from the first signal to the deadline.
-        shutdown_signals: The signals that shut down; None: SIGTERM and SIGINT.
-        reload_signals: The signals that reload; None: SIGHUP, where there is one.
-        take_ignored: Handle a signal even if it is ignored (``nohup``).
-        registry: The registry whose tasks :meth:`graceful_shutdown` ends.
-        on_signal: Called in the loop with a signal and how many of it have come so
-            far; once for all that came while the loop was busy.
+        shutdown_signals: The signals that begin the shutdown; None: SIGTERM and SIGINT.
+        reload_signals: The signals that request a reload; None: SIGHUP, if the platform
+            has it.
+        take_ignored: Handle a signal even if the process ignores it (``nohup``).
+        registry: The registry whose tasks `graceful_shutdown` cancels.
+        on_signal: Called in the loop with the signal and the number received so far;
+            once for all that arrived while the loop was busy. Its exceptions go to the
+            loop's exception handler.
+
+    Raises:
+        TypeError, ValueError: An argument is wrong.
 
     Existing handlers of a host (uvicorn, aiohttp, hypercorn, anyio) keep working, and
-    :meth:`remove_handlers` puts back exactly the handlers from before::
+    `remove_handlers` restores exactly the previous handlers::
 
         async with SignalCoordinator(registry=registry) as coordinator:
             await coordinator.wait_for_shutdown()
@@ -76,13 +81,13 @@ class SignalCoordinator(SignalEvents):
 
     @property
     def shutdown_event(self) -> asyncio.Event:
-        """Set by the first shutdown signal or request, and never cleared."""
+        """The Event that the first shutdown signal or request sets; never cleared."""
         self._bind()
         return self._shutdown
 
     @property
     def reload_event(self) -> asyncio.Event:
-        """Set by a reload signal; :meth:`wait_for_reload` consumes it."""
+        """The Event that a reload signal sets; `wait_for_reload` clears it."""
         self._bind()
         return self._reload
 
@@ -94,7 +99,7 @@ class SignalCoordinator(SignalEvents):
             or self._requested
             or not self._shutdown_signals.isdisjoint(self.received)
         ):
-            return "draining"  # the loop may be too busy to deliver it
+            return "draining"  # the loop may be too busy to deliver the signal
         return self._phase
 
     @property
@@ -104,7 +109,7 @@ class SignalCoordinator(SignalEvents):
 
     @property
     def reason(self) -> str | None:
-        """The reason that :meth:`request_shutdown` was given, or None."""
+        """The reason that was passed to `request_shutdown`, or None."""
         return self._reason
 
     @property
@@ -133,7 +138,7 @@ class SignalCoordinator(SignalEvents):
         """Begin the shutdown without a signal, from any thread, on any platform.
 
         Args:
-            reason: For the log and :attr:`reason`; later ones are ignored.
+            reason: Text for the log and `reason`; only the first call's is used.
         """
         if not self._requested:
             self._requested = True
@@ -148,7 +153,14 @@ class SignalCoordinator(SignalEvents):
         self._deliver_soon()  # even here: a signal handler may have called us
 
     async def wait_for_shutdown(self) -> int | None:
-        """Wait for the shutdown; return its signal, or None if it was requested."""
+        """Wait until the shutdown begins.
+
+        Returns:
+            The signal that began it, or None if it was requested.
+
+        Raises:
+            RuntimeError: The coordinator belongs to another loop.
+        """
         self._bind("wait_for_shutdown()")
         await self._shutdown.wait()
         return self._signum
@@ -156,7 +168,10 @@ class SignalCoordinator(SignalEvents):
     async def wait_for_reload(self) -> None:
         """Wait for a reload signal and consume it.
 
-        All signals that come during one reload lead to one more.
+        All signals that arrive during a reload cause one more reload.
+
+        Raises:
+            RuntimeError: The coordinator belongs to another loop.
         """
         self._bind("wait_for_reload()")
         await self._reload.wait()
@@ -168,29 +183,34 @@ class SignalCoordinator(SignalEvents):
         *,
         timeout: float | None = None,
     ) -> ShutdownReport:
-        """Cancel tasks, all at once, wait for them, and report how each ended.
+        """Cancel tasks all at once, wait for them, and report how each ended.
 
-        It returns at the deadline even if some tasks run on; these are ``stuck`` in the
-        report. The calling task is left out. A second call joins the shutdown that is
-        under way: no task is cancelled twice, and both calls return a report of all.
+        The call returns at the deadline even if some tasks are still running. The
+        calling task is left out. A second call joins the shutdown in progress: no task
+        is cancelled twice, and both calls report on all tasks.
 
         Args:
-            tasks: Tasks of the running loop; None: all tasks of the registry, and those
-                registered meanwhile.
-            timeout: Seconds from now; None: until :attr:`deadline` or, if no signal has
-                come, ``shutdown_timeout`` from now; ``math.inf``: no limit.
+            tasks: Tasks of the running loop; None: all tasks of the registry, including
+                any that are registered meanwhile.
+            timeout: Seconds from now; None: until `deadline` or, if no shutdown has
+                begun, ``shutdown_timeout`` from now; ``math.inf``: no limit.
+
+        Returns:
+            The report. Tasks that are still running are listed in its ``stuck``.
 
         Raises:
             ValueError: There are neither tasks nor a registry.
-            TypeError: One of ``tasks`` is not a Task. Nothing has been cancelled.
-            RuntimeError: One belongs to another loop. Nothing has been cancelled.
+            TypeError: An item is not a Task. Nothing has been cancelled.
+            RuntimeError: A task, or the coordinator, belongs to another loop. Nothing
+                has been cancelled.
 
-        Cancelled, it leaves at once; the tasks stay cancelled.
+        If the caller is cancelled, the CancelledError propagates at once; the tasks
+        remain cancelled.
         """
         seconds = check_optional_seconds("timeout", timeout, None)
         if tasks is None and self._registry is None:
             raise ValueError(
-                "graceful_shutdown() has nothing to end: pass tasks, or make the "
+                "graceful_shutdown() has no tasks to cancel: pass tasks, or create the "
                 "coordinator with registry="
             )
         loop = asyncio.get_running_loop()
@@ -223,7 +243,7 @@ class SignalCoordinator(SignalEvents):
         return report
 
     def _joined(self, tasks: list[asyncio.Task[Any]]) -> Drain:
-        """Cancel the tasks that no call under way has cancelled."""
+        """Cancel the tasks that no call in progress has cancelled; return all."""
         if self._drain is None:
             self._drain = Drain()
         current = asyncio.current_task()
@@ -235,18 +255,25 @@ class SignalCoordinator(SignalEvents):
         return self._drain
 
     def __enter__(self) -> Self:
+        """Call `setup_handlers`."""
         self.setup_handlers()
         return self
 
     def __exit__(self, *exc: object) -> None:
+        """Call `remove_handlers`."""
         self.remove_handlers()
 
     async def __aenter__(self) -> Self:
+        """Call `setup_handlers`."""
         self.setup_handlers()
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        """End the tasks of the registry, if there is one; remove the handlers."""
+        """Shut down the registry's tasks, if there is one, and remove the handlers.
+
+        Tasks that did not stop are logged at ERROR. If the caller is cancelled, the
+        handlers are removed and the CancelledError propagates at once.
+        """
         try:
             if self._registry is not None:
                 report = await self.graceful_shutdown()

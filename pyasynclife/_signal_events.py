@@ -17,9 +17,9 @@ from pyasynclife._core import SignalHandler
 class SignalEvents:
     """Receive signals and requests at any time, and deliver them in the loop.
 
-    A native handler, or a thread, records the event and wakes the loop; ``_deliver``
-    takes all events recorded so far, and may be called at any time. The subclass
-    decides what a shutdown means.
+    A native handler, or a thread, records an event and wakes the loop. ``_deliver``
+    then takes all events recorded so far; it may be called at any time. A subclass
+    defines in ``_begin`` what a shutdown is.
     """
 
     _shutdown: asyncio.Event
@@ -52,7 +52,7 @@ class SignalEvents:
         self._context = contextvars.Context()
         self._handlers: dict[int, SignalHandler] = {}
         self._armed = False
-        self._past: Counter[int] = Counter()
+        self._past: Counter[int] = Counter()  # signals counted by removed handlers
         # Events not delivered yet: monotonic time, signal (None: a request), count.
         self._undelivered: list[tuple[float, int | None, int]] = []
 
@@ -62,7 +62,7 @@ class SignalEvents:
 
     @property
     def received(self) -> dict[int, int]:
-        """How many of each signal have come: a snapshot; 0 for all others."""
+        """How many times each signal was received: a snapshot; 0 for any other."""
         counts = self._past.copy()
         for signum, handler in tuple(self._handlers.items()):
             if handler.count:
@@ -75,12 +75,13 @@ class SignalEvents:
         """Handle the signals from now on; a second call has no effect.
 
         Call it in the main thread, inside the running loop or before it runs. Signals
-        that come before the loop runs are delivered at its start.
+        that arrive before the loop runs are delivered when it starts.
 
         Raises:
-            SignalSetupError: Signals cannot be handled in this thread, interpreter or
-                loop or on this platform, or one of them can never be. Nothing has
+            SignalSetupError: Signals cannot be handled in this thread, interpreter,
+                loop or platform, or one of them can never be handled. Nothing has
                 changed.
+            RuntimeError: The coordinator belongs to another loop.
         """
         if self._armed:
             return
@@ -101,9 +102,12 @@ class SignalEvents:
             raise
 
     def remove_handlers(self) -> None:
-        """Put back exactly the handlers from before; a second call has no effect.
+        """Restore exactly the previous handlers; a second call has no effect.
 
-        A handler that other code has set over ours since then stays.
+        A handler that other code has installed over ours stays.
+
+        Raises:
+            SignalSetupError: This is not the main thread. Nothing has changed.
         """
         if not self._armed:
             return
@@ -123,7 +127,10 @@ class SignalEvents:
         return (*sorted(self._shutdown_signals), *sorted(self._reload_signals))
 
     def _wake_loop(self) -> bool:
-        """Wake the loop: called by a native handler, between any two bytecodes."""
+        """Wake the loop; a native handler calls this, between any two bytecodes.
+
+        Returns False if the loop is closed.
+        """
         loop = self._loop
         if loop is None:
             return True  # delivered when there is a loop
@@ -133,10 +140,10 @@ class SignalEvents:
         return True
 
     def _on_wakeup(self, signum: int) -> None:
-        """Deliver: called by the loop's own handler of the signal.
+        """Deliver the events; the loop's own handler of the signal calls this.
 
-        Usually our handler has recorded the signal already, and this is the wake-up
-        only. Where our handler is displaced, this call is all that we learn of it.
+        Usually our handler has recorded the signal already, and this is only the
+        wake-up. If our handler is displaced, only this call reports the signal.
         """
         handler = self._handlers.get(signum)
         if handler is not None:
@@ -148,8 +155,8 @@ class SignalEvents:
     def _bind(self, what: str | None = None) -> asyncio.AbstractEventLoop | None:
         """Bind to the running loop, if there is one, and return it.
 
-        If we are bound to another loop that is open, raise RuntimeError, naming the
-        caller ``what``; return None if that is None.
+        If the coordinator is bound to another loop, and that is open, return None, or
+        raise RuntimeError if the caller gives its own name as ``what``.
         """
         try:
             loop = asyncio.get_running_loop()
@@ -184,7 +191,7 @@ class SignalEvents:
         return loop
 
     def _deliver_soon(self) -> None:
-        """Have the events delivered in the loop, from any thread or handler."""
+        """Schedule a delivery in the loop, from any thread or signal handler."""
         loop = self._loop
         if loop is None or loop.is_closed():
             return  # delivered when there is a loop
@@ -194,6 +201,7 @@ class SignalEvents:
             pass  # closed meanwhile
 
     def _collect(self) -> None:
+        """Take the new signals from the handlers."""
         for signum, handler in self._handlers.items():
             since = handler.since
             if handler.take():
@@ -230,7 +238,7 @@ class SignalEvents:
 
 
 def _same_state(event: asyncio.Event) -> asyncio.Event:
-    """Return a new event with the same state, for another loop."""
+    """Return a new Event with the same state, for another loop."""
     fresh = asyncio.Event()
     if event.is_set():
         fresh.set()

@@ -1,8 +1,8 @@
-"""Install a handler over the one that a signal has, and put that one back.
+"""Install our handler on top of a signal's current one, and restore that one later.
 
-``loop.add_signal_handler`` serves for the wake-up only. The loop's self-pipe may be
-full, so a native handler on top of it records each signal. A handler that the loop has
-for the signal already stays registered, under ours.
+``loop.add_signal_handler`` only serves to wake the loop. The loop's self-pipe may be
+full, so a native handler, installed on top, records each signal. If the loop already
+has a handler for the signal, that one stays registered below ours.
 """
 
 from __future__ import annotations
@@ -25,8 +25,7 @@ _REMEDY = (
     "works everywhere"
 )
 
-
-# Loop iterations from the self-pipe to a callback: read, called, and some to spare.
+# Loop iterations from the self-pipe to a callback, and some to spare.
 _ITERATIONS = 5
 
 
@@ -39,11 +38,12 @@ def name_of(signum: int) -> str:
 
 
 def is_main_thread() -> bool:
+    """Tell whether this is the main thread."""
     return threading.current_thread() is threading.main_thread()
 
 
 def check_place(what: str) -> None:
-    """Raise SignalSetupError in a place where no signal can be handled."""
+    """Raise SignalSetupError if signals cannot be handled in this place."""
     if not hasattr(signal, "siginterrupt"):
         raise SignalSetupError(
             f"{what}: no signal handlers on this platform; {_REMEDY}"
@@ -70,26 +70,36 @@ def install(
 ) -> SignalHandler | None:
     """Install our handler over the current one of a signal.
 
-    ``wake_loop()`` is called in the handler, ``on_wakeup(signum)`` by the loop. Returns
-    None if the signal is ignored and stays so. After an error nothing has changed.
+    Args:
+        signum: The signal.
+        loop: The loop to wake; None: it is not running yet.
+        wake_loop: Called by our handler; wakes the loop.
+        on_wakeup: Called with the signal by the loop's own handler.
+        take_ignored: Whether to handle a signal that is ignored.
+
+    Returns:
+        Our handler, or None if the signal is ignored and stays so.
+
+    Raises:
+        SignalSetupError: The signal cannot be handled. Nothing has changed.
     """
     with _blocked(signum):
         found = signal.getsignal(signum)
         while isinstance(found, SignalHandler) and not found.alive:
-            _restore(found)  # of a parent process, or brought back by a host
+            _restore(found)  # from a parent process, or put back by a host
             found = found.previous
         handler = SignalHandler(signum, found, wake_loop)
         if handler.ignored and not take_ignored:
             return None
         try:
             if loop is None:
-                _lay_over(handler)
+                _put_on_top(handler)
             else:
                 attach(handler, loop, on_wakeup)
             handler.arm(not _raises_keyboard_interrupt(found))
         except BaseException as error:
             handler.disarm()
-            _drop_entry(handler)
+            _unregister(handler)
             if signal.getsignal(signum) is not found:
                 _restore(handler)
             if not isinstance(error, (ValueError, RuntimeError, OSError)):
@@ -108,30 +118,30 @@ def attach(
 ) -> None:
     """Register the signal with the loop, and put our handler on top again."""
     with _blocked(handler.signum):
-        if not _is_woken(loop, handler.signum, handler.previous):
+        if not _is_registered(loop, handler.signum, handler.previous):
             handler.set_installing(True)
             handler.registered_loop = loop
             loop.add_signal_handler(handler.signum, on_wakeup, handler.signum)
-            loop.call_soon(_close, handler, loop, _ITERATIONS)
-        _lay_over(handler)
+            loop.call_soon(_end_installing, handler, loop, _ITERATIONS)
+        _put_on_top(handler)
     if isinstance(loop, asyncio.SelectorEventLoop):
         _warn_on_full_pipe(False)
 
 
-def _close(
+def _end_installing(
     handler: SignalHandler, loop: asyncio.AbstractEventLoop, iterations: int
 ) -> None:
-    """Close the gap of attach(), once the loop has delivered the signals in it."""
+    """End the installation once the loop has delivered the signals from that time."""
     if iterations:
-        loop.call_soon(_close, handler, loop, iterations - 1)
+        loop.call_soon(_end_installing, handler, loop, iterations - 1)
     else:
         handler.set_installing(False)
 
 
 def remove(handler: SignalHandler, loop: asyncio.AbstractEventLoop | None) -> None:
-    """Put back the handler under ours; handlers that others set over it stay."""
+    """Restore the handler below ours; handlers that others set on top stay."""
     with _blocked(handler.signum):
-        _take_away(handler)
+        _uninstall(handler)
     if (
         isinstance(loop, asyncio.SelectorEventLoop)
         and not loop.is_closed()
@@ -144,30 +154,30 @@ def remove(handler: SignalHandler, loop: asyncio.AbstractEventLoop | None) -> No
 
 
 def is_on_top(handler: SignalHandler) -> bool:
-    """Tell whether no other handler has been set since."""
+    """Tell whether our handler is the installed one."""
     top: object = signal.getsignal(handler.signum)
     return top is handler
 
 
-def _lay_over(handler: SignalHandler) -> None:
+def _put_on_top(handler: SignalHandler) -> None:
     signal.signal(handler.signum, handler)
     signal.siginterrupt(handler.signum, False)  # signal() resets it
 
 
-def _take_away(handler: SignalHandler) -> None:
+def _uninstall(handler: SignalHandler) -> None:
     handler.disarm()
     signum, top = handler.signum, signal.getsignal(handler.signum)
     above = _just_above(handler, top)
     loop = handler.registered_loop
     if top is handler or (loop is not None and _is_left_by_closing(loop, signum, top)):
-        _drop_entry(handler)
+        _unregister(handler)
         _restore(handler)
     elif above is not None:
         above.take_over(handler)
     elif loop is not None and not _is_of_loop(loop, signum, top):
-        # A host has set its handler by signal.signal(): that stays, our entry goes.
+        # A host has called signal.signal(): its handler stays, ours is unregistered.
         host = SignalHandler(signum, top, bool)
-        _drop_entry(handler)
+        _unregister(handler)
         _restore(host)
 
 
@@ -178,7 +188,7 @@ def _restore(handler: SignalHandler) -> None:
     handler.restore_action()
 
 
-def _drop_entry(handler: SignalHandler) -> None:
+def _unregister(handler: SignalHandler) -> None:
     loop, handler.registered_loop = handler.registered_loop, None
     if loop is None:
         return
@@ -198,13 +208,13 @@ def _just_above(handler: SignalHandler, top: Any) -> SignalHandler | None:
 
 
 def _is_left_by_closing(loop: asyncio.AbstractEventLoop, signum: int, top: Any) -> bool:
-    """Tell whether ``loop.close()`` has removed our entry, and our handler with it."""
+    """Tell whether ``loop.close()`` has unregistered and so removed our handler."""
     default = signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL
     return loop.is_closed() and top == default
 
 
-def _is_woken(loop: asyncio.AbstractEventLoop, signum: int, found: Any) -> bool:
-    """Tell whether the loop has an entry for the signal already."""
+def _is_registered(loop: asyncio.AbstractEventLoop, signum: int, found: Any) -> bool:
+    """Tell whether the loop already has a handler for the signal."""
     while isinstance(found, SignalHandler):
         if found.registered_loop is loop:
             return True
@@ -215,9 +225,9 @@ def _is_woken(loop: asyncio.AbstractEventLoop, signum: int, found: Any) -> bool:
 def _is_of_loop(loop: asyncio.AbstractEventLoop, signum: int, found: Any) -> bool:
     """Tell whether a handler is the one that ``loop.add_signal_handler`` sets.
 
-    That of uvloop is a method of the loop. That of asyncio is a function of the module
-    that defines ``add_signal_handler``, shared by all loops; each loop knows its
-    entries.
+    In uvloop it is a method of the loop. In asyncio it is a function of the module that
+    defines ``add_signal_handler``, shared by all loops, so the loop's own table of
+    handlers decides.
     """
     if not callable(found):
         return False
@@ -255,8 +265,8 @@ def _blocked(signum: int) -> Iterator[None]:
 def _warn_on_full_pipe(warn: bool) -> None:
     """Set whether CPython writes to stderr when the wake-up file is full.
 
-    The flag can only be set together with the file, and the file only be found by
-    setting another one. The bytes that signals write to that one are passed on.
+    The flag can be set only together with the file, and the file can be found only by
+    setting another one. Bytes that signals write to that other file are passed on.
     """
     reader, writer = os.pipe()
     try:
@@ -273,7 +283,7 @@ def _warn_on_full_pipe(warn: bool) -> None:
             if wakeup != -1:
                 os.write(wakeup, missed)
         except BlockingIOError:
-            pass  # nothing was missed, or the loop's pipe is full, so it wakes
+            pass  # nothing to pass on, or the loop's pipe is full and wakes it anyway
     finally:
         os.close(reader)
         os.close(writer)

@@ -87,7 +87,7 @@ async def test_what_a_loser_raises_is_reported(
     assert await wait_for_first_completion([run(), after(1, "ok")]) == (1, "ok")
     (context,) = loop_errors
     assert isinstance(context["exception"], OSError)
-    assert "number 0" in context["message"]
+    assert "coroutine 0" in context["message"]
 
 
 async def test_one_that_cancels_itself_is_out_of_the_race() -> None:
