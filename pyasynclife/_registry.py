@@ -95,8 +95,8 @@ class TaskRegistry(Registry):
     __slots__ = (
         "__weakref__",
         "_monitor",
+        "_on_stale",
         "heartbeat_interval",
-        "on_stale",
         "shutdown_timeout",
         "stale_threshold",
     )
@@ -104,7 +104,7 @@ class TaskRegistry(Registry):
     heartbeat_interval: float
     stale_threshold: float
     shutdown_timeout: float
-    on_stale: Callable[[TaskMetadata], object] | None
+    _on_stale: Callable[[TaskMetadata], object] | None
     _monitor: asyncio.Task[None] | None
 
     def __init__(
@@ -122,8 +122,8 @@ class TaskRegistry(Registry):
         interval = check_seconds("heartbeat_interval", heartbeat_interval, zero=False)
         threshold = check_seconds("stale_threshold", stale_threshold)
         timeout = check_seconds("shutdown_timeout", shutdown_timeout)
-        check_hook("on_stale", on_stale)
         check_hook("on_finish", on_finish)
+        self.on_stale = on_stale
         self._configure(
             threshold,
             check_size("history", history),
@@ -134,12 +134,25 @@ class TaskRegistry(Registry):
         self.heartbeat_interval = interval
         self.stale_threshold = threshold
         self.shutdown_timeout = timeout
-        self.on_stale = on_stale
         self._monitor = None
 
     def __repr__(self) -> str:
         """Return the type and the number of live tasks."""
         return f"<{type(self).__name__} alive={len(self)}>"
+
+    @property
+    def on_stale(self) -> Callable[[TaskMetadata], object] | None:
+        """The function that the monitor calls with a stale task, or None.
+
+        Raises:
+            TypeError: The new value is not a function, or would have to be awaited.
+        """
+        return self._on_stale
+
+    @on_stale.setter
+    def on_stale(self, value: Callable[[TaskMetadata], object] | None) -> None:
+        check_hook("on_stale", value)
+        self._on_stale = value
 
     def stats(self) -> RegistryStats:
         """Return a snapshot of the counts; costs O(newly stale tasks)."""
@@ -241,13 +254,15 @@ class TaskRegistry(Registry):
                 some = ", ".join(meta.task_id for meta in stale[:5])
                 more = ", ..." if len(stale) > 5 else ""
                 logger.warning("newly stale: %d (%s%s)", len(stale), some, more)
-            for meta in stale if self.on_stale is not None else ():
-                self._call_on_stale(meta)
+            for meta in stale:
+                if self._on_stale is not None:
+                    self._call_on_stale(self._on_stale, meta)
 
-    def _call_on_stale(self, meta: TaskMetadata) -> None:
-        assert self.on_stale is not None
+    def _call_on_stale(
+        self, on_stale: Callable[[TaskMetadata], object], meta: TaskMetadata
+    ) -> None:
         try:
-            self.on_stale(meta)
+            on_stale(meta)
         except Exception as error:
             about: dict[str, Any] = {
                 "message": f"on_stale of {self!r} failed for task {meta.task_id!r}",

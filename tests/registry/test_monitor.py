@@ -43,6 +43,26 @@ async def test_an_on_stale_that_raises_goes_to_the_loops_exception_handler(
     assert [str(context["exception"]) for context in loop_errors] == ["a", "b"]
 
 
+async def test_an_on_stale_that_removes_itself_does_not_end_the_monitor() -> None:
+    reported: list[str] = []
+    registry = TaskRegistry(0.005, 0.001)
+
+    def once(meta: TaskMetadata) -> None:
+        reported.append(meta.task_id)
+        registry.on_stale = None
+
+    registry.on_stale = once
+    async with registry:
+        registry.register(forever(), "a")
+        registry.register(forever(), "b")
+        await asyncio.sleep(0.05)
+        assert reported == ["a"]
+        registry.on_stale = once
+        registry.heartbeat("b")
+        await asyncio.sleep(0.05)
+        assert reported == ["a", "b"]
+
+
 async def test_leaving_the_block_ends_all_tasks_and_logs_the_stuck_ones(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -203,6 +203,10 @@ COUNTS: dict[str, tuple[str, int, Call]] = {
 
 HOOKS: dict[str, tuple[str, Call]] = {
     "TaskRegistry(on_stale)": ("on_stale", made(TaskRegistry, "on_stale")),
+    "registry.on_stale": (
+        "on_stale",
+        lambda value: setattr(TaskRegistry(), "on_stale", value),
+    ),
     "TaskRegistry(on_finish)": ("on_finish", made(TaskRegistry, "on_finish")),
     "SignalCoordinator": ("on_signal", made(SignalCoordinator, "on_signal")),
     "gather(key)": ("key", gather("key")),
