@@ -48,18 +48,19 @@ def track(
 ) -> Tracked[T]:
     """Show the progress of a batch while it runs.
 
-    On a terminal it is a bar with the rate, the failures and the time left; the bars of
-    several batches stand one below the other. Elsewhere it is a line every few seconds,
-    and one at the end. Nothing is shown, and nothing runs, before the first use.
+    On a terminal, this is a bar with the rate, the failures and the time left; several
+    batches have their bars one below the other. Elsewhere, it is a line every few
+    seconds and one at the end. Nothing is shown, and nothing runs, before the first
+    use.
 
     Args:
-        batch: The batch that `bounded_gather` returned, not awaited.
+        batch: The batch that `bounded_gather` returned, before it is awaited.
         description: Text in front of the bar or the numbers; not parsed as markup.
-        interval: Seconds between two lines where there is no terminal.
+        interval: Seconds between two lines, if there is no terminal.
         console: The rich Console to draw on; None: stderr.
 
     Returns:
-        An object to await, iterate or enter in place of the batch::
+        An object to await, iterate over or enter in place of the batch::
 
             result = await track(bounded_gather(fetch, urls), "fetching")
 
@@ -73,8 +74,8 @@ def track(
         ValueError: ``interval`` is not more than 0.
 
     Results and exceptions of the batch pass through unchanged. A cancellation cancels
-    the batch; the bar stays as it was when the items have ended. If an iteration is
-    left without ``async with``, the bar ends when the Batch is deallocated.
+    the batch; the bar shows the final state when the items have ended. If an iteration
+    is left early without ``async with``, the bar ends when the Batch is deallocated.
     """
     if not isinstance(batch, Batch):
         raise TypeError(
@@ -88,7 +89,7 @@ def track(
 
 
 class Tracked(Generic[T]):
-    """A batch whose progress is shown; made by `track`, used like the batch.
+    """A batch whose progress is shown: returned by `track`, used like the batch.
 
     Attributes:
         batch: The batch itself.
@@ -100,10 +101,14 @@ class Tracked(Generic[T]):
         self._stream: AsyncIterator[TaskResult[T]] | None = None
 
     def __await__(self) -> Generator[object, None, BatchResult[T]]:
+        """Await the batch."""
         return self.collect().__await__()
 
     async def collect(self) -> BatchResult[T]:
-        """Await the batch, as a coroutine: for ``create_task`` and ``asyncio.run``."""
+        """Await the batch; a coroutine, for ``create_task`` and ``asyncio.run``.
+
+        Returns and raises whatever the batch does.
+        """
         self._display.start()
         try:
             return await self.batch.collect()
@@ -111,10 +116,12 @@ class Tracked(Generic[T]):
             self._display.update()
 
     def __aiter__(self) -> Self:
+        """Start an iteration over the batch."""
         self._stream = self.batch.__aiter__()
         return self
 
     async def __anext__(self) -> TaskResult[T]:
+        """Return the next result."""
         if self._stream is None:
             self._stream = self.batch.__aiter__()
         self._display.start()
@@ -125,6 +132,7 @@ class Tracked(Generic[T]):
             raise
 
     async def __aenter__(self) -> Self:
+        """Enter the batch."""
         self._display.start()
         await self.batch.__aenter__()
         return self
@@ -135,6 +143,7 @@ class Tracked(Generic[T]):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        """Leave the batch, which waits for its items, and show its final state."""
         try:
             await self.batch.__aexit__(exc_type, exc, traceback)
         finally:
@@ -142,7 +151,7 @@ class Tracked(Generic[T]):
 
 
 class _Display:
-    """Show the progress of a batch by a timer, while the batch exists."""
+    """Show the progress of a batch at intervals for as long as the batch exists."""
 
     def __init__(
         self,
@@ -172,7 +181,7 @@ class _Display:
         self._schedule()
 
     def update(self) -> None:
-        """Show the progress; for the last time if the batch is over or deallocated."""
+        """Show the progress, for the last time if the batch has ended or is gone."""
         if self._view is None:
             return
         if self._timer is not None:
@@ -223,7 +232,7 @@ class _Screen:
         self.bars = 0
 
 
-_screens: dict[int, _Screen] = {}  # by id() of the file
+_screens: dict[int, _Screen] = {}  # by the id() of the console's file
 
 
 def _screen_of(console: Console) -> _Screen:
@@ -240,6 +249,8 @@ def _is_terminal(file: Any) -> bool:
 
 
 class _Bar:
+    """Shows a batch as a bar."""
+
     def __init__(self, screen: _Screen, description: str) -> None:
         screen.bars += 1
         self._screen = screen
@@ -276,6 +287,8 @@ class _Figures(ProgressColumn):
 
 
 class _Lines:
+    """Shows a batch as lines of text."""
+
     def __init__(self, console: Console, description: str) -> None:
         self._console = console
         self._description = description

@@ -1,6 +1,6 @@
-"""For tests: virtual time, and scenarios cancelled at every iteration of their loop.
+"""Tools for tests: virtual time, and cancellation at every iteration of the loop.
 
-For pytest there are fixtures in ``pyasynclife.testing.pytest``.
+``pyasynclife.testing.pytest`` has fixtures for pytest.
 """
 
 from pyasynclife.testing._cancel import cancel_everywhere

@@ -10,44 +10,44 @@ from pyasynclife._await_chain import dump_tasks
 
 
 class Between(Coroutine[Any, Any, None]):
-    """Passes on everything that a Task sends and throws; records how the scenario ends.
+    """Passes everything that a Task sends or throws to a scenario; records its outcome.
 
     It ends without an exception, whatever the outcome of the scenario. If the Task was
-    cancelled and no CancelledError propagated, it stays for one more loop iteration:
-    if a cancellation is still pending, it is thrown in then.
+    cancelled and no CancelledError propagated, it waits for one more loop iteration, in
+    which a cancellation that is still pending is thrown in.
     """
 
     def __init__(self, scenario: Coroutine[Any, Any, Any]) -> None:
         self.scenario = scenario
         self.task: asyncio.Task[None] | None = None
-        self.given = 0
-        self.is_left = False
-        self.is_pending = False  # a cancellation came one iteration later
+        self.cancels = 0  # how often the Task was cancelled
+        self.has_ended = False
+        self.is_pending = False  # a cancellation was thrown in after the end
         self.returned: Any = None
         self.error: BaseException | None = None
-        self.cancelling = 0
-        self.left = ""  # where the other tasks waited at that time, if any
+        self.cancelling = 0  # the Task's count at the end
+        self.others = ""  # where the other tasks, if any, waited at the end
         self._thrown: list[asyncio.CancelledError] = []
 
     def cancel(self) -> None:
         """Cancel the Task."""
         assert self.task is not None
-        self.given += 1
-        self.task.cancel(f"cancel_everywhere: {self.given}")
+        self.cancels += 1
+        self.task.cancel(f"cancel_everywhere: {self.cancels}")
 
-    def is_one_of_ours(self) -> bool:
-        """Whether the exception that propagated is one that was thrown in."""
+    def raised_as_thrown(self) -> bool:
+        """Tell whether the exception that propagated is one that was thrown in."""
         return any(self.error is one for one in self._thrown)
 
     def forget(self) -> None:
-        """Drop every reference that keeps frames alive."""
+        """Drop the references that keep frames alive."""
         self.error = self.returned = None
         self._thrown.clear()
 
     # ------------------------------------------------------------- for the Task
 
     def send(self, value: Any) -> Any:
-        if self.is_left:
+        if self.has_ended:
             raise StopIteration
         return self._step(self.scenario.send, value)
 
@@ -55,7 +55,7 @@ class Between(Coroutine[Any, Any, None]):
         error = value if value is not None else kind
         if isinstance(error, type):
             error = error()
-        if self.is_left:
+        if self.has_ended:
             if isinstance(error, asyncio.CancelledError):
                 self.is_pending = True
                 raise StopIteration
@@ -78,7 +78,7 @@ class Between(Coroutine[Any, Any, None]):
 
     @property
     def cr_await(self) -> Any:
-        return None if self.is_left else self.scenario
+        return None if self.has_ended else self.scenario
 
     @property
     def cr_running(self) -> bool:
@@ -93,15 +93,15 @@ class Between(Coroutine[Any, Any, None]):
             raise
         except BaseException as error:
             self.error = error
-        self._leave()
-        if self.given and not isinstance(self.error, asyncio.CancelledError):
-            return None  # as sleep(0) does
+        self._end()
+        if self.cancels and not isinstance(self.error, asyncio.CancelledError):
+            return None  # yield once, as sleep(0) does
         raise StopIteration
 
-    def _leave(self) -> None:
+    def _end(self) -> None:
         assert self.task is not None
-        self.is_left = True
+        self.has_ended = True
         self.cancelling = self.task.cancelling()
         others = asyncio.all_tasks() - {self.task}
         if others:
-            self.left = dump_tasks(others)
+            self.others = dump_tasks(others)

@@ -25,46 +25,45 @@ def cancel_everywhere(
     task_factory: Any = None,
     max_turns: int = 10_000,
 ) -> CancelReport:
-    """Run a scenario again and again, each time cancelled at another loop iteration.
+    """Run a scenario many times, each time cancelled at another loop iteration.
 
-    A *turn* is one iteration of the loop. The scenario runs once undisturbed. Then its
-    caller, a Task, is cancelled at the beginning of the first turn, of the second, and
-    so on, until the scenario ends before its cancellation. For each of these runs there
-    are further ones with a second cancellation some turns later. Each run has a
-    `VirtualTimeLoop` of its own. These rules are checked after each run:
+    A *turn* is one iteration of the loop. The scenario first runs undisturbed. Then its
+    caller, a Task, is cancelled at the beginning of the first turn, in the next run of
+    the second, and so on, until the scenario ends before its cancellation. Each of
+    these runs is followed by others with a second cancellation some turns later. Each
+    run has a `VirtualTimeLoop` of its own. These rules are checked after each run:
 
-    - The CancelledError propagates, and is the very object that was thrown in. Another
-      outcome is right only if the cancellation is still pending and will be thrown in
+    - The CancelledError propagates, and is the same object that was thrown in. Another
+      outcome is correct only if the cancellation is still pending and will be thrown in
       at the next ``await``.
-    - The caller's ``cancelling()`` has its earlier value, plus the number of these
-      cancellations.
+    - The caller's ``cancelling()`` has increased by the number of these cancellations.
     - No other task is alive, and no coroutine or asynchronous generator is suspended:
       every ``finally`` ran.
-    - No warning was issued, no exception was left unretrieved, and neither the loop's
+    - No warning was issued, every exception was retrieved, and neither the loop's
       exception handler nor ``sys.unraisablehook`` was called.
-    - The scenario ended: no hang, and not more than ``max_turns`` turns.
+    - The scenario ended: it did not hang, or take more than ``max_turns`` turns.
 
     Args:
         scenario: Called without arguments for each run; returns a coroutine. It must
-            handle the errors that it provokes, and do the same each time.
-        again: How many turns after the first cancellation the second one comes; each
-            number is a run of its own. 0: in the same turn; (): no second one.
+            handle the errors that it provokes, and behave the same in each run.
+        again: How many turns the second cancellation comes after the first; each number
+            makes a run of its own. 0: in the same turn; (): no second one.
         points: Run only these. Each is a tuple of the turns at which to cancel, as
             reports show them: ``[(7,), (7, 9)]``; ``[()]``: undisturbed.
-        settle: Virtual seconds in which the tasks that the scenario leaves behind may
-            end by themselves. 0: none may be left.
+        settle: Virtual seconds in which tasks that outlive the scenario may end by
+            themselves. 0: no task may outlive it.
         check: Called after each run; an exception that it raises is a violation.
         task_factory: The task factory of the loops, for example
             ``asyncio.eager_task_factory``.
-        max_turns: A scenario that takes more turns counts as endless.
+        max_turns: A scenario that takes more turns than this is reported as endless.
 
     Returns:
         The report of all runs: ``assert report.ok, report``.
 
     Raises:
-        TypeError, ValueError: An argument is wrong; nothing has been run.
+        TypeError, ValueError: An argument is wrong. Nothing has been run.
         RuntimeError: A loop is already running in this thread.
-        Exception: Whatever the scenario itself raises when it runs undisturbed.
+        Exception: The exception that the scenario raises when it runs undisturbed.
 
     Example::
 
@@ -100,6 +99,8 @@ def cancel_everywhere(
 
 
 class _Harness:
+    """Runs a scenario at many points and adds up the violations."""
+
     def __init__(
         self,
         scenario: Scenario,
@@ -118,24 +119,25 @@ class _Harness:
     def run_all(self, again: list[int]) -> None:
         self.run(())
         for turn in itertools.count(1):
-            left_at = self.run((turn,))
-            if not left_at:
+            last = self.run((turn,))
+            if not last:
                 return
             for later in again:
-                if turn + later <= left_at:
+                if turn + later <= last:
                     self.run((turn, turn + later))
 
     def run(self, point: Point) -> int:
-        """Run one point.
+        """Run the scenario, cancelled at one point.
 
-        Return the turn in which the scenario ended, 0 if it ended before its
-        cancellation."""
+        Returns:
+            The turn in which it ended; 0 if it ended before its cancellation.
+        """
         run = Run(point, *self._settings, self._suspended)
         run.go(self._scenario)
         if run.error is not None:
             run.error.add_note(f"raised by {self._scenario!r}, undisturbed")
             raise run.error
-        if run.given < len(point):
+        if run.cancels < len(point):
             return 0
         if point:
             self.points += 1
@@ -146,6 +148,7 @@ class _Harness:
 
 
 def _refuse(scenario: Any) -> None:
+    """Refuse a scenario that cannot be called, and a call inside a running loop."""
     if asyncio.iscoroutine(scenario):
         scenario.close()
     if not callable(scenario):
@@ -164,7 +167,7 @@ def _refuse(scenario: Any) -> None:
 
 @contextmanager
 def _frozen_heap() -> Iterator[None]:
-    """Within the block, collect only new objects, and only on explicit calls."""
+    """Within the block, collect garbage only explicitly, and only new objects."""
     was_enabled = gc.isenabled()
     gc.disable()
     gc.freeze()

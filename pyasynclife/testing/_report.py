@@ -21,7 +21,7 @@ Kind = Literal[
 ]
 
 Point = tuple[int, ...]
-"""The turns (loop iterations) at whose beginning the caller was cancelled."""
+"""The turns (loop iterations) at whose beginnings the caller was cancelled."""
 
 _SHOWN = 20
 
@@ -30,15 +30,26 @@ _SHOWN = 20
 class Violation:
     """One rule that was broken at one point.
 
-    ``swallowed``: the scenario was cancelled, its outcome was not CancelledError, and
-    no cancellation was pending. ``replaced``: the CancelledError that propagated was
-    not one of those thrown in. ``task left``: tasks were alive when the scenario had
-    ended. ``cancelling``: the caller's count differed from the number of cancellations.
-    ``finally``: a coroutine or an asynchronous generator stayed suspended.
-    ``warning``: a warning was issued. ``unraisable``: an exception was unraisable.
-    ``unretrieved``: an exception was never retrieved. ``loop error``: the loop's
-    exception handler was called for any other reason. ``hang``, ``endless``: the
-    scenario did not end. ``check``: ``check()`` raised.
+    Attributes:
+        point: The turns at which the caller was cancelled.
+        kind: The rule:
+
+            - ``swallowed``: the scenario was cancelled, its outcome was not
+              CancelledError, and no cancellation was pending.
+            - ``replaced``: the CancelledError that propagated was not one of those
+              thrown in.
+            - ``task left``: tasks were alive when the scenario had ended.
+            - ``cancelling``: the caller's ``cancelling()`` differed from the number of
+              cancellations.
+            - ``finally``: a coroutine or an asynchronous generator stayed suspended.
+            - ``warning``: a warning was issued.
+            - ``unretrieved``: an exception was never retrieved.
+            - ``loop error``: the loop's exception handler was called for another
+              reason.
+            - ``unraisable``: ``sys.unraisablehook`` was called.
+            - ``hang``, ``endless``: the scenario did not end.
+            - ``check``: ``check()`` raised an exception.
+        text: The details.
     """
 
     point: Point
@@ -46,6 +57,7 @@ class Violation:
     text: str
 
     def __str__(self) -> str:
+        """Return the kind, the point and the details."""
         turns = ", ".join(map(str, self.point))
         when = f"cancelled at turn {turns}" if turns else "undisturbed"
         return f"{self.kind}, {when}: {self.text}"
@@ -53,10 +65,13 @@ class Violation:
 
 @dataclass(frozen=True, slots=True)
 class CancelReport:
-    """The result of `cancel_everywhere`; ``str()`` of it is a report for people.
+    """The result of `cancel_everywhere`; ``str()`` gives a readable report.
 
-    scenario: its name.  turns: how many loop iterations it takes undisturbed.
-    points: how many times it was run and cancelled.  violations: the broken rules.
+    Attributes:
+        scenario: The name of the scenario.
+        turns: How many turns (loop iterations) it takes undisturbed.
+        points: How many runs of it were cancelled.
+        violations: The broken rules.
     """
 
     scenario: str
@@ -66,15 +81,16 @@ class CancelReport:
 
     @property
     def ok(self) -> bool:
-        """Whether there was no violation."""
+        """Whether there are no violations."""
         return not self.violations
 
     @property
     def wrong(self) -> list[Point]:
-        """The points with a violation: pass them as ``points`` to see them again."""
+        """The points with a violation; pass them as ``points`` to run them again."""
         return list(dict.fromkeys(one.point for one in self.violations))
 
     def __str__(self) -> str:
+        """Return the counts and the first violations."""
         head = (
             f"{self.scenario}: cancelled at {self.points} points in {self.turns} "
             f"turns, {len(self.violations)} violations"

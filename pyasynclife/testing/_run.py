@@ -21,12 +21,12 @@ from pyasynclife.testing._virtual import HangError, VirtualTimeLoop
 
 Scenario = Callable[[], Coroutine[Any, Any, Any]]
 
-# Tasks that are left are cancelled this often before they are abandoned.
+# How often remaining tasks are cancelled before they are abandoned.
 _ROUNDS = 10
 
 
 class _EndlessError(Exception):
-    """The scenario takes more turns than it may."""
+    """The scenario takes more than ``max_turns`` turns."""
 
 
 class Run:
@@ -44,13 +44,13 @@ class Run:
         self.point = point
         self.violations: list[Violation] = []
         self.turns = 0  # the turn in which the scenario ended
-        self.given = 0
+        self.cancels = 0
         self.error: BaseException | None = None  # of an undisturbed scenario
         self._settle = settle
         self._max_turns = self._last_turn = max_turns
         self._task_factory = task_factory
         self._check = check
-        self._suspended = suspended  # left by earlier runs
+        self._suspended = suspended  # in earlier runs
         self._begun: weakref.WeakSet[AsyncGenerator[Any, Any]] = weakref.WeakSet()
         self._dropped: list[AsyncGenerator[Any, Any]] = []
 
@@ -89,7 +89,7 @@ class Run:
                 where = dump_tasks(asyncio.all_tasks(loop))
                 self._found("endless", f"{self._max_turns} turns\n{where}")
             self.turns = self.turns or loop.turns
-            self.given = between.given
+            self.cancels = between.cancels
             if not self.point:
                 self.error = between.error
             between.forget()
@@ -113,7 +113,7 @@ class Run:
             raise _EndlessError
         if turn == 1:
             self._watch_generators()
-        if between.is_left:
+        if between.has_ended:
             self.turns = self.turns or turn - 1
             return False
         for _ in range(self.point.count(turn)):
@@ -121,10 +121,10 @@ class Run:
         return turn in self.point
 
     def _watch_generators(self) -> None:
-        """Keep asynchronous generators that are dropped, so that they stay suspended.
+        """Keep asynchronous generators alive that are dropped while suspended.
 
-        asyncio's own hook would close them, only too late. This must be called in the
-        running loop: it has set its own hooks, and removes ours together with them.
+        asyncio's own hook would close them, but too late. Call this in the running
+        loop, which has set its own hooks by then and will remove ours with them.
         """
         begin = sys.get_asyncgen_hooks().firstiter
 
@@ -141,23 +141,23 @@ class Run:
         self.violations.append(Violation(self.point, kind, text))
 
     def _judge(self, between: Between) -> None:
-        given, error = between.given, between.error
-        if given and isinstance(error, asyncio.CancelledError):
-            if not between.is_one_of_ours():
+        cancels, error = between.cancels, between.error
+        if cancels and isinstance(error, asyncio.CancelledError):
+            if not between.raised_as_thrown():
                 self._found("replaced", f"{error!r} was raised but never thrown in")
-        elif given and not between.is_pending:
+        elif cancels and not between.is_pending:
             if error is not None:
                 what = f"{type(error).__name__}: {error} was raised"
             else:
                 what = f"{between.returned!r} was returned"
             self._found("swallowed", what)
-        if between.cancelling != given:
+        if between.cancelling != cancels:
             self._found(
-                "cancelling", f"{between.cancelling} after {given} cancellations"
+                "cancelling", f"{between.cancelling} after {cancels} cancellations"
             )
 
     def _settle_down(self, between: Between, loop: VirtualTimeLoop) -> None:
-        left = between.left
+        left = between.others
         if left and self._settle:
             until = loop.time() + self._settle
             while asyncio.all_tasks(loop) and loop.time() < until:
@@ -210,7 +210,7 @@ class Run:
 
 
 def _wait(loop: VirtualTimeLoop, timeout: float) -> None:
-    """Wait until all tasks of a loop have ended, or the timeout is over."""
+    """Wait until all tasks of a loop have ended or the timeout has expired."""
     loop.run_until_complete(asyncio.wait(asyncio.all_tasks(loop), timeout=timeout))
 
 

@@ -22,25 +22,25 @@ Ts = TypeVarTuple("Ts")
 
 
 class HangError(PyAsyncLifeError, RuntimeError):
-    """A loop would wait for ever; the message says where every task waits."""
+    """A loop would wait forever; the message says where each task waits."""
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
-    """An event loop of the standard kind that does not wait for its timers.
+    """A selector event loop that jumps to its next timer instead of waiting for it.
 
-    Its clock starts at 0 and stands still while code runs. When nothing is ready, the
-    clock jumps to the next timer, so a test of hours takes no time and gives the same
+    The clock starts at 0 and stands still while code runs. When nothing is ready, it
+    jumps to the next timer, so a test that spans hours takes no time and gives the same
     result on every machine.
 
-    While something real is pending, the loop waits for it, and its clock follows the
+    While something real is pending, the loop waits for it, and the clock follows the
     system's. A watched descriptor (a socket, a pipe), a job in an executor
     (``to_thread``, ``getaddrinfo``) and a child process count as real. The loop cannot
-    foresee a signal, or another thread's ``call_soon_threadsafe``: use `real_time` for
+    foresee a signal or another thread's ``call_soon_threadsafe``: use `real_time` for
     these.
 
-    When nothing is ready, no timer is set and nothing real is pending, nothing would
-    ever happen again: ``run_until_complete`` raises `HangError` at once. The loop can
-    be used again afterwards, so that ``asyncio.Runner`` can cancel the remaining tasks.
+    If nothing is ready, no timer is set and nothing real is pending, the loop would
+    wait forever: ``run_until_complete`` raises `HangError` at once. The loop remains
+    usable, so ``asyncio.Runner`` can cancel the remaining tasks.
 
     Example::
 
@@ -62,28 +62,29 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         super().__init__(_VirtualSelector(self))
 
     def time(self) -> float:
-        """Return the virtual seconds since the loop was created."""
+        """Return the virtual time: seconds since the loop was created."""
         return self._now
 
     @property
     def turns(self) -> int:
-        """How many turns (iterations) the loop has begun."""
+        """The number of turns (iterations) that the loop has begun."""
         return self._turns
 
     @contextmanager
     def real_time(self) -> Iterator[None]:
-        """Within the block, wait for something real and report no hang."""
+        """Within the block, wait in real time and report no hang."""
         self._real += 1
         try:
             yield
         finally:
             self._real -= 1
 
-    # The methods that make something real pending, besides watched descriptors.
+    # Besides watched descriptors, these methods make something real pending.
 
     def run_in_executor(
         self, executor: Executor | None, func: Callable[[Unpack[Ts]], T], *args: *Ts
     ) -> asyncio.Future[T]:
+        """Run a function in an executor; the job counts as real until it is done."""
         future = super().run_in_executor(executor, func, *args)
         self._real += 1
         future.add_done_callback(self._job_has_ended)
@@ -93,13 +94,16 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         self._real -= 1
 
     async def shutdown_default_executor(self, *args: Any, **kwargs: Any) -> None:
+        """Wait in real time for the threads of the default executor."""
         with self.real_time():
             await super().shutdown_default_executor(*args, **kwargs)
 
     async def subprocess_exec(self, *args: Any, **kwargs: Any) -> Any:
+        """Start a child process, which counts as real until it exits."""
         return await self._started(super().subprocess_exec(*args, **kwargs))
 
     async def subprocess_shell(self, *args: Any, **kwargs: Any) -> Any:
+        """Start a shell as a child process, which counts as real until it exits."""
         return await self._started(super().subprocess_shell(*args, **kwargs))
 
     async def _started(self, starting: Coroutine[Any, Any, Any]) -> Any:
@@ -132,14 +136,14 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
     def _hang(self) -> HangError:
         return HangError(
-            "the loop would wait for ever: nothing is ready, no timer is set, and no "
+            "the loop would wait forever: nothing is ready, no timer is set, and no "
             "descriptor, executor job or child process is pending\n"
             + dump_tasks(asyncio.all_tasks(self))
         )
 
 
 class _VirtualSelector(selectors.BaseSelector):
-    """The system's selector, except that it jumps instead of waiting for a timer."""
+    """The system's selector, but it jumps to the next timer instead of waiting."""
 
     def __init__(self, loop: VirtualTimeLoop) -> None:
         self._loop = loop

@@ -20,7 +20,7 @@ from pyasynclife.testing import CancelReport, VirtualTimeLoop
 
 @pytest.fixture
 def cancel_everywhere() -> Callable[..., CancelReport]:
-    """Return `cancel_everywhere`; it fails the test with its report."""
+    """Return a `cancel_everywhere` that fails the test if there is a violation."""
 
     def run(scenario: Any, **options: Any) -> CancelReport:
         report = testing.cancel_everywhere(scenario, **options)
@@ -33,7 +33,7 @@ def cancel_everywhere() -> Callable[..., CancelReport]:
 
 @pytest.fixture
 def virtual_time_loop() -> Iterator[VirtualTimeLoop]:
-    """Yield a `VirtualTimeLoop`; the test fails if it leaves a task in it."""
+    """Yield a `VirtualTimeLoop`; the test fails if a task is still alive at its end."""
     loop = VirtualTimeLoop()
     try:
         yield loop

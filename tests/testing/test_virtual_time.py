@@ -107,7 +107,7 @@ def test_a_hang_is_reported_at_once_with_where_every_task_waits() -> None:
         await task
 
     began = time.monotonic()
-    with pytest.raises(HangError, match="the loop would wait for ever") as caught:
+    with pytest.raises(HangError, match="the loop would wait forever") as caught:
         run(main())
     assert time.monotonic() - began < 5
     text = str(caught.value)
