@@ -2,8 +2,8 @@
 
     python examples/market_feed.py [seconds]
 
-Needs `websockets`. The feed server (a process of its own), the WebSocket client and the
-counting are those of `python -m pyasynclife demo`, which shows more while it runs.
+Needs `websockets`. The feed server (a separate process), the WebSocket client and the
+counting come from `python -m pyasynclife demo`, which shows more while it runs.
 """
 
 import asyncio
@@ -23,14 +23,14 @@ UPDATES_A_SECOND = 50_000
 
 
 async def follow_the_market(server: FeedProcess, seconds: float) -> None:
-    """Take a snapshot of every symbol, then follow them all until the time is up."""
+    """Fetch a snapshot of every symbol, then follow them all until the time is up."""
     meter = Meter(SYMBOLS)
 
     def count(_: TaskMetadata) -> None:
         meter.stale_seen += 1
 
     # A symbol that is silent for a second is stale. The registry checks five times a
-    # second, logs newly stale symbols, and calls on_stale for each.
+    # second, logs the newly stale symbols, and calls on_stale for each of them.
     registry = TaskRegistry(0.2, stale_threshold=1.0, on_stale=count)
     client = FeedClient(server.url, registry, meter)
 
@@ -43,7 +43,7 @@ async def follow_the_market(server: FeedProcess, seconds: float) -> None:
         print(f"{len(snapshots.values())} snapshots taken", flush=True)
 
         # Each subscription is a task. It calls registry.heartbeat(symbol) on every
-        # frame, and connects again, with jitter, whenever the server drops it.
+        # frame, and reconnects after a random delay whenever the server drops it.
         for symbol in SYMBOLS:
             registry.register(client.subscribe(symbol), symbol)
         registry.register(server.keep_feeding(), "feeder", stale_after=math.inf)
@@ -54,13 +54,13 @@ async def follow_the_market(server: FeedProcess, seconds: float) -> None:
         await coordinator.wait_for_shutdown()
         run = Figures.between(began, meter.read())
 
-        # Cancels all tasks at once, and returns at the deadline even if one goes on.
+        # Cancel all tasks at once; return at the deadline even if one is still running.
         report = await coordinator.graceful_shutdown()
     print_report(meter, run, report)
 
 
 def main() -> None:
-    """Start the feed server and follow it for as long as the command line says."""
+    """Start the feed server and follow it for the seconds given, or for 10."""
     seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 10.0
     logging.basicConfig(stream=sys.stdout, format="%(message)s")
     with FeedProcess(len(SYMBOLS), UPDATES_A_SECOND, seconds) as server:

@@ -10,7 +10,7 @@ from pyasynclife._demo.options import Options
 
 
 def integer(low: int, high: int) -> Callable[[str], int]:
-    """Return a parser of whole numbers within bounds, for argparse."""
+    """Return a parser of whole numbers between two bounds, for argparse."""
 
     def parse(text: str) -> int:
         value = int(text)
@@ -39,7 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     demo = commands.add_parser(
         "demo",
         help="live market feeds on loopback",
-        description="Follow live market feeds from a server in a process of its own.",
+        description="Follow live market feeds from a server in a separate process.",
     )
     add = demo.add_argument
     add("--symbols", type=integer(1, 10_000), default=500, help="default: 500")
@@ -47,17 +47,21 @@ def build_parser() -> argparse.ArgumentParser:
         "--rate",
         type=integer(0, 10_000_000),
         default=50_000,
-        help="updates a second, all symbols together; 0: find the highest that holds;"
-        " default: 50000",
+        help="updates per second, all symbols together; 0: find the highest rate that"
+        " can be sustained; default: 50000",
     )
-    add("--seconds", type=seconds, help="default: 10; with --rate 0: until it is found")
+    add(
+        "--seconds",
+        type=seconds,
+        help="default: 10; with --rate 0: until the rate is found",
+    )
     add("--uvloop", action="store_true", help="run on uvloop")
     add("--plain", action="store_true", help="one line a second, no live table")
     return parser
 
 
 def missing_packages(options: Options) -> list[str]:
-    """Return the names of the packages that this run needs and that are missing."""
+    """Return the names of the packages that this run needs but that are missing."""
     from pyasynclife._demo.view import wants_live_view
 
     needed = ["websockets"]
@@ -69,7 +73,7 @@ def missing_packages(options: Options) -> list[str]:
 
 
 def demo(options: Options) -> int:
-    """Run the demo and return the exit code."""
+    """Run the demo and return the exit status."""
     if missing := missing_packages(options):
         names = " ".join(missing)
         print(f"the demo needs {names}: pip install {names}", file=sys.stderr)
@@ -80,7 +84,7 @@ def demo(options: Options) -> int:
         allow_sockets(options.symbols)
     except ValueError:
         print(
-            f"--symbols {options.symbols}: the limit of open files is too low;"
+            f"--symbols {options.symbols}: the limit on open files is too low;"
             " see `ulimit -Hn`",
             file=sys.stderr,
         )
@@ -93,7 +97,7 @@ def demo(options: Options) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return the exit code."""
+    """Run the command line and return the exit status."""
     given = build_parser().parse_args(argv)
     default_seconds = 10.0 if given.rate else None
     return demo(

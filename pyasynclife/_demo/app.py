@@ -32,7 +32,7 @@ WARM_UP = 10.0  # seconds for the subscriptions to connect
 
 
 class Demo:
-    """One run of the demo, with the feed server up and the loop running."""
+    """One run of the demo; needs a started feed server and a running loop."""
 
     def __init__(self, options: Options, server: FeedProcess) -> None:
         self.options = options
@@ -48,7 +48,7 @@ class Demo:
         self.began = self.meter.read()
 
     async def run(self) -> None:
-        """Run until a signal comes or the time is up, then shut down and report."""
+        """Run until a signal arrives or the time is up, then shut down and report."""
         view = choose_view(self.options.plain)
         async with self.coordinator, self.registry:
             async with TaskGroup() as group:
@@ -65,14 +65,14 @@ class Demo:
         print_report(self.meter, run, report)
 
     async def feed(self) -> None:
-        """Take the snapshots, subscribe, and request the shutdown when time is up."""
+        """Fetch snapshots, subscribe, and request the shutdown when the time is up."""
         await self.take_snapshots()
         for symbol in self.symbols:
             self.registry.register(self.client.subscribe(symbol), symbol)
         with suppress(TimeoutError):
             await asyncio.wait_for(self.client.all_connected.wait(), WARM_UP)
         print(f"{len(self.client.connected)} subscriptions are live", flush=True)
-        gc.freeze()  # these objects stay: the collector need not scan them
+        gc.freeze()  # the collector need not scan these objects, which stay alive
         self.began = self.meter.read()
         with suppress(TimeoutError):
             async with asyncio.timeout(self.options.seconds):
@@ -103,9 +103,10 @@ def first_rate(options: Options) -> float:
 
 
 def allow_sockets(count: int) -> None:
-    """Raise the limit of open files if it is too low; the server inherits it.
+    """Raise the limit on open files if it is too low; the server inherits it.
 
-    Raises: ValueError if it cannot be raised far enough.
+    Raises:
+        ValueError: It cannot be raised far enough.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = count + SPARE_FILES

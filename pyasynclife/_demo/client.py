@@ -13,9 +13,9 @@ from pyasynclife import TaskRegistry
 from pyasynclife._demo.market import FEED_PATH, SNAPSHOT_PATH, Snapshot, Update
 from pyasynclife._demo.meter import Meter
 
-FIRST_DELAY = 0.1  # seconds: the longest wait before the first attempt to reconnect
+FIRST_DELAY = 0.1  # seconds; the longest delay before the first reconnection
 LONGEST_DELAY = 5.0
-HANDSHAKES = 50  # at once, so that the loop has time for the open connections
+HANDSHAKES = 50  # at once; leaves the loop time for the open connections
 
 decode = json.JSONDecoder().raw_decode  # json.loads, but without skipping whitespace
 
@@ -32,7 +32,7 @@ class FeedClient:
         self.url = url
         self.registry = registry
         self.meter = meter
-        self.connected: set[str] = set()  # at least once
+        self.connected: set[str] = set()  # symbols that have ever been connected
         self.all_connected = asyncio.Event()
         self.handshakes = asyncio.Semaphore(HANDSHAKES)
 
@@ -55,13 +55,13 @@ class FeedClient:
             await connection.close()
 
     async def fetch_snapshot(self, symbol: str) -> Snapshot:
-        """Ask for the last price of `symbol`."""
+        """Fetch the last price of a symbol."""
         async with self.connection(SNAPSHOT_PATH + symbol) as connection:
             snapshot: Snapshot = json.loads(await connection.recv())
             return snapshot
 
     async def subscribe(self, symbol: str) -> None:
-        """Follow `symbol` until cancelled, reconnecting as often as necessary."""
+        """Follow a symbol until cancelled; reconnect as often as necessary."""
         attempt = 0
         while True:
             try:
@@ -76,13 +76,13 @@ class FeedClient:
             attempt += 1
 
     def note_connected(self, symbol: str) -> None:
-        """Set `all_connected` once every symbol has been connected."""
+        """Set `all_connected` when the last symbol has been connected."""
         self.connected.add(symbol)
         if len(self.connected) == len(self.meter.tracks):
             self.all_connected.set()
 
     async def follow(self, symbol: str, connection: ClientConnection) -> None:
-        """Take every update of one connection: the hot path, 50,000 times a second."""
+        """Receive a connection's updates: the hot path, 50,000 times a second."""
         receive, heartbeat = connection.recv, self.registry.heartbeat
         track = self.meter.tracks[symbol]
         track.expected = 0

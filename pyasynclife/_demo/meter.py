@@ -1,7 +1,7 @@
-"""Counts the arriving updates, cheaply enough for 50,000 of them a second.
+"""Count the updates, cheaply enough for 50,000 a second.
 
-Nothing here grows with time. The counts of a `Meter` only ever rise; the figures of an
-interval are the difference of two readings.
+Memory use does not grow with time. The counts of a `Meter` only rise; the figures for
+an interval are the difference between two readings.
 """
 
 import asyncio
@@ -51,7 +51,7 @@ class Track:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """The counts at one moment."""
+    """The counts at one moment, in seconds of monotonic time."""
 
     moment: float
     latencies: "array[int]"
@@ -69,11 +69,14 @@ class Meter:
         self.lag = 0.0
 
     def read(self) -> Reading:
-        """Return the counts of this moment."""
+        """Return the current counts."""
         return Reading(monotonic(), self.latencies[:])
 
     def take_slowest(self, count: int) -> list[tuple[str, float, float]]:
-        """Return symbol, price and latency of the slowest since the last call."""
+        """Return symbol, price and latency of the slowest since the last call.
+
+        The latency is the worst of the symbol's updates, in seconds.
+        """
         tracks = self.tracks.values()
         worst = heapq.nlargest(count, tracks, key=lambda track: track.worst)
         slowest = [(track.symbol, track.price, track.worst) for track in worst]
@@ -87,7 +90,7 @@ class Meter:
         return lag
 
     async def watch_lag(self) -> None:
-        """Keep measuring that delay until cancelled."""
+        """Measure how late timers are, until cancelled."""
         while True:
             due = monotonic() + LAG_INTERVAL
             await asyncio.sleep(LAG_INTERVAL)
@@ -103,7 +106,7 @@ class Figures:
 
     @classmethod
     def between(cls, before: Reading, after: Reading) -> Self:
-        """Return the difference of two readings."""
+        """Return the difference between two readings."""
         return cls(
             after.moment - before.moment,
             [b - a for a, b in zip(before.latencies, after.latencies, strict=True)],

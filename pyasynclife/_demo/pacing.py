@@ -1,18 +1,18 @@
-"""Decides how many updates the server has to send at each tick."""
+"""Decide how many updates the server sends at each tick."""
 
 from time import monotonic
 
 PATIENCE = 0.25  # seconds of silence after which the client counts as stuck
-MAX_DEBT = 1.0  # missed updates to make up for later, in seconds of the rate
-CATCH_UP = 0.25  # how fast they are made up for, as a share of the rate
+MAX_DEBT = 1.0  # updates to catch up on, at most, in seconds at the current rate
+CATCH_UP = 0.25  # how fast, as a share of the rate
 
 
 class Pacer:
-    """Keeps an average rate: the next tick makes up for the updates a late one missed.
+    """Keeps an average rate: if a tick is late, the next one catches up.
 
-    The client sends the rate again and again. If it stops, the server sends nothing, so
-    the number of updates in flight stays bounded. `PATIENCE` is far above the latencies
-    that matter, so this does not flatter a client that is merely slow.
+    The client repeats the rate several times a second. If it stops, the server sends
+    nothing, so the number of updates in flight stays bounded. `PATIENCE` is far above
+    the latencies that matter, so this does not flatter a client that is merely slow.
     """
 
     def __init__(self, rate: float) -> None:

@@ -1,4 +1,4 @@
-"""Starting and stopping the feed server's process."""
+"""Start and stop the feed server's process."""
 
 import asyncio
 import subprocess
@@ -11,7 +11,7 @@ STOP_TIMEOUT = 1.0  # seconds for the server to end by itself
 
 
 class FeedProcess:
-    """Runs the feed server in a child process for the length of a `with` block."""
+    """Runs the feed server in a child process for the duration of a `with` block."""
 
     def __init__(
         self, symbols: int, rate: float, seconds: float, *, uvloop: bool = False
@@ -27,7 +27,7 @@ class FeedProcess:
         self.url = ""
 
     def __enter__(self) -> Self:
-        """Start it and wait for its port."""
+        """Start the server and wait for its port."""
         self.process = subprocess.Popen(
             self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -39,7 +39,7 @@ class FeedProcess:
         return self
 
     async def keep_feeding(self) -> None:
-        """Send the rate to the server again and again; without it the server pauses."""
+        """Keep sending the rate to the server, which pauses if it gets none."""
         assert self.process.stdin is not None
         while True:
             self.process.stdin.write(f"{self.rate}\n")

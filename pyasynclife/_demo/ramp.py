@@ -14,7 +14,7 @@ MAX_P99 = 0.050
 
 
 class Ramp:
-    """Raises the rate by a tenth every two seconds until it is no longer sustained."""
+    """Raises the rate by a tenth every two seconds until it cannot be sustained."""
 
     def __init__(self, server: FeedProcess, meter: Meter, first_rate: float) -> None:
         self.server = server
@@ -24,7 +24,7 @@ class Ramp:
         self.verdict = "no rate was measured"
 
     async def run(self) -> None:
-        """Return when a rate is not sustained; `held` is the last one that was."""
+        """Run until a rate is not sustained; `held` is the last one that was."""
         while await self.holds():
             self.held = self.rate
             self.rate *= STEP

@@ -1,6 +1,6 @@
-"""The feed server, in a process of its own: `python -m pyasynclife._demo.server`.
+"""The feed server, a separate process: `python -m pyasynclife._demo.server`.
 
-It prints its port in the first line of stdout, reads the rate from lines of stdin, and
+It prints its port as the first line of stdout, reads the rate from lines of stdin, and
 ends when stdin is closed, so it cannot outlive the client. To test the client, it drops
 and stalls connections at random.
 """
@@ -26,11 +26,11 @@ from pyasynclife._demo.pacing import Pacer
 
 TICK = 0.005  # seconds between two rounds of sending
 VISIT = 0.08  # seconds between two writes to one socket, if the rate allows
-MAX_UNSENT = 256 * 1024  # bytes; a client further behind loses updates
-NEARLY_ALL = 0.9  # the share of symbols that must be connected before it starts sending
-DROPPED = 0.1  # the share of connections dropped in a run
-STALLED = 0.01  # and the share stalled
-STALL = (1.5, 3.0)  # for how many seconds
+MAX_UNSENT = 256 * 1024  # bytes; a client that is further behind loses updates
+NEARLY_ALL = 0.9  # the share of symbols that must be connected before it sends
+DROPPED = 0.1  # the share of connections that a run drops
+STALLED = 0.01  # the share of connections that a run stalls
+STALL = (1.5, 3.0)  # seconds: the shortest and the longest stall
 
 
 class Subscriber:
@@ -45,7 +45,7 @@ class Subscriber:
         self.stalled_until = 0.0
 
     def send(self, count: int) -> bool:
-        """Write the next frames at once; return False if it is stalled or closing."""
+        """Write the next frames together; return False if it is stalled or closing."""
         now = time.monotonic()
         if now < self.stalled_until or self.transport.is_closing():
             return False
@@ -82,7 +82,7 @@ class FeedServer:
             finally:
                 self.ring.remove(subscriber)
 
-    async def deal_for_ever(self) -> None:
+    async def keep_dealing(self) -> None:
         """Send the updates as they fall due, once nearly all symbols are connected."""
         await self.populated.wait()
         pacer = self.pacer = Pacer(self.pacer.rate)  # no updates are due yet
@@ -91,7 +91,7 @@ class FeedServer:
             pacer.pay(self.deal(pacer.tick()))
 
     def deal(self, owed: float) -> int:
-        """Send one burst to each subscriber in turn, until less than one is owed."""
+        """Send a burst to one subscriber after another while a whole one is owed."""
         burst = max(1, round(self.pacer.rate * VISIT / len(self.quotes)))
         dealt = 0
         for _ in range(len(self.ring)):
@@ -104,7 +104,7 @@ class FeedServer:
         return dealt
 
     async def misbehave(self, seconds: float) -> None:
-        """Every `seconds`, drop a tenth of the connections and stall a few."""
+        """In each period, drop a tenth of the connections and stall a few."""
         drops = round(DROPPED * len(self.quotes))
         stalls = max(3, round(STALLED * len(self.quotes)))
         await self.populated.wait()
@@ -112,10 +112,10 @@ class FeedServer:
             plan = [(random.uniform(0.1, 0.9), self.drop) for _ in range(drops)]
             plan += [(random.uniform(0.1, 0.5), self.stall) for _ in range(stalls)]
             began = time.monotonic()
-            for moment, deed in sorted(plan, key=lambda step: step[0]):
+            for moment, disturb in sorted(plan, key=lambda step: step[0]):
                 await asyncio.sleep(began + moment * seconds - time.monotonic())
                 if self.ring:
-                    deed(random.choice(self.ring))
+                    disturb(random.choice(self.ring))
             await asyncio.sleep(began + seconds - time.monotonic())
 
     def drop(self, victim: Subscriber) -> None:
@@ -126,7 +126,7 @@ class FeedServer:
         """Leave a connection open, but send nothing on it for a while."""
         victim.stalled_until = time.monotonic() + random.uniform(*STALL)
 
-    async def obey(self, stdin: asyncio.StreamReader) -> None:
+    async def read_rates(self, stdin: asyncio.StreamReader) -> None:
         """Set the rate from each line of stdin, until its end."""
         while line := await stdin.readline():
             self.pacer.set_rate(float(line))
@@ -167,11 +167,11 @@ async def main(symbols: int, rate: float, seconds: float) -> None:
     async with listener as server:
         print(port_of(server), flush=True)
         work = [
-            asyncio.create_task(feed.deal_for_ever()),
+            asyncio.create_task(feed.keep_dealing()),
             asyncio.create_task(feed.misbehave(seconds)),
         ]
         async with open_stdin() as stdin:
-            await feed.obey(stdin)
+            await feed.read_rates(stdin)
         for task in work:
             task.cancel()
 

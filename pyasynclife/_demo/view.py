@@ -32,15 +32,20 @@ class Second:
 class View(Protocol):
     """Shows the figures of a second."""
 
-    refresh: float  # seconds
+    refresh: float  # seconds between two calls of `show`
 
-    def start(self) -> None: ...
-    def show(self, second: Second, stats: RegistryStats) -> None: ...
-    def stop(self) -> None: ...
+    def start(self) -> None:
+        """Begin to show figures."""
+
+    def show(self, second: Second, stats: RegistryStats) -> None:
+        """Show the figures of the last second and the current counts."""
+
+    def stop(self) -> None:
+        """Stop; the last figures stay on the screen."""
 
 
 class PlainView:
-    """One line a second."""
+    """Prints one line a second."""
 
     refresh = 1.0
 
@@ -88,7 +93,7 @@ class LiveView:
 def draw(second: Second, stats: RegistryStats) -> "RenderableType":
     """Make the table: totals on the left, the slowest symbols on the right.
 
-    A single table with fixed widths costs half as much, since rich need not measure it.
+    One table with fixed widths costs half as much, since rich does not measure it.
     """
     from rich.table import Table
 
@@ -118,7 +123,7 @@ def draw(second: Second, stats: RegistryStats) -> "RenderableType":
 
 
 async def watch(view: View, registry: TaskRegistry, meter: Meter) -> None:
-    """Show the figures of each second and the current counts, until cancelled."""
+    """Show the figures of the last second and the current counts, until cancelled."""
     view.start()
     try:
         first = last = meter.read()
