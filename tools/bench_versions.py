@@ -43,12 +43,14 @@ def measure(version: str, may_install: bool) -> list[dict[str, Any]]:
 
 
 def cell(row: dict[str, Any]) -> str:
+    """Return a row's best ratio and median, with a mark if it is below its target."""
     (ratio,) = row["ratios"].values()
     mark = " `*`" if row["short"] else ""
     return f"{ratio['best']:.2f} ({ratio['median']:.2f}){mark}"
 
 
 def write(measured: dict[str, list[dict[str, Any]]]) -> None:
+    """Write the page from the reports of each version."""
     commit = pythons.capture("git", "-C", ROOT, "describe", "--always", "--dirty")
     machine = next(iter(measured.values()))[0]["machine"]
     facts = [f"- commit {commit or 'unknown'}; {machine}"]
@@ -72,6 +74,7 @@ def write(measured: dict[str, list[dict[str, Any]]]) -> None:
 
 
 def main() -> None:
+    """Measure the versions that the command line names, and write the page."""
     assert __doc__ is not None
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", help="versions, separated by commas", default="")

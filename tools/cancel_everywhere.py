@@ -1,12 +1,12 @@
-"""Cancel every public coroutine of ours at every iteration of its loop.
+"""Cancel each of our public coroutines at every iteration of its loop.
 
 python tools/cancel_everywhere.py [-k WORDS] [--sample N [--seed S]] [--stock [-v]]
 
 Runs the scenarios of tests/support/cancel_scenarios*.py, with lazy tasks and with the
-eager task factory (3.12 and newer), with the capture and, in a process of its own,
-without. Prints the violations that it finds, and its figures on one line.
+eager task factory (3.12 and newer), with the capture and, in a separate process,
+without it. Prints the violations, and a line of figures.
 
---sample: run only that many points, drawn at random by the seed, which is printed.
+--sample: run only that many points, drawn at random from the seed, which is printed.
 --stock: run asyncio's own tools instead, and print a row of the table in
 docs/testing.md.
 """
@@ -56,6 +56,7 @@ class Choice:
 
 
 def run(case: Case, factory: str, points: list[Point] | None = None) -> CancelReport:
+    """Run a scenario at the given points (None: at all)."""
     return cancel_everywhere(
         case.scenario,
         points=points,
@@ -70,7 +71,7 @@ Job = tuple[Case, str]
 
 
 def draw(jobs: list[Job], choice: Choice) -> Iterator[tuple[Job, list[Point]]]:
-    """Draw points at random. Each scenario that is drawn runs undisturbed first."""
+    """Yield random points of random scenarios; the undisturbed run comes first."""
     assert choice.sample is not None
     chance = random.Random(choice.seed)
     rounds = -(-choice.sample // len(jobs))
@@ -115,17 +116,19 @@ def run_ours(choice: Choice) -> int:
 
 
 def is_plain() -> bool:
+    """Tell whether this process runs without the capture."""
     return os.environ.get("PYASYNCLIFE_PLAIN", "") not in ("", "0")
 
 
 def run_plain(choice: Choice) -> int:
+    """Run this script in another process without the capture; return its status."""
     command = [sys.executable, __file__, *choice.arguments]
     environment = os.environ | {"PYASYNCLIFE_PLAIN": "1"}
     return subprocess.run(command, env=environment, check=False).returncode
 
 
 def run_stock(verbose: bool) -> None:
-    """Print for each column at how many of its points asyncio is wrong."""
+    """Print, for each column, at how many of its points asyncio is wrong."""
     for factory in FACTORIES:
         cells = []
         sums = [0, 0]
@@ -145,6 +148,7 @@ def run_stock(verbose: bool) -> None:
 
 
 def main() -> int:
+    """Run the scenarios that the command line chooses; return the exit status."""
     assert __doc__ is not None
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("-k", help="only scenarios with this in their name", default="")

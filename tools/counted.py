@@ -1,9 +1,9 @@
-"""The programs whose instructions tools/instructions.py counts.
+"""The programs that tools/instructions.py measures.
 
 python tools/counted.py ROW COLUMN COUNT
 
 Runs one program over COUNT items. The programs of a row do the same work, each in the
-way its column names.
+way that its column names.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ COLUMNS = (STOCK, HAND, UNTIMED, FLOOR, OURS)
 
 
 async def await_each(function: Function, items: list[str]) -> list[str]:
-    """Await the function's coroutines one after the other: the least there can be."""
+    """Await the coroutines one after another: the least possible work."""
     return [await function(item) for item in items]
 
 
@@ -66,7 +66,7 @@ def gather_programs(
 
 
 async def enter_groups(group_type: type[Any], size: int, items: list[str]) -> None:
-    """Run a child for each item, in groups of `size`, one group after the other."""
+    """Run a child for each item, in groups of `size`, one group after another."""
     for begin in range(0, len(items), size):
         async with group_type() as group:
             for item in items[begin : begin + size]:

@@ -30,7 +30,7 @@ PACKAGES = [
     "libpython3.14-testsuite",
     "libpython3.15-testsuite",
 ]
-# Mounts that end with the process; without the right to mount it goes on bare.
+# The mounts end with the process; one that may not mount runs without them.
 CHROOT = """
 mount -t proc proc "$1/proc"; mount --rbind /dev "$1/dev"
 exec chroot "$@"
@@ -44,7 +44,7 @@ NETWORK = [Path("/etc/resolv.conf"), Path("/etc/ssl/certs/ca-certificates.crt")]
 
 
 class Unavailable(Exception):
-    """Why an interpreter cannot be had."""
+    """An interpreter is not available; the message says why."""
 
 
 def prepare(may_install: bool) -> None:
@@ -62,7 +62,7 @@ def prepare(may_install: bool) -> None:
 
 
 def find_mmdebstrap(may_install: bool, log: TextIO) -> None:
-    """Have mmdebstrap on PATH, or raise Unavailable."""
+    """Make sure that mmdebstrap is on PATH, or raise Unavailable."""
     if shutil.which("mmdebstrap") is None and not may_install:
         raise Unavailable(
             "mmdebstrap is missing; run with --install to let it apt-install it"
@@ -75,7 +75,7 @@ def find_mmdebstrap(may_install: bool, log: TextIO) -> None:
 
 
 def make_tree(log: TextIO) -> None:
-    """Make the tree, or raise Unavailable; one that is not finished does not count."""
+    """Make the tree, or raise Unavailable; an unfinished tree is not kept."""
     print("making the tree of Debian's testing suite: log in .matrix/tree.log")
     unfinished = WORK / "tree.new"
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -118,12 +118,12 @@ def copy_configuration() -> None:
 
 
 def on_host(path: Path) -> Path:
-    """Return where a path of the tree is on this machine."""
+    """Return the path on this machine of a path in the tree."""
     return TREE / path.relative_to("/")
 
 
 def enter(directory: Path, command: Sequence[str | Path]) -> list[str | Path]:
-    """Return the command that runs a command in a directory of the tree."""
+    """Return a command that runs another one in a directory of the tree."""
     where: list[str | Path] = ["env", "-C", directory, f"HOME={HOME}"]
     mounts = ["unshare", "--mount", "sh", "-c", CHROOT, "sh"]
     return [*mounts, TREE, *where, *command]

@@ -1,8 +1,8 @@
 """Format csrc/ with clang-format: tools/format_c.py [--check]
 
-clang-format packs a table of slots two rows to a line, and knows nothing of the lists
-`#define TABLE(X) X(row) X(row)` and the structs made from them.  Each of these stands
-between an "off" and an "on" comment while clang-format runs.
+clang-format puts two rows of a slot table on a line, and spoils lists of the form
+`#define TABLE(X) X(row) X(row)` and the structs that are made from them. Each of these
+is put between an "off" and an "on" comment while clang-format runs.
 """
 
 import difflib
@@ -23,7 +23,7 @@ TABLE = re.compile(
 
 
 def formatted(path: Path) -> str:
-    """The text of a C file as it should be."""
+    """Return the text of a C file, formatted."""
     text = TABLE.sub(lambda match: OFF + match[0] + ON, path.read_text())
     command = [CLANG_FORMAT, f"--assume-filename={path}"]
     done = subprocess.run(
@@ -33,6 +33,7 @@ def formatted(path: Path) -> str:
 
 
 def main() -> int:
+    """Format the files, or with --check print the differences; return the status."""
     check = "--check" in sys.argv[1:]
     differs = False
     for path in sorted(CSRC.rglob("*.[ch]")):

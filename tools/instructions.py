@@ -1,15 +1,17 @@
-"""Count the instructions per item of ours and of others; hold ours to known figures.
+"""Count the instructions per item, ours and others'; hold ours to committed figures.
 
 python tools/instructions.py [--only TEXT] [--check] [--write]
 
 Cachegrind counts each program of tools/counted.py twice, over few and over many items.
-The figure is the difference of the two counts, divided by that of the items, so that
-whatever happens once cancels out. To make the items is part of it: about 1,700.
+The figure is the difference between the two counts, divided by the difference in items,
+so one-time costs cancel out. It includes the creation of the item, which takes about
+1,700 instructions.
 
-Every count is of a fresh process with the collector off, PYTHONHASHSEED=0, no other
-environment than it needs, and the clock of tools/steady_clock.c. The figures depend on
-the interpreter, the compiler and the code alone; benchmarks/instructions.json has them
-by version. Without valgrind, nothing is counted, and that is no failure.
+Each program runs in a fresh process with the garbage collector off, PYTHONHASHSEED=0,
+only the environment that it needs, and the clock of tools/steady_clock.c. So the
+figures depend only on the interpreter, the compiler and the code;
+benchmarks/instructions.json has them for each version. Without valgrind, nothing is
+counted, and the script succeeds.
 """
 
 import argparse
@@ -25,7 +27,7 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from counted import COLUMNS, OURS, ROWS  # which also finds the checkout's benchmarks
+from counted import COLUMNS, OURS, ROWS  # also makes benchmarks importable
 
 from benchmarks.machine import describe
 
@@ -57,7 +59,7 @@ def build_clock(folder: Path) -> Path:
 
 
 def run(command: Sequence[str], clock: Path) -> None:
-    """Run a command on the steady clock; leave with its output if it fails."""
+    """Run a command on the steady clock; exit with its output if it fails."""
     environment = {
         "PATH": os.environ.get("PATH", os.defpath),
         "PYTHONHASHSEED": "0",
@@ -86,7 +88,7 @@ def count(command: Sequence[str], clock: Path) -> int:
 
 
 def read_count(log: str) -> int:
-    """Return the count that cachegrind has written to its log."""
+    """Return the count from cachegrind's log."""
     found = re.search(r"I +refs: +([\d,]+)", log)
     if found is None:
         sys.exit(f"no count in cachegrind's log:\n{log}")
@@ -103,7 +105,7 @@ def count_per_item(row: str, column: str, clock: Path) -> int:
 
 
 def count_row(row: str, columns: Iterable[str], clock: Path) -> dict[str, int]:
-    """Return the figures of a row in those of the columns that it has."""
+    """Return the figures of a row, in those of the columns that the row has."""
     there = [column for column in columns if column in ROWS[row]]
     return {column: count_per_item(row, column, clock) for column in there}
 
@@ -112,14 +114,14 @@ def count_row(row: str, columns: Iterable[str], clock: Path) -> dict[str, int]:
 
 
 def read_committed(python: str) -> dict[str, dict[str, int]]:
-    """Return the committed figures of a Python by row; none if it has none."""
+    """Return the committed figures of a Python, by row; empty if there are none."""
     versions = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
     rows: dict[str, dict[str, int]] = versions.get(python, {}).get("rows", {})
     return rows
 
 
 def write_committed(where: Mapping[str, str], rows: Mapping[str, Figures]) -> None:
-    """Put all figures of a Python, and where they were taken, into the file."""
+    """Write the figures of a Python, and where they were taken, into the file."""
     versions = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
     facts = {name: where[name] for name in ("commit", "compiler", "machine")}
     versions[where["python"]] = {**facts, "rows": rows}
@@ -127,7 +129,7 @@ def write_committed(where: Mapping[str, str], rows: Mapping[str, Figures]) -> No
 
 
 def is_above(figures: Figures, committed: Figures) -> bool:
-    """Return whether ours costs more than is allowed above its committed figure."""
+    """Tell whether our figure exceeds the committed one by more than is allowed."""
     return OURS in committed and figures[OURS] > committed[OURS] * ALLOWED
 
 
@@ -135,19 +137,20 @@ def is_above(figures: Figures, committed: Figures) -> bool:
 
 
 def describe_place() -> dict[str, str]:
-    """Return what the figures depend on: commit, Python, compiler, machine."""
+    """Return commit, Python, compiler and machine, on which the figures depend."""
     command = [*c_compiler(), "--version"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return {**describe(), "compiler": done.stdout.splitlines()[0]}
 
 
 def show_line(name: str, cells: Iterable[str], remark: str = "") -> None:
+    """Print a line of the table."""
     line = name.ljust(30) + "".join(cell.rjust(12) for cell in cells)
     print(f"{line}  {remark}".rstrip(), flush=True)
 
 
 def show_row(row: str, figures: Figures, committed: Figures) -> None:
-    """Print a row: its figures, and those of ours beside the committed one."""
+    """Print a row: its figures, and our committed figure with the ratio to it."""
     cells = [f"{figures[c]:,}" if c in figures else "" for c in COLUMNS]
     if OURS in committed:
         ratio = figures[OURS] / committed[OURS]
@@ -157,7 +160,7 @@ def show_row(row: str, figures: Figures, committed: Figures) -> None:
 
 
 def show_head(where: Mapping[str, str], known: bool) -> None:
-    """Print where the figures are taken, and the head of the table."""
+    """Print where the figures are taken, and the heading of the table."""
     for name in ("commit", "python", "compiler", "machine"):
         print(f"{name}: {where[name]}")
     if not known:
@@ -170,11 +173,12 @@ def show_head(where: Mapping[str, str], known: bool) -> None:
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse and check the command line."""
     assert __doc__ is not None
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     how = parser.add_mutually_exclusive_group()
     parser.add_argument(
-        "--only", default="", metavar="TEXT", help="rows whose name has it"
+        "--only", default="", metavar="TEXT", help="only rows whose name contains it"
     )
     how.add_argument(
         "--check",
@@ -197,7 +201,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def count_rows(
     rows: Iterable[str], columns: Iterable[str], committed: Mapping[str, Figures]
 ) -> dict[str, Figures]:
-    """Count the rows and print each when it is there; return their figures."""
+    """Count the rows and print each when it is ready; return their figures."""
     figures: dict[str, Figures] = {}
     with tempfile.TemporaryDirectory() as folder:
         clock = build_clock(Path(folder))
@@ -208,6 +212,7 @@ def count_rows(
 
 
 def main() -> int:
+    """Count, print, and write or check the figures; return the exit status."""
     options = parse()
     if shutil.which("valgrind") is None:
         print("valgrind is missing: no instructions counted")

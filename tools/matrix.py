@@ -1,13 +1,12 @@
-"""Run the test suite on every CPython that can be had.
+"""Run the test suite on every available CPython.
 
 python tools/matrix.py [--only 3.13,3.15d] [--tested 3.11] [--install] [arguments for
 pytest]
 
-3.11 to 3.15 are looked for on this machine. Of those that are not there, 3.14, 3.15 and
-the debug build of 3.15 come from Debian, in a tree that is made on demand. This takes
-root and mmdebstrap; with --install, apt-get installs mmdebstrap if it is missing.
-Versions that are not available are named at the end; only a suite that fails makes this
-fail.
+Looks for 3.11 to 3.15 on this machine. Of those that are missing, 3.14, 3.15 and the
+debug build of 3.15 come from Debian, in a tree that is made on demand. This takes root
+and mmdebstrap; with --install, apt-get installs mmdebstrap if it is missing. Versions
+that are not available are named at the end. The script fails only if a suite fails.
 """
 
 import argparse
@@ -23,7 +22,7 @@ from pathlib import Path
 from debian_tree import ROOT, WORK, Unavailable
 from pythons import VERSIONS, Place, find_place, install
 
-# What goes through the capture, run once more without it.
+# The tests of code that uses the capture, which run once more without it.
 PLAIN_PATH = [
     "tests/group/test_group.py",
     "tests/group/test_capture.py",
@@ -34,6 +33,8 @@ PLAIN_PATH = [
 
 @dataclass
 class Outcome:
+    """The result of the suite on one version."""
+
     version: str
     ran: str = "not run"
     counts: dict[str, int] = field(default_factory=dict)
@@ -43,7 +44,7 @@ class Outcome:
 
 
 def read_counts(log: str) -> dict[str, int]:
-    """The counts of pytest's last line."""
+    """Return the counts in pytest's last line; empty if there is none."""
     for line in reversed(log.splitlines()):
         found = re.findall(r"(\d+) (passed|failed|skipped|error|deselected)", line)
         if found and re.search(r" in [\d.:]+", line):
@@ -52,7 +53,7 @@ def read_counts(log: str) -> dict[str, int]:
 
 
 def hunt_leaks(place: Place, outcome: Outcome) -> None:
-    """CPython's own hunt for references and blocks, where its suite is there."""
+    """Run CPython's own hunt for leaked references, if its test suite is installed."""
     if place.run("-c", "import test.libregrtest") != 0:
         outcome.note += " regrtest -R: not run, no test suite"
         return
@@ -105,6 +106,7 @@ def run_suite(
 
 
 def show(outcomes: list[Outcome]) -> None:
+    """Print the end of each failed log, then a table of the outcomes."""
     for outcome in outcomes:
         if outcome.failed and (log := WORK / f"{outcome.version}.log").exists():
             print(f"\n---- {log.relative_to(ROOT)}, its end")
@@ -121,6 +123,7 @@ def show(outcomes: list[Outcome]) -> None:
 
 
 def main() -> int:
+    """Run the suite on the versions that the command line names; return the status."""
     assert __doc__ is not None
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", help="versions, with commas between", default="")

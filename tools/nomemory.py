@@ -1,15 +1,15 @@
-"""Make one allocation of the whole process fail, each in turn, on ours and on asyncio.
+"""Make each allocation of a process fail in turn, with our code and with asyncio's.
 
 python tools/nomemory.py [STEP]: start a child process for every STEP-th allocation of
-each scenario. That allocation fails there, even one of the interpreter's own. A table
-shows how the child processes ended; asyncio itself does not survive all failures.
+each scenario. In it that allocation fails, even one of the interpreter's own. A table
+shows how the child processes ended; asyncio itself does not survive every failure.
 
-"loop died": the MemoryError was raised by the loop's own code. "hang": the loop has
-nothing left to do, and its exception handler was called for a call that was lost:
-asyncio's Handle and Task lose a call when they cannot allocate memory for it. "silent
-hang": the same, but the handler was not called. "CPython's": a Task ran with an
-exception set, because it was not entered and PyDict_SetDefaultRef() did not report
-that. Ours must have no silent hang, no crash and no SystemError.
+"loop died": the loop's own code raised the MemoryError. "hang": the loop has nothing
+left to do, and its exception handler was called for a lost call: asyncio's Handle and
+Task lose a call when they cannot allocate memory for it. "silent hang": the same, but
+the handler was not called. "CPython's": a Task ran with an exception set, because it
+was not entered and PyDict_SetDefaultRef() did not report that. Our code must cause no
+silent hang, no crash and no SystemError.
 """
 
 import _testcapi  # type: ignore[import-not-found]
@@ -102,12 +102,14 @@ SCENARIOS: list[tuple[str, Scenario, Scenario]] = [
 
 
 def is_no_memory(error: BaseException) -> bool:
+    """Tell whether an exception is a MemoryError, or a group of nothing else."""
     if isinstance(error, BaseExceptionGroup):
         return all(map(is_no_memory, error.exceptions))
     return isinstance(error, MemoryError)
 
 
 async def injected(scenario: Scenario, nth: int) -> int:
+    """Run a scenario in which the nth allocation fails; return an index of ENDS."""
     await scenario()  # warm
     await scenario()
     status = ENDS.index("went on")
@@ -126,7 +128,7 @@ async def injected(scenario: Scenario, nth: int) -> int:
 
 
 class Selector(selectors.DefaultSelector):
-    """Ends the process when its loop would wait for ever."""
+    """Ends the process when its loop would wait forever."""
 
     def __init__(self, reports: list[str]) -> None:
         super().__init__()
@@ -139,6 +141,7 @@ class Selector(selectors.DefaultSelector):
 
 
 def child(scenario: Scenario, nth: int) -> int:
+    """Run a scenario in this process, a child; return an index of ENDS."""
     faulthandler.disable()
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, 1)
@@ -162,6 +165,7 @@ def child(scenario: Scenario, nth: int) -> int:
 
 
 def end_of(scenario: Scenario, nth: int) -> str:
+    """Return how a child process ends in which the nth allocation fails."""
     forked = os.fork()
     if not forked:
         status = ENDS.index("loop died")
@@ -176,7 +180,7 @@ def end_of(scenario: Scenario, nth: int) -> str:
 
 
 def sweep(scenario: Scenario, step: int) -> "Counter[str]":
-    """Count the ends, failing each allocation until many in a row are not reached."""
+    """Count the ends; stop when so many allocations in a row were not reached."""
     ends: Counter[str] = Counter()
     quiet = 0
     for nth in count(0, step):
@@ -190,6 +194,7 @@ def sweep(scenario: Scenario, step: int) -> "Counter[str]":
 
 
 def main(step: int) -> int:
+    """Print the table; return 1 if our code ended badly anywhere."""
     print("CPython", sys.version.split()[0])
     width = max(map(len, ENDS))
     print(f"{'':28}", *(f"{end:>{width}}" for end in ENDS))

@@ -1,8 +1,8 @@
-"""The CPythons that the suite runs on: found, given a place, and built for.
+"""Find the CPythons on which the suite runs, and install the package for each.
 
-3.11 to 3.15 are looked for on this machine, under pyenv and on PATH. Some of those that
-are not there come from tools/debian_tree.py. Each interpreter has a copy of the
-sources, a venv and a log of its own under .matrix/.
+Looks for 3.11 to 3.15 on this machine, under pyenv and on PATH. Some of the missing
+ones come from tools/debian_tree.py. Each interpreter has its own copy of the sources,
+venv and log under .matrix/.
 """
 
 import os
@@ -18,13 +18,13 @@ from pathlib import Path
 import debian_tree
 from debian_tree import ROOT, WORK, Unavailable
 
-# The slow ones first; the first of the tree makes it while another runs on the host.
+# The slow ones first. The tree is made for the first while another runs on the host.
 VERSIONS = ["3.15d", "3.11", "3.13", "3.12", "3.15", "3.14"]
 NOT_COPIED = shutil.ignore_patterns(
     ".git", ".venv", ".matrix", "build", "dist", "*.so", "*.egg-info", "__pycache__"
 )
 TIMEOUT = 1800.0
-# For the debug build. multidict's own C crashes there, without us, too.
+# For the debug build, on which multidict's own C code crashes even without ours.
 DEBUG = {
     "PYASYNCLIFE_DEBUG": "1",
     "PYASYNCLIFE_FAULTS": "1",
@@ -34,7 +34,7 @@ _tree_lock = threading.Lock()
 
 
 def capture(*command: str | Path) -> str:
-    """The output of a command, "" if it fails or is not there."""
+    """Return the output of a command; "" if it fails or is not installed."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
@@ -58,7 +58,7 @@ def find_on_host(version: str) -> str | None:
 
 @dataclass
 class Place:
-    """Where an interpreter runs: `path` as the host sees it, `inside` as it does."""
+    """Where an interpreter runs: `path` on the host, `inside` as it sees it itself."""
 
     version: str
     python: str
@@ -67,7 +67,7 @@ class Place:
     in_tree: bool
 
     def run(self, *arguments: str | Path, switches: Mapping[str, str] = {}) -> int:
-        """Run the venv's Python, or before there is one, the interpreter."""
+        """Run the venv's Python, or the interpreter until there is a venv."""
         venv = self.inside / "venv/bin/python"
         exists = (self.path / "venv/bin/python").is_symlink()
         command: list[str | Path] = [venv if exists else self.python, *arguments]
@@ -92,6 +92,7 @@ class Place:
 
     @property
     def log(self) -> Path:
+        """The log of this place's commands."""
         return WORK / f"{self.version}.log"
 
 
@@ -114,7 +115,7 @@ def find_place(version: str, may_install: bool) -> Place:
 
 
 def install(place: Place) -> str:
-    """Build and install into the place's venv; returns what was left out."""
+    """Build and install into the place's venv; return a note on what was left out."""
     shutil.rmtree(place.path / "src", ignore_errors=True)
     shutil.copytree(ROOT, place.path / "src", ignore=NOT_COPIED)
     place.log.unlink(missing_ok=True)

@@ -48,6 +48,7 @@ def reports(directory: Path) -> Iterator[ElementTree.Element]:
 
 
 def show(error: ElementTree.Element) -> None:
+    """Print an error with the top of its stack."""
     what = error.findtext("what") or error.findtext("xwhat/text")
     print(f"\n{error.findtext('kind')}: {what}")
     for frame in list(error.iter("frame"))[:16]:
@@ -56,8 +57,9 @@ def show(error: ElementTree.Element) -> None:
 
 
 def main(cases: list[str]) -> int:
+    """Run the cases (none: the sample); return the exit status."""
     if shutil.which("valgrind") is None:
-        print("valgrind: not installed, not run")
+        print("valgrind: not installed, nothing was run")
         return 0
     with tempfile.TemporaryDirectory() as made:
         directory = Path(made)
