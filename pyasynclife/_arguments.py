@@ -108,6 +108,12 @@ def _is_coroutine_function(value: Any) -> bool:
     )
 
 
+def check_optional_type(name: str, value: Any, kind: type) -> None:
+    """Refuse a value that is neither None nor of a type."""
+    if value is not None and not isinstance(value, kind):
+        raise TypeError(f"{name} must be a {kind.__name__} or None, got {short(value)}")
+
+
 def check_function(call: str, fn: Any, *others: Any) -> None:
     """Refuse a first argument that is not a function.
 
@@ -145,12 +151,17 @@ def check_tasks(
         if not (asyncio.isfuture(task) and hasattr(task, "get_coro")):
             close_unstarted(*chosen)
             raise TypeError(f"expected an asyncio.Task, got {short(task)}")
-        if task.get_loop() is not loop:
-            raise RuntimeError(
-                f"{task!r} belongs to {task.get_loop()!r}, not to the running "
-                f"loop {loop!r}"
-            )
+        check_loop(task, loop)
     return chosen
+
+
+def check_loop(future: asyncio.Future[Any], loop: asyncio.AbstractEventLoop) -> None:
+    """Refuse a future of another loop than the running one, with RuntimeError."""
+    if future.get_loop() is not loop:
+        raise RuntimeError(
+            f"{future!r} belongs to {future.get_loop()!r}, not to the running loop "
+            f"{loop!r}"
+        )
 
 
 def close_unstarted(*values: Any) -> None:

@@ -12,6 +12,7 @@ from pyasynclife._arguments import (
     check_awaitable,
     check_count,
     check_function,
+    check_loop,
     check_optional_seconds,
     check_seconds,
     close_unstarted,
@@ -161,8 +162,7 @@ async def shielded_operation(aw: Awaitable[T], *, timeout: float | None = None) 
         raise
     loop = asyncio.get_running_loop()
     operation = asyncio.ensure_future(aw)
-    if operation.get_loop() is not loop:
-        raise RuntimeError(f"{operation!r} belongs to another loop than {loop!r}")
+    check_loop(operation, loop)
     try:
         if not operation.done():
             await _wait_shielded(operation, operation is not aw, seconds)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import sys
-from collections import Counter
 from collections.abc import Iterable
 from types import AsyncGeneratorType, CodeType, CoroutineType, FrameType, GeneratorType
 from typing import Any
@@ -37,16 +36,13 @@ def await_chain(task: asyncio.Task[Any]) -> list[str]:
 
 def dump_tasks(tasks: Iterable[asyncio.Task[Any]]) -> str:
     """Return the await chains of tasks as text, equal chains grouped with a count."""
-    groups: Counter[tuple[str, ...]] = Counter()
-    names: dict[tuple[str, ...], list[str]] = {}
+    places: dict[tuple[str, ...], list[str]] = {}
     for task in tasks:
-        chain = tuple(await_chain(task))
-        groups[chain] += 1
-        names.setdefault(chain, []).append(task.get_name())
-    lines = [f"{sum(groups.values())} tasks, {len(groups)} places"]
-    for chain, count in groups.most_common():
-        some = ", ".join(names[chain][:3]) + (", ..." if count > 3 else "")
-        lines.append(f"\n{count} x {some}")
+        places.setdefault(tuple(await_chain(task)), []).append(task.get_name())
+    lines = [f"{sum(map(len, places.values()))} tasks, {len(places)} places"]
+    for chain, names in sorted(places.items(), key=lambda place: -len(place[1])):
+        some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        lines.append(f"\n{len(names)} x {some}")
         lines.extend(f"  {line}" for line in chain or ("(done)",))
     return "\n".join(lines)
 

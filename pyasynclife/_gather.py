@@ -12,6 +12,7 @@ from pyasynclife._arguments import (
     check_function,
     check_hook,
     check_optional_seconds,
+    check_optional_type,
     check_size,
     short,
 )
@@ -95,10 +96,7 @@ def bounded_gather(
     limit = check_count("max_concurrent", max_concurrent, 1)
     check_hook("key", key)
     check_hook("on_result", on_result)
-    if registry is not None and not isinstance(registry, TaskRegistry):
-        raise TypeError(
-            f"registry must be a TaskRegistry or None, got {short(registry)}"
-        )
+    check_optional_type("registry", registry, TaskRegistry)
     return Batch._create(
         fn,
         items,

@@ -11,9 +11,9 @@ from pyasynclife import _signals
 from pyasynclife._arguments import (
     check_hook,
     check_optional_seconds,
+    check_optional_type,
     check_seconds,
     check_tasks,
-    short,
 )
 from pyasynclife._core import Drain
 from pyasynclife._log import logger
@@ -60,10 +60,7 @@ class SignalCoordinator(SignalEvents):
         on_signal: Callable[[int, int], object] | None = None,
     ) -> None:
         check_hook("on_signal", on_signal)
-        if registry is not None and not isinstance(registry, TaskRegistry):
-            raise TypeError(
-                f"registry must be a TaskRegistry or None, got {short(registry)}"
-            )
+        check_optional_type("registry", registry, TaskRegistry)
         self._shutdown_timeout = check_seconds("shutdown_timeout", shutdown_timeout)
         super().__init__(shutdown_signals, reload_signals, take_ignored, on_signal)
         self._registry = registry

@@ -86,12 +86,12 @@ class SignalEvents:
         if self._armed:
             return
         _signals.check_place("setup_handlers()")
-        for signum in self._signals():
+        for signum in self._handled_signals():
             _signals.check_signal(signum)
         loop = self._bind("setup_handlers()")
         self._armed = True
         try:
-            for signum in self._signals():
+            for signum in self._handled_signals():
                 handler = _signals.install(
                     signum, loop, self._wake_loop, self._on_wakeup, self._take_ignored
                 )
@@ -123,7 +123,7 @@ class SignalEvents:
         if self._undelivered:
             self._deliver_soon()
 
-    def _signals(self) -> tuple[int, ...]:
+    def _handled_signals(self) -> tuple[int, ...]:
         return (*sorted(self._shutdown_signals), *sorted(self._reload_signals))
 
     def _wake_loop(self) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Generator
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
-from pyasynclife._arguments import check_seconds, short
+from pyasynclife._arguments import check_optional_type, check_seconds, short
 from pyasynclife._batch import Batch
 from pyasynclife._core import TaskResult
 from pyasynclife._results import BatchProgress, BatchResult
@@ -83,8 +83,7 @@ def track(
             "await track(bounded_gather(fetch, urls))"
         )
     seconds = check_seconds("interval", interval, zero=False)
-    if console is not None and not isinstance(console, Console):
-        raise TypeError(f"console must be a rich Console or None, got {short(console)}")
+    check_optional_type("console", console, Console)
     return Tracked(batch, _Display(batch, str(description), seconds, console))
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from pyasynclife._arguments import check_count, check_hook, check_seconds
+from pyasynclife._arguments import check_count, check_hook, check_seconds, short
 from pyasynclife.testing._report import CancelReport, Point, Violation
 from pyasynclife.testing._run import Run, Scenario
 
@@ -153,8 +153,8 @@ def _refuse(scenario: Any) -> None:
         scenario.close()
     if not callable(scenario):
         raise TypeError(
-            f"scenario must be a function that returns a coroutine, got {scenario!r}: "
-            "it is called for each run"
+            "scenario must be a function that returns a coroutine, got "
+            f"{short(scenario)}: it is called for each run"
         )
     try:
         asyncio.get_running_loop()

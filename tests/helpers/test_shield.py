@@ -128,7 +128,7 @@ def test_a_future_of_another_loop_is_refused() -> None:
     future = other.create_future()
 
     async def main() -> None:
-        with pytest.raises(RuntimeError, match="another loop"):
+        with pytest.raises(RuntimeError, match="not to the running loop"):
             await shielded_operation(future)
 
     asyncio.run(main())
