@@ -78,7 +78,7 @@ def check_count(name: str, value: Any, least: int = 0) -> int:
 
 
 def check_size(name: str, value: Any, least: int = 0) -> int:
-    """Return a count for the native core, which takes at most ``sys.maxsize``."""
+    """Return a count for the native core, reduced to ``sys.maxsize`` if larger."""
     return min(check_count(name, value, least), sys.maxsize)
 
 

@@ -1,4 +1,7 @@
-"""The articles' helpers for existing tasks: observe, monitor and cancel them."""
+"""The articles' helpers for existing tasks: observe, monitor and cancel them.
+
+docs/patterns.md names the articles, and the bugs that are fixed here.
+"""
 
 from __future__ import annotations
 

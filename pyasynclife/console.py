@@ -193,7 +193,7 @@ class _Display:
                 self._end()
             else:
                 self._schedule()
-        except Exception as error:  # a closed file, for example; the batch goes on
+        except Exception as error:  # a closed file, for example; the batch continues
             self._view, self._over = None, True
             message = "the progress of a batch cannot be shown"
             context = {"message": message, "exception": error}

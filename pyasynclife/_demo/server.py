@@ -176,7 +176,8 @@ async def main(symbols: int, rate: float, seconds: float) -> None:
             task.cancel()
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """Serve as the command line says."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--symbols", type=int, required=True)
     parser.add_argument("--rate", type=float, required=True)
@@ -191,3 +192,7 @@ if __name__ == "__main__":
         asyncio.Runner(loop_factory=loop_factory(given.uvloop)) as runner,
     ):
         runner.run(main(given.symbols, given.rate, given.seconds))
+
+
+if __name__ == "__main__":
+    run()
