@@ -62,7 +62,7 @@
     X(create_future) X(create_task) X(done) X(eager_start) X(error)           \
     X(exception) X(get_coro) X(get_loop) X(get_name) X(get_task_factory)      \
     X(gi_code) X(insert) X(is_closed) X(loop) X(name) X(pop) X(popleft)       \
-    X(reader_done) X(register) X(remove_done_callback) X(result) X(set_name)  \
+    X(reader_ended) X(register) X(remove_done_callback) X(result) X(set_name)  \
     X(set_result) X(task) X(throw) X(time) X(uncancel) X(value)
 
 /* Made at import: our types, and objects that several files share.  A file

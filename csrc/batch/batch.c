@@ -17,7 +17,6 @@
 #include "batch/source.h"
 #include "batch/result.h"
 #include "batch/result_buffer.h"
-#include "batch/worker.h"
 #include "batch/pump.h"
 #include "batch/batch.h"
 
@@ -26,8 +25,8 @@
 static void
 batch_wake(BatchObject *self, al_waiter_kind kind)
 {
-    al_link *at = self->waits.next;
-    while (at != &self->waits) {
+    al_link *at = self->waiters.next;
+    while (at != &self->waiters) {
         al_waiter *wait = AL_CONTAINER_OF(at, al_waiter, link);
         at = at->next;
         if (wait->kind == kind) {
@@ -37,7 +36,7 @@ batch_wake(BatchObject *self, al_waiter_kind kind)
                 al_loop_wake_waiter(self->pump.st, &self->pump.bound, future);
                 Py_DECREF(future);
             }
-            at = self->waits.next; /* waking may have changed the list */
+            at = self->waiters.next; /* waking may have changed the list */
         }
     }
 }
@@ -77,7 +76,7 @@ batch_keep(BatchObject *self, PyObject *result)
     if (al_result_buffer_put(&self->results, result) < 0) {
         return -1;
     }
-    if (self->mode == AL_MODE_STREAM && !al_list_is_empty(&self->waits)
+    if (self->mode == AL_MODE_STREAM && !al_list_is_empty(&self->waiters)
         && al_result_buffer_peek(&self->results, false) != NULL)
     {
         batch_wake(self, AL_WAIT_NEXT);
@@ -145,7 +144,7 @@ batch_tell_lost(BatchObject *self, PyObject *result)
 }
 
 static void
-batch_finished(PyObject *op, PyObject *result)
+batch_item_ended(PyObject *op, PyObject *result)
 {
     BatchObject *self = (BatchObject *)op;
     al_result_state state = al_result_state_of(result);
@@ -167,7 +166,7 @@ batch_finished(PyObject *op, PyObject *result)
 }
 
 static void
-batch_taken(PyObject *op)
+batch_item_taken(PyObject *op)
 {
     batch_wake((BatchObject *)op, AL_WAIT_TAKEN);
 }
@@ -190,8 +189,8 @@ static void
 batch_over(PyObject *op)
 {
     BatchObject *self = (BatchObject *)op;
-    self->ended = al_loop_time(self->pump.st, &self->pump.bound);
-    if (self->ended == -1.0 && PyErr_Occurred()) {
+    self->over_at = al_loop_time(self->pump.st, &self->pump.bound);
+    if (self->over_at == -1.0 && PyErr_Occurred()) {
         al_loop_report_or_exit_later(self->pump.st, self->pump.bound.loop,
                                      "the loop's clock failed", NULL);
     }
@@ -204,20 +203,20 @@ batch_over(PyObject *op)
 
 /* A block may add until it is left, and a consumer until he asks again. */
 static bool
-batch_may_end(PyObject *op)
+batch_may_be_over(PyObject *op)
 {
     BatchObject *self = (BatchObject *)op;
     return self->mode == AL_MODE_STREAM
-               ? self->asking
+               ? self->consumer_waits
                      && al_result_buffer_peek(&self->results, false) == NULL
                : self->mode != AL_MODE_OPEN;
 }
 
 const al_pump_calls al_batch_calls = {
-    .finished = batch_finished,
-    .taken = batch_taken,
+    .item_ended = batch_item_ended,
+    .item_taken = batch_item_taken,
     .over = batch_over,
-    .may_end = batch_may_end,
+    .may_be_over = batch_may_be_over,
 };
 
 /* ------------------------------------------------------------ modes */
@@ -263,6 +262,29 @@ al_batch_set_limit(BatchObject *self, Py_ssize_t limit)
         p->room += batch_window(self) - before;
     }
     al_pump_limit_changed(p);
+}
+
+int
+al_batch_add(BatchObject *self, PyObject *item)
+{
+    al_pump *p = &self->pump;
+    if (p->over || p->closed) {
+        PyErr_SetString(PyExc_RuntimeError,
+                        p->over ? "this batch has ended: nothing can be added "
+                                  "to it"
+                                : "this batch was closed: nothing can be "
+                                  "added to it");
+        return -1;
+    }
+    if (PyCoro_CheckExact(item)) {
+        al_source_refuse(p->st, item);
+        return -1;
+    }
+    if (al_source_add(&p->source, item) < 0) {
+        return -1;
+    }
+    al_pump_update(p);
+    return 0;
 }
 
 int

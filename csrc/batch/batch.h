@@ -6,7 +6,7 @@
 #include "base/list.h"
 #include "base/state.h"
 #include "batch/result_buffer.h"
-#include "batch/worker.h"
+#include "batch/pump.h"
 
 /* Who takes the results: the first use decides.  OPEN is a block (async with)
    that may still await or iterate, BLOCK one that did neither. */
@@ -22,21 +22,21 @@ typedef struct {
     PyObject_HEAD
     al_pump pump;
     al_result_buffer results;
-    al_link waits;       /* borrowed */
+    al_link waiters;     /* borrowed */
     PyObject *on_result; /* owned, or NULL */
     PyObject *errors;    /* owned: list, where there is a max_errors */
     al_mode mode;
     bool ordered;
-    bool asking;       /* the consumer waits, and nothing is there for it */
-    bool dropped;      /* nobody holds the Batch any more */
-    Py_ssize_t buffer; /* of a stream; -1: twice the limit */
+    bool consumer_waits;   /* for a result that is not there yet */
+    bool dropped;          /* nobody holds the Batch any more */
+    Py_ssize_t buffer;     /* of a stream; -1: twice the limit */
     Py_ssize_t max_errors; /* -1: none */
     Py_ssize_t done;
     Py_ssize_t failed; /* with those whose time ran out */
     Py_ssize_t cancelled;
     Py_ssize_t timed_out;
     Py_ssize_t refused; /* pulled and never started */
-    double ended;       /* loop time, once over */
+    double over_at;     /* loop time */
 } BatchObject;
 
 /* What somebody waits for. */
@@ -55,6 +55,10 @@ extern const al_pump_calls al_batch_calls;
 /* Change to a use that the one before allows.  Returns 0; -1 with an
    exception, nothing changed.  Runs Python. */
 int al_batch_set_mode(BatchObject *batch, al_mode mode);
+
+/* Add an item, also before the batch has begun.  Returns 0; -1 with an
+   exception, nothing changed.  Runs Python. */
+int al_batch_add(BatchObject *batch, PyObject *item);
 
 /* Change the limit, and with it how far a stream may be ahead.
    Runs Python. */

@@ -11,8 +11,8 @@
 #include "aio/loop.h"
 #include "batch/source.h"
 #include "batch/result_buffer.h"
-#include "batch/worker.h"
 #include "batch/pump.h"
+#include "batch/reader.h"
 #include "batch/batch.h"
 #include "batch/batch_wait.h"
 #include "batch/batch_type.h"
@@ -122,7 +122,8 @@ batch_type_add(PyObject *op, PyObject *item)
     if (!p->over && al_loop_check_thread(p->st, &p->bound, "a batch") < 0) {
         return NULL;
     }
-    return al_pump_add(p, item) < 0 ? NULL : Py_NewRef(Py_None);
+    return al_batch_add((BatchObject *)op, item) < 0 ? NULL
+                                                     : Py_NewRef(Py_None);
 }
 
 PyDoc_STRVAR(batch_type_set_doc,
@@ -157,17 +158,14 @@ static PyObject *
 batch_type_offer(PyObject *op, PyObject *item)
 {
     BatchObject *self = (BatchObject *)op;
-    /* A reader that was given up offers in vain. */
-    if (!self->pump.source.done && self->pump.source.ahead == NULL) {
-        al_pump_offer(&self->pump, item);
-    }
+    al_reader_offer(&self->pump, item);
     return al_batch_wait_awaitable(self, NULL, AL_WAIT_TAKEN);
 }
 
 static PyObject *
-batch_type_reader_done(PyObject *op, PyObject *task)
+batch_type_reader_ended(PyObject *op, PyObject *task)
 {
-    al_pump_read(&((BatchObject *)op)->pump, task);
+    al_reader_ended(&((BatchObject *)op)->pump, task);
     Py_RETURN_NONE;
 }
 
@@ -191,11 +189,11 @@ batch_type_counts(PyObject *op, PyObject *Py_UNUSED(ignored))
     al_pump *p = &self->pump;
     double elapsed = 0.0;
     if (p->begun) {
-        double now = p->over ? self->ended : al_loop_time(p->st, &p->bound);
+        double now = p->over ? self->over_at : al_loop_time(p->st, &p->bound);
         if (now == -1.0 && PyErr_Occurred()) {
             return NULL;
         }
-        elapsed = now - p->began;
+        elapsed = now - p->begun_at;
     }
     Py_ssize_t started = p->source.pulled - self->refused;
     Py_ssize_t waiting = al_source_waiting(&p->source);
@@ -214,7 +212,7 @@ static PyMethodDef batch_type_methods[] = {
     {"stream", batch_type_stream, METH_O, batch_type_stream_doc},
     {"stop", AL_METHOD(batch_type_stop), METH_FASTCALL, batch_type_stop_doc},
     {"offer", batch_type_offer, METH_O, batch_type_offer_doc},
-    {"reader_done", batch_type_reader_done, METH_O, NULL},
+    {"reader_ended", batch_type_reader_ended, METH_O, NULL},
     {"drop", batch_type_drop, METH_NOARGS, batch_type_drop_doc},
     {"add", batch_type_add, METH_O, batch_type_add_doc},
     {"set", batch_type_set, METH_VARARGS, batch_type_set_doc},
@@ -237,14 +235,15 @@ batch_type_get_queued(PyObject *op, void *Py_UNUSED(closure))
 static PyObject *
 batch_type_get_own(PyObject *op, void *Py_UNUSED(closure))
 {
-    return AL_ALLOC(PyLong_FromSsize_t(((BatchObject *)op)->pump.source.own));
+    return AL_ALLOC(
+        PyLong_FromSsize_t(((BatchObject *)op)->pump.source.from_items));
 }
 
 static PyObject *
 batch_type_get_quiet(PyObject *op, void *Py_UNUSED(closure))
 {
     BatchObject *self = (BatchObject *)op;
-    return PyBool_FromLong(al_source_is_over(&self->pump.source)
+    return PyBool_FromLong(al_source_is_empty(&self->pump.source)
                            && batch_type_running(self) == 0);
 }
 
@@ -329,13 +328,13 @@ static PyObject *
 batch_type_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwargs))
 {
     PyObject *fn, *items, *name, *key, *on_result, *registry;
-    int async, ordered, solo;
+    int async, ordered, task_per_item;
     Py_ssize_t limit, buffer, max_errors;
     double timeout, budget, grace;
     if (!PyArg_ParseTuple(args, "OOpOndddnpnOOpO:Books", &fn, &items, &async,
                           &name, &limit, &timeout, &budget, &grace,
                           &max_errors, &ordered, &buffer, &key, &on_result,
-                          &solo, &registry))
+                          &task_per_item, &registry))
     {
         return NULL;
     }
@@ -346,7 +345,7 @@ batch_type_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwargs))
         return NULL;
     }
     al_pump *p = &self->pump;
-    al_list_init(&self->waits);
+    al_list_init(&self->waiters);
     al_pump_init(p, st, (PyObject *)self, &al_batch_calls);
     p->fn = Py_NewRef(fn);
     p->name = Py_NewRef(name);
@@ -354,9 +353,8 @@ batch_type_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwargs))
     p->timeout = timeout;
     p->budget = budget;
     p->grace = grace;
-    if (solo) {
-        al_pump_set_task_per_item(p, registry == Py_None ? NULL : registry);
-    }
+    p->task_per_item = task_per_item != 0;
+    p->registry = registry == Py_None ? NULL : Py_NewRef(registry);
     p->source.items = Py_NewRef(items);
     p->source.async = async != 0;
     p->source.key = key == Py_None ? NULL : Py_NewRef(key);

@@ -14,7 +14,7 @@
 #include "aio/loop.h"
 #include "aio/awaitable.h"
 #include "batch/source.h"
-#include "batch/worker.h"
+#include "batch/pump.h"
 #include "batch/batch.h"
 #include "batch/batch_wait.h"
 
@@ -94,8 +94,8 @@ batch_wait_settle(BatchWaitObject *self, PyObject **result)
         if (*result != NULL) {
             return PYGEN_RETURN;
         }
-        self->batch->asking = true;
-        if (al_source_is_over(&p->source)) {
+        self->batch->consumer_waits = true;
+        if (al_source_is_empty(&p->source)) {
             al_pump_update(p); /* that may have been the end */
         }
         return p->over ? batch_wait_finish_stream(self) : PYGEN_NEXT;
@@ -123,7 +123,9 @@ static PySendResult
 batch_wait_suspend(BatchWaitObject *self, PyObject **result)
 {
     BatchObject *batch = self->batch;
-    for (al_link *at = batch->waits.next; at != &batch->waits; at = at->next) {
+    for (al_link *at = batch->waiters.next; at != &batch->waiters;
+         at = at->next)
+    {
         if (self->wait.kind == AL_WAIT_NEXT
             && AL_CONTAINER_OF(at, al_waiter, link)->kind == AL_WAIT_NEXT)
         {
@@ -144,7 +146,7 @@ batch_wait_suspend(BatchWaitObject *self, PyObject **result)
         return PYGEN_ERROR;
     }
     al_link_unlink(&self->wait.link);
-    al_list_append(&batch->waits, &self->wait.link);
+    al_list_append(&batch->waiters, &self->wait.link);
     Py_XSETREF(self->wait.future, Py_NewRef(future));
     *result = future;
     return PYGEN_NEXT;
@@ -190,7 +192,7 @@ batch_wait_step(PyObject *op, PyObject *thrown, PyObject **result)
     al_link_unlink(&self->wait.link);
     Py_CLEAR(self->wait.future);
     if (self->wait.kind == AL_WAIT_NEXT) {
-        self->batch->asking = false;
+        self->batch->consumer_waits = false;
     }
     if (thrown != NULL
         && PyErr_GivenExceptionMatches(thrown, PyExc_GeneratorExit))

@@ -71,23 +71,23 @@ static long
 item_uncancel(al_state *st, al_item *item, PyObject *task)
 {
     long left = 0;
-    while (item->asked > 0 && left >= 0) {
-        item->asked--;
+    while (item->cancels_sent > 0 && left >= 0) {
+        item->cancels_sent--;
         left = al_task_uncancel(st, task);
     }
     return left;
 }
 
 static int
-item_returned(al_state *st, al_item *item, PyObject *task, PyObject *counter,
-              PyObject **end, al_result_fields *facts)
+item_returned(al_state *st, al_item *item, PyObject *task,
+              PyObject *cancelling, PyObject **end, al_result_fields *fields)
 {
-    bool ours = item->asked > 0;
+    bool ours = item->cancels_sent > 0;
     long left = ours ? item_uncancel(st, item, task) : 0;
     al_cancel_state left_behind =
         left < 0            ? AL_CANCEL_ERROR
         : ours && left == 0 ? AL_CANCEL_NONE
-                            : al_task_cancel_state(st, task, counter);
+                            : al_task_cancel_state(st, task, cancelling);
     if (left_behind == AL_CANCEL_ERROR) {
         return -1;
     }
@@ -97,28 +97,28 @@ item_returned(al_state *st, al_item *item, PyObject *task, PyObject *counter,
             return -1;
         }
         Py_SETREF(*end, error);
-        facts->error = error;
-        facts->state = AL_RESULT_CANCELLED;
+        fields->error = error;
+        fields->state = AL_RESULT_CANCELLED;
         return 0;
     }
-    facts->data = *end;
-    facts->state = AL_RESULT_DONE;
+    fields->data = *end;
+    fields->state = AL_RESULT_DONE;
     return !ours && left_behind == AL_CANCEL_NONE;
 }
 
 static int
 item_raised(al_state *st, al_item *item, PyObject *task, double seconds,
-            PyObject **end, al_result_fields *facts)
+            PyObject **end, al_result_fields *fields)
 {
-    bool ours = item->asked > 0;
+    bool ours = item->cancels_sent > 0;
     long left = item_uncancel(st, item, task);
     if (left < 0) {
         return -1;
     }
-    facts->state = AL_RESULT_FAILED;
+    fields->state = AL_RESULT_FAILED;
     if (PyErr_GivenExceptionMatches(*end, st->CancelledError)) {
-        facts->timed_out = ours && left == 0 && item_ran_out(item);
-        if (facts->timed_out) {
+        fields->timed_out = ours && left == 0 && item_ran_out(item);
+        if (fields->timed_out) {
             PyObject *error = item_timeout(item, seconds, *end);
             if (error == NULL) {
                 return -1;
@@ -126,24 +126,24 @@ item_raised(al_state *st, al_item *item, PyObject *task, double seconds,
             Py_SETREF(*end, error);
         }
         else {
-            facts->state = AL_RESULT_CANCELLED;
+            fields->state = AL_RESULT_CANCELLED;
         }
     }
-    facts->error = *end;
+    fields->error = *end;
     return 0;
 }
 
 int
-al_item_judge(al_state *st, al_item *item, PyObject *task, PyObject *counter,
-              PySendResult answer, double seconds, PyObject **end,
-              al_result_fields *facts)
+al_item_judge(al_state *st, al_item *item, PyObject *task,
+              PyObject *cancelling, PySendResult answer, double seconds,
+              PyObject **end, al_result_fields *fields)
 {
-    facts->item = item->value;
-    facts->task_id = item->task_id;
-    facts->index = item->index;
+    fields->item = item->value;
+    fields->task_id = item->task_id;
+    fields->index = item->index;
     return answer == PYGEN_RETURN
-               ? item_returned(st, item, task, counter, end, facts)
-               : item_raised(st, item, task, seconds, end, facts);
+               ? item_returned(st, item, task, cancelling, end, fields)
+               : item_raised(st, item, task, seconds, end, fields);
 }
 
 PyObject *
@@ -155,12 +155,12 @@ al_item_unstarted(al_state *st, const al_item *item, al_stop why)
     if (error == NULL) {
         return NULL;
     }
-    al_result_fields facts = {.item = item->value,
-                              .task_id = item->task_id,
-                              .error = error,
-                              .index = item->index,
-                              .timed_out = budget};
-    PyObject *result = al_result_new(st, &facts);
+    al_result_fields fields = {.item = item->value,
+                               .task_id = item->task_id,
+                               .error = error,
+                               .index = item->index,
+                               .timed_out = budget};
+    PyObject *result = al_result_new(st, &fields);
     Py_DECREF(error);
     return result;
 }
@@ -169,7 +169,7 @@ PyObject *
 al_item_stuck(al_state *st, const al_item *item, double seconds, double grace,
               double duration)
 {
-    bool timed_out = item->asked > 0 && item_ran_out(item);
+    bool timed_out = item->cancels_sent > 0 && item_ran_out(item);
     PyObject *error;
     if (!timed_out) {
         error = item_error(item, st->CancelledError,
@@ -189,14 +189,14 @@ al_item_stuck(al_state *st, const al_item *item, double seconds, double grace,
     if (error == NULL) {
         return NULL;
     }
-    al_result_fields facts = {.item = item->value,
-                              .task_id = item->task_id,
-                              .error = error,
-                              .index = item->index,
-                              .duration = duration,
-                              .state = AL_RESULT_RUNNING,
-                              .timed_out = timed_out};
-    PyObject *result = al_result_new(st, &facts);
+    al_result_fields fields = {.item = item->value,
+                               .task_id = item->task_id,
+                               .error = error,
+                               .index = item->index,
+                               .duration = duration,
+                               .state = AL_RESULT_RUNNING,
+                               .timed_out = timed_out};
+    PyObject *result = al_result_new(st, &fields);
     Py_DECREF(error);
     return result;
 }

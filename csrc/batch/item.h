@@ -23,11 +23,11 @@ typedef struct {
     al_drive drive;
     al_deadline deadline;
     Py_ssize_t index;
-    double started; /* loop time */
-    long asked;     /* cancellations of ours that it got */
-    al_stop why;    /* of the first of them */
-    bool suspended; /* has been, once */
-    bool late;      /* its own time ran out, and it was told */
+    double started;    /* loop time */
+    long cancels_sent; /* cancellations of ours */
+    al_stop why;       /* of the first of them */
+    bool suspended;    /* has been, once */
+    bool timeout_sent; /* its own timeout has cancelled it */
 } al_item;
 
 /* The id that its result has (new).  Runs Python. */
@@ -36,12 +36,12 @@ PyObject *al_item_id(const al_item *item);
 /* Judge how an item, driven by `task` (with al_task_cancelling_method's
    answer), ended:
    `*end` (owned; may be replaced) is its value (PYGEN_RETURN) or exception.
-   Fills in `facts`, which borrow from `item` and `*end`, and takes our
+   Fills in `fields`, which borrow from `item` and `*end`, and takes our
    cancellations of the Task back.  Returns 1 if the Task is as clean as it
    was, 0 if not; -1 with an exception.  Runs Python. */
 int al_item_judge(al_state *st, al_item *item, PyObject *task,
-                  PyObject *counter, PySendResult answer, double seconds,
-                  PyObject **end, al_result_fields *facts);
+                  PyObject *cancelling, PySendResult answer, double seconds,
+                  PyObject **end, al_result_fields *fields);
 
 /* The result of an item that was pulled and never started (new).
    Runs Python. */
@@ -71,9 +71,9 @@ al_item_detach(al_item *item, PyObject **value, PyObject **task_id)
     *value = item->value;
     *task_id = item->task_id;
     item->value = item->task_id = NULL;
-    item->asked = 0;
+    item->cancels_sent = 0;
     item->why = AL_STOP_NONE;
-    item->suspended = item->late = false;
+    item->suspended = item->timeout_sent = false;
 }
 
 /* The clear of an item.  Runs Python. */

@@ -12,7 +12,6 @@
  */
 #include "base/compat.h"
 #include "base/fault.h"
-#include "base/list.h"
 #include "base/object.h"
 #include "base/state.h"
 #include "aio/loop.h"
@@ -22,10 +21,9 @@
 #include "aio/deadline.h"
 #include "batch/drive.h"
 #include "batch/source.h"
-#include "batch/result.h"
 #include "batch/item.h"
+#include "batch/pump.h"
 #include "batch/worker.h"
-#include "batch/step.h"
 #include "batch/item_task.h"
 
 /* How long items are begun before the loop has a turn, in seconds. */
@@ -125,35 +123,12 @@ item_task_start(WorkerObject *self)
         task = item_task_make_task(self, name, context);
     }
     if (task != NULL) {
-        failed = al_worker_own(self, task);
+        failed = al_worker_attach(self, task);
     }
     Py_XDECREF(task);
     Py_XDECREF(name);
     Py_XDECREF(context);
     return failed;
-}
-
-/* Pull the item of a new worker.  Returns 1; 0 if there is none, or it is not
-   to be started; -1 with an exception. */
-static int
-item_task_pull(WorkerObject *self)
-{
-    al_pump *p = self->pump;
-    int more = al_source_pull(p->st, &p->source, &self->item.value,
-                              &self->item.task_id);
-    if (more <= 0) {
-        return more;
-    }
-    p->room--;
-    self->item.index = p->source.pulled - 1;
-    if (p->source.async && p->source.ahead == NULL) {
-        p->calls->taken(p->owner);
-    }
-    if (p->stopping != AL_STOP_NONE) {
-        al_worker_refuse(self);
-        return 0;
-    }
-    return 1;
 }
 
 int
@@ -164,17 +139,19 @@ al_item_task_spawn(al_pump *p)
         return -1;
     }
     Py_INCREF(self);
-    int pulled = item_task_pull(self);
-    if (pulled < 0 && p->unstarted > 1 && p->fatal == NULL) {
+    al_pull pulled = al_worker_pull(self);
+    if (pulled == AL_PULL_ERROR && p->unstarted > 1 && p->fatal == NULL) {
         /* What was pulled before is started first. */
         p->fatal = PyErr_GetRaisedException();
-        pulled = 0;
+        pulled = AL_PULL_NOTHING;
     }
-    int failed = pulled > 0 ? item_task_start(self) : pulled;
-    if (pulled <= 0 || failed) {
+    int failed = pulled == AL_PULL_ITEM    ? item_task_start(self)
+                 : pulled == AL_PULL_ERROR ? -1
+                                           : 0;
+    if (pulled != AL_PULL_ITEM || failed) {
         PyObject *error = PyErr_GetRaisedException();
-        if (pulled > 0) {
-            al_worker_refuse(self);
+        if (pulled == AL_PULL_ITEM) {
+            al_worker_end_unstarted(self);
         }
         al_worker_detach(self); /* its Task, if there is one, finds that */
         if (error != NULL) {
@@ -187,40 +164,27 @@ al_item_task_spawn(al_pump *p)
 
 /* ------------------------------------------------------------ its end */
 
-/* It has ended before it began, so it took no time. */
-static void
-item_task_stamp(WorkerObject *self)
-{
-    al_pump *p = self->pump;
-    double now = al_loop_time(p->st, &p->bound);
-    if (now == -1.0 && PyErr_Occurred()) {
-        al_pump_fail(p);
-    }
-    self->item.started = now;
-}
-
 /* It was cancelled before it began: by us, then it was never started; or by
    somebody else. */
 static void
 item_task_end_unbegun(WorkerObject *self)
 {
     if (self->pump->stopping != AL_STOP_NONE) {
-        al_worker_refuse(self);
+        al_worker_end_unstarted(self);
         return;
     }
-    item_task_stamp(self);
-    al_worker_abandon(self);
+    self->item.started = al_pump_time(self->pump); /* it took no time */
+    al_worker_end_cancelled(self);
 }
 
 void
-al_item_task_ended(PyObject *op)
+al_item_task_ended(WorkerObject *self)
 {
-    WorkerObject *self = (WorkerObject *)op;
     al_pump *p = self->pump;
     PyObject *error = NULL;
     if (self->item.value != NULL) {
         if (self->begun) {
-            al_worker_abandon(self);
+            al_worker_end_cancelled(self);
         }
         else {
             item_task_end_unbegun(self);
@@ -279,11 +243,11 @@ item_handle_wait(PyObject *op, PyObject *thrown, PyObject **result)
     PyObject *held_by = Py_NewRef(Py_None);
     if (worker->task != NULL && al_pump_holds_items(p)) {
         Py_SETREF(held_by, al_loop_create_waiter(p->st, &p->bound));
-        if (held_by != NULL && p->gates == NULL) {
-            p->gates = AL_ALLOC(PyList_New(0));
+        if (held_by != NULL && p->held == NULL) {
+            p->held = AL_ALLOC(PyList_New(0));
         }
-        if (held_by == NULL || p->gates == NULL
-            || AL_ALLOC_INT(PyList_Append(p->gates, held_by)) < 0)
+        if (held_by == NULL || p->held == NULL
+            || AL_ALLOC_INT(PyList_Append(p->held, held_by)) < 0)
         {
             Py_XDECREF(held_by);
             return PYGEN_ERROR;
@@ -302,12 +266,12 @@ item_handle_is_ready(WorkerObject *worker)
     double now = al_clock();
     if (p->yielding == worker) {
         p->yielding = NULL; /* also if it is held: the others need not wait */
-        p->turn_at = now;
+        p->yielded_at = now;
     }
     if (worker->task == NULL || al_pump_holds_items(p)) {
         return false; /* no Task: an eager factory is making it */
     }
-    if (p->yielding != NULL || now - p->turn_at > ITEM_TASK_SLICE) {
+    if (p->yielding != NULL || now - p->yielded_at > ITEM_TASK_SLICE) {
         if (p->yielding == NULL) {
             p->yielding = worker;
         }
@@ -376,10 +340,7 @@ item_handle_begin(PyObject *op, PyObject *Py_UNUSED(ignored))
         return NULL;
     }
     al_pump *p = worker->pump;
-    double now = al_loop_time(p->st, &p->bound);
-    if (now == -1.0 && PyErr_Occurred()) {
-        al_pump_fail(p);
-    }
+    double now = al_pump_time(p);
     worker->begun = true;
     p->unstarted--;
     worker->item.started = now;
@@ -421,7 +382,7 @@ item_handle_returned(PyObject *op, PyObject *value)
     }
     else if (worker != NULL && worker->item.value != NULL) {
         PyObject *owner = Py_NewRef(worker->owner);
-        (void)al_worker_finish(worker, PYGEN_RETURN, Py_NewRef(value), NULL);
+        (void)al_worker_end_item(worker, PYGEN_RETURN, Py_NewRef(value), NULL);
         item_task_leave(worker);
         Py_DECREF(owner);
     }
@@ -466,9 +427,7 @@ item_handle_keep_exit(WorkerObject *worker, PyObject *name, PyObject *error)
 static int
 item_handle_judge(WorkerObject *worker, PyObject *error)
 {
-    bool exits =
-        PyErr_GivenExceptionMatches(error, PyExc_SystemExit)
-        || PyErr_GivenExceptionMatches(error, PyExc_KeyboardInterrupt);
+    bool exits = al_loop_is_exit(error);
     PyObject *name = exits ? al_item_id(&worker->item) : NULL;
     PyObject *verdict = NULL;
     if (exits
@@ -479,7 +438,7 @@ item_handle_judge(WorkerObject *worker, PyObject *error)
                                      worker->task);
     }
     Py_XDECREF(name);
-    (void)al_worker_finish(worker, PYGEN_ERROR, Py_NewRef(error), &verdict);
+    (void)al_worker_end_item(worker, PYGEN_ERROR, Py_NewRef(error), &verdict);
     if (exits || verdict == error) {
         Py_DECREF(verdict);
         return exits;
@@ -512,11 +471,11 @@ item_handle_raised(PyObject *op, PyObject *error)
             item_task_end_unbegun(worker);
         }
         else if (closing) {
-            al_worker_abandon(worker);
+            al_worker_end_cancelled(worker);
         }
         else {
             if (!worker->begun) {
-                item_task_stamp(worker);
+                worker->item.started = al_pump_time(worker->pump);
             }
             swallow = item_handle_judge(worker, error);
         }

@@ -33,19 +33,19 @@ result_may_cycle(PyObject *part)
 }
 
 PyObject *
-al_result_new(al_state *st, const al_result_fields *facts)
+al_result_new(al_state *st, const al_result_fields *fields)
 {
     ResultObject *self = AL_ALLOC(
         PyObject_GC_New(ResultObject, (PyTypeObject *)st->TaskResult));
     if (self == NULL) {
         return NULL;
     }
-    PyObject *task_id = facts->task_id;
-    PyObject *data = facts->data == NULL ? Py_None : facts->data;
-    PyObject *error = facts->error;
-    self->state = (uint8_t)facts->state;
-    self->timed_out = facts->timed_out;
-    if (facts->state == AL_RESULT_DONE
+    PyObject *task_id = fields->task_id;
+    PyObject *data = fields->data == NULL ? Py_None : fields->data;
+    PyObject *error = fields->error;
+    self->state = (uint8_t)fields->state;
+    self->timed_out = fields->timed_out;
+    if (fields->state == AL_RESULT_DONE
         && Py_IS_TYPE(data, (PyTypeObject *)st->TaskResult))
     {
         ResultObject *told = (ResultObject *)data;
@@ -59,9 +59,9 @@ al_result_new(al_state *st, const al_result_fields *facts)
         data = told->data;
     }
     self->success = self->state == AL_RESULT_DONE;
-    self->index = facts->index;
-    self->duration = (float)facts->duration;
-    self->item = Py_NewRef(facts->item);
+    self->index = fields->index;
+    self->duration = (float)fields->duration;
+    self->item = Py_NewRef(fields->item);
     self->task_id = Py_XNewRef(task_id);
     self->data = Py_NewRef(data);
     self->error = Py_XNewRef(error);
@@ -261,28 +261,29 @@ PyDoc_STRVAR(result_restore_doc,
 static PyObject *
 result_restore(PyObject *type, PyObject *args)
 {
-    al_result_fields facts = {0};
+    al_result_fields fields = {0};
     int state, timed_out;
     al_state *st = al_state_of_type((PyTypeObject *)type);
     if (st == NULL
-        || !PyArg_ParseTuple(args, "OOOnOipd:_restore", &facts.task_id,
-                             &facts.data, &facts.error, &facts.index,
-                             &facts.item, &state, &timed_out, &facts.duration))
+        || !PyArg_ParseTuple(args, "OOOnOipd:_restore", &fields.task_id,
+                             &fields.data, &fields.error, &fields.index,
+                             &fields.item, &state, &timed_out,
+                             &fields.duration))
     {
         return NULL;
     }
-    facts.task_id = facts.task_id == Py_None ? NULL : facts.task_id;
-    facts.error = facts.error == Py_None ? NULL : facts.error;
-    facts.state = (al_result_state)state;
-    facts.timed_out = timed_out != 0;
+    fields.task_id = fields.task_id == Py_None ? NULL : fields.task_id;
+    fields.error = fields.error == Py_None ? NULL : fields.error;
+    fields.state = (al_result_state)state;
+    fields.timed_out = timed_out != 0;
     if (state < AL_RESULT_PENDING || state > AL_RESULT_RUNNING
-        || (facts.task_id != NULL && !PyUnicode_CheckExact(facts.task_id))
-        || (facts.error != NULL && !PyExceptionInstance_Check(facts.error)))
+        || (fields.task_id != NULL && !PyUnicode_CheckExact(fields.task_id))
+        || (fields.error != NULL && !PyExceptionInstance_Check(fields.error)))
     {
         PyErr_SetString(PyExc_ValueError, "not the parts of a TaskResult");
         return NULL;
     }
-    return al_result_new(st, &facts);
+    return al_result_new(st, &fields);
 }
 
 static PyObject *
@@ -330,7 +331,7 @@ result_make(al_state *st, PyObject *task_id, int success, PyObject *data,
         Py_XDECREF(exact);
         return NULL;
     }
-    al_result_fields facts = {
+    al_result_fields fields = {
         .item = Py_None,
         .task_id = exact,
         .error = error,
@@ -338,7 +339,7 @@ result_make(al_state *st, PyObject *task_id, int success, PyObject *data,
                  : cancelled ? AL_RESULT_CANCELLED
                              : AL_RESULT_FAILED,
     };
-    PyObject *self = al_result_new(st, &facts);
+    PyObject *self = al_result_new(st, &fields);
     Py_DECREF(exact);
     if (self != NULL) {
         Py_SETREF(((ResultObject *)self)->data, Py_NewRef(data));

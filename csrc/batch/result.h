@@ -27,7 +27,7 @@ typedef struct {
 
 /* A TaskResult (new).  Where it is DONE and its data is a TaskResult itself,
    id, success, data and error are taken from that.  Pure C. */
-PyObject *al_result_new(al_state *st, const al_result_fields *facts);
+PyObject *al_result_new(al_state *st, const al_result_fields *fields);
 
 /* How it ended.  Pure C. */
 al_result_state al_result_state_of(PyObject *result);

@@ -61,7 +61,8 @@ al_source_begin(al_source *source)
     if (source->async) {
         return 0;
     }
-    source->quiet = source_is_plain(source->items) && source->key == NULL;
+    source->runs_no_python =
+        source_is_plain(source->items) && source->key == NULL;
     source->length = al_source_length(source);
     source->iterator = source_iterate(source);
     return source->iterator == NULL ? -1 : 0;
@@ -145,13 +146,14 @@ static PyObject *
 source_next(al_source *source)
 {
     PyObject *iterator = Py_NewRef(source->iterator);
-    PyObject *item = source->quiet ? Py_TYPE(iterator)->tp_iternext(iterator)
-                                   : al_drive_next(source->context, iterator);
+    PyObject *item = source->runs_no_python
+                         ? Py_TYPE(iterator)->tp_iternext(iterator)
+                         : al_drive_next(source->context, iterator);
     if (item == NULL && PyErr_ExceptionMatches(PyExc_StopIteration)) {
         PyErr_Clear();
     }
     if (item == NULL) {
-        source->done = true;
+        source->ended = true;
         source->exhausted = !PyErr_Occurred();
         Py_CLEAR(source->iterator);
     }
@@ -202,7 +204,7 @@ al_source_pull(al_state *st, al_source *source, PyObject **item,
         return PyErr_Occurred() ? -1 : 0;
     }
     source->pulled++;
-    source->own += own;
+    source->from_items += own;
     bool refused = PyCoro_CheckExact(*item);
     if (refused) {
         al_source_refuse(st, *item);
@@ -212,9 +214,9 @@ al_source_pull(al_state *st, al_source *source, PyObject **item,
         refused = *task_id == NULL;
     }
     if (refused) {
-        source->done = true;
+        source->ended = true;
         source->pulled--;
-        source->own -= own;
+        source->from_items -= own;
         Py_CLEAR(*item);
         return -1;
     }

@@ -18,13 +18,13 @@ typedef struct {
     Py_ssize_t added_front; /* place in it of what is pulled next */
     Py_ssize_t added_count; /* ever */
     Py_ssize_t added_first; /* how many of them come before what is ahead */
-    Py_ssize_t own;         /* pulled from the items themselves */
+    Py_ssize_t from_items;  /* pulled from the items themselves */
     Py_ssize_t pulled;      /* with those that were added */
     Py_ssize_t length;      /* -1: not known */
     bool async;
-    bool quiet;     /* pulling runs none of the user's code */
-    bool done;      /* nothing comes any more, but for what is ahead */
-    bool exhausted; /* done because it was read to its end */
+    bool runs_no_python; /* pulling runs none of the user's code */
+    bool ended;          /* nothing comes any more, but for what is ahead */
+    bool exhausted;      /* done because it was read to its end */
 } al_source;
 
 /* The length of an exact list, tuple or range; -1 for all else.  Pure C. */
@@ -63,15 +63,15 @@ al_source_waiting(const al_source *source)
 static inline bool
 al_source_may_give(const al_source *source)
 {
-    return (source->async ? source->ahead != NULL : !source->done)
+    return (source->async ? source->ahead != NULL : !source->ended)
            || al_source_waiting(source) > 0;
 }
 
 /* Tell whether nothing comes any more, unless it is added.  Pure C. */
 static inline bool
-al_source_is_over(const al_source *source)
+al_source_is_empty(const al_source *source)
 {
-    return source->done && source->ahead == NULL
+    return source->ended && source->ahead == NULL
            && al_source_waiting(source) == 0;
 }
 
@@ -79,10 +79,10 @@ al_source_is_over(const al_source *source)
 static inline Py_ssize_t
 al_source_left(const al_source *source)
 {
-    if (!source->done && source->length < 0) {
+    if (!source->ended && source->length < 0) {
         return -1;
     }
-    return (source->done ? 0 : source->length - source->own)
+    return (source->ended ? 0 : source->length - source->from_items)
            + al_source_waiting(source);
 }
 
