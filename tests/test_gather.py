@@ -179,6 +179,23 @@ async def test_no_more_tasks_than_items_or_limit_are_made():
     assert max(seen) <= 12
 
 
+@pytest.mark.parametrize("number", [1, 2, 5])
+async def test_a_short_list_makes_one_task_for_each_item(number):
+    made = []
+
+    def factory(loop, coro, **keywords):
+        made.append(coro)
+        return asyncio.Task(coro, loop=loop, **keywords)
+
+    loop = asyncio.get_running_loop()
+    loop.set_task_factory(factory)
+    try:
+        await bounded_gather(double_later, list(range(number)), max_concurrent=50)
+    finally:
+        loop.set_task_factory(None)
+    assert len(made) == number
+
+
 async def test_the_function_is_called_only_when_a_slot_is_free():
     live = 0
     most = 0

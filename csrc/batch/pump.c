@@ -111,10 +111,13 @@ al_pump_grow(al_pump *p)
     if (p->source.async && !p->source.ended) {
         left = 1 + al_source_waiting(&p->source);
     }
+    if (left == 0) {
+        return; /* every item has its worker: min(max_concurrent, n) Tasks */
+    }
     if (left >= 0 && n > left) {
         n = left;
     }
-    al_pump_spawn(p, n < 1 ? 1 : n);
+    al_pump_spawn(p, n);
 }
 
 /* Let held items begin, in the order in which they were held. */
