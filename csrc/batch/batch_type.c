@@ -10,7 +10,6 @@
 #include "base/state.h"
 #include "aio/loop.h"
 #include "batch/source.h"
-#include "batch/result_buffer.h"
 #include "batch/pump.h"
 #include "batch/reader.h"
 #include "batch/batch.h"
@@ -104,7 +103,7 @@ batch_type_drop(PyObject *op, PyObject *Py_UNUSED(ignored))
         return NULL;
     }
     if (p->over) {
-        al_batch_tell_fatal(self);
+        al_batch_report_fatal(self);
     }
     self->dropped = true;
     al_pump_stop(p, AL_STOP_CANCEL, NULL);
@@ -361,15 +360,27 @@ batch_type_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwargs))
     p->source.length = al_source_length(&p->source);
     self->on_result = on_result == Py_None ? NULL : Py_NewRef(on_result);
     self->max_errors = max_errors;
-    self->ordered = ordered != 0;
     self->buffer = buffer;
-    self->errors = AL_ALLOC(PyList_New(0));
-    if (self->errors == NULL
-        || al_result_buffer_init(&self->results, ordered) < 0)
-    {
+    self->results.by_index = ordered != 0;
+    self->results.list = AL_ALLOC(PyList_New(0));
+    if (self->results.list != NULL) {
+        self->errors = AL_ALLOC(PyList_New(0));
+    }
+    if (self->errors == NULL) {
         Py_CLEAR(self);
     }
     return (PyObject *)self;
+}
+
+static void
+batch_type_dealloc(PyObject *op)
+{
+    PyTypeObject *type = Py_TYPE(op);
+    PyObject_GC_UnTrack(op);
+    (void)al_batch_clear(op);
+    Py_CLEAR(((BatchObject *)op)->results.list);
+    type->tp_free(op);
+    Py_DECREF(type);
 }
 
 static PyType_Slot batch_type_slots[] = {
@@ -378,7 +389,7 @@ static PyType_Slot batch_type_slots[] = {
     {Py_tp_getset, batch_type_getset},
     {Py_tp_traverse, al_batch_traverse},
     {Py_tp_clear, al_batch_clear},
-    {Py_tp_dealloc, al_batch_dealloc},
+    {Py_tp_dealloc, batch_type_dealloc},
     {0, NULL},
 };
 

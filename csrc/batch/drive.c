@@ -55,8 +55,9 @@ drive_is_coroutine(al_state *st, PyObject *generator)
     return marked;
 }
 
-int
-al_drive_check(al_state *st, PyObject *awaitable)
+/* Refuse what cannot be awaited.  Returns 0; -1 with TypeError. */
+static int
+drive_check(al_state *st, PyObject *awaitable)
 {
     PyAsyncMethods *methods = Py_TYPE(awaitable)->tp_as_async;
     if ((methods != NULL && methods->am_await != NULL)
@@ -71,15 +72,25 @@ al_drive_check(al_state *st, PyObject *awaitable)
     return -1;
 }
 
-/* What `await` would make of an object that is no native coroutine. */
-static PyObject *
-drive_iterator(al_state *st, PyObject *awaitable)
+PyObject *
+al_drive_open(al_state *st, PyObject *fn, PyObject *item)
 {
-    if (al_drive_check(st, awaitable) < 0) {
-        return NULL;
+    PyObject *awaitable = PyObject_CallOneArg(fn, item);
+    if (awaitable != NULL && !PyCoro_CheckExact(awaitable)
+        && drive_check(st, awaitable) < 0)
+    {
+        Py_CLEAR(awaitable);
     }
-    if (PyGen_CheckExact(awaitable)) {
-        return Py_NewRef(awaitable);
+    return awaitable;
+}
+
+/* The iterator that `await` would take from a checked awaitable (new; it is
+   stolen). */
+static PyObject *
+drive_iterator(PyObject *awaitable)
+{
+    if (PyCoro_CheckExact(awaitable) || PyGen_CheckExact(awaitable)) {
+        return awaitable; /* both are their own iterators */
     }
     PyObject *iterator = Py_TYPE(awaitable)->tp_as_async->am_await(awaitable);
     if (iterator != NULL
@@ -90,18 +101,6 @@ drive_iterator(al_state *st, PyObject *awaitable)
                      Py_TYPE(iterator)->tp_name);
         Py_CLEAR(iterator);
     }
-    return iterator;
-}
-
-/* fn(item), and what is to be sent into (new). */
-static PyObject *
-drive_open(al_state *st, PyObject *fn, PyObject *item)
-{
-    PyObject *awaitable = PyObject_CallOneArg(fn, item);
-    if (awaitable == NULL || PyCoro_CheckExact(awaitable)) {
-        return awaitable;
-    }
-    PyObject *iterator = drive_iterator(st, awaitable);
     Py_DECREF(awaitable);
     return iterator;
 }
@@ -178,7 +177,8 @@ al_drive_begin(al_state *st, al_drive *drive, PyObject *context, PyObject *fn,
     }
     drive->context = own;
     PySendResult answer = PYGEN_ERROR;
-    PyObject *iterator = drive_open(st, fn, item);
+    PyObject *awaitable = al_drive_open(st, fn, item);
+    PyObject *iterator = awaitable == NULL ? NULL : drive_iterator(awaitable);
     if (iterator != NULL) {
         drive->iterator = iterator;
         answer = PyIter_Send(iterator, Py_None, result);

@@ -24,9 +24,9 @@ PySendResult al_drive_begin(al_state *st, al_drive *drive, PyObject *context,
 PySendResult al_drive_resume(al_state *st, al_drive *drive, PyObject *thrown,
                              PyObject **result);
 
-/* Refuse what cannot be awaited.  Returns 0; -1 with TypeError.
-   Runs Python. */
-int al_drive_check(al_state *st, PyObject *awaitable);
+/* fn(item), which can be awaited (new); NULL with its exception, or with
+   TypeError if it cannot.  Runs Python. */
+PyObject *al_drive_open(al_state *st, PyObject *fn, PyObject *item);
 
 /* callable(arg) in the context (new); NULL with an exception.
    Runs Python. */

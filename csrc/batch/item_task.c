@@ -297,7 +297,7 @@ item_handle_pause(PyObject *op, PyObject *Py_UNUSED(ignored))
     return al_awaitable_new(worker->st, op, item_handle_wait);
 }
 
-/* fn(item), which is checked (new). */
+/* Call the function (new), or raise what stands in its place. */
 static PyObject *
 item_handle_call(WorkerObject *worker)
 {
@@ -309,12 +309,7 @@ item_handle_call(WorkerObject *worker)
     }
     PyObject *fn = Py_NewRef(p->fn);
     PyObject *item = Py_NewRef(worker->item.value);
-    PyObject *awaitable = PyObject_CallOneArg(fn, item);
-    if (awaitable != NULL && !PyCoro_CheckExact(awaitable)
-        && al_drive_check(worker->st, awaitable) < 0)
-    {
-        Py_CLEAR(awaitable);
-    }
+    PyObject *awaitable = al_drive_open(worker->st, fn, item);
     Py_DECREF(item);
     Py_DECREF(fn);
     return awaitable;

@@ -10,19 +10,6 @@
 #include "base/state.h"
 #include "batch/result.h"
 
-typedef struct {
-    PyObject_HEAD
-    PyObject *item;    /* owned */
-    PyObject *task_id; /* owned; NULL: not asked for yet */
-    PyObject *data;    /* owned */
-    PyObject *error;   /* owned; NULL: None */
-    Py_ssize_t index;
-    float duration;
-    uint8_t state;
-    bool success;
-    bool timed_out;
-} ResultObject;
-
 /* Tell whether an object may ever be in a reference cycle.  A dict without
    references is untracked too, but will not stay so; a tuple will. */
 static bool
@@ -48,15 +35,15 @@ al_result_new(al_state *st, const al_result_fields *fields)
     if (fields->state == AL_RESULT_DONE
         && Py_IS_TYPE(data, (PyTypeObject *)st->TaskResult))
     {
-        ResultObject *told = (ResultObject *)data;
-        if (told->task_id != NULL) {
-            task_id = told->task_id;
+        ResultObject *own = (ResultObject *)data;
+        if (own->task_id != NULL) {
+            task_id = own->task_id;
         }
-        self->state = told->success                        ? AL_RESULT_DONE
-                      : told->state == AL_RESULT_CANCELLED ? told->state
-                                                           : AL_RESULT_FAILED;
-        error = told->error;
-        data = told->data;
+        self->state = own->success                        ? AL_RESULT_DONE
+                      : own->state == AL_RESULT_CANCELLED ? own->state
+                                                          : AL_RESULT_FAILED;
+        error = own->error;
+        data = own->data;
     }
     self->success = self->state == AL_RESULT_DONE;
     self->index = fields->index;
@@ -71,30 +58,6 @@ al_result_new(al_state *st, const al_result_fields *fields)
         PyObject_GC_Track(self);
     }
     return (PyObject *)self;
-}
-
-al_result_state
-al_result_state_of(PyObject *result)
-{
-    return (al_result_state)((ResultObject *)result)->state;
-}
-
-PyObject *
-al_result_error(PyObject *result)
-{
-    return ((ResultObject *)result)->error;
-}
-
-Py_ssize_t
-al_result_index(PyObject *result)
-{
-    return ((ResultObject *)result)->index;
-}
-
-bool
-al_result_timed_out(PyObject *result)
-{
-    return ((ResultObject *)result)->timed_out;
 }
 
 PyObject *

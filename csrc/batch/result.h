@@ -13,6 +13,19 @@ typedef enum {
     AL_RESULT_RUNNING, /* did not stop in time */
 } al_result_state;
 
+typedef struct {
+    PyObject_HEAD
+    PyObject *item;    /* owned */
+    PyObject *task_id; /* owned; NULL: not asked for yet */
+    PyObject *data;    /* owned */
+    PyObject *error;   /* owned; NULL: None */
+    Py_ssize_t index;
+    float duration;
+    uint8_t state; /* an al_result_state */
+    bool success;
+    bool timed_out;
+} ResultObject;
+
 /* What a result is made of; the objects are borrowed. */
 typedef struct {
     PyObject *item;
@@ -28,18 +41,6 @@ typedef struct {
 /* A TaskResult (new).  Where it is DONE and its data is a TaskResult itself,
    id, success, data and error are taken from that.  Pure C. */
 PyObject *al_result_new(al_state *st, const al_result_fields *fields);
-
-/* How it ended.  Pure C. */
-al_result_state al_result_state_of(PyObject *result);
-
-/* Its exception (borrowed), or NULL.  Pure C. */
-PyObject *al_result_error(PyObject *result);
-
-/* Its place in the input.  Pure C. */
-Py_ssize_t al_result_index(PyObject *result);
-
-/* Tell whether its time ran out.  Pure C. */
-bool al_result_timed_out(PyObject *result);
 
 /* The id that an item without a key has: the item as a str if it is a
    non-empty str or an int but no bool, else its index (new).  Pure C. */

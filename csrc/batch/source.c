@@ -7,13 +7,10 @@
 #include "base/compat.h"
 #include "base/fault.h"
 #include "base/state.h"
-#include "aio/loop.h"
 #include "aio/task.h"
+#include "batch/fifo.h"
 #include "batch/drive.h"
 #include "batch/source.h"
-
-/* Added items that were pulled, before they are cut off. */
-#define SOURCE_CUT 64
 
 static bool
 source_is_plain(PyObject *items)
@@ -100,21 +97,10 @@ source_next_added(al_source *source)
     if (al_source_waiting(source) == 0) {
         return NULL;
     }
-    PyObject *list = source->added;
-    Py_ssize_t place = source->added_front++;
-    PyObject *item = Py_NewRef(PyList_GET_ITEM(list, place));
-    (void)PyList_SetItem(list, place, Py_NewRef(Py_None));
+    PyObject *item =
+        Py_NewRef(PyList_GET_ITEM(source->added, source->added_front));
     source->added_first -= source->added_first > 0;
-    if (source->added_front >= SOURCE_CUT
-        && source->added_front * 2 >= PyList_GET_SIZE(list))
-    {
-        if (PyList_SetSlice(list, 0, source->added_front, NULL) == 0) {
-            source->added_front = 0;
-        }
-        else if (PyErr_ExceptionMatches(PyExc_MemoryError)) {
-            PyErr_Clear(); /* the next one will try again */
-        }
-    }
+    (void)al_fifo_take(source->added, &source->added_front);
     return item;
 }
 
