@@ -1,4 +1,4 @@
-# make demo, make test: everything else they need, they make.
+# make demo and make test build everything that they need.
 
 PYTHON ?= python3
 VENV := .venv
@@ -15,36 +15,37 @@ demo: $(VENV)/built
 test: $(VENV)/built
 	$(BIN)/python -m pytest $(ARGS)
 
-# What needs more than the suite: a cluster, the benchmarks' peers and plots.
+# The tests that need further packages: a cluster, other libraries, plots.
 recipes: $(VENV)/built
 	$(BIN)/python -m pip install -qq --editable '.[test,bench,cluster]'
-	$(BIN)/python -m pytest tests/test_docs.py tests/test_benchmarks.py $(ARGS)
+	$(BIN)/python -m pytest tests/whole/test_docs.py \
+	    tests/whole/test_benchmarks.py $(ARGS)
 
-# Writes docs/benchmarks.md and its plots, too.
+# Also writes docs/benchmarks.md and its plots.
 bench: $(VENV)/built
 	$(BIN)/python -m pip install -qq --editable '.[test,bench]'
 	$(BIN)/python -m benchmarks --write docs $(ARGS)
 
-# Three of its rows on every version: writes docs/benchmarks-versions.md.
+# Three kinds of rows on every version: writes docs/benchmarks-versions.md.
 bench-versions:
 	$(PYTHON) tools/bench_versions.py $(ARGS)
 
 matrix:
 	$(PYTHON) tools/matrix.py $(ARGS)
 
-# 10,000 random programs a version, others each time: the log names the seed.
+# 10,000 random programs per version, new ones each time: the log has the seed.
 differential: export PYASYNCLIFE_PROGRAMS ?= 10000
 differential: export PYASYNCLIFE_SEED ?= $(shell date +%s)
 differential:
 	@echo seed $(PYASYNCLIFE_SEED)
-	$(PYTHON) tools/matrix.py tests/test_differential.py $(ARGS)
+	$(PYTHON) tools/matrix.py tests/group/test_differential.py $(ARGS)
 
 sanitize: $(VENV)/built
 	bash tools/sanitize.sh $(BIN)/python $(ARGS)
 
 leaks: export PYASYNCLIFE_LEAKS ?= 1000000
 leaks: $(VENV)/built
-	$(BIN)/python -m pytest -q -rP tests/test_leaks.py \
+	$(BIN)/python -m pytest -q -rP tests/whole/test_leaks.py \
 	    -o faulthandler_timeout=1800 $(ARGS)
 
 nomemory: $(VENV)/built
@@ -60,11 +61,13 @@ lint: $(VENV)/linters
 	$(BIN)/ruff check $(PYFILES)
 	$(BIN)/ruff format --check $(PYFILES)
 	$(BIN)/mypy --strict pyasynclife
+	$(BIN)/python tools/format_c.py --check
 	bash tools/lint_c.sh $(BIN)/python
 
 format: $(VENV)/linters
 	$(BIN)/ruff check --fix $(PYFILES)
 	$(BIN)/ruff format $(PYFILES)
+	$(BIN)/python tools/format_c.py
 
 clean:
 	rm -rf $(VENV) .matrix build dist *.egg-info pyasynclife/*.so

@@ -1,4 +1,4 @@
-"""What pyasynclife costs beside the articles' own code and beside hand-written workers.
+"""Measure pyasynclife against the articles' code and hand-written workers.
 
-Run it by ``make bench`` or ``python -m benchmarks``; README.md says how to read it.
+Run ``make bench`` or ``python -m benchmarks``; README.md says how to read the figures.
 """

@@ -1,4 +1,4 @@
-"""Measure pyasynclife beside the articles' code and hand-written workers."""
+"""Measure pyasynclife against the articles' code and hand-written workers."""
 
 import argparse
 import importlib.util
@@ -20,19 +20,19 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--quick", action="store_true", help="3 rounds instead of 11, less memory"
     )
     parser.add_argument("--loop", choices=["asyncio", "uvloop", "both"], default="both")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="the rows, too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows, too")
     parser.add_argument(
-        "--write", type=Path, metavar="FOLDER", help="benchmarks.md and plots, too"
+        "--write", type=Path, metavar="FOLDER", help="write page and plots, too"
     )
     parser.add_argument(
-        "--scale", type=float, default=1.0, help="every n times this: to try it out"
+        "--scale", type=float, default=1.0, help="multiply every n, for a trial"
     )
     parser.add_argument(
-        "--only", default="", metavar="TEXT", help="rows whose name has it"
+        "--only", default="", metavar="TEXT", help="only rows with this in their name"
     )
     options = parser.parse_args(arguments)
     if not 0 < options.scale <= 10:
-        parser.error(f"--scale is above 0 and up to 10, got {options.scale}")
+        parser.error(f"--scale must be above 0 and at most 10, got {options.scale}")
     if options.loop == "uvloop" and not has_uvloop():
         parser.error("uvloop is not installed: pip install uvloop")
     return options
@@ -43,7 +43,7 @@ def has_uvloop() -> bool:
 
 
 def run_loop(settings: Settings) -> list[Row]:
-    """Measure in a child; leaves the program if that fails."""
+    """Measure in a child process; exit the program if it fails."""
     command = [sys.executable, "-m", "benchmarks.one_loop"]
     done = subprocess.run(
         [*command, json.dumps(asdict(settings))],
@@ -54,7 +54,9 @@ def run_loop(settings: Settings) -> list[Row]:
         check=False,
     )
     if done.returncode != 0:
-        sys.exit(f"the benchmarks on {settings.loop} failed: {done.returncode}")
+        sys.exit(
+            f"the benchmarks on {settings.loop} failed: exit status {done.returncode}"
+        )
     return [row_from_dict(json.loads(line)) for line in done.stdout.splitlines()]
 
 
@@ -67,7 +69,7 @@ def main() -> None:
     where = describe()
     print("pyasynclife", *(f"{name}: {fact}" for name, fact in where.items()), sep="\n")
     if options.scale != 1:
-        print(f"scale: {options.scale:g}, for which nothing is promised")
+        print(f"scale: {options.scale:g}, to which the targets do not apply")
     written = []
     measured: dict[str, list[Row]] = {}
     for loop in loops:

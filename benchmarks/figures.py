@@ -1,4 +1,4 @@
-"""What is measured, and how: rows, and contenders that take turns."""
+"""Rows, and how their contenders are measured in turns."""
 
 import asyncio
 import gc
@@ -9,12 +9,12 @@ from statistics import median
 from time import thread_time
 from typing import Any
 
-# Nothing that is measured waits, so the processor's time is the work's, and what other
-# programs take from the machine meanwhile does not count.
+# The measured code never waits, so the processor time of the thread is the time of the
+# work, and the time that other programs take from the machine does not count.
 clock = thread_time
 
 Round = Callable[[], Awaitable[float]]
-"""One round of a contender's work; returns the seconds that count."""
+"""Runs one round of a contender's work; returns the measured seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +22,8 @@ class Ratio:
     """How many times faster ours is than a rival."""
 
     best: float  # of the best rounds of both
-    median: float  # of the rounds, pair by pair
-    must: float | None  # None: nothing is promised
+    median: float  # of the ratios, round by round
+    must: float | None  # the target; None: there is none
 
     @property
     def short(self) -> bool:
@@ -34,8 +34,8 @@ class Ratio:
 class Row:
     """A line of the table.
 
-    A row of time has ratios: its figures are ns per item. A row with a limit has none:
-    ours must not be above it.
+    A row of times has ratios, and its figures are ns per item. A row with a limit has
+    no ratios: ours must not exceed the limit.
     """
 
     what: str
@@ -56,7 +56,7 @@ class Row:
 
 
 def row_from_dict(fields: dict[str, Any]) -> Row:
-    """Read what as_dict() gave."""
+    """Make a row from what as_dict() returned."""
     ratios = {rival: Ratio(**ratio) for rival, ratio in fields["ratios"].items()}
     names = ("what", "n", "unit", "figures", "limit")
     return Row(**{name: fields[name] for name in names}, ratios=ratios)
@@ -64,7 +64,7 @@ def row_from_dict(fields: dict[str, Any]) -> Row:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How long to measure, and how much."""
+    """What to measure, and with how much effort."""
 
     loop: str
     quick: bool
@@ -76,12 +76,12 @@ class Settings:
         return 3 if self.quick else 11
 
     def size(self, n: int, least: int = 20) -> int:
-        """The n of a row at this scale."""
+        """Return the n of a row at this scale."""
         return max(least, round(n * self.scale))
 
 
 def show_progress(text: str) -> None:
-    """Tell whoever waits at a terminal what is going on."""
+    """Show on stderr what is being measured."""
     print(f"\r\x1b[K{text}" if sys.stderr.isatty() else text, end="", file=sys.stderr)
     if not sys.stderr.isatty():
         print(file=sys.stderr)
@@ -91,7 +91,7 @@ def show_progress(text: str) -> None:
 async def compete(
     settings: Settings, label: str, contenders: Mapping[str, Round]
 ) -> dict[str, list[float]]:
-    """Let the contenders take turns, round by round; return the seconds of each."""
+    """Run the contenders in turns, round by round; return the seconds of each."""
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     if not sys.stderr.isatty():
         show_progress(f"{settings.loop}: {label}")
@@ -106,7 +106,7 @@ async def compete(
 
 
 async def tidy_up() -> None:
-    """Leave nothing of the round before to the next: timers, tasks, garbage."""
+    """Clear away the timers, tasks and garbage of the previous round."""
     for _ in range(3):
         await asyncio.sleep(0)
     gc.collect()
@@ -120,10 +120,10 @@ async def time_row(
     musts: Mapping[str, float],
     items: int | None = None,
 ) -> Row:
-    """Measure a row of time.
+    """Measure a row of times.
 
-    contenders: by name, "ours" among them. musts: what the ratio to a rival must be.
-    items: what the seconds of a round are divided by; None: n.
+    contenders: by name, one of them "ours".  musts: the target of the ratio to each
+    rival.  items: how many items a round has; None: n.
     """
     seconds = await compete(settings, f"{what}, n = {n:,}", contenders)
     ours = seconds.pop("ours")

@@ -22,8 +22,8 @@ LIMIT = 50
 TIMEOUT = 5.0
 MEGABYTE = 1e6
 
-# What is run on an item, and the same as the articles write it: the seed's function
-# makes the TaskResult itself, which our pump does natively.
+# The functions that are run on an item, and the same as the articles write them: a
+# function of the seed makes the TaskResult itself, which ours does natively.
 
 
 async def return_at_once(symbol: str) -> str:
@@ -72,9 +72,9 @@ Function = Callable[[str], Awaitable[str]]
 SeedFunction = Callable[[str], Coroutine[Any, Any, TaskResult]]
 Musts = Mapping[str, float]
 
-IN_TASKS = ", task_per_item"  # the same with a Task of its own for each item
+IN_TASKS = ", task_per_item"  # each item in a Task of its own
 
-# what, ours, the seed's, what must be reached on the standard loop and on uvloop
+# name, our function, the seed's, targets on the standard loop, targets on uvloop
 WORK: list[tuple[str, Function, SeedFunction, Musts, Musts]] = [
     (
         "gather, item returns at once",
@@ -127,9 +127,9 @@ def _contenders(
     items: list[str],
     task_per_item: bool,
 ) -> dict[str, Round]:
-    """Each keeps its results until its clock has stopped; its tasks are gone by then.
+    """Return the rounds. Each keeps its results, but no task, until its clock stops.
 
-    The articles drop the exception of an item that raises, so it counts none.
+    The articles' code drops an item that raises, so the seed returns none of them.
     """
     raises = function is raise_at_once
 
@@ -167,7 +167,7 @@ def _contenders(
 
 
 async def _streamed_memory(settings: Settings) -> Row:
-    """The most that Python's allocators hold above the start, while items stream."""
+    """Measure the peak memory above the start while items stream."""
     n = settings.size(100_000 if settings.quick else 1_000_000)
     what = "gather, results streamed: peak growth"
     show_progress(f"{settings.loop}: {what}, n = {n:,}")
@@ -184,7 +184,7 @@ async def _streamed_memory(settings: Settings) -> Row:
             total += result.index
         assert total == count * (count - 1) // 2
 
-    await stream(20)  # what is made once is no growth
+    await stream(20)  # so that one-time allocations do not count
     await tidy_up()
     tracemalloc.start()
     try:
@@ -197,7 +197,7 @@ async def _streamed_memory(settings: Settings) -> Row:
 
 
 async def rows(settings: Settings) -> AsyncIterator[Row]:
-    """Measure the rows that were asked for."""
+    """Measure the selected rows."""
     n = settings.size(10_000)
     items = [f"SYM{index}" for index in range(n)]
     for what, function, seed_function, musts, uvloop_musts in WORK:

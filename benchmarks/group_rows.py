@@ -1,7 +1,7 @@
-"""The rows of TaskGroup, whose rival is the running version's own.
+"""The rows of TaskGroup against the running version's own `asyncio.TaskGroup`.
 
-In the table that one stands under `seed`. Small groups are entered one after the other,
-as often as makes a round worth measuring. Beside each row stands the plain way.
+That one is the column `seed` of the table. Small groups are entered one after another,
+often enough to make a round measurable. Each row also exists on the plain path.
 """
 
 import asyncio
@@ -27,8 +27,8 @@ LONG = "group, children live long"
 EAGER = "group, eager_start=True"
 NEW = "group, memory of a child that has not started"
 WAITING = "group, memory of a child that waits"
-PLAIN = ", the plain way"
-ITEMS = 20_000  # of a round, at least
+PLAIN = ", the plain path"
+ITEMS = 20_000  # per round, at least
 NEWER = sys.version_info >= (3, 14)
 
 
@@ -41,7 +41,7 @@ async def _sleep() -> None:
 
 
 def plain(run: Round) -> Round:
-    """A round without the capture."""
+    """Return the same round without the capture."""
 
     async def run_plain() -> float:
         was = _core.allow_capture(False)
@@ -90,7 +90,7 @@ def _eager(n: int, groups: int) -> Round:
 
 
 def _living(Group: Any, n: int) -> Round:
-    """Children that wait for somebody else, and are woken one by one."""
+    """Return a round with children that wait for futures and are woken one by one."""
 
     async def run() -> float:
         loop = asyncio.get_running_loop()
@@ -114,8 +114,8 @@ def _living(Group: Any, n: int) -> Round:
     return run
 
 
-async def _memory(Group: Any, n: int, turns: int) -> float:
-    """Bytes for each living child, that many turns after it was made."""
+async def _memory(Group: Any, n: int, iterations: int) -> float:
+    """Return the bytes per child, so many loop iterations after its creation."""
     loop = asyncio.get_running_loop()
     futures = [loop.create_future() for _ in range(n)]
 
@@ -129,7 +129,7 @@ async def _memory(Group: Any, n: int, turns: int) -> float:
             before, _ = tracemalloc.get_traced_memory()
             for future in futures:
                 group.create_task(child(future))
-            for _ in range(turns):
+            for _ in range(iterations):
                 await asyncio.sleep(0)
             after, _ = tracemalloc.get_traced_memory()
             for future in futures:
@@ -158,7 +158,7 @@ async def _row(
 
 
 async def rows(settings: Settings) -> AsyncIterator[Row]:
-    """Measure the rows that were asked for."""
+    """Measure the selected rows."""
     uvloop = settings.loop == "uvloop"
     for n in (1, 5, 10, 100, 10_000, 100_000):
         size = settings.size(n) if n > 100 else n
@@ -177,11 +177,11 @@ async def rows(settings: Settings) -> AsyncIterator[Row]:
             pair = _stock(_sleep, size, groups), _ours(_sleep, size, groups)
             yield await _row(settings, SLEEP, size, pair, 1.0 if uvloop else 1.3)
     size = settings.size(ITEMS)
-    for what, turns in ((NEW, 0), (WAITING, 3)):
+    for what, iterations in ((NEW, 0), (WAITING, 3)):
         if settings.only in what:
             show_progress(f"{settings.loop}: {what}, n = {size:,}")
-            theirs = await _memory(asyncio.TaskGroup, size, turns)
-            ours_bytes = await _memory(TaskGroup, size, turns)
+            theirs = await _memory(asyncio.TaskGroup, size, iterations)
+            ours_bytes = await _memory(TaskGroup, size, iterations)
             figures = {"seed": theirs, "ours": ours_bytes}
             yield Row(what, size, "bytes", figures, limit=theirs)
     if settings.only in LONG:

@@ -1,4 +1,4 @@
-"""What a careful person writes by hand instead: workers over one iterator."""
+"""The code that a careful person writes by hand: workers over one iterator."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -11,7 +11,7 @@ async def gather_by_hand(
     timeout: float = 5.0,
     max_concurrent: int = 50,
 ) -> list[Any]:
-    """Return values and exceptions in input order, each item under its timeout."""
+    """Return values and exceptions in input order; each item has its own timeout."""
     results: list[Any] = [None] * len(items)
     pairs = iter(enumerate(items))
 
@@ -34,7 +34,7 @@ async def gather_by_hand_untimed(
     items: Sequence[str],
     max_concurrent: int = 50,
 ) -> list[Any]:
-    """The same without a timeout: nothing is left out of it but that."""
+    """The same without the timeout."""
     results: list[Any] = [None] * len(items)
     pairs = iter(enumerate(items))
 

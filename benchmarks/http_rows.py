@@ -1,4 +1,4 @@
-"""What a user feels: requests by aiohttp, 50 at once, to a server on loopback."""
+"""End to end: requests by aiohttp, 50 at once, to a server on loopback."""
 
 import asyncio
 import importlib.util
@@ -43,7 +43,7 @@ async def _ours(fetch: Fetch, paths: list[str]) -> int:
 async def _round(
     session: Any, gather: Callable[[Fetch, list[str]], Awaitable[int]], paths: list[str]
 ) -> tuple[float, float]:
-    """Requests in a second, and the seconds below which 99 % of them were answered."""
+    """Return the requests per second, and the 99th percentile of their seconds."""
     seconds: list[float] = []
 
     async def fetch(path: str) -> str:
@@ -60,7 +60,7 @@ async def _round(
 
 
 async def rows(settings: Settings) -> AsyncIterator[Row]:
-    """Measure both, in the same rounds; by the clock on the wall, for they wait."""
+    """Measure both rows in the same rounds, by the wall clock, since requests wait."""
     if settings.only not in RATE and settings.only not in P99:
         return
     if importlib.util.find_spec("aiohttp") is None:
@@ -82,7 +82,7 @@ async def rows(settings: Settings) -> AsyncIterator[Row]:
         async with aiohttp.ClientSession(
             f"http://127.0.0.1:{port}", connector=aiohttp.TCPConnector(limit=0)
         ) as session:
-            await _round(session, _hand, paths[:LIMIT])  # the connections
+            await _round(session, _hand, paths[:LIMIT])  # opens the connections
             for number in range(settings.rounds):
                 show_progress(f"{settings.loop}: HTTP, n = {n:,}, round {number + 1}")
                 for name, gather in gathers.items():

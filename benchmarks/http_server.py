@@ -1,7 +1,7 @@
-"""An HTTP server on loopback, a process of its own: `python -m benchmarks.http_server`.
+"""An HTTP server on loopback, in its own process: `python -m benchmarks.http_server`.
 
-Prints its port and serves until its stdin is closed. It answers each request with the
-same few bytes, so that the client's work is what is measured.
+It prints its port and serves until its stdin is closed. It answers each request with
+the same few bytes, so that mostly the client's work is measured.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""Where figures were taken: no figure means anything without it."""
+"""The machine, the Python and the commit that figures were measured with."""
 
 import os
 import platform
@@ -22,7 +22,7 @@ def _processor() -> str:
 
 
 def _commit() -> str:
-    """The commit of the checkout, "-dirty" if it has been changed since."""
+    """Return the commit of the checkout, with "-dirty" if it has local changes."""
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -38,7 +38,7 @@ def _python() -> str:
 
 
 def describe() -> dict[str, str]:
-    """What a table has at its head, and the JSON beside its rows."""
+    """Return the facts that a table has above it, and the JSON beside its rows."""
     return {
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
         "commit": _commit(),

@@ -1,6 +1,6 @@
-"""All rows on one loop, in a process of their own: what `python -m benchmarks` starts.
+"""Measure all rows on one loop: `python -m benchmarks` starts this for each loop.
 
-Writes each row to stdout as a line of JSON when it is there.
+Writes each row to stdout as a line of JSON as soon as it is measured.
 """
 
 import asyncio
@@ -17,8 +17,8 @@ from benchmarks import (
 )
 from benchmarks.figures import Settings
 
-# Each has rows(settings), in the order of the tables.
-ROOMS = (
+# Each has a function rows(settings). The order is that of the tables.
+MODULES = (
     gather_rows,
     group_rows,
     registry_rows,
@@ -28,8 +28,8 @@ ROOMS = (
 
 
 async def measure(settings: Settings) -> None:
-    for room in ROOMS:
-        async for row in room.rows(settings):
+    for module in MODULES:
+        async for row in module.rows(settings):
             print(json.dumps(row.as_dict()), flush=True)
 
 

@@ -1,4 +1,4 @@
-"""The rows as a page of docs/, with plots, if matplotlib is there."""
+"""The rows as a page of docs/, with plots if matplotlib is installed."""
 
 import importlib.util
 import sys
@@ -15,9 +15,11 @@ COLOURS = ("#1f6feb", "#d1242f", "#1a7f37", "#9a6700", "#8250df", "#57606a", "#b
 HEAD = """# Benchmarks
 
 Written by `make bench`. [How to read it and what falls short](../benchmarks/README.md).
-A row marked `<-- SHORT` is below what we set out to reach.
-The rows of `TaskGroup`, `register` and `cancel_all`
-[on every version](benchmarks-versions.md).
+*seed* is the reference implementation: the code that the articles on asyncio print for
+the same work, or, in the rows of the group, the running version's `asyncio.TaskGroup`.
+*hand* is 50 workers written by hand. A row marked `<-- SHORT` is below its target. The
+rows of `TaskGroup`, `register` and `cancel_all` [on every
+version](benchmarks-versions.md).
 """
 
 
@@ -26,7 +28,7 @@ def write_page(
 ) -> None:
     """Write benchmarks.md and its plots into a folder.
 
-    where: what stands at its head. measured: the rows of each loop.
+    where: the facts at the head of the page.  measured: the rows of each loop.
     """
     folder.mkdir(parents=True, exist_ok=True)
     parts = [HEAD, *(f"- {name}: {fact}" for name, fact in where.items())]
@@ -49,7 +51,7 @@ def _markdown(table: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _plot(path: Path, what: str, measured: Mapping[str, Sequence[Row]]) -> bool:
-    """Draw figures against n, both axes logarithmic; False if there is nothing to."""
+    """Draw figures against n on logarithmic axes; return False if there are none."""
     panels = {
         loop: [row for row in rows if row.what == what]
         for loop, rows in measured.items()
@@ -62,7 +64,8 @@ def _plot(path: Path, what: str, measured: Mapping[str, Sequence[Row]]) -> bool:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    mpl.rcParams["svg.hashsalt"] = "pyasynclife"  # the same figures, the same file
+    # With a fixed salt, the same figures give the same file.
+    mpl.rcParams["svg.hashsalt"] = "pyasynclife"
     mpl.rcParams["svg.fonttype"] = "none"
     figure = Figure(figsize=(5 * len(panels), 4), layout="constrained")
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]

@@ -1,6 +1,7 @@
-"""How others run the same work: a function over items, 50 at once, results kept.
+"""The same work in other libraries: a function over items, 50 at once, results kept.
 
-Each as its own documentation has it. What is not installed is left out and named.
+Each library is used as its own documentation shows. Libraries that are not installed
+are named and left out.
 """
 
 import asyncio
@@ -36,7 +37,7 @@ async def hand_timed(function: Function, items: Sequence[str]) -> Sequence[Any]:
 
 
 async def semaphore_timed(function: Function, items: Sequence[str]) -> Sequence[Any]:
-    """The seed's pattern, without its TaskResults: a semaphore, a task for each."""
+    """The seed's pattern without its TaskResults: a semaphore, and a task per item."""
     semaphore = asyncio.Semaphore(LIMIT)
 
     async def bounded(item: str) -> Any:
@@ -118,7 +119,7 @@ async def anyio_limiter(function: Function, items: Sequence[str]) -> Sequence[An
     return results
 
 
-# The libraries that have a limit, and what each needs.
+# The libraries that have a limit, and the package that each needs.
 LIBRARIES: dict[str, tuple[Peer, str]] = {
     "pyarallel": (pyarallel, "pyarallel"),
     "quattro": (quattro, "quattro"),
@@ -133,7 +134,7 @@ TIMED_LIBRARIES: dict[str, tuple[Peer, str]] = {
 
 
 def installed(libraries: dict[str, tuple[Peer, str]]) -> dict[str, Peer]:
-    """Those that can be measured here."""
+    """Return the libraries that are installed."""
     return {
         name: peer
         for name, (peer, package) in libraries.items()
@@ -142,5 +143,5 @@ def installed(libraries: dict[str, tuple[Peer, str]]) -> dict[str, Peer]:
 
 
 def missing() -> list[str]:
-    """The names of those that cannot."""
+    """Return the names of the libraries that are not installed."""
     return sorted(set(LIBRARIES) - set(installed(LIBRARIES)))

@@ -26,10 +26,10 @@ PEERS_TIMED = "peers with a timeout, item returns at once"
 COST = "cost per item against n"
 MEMORY = "memory against n, results kept"
 
-MUST = 10.0  # times the best library of the same run
+MUST = 10.0  # the target: so many times faster than each library of the same run
 SIZES = (100, 1_000, 10_000, 100_000, 1_000_000)
-MOST_TASKS = 100_000  # of a contender that makes all its tasks, 4 KB each, at the start
-QUICK_FROM = 100_000  # where three rounds tell as much as eleven
+MOST_TASKS = 100_000  # where all tasks, 4 KB each, are created at the start
+QUICK_FROM = 100_000  # from here on three rounds are as good as eleven
 
 UNTIMED: dict[str, Peer] = {
     "gather, no limit": peers.plain_gather,
@@ -60,7 +60,7 @@ def _round(peer: Peer, function: Function, items: Sequence[str]) -> Round:
 async def _peers_row(
     settings: Settings, what: str, contenders: dict[str, Peer], function: Function
 ) -> Row:
-    """Ours against all of them; it must be so many times the best library."""
+    """Measure ours against all of them; the target applies to the libraries."""
     n = settings.size(10_000)
     items = [f"SYM{index}" for index in range(n)]
     rounds = {name: _round(peer, function, items) for name, peer in contenders.items()}
@@ -96,7 +96,7 @@ async def _stream(function: Function, items: Sequence[str]) -> Sequence[Any]:
 
 
 async def _memory_rows(settings: Settings) -> AsyncIterator[Row]:
-    """The most that Python's allocators hold above the items themselves."""
+    """Measure the peak memory above that of the items themselves."""
     contenders = TIMED | peers.installed(peers.TIMED_LIBRARIES)
     contenders["ours, streamed"] = _stream
     for n in _sizes(settings):
@@ -106,7 +106,8 @@ async def _memory_rows(settings: Settings) -> AsyncIterator[Row]:
         for name, peer in contenders.items():
             if n > MOST_TASKS and name in GROWING:
                 continue
-            await peer(return_at_once, items[:20])  # what is made once is no growth
+            # One-time allocations do not count.
+            await peer(return_at_once, items[:20])
             await tidy_up()
             tracemalloc.start()
             try:
@@ -122,7 +123,7 @@ async def _memory_rows(settings: Settings) -> AsyncIterator[Row]:
 
 
 async def rows(settings: Settings) -> AsyncIterator[Row]:
-    """Measure the rows that were asked for."""
+    """Measure the selected rows."""
     if any(settings.only in what for what in (PEERS, PEERS_0)) and peers.missing():
         print(f"\nnot installed: {', '.join(peers.missing())}", file=sys.stderr)
     untimed = peers.installed(peers.LIBRARIES) | UNTIMED

@@ -1,7 +1,8 @@
 """The rows of TaskRegistry.
 
-Each contender has code of its own even where it is the same text: the interpreter fits
-a line to the types that it sees there, and in a program it sees one.
+Each contender has its own copy of the code even where the text is the same: the
+interpreter specialises a line to the types that it meets there, and a real program uses
+one registry only.
 """
 
 import asyncio
@@ -26,7 +27,7 @@ from pyasynclife import TaskRegistry
 
 Registry = seed.TaskRegistry | TaskRegistry
 NEVER = 1e9
-BEATS = 200_000  # of a round, whatever the number of tasks
+BEATS = 200_000  # per round, whatever the number of tasks
 STALE = 10
 
 REGISTER = "register"
@@ -57,7 +58,7 @@ async def _cancel(tasks: Iterable[asyncio.Task[Any]]) -> None:
 
 
 def _registering_seed(n: int) -> Round:
-    """The tasks run, and all of it is freed, after the clock has stopped."""
+    """The clock stops before the tasks run and before anything is freed."""
 
     async def run() -> float:
         registry = seed.TaskRegistry()
@@ -81,7 +82,7 @@ def _registering_ours(n: int) -> Round:
 
 
 def _cancelling_seed(n: int) -> Round:
-    """The tasks and their ends are freed while the clock runs, as ours are."""
+    """The tasks and their outcomes are freed while the clock runs, as ours are."""
 
     async def run() -> float:
         registry = seed.TaskRegistry()
@@ -92,7 +93,7 @@ def _cancelling_seed(n: int) -> Round:
         ends = await asyncio.gather(*tasks, return_exceptions=True)
         kinds = set(map(type, ends))
         del tasks, registry, ends
-        await asyncio.sleep(0)  # what woke this task holds all of them until then
+        await asyncio.sleep(0)  # until then, the wake-up of this task holds all of them
         seconds = clock() - begin
         assert kinds == {asyncio.CancelledError}
         return seconds
@@ -166,7 +167,7 @@ async def _heartbeat(
         tasks.append((await theirs.register(_sleep(), task_id))[0])
         tasks.append((await ours.register(_sleep(), task_id))[0])
     await tidy_up()
-    for task_id in ids:  # the first beat of a task does more than the others
+    for task_id in ids:  # the first heartbeat of a task does more than later ones
         await theirs.heartbeat(task_id)
         await ours.heartbeat(task_id)
     passes = max(1, settings.size(BEATS) // size)
@@ -191,7 +192,7 @@ async def _heartbeat(
 
 
 async def _with_stale(registry: Registry, n: int) -> list[asyncio.Task[Any]]:
-    """Fill a registry with n tasks of which some are stale."""
+    """Fill a registry with n tasks, some of them stale."""
     tasks = []
     for number in range(n):
         task_id = f"feed-{number}"
@@ -229,7 +230,7 @@ def _asking(registry: TaskRegistry, calls: int) -> Round:
 
 
 async def _stale(settings: Settings) -> AsyncIterator[Row]:
-    """Its figures are of a call, not of a task."""
+    """Measure get_stale_tasks(); the figures are per call, not per task."""
     few, many = settings.size(1000), settings.size(100_000)
     show_progress(f"{settings.loop}: filling registries, n = {many:,}")
     theirs, ours, small = seed.TaskRegistry(), TaskRegistry(), TaskRegistry()
@@ -255,7 +256,7 @@ async def _stale(settings: Settings) -> AsyncIterator[Row]:
 
 
 async def _bytes_of(start: Callable[[], Awaitable[Any]], n: int) -> float:
-    """What tracemalloc says that a started, sleeping task holds, with all it has."""
+    """Return the bytes of a started, sleeping task by tracemalloc, all included."""
     await tidy_up()
     tracemalloc.start()
     try:
@@ -270,7 +271,7 @@ async def _bytes_of(start: Callable[[], Awaitable[Any]], n: int) -> float:
 
 
 async def _memory_alone(n: int) -> float:
-    """The bytes of a task in nobody's books, whose name is not its own."""
+    """Return the bytes of an unregistered task that shares its name with others."""
     loop = asyncio.get_running_loop()
     kept: list[Any] = [None] * n
     places = iter(range(n))
@@ -285,9 +286,9 @@ async def _memory_alone(n: int) -> float:
 
 
 async def _memory(settings: Settings) -> Row:
-    """What a registered task holds above one in nobody's books: entry, id, tables.
+    """Measure what registration adds to a task: its entry, its id, the tables.
 
-    The loop keeps the room that it made for the first n tasks, so these do not count.
+    The first run is not counted: the loop keeps the space that it allocates there.
     """
     n = settings.size(20_000)
     show_progress(f"{settings.loop}: {MEMORY}, n = {n:,}")
@@ -307,7 +308,7 @@ async def _memory(settings: Settings) -> Row:
 
 
 async def rows(settings: Settings) -> AsyncIterator[Row]:
-    """Measure the rows that were asked for."""
+    """Measure the selected rows."""
     uvloop = settings.loop == "uvloop"
     n = settings.size(20_000)
     theirs, ours = _registering_seed(n), _registering_ours(n)

@@ -1,8 +1,8 @@
-"""The articles' own code for the same work: what the ratios are taken against.
+"""The reference implementation (the "seed"): the articles' code for the same work.
 
-As printed, "A Complete Guide to asyncio Task Lifecycle", patterns 1 and 4, apart from
-what is needed to run: the missing imports, the function that is run on each item as a
-parameter instead of a global, type arguments. Its faults are part of it.
+It is printed in "A Complete Guide to asyncio Task Lifecycle", patterns 1 and 4. Only
+what it needs to run has been added: the missing imports, the function for each item as
+a parameter instead of a global, type arguments. Its bugs are left in.
 """
 
 import asyncio

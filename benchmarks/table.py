@@ -6,7 +6,7 @@ from benchmarks.figures import Ratio, Row
 
 TIME_HEAD = (
     "time, ns per item", "n", "seed", "hand", "ours",
-    "seed/ours", "must", "hand/ours", "must", "",
+    "seed/ours", "target", "hand/ours", "target", "",
 )  # fmt: skip
 LIMIT_HEAD = ("limits", "n", "unit", "seed", "ours", "at most", "")
 SHORT = "<-- SHORT"
@@ -33,7 +33,7 @@ def _ratio(ratio: Ratio | None) -> tuple[str, str]:
 
 
 def _align(lines: Iterable[Sequence[str]]) -> list[str]:
-    """The first column to the left, the others to the right, the mark at the end."""
+    """Align the first column left and the others right; the mark comes last."""
     cells = list(lines)
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     text = []
@@ -67,16 +67,16 @@ def _limit_line(row: Row) -> tuple[str, ...]:
 
 
 def _is_time(row: Row) -> bool:
-    """Whether it is a line of the first table: its rivals are the seed and the hand."""
+    """Return whether the row belongs in the first table, against seed and hand."""
     return row.limit is None and row.unit == "ns" and row.ratios.keys() <= RIVALS
 
 
 def _crowd_lines(rows: Sequence[Row]) -> list[tuple[str, ...]]:
-    """Rows of one name, with many contenders: a line for each, a column for each n."""
+    """Lay out rows of one name: a line for each contender, a column for each n."""
     first = rows[0]
     head = (f"{first.what}, {first.unit}", *(f"n = {row.n:,}" for row in rows))
     compared = len(rows) == 1 and bool(first.ratios)
-    lines = [(*head, *(("/ours", "must") if compared else ()), "")]
+    lines = [(*head, *(("/ours", "target") if compared else ()), "")]
     for name in dict.fromkeys(name for row in rows for name in row.figures):
         figures = [_number(row.figures.get(name)) for row in rows]
         ratio = _ratio(first.ratios.get(name)) if compared else ()
@@ -86,7 +86,7 @@ def _crowd_lines(rows: Sequence[Row]) -> list[tuple[str, ...]]:
 
 
 def tables(rows: Sequence[Row]) -> list[list[tuple[str, ...]]]:
-    """The rows of one loop as tables: each a head, lines of so many cells, a mark."""
+    """Return the rows of one loop as tables; the last cell of a line is the mark."""
     times = [_time_line(row) for row in rows if _is_time(row)]
     limits = [_limit_line(row) for row in rows if row.limit is not None]
     made = [[TIME_HEAD, *times]] if times else []
@@ -99,11 +99,11 @@ def tables(rows: Sequence[Row]) -> list[list[tuple[str, ...]]]:
 
 
 def render(rows: Sequence[Row]) -> str:
-    """The tables of one loop as plain text, and how many rows fall short."""
+    """Return the tables of one loop as text, and how many rows miss their target."""
     parts = []
     for table in tables(rows):
         parts += ["", *_align(table)]
     short = sum(row.short for row in rows)
     parts += ["", f"{short} of {len(rows)} rows fall short" if short else
-              f"all {len(rows)} rows reach what they must"]  # fmt: skip
+              f"all {len(rows)} rows reach their targets"]  # fmt: skip
     return "\n".join(parts)

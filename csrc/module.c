@@ -9,8 +9,8 @@
 #include "aio/join_set.h"
 #include "registry/entry.h"
 #include "registry/registry_type.h"
+#include "group/group.h"
 #include "group/group_exit.h"
-#include "group/task_group.h"
 #include "signals/signal_handler.h"
 #include "aio/deadline.h"
 #include "batch/result.h"
@@ -66,8 +66,8 @@ module_exec(PyObject *module)
         || al_awaitable_setup(module, st) < 0
         || al_join_set_setup(module, st) < 0 || al_entry_setup(module, st) < 0
         || al_registry_type_setup(module, st) < 0
+        || al_group_setup(module, st) < 0
         || al_group_exit_setup(module, st) < 0
-        || al_task_group_setup(module, st) < 0
         || al_signal_handler_setup(module, st) < 0
         || al_deadline_setup(module, st) < 0 || al_result_setup(module, st) < 0
         || al_worker_setup(module, st) < 0

@@ -1,4 +1,4 @@
-"""Hundreds of live market feeds on one event loop, in the few lines that matter.
+"""Follow hundreds of live market feeds on one event loop, in a few lines.
 
     python examples/market_feed.py [seconds]
 
@@ -29,12 +29,12 @@ async def follow_the_market(server: FeedProcess, seconds: float) -> None:
     def count(_: TaskMetadata) -> None:
         meter.stale_seen += 1
 
-    # A symbol that is silent for a second is stale; the registry looks five times a
-    # second, logs those that are new, and tells us.
+    # A symbol that is silent for a second is stale. The registry checks five times a
+    # second, logs newly stale symbols, and calls on_stale for each.
     registry = TaskRegistry(0.2, stale_threshold=1.0, on_stale=count)
     client = FeedClient(server.url, registry, meter)
 
-    # Ctrl-C and SIGTERM become events, and what is registered is looked after.
+    # Ctrl-C and SIGTERM become events; the registry's tasks are shut down at the end.
     coordinator = SignalCoordinator(shutdown_timeout=5.0, registry=registry)
     async with coordinator, registry:
         snapshots = await bounded_gather(
@@ -54,7 +54,7 @@ async def follow_the_market(server: FeedProcess, seconds: float) -> None:
         await coordinator.wait_for_shutdown()
         run = Figures.between(began, meter.read())
 
-        # All at once, and back at the deadline even if something does not stop.
+        # Cancels all tasks at once, and returns at the deadline even if one goes on.
         report = await coordinator.graceful_shutdown()
     print_report(meter, run, report)
 

@@ -1,4 +1,4 @@
-"""The native core: its types as the Python rooms and type checkers see them."""
+"""The native core: its types as Python modules and type checkers see them."""
 
 import asyncio
 from collections.abc import (
@@ -10,21 +10,35 @@ from collections.abc import (
     Iterator,
 )
 from contextvars import Context
-from typing import Any, Generic, Literal, NoReturn, TypeVar, final
+from types import GenericAlias
+from typing import (
+    Any,
+    Generic,
+    Literal,
+    NoReturn,
+    Self,
+    TypeVar,
+    final,
+    type_check_only,
+)
+
+from typing_extensions import disjoint_base
 
 from pyasynclife._states import TaskHealth, TaskState
 
-T = TypeVar("T")
-T_co = TypeVar("T_co", covariant=True)
+_T = TypeVar("_T")
+_T_co = TypeVar("_T_co", covariant=True)
 
 def allow_capture(allowed: bool, /) -> bool: ...
 def adopt_methods(subclass: type[Any], /) -> None: ...
 
 @final
-class Ready(Awaitable[T_co], Generic[T_co]):
-    def __await__(self) -> Generator[Any, None, T_co]: ...
-    def result(self) -> T_co: ...
+class Ready(Awaitable[_T_co], Generic[_T_co]):
+    def __await__(self) -> Generator[Any, None, _T_co]: ...
+    def result(self) -> _T_co: ...
     def __bool__(self) -> NoReturn: ...
+    @classmethod
+    def __class_getitem__(cls, item: Any, /) -> GenericAlias: ...
 
 @final
 class TaskMetadata:
@@ -57,16 +71,19 @@ class TaskMetadata:
     @property
     def error_text(self) -> str | None: ...
     def as_dict(self) -> dict[str, Any]: ...
+    # It is the done callback of its Task.
+    def __call__(self, task: asyncio.Task[Any], /) -> None: ...
 
+@disjoint_base
 class Registry:
     def register(
         self,
-        coro: Coroutine[Any, Any, T],
+        coro: Coroutine[Any, Any, _T],
         task_id: str | None = None,
         *,
         stale_after: float | None = None,
         context: Context | None = None,
-    ) -> Ready[tuple[asyncio.Task[T], str]]: ...
+    ) -> Ready[tuple[asyncio.Task[_T], str]]: ...
     def track(
         self,
         task: asyncio.Task[Any],
@@ -83,9 +100,9 @@ class Registry:
     def get_status(self) -> Ready[dict[str, TaskMetadata]]: ...
     def get_stale_tasks(self) -> Ready[list[str]]: ...
     def __len__(self) -> int: ...
-    def __contains__(self, task_id: object) -> bool: ...
+    def __contains__(self, task_id: object, /) -> bool: ...
     def __iter__(self) -> Iterator[str]: ...
-    def __getitem__(self, task_id: str) -> TaskMetadata: ...
+    def __getitem__(self, task_id: str, /) -> TaskMetadata: ...
     @property
     def _waiters(self) -> list[asyncio.Future[None]]: ...
     @property
@@ -122,7 +139,9 @@ class Drain:
     @property
     def callers(self) -> list[asyncio.Task[Any] | None]: ...
 
+# The type of Drain.nodes; the module does not export it.
 @final
+@type_check_only
 class DrainNode:
     @property
     def task(self) -> asyncio.Task[Any]: ...
@@ -137,9 +156,9 @@ class DrainNode:
 
 @final
 class SignalHandler:
-    def __init__(
-        self, signum: int, previous: Any, poke: Callable[[], bool], /
-    ) -> None: ...
+    def __new__(
+        cls, signum: int, previous: Any, poke: Callable[[], bool], /
+    ) -> Self: ...
     def __call__(self, signum: int, frame: Any, /) -> None: ...
     @property
     def signum(self) -> int: ...
@@ -162,36 +181,37 @@ class SignalHandler:
     def put_back(self) -> None: ...
     def inherit(self, below: SignalHandler, /) -> None: ...
 
-# At run time no subclass of asyncio's; declared as one, so that annotations hold.
+# Not a subclass of asyncio's at run time; declared as one for annotations' sake.
+@disjoint_base
 class TaskGroup(asyncio.TaskGroup):
     def create_task(
         self,
-        coro: Generator[Any, None, T] | Coroutine[Any, Any, T],
+        coro: Generator[Any, None, _T] | Coroutine[Any, Any, _T],
         *,
         name: str | None = None,
         context: Context | None = None,
         **kwargs: Any,
-    ) -> asyncio.Task[T]: ...
+    ) -> asyncio.Task[_T]: ...
     def cancel(self) -> None: ...
     @property
     def _tasks(self) -> frozenset[asyncio.Task[Any]]: ...  # type: ignore[override]
 
 @final
-class TaskResult(Generic[T]):
+class TaskResult(Generic[_T]):
     __match_args__: tuple[str, str, str, str]
-    def __init__(
-        self,
+    def __new__(
+        cls,
         task_id: str,
         success: bool,
-        data: T | None = None,
+        data: _T | None = None,
         error: BaseException | None = None,
-    ) -> None: ...
+    ) -> Self: ...
     @property
     def task_id(self) -> str: ...
     @property
     def success(self) -> bool: ...
     @property
-    def data(self) -> T | None: ...
+    def data(self) -> _T | None: ...
     @property
     def error(self) -> BaseException | None: ...
     @property
@@ -204,19 +224,32 @@ class TaskResult(Generic[T]):
     def timed_out(self) -> bool: ...
     @property
     def duration(self) -> float: ...
-    def unwrap(self) -> T: ...
+    def unwrap(self) -> _T: ...
     def as_dict(self) -> dict[str, Any]: ...
     @classmethod
-    def _restore(cls, *fields: Any) -> TaskResult[Any]: ...
+    def _restore(
+        cls,
+        task_id: str | None,
+        data: Any,
+        error: BaseException | None,
+        index: int,
+        item: Any,
+        state: int,
+        timed_out: bool,
+        duration: float,
+        /,
+    ) -> TaskResult[Any]: ...
+    @classmethod
+    def __class_getitem__(cls, item: Any, /) -> GenericAlias: ...
 
 @final
 class Books:
-    def __init__(
-        self,
+    def __new__(
+        cls,
         fn: Callable[[Any], Awaitable[Any]],
         items: Any,
         is_async: bool,
-        what: str,
+        name: str,
         max_concurrent: int,
         timeout: float,
         budget: float,
@@ -229,10 +262,10 @@ class Books:
         task_per_item: bool,
         registry: Registry | None,
         /,
-    ) -> None: ...
+    ) -> Self: ...
     def use(self, mode: int, /) -> None: ...
     def wait(self) -> Awaitable[None]: ...
-    def stream(self, handle: object, /) -> AsyncIterator[TaskResult[Any]]: ...
+    def stream(self, batch: object, /) -> AsyncIterator[TaskResult[Any]]: ...
     def stop(self, msg: str | None = None, /) -> None: ...
     def drop(self) -> None: ...
     def add(self, item: Any, /) -> None: ...

@@ -12,8 +12,11 @@ from importlib.metadata import version
 from typing import Any
 
 import pytest
-from helpers import SEED
 from pytest_asyncio import is_async_test
+
+pytest.register_assert_rewrite("support")
+
+from support.loops import SEED  # noqa: E402
 
 try:
     import uvloop

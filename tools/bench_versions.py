@@ -1,9 +1,9 @@
-"""Measure the rows of TaskGroup, register and cancel_all on every CPython there is.
+"""Measure the rows of TaskGroup, register and cancel_all on every available CPython.
 
 python tools/bench_versions.py [--only 3.13,3.14]
 
-One version after the other, where tools/matrix.py finds or makes it, and nothing else
-beside it. Writes docs/benchmarks-versions.md.
+The versions run one after another, where tools/matrix.py finds or makes them, and
+nothing else runs at that time. Writes docs/benchmarks-versions.md.
 """
 
 import argparse
@@ -16,17 +16,18 @@ import matrix
 VERSIONS = sorted(v for v in matrix.VERSIONS if not v.endswith("d"))
 ROWS = ["group", "register", "cancel_all"]
 PAGE = matrix.ROOT / "docs/benchmarks-versions.md"
-HEAD = """# The rows of TaskGroup, `register` and `cancel_all`, on every version
+HEAD = """# `TaskGroup`, `register` and `cancel_all` on every version
 
-Written by `make bench-versions`. How many times faster than the running version's own
-`asyncio.TaskGroup`, or than the articles' registry: the ratio of the best rounds, in
-brackets the median of the rounds' ratios. A row with `*` is below what we set out to
-reach in the best of its rounds. [How to read it](../benchmarks/README.md).
+Written by `make bench-versions`. Each figure says how many times faster ours is than
+the running version's own `asyncio.TaskGroup`, or than the registry that the articles on
+asyncio print: the ratio of the best rounds, and in brackets the median of the rounds'
+ratios. A figure with `*` is below its target in the best of its rounds.
+[How to read it](../benchmarks/README.md).
 """
 
 
 def measure(version: str) -> list[dict[str, Any]]:
-    """The reports of the rows on one version, with where they were taken."""
+    """Measure the rows on one version; return the reports, machine included."""
     place = matrix.find_place(version)
     print(f"{version}: {matrix.install(place) or 'installed'}", flush=True)
     reports = []
@@ -34,7 +35,7 @@ def measure(version: str) -> list[dict[str, Any]]:
         print(f"{version}: {row}", flush=True)
         file = "rows.json"
         if place.run("-m", "benchmarks", "--only", row, "--json", file) != 0:
-            raise RuntimeError(f"it failed: see {place.log}")
+            raise RuntimeError(f"the benchmarks failed: see {place.log}")
         reports.append(json.loads((place.path / "src" / file).read_text()))
     return reports
 
@@ -71,7 +72,7 @@ def write(measured: dict[str, list[dict[str, Any]]]) -> None:
 def main() -> None:
     assert __doc__ is not None
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", help="versions, with commas between", default="")
+    parser.add_argument("--only", help="versions, separated by commas", default="")
     options = parser.parse_args()
     measured = {}
     matrix.WORK.mkdir(exist_ok=True)
@@ -79,7 +80,7 @@ def main() -> None:
         try:
             measured[version] = measure(version)
         except matrix.Unavailable as why:
-            print(f"{version}: not to be had: {why}", file=sys.stderr)
+            print(f"{version}: not available: {why}", file=sys.stderr)
     if measured:
         write(measured)
         print(PAGE.relative_to(matrix.ROOT))

@@ -1,13 +1,14 @@
-"""Cancel every public coroutine of ours at every turn of its loop.
+"""Cancel every public coroutine of ours at every iteration of its loop.
 
 python tools/cancel_everywhere.py [-k WORDS] [--sample N [--seed S]] [--stock [-v]]
 
-Runs the scenarios of tests/cancel_scenarios*.py, lazy and with the eager task factory
-(3.12 and newer), with the capture and, in a process of its own, without. Prints what
-it finds, and its figures on one line.
+Runs the scenarios of tests/support/cancel_scenarios*.py, with lazy tasks and with the
+eager task factory (3.12 and newer), with the capture and, in a process of its own,
+without. Prints the violations that it finds, and its figures on one line.
 
---sample: so many points of all, drawn by the seed, which is printed.
---stock: asyncio's own tools instead; prints a row of the table in docs/testing.md.
+--sample: run only that many points, drawn at random by the seed, which is printed.
+--stock: run asyncio's own tools instead, and print a row of the table in
+docs/testing.md.
 """
 
 import argparse
@@ -26,12 +27,11 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-import cancel_scenarios_articles  # noqa: E402, F401
-import cancel_scenarios_live  # noqa: E402, F401
-from cancel_scenarios import EAGER, OURS, Case, quiet  # noqa: E402
-from cancel_scenarios_stock import STOCK  # noqa: E402
-
+import support.cancel_scenarios_articles  # noqa: E402
+import support.cancel_scenarios_live  # noqa: E402, F401
 from pyasynclife.testing import CancelReport, cancel_everywhere  # noqa: E402
+from support.cancel_scenarios import EAGER, OURS, Case, quiet  # noqa: E402
+from support.cancel_scenarios_stock import STOCK  # noqa: E402
 
 Point = tuple[int, ...]
 
@@ -43,7 +43,7 @@ if EAGER:
 
 @dataclass(frozen=True)
 class Choice:
-    """Which scenarios, and how many points of them; None: all."""
+    """Which scenarios to run, and how many of their points (None: all)."""
 
     words: str
     sample: int | None
@@ -70,7 +70,7 @@ Job = tuple[Case, str]
 
 
 def draw(jobs: list[Job], choice: Choice) -> Iterator[tuple[Job, list[Point]]]:
-    """Draw points by lot: each scenario that is drawn runs undisturbed first."""
+    """Draw points at random. Each scenario that is drawn runs undisturbed first."""
     assert choice.sample is not None
     chance = random.Random(choice.seed)
     rounds = -(-choice.sample // len(jobs))
@@ -86,7 +86,7 @@ def draw(jobs: list[Job], choice: Choice) -> Iterator[tuple[Job, list[Point]]]:
 
 
 def run_ours(choice: Choice) -> int:
-    """Run what is ours in this process; returns the violations."""
+    """Run our own scenarios in this process; return the number of violations."""
     began = time.monotonic()
     cases = [case for case in OURS if choice.words in case.name]
     if not cases:
@@ -125,7 +125,7 @@ def run_plain(choice: Choice) -> int:
 
 
 def run_stock(verbose: bool) -> None:
-    """Print, for each column, at how many points of how many asyncio is wrong."""
+    """Print for each column at how many of its points asyncio is wrong."""
     for factory in FACTORIES:
         cells = []
         sums = [0, 0]
@@ -148,7 +148,7 @@ def main() -> int:
     assert __doc__ is not None
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("-k", help="only scenarios with this in their name", default="")
-    parser.add_argument("--sample", type=int, help="so many points, by lot")
+    parser.add_argument("--sample", type=int, help="that many points, at random")
     parser.add_argument("--seed", type=int, default=random.randrange(2**32))
     parser.add_argument("--stock", action="store_true", help="asyncio's own tools")
     parser.add_argument("-v", action="store_true", help="with --stock: what is wrong")

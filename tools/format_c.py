@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 CSRC = Path(__file__).resolve().parent.parent / "csrc"
+CLANG_FORMAT = Path(sys.executable).with_name("clang-format")  # extra "dev"
 OFF, ON = "/* clang-format off */\n", "/* clang-format on */\n"
 TABLE = re.compile(
     r"""^static\ [\w ]+\[\]\ =\ \{\n.*?^\};\n
@@ -24,7 +25,7 @@ TABLE = re.compile(
 def formatted(path: Path) -> str:
     """The text of a C file as it should be."""
     text = TABLE.sub(lambda match: OFF + match[0] + ON, path.read_text())
-    command = ["clang-format", f"--assume-filename={path}"]
+    command = [CLANG_FORMAT, f"--assume-filename={path}"]
     done = subprocess.run(
         command, input=text, stdout=subprocess.PIPE, text=True, check=True
     )
@@ -39,7 +40,11 @@ def main() -> int:
         differs = differs or old != new
         if check:
             lines = difflib.unified_diff(
-                old.splitlines(), new.splitlines(), str(path), "formatted", n=1
+                old.splitlines(),
+                new.splitlines(),
+                f"{path.relative_to(CSRC)}",
+                "formatted",
+                n=1,
             )
             print("\n".join(lines), end="\n" if old != new else "")
         elif old != new:

@@ -1,6 +1,6 @@
 #!/bin/bash
-# Compile csrc/ with warnings as errors, by gcc and by clang where it is there,
-# plain and with fault points: tools/lint_c.sh [PYTHON]
+# Compile csrc/ with warnings as errors, by gcc and, where installed, by clang,
+# without and with fault points: tools/lint_c.sh [PYTHON]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${1:-python3}

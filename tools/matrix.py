@@ -61,10 +61,10 @@ DEBUG = {
 }
 # What goes through the capture, run once more without it.
 PLAIN_WAY = [
-    "tests/test_group.py",
-    "tests/test_capture.py",
-    "tests/test_registry.py",
-    "tests/test_registry_misuse.py",
+    "tests/group/test_group.py",
+    "tests/group/test_capture.py",
+    "tests/registry/test_registry.py",
+    "tests/registry/test_misuse.py",
 ]
 _tree_lock = threading.Lock()
 

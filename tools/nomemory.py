@@ -1,15 +1,15 @@
-"""Fails one allocation of the whole process, each in turn: ours beside asyncio's.
+"""Make one allocation of the whole process fail, each in turn, on ours and on asyncio.
 
-python tools/nomemory.py [STEP]: a child process for every STEP-th allocation of each
-scenario, in which that one fails wherever it is, the interpreter's own included. A
-table says how the children ended; asyncio itself does not survive all of them.
+python tools/nomemory.py [STEP]: start a child process for every STEP-th allocation of
+each scenario. That allocation fails there, even one of the interpreter's own. A table
+shows how the child processes ended; asyncio itself does not survive all failures.
 
-"loop died": the MemoryError came out of the loop's own code. "hang": nothing is left
-that could happen, and the loop's exception handler was told of a call that was lost:
-asyncio's Handle and Task lose one when what they need for it cannot be had. "silent
-hang": nobody was told. "CPython's": a Task ran with an exception set, because it was
-not entered and PyDict_SetDefaultRef() did not say so. Ours must have no silent hang, no
-crash and no SystemError.
+"loop died": the MemoryError was raised by the loop's own code. "hang": the loop has
+nothing left to do, and its exception handler was called for a call that was lost:
+asyncio's Handle and Task lose a call when they cannot allocate memory for it. "silent
+hang": the same, but the handler was not called. "CPython's": a Task ran with an
+exception set, because it was not entered and PyDict_SetDefaultRef() did not report
+that. Ours must have no silent hang, no crash and no SystemError.
 """
 
 import _testcapi  # type: ignore[import-not-found]
@@ -126,15 +126,15 @@ async def injected(scenario: Scenario, nth: int) -> int:
 
 
 class Selector(selectors.DefaultSelector):
-    """Ends the process when nothing could ever happen in its loop."""
+    """Ends the process when its loop would wait for ever."""
 
-    def __init__(self, told: list[str]) -> None:
+    def __init__(self, reports: list[str]) -> None:
         super().__init__()
-        self.told = told
+        self.reports = reports
 
     def select(self, timeout: float | None = None) -> Any:
         if timeout is None:
-            os._exit(ENDS.index("hang" if self.told else "silent hang"))
+            os._exit(ENDS.index("hang" if self.reports else "silent hang"))
         return super().select(timeout)
 
 
@@ -143,19 +143,20 @@ def child(scenario: Scenario, nth: int) -> int:
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, 1)
     os.dup2(silence, 2)
-    told: list[str] = []
-    sys.unraisablehook = lambda _: told.append("unraisable")
+    reports: list[str] = []
+    sys.unraisablehook = lambda _: reports.append("unraisable")
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.alarm(SECONDS)  # it spins
+    signal.alarm(SECONDS)  # for a child that spins
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    loop = asyncio.SelectorEventLoop(Selector(told))
+    loop = asyncio.SelectorEventLoop(Selector(reports))
     loop.set_exception_handler(
-        lambda _, context: told.append(repr(context.get("exception")))
+        lambda _, context: reports.append(repr(context.get("exception")))
     )
     asyncio.set_event_loop(loop)
     task = loop.create_task(injected(scenario, nth))
     status = loop.run_until_complete(task)
-    if status == ENDS.index("SystemError") and any("Leaving task" in x for x in told):
+    entered_wrongly = any("Leaving task" in report for report in reports)
+    if status == ENDS.index("SystemError") and entered_wrongly:
         return ENDS.index("CPython's")
     return status
 
@@ -175,7 +176,7 @@ def end_of(scenario: Scenario, nth: int) -> str:
 
 
 def sweep(scenario: Scenario, step: int) -> "Counter[str]":
-    """How it ends when each allocation fails, until many in a row are not reached."""
+    """Count the ends, failing each allocation until many in a row are not reached."""
     ends: Counter[str] = Counter()
     quiet = 0
     for nth in count(0, step):
@@ -199,7 +200,7 @@ def main(step: int) -> int:
             counts = (f"{ends[end]:>{width}}" for end in ENDS)
             print(f"{name + ', ' + whose:28}"[:40].ljust(34), *counts, flush=True)
         worse += sum(found["pyasynclife"][end] for end in OURS)
-    print(f"nomemory: {worse} ends of ours that should not be")
+    print(f"nomemory: {worse} silent hangs, crashes and SystemErrors of ours")
     return int(worse > 0)
 
 

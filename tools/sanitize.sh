@@ -18,10 +18,10 @@ cd "$work/src"
 PYASYNCLIFE_SANITIZE=1 PYASYNCLIFE_FAULTS=1 \
     "$venv/bin/python" -m pip install -qq --editable '.[test]'
 
-# The interpreter is not instrumented, so the runtimes come first by preload.
-# Without PYTHONMALLOC=malloc a fault inside an arena goes unseen; without -s
-# pytest swallows the report. Leaks are not looked for: the interpreter's own
-# drown ours, and a lost Py_DECREF is no leak to it.
+# The interpreter is not instrumented, so the runtimes are preloaded. Without
+# PYTHONMALLOC=malloc a fault inside an arena goes unseen; without -s pytest
+# swallows the report. Leak detection is off: the interpreter's own leaks hide
+# ours, and a missing Py_DECREF does not count as a leak.
 LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)" \
     PYTHONMALLOC=malloc \
     ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:exitcode=99 \

@@ -1,10 +1,11 @@
-"""Run hostile cases under valgrind; what names a frame of ours fails.
+"""Run hostile cases under valgrind, and fail on every error with one of our frames.
 
-python tools/valgrind.py [CASE ...]: without names, every third case. The interpreter
-itself has hundreds of complaints and needs no suppressions here: only errors with a
-frame of _core*.so count. What is lost at the exit is not looked at: the interpreter
-keeps the strings and modules it made when we asked, and leaks have tests of their own.
-Says so, and ends well, where valgrind is not there.
+python tools/valgrind.py [CASE ...]: without names, every third case. Valgrind reports
+hundreds of errors of the interpreter itself; they need no suppressions here, since only
+errors with a frame of _core*.so count. Memory that is still allocated at exit does not
+count: the interpreter keeps strings and modules that it created for us, and leaks have
+tests of their own. Where valgrind is not installed, the script says so and exits with
+status 0.
 """
 
 import json
@@ -22,16 +23,16 @@ EVERY = 3
 
 
 def sample() -> list[str]:
-    """Every third case, from all over the file."""
+    """Return every third case, so that all parts of the file are covered."""
     sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-    import hostile_cases  # noqa: F401
-    from hostile import CASES
+    import support.hostile_cases  # noqa: F401
+    from support.hostile import CASES
 
     return list(CASES)[::EVERY]
 
 
 def reports(directory: Path) -> Iterator[ElementTree.Element]:
-    """Every error that names a frame of ours; a file may end in the middle."""
+    """Yield every error with one of our frames; a report file may be cut short."""
     for path in sorted(directory.glob("*.xml")):
         try:
             root = ElementTree.parse(path).getroot()
@@ -40,7 +41,7 @@ def reports(directory: Path) -> Iterator[ElementTree.Element]:
             continue
         for error in root.iter("error"):
             if (error.findtext("kind") or "").startswith("Leak_"):
-                continue  # looked for in any case when the report is XML
+                continue  # an XML report always includes leaks
             objects = [frame.findtext("obj") or "" for frame in error.iter("frame")]
             if any("_core." in name for name in objects):
                 yield error
@@ -56,16 +57,16 @@ def show(error: ElementTree.Element) -> None:
 
 def main(cases: list[str]) -> int:
     if shutil.which("valgrind") is None:
-        print("valgrind: not here, not run")
+        print("valgrind: not installed, not run")
         return 0
     with tempfile.TemporaryDirectory() as made:
         directory = Path(made)
         command = ["valgrind", "--tool=memcheck", "--xml=yes", "--leak-check=no"]
         command += ["--num-callers=30", f"--xml-file={directory}/%p.xml"]
-        command += [sys.executable, str(ROOT / "tests/hostile.py"), "asyncio"]
+        command += [sys.executable, "-m", "support.hostile", "asyncio"]
         environment = os.environ | {
             "PYTHONMALLOC": "malloc",
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
             "PYASYNCLIFE_SLOW": "1",
         }
         done = subprocess.run(

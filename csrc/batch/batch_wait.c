@@ -251,7 +251,7 @@ batch_wait_clear(PyObject *op)
 
 /* The first step of an anext(): what is ready, or a Wait. */
 static PySendResult
-stream_begin(PyObject *op, PyObject **result)
+batch_stream_begin(PyObject *op, PyObject **result)
 {
     BatchStreamObject *self = (BatchStreamObject *)op;
     BatchObject *batch = self->batch;
@@ -272,19 +272,19 @@ stream_begin(PyObject *op, PyObject **result)
 
 /* Takes nothing yet: one that is dropped unawaited loses no result. */
 static PyObject *
-stream_anext(PyObject *op)
+batch_stream_anext(PyObject *op)
 {
     BatchObject *batch = ((BatchStreamObject *)op)->batch;
     if (batch == NULL) {
         (void)batch_wait_is_gone();
         return NULL;
     }
-    return al_awaitable_lazy(batch->pump.st, op, stream_begin,
+    return al_awaitable_lazy(batch->pump.st, op, batch_stream_begin,
                              batch_wait_step);
 }
 
 static int
-stream_traverse(PyObject *op, visitproc visit, void *arg)
+batch_stream_traverse(PyObject *op, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(op));
     Py_VISIT(((BatchStreamObject *)op)->handle);
@@ -293,7 +293,7 @@ stream_traverse(PyObject *op, visitproc visit, void *arg)
 }
 
 static int
-stream_clear(PyObject *op)
+batch_stream_clear(PyObject *op)
 {
     Py_CLEAR(((BatchStreamObject *)op)->handle);
     Py_CLEAR(((BatchStreamObject *)op)->batch);
@@ -330,21 +330,21 @@ static PyType_Spec batch_wait_spec = {
     .slots = batch_wait_slots,
 };
 
-static PyType_Slot stream_slots[] = {
+static PyType_Slot batch_stream_slots[] = {
     {Py_am_aiter, PyObject_SelfIter},
-    {Py_am_anext, stream_anext},
-    {Py_tp_traverse, stream_traverse},
-    {Py_tp_clear, stream_clear},
+    {Py_am_anext, batch_stream_anext},
+    {Py_tp_traverse, batch_stream_traverse},
+    {Py_tp_clear, batch_stream_clear},
     {Py_tp_dealloc, al_object_dealloc},
     {0, NULL},
 };
 
-static PyType_Spec stream_spec = {
+static PyType_Spec batch_stream_spec = {
     .name = "pyasynclife._core.Stream",
     .basicsize = sizeof(BatchStreamObject),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE
              | Py_TPFLAGS_DISALLOW_INSTANTIATION,
-    .slots = stream_slots,
+    .slots = batch_stream_slots,
 };
 
 int
@@ -352,8 +352,8 @@ al_batch_wait_setup(PyObject *module, al_state *st)
 {
     return al_state_add_type(module, &st->BatchWait, &batch_wait_spec, false)
                        < 0
-                   || al_state_add_type(module, &st->BatchStream, &stream_spec,
-                                        false)
+                   || al_state_add_type(module, &st->BatchStream,
+                                        &batch_stream_spec, false)
                           < 0
                ? -1
                : 0;

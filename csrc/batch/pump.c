@@ -314,7 +314,7 @@ pump_task_has_ended(al_pump *p, PyObject *task)
 static void
 pump_hold_task(al_pump *p, PyObject *task)
 {
-    PyObject *none = PyObject_CallOneArg(p->st->keep, task);
+    PyObject *none = PyObject_CallOneArg(p->st->hold_abandoned, task);
     if (none == NULL) {
         al_loop_report_or_exit_later(p->st, p->bound.loop,
                                      "a task that did not stop cannot be held",

@@ -29,7 +29,8 @@ al_reader_start(al_pump *p)
 {
     al_state *st = p->st;
     PyObject *stack[] = {p->source.items, p->owner};
-    PyObject *coro = AL_ALLOC(PyObject_Vectorcall(st->read, stack, 2, NULL));
+    PyObject *coro =
+        AL_ALLOC(PyObject_Vectorcall(st->read_source, stack, 2, NULL));
     PyObject *callback =
         coro == NULL ? NULL : PyObject_GetAttr(p->owner, st->s_reader_ended);
     PyObject *task = NULL;

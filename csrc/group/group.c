@@ -1,24 +1,63 @@
-/* A group's core: its children, their errors, and how they are cancelled.
+/* TaskGroup: its children, their errors, and how they are cancelled.
  *
  * The behaviour is that of asyncio.TaskGroup in CPython 3.15, on every
- * version; the order of what is done at a child's end is asyncio's, for
- * callers see it.  A child that was started eagerly and has succeeded is none:
- * it costs no turn.
+ * version.  The order of events at a child's end is asyncio's too, because
+ * callers can see it.  One thing differs: a Task that was started eagerly and
+ * has already ended without an error never becomes a child, so it costs no
+ * loop iteration.
  *
- * A child owns the group through its done callback, and the group its
- * children until they have ended; the exit drops the rest, so that nothing
- * here keeps the raised errors alive, or is kept by them.
+ * Who owns whom, and until when:
+ *
+ *     parent Task -> its frame -> awaitable -> GroupExit -> group
+ *
+ *     group -> parent               until the exit has ended
+ *           -> children: the Tasks  until each has ended
+ *           -> on_done -> group     until the exit has ended
+ *           -> errors, base_error   until the exit raises or reports them
+ *           -> waiter <- parent     until the exit is resumed
+ *     child -> on_done -> group     until on_done has been called
+ *
+ * All of these cycles are broken without the garbage collector.  When the
+ * group has been left, it holds none of the errors that it has raised
+ * (CPython gh-124958).
+ *
+ * A child's life:
+ *
+ *     create_task()       closes the coroutine and raises if the group has not
+ *                         been entered, is aborting or is finished (gh-115957)
+ *     group_spawn         makes the Task; the capture may attach on_done
+ *     group_adopt         adds the edge of the await graph, the entry in
+ *                         `children`, and on_done
+ *     the loop            runs the child to its end, then calls on_done:
+ *     group_on_task_done
+ *       1. the child leaves `children`, and the edge is removed
+ *       2. if it was the last and the exit waits, the waiter is woken: the
+ *          parent's step is scheduled before 3. may cancel the parent
+ *       3. if it has failed, its error is kept, and the first failure cancels
+ *          the other children in the order of their creation, then the parent;
+ *          after the parent's end, or the group's, it is only reported
+ *
+ * The parent is cancelled because the body may be waiting for something else;
+ * the exit takes this cancellation back.  It is requested at most once, and
+ * not at all if the group is aborting already: then either the parent was
+ * cancelled before, or the exit has begun.  cancel() does what a first failure
+ * does, but leaves no error.  Before the entry it is remembered, and takes
+ * effect on entry.
  */
 #include "base/compat.h"
 #include "base/fault.h"
 #include "base/state.h"
 #include "aio/loop.h"
 #include "aio/task.h"
+#include "aio/awaitable.h"
 #include "aio/capture.h"
 #include "aio/create_task.h"
 #include "group/group.h"
+#include "group/group_exit.h"
 
-/* Tell the loop of an error that nobody will receive. */
+/* ------------------------------------------------------------ errors */
+
+/* Report an error that nobody will receive. */
 static void
 group_report(GroupObject *self, PyObject *error, const char *message,
              PyObject *task)
@@ -32,6 +71,7 @@ group_report(GroupObject *self, PyObject *error, const char *message,
 void
 al_group_report_errors(GroupObject *self, PyObject *but)
 {
+    /* Detached first: the exception handler is the user's code. */
     PyObject *errors = self->errors;
     self->errors = NULL;
     if (errors == NULL) {
@@ -68,6 +108,8 @@ al_group_note_base_error(GroupObject *self, PyObject *error)
     }
 }
 
+/* -------------------------------------------------------- cancelling */
+
 int
 al_group_abort(GroupObject *self)
 {
@@ -77,13 +119,14 @@ al_group_abort(GroupObject *self)
     if (al_group_is_empty(self)) {
         return 0;
     }
-    /* cancel() may run Python, and that may end children. */
+    /* A copy: cancel() may run Python, which may end children. */
     PyObject *tasks = AL_ALLOC(PyDict_Keys(self->children));
     if (tasks == NULL) {
         return al_loop_handle_error(
             st, loop, "cancelling the tasks of a group failed", NULL);
     }
-    PyObject *on_done = Py_XNewRef(self->on_done); /* till the group's end */
+    /* For the same reason the callback is held: the exit may drop it. */
+    PyObject *on_done = Py_XNewRef(self->on_done);
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(tasks); i++) {
         PyObject *task = PyList_GET_ITEM(tasks, i);
         if (al_capture_cancel(st, &self->bound, task, NULL, on_done) < 0) {
@@ -96,37 +139,41 @@ al_group_abort(GroupObject *self)
     return al_loop_raise_exit(exit);
 }
 
-/* Cancel the parent, once, to bring it out of the body.  -1 with an
-   exception. */
+/* Cancel the parent, once, so that the body stops.  Its cancelling() is noted
+   afterwards: a higher count later means that somebody else has cancelled it
+   as well.  -1 with an exception. */
 static int
-group_request(GroupObject *self)
+group_cancel_parent(GroupObject *self)
 {
-    if (self->parent == NULL || self->requested) {
+    if (self->parent == NULL || self->parent_cancel_requested) {
         return 0;
     }
-    self->requested = true;
+    self->parent_cancel_requested = true;
     PyObject *parent = Py_NewRef(self->parent);
-    int asked = al_task_cancel(self->st, parent, NULL);
-    if (asked >= 0) {
-        self->asked = al_task_cancelling(self->st, parent);
+    int cancelled = al_task_cancel(self->st, parent, NULL);
+    if (cancelled >= 0) {
+        self->parent_cancelling = al_task_cancelling(self->st, parent);
     }
     Py_DECREF(parent);
-    return asked < 0 || self->asked < 0 ? -1 : 0;
+    return cancelled < 0 || self->parent_cancelling < 0 ? -1 : 0;
 }
 
-/* Cancel the children and the parent.  -1 with an exception, all being asked
-   that could be. */
+/* Cancel the children, then the parent.  -1 with an exception; even then each
+   of them has been asked to stop. */
 static int
-group_bring_down(GroupObject *self)
+group_cancel_all(GroupObject *self)
 {
     PyObject *exit =
         al_group_abort(self) < 0 ? PyErr_GetRaisedException() : NULL;
-    int asked = group_request(self);
-    return exit == NULL ? asked : al_loop_raise_more_severe(exit);
+    int cancelled = group_cancel_parent(self);
+    return exit == NULL ? cancelled : al_loop_raise_more_severe(exit);
 }
 
-int
-al_group_cancel(GroupObject *self)
+/* What cancel() does, from any state: before the entry it is remembered, after
+   the first time and once no child is left in the exit it has no effect.  -1
+   with an exception. */
+static int
+group_request_cancel(GroupObject *self)
 {
     if (!self->entered) {
         self->cancel_on_enter = true;
@@ -135,10 +182,12 @@ al_group_cancel(GroupObject *self)
     if (self->aborting || (self->exiting && al_group_is_empty(self))) {
         return 0;
     }
-    return group_bring_down(self);
+    return group_cancel_all(self);
 }
 
-/* A child has failed after its parent's end. */
+/* --------------------------------------------------- a child's end */
+
+/* Report a child that failed too late for the group to raise its error. */
 static void
 group_report_late(GroupObject *self, PyObject *task, PyObject *error)
 {
@@ -147,43 +196,46 @@ group_report_late(GroupObject *self, PyObject *task, PyObject *error)
         task, self->parent == NULL ? Py_None : self->parent));
     const char *message = text == NULL ? NULL : PyUnicode_AsUTF8(text);
     if (message == NULL) {
-        PyErr_Clear(); /* a repr that failed: the error counts */
+        PyErr_Clear(); /* whatever a repr has raised, `error` matters more */
         message = "a task of a group failed after its parent's end";
     }
     group_report(self, error, message, task);
     Py_XDECREF(text);
 }
 
-/* -1 with an exception. */
+/* A child has failed with `error`: keep the error and, if it is the first,
+   cancel everything else.  -1 with an exception. */
 static int
 group_take_error(GroupObject *self, PyObject *task, PyObject *error)
 {
-    int ended =
+    int parent_done =
         self->parent == NULL ? 1 : al_task_done(self->st, self->parent);
-    if (ended < 0) {
+    if (parent_done < 0) {
         return -1;
     }
-    if (ended || self->over) {
+    if (parent_done || self->exited) {
         group_report_late(self, task, error);
         return 0;
     }
     al_group_note_base_error(self, error);
     if (al_group_add_error(self, error) < 0) {
-        /* Out of memory: the error leaves the group bare, if it must. */
+        /* No memory for the list: the exit raises this error by itself, unless
+           another one already has that place. */
         PyErr_Clear();
         if (self->base_error == NULL) {
             self->base_error = Py_NewRef(error);
         }
     }
-    if (self->aborting || self->requested) {
+    if (self->aborting || self->parent_cancel_requested) {
         return 0;
     }
-    return group_bring_down(self);
+    return group_cancel_all(self);
 }
 
-/* Take a child out: 1 if it was one, 0 if not, -1 with an exception. */
+/* Remove a Task from the children.  1: it was a child; 0: it was not; -1 with
+   an exception. */
 static int
-group_forget(GroupObject *self, PyObject *task)
+group_remove_child(GroupObject *self, PyObject *task)
 {
     if (self->children == NULL) {
         return 0;
@@ -198,18 +250,20 @@ group_forget(GroupObject *self, PyObject *task)
     return 0;
 }
 
-/* The done callback of every child. */
+/* The done callback of every child; its order is in the essay above.  A Task
+   that is not, or no longer, a child is ignored. */
 static PyObject *
 group_on_task_done(PyObject *op, PyObject *task)
 {
     GroupObject *self = (GroupObject *)op;
-    int known = group_forget(self, task);
-    if (known <= 0) {
-        return known < 0 ? NULL : Py_NewRef(Py_None);
+    int removed = group_remove_child(self, task);
+    if (removed <= 0) {
+        return removed < 0 ? NULL : Py_NewRef(Py_None);
     }
-    PyObject *trouble = al_task_unlink(self->st, task, self->parent) < 0
-                            ? PyErr_GetRaisedException()
-                            : NULL;
+    /* An error here is raised last: the exit must not be left waiting. */
+    PyObject *unlink_error = al_task_unlink(self->st, task, self->parent) < 0
+                                 ? PyErr_GetRaisedException()
+                                 : NULL;
     if (self->waiter != NULL && al_group_is_empty(self)) {
         PyObject *waiter = Py_NewRef(self->waiter);
         al_loop_wake_waiter(self->st, &self->bound, waiter);
@@ -221,8 +275,8 @@ group_on_task_done(PyObject *op, PyObject *task)
         failed = group_take_error(self, task, error);
         Py_DECREF(error);
     }
-    if (trouble != NULL) {
-        failed = al_loop_raise_more_severe(trouble);
+    if (unlink_error != NULL) {
+        failed = al_loop_raise_more_severe(unlink_error);
     }
     return failed < 0 ? NULL : Py_NewRef(Py_None);
 }
@@ -234,66 +288,46 @@ static PyMethodDef group_on_done_def = {
     NULL,
 };
 
-/* Make the children's callback and their dict.  -1 with an exception. */
+/* ---------------------------------------------- a child's beginning */
+
+/* Make the dict of children, if there is none.  -1 with an exception. */
 static int
-group_prepare(GroupObject *self)
+group_make_children(GroupObject *self)
+{
+    if (self->children == NULL) {
+        self->children = AL_ALLOC(PyDict_New());
+    }
+    return self->children == NULL ? -1 : 0;
+}
+
+/* The children's done callback, made at its first use (new). */
+static PyObject *
+group_make_on_done(GroupObject *self)
 {
     if (self->on_done == NULL) {
         self->on_done =
             AL_ALLOC(PyCFunction_New(&group_on_done_def, (PyObject *)self));
     }
-    if (self->children == NULL) {
-        self->children = AL_ALLOC(PyDict_New());
-    }
-    return self->on_done == NULL || self->children == NULL ? -1 : 0;
+    return Py_XNewRef(self->on_done);
 }
 
-/* Make a Task a child, which calls us at its end if it is `watched`.  On error
-   it is none. */
-static int
-group_adopt(GroupObject *self, PyObject *task, bool watched)
-{
-    if (group_prepare(self) < 0
-        || al_task_link(self->st, task, self->parent) < 0
-        || AL_ALLOC_INT(PyDict_SetItem(self->children, task, Py_None)) < 0)
-    {
-        return -1;
-    }
-    if (watched) {
-        return 0;
-    }
-    /* The state may change under add_done_callback; a callback that is
-       called there finds all in place. */
-    PyObject *on_done = Py_NewRef(self->on_done);
-    int failed =
-        al_task_add_done_callback(self->st, &self->bound, task, on_done);
-    Py_DECREF(on_done);
-    if (failed < 0) {
-        PyObject *error = PyErr_GetRaisedException();
-        if (group_forget(self, task) < 0) {
-            PyErr_Clear(); /* what could not be put in cannot be taken out */
-        }
-        PyErr_SetRaisedException(error);
-    }
-    return failed;
-}
-
-/* A Task was made and could not be made a child: nobody would wait for it.
+/* Cancel a Task that could not be made a child: nobody would wait for it.
    Keeps the raised exception. */
 static void
 group_disown(GroupObject *self, PyObject *task, PyObject *coro)
 {
     PyObject *error = PyErr_GetRaisedException();
     if (al_task_cancel(self->st, task, NULL) < 0) {
-        PyErr_Clear(); /* a factory's idea of a Task: nothing will run it */
+        PyErr_Clear(); /* a task factory's object that will run nothing */
         al_coro_close_unstarted(self->st, coro);
     }
     PyErr_SetRaisedException(error);
 }
 
-/* Tell whether a Task has ended already, and well or cancelled. */
+/* Tell whether a Task has already ended without an error: 1 or 0; -1 with an
+   exception. */
 static int
-group_is_settled(GroupObject *self, PyObject *task)
+group_ended_without_error(GroupObject *self, PyObject *task)
 {
     int done = al_task_done(self->st, task);
     if (done <= 0) {
@@ -305,41 +339,323 @@ group_is_settled(GroupObject *self, PyObject *task)
     return failed < 0 ? -1 : !failed;
 }
 
-PyObject *
-al_group_spawn(GroupObject *self, PyObject *const *args, PyObject *kwnames)
+/* Add a Task to the children.  `on_done` is NULL if the capture will call it.
+   On error the Task is no child. */
+static int
+group_add_child(GroupObject *self, PyObject *task, PyObject *on_done)
+{
+    /* Making the Task may have run Python that left the group, and the exit
+       drops the dict. */
+    if (group_make_children(self) < 0
+        || al_task_link(self->st, task, self->parent) < 0
+        || AL_ALLOC_INT(PyDict_SetItem(self->children, task, Py_None)) < 0)
+    {
+        return -1;
+    }
+    if (on_done == NULL) {
+        return 0;
+    }
+    /* Last: a foreign Task may call it at once, and then all is in place. */
+    int failed =
+        al_task_add_done_callback(self->st, &self->bound, task, on_done);
+    if (failed < 0) {
+        PyObject *error = PyErr_GetRaisedException();
+        if (group_remove_child(self, task) < 0) {
+            PyErr_Clear(); /* a foreign Task's hash: it stays a child */
+        }
+        PyErr_SetRaisedException(error);
+    }
+    return failed;
+}
+
+/* Make a new Task a child, unless it has already succeeded or was cancelled.
+   -1 with an exception. */
+static int
+group_adopt(GroupObject *self, PyObject *task, al_created how,
+            PyObject *on_done)
+{
+    if (how == AL_CREATED) {
+        int ended = group_ended_without_error(self, task);
+        if (ended != 0) {
+            return ended < 0 ? -1 : 0;
+        }
+    }
+    if (group_add_child(self, task, how == AL_CREATED_WATCHED ? NULL : on_done)
+        < 0)
+    {
+        return -1;
+    }
+    /* A child that ran inside create_task may have cancelled the group before
+       it was one of the children (CPython gh-155418). */
+    return self->aborting && al_task_cancel(self->st, task, NULL) < 0 ? -1 : 0;
+}
+
+/* Start a child from the coroutine args[0] with the keywords `kwnames`, whose
+   values follow in args (new).  On error there is no child, and the coroutine
+   is closed if it has not started. */
+static PyObject *
+group_spawn(GroupObject *self, PyObject *const *args, PyObject *kwnames)
 {
     al_created how;
     PyObject *task = NULL;
-    if (group_prepare(self) == 0) {
-        /* Making the Task may run Python, and that may end the group. */
-        PyObject *on_done = Py_NewRef(self->on_done);
+    PyObject *on_done =
+        group_make_children(self) < 0 ? NULL : group_make_on_done(self);
+    if (on_done != NULL) {
         task = al_create_task(self->st, &self->bound, args, kwnames, on_done,
                               &how);
-        Py_DECREF(on_done);
     }
     if (task == NULL) {
         al_coro_close_unstarted(self->st, args[0]);
-        return NULL;
     }
-    int settled = how != AL_CREATED ? 0 : group_is_settled(self, task);
-    if (settled > 0) {
-        return task;
-    }
-    /* A child that ran inside create_task may have cancelled the group before
-       it was a child (CPython gh-155418). */
-    if (settled < 0 || group_adopt(self, task, how == AL_CREATED_WATCHED) < 0
-        || (self->aborting && al_task_cancel(self->st, task, NULL) < 0))
-    {
+    else if (group_adopt(self, task, how, on_done) < 0) {
         group_disown(self, task, args[0]);
         Py_CLEAR(task);
     }
+    Py_XDECREF(on_done);
     return task;
 }
 
-/* ---------------------------------------------------------------- GC */
+/* -------------------------------------------------------- Python API */
 
-int
-al_group_traverse(PyObject *op, visitproc visit, void *arg)
+static PyObject *
+group_new(PyTypeObject *type, PyObject *Py_UNUSED(args),
+          PyObject *Py_UNUSED(kwargs))
+{
+    al_state *st = al_state_of_type(type);
+    if (st == NULL) {
+        return NULL;
+    }
+    GroupObject *self = (GroupObject *)AL_ALLOC(type->tp_alloc(type, 0));
+    if (self != NULL) {
+        self->st = st;
+    }
+    return (PyObject *)self;
+}
+
+static int
+group_init(PyObject *Py_UNUSED(op), PyObject *args, PyObject *kwargs)
+{
+    if (PyTuple_GET_SIZE(args) != 0
+        || (kwargs != NULL && PyDict_GET_SIZE(kwargs) != 0))
+    {
+        PyErr_SetString(PyExc_TypeError, "TaskGroup() takes no arguments");
+        return -1;
+    }
+    return 0;
+}
+
+static PyObject *
+group_repr(PyObject *op)
+{
+    GroupObject *self = (GroupObject *)op;
+    Py_ssize_t tasks =
+        al_group_is_empty(self) ? 0 : PyDict_GET_SIZE(self->children);
+    Py_ssize_t errors =
+        self->errors == NULL ? 0 : PyList_GET_SIZE(self->errors);
+    char counts[80];
+    int used = 0;
+    counts[0] = '\0';
+    if (tasks > 0) {
+        used = PyOS_snprintf(counts, sizeof(counts), " tasks=%zd", tasks);
+    }
+    if (errors > 0) {
+        PyOS_snprintf(counts + used, sizeof(counts) - (size_t)used,
+                      " errors=%zd", errors);
+    }
+    return AL_ALLOC(PyUnicode_FromFormat("<TaskGroup%s%s>", counts,
+                                         self->aborting  ? " cancelling"
+                                         : self->entered ? " entered"
+                                                         : ""));
+}
+
+/* The one step of `async with`'s entry: bind to the loop and find the parent.
+   It never suspends. */
+static PySendResult
+group_enter_step(PyObject *op, PyObject *thrown, PyObject **result)
+{
+    GroupObject *self = (GroupObject *)op;
+    if (thrown != NULL) {
+        PyErr_SetRaisedException(Py_NewRef(thrown));
+        return PYGEN_ERROR;
+    }
+    if (self->entered) {
+        PyErr_Format(PyExc_RuntimeError,
+                     "TaskGroup %R has already been entered", op);
+        return PYGEN_ERROR;
+    }
+    if (self->bound.loop == NULL) {
+        PyObject *loop = al_loop_running(self->st, "a TaskGroup");
+        int bound = loop == NULL ? -1 : al_loop_bind_tasks(&self->bound, loop);
+        Py_XDECREF(loop);
+        if (bound < 0) {
+            return PYGEN_ERROR;
+        }
+    }
+    PyObject *parent = al_loop_current_task(self->st, &self->bound);
+    if (parent == NULL) {
+        return PYGEN_ERROR;
+    }
+    if (parent == Py_None) {
+        Py_DECREF(parent);
+        PyErr_Format(PyExc_RuntimeError,
+                     "TaskGroup %R cannot determine the parent task", op);
+        return PYGEN_ERROR;
+    }
+    Py_XSETREF(self->parent, parent);
+    self->entered = true;
+    if (self->cancel_on_enter && group_request_cancel(self) < 0) {
+        return PYGEN_ERROR;
+    }
+    *result = Py_NewRef(op);
+    return PYGEN_RETURN;
+}
+
+static PyObject *
+group_aenter(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    return al_awaitable_new(((GroupObject *)op)->st, op, group_enter_step);
+}
+
+static PyObject *
+group_aexit(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (nargs != 3) {
+        PyErr_Format(PyExc_TypeError,
+                     "__aexit__() takes 3 arguments (%zd given)", nargs);
+        return NULL;
+    }
+    return al_group_exit_new((GroupObject *)op,
+                             PyExceptionInstance_Check(args[1]) ? args[1]
+                                                                : NULL);
+}
+
+/* create_task(coro=...): asyncio allows the coroutine as a keyword.  Calls the
+   method again with the coroutine first, as a subclass may override it. */
+static PyObject *
+group_create_named(PyObject *op, PyObject *const *args, PyObject *kwnames)
+{
+    al_state *st = ((GroupObject *)op)->st;
+    Py_ssize_t n = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
+    PyObject *coro = NULL, *method = NULL, *task = NULL;
+    PyObject *keywords = AL_ALLOC(PyDict_New());
+    int failed = keywords == NULL ? -1 : 0;
+    for (Py_ssize_t i = 0; i < n; i++) {
+        PyObject *key = PyTuple_GET_ITEM(kwnames, i);
+        if (PyUnicode_Compare(key, st->s_coro) == 0) {
+            coro = args[i];
+        }
+        else if (failed == 0) {
+            failed = AL_ALLOC_INT(PyDict_SetItem(keywords, key, args[i]));
+        }
+    }
+    if (failed == 0 && coro == NULL) {
+        PyErr_SetString(PyExc_TypeError, "create_task() missing 1 required "
+                                         "positional argument: 'coro'");
+    }
+    else if (failed == 0) {
+        method = PyObject_GetAttr(op, st->s_create_task);
+    }
+    if (method != NULL) {
+        task = PyObject_VectorcallDict(method, &coro, 1, keywords);
+    }
+    else if (coro != NULL) {
+        al_coro_close_unstarted(st, coro);
+    }
+    Py_XDECREF(method);
+    Py_XDECREF(keywords);
+    return task;
+}
+
+PyDoc_STRVAR(group_create_task_doc,
+"create_task($self, coro, *, name=None, context=None, **kwargs)\n--\n\n"
+"Start a child of the group.\n\n"
+"The keywords are those of asyncio.create_task(), with eager_start on 3.12\n"
+"and newer.  The group holds the Task until it ends.\n\n"
+"Returns the Task.  Raises RuntimeError if the group has not been entered,\n"
+"is shutting down or is finished, or if another thread calls.  A coroutine\n"
+"that is refused is closed.\n\n"
+"Source: asyncio.TaskGroup.create_task.");
+
+static PyObject *
+group_create_task(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                  PyObject *kwnames)
+{
+    GroupObject *self = (GroupObject *)op;
+    if (nargs == 0) {
+        return group_create_named(op, args, kwnames);
+    }
+    if (nargs != 1) {
+        PyErr_Format(PyExc_TypeError,
+                     "create_task() takes 1 positional argument but %zd were "
+                     "given",
+                     nargs);
+        return NULL;
+    }
+    const char *why = !self->entered ? "has not been entered"
+                      : self->exiting && al_group_is_empty(self)
+                          ? "is finished"
+                      : self->aborting ? "is shutting down"
+                                       : NULL;
+    if (why == NULL) {
+        return group_spawn(self, args, kwnames);
+    }
+    if (al_coro_close(self->st, args[0]) == 0) {
+        PyErr_Format(PyExc_RuntimeError, "TaskGroup %R %s", op, why);
+    }
+    return NULL;
+}
+
+PyDoc_STRVAR(group_cancel_doc,
+"cancel($self, /)\n--\n\n"
+"Cancel the children and the body.\n\n"
+"The block ends without an error of its own once all children have ended; a\n"
+"child or a body that fails meanwhile still makes it raise.  Called before\n"
+"the group is entered, it takes effect on entry.  Called again, or after the\n"
+"group has finished, it has no effect.\n\n"
+"Raises RuntimeError if another thread calls.\n\n"
+"Source: asyncio.TaskGroup.cancel, new in CPython 3.15.");
+
+static PyObject *
+group_cancel(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    GroupObject *self = (GroupObject *)op;
+    if (al_loop_check_thread(self->st, &self->bound, "TaskGroup.cancel()") < 0
+        || group_request_cancel(self) < 0)
+    {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+group_get_tasks(PyObject *op, void *Py_UNUSED(closure))
+{
+    return AL_ALLOC(PyFrozenSet_New(((GroupObject *)op)->children));
+}
+
+static PyMethodDef group_methods[] = {
+    {"__aenter__", group_aenter, METH_NOARGS, NULL},
+    {"__aexit__", AL_METHOD(group_aexit), METH_FASTCALL, NULL},
+    {"create_task", AL_METHOD(group_create_task),
+     METH_FASTCALL | METH_KEYWORDS, group_create_task_doc},
+    {"cancel", group_cancel, METH_NOARGS, group_cancel_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef group_getset[] = {
+    {"_tasks", group_get_tasks, NULL,
+     "The children that have not ended, as a new frozenset.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyMemberDef group_members[] = {
+    {"__weaklistoffset__", T_PYSSIZET, offsetof(GroupObject, weakrefs),
+     READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static int
+group_traverse(PyObject *op, visitproc visit, void *arg)
 {
     GroupObject *self = (GroupObject *)op;
     Py_VISIT(Py_TYPE(op));
@@ -352,8 +668,8 @@ al_group_traverse(PyObject *op, visitproc visit, void *arg)
     return al_loop_visit(&self->bound, visit, arg);
 }
 
-int
-al_group_clear(PyObject *op)
+static int
+group_clear(PyObject *op)
 {
     GroupObject *self = (GroupObject *)op;
     Py_CLEAR(self->parent);
@@ -366,13 +682,56 @@ al_group_clear(PyObject *op)
     return 0;
 }
 
-void
-al_group_dealloc(PyObject *op)
+/* Not al_object_dealloc(): there are weak references, and in a subclass
+   tp_clear is the subclass's. */
+static void
+group_dealloc(PyObject *op)
 {
     PyTypeObject *type = Py_TYPE(op);
     PyObject_GC_UnTrack(op);
     PyObject_ClearWeakRefs(op);
-    (void)al_group_clear(op);
+    (void)group_clear(op);
     type->tp_free(op);
     Py_DECREF(type);
+}
+
+PyDoc_STRVAR(group_doc,
+"TaskGroup()\n--\n\n"
+"Run Tasks as one group, as asyncio.TaskGroup of CPython 3.15 does.\n\n"
+"    async with TaskGroup() as group:\n"
+"        group.create_task(fetch(1))\n"
+"        group.create_task(fetch(2))\n\n"
+"The block waits for its children.  The first child that fails cancels the\n"
+"others and the body; the errors are then raised as one ExceptionGroup.  A\n"
+"KeyboardInterrupt or SystemExit is raised by itself.  If the block is\n"
+"cancelled from outside, the children are cancelled, and the CancelledError\n"
+"is raised when they have ended.\n\n"
+"Source: asyncio.TaskGroup.");
+
+static PyType_Slot group_slots[] = {
+    {Py_tp_doc, (void *)group_doc},
+    {Py_tp_new, group_new},
+    {Py_tp_init, group_init},
+    {Py_tp_repr, group_repr},
+    {Py_tp_methods, group_methods},
+    {Py_tp_getset, group_getset},
+    {Py_tp_members, group_members},
+    {Py_tp_traverse, group_traverse},
+    {Py_tp_clear, group_clear},
+    {Py_tp_dealloc, group_dealloc},
+    {0, NULL},
+};
+
+static PyType_Spec group_spec = {
+    .name = "pyasynclife.TaskGroup",
+    .basicsize = sizeof(GroupObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC
+             | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = group_slots,
+};
+
+int
+al_group_setup(PyObject *module, al_state *st)
+{
+    return al_state_add_type(module, &st->TaskGroup, &group_spec, true);
 }

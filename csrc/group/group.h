@@ -1,4 +1,4 @@
-/* A group's core: its children, their errors, and how they are cancelled. */
+/* TaskGroup: its children, their errors, and how they are cancelled. */
 #ifndef AL_GROUP_H
 #define AL_GROUP_H
 
@@ -11,62 +11,55 @@ typedef struct {
     al_state *st;
     PyObject *weakrefs; /* borrowed: the interpreter's own list */
     al_loop bound;
-    PyObject *parent;     /* owned: the task inside the group, or NULL */
-    PyObject *children;   /* owned: dict of Tasks, in order; NULL: none yet */
-    PyObject *on_done;    /* owned: the children's callback; NULL: none yet */
-    PyObject *errors;     /* owned: list; NULL: none yet */
-    PyObject *base_error; /* owned: a KeyboardInterrupt or SystemExit */
-    PyObject *waiter;     /* owned: the future of the exit that waits */
-    long asked;           /* the parent's count with our cancellation */
+    PyObject *parent;     /* owned: the Task that entered, or NULL */
+    PyObject *children;   /* owned: dict of Tasks in order of creation, the
+                             values None; NULL until there is one */
+    PyObject *on_done;    /* owned: the children's done callback, a bound
+                             method; NULL until there is a child */
+    PyObject *errors;     /* owned: list of what has failed, or NULL */
+    PyObject *base_error; /* owned: the first KeyboardInterrupt or SystemExit,
+                             or NULL */
+    PyObject *waiter;     /* owned: the future that the exit waits for, or
+                             NULL */
+    long parent_cancelling; /* parent.cancelling() after our cancel() */
     bool entered;
-    bool exiting;
-    bool aborting;
-    bool requested; /* the parent was cancelled by us */
-    bool cancel_on_enter;
-    bool over; /* left: nobody takes errors any more */
+    bool exiting;  /* __aexit__ has begun */
+    bool exited;   /* __aexit__ has ended: nobody will raise errors any more */
+    bool aborting; /* the children are cancelled, no more are taken */
+    bool parent_cancel_requested; /* by us, once */
+    bool cancel_on_enter;         /* cancel() came before the entry */
 } GroupObject;
 
-/* Tell whether no child is left.  Pure C. */
+/* Tell whether no child is alive.  Pure C. */
 static inline bool
 al_group_is_empty(const GroupObject *self)
 {
     return self->children == NULL || PyDict_GET_SIZE(self->children) == 0;
 }
 
-/* Start a child of args[0] and the values of `kwnames` (new).  On error there
-   is none, and the coroutine is closed if it has not started.
+/* Cancel the children in the order of their creation, and refuse new ones from
+   now on: asyncio's _abort().  An error of a child's cancel() goes to the
+   loop's exception handler.  Returns 0; -1 with a KeyboardInterrupt or
+   SystemExit that was raised meanwhile, after all have been cancelled.
    Runs Python. */
-PyObject *al_group_spawn(GroupObject *self, PyObject *const *args,
-                         PyObject *kwnames);
-
-/* Cancel the children, in the order they were made, and take no more.  Errors
-   go to the loop's exception handler.  Returns 0; -1 with a KeyboardInterrupt
-   or SystemExit that came meanwhile, all being cancelled.  Runs Python. */
 int al_group_abort(GroupObject *self);
 
-/* Cancel children and parent, or note it for the entry.  Returns 0; -1 with
-   an exception, all being asked that could be.  Runs Python. */
-int al_group_cancel(GroupObject *self);
-
-/* Keep what must leave the group bare, the first of its kind: a
-   KeyboardInterrupt or SystemExit.  Any other is left alone.  Pure C. */
+/* Remember an exception that must leave the group by itself, not inside an
+   ExceptionGroup: the first KeyboardInterrupt or SystemExit.  Any other
+   exception is ignored.  Pure C. */
 void al_group_note_base_error(GroupObject *self, PyObject *error);
 
-/* Keep an error for the end.  Returns 0; -1 with an exception.  Pure C. */
+/* Add an error to those that the exit will raise.  Returns 0; -1 with
+   MemoryError, the list unchanged.  Pure C. */
 int al_group_add_error(GroupObject *self, PyObject *error);
 
-/* Tell the loop's exception handler of the errors kept, but for one, and keep
-   them no longer.  No exception may be set.  Runs Python. */
+/* Report the collected errors to the loop's exception handler, except for
+   `but` (may be NULL), and drop them all.  No exception may be set.  Never
+   fails.  Runs Python. */
 void al_group_report_errors(GroupObject *self, PyObject *but);
 
-/* The slots of the type, which taskgroup.c makes.  Traverse: Pure C.; the
-   others: Runs Python. */
-int al_group_traverse(PyObject *op, visitproc visit, void *arg);
-
-/* See al_group_traverse.  Runs Python. */
-int al_group_clear(PyObject *op);
-
-/* See al_group_traverse.  Runs Python. */
-void al_group_dealloc(PyObject *op);
+/* Make the type TaskGroup and add it to the module.  Returns 0; -1 with an
+   exception.  Runs Python. */
+int al_group_setup(PyObject *module, al_state *st);
 
 #endif

@@ -1,16 +1,49 @@
-/* How a group is left: what __aexit__ awaits.
+/* The exit of a TaskGroup: the awaitable that __aexit__ returns.
  *
- * The order is asyncio's: wait for the children, raise what must go bare, take
- * our cancellation of the parent back, then raise the cancellation from
- * outside, or the errors, or nothing.  What differs:
+ * It waits for the children, whatever happens, and then decides how the group
+ * is left:
  *
- * - Of the cancellations that reach the exit, those are told apart that are
- *   the group's own, and the first other one is the very object that leaves
- *   it (CPython gh-155433 keeps it only for a body at its end).
- * - Until 3.12 uncancel() leaves a cancellation that was not delivered; the
- *   exit lets it come, and absorbs it (gh-117407).
- * - Errors that a KeyboardInterrupt or SystemExit would bury go to the loop's
- *   exception handler (gh-135736).
+ *     BEGIN   first step: note the body's exception; if there is one, abort
+ *       |
+ *       v        .-- a child is alive: yield the waiter
+ *     WAIT <-----|
+ *       |        '-- resumed, or a CancelledError is thrown in: note it, abort
+ *       |
+ *       |  no child is alive: raise base_error if there is one, otherwise
+ *       |  take back our cancellation of the parent
+ *       |
+ *       |-- it has not been delivered (3.11, 3.12) -> FLUSH: yield None
+ *       |                                               |
+ *       |<-- resumed, or the CancelledError is thrown in, and absorbed
+ *       v
+ *     finish  raise the errors as one group, or the cancellation from outside,
+ *             or return True: the body's CancelledError was ours
+ *
+ * Any other exception that is thrown in, such as close()'s GeneratorExit, is
+ * raised at once and ends the exit.  Before the first step it leaves the group
+ * untouched.
+ *
+ * Two kinds of cancellation reach the exit, from the body or while it waits.
+ * If the group has not cancelled the parent, or parent.cancelling() is higher
+ * than right after it did, somebody else has: an "outer" cancellation.  The
+ * first such object leaves the group, with its message (gh-155433; CPython
+ * keeps it only if the body was at its end).  Any other is the group's own,
+ * and is absorbed.
+ *
+ * Differences between versions:
+ *
+ * - When uncancel() reaches zero, 3.13 also drops a cancellation that has been
+ *   requested but not delivered.  3.11 and 3.12 leave it pending, and it would
+ *   hit the parent's next await after the group.  FLUSH lets it arrive here
+ *   (gh-117407).
+ * - Errors that leave the group hide a cancellation from outside, so that one
+ *   is requested again, for the parent's next await (gh-116720).  On 3.11 and
+ *   3.12 an asyncio.timeout() around the group could not take the new request
+ *   back, for the reason above, so al_task_cancel_again() makes it one loop
+ *   iteration later, if it still stands.
+ * - Nowhere does asyncio report the errors that a KeyboardInterrupt or
+ *   SystemExit replaces.  Here they go to the loop's exception handler
+ *   (gh-135736).
  */
 #include "base/compat.h"
 #include "base/fault.h"
@@ -24,54 +57,59 @@
 
 typedef enum {
     GROUP_EXIT_BEGIN = 0,
-    GROUP_EXIT_WAIT,  /* for the children */
-    GROUP_EXIT_FLUSH, /* for a cancellation of ours, to absorb it */
+    GROUP_EXIT_WAIT,  /* for the children's ends */
+    GROUP_EXIT_FLUSH, /* for the delivery of our own cancellation */
 } group_exit_phase;
 
-/* One use of __aexit__. */
+/* One call of __aexit__. */
 typedef struct {
     PyObject_HEAD
-    GroupObject *group; /* owned */
-    PyObject *body;     /* owned: what the body raised, or NULL */
-    PyObject *outer;    /* owned: the first cancellation not ours, or NULL */
-    PyObject *own;      /* owned: the first that is ours alone, or NULL */
+    GroupObject *group;     /* owned */
+    PyObject *body;         /* owned: what the body has raised, or NULL */
+    PyObject *outer_cancel; /* owned: the first cancellation that somebody
+                               else has requested, or NULL */
+    PyObject *own_cancel;   /* owned: the first that only the group has
+                               requested, or NULL */
     group_exit_phase phase;
 } GroupExitObject;
 
-/* Raise as Python's raise does: with what is being handled as context. */
+/* Raise as the `raise` statement does: the exception being handled becomes
+   the context. */
 static void
 group_exit_raise(PyObject *error)
 {
     PyErr_SetObject((PyObject *)Py_TYPE(error), error);
 }
 
-/* A cancellation has reached the exit: is it ours alone? */
+/* Keep a cancellation that has reached the exit, as the group's own or as one
+   from outside; the first of each kind. */
 static void
 group_exit_note_cancelled(GroupExitObject *self, PyObject *error)
 {
     GroupObject *group = self->group;
     bool ours = false;
-    if (group->requested && group->parent != NULL) {
+    if (group->parent_cancel_requested && group->parent != NULL) {
         long count = al_task_cancelling(group->st, group->parent);
         if (count < 0) {
-            PyErr_Clear(); /* cannot be told: then it is not ours */
+            PyErr_Clear(); /* unknown: it must not be swallowed */
         }
-        ours = count >= 0 && count <= group->asked;
+        ours = count >= 0 && count <= group->parent_cancelling;
     }
-    PyObject **place = ours ? &self->own : &self->outer;
+    PyObject **place = ours ? &self->own_cancel : &self->outer_cancel;
     if (*place == NULL) {
         *place = Py_NewRef(error);
     }
 }
 
+/* A subclass of CancelledError counts too (gh-113848).  Pure C. */
 static bool
 group_exit_is_cancellation(GroupExitObject *self, PyObject *error)
 {
     return PyErr_GivenExceptionMatches(error, self->group->st->CancelledError);
 }
 
-/* Cancel the children.  What would end the loop's run leaves the group when
-   they have ended. */
+/* Cancel the children.  A KeyboardInterrupt or SystemExit of their cancel()
+   leaves the group once they have ended. */
 static void
 group_exit_abort(GroupObject *group)
 {
@@ -82,6 +120,7 @@ group_exit_abort(GroupObject *group)
     }
 }
 
+/* The first step: note how the body has ended. */
 static void
 group_exit_begin(GroupExitObject *self)
 {
@@ -100,7 +139,8 @@ group_exit_begin(GroupExitObject *self)
     }
 }
 
-/* What was thrown into an exit that waits; -1 with it raised. */
+/* Handle an exception that was thrown into the exit.  0: a cancellation, which
+   was noted; -1 with an exception: the exit ends. */
 static int
 group_exit_take_thrown(GroupExitObject *self, PyObject *thrown)
 {
@@ -111,8 +151,10 @@ group_exit_take_thrown(GroupExitObject *self, PyObject *thrown)
     }
     if (self->phase == GROUP_EXIT_FLUSH) {
         long count = al_task_cancelling(group->st, group->parent);
-        if (count > 0 && self->outer == NULL) {
-            self->outer = Py_NewRef(thrown); /* one from outside came along */
+        /* Ours was taken back: a count is that of a cancellation from outside
+           which came in the same loop iteration. */
+        if (count > 0 && self->outer_cancel == NULL) {
+            self->outer_cancel = Py_NewRef(thrown);
         }
         return count < 0 ? -1 : 0;
     }
@@ -123,7 +165,7 @@ group_exit_take_thrown(GroupExitObject *self, PyObject *thrown)
     return 0;
 }
 
-/* Yield a future that the last child's end wakes. */
+/* Yield the future that the end of the last child wakes. */
 static PySendResult
 group_exit_suspend(GroupExitObject *self, PyObject **result)
 {
@@ -135,7 +177,8 @@ group_exit_suspend(GroupExitObject *self, PyObject **result)
     }
     PyObject *future = al_loop_create_waiter(group->st, &group->bound);
     if (future == NULL) {
-        /* Nobody will wait: at least they are not left to run. */
+        /* The exit cannot wait: cancel the children, which would otherwise
+           run on without supervision. */
         PyObject *error = PyErr_GetRaisedException();
         (void)al_group_abort(group);
         (void)al_loop_raise_more_severe(error);
@@ -146,42 +189,50 @@ group_exit_suspend(GroupExitObject *self, PyObject **result)
     return PYGEN_NEXT;
 }
 
-/* The children have ended: take our cancellation of the parent back.
-   PYGEN_NEXT: it must be let come first; PYGEN_RETURN: done. */
+/* The children have ended: take back our cancellation of the parent.
+   PYGEN_RETURN: done; PYGEN_NEXT: it must be delivered first, *result is to be
+   yielded. */
 static PySendResult
 group_exit_uncancel(GroupExitObject *self, PyObject **result)
 {
     GroupObject *group = self->group;
-    if (!group->requested || group->parent == NULL) {
+    if (!group->parent_cancel_requested || group->parent == NULL) {
         return PYGEN_RETURN;
     }
-    long left = al_task_uncancel(group->st, group->parent);
-    if (left < 0) {
+    long remaining = al_task_uncancel(group->st, group->parent);
+    if (remaining < 0) {
         return PYGEN_ERROR;
     }
-    if (left > 0) {
-        if (self->outer == NULL) {
-            self->outer = Py_XNewRef(self->own);
+    if (remaining > 0) {
+        /* Somebody else had cancelled the parent before the group did, and one
+           CancelledError was delivered for both requests. */
+        if (self->outer_cancel == NULL) {
+            self->outer_cancel = Py_XNewRef(self->own_cancel);
         }
         return PYGEN_RETURN;
     }
-    Py_CLEAR(self->outer);
-    PyObject *counter = al_task_cancelling_method(group->st, group->parent);
+    /* All requests were taken back, those from outside too. */
+    Py_CLEAR(self->outer_cancel);
+    PyObject *cancelling = al_task_cancelling_method(group->st, group->parent);
     al_cancel_state state =
-        counter == NULL
+        cancelling == NULL
             ? AL_CANCEL_ERROR
-            : al_task_cancel_state(group->st, group->parent, counter);
-    Py_XDECREF(counter);
+            : al_task_cancel_state(group->st, group->parent, cancelling);
+    Py_XDECREF(cancelling);
     if (state != AL_CANCEL_PENDING) {
         return state == AL_CANCEL_ERROR ? PYGEN_ERROR : PYGEN_RETURN;
     }
+    /* A bare yield: the Task goes on in the next loop iteration, and throws
+       its pending CancelledError in. */
     self->phase = GROUP_EXIT_FLUSH;
     *result = Py_NewRef(Py_None);
     return PYGEN_NEXT;
 }
 
-/* Raise the errors, all as one group; a GeneratorExit of the body that is
-   alone goes bare, so that an async generator can be closed. */
+/* Raise the errors as one ExceptionGroup, and request a cancellation from
+   outside again, which they hide.  If the only error is a GeneratorExit of the
+   body, it is raised by itself, so that an async generator around the group
+   can be closed. */
 static void
 group_exit_raise_errors(GroupExitObject *self)
 {
@@ -189,7 +240,6 @@ group_exit_raise_errors(GroupExitObject *self)
     long count = group->parent == NULL
                      ? 0
                      : al_task_cancelling(group->st, group->parent);
-    /* A cancellation from outside comes again at the next await. */
     if (count < 0
         || (count > 0
             && al_task_cancel_again(group->st, &group->bound, group->parent)
@@ -205,19 +255,19 @@ group_exit_raise_errors(GroupExitObject *self)
         group_exit_raise(self->body);
     }
     else {
-        PyObject *all = AL_ALLOC(
+        PyObject *error_group = AL_ALLOC(
             PyObject_CallFunction(PyExc_BaseExceptionGroup, "sO",
                                   "unhandled errors in a TaskGroup", errors));
-        if (all != NULL) {
-            PyException_SetCause(all, NULL); /* raise ... from None */
-            group_exit_raise(all);
-            Py_DECREF(all);
+        if (error_group != NULL) {
+            PyException_SetCause(error_group, NULL); /* raise ... from None */
+            group_exit_raise(error_group);
+            Py_DECREF(error_group);
         }
     }
     Py_DECREF(errors);
 }
 
-/* How the group is left, its own cancellation being taken back. */
+/* Leave the group: no child is alive, and our cancellation was taken back. */
 static PySendResult
 group_exit_finish(GroupExitObject *self, PyObject **result)
 {
@@ -227,8 +277,8 @@ group_exit_finish(GroupExitObject *self, PyObject **result)
     if (failed && al_group_add_error(group, self->body) < 0) {
         return PYGEN_ERROR;
     }
-    if (group->errors == NULL && self->outer != NULL) {
-        group_exit_raise(self->outer);
+    if (group->errors == NULL && self->outer_cancel != NULL) {
+        group_exit_raise(self->outer_cancel);
         return PYGEN_ERROR;
     }
     if (group->errors != NULL) {
@@ -239,9 +289,9 @@ group_exit_finish(GroupExitObject *self, PyObject **result)
     return PYGEN_RETURN;
 }
 
-/* One step that was not thrown out of the exit. */
+/* Go on in the current phase as far as possible without waiting. */
 static PySendResult
-group_exit_go_on(GroupExitObject *self, PyObject **result)
+group_exit_resume(GroupExitObject *self, PyObject **result)
 {
     GroupObject *group = self->group;
     if (self->phase == GROUP_EXIT_WAIT) {
@@ -263,12 +313,13 @@ group_exit_go_on(GroupExitObject *self, PyObject **result)
     return group_exit_finish(self, result);
 }
 
-/* The group is left: let go of all that could keep the errors alive. */
+/* The exit has ended: drop everything that could keep the errors alive.  Keeps
+   the raised exception, which the reports must not see. */
 static void
 group_exit_end(GroupObject *group)
 {
     PyObject *error = PyErr_GetRaisedException();
-    group->over = true;
+    group->exited = true;
     al_group_report_errors(group, error);
     Py_CLEAR(group->parent);
     Py_CLEAR(group->base_error);
@@ -281,6 +332,7 @@ group_exit_end(GroupObject *group)
     }
 }
 
+/* The awaitable's step; see the essay above for the phases. */
 static PySendResult
 group_exit_step(PyObject *op, PyObject *thrown, PyObject **result)
 {
@@ -301,12 +353,12 @@ group_exit_step(PyObject *op, PyObject *thrown, PyObject **result)
     PySendResult answer = PYGEN_ERROR;
     if (self->phase == GROUP_EXIT_BEGIN) {
         group_exit_begin(self);
-        answer = group_exit_go_on(self, result);
+        answer = group_exit_resume(self, result);
     }
     else {
         Py_CLEAR(group->waiter);
         if (thrown == NULL || group_exit_take_thrown(self, thrown) == 0) {
-            answer = group_exit_go_on(self, result);
+            answer = group_exit_resume(self, result);
         }
     }
     if (answer != PYGEN_NEXT) {
@@ -317,7 +369,7 @@ group_exit_step(PyObject *op, PyObject *thrown, PyObject **result)
 }
 
 PyObject *
-al_group_exit_awaitable(GroupObject *group, PyObject *body)
+al_group_exit_new(GroupObject *group, PyObject *body)
 {
     al_state *st = group->st;
     GroupExitObject *self = AL_ALLOC(
@@ -327,8 +379,8 @@ al_group_exit_awaitable(GroupObject *group, PyObject *body)
     }
     self->group = (GroupObject *)Py_NewRef((PyObject *)group);
     self->body = Py_XNewRef(body);
-    self->outer = NULL;
-    self->own = NULL;
+    self->outer_cancel = NULL;
+    self->own_cancel = NULL;
     self->phase = GROUP_EXIT_BEGIN;
     PyObject_GC_Track((PyObject *)self);
     PyObject *awaitable =
@@ -346,8 +398,8 @@ group_exit_traverse(PyObject *op, visitproc visit, void *arg)
     Py_VISIT(Py_TYPE(op));
     Py_VISIT((PyObject *)self->group);
     Py_VISIT(self->body);
-    Py_VISIT(self->outer);
-    Py_VISIT(self->own);
+    Py_VISIT(self->outer_cancel);
+    Py_VISIT(self->own_cancel);
     return 0;
 }
 
@@ -356,8 +408,8 @@ group_exit_clear(PyObject *op)
 {
     GroupExitObject *self = (GroupExitObject *)op;
     Py_CLEAR(self->body);
-    Py_CLEAR(self->outer);
-    Py_CLEAR(self->own);
+    Py_CLEAR(self->outer_cancel);
+    Py_CLEAR(self->own_cancel);
     Py_CLEAR(self->group);
     return 0;
 }

@@ -1,4 +1,4 @@
-/* How a group is left: what __aexit__ awaits. */
+/* The exit of a TaskGroup: the awaitable that __aexit__ returns. */
 #ifndef AL_GROUP_EXIT_H
 #define AL_GROUP_EXIT_H
 
@@ -6,11 +6,13 @@
 #include "base/state.h"
 #include "group/group.h"
 
-/* An awaitable of the group's end, `body` (may be NULL) being what its body
-   raised (new).  Pure C. */
-PyObject *al_group_exit_awaitable(GroupObject *group, PyObject *body);
+/* Make the awaitable of a group's exit; `body` is the exception that the body
+   has raised, or NULL (new).  On error the group is unchanged.  Nothing begins
+   before the first step.  Pure C. */
+PyObject *al_group_exit_new(GroupObject *group, PyObject *body);
 
-/* Make the type.  Returns 0; -1 with an exception.  Runs Python. */
+/* Make the type of an exit's state.  Returns 0; -1 with an exception.
+   Runs Python. */
 int al_group_exit_setup(PyObject *module, al_state *st);
 
 #endif

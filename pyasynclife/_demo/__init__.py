@@ -1,8 +1,8 @@
-"""The main job: hundreds of live market feeds on one event loop.
+"""The demo: hundreds of live market feeds on one event loop.
 
 ``server`` is a feed server in a process of its own, which ``process`` starts and stops;
-``market`` is what it sells, ``pacing`` how evenly.
-``client`` takes the snapshots and holds the subscriptions, ``meter`` counts what they
-see, ``view`` and ``report`` show it, ``ramp`` looks for the highest rate, and ``app``
-puts it all together. ``python -m pyasynclife demo`` runs it.
+``market`` defines its symbols, prices and frames, and ``pacing`` keeps its rate even.
+``client`` takes the snapshots and holds the subscriptions, ``meter`` counts their
+updates, ``view`` and ``report`` show the figures, ``ramp`` searches for the highest
+rate, and ``app`` puts the parts together. ``python -m pyasynclife demo`` runs it.
 """

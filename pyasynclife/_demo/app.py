@@ -1,4 +1,4 @@
-"""The demo put together: snapshots, subscriptions, the view, the end."""
+"""The parts of the demo put together: snapshots, subscriptions, view, shutdown."""
 
 import asyncio
 import gc
@@ -22,17 +22,17 @@ from pyasynclife._demo.ramp import FIRST_RATE, Ramp
 from pyasynclife._demo.report import print_report
 from pyasynclife._demo.view import choose_view, watch
 
-MONITOR_INTERVAL = 0.2  # seconds between two looks for stale symbols
+MONITOR_INTERVAL = 0.2  # seconds between checks for stale symbols
 STALE_AFTER = 1.0
 SHUTDOWN_TIMEOUT = 5.0
 SNAPSHOT_LIMIT = 50
 SNAPSHOT_TIMEOUT = 5.0
-SPARE_FILES = 100  # open files beside the subscriptions
-WARM_UP = 10.0  # seconds that the subscriptions have to get connected
+SPARE_FILES = 100  # open files besides the subscriptions
+WARM_UP = 10.0  # seconds for the subscriptions to connect
 
 
 class Demo:
-    """One run: the feed server is up, the loop is running."""
+    """One run of the demo, with the feed server up and the loop running."""
 
     def __init__(self, options: Options, server: FeedProcess) -> None:
         self.options = options
@@ -65,14 +65,14 @@ class Demo:
         print_report(self.meter, run, report)
 
     async def feed(self) -> None:
-        """Take the snapshots, subscribe, and ask for the end when its time has come."""
+        """Take the snapshots, subscribe, and request the shutdown when time is up."""
         await self.take_snapshots()
         for symbol in self.symbols:
             self.registry.register(self.client.subscribe(symbol), symbol)
         with suppress(TimeoutError):
             await asyncio.wait_for(self.client.all_connected.wait(), WARM_UP)
         print(f"{len(self.client.connected)} subscriptions are live", flush=True)
-        gc.freeze()  # all this is here to stay: no need to search it for garbage
+        gc.freeze()  # these objects stay: the collector need not scan them
         self.began = self.meter.read()
         with suppress(TimeoutError):
             async with asyncio.timeout(self.options.seconds):
@@ -93,17 +93,17 @@ class Demo:
             self.meter.tracks[snapshot["symbol"]].price = snapshot["price"]
 
     def count_stale(self, _: TaskMetadata) -> None:
-        """Count a silence that has become too long."""
+        """Count a symbol that has become stale."""
         self.meter.stale_seen += 1
 
 
 def first_rate(options: Options) -> float:
-    """Return the rate to begin with."""
+    """Return the rate to start with."""
     return options.rate or FIRST_RATE * options.symbols
 
 
 def allow_sockets(count: int) -> None:
-    """Raise the limit of open files, here and so in the server, if it is too low.
+    """Raise the limit of open files if it is too low; the server inherits it.
 
     Raises: ValueError if it cannot be raised far enough.
     """

@@ -1,4 +1,4 @@
-"""The client's side of the feed: snapshots, and subscriptions that mend themselves."""
+"""The client side of the feed: snapshots, and subscriptions that reconnect."""
 
 import asyncio
 import json
@@ -15,36 +15,36 @@ from pyasynclife._demo.meter import Meter
 
 FIRST_DELAY = 0.1  # seconds: the longest wait before the first attempt to reconnect
 LONGEST_DELAY = 5.0
-HANDSHAKES = 50  # at once, so that the loop has time for those who are connected
+HANDSHAKES = 50  # at once, so that the loop has time for the open connections
 
-decode = json.JSONDecoder().raw_decode  # json.loads without its search for blanks
+decode = json.JSONDecoder().raw_decode  # json.loads, but without skipping whitespace
 
 
 def backoff(attempt: int) -> float:
-    """Return the seconds to wait: exponential, with full jitter."""
+    """Return the seconds to wait: exponential backoff with full jitter."""
     return random.uniform(0.0, min(LONGEST_DELAY, FIRST_DELAY * 2**attempt))
 
 
 class FeedClient:
-    """Subscriptions to one feed server, known to one registry."""
+    """The subscriptions to one feed server, whose tasks are in one registry."""
 
     def __init__(self, url: str, registry: TaskRegistry, meter: Meter) -> None:
         self.url = url
         self.registry = registry
         self.meter = meter
-        self.connected: set[str] = set()  # those that have been, once at least
+        self.connected: set[str] = set()  # at least once
         self.all_connected = asyncio.Event()
         self.handshakes = asyncio.Semaphore(HANDSHAKES)
 
     @asynccontextmanager
     async def connection(self, path: str) -> AsyncIterator[ClientConnection]:
-        """Open a WebSocket, close it politely, and take long over neither."""
+        """Open a WebSocket and close it with a handshake, with a timeout for each."""
         async with self.handshakes:
             connection = await connect(
                 self.url + path,
                 proxy=None,
                 compression=None,
-                ping_interval=None,  # silence is the registry's business
+                ping_interval=None,  # the registry watches for silence
                 open_timeout=5.0,
                 close_timeout=0.3,
                 max_queue=64,
@@ -61,7 +61,7 @@ class FeedClient:
             return snapshot
 
     async def subscribe(self, symbol: str) -> None:
-        """Follow `symbol` until cancelled, through any number of connections."""
+        """Follow `symbol` until cancelled, reconnecting as often as necessary."""
         attempt = 0
         while True:
             try:
@@ -70,19 +70,19 @@ class FeedClient:
                     self.note_connected(symbol)
                     await self.follow(symbol, connection)
             except (OSError, WebSocketException):
-                pass  # whatever it was, the remedy is the same
+                pass  # whatever the error, reconnect
             self.meter.reconnects += 1
             await asyncio.sleep(backoff(attempt))
             attempt += 1
 
     def note_connected(self, symbol: str) -> None:
-        """Tell those who wait for `all_connected` when it has come to that."""
+        """Set `all_connected` once every symbol has been connected."""
         self.connected.add(symbol)
         if len(self.connected) == len(self.meter.tracks):
             self.all_connected.set()
 
     async def follow(self, symbol: str, connection: ClientConnection) -> None:
-        """Take every update of one connection: the path that 50,000 a second go."""
+        """Take every update of one connection: the hot path, 50,000 times a second."""
         receive, heartbeat = connection.recv, self.registry.heartbeat
         track = self.meter.tracks[symbol]
         track.expected = 0

@@ -1,4 +1,4 @@
-"""What the feed and its clients agree on: symbols, paths and the frame on the wire."""
+"""The protocol of the feed and its clients: symbols, paths and frames."""
 
 import random
 from typing import TypedDict
@@ -15,12 +15,12 @@ class Snapshot(TypedDict):
 
 
 class Update(TypedDict):
-    """One update, as JSON, alone in its WebSocket frame."""
+    """One update, as JSON, in a WebSocket frame of its own."""
 
     symbol: str
-    seq: int  # counts from 0 in each connection
+    seq: int  # starts at 0 in each connection
     price: float
-    stamp: float  # time.monotonic() of the server, one clock for all processes here
+    stamp: float  # time.monotonic() of the server: all processes here share it
 
 
 def symbol_names(count: int) -> list[str]:
@@ -38,10 +38,10 @@ class Quote:
         self.price = round(random.uniform(10.0, 500.0), 2)
 
     def frames(self, first: int, count: int, stamp: float) -> bytes:
-        """Make `count` whole text frames, numbered from `first`, ready for the wire.
+        """Make `count` complete text frames, numbered from `first`, ready to send.
 
-        This is a load generator: the frames are written by hand, because one call of
-        the library for each would cost more than all the rest of the server.
+        The server generates load, so the frames are built by hand: one library call per
+        frame would cost more than the rest of the server.
         """
         step = 0.01 if random.random() * self.price < 100.0 else -0.01
         out = []

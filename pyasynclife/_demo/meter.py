@@ -1,7 +1,7 @@
-"""Counting what arrives, at a cost that 50,000 updates a second do not feel.
+"""Counts the arriving updates, cheaply enough for 50,000 of them a second.
 
-Nothing here grows with time. The counts of a `Meter` only ever rise; the figures of a
-stretch of time are the difference of two readings.
+Nothing here grows with time. The counts of a `Meter` only ever rise; the figures of an
+interval are the difference of two readings.
 """
 
 import asyncio
@@ -18,12 +18,12 @@ from typing import Self
 from pyasynclife._demo.market import Update
 
 BUCKETS_PER_SECOND = 10_000  # a bucket of the histogram is 0.1 ms wide
-LAST_BUCKET = 5_000  # and this one holds all from 0.5 s on
-LAG_INTERVAL = 0.05  # seconds between two looks at the loop's punctuality
+LAST_BUCKET = 5_000  # this bucket holds every latency of 0.5 s or more
+LAG_INTERVAL = 0.05  # seconds between two measurements of the loop's lag
 
 
 class Track:
-    """One symbol's updates as they arrive."""
+    """Counts the updates of one symbol."""
 
     __slots__ = ("expected", "latencies", "meter", "price", "symbol", "worst")
 
@@ -36,7 +36,7 @@ class Track:
         self.worst = 0.0
 
     def take(self, update: Update) -> None:
-        """Count one update, its latency, and what is missing before it."""
+        """Count one update, its latency, and the updates lost before it."""
         latency = monotonic() - update["stamp"]
         seq = update["seq"]
         if seq != self.expected:
@@ -51,7 +51,7 @@ class Track:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """Where the counts stood at a moment."""
+    """The counts at one moment."""
 
     moment: float
     latencies: "array[int]"
@@ -69,11 +69,11 @@ class Meter:
         self.lag = 0.0
 
     def read(self) -> Reading:
-        """Note where the counts stand."""
+        """Return the counts of this moment."""
         return Reading(monotonic(), self.latencies[:])
 
     def take_slowest(self, count: int) -> list[tuple[str, float, float]]:
-        """Symbol, price and latency of the slowest since the last call."""
+        """Return symbol, price and latency of the slowest since the last call."""
         tracks = self.tracks.values()
         worst = heapq.nlargest(count, tracks, key=lambda track: track.worst)
         slowest = [(track.symbol, track.price, track.worst) for track in worst]
@@ -87,7 +87,7 @@ class Meter:
         return lag
 
     async def watch_lag(self) -> None:
-        """Keep that delay, for ever."""
+        """Keep measuring that delay until cancelled."""
         while True:
             due = monotonic() + LAG_INTERVAL
             await asyncio.sleep(LAG_INTERVAL)
@@ -96,14 +96,14 @@ class Meter:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What came between two readings."""
+    """The updates between two readings."""
 
     seconds: float
     latencies: list[int]
 
     @classmethod
     def between(cls, before: Reading, after: Reading) -> Self:
-        """Take the difference."""
+        """Return the difference of two readings."""
         return cls(
             after.moment - before.moment,
             [b - a for a, b in zip(before.latencies, after.latencies, strict=True)],
@@ -111,16 +111,16 @@ class Figures:
 
     @property
     def updates(self) -> int:
-        """How many there were."""
+        """The number of updates."""
         return sum(self.latencies)
 
     @property
     def rate(self) -> float:
-        """Updates a second."""
+        """The number of updates per second."""
         return self.updates / self.seconds
 
     def percentile(self, share: float) -> float:
-        """Return the seconds that `share` of the updates took at most."""
+        """Return the latency in seconds that `share` of the updates did not exceed."""
         bucket = bisect_left(list(accumulate(self.latencies)), share * self.updates)
         return (bucket + 1) / BUCKETS_PER_SECOND
 

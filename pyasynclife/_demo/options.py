@@ -1,4 +1,4 @@
-"""What a run of the demo is asked for."""
+"""The options of a demo run."""
 
 import asyncio
 from collections.abc import Callable
@@ -17,7 +17,7 @@ class Options:
 
 
 def loop_factory(uvloop: bool) -> Callable[[], asyncio.AbstractEventLoop]:
-    """Return what makes the event loop."""
+    """Return the function that creates the event loop."""
     if not uvloop:
         return asyncio.new_event_loop
     from uvloop import new_event_loop

@@ -1,37 +1,37 @@
-"""How many updates the server owes at each tick."""
+"""Decides how many updates the server has to send at each tick."""
 
 from time import monotonic
 
-PATIENCE = 0.25  # seconds of silence after which the client is taken to be stuck
-MAX_DEBT = 1.0  # seconds of updates that are made up for later
-CATCH_UP = 0.25  # the share of the rate at which they are
+PATIENCE = 0.25  # seconds of silence after which the client counts as stuck
+MAX_DEBT = 1.0  # missed updates to make up for later, in seconds of the rate
+CATCH_UP = 0.25  # how fast they are made up for, as a share of the rate
 
 
 class Pacer:
-    """Keeps a rate on average: what a late tick missed, the next one adds.
+    """Keeps an average rate: the next tick makes up for the updates a late one missed.
 
-    The client says the rate again and again. While it does not, nothing is sent, so
-    what is on its way stays bounded; but this sets in far above the latencies that
-    matter, so a client that is merely slow does not look better than it is.
+    The client sends the rate again and again. If it stops, the server sends nothing, so
+    the number of updates in flight stays bounded. `PATIENCE` is far above the latencies
+    that matter, so this does not flatter a client that is merely slow.
     """
 
     def __init__(self, rate: float) -> None:
         self.rate = rate
-        self.heard = self.last = monotonic()
+        self.last_message = self.last = monotonic()
         self.owed = 0.0
         self.debt = 0.0
 
-    def hear(self, rate: float) -> None:
-        """Take the client's word for the rate, and for its being awake."""
+    def set_rate(self, rate: float) -> None:
+        """Set the rate that the client has sent, which shows that it is responsive."""
         self.rate = rate
-        self.heard = monotonic()
+        self.last_message = monotonic()
 
     def tick(self) -> float:
-        """Return what is owed by now."""
+        """Return the number of updates owed by now."""
         now = monotonic()
         due = (now - self.last) * self.rate
         self.last = now
-        if now - self.heard > PATIENCE:
+        if now - self.last_message > PATIENCE:
             self.debt = min(self.debt + due, MAX_DEBT * self.rate)
             return 0.0
         repaid = min(self.debt, CATCH_UP * due)
@@ -40,5 +40,5 @@ class Pacer:
         return self.owed
 
     def pay(self, count: int) -> None:
-        """Note that so many were sent."""
+        """Subtract the updates that were sent."""
         self.owed -= count

@@ -6,12 +6,12 @@ import sys
 from types import TracebackType
 from typing import Self
 
-BEAT = 0.05  # seconds between two words to the server
-STOP_TIMEOUT = 1.0  # seconds that the server has to end by itself
+BEAT = 0.05  # seconds between two messages to the server
+STOP_TIMEOUT = 1.0  # seconds for the server to end by itself
 
 
 class FeedProcess:
-    """The feed server in a child process, for as long as the `with` block lasts."""
+    """Runs the feed server in a child process for the length of a `with` block."""
 
     def __init__(
         self, symbols: int, rate: float, seconds: float, *, uvloop: bool = False
@@ -34,12 +34,12 @@ class FeedProcess:
         assert self.process.stdout is not None
         port = self.process.stdout.readline().strip()
         if not port:
-            raise RuntimeError(f"the feed server ended with {self.process.wait()}")
+            raise RuntimeError(f"the feed server exited with {self.process.wait()}")
         self.url = f"ws://127.0.0.1:{port}"
         return self
 
     async def keep_feeding(self) -> None:
-        """Tell the server the rate, again and again: it is silent if this is."""
+        """Send the rate to the server again and again; without it the server pauses."""
         assert self.process.stdin is not None
         while True:
             self.process.stdin.write(f"{self.rate}\n")
@@ -52,7 +52,7 @@ class FeedProcess:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """End its stdin, which ends it; kill it if that takes too long."""
+        """Close the server's stdin, which ends it; kill it if that takes too long."""
         try:
             self.process.communicate(timeout=STOP_TIMEOUT)
         except subprocess.TimeoutExpired:

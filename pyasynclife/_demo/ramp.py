@@ -1,37 +1,37 @@
-"""Looking for the highest rate that holds."""
+"""The search for the highest rate that the client sustains."""
 
 import asyncio
 
 from pyasynclife._demo.meter import Figures, Meter
 from pyasynclife._demo.process import FeedProcess
 
-FIRST_RATE = 50  # updates a second for each symbol
+FIRST_RATE = 50  # updates per second and symbol
 STEP = 1.1
-SETTLE = 0.5  # seconds that a new rate has before it is measured
+SETTLE = 0.5  # seconds between setting a new rate and measuring it
 MEASURE = 1.5
 MIN_ARRIVED = 0.98
 MAX_P99 = 0.050
 
 
 class Ramp:
-    """Raises the rate by a tenth every two seconds until it no longer holds."""
+    """Raises the rate by a tenth every two seconds until it is no longer sustained."""
 
     def __init__(self, server: FeedProcess, meter: Meter, first_rate: float) -> None:
         self.server = server
         self.meter = meter
         self.rate = first_rate
         self.held = 0.0
-        self.verdict = "none was measured"
+        self.verdict = "no rate was measured"
 
     async def run(self) -> None:
-        """Return when a rate did not hold; `held` is the last one that did."""
+        """Return when a rate is not sustained; `held` is the last one that was."""
         while await self.holds():
             self.held = self.rate
             self.rate *= STEP
             self.server.rate = self.rate
 
     async def holds(self) -> bool:
-        """Measure the present rate."""
+        """Measure the current rate; return whether it is sustained."""
         await asyncio.sleep(SETTLE)
         before = self.meter.read()
         await asyncio.sleep(MEASURE)

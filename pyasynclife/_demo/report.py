@@ -1,11 +1,11 @@
-"""The last words: the report of the shutdown and one line for machines."""
+"""The end of the output: the shutdown report, and one line for programs."""
 
 from pyasynclife import ShutdownReport
 from pyasynclife._demo.meter import Figures, Meter
 
 
 def print_report(meter: Meter, run: Figures, report: ShutdownReport) -> None:
-    """Print the table; last, the line of name=value pairs."""
+    """Print the report, then the latencies, then a line of name=value pairs."""
     p50, p99 = run.percentile(0.50) * 1e3, run.percentile(0.99) * 1e3
     print(report)
     print(f"latency over {run.seconds:.1f} s: p50 {p50:.1f} ms, p99 {p99:.1f} ms")
@@ -13,7 +13,7 @@ def print_report(meter: Meter, run: Figures, report: ShutdownReport) -> None:
 
 
 def summary(meter: Meter, run: Figures, report: ShutdownReport) -> str:
-    """Return the line that programs read."""
+    """Return the line for programs."""
     pairs = {
         "symbols": len(meter.tracks),
         "updates": run.updates,

@@ -1,8 +1,8 @@
-"""The feed server, a process of its own: `python -m pyasynclife._demo.server`.
+"""The feed server, in a process of its own: `python -m pyasynclife._demo.server`.
 
-It says its port in the first line of stdout, takes the rate from lines of stdin, and
-ends with stdin, so it cannot outlive the client. It is also the client's bad luck: it
-drops connections and stalls some, at random.
+It prints its port in the first line of stdout, reads the rate from lines of stdin, and
+ends when stdin is closed, so it cannot outlive the client. To test the client, it drops
+and stalls connections at random.
 """
 
 import argparse
@@ -24,10 +24,10 @@ from pyasynclife._demo.market import FEED_PATH, SNAPSHOT_PATH, Quote, symbol_nam
 from pyasynclife._demo.options import loop_factory
 from pyasynclife._demo.pacing import Pacer
 
-TICK = 0.005  # seconds between two rounds of dealing
+TICK = 0.005  # seconds between two rounds of sending
 VISIT = 0.08  # seconds between two writes to one socket, if the rate allows
 MAX_UNSENT = 256 * 1024  # bytes; a client further behind loses updates
-NEARLY_ALL = 0.9  # the share of symbols that must be connected before it begins
+NEARLY_ALL = 0.9  # the share of symbols that must be connected before it starts sending
 DROPPED = 0.1  # the share of connections dropped in a run
 STALLED = 0.01  # and the share stalled
 STALL = (1.5, 3.0)  # for how many seconds
@@ -45,7 +45,7 @@ class Subscriber:
         self.stalled_until = 0.0
 
     def send(self, count: int) -> bool:
-        """Write the next frames in one piece; False if this one is not to be served."""
+        """Write the next frames at once; return False if it is stalled or closing."""
         now = time.monotonic()
         if now < self.stalled_until or self.transport.is_closing():
             return False
@@ -56,7 +56,7 @@ class Subscriber:
 
 
 class FeedServer:
-    """Deals updates to whoever is connected, evenly and at a given total rate."""
+    """Sends updates to all connected clients, evenly and at a given total rate."""
 
     def __init__(self, symbols: int, rate: float) -> None:
         self.quotes = {name: Quote(name) for name in symbol_names(symbols)}
@@ -65,7 +65,7 @@ class FeedServer:
         self.populated = asyncio.Event()
 
     async def handle(self, connection: ServerConnection) -> None:
-        """Serve one connection, by its path."""
+        """Serve one connection according to its path."""
         assert connection.request is not None
         path = connection.request.path
         quote = self.quotes[path.rpartition("/")[2]]
@@ -83,15 +83,15 @@ class FeedServer:
                 self.ring.remove(subscriber)
 
     async def deal_for_ever(self) -> None:
-        """Deal what is owed, in small ticks, once nearly all are connected."""
+        """Send the updates as they fall due, once nearly all symbols are connected."""
         await self.populated.wait()
-        pacer = self.pacer = Pacer(self.pacer.rate)  # nothing is owed yet
+        pacer = self.pacer = Pacer(self.pacer.rate)  # no updates are due yet
         while True:
             await asyncio.sleep(TICK)
             pacer.pay(self.deal(pacer.tick()))
 
     def deal(self, owed: float) -> int:
-        """Go round the ring, once at most, until no whole burst is owed."""
+        """Send one burst to each subscriber in turn, until less than one is owed."""
         burst = max(1, round(self.pacer.rate * VISIT / len(self.quotes)))
         dealt = 0
         for _ in range(len(self.ring)):
@@ -104,7 +104,7 @@ class FeedServer:
         return dealt
 
     async def misbehave(self, seconds: float) -> None:
-        """Drop a tenth of the connections in `seconds` and stall a few; then again."""
+        """Every `seconds`, drop a tenth of the connections and stall a few."""
         drops = round(DROPPED * len(self.quotes))
         stalls = max(3, round(STALLED * len(self.quotes)))
         await self.populated.wait()
@@ -119,17 +119,17 @@ class FeedServer:
             await asyncio.sleep(began + seconds - time.monotonic())
 
     def drop(self, victim: Subscriber) -> None:
-        """Cut a connection without a word."""
+        """Abort a connection without a closing handshake."""
         victim.transport.abort()
 
     def stall(self, victim: Subscriber) -> None:
-        """Leave a connection open, and silent for a while."""
+        """Leave a connection open, but send nothing on it for a while."""
         victim.stalled_until = time.monotonic() + random.uniform(*STALL)
 
     async def obey(self, stdin: asyncio.StreamReader) -> None:
-        """Take the rate from each line of stdin, until its end."""
+        """Set the rate from each line of stdin, until its end."""
         while line := await stdin.readline():
-            self.pacer.hear(float(line))
+            self.pacer.set_rate(float(line))
 
 
 @asynccontextmanager
@@ -143,11 +143,11 @@ async def open_stdin() -> AsyncIterator[asyncio.StreamReader]:
         yield reader
     finally:
         transport.close()
-        await asyncio.sleep(0)  # it closes in the next turn
+        await asyncio.sleep(0)  # it closes in the next loop iteration
 
 
 def port_of(server: Server) -> int:
-    """Tell the port that the system chose."""
+    """Return the port that the system chose."""
     port: int = next(iter(server.sockets)).getsockname()[1]
     return port
 
@@ -183,7 +183,7 @@ if __name__ == "__main__":
     parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--uvloop", action="store_true")
     given = parser.parse_args()
-    # Ctrl-C in a terminal reaches the whole process group; only the client shall act.
+    # Ctrl-C in a terminal reaches the whole process group; only the client reacts.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.getLogger("websockets").setLevel(logging.CRITICAL)
     with (

@@ -1,4 +1,4 @@
-"""Showing the run while it goes on: a live table on a terminal, else plain lines."""
+"""The display during a run: a live table on a terminal, plain lines elsewhere."""
 
 import asyncio
 import sys
@@ -12,7 +12,7 @@ from pyasynclife._demo.meter import Figures, Meter, resident_mib
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-SLOWEST = 8  # symbols shown, as many as the table has rows
+SLOWEST = 8  # symbols shown: one for each row of the table
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class Second:
 
     elapsed: float
     rate: float
-    p50: float  # milliseconds, from the server's stamp until handled
+    p50: float  # milliseconds from the server's stamp until the update is handled
     p99: float
     lag: float  # milliseconds
     reconnects: int
@@ -30,7 +30,7 @@ class Second:
 
 
 class View(Protocol):
-    """Somewhere to show a second."""
+    """Shows the figures of a second."""
 
     refresh: float  # seconds
 
@@ -63,7 +63,7 @@ class PlainView:
 
 
 class LiveView:
-    """A table that is redrawn in place, by rich."""
+    """A table that rich redraws in place."""
 
     refresh = 0.25
 
@@ -73,7 +73,7 @@ class LiveView:
         self.live = Live(auto_refresh=False)
 
     def start(self) -> None:
-        """Take the terminal."""
+        """Take over the terminal."""
         self.live.start()
 
     def show(self, second: Second, stats: RegistryStats) -> None:
@@ -81,14 +81,14 @@ class LiveView:
         self.live.update(draw(second, stats), refresh=True)
 
     def stop(self) -> None:
-        """Give the terminal back; the last table stays on it."""
+        """Release the terminal; the last table stays on it."""
         self.live.stop()
 
 
 def draw(second: Second, stats: RegistryStats) -> "RenderableType":
-    """Make the table: the whole on the left, the slowest symbols on the right.
+    """Make the table: totals on the left, the slowest symbols on the right.
 
-    One table with fixed widths, which rich need not measure: half of the cost.
+    A single table with fixed widths costs half as much, since rich need not measure it.
     """
     from rich.table import Table
 
@@ -118,7 +118,7 @@ def draw(second: Second, stats: RegistryStats) -> "RenderableType":
 
 
 async def watch(view: View, registry: TaskRegistry, meter: Meter) -> None:
-    """Show each second's figures, with the counts of the moment, until cancelled."""
+    """Show the figures of each second and the current counts, until cancelled."""
     view.start()
     try:
         first = last = meter.read()
@@ -137,7 +137,7 @@ async def watch(view: View, registry: TaskRegistry, meter: Meter) -> None:
 
 
 def summarize(figures: Figures, elapsed: float, meter: Meter) -> Second:
-    """Take the figures of the last second."""
+    """Return the figures of the last second."""
     return Second(
         elapsed=elapsed,
         rate=figures.rate,
@@ -151,10 +151,10 @@ def summarize(figures: Figures, elapsed: float, meter: Meter) -> Second:
 
 
 def wants_live_view(plain: bool) -> bool:
-    """Tell whether there is a terminal to show the table on."""
+    """Return whether stdout is a terminal for the live table."""
     return not plain and sys.stdout.isatty()
 
 
 def choose_view(plain: bool) -> View:
-    """Return the live table where it is wanted, else the plain lines."""
+    """Return the live table if it is wanted, otherwise the plain lines."""
     return LiveView() if wants_live_view(plain) else PlainView()

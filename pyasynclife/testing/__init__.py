@@ -1,4 +1,4 @@
-"""For tests: virtual time, and a scenario cancelled at every turn of its loop.
+"""For tests: virtual time, and scenarios cancelled at every iteration of their loop.
 
 For pytest there are fixtures in ``pyasynclife.testing.pytest``.
 """

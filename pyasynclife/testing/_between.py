@@ -1,4 +1,4 @@
-"""What stands between a Task and the scenario that is cancelled."""
+"""The coroutine between a Task and the scenario that is cancelled."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import asyncio
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any
 
-from pyasynclife._dump import dump_tasks
+from pyasynclife._await_chain import dump_tasks
 
 
 class Between(Coroutine[Any, Any, None]):
-    """Hands on all that a Task sends and throws, and notes how the scenario is left.
+    """Passes on everything that a Task sends and throws; records how the scenario ends.
 
-    It ends without an exception, whatever the scenario ends with. If a cancellation
-    was given to the Task that did not come out, it stays for one more turn: one that
-    is pending is thrown in then.
+    It ends without an exception, whatever the outcome of the scenario. If the Task was
+    cancelled and no CancelledError propagated, it stays for one more loop iteration:
+    if a cancellation is still pending, it is thrown in then.
     """
 
     def __init__(self, scenario: Coroutine[Any, Any, Any]) -> None:
@@ -22,11 +22,11 @@ class Between(Coroutine[Any, Any, None]):
         self.task: asyncio.Task[None] | None = None
         self.given = 0
         self.is_left = False
-        self.is_pending = False  # a cancellation came one turn after it was left
+        self.is_pending = False  # a cancellation came one iteration later
         self.returned: Any = None
         self.error: BaseException | None = None
         self.cancelling = 0
-        self.left = ""  # where the other tasks waited then, if there were any
+        self.left = ""  # where the other tasks waited at that time, if any
         self._thrown: list[asyncio.CancelledError] = []
 
     def cancel(self) -> None:
@@ -36,11 +36,11 @@ class Between(Coroutine[Any, Any, None]):
         self.task.cancel(f"cancel_everywhere: {self.given}")
 
     def is_one_of_ours(self) -> bool:
-        """Whether what came out is an object that was thrown in."""
+        """Whether the exception that propagated is one that was thrown in."""
         return any(self.error is one for one in self._thrown)
 
     def forget(self) -> None:
-        """Let go of everything that pins frames."""
+        """Drop every reference that keeps frames alive."""
         self.error = self.returned = None
         self._thrown.clear()
 
@@ -68,9 +68,9 @@ class Between(Coroutine[Any, Any, None]):
         self.scenario.close()
 
     def __await__(self) -> Generator[Any, None, None]:
-        raise TypeError("this is for a Task")
+        raise TypeError("only a Task can run this")
 
-    # A Task's await chain goes on through these.
+    # The await chain of a Task continues through these attributes.
 
     @property
     def cr_frame(self) -> None:

@@ -1,4 +1,4 @@
-"""cancel_everywhere: a scenario, cancelled at every turn of the loop."""
+"""cancel_everywhere: run a scenario, cancelled at every iteration of its loop."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from pyasynclife._checks import check_callable, check_count, check_seconds
+from pyasynclife._arguments import check_count, check_hook, check_seconds
 from pyasynclife.testing._report import CancelReport, Point, Violation
 from pyasynclife.testing._run import Run, Scenario
 
@@ -25,42 +25,45 @@ def cancel_everywhere(
     task_factory: Any = None,
     max_turns: int = 10_000,
 ) -> CancelReport:
-    """Run a scenario again and again, each time cancelled at another turn of its loop.
+    """Run a scenario again and again, each time cancelled at another loop iteration.
 
-    It runs once undisturbed, then its caller, a Task, is cancelled at the beginning of
-    the first turn, of the second and so on until the scenario ends before that; and
-    for each of these, once more some turns later. Each run has a `VirtualTimeLoop` of
-    its own. After each run this is looked at:
+    A *turn* is one iteration of the loop. The scenario runs once undisturbed. Then its
+    caller, a Task, is cancelled at the beginning of the first turn, of the second, and
+    so on, until the scenario ends before its cancellation. For each of these runs there
+    are further ones with a second cancellation some turns later. Each run has a
+    `VirtualTimeLoop` of its own. These rules are checked after each run:
 
-    - A cancellation comes out: the very object that was thrown in. Another outcome is
-      right only if the cancellation is still pending, to be thrown in at the next
-      ``await``.
-    - The caller's ``cancelling()`` is what it was, plus these cancellations.
+    - The CancelledError propagates, and is the very object that was thrown in. Another
+      outcome is right only if the cancellation is still pending and will be thrown in
+      at the next ``await``.
+    - The caller's ``cancelling()`` has its earlier value, plus the number of these
+      cancellations.
     - No other task is alive, and no coroutine or asynchronous generator is suspended:
       every ``finally`` ran.
     - No warning was issued, no exception was left unretrieved, and neither the loop's
       exception handler nor ``sys.unraisablehook`` was called.
-    - It ended: no hang, not more than ``max_turns``.
+    - The scenario ended: no hang, and not more than ``max_turns`` turns.
 
     Args:
-        scenario: Called without arguments for each run; returns a coroutine. It
-            handles the errors that it provokes, and it is the same each time.
-        again: How many turns after the first cancellation the second one comes, each
-            a run of its own; 0: in the same turn; (): no second one.
-        points: Run these only, each the turns at which to cancel: ``[(7,), (7, 9)]``,
-            as a report names them; ``[()]``: undisturbed.
-        settle: Virtual seconds that the tasks which the scenario leaves get to end by
-            themselves. 0: none may be left.
-        check: Called after each run; what it raises is a violation.
-        task_factory: For the loops, such as ``asyncio.eager_task_factory``.
-        max_turns: More turns than that are an endless loop.
+        scenario: Called without arguments for each run; returns a coroutine. It must
+            handle the errors that it provokes, and do the same each time.
+        again: How many turns after the first cancellation the second one comes; each
+            number is a run of its own. 0: in the same turn; (): no second one.
+        points: Run only these. Each is a tuple of the turns at which to cancel, as
+            reports show them: ``[(7,), (7, 9)]``; ``[()]``: undisturbed.
+        settle: Virtual seconds in which the tasks that the scenario leaves behind may
+            end by themselves. 0: none may be left.
+        check: Called after each run; an exception that it raises is a violation.
+        task_factory: The task factory of the loops, for example
+            ``asyncio.eager_task_factory``.
+        max_turns: A scenario that takes more turns counts as endless.
 
     Returns:
-        What was found: ``assert report.ok, report``.
+        The report of all runs: ``assert report.ok, report``.
 
     Raises:
-        TypeError, ValueError: For what cannot be run, before anything has.
-        RuntimeError: A loop is running already in this thread.
+        TypeError, ValueError: An argument is wrong; nothing has been run.
+        RuntimeError: A loop is already running in this thread.
         Exception: Whatever the scenario itself raises when it runs undisturbed.
 
     Example::
@@ -73,7 +76,7 @@ def cancel_everywhere(
         assert report.ok, report
     """
     _refuse(scenario)
-    check_callable("check", check)
+    check_hook("check", check)
     offsets = [check_count("again", offset) for offset in again]
     harness = _Harness(
         scenario,
@@ -123,8 +126,10 @@ class _Harness:
                     self.run((turn, turn + later))
 
     def run(self, point: Point) -> int:
-        """Run one point. Returns the turn in which the scenario was left, 0 if that
-        was before it could be cancelled."""
+        """Run one point.
+
+        Return the turn in which the scenario ended, 0 if it ended before its
+        cancellation."""
         run = Run(point, *self._settings, self._suspended)
         run.go(self._scenario)
         if run.error is not None:
@@ -159,7 +164,7 @@ def _refuse(scenario: Any) -> None:
 
 @contextmanager
 def _frozen_heap() -> Iterator[None]:
-    """Within the block the collector sees what is new, and that when it is called."""
+    """Within the block, collect only new objects, and only on explicit calls."""
     was_enabled = gc.isenabled()
     gc.disable()
     gc.freeze()

@@ -1,4 +1,4 @@
-"""What `cancel_everywhere` found, as numbers and as text."""
+"""The report of `cancel_everywhere`, as numbers and as text."""
 
 from __future__ import annotations
 
@@ -21,23 +21,24 @@ Kind = Literal[
 ]
 
 Point = tuple[int, ...]
-"""The loop turns at whose beginning the caller was cancelled."""
+"""The turns (loop iterations) at whose beginning the caller was cancelled."""
 
 _SHOWN = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """One rule that did not hold at one point.
+    """One rule that was broken at one point.
 
-    ``swallowed``: a cancellation was accepted, something else than CancelledError came
-    out, and none was pending. ``replaced``: another CancelledError came out than those
-    thrown in. ``task left``: tasks were alive when the scenario had been left.
-    ``cancelling``: the caller's count was not that of the cancellations.
+    ``swallowed``: the scenario was cancelled, its outcome was not CancelledError, and
+    no cancellation was pending. ``replaced``: the CancelledError that propagated was
+    not one of those thrown in. ``task left``: tasks were alive when the scenario had
+    ended. ``cancelling``: the caller's count differed from the number of cancellations.
     ``finally``: a coroutine or an asynchronous generator stayed suspended.
-    ``warning``, ``unraisable``: one was issued. ``unretrieved``: an exception that
-    nobody asked for; ``loop error``: whatever else the exception handler was told.
-    ``hang``, ``endless``: the scenario did not end. ``check``: ``check()`` raised.
+    ``warning``: a warning was issued. ``unraisable``: an exception was unraisable.
+    ``unretrieved``: an exception was never retrieved. ``loop error``: the loop's
+    exception handler was called for any other reason. ``hang``, ``endless``: the
+    scenario did not end. ``check``: ``check()`` raised.
     """
 
     point: Point
@@ -52,10 +53,10 @@ class Violation:
 
 @dataclass(frozen=True, slots=True)
 class CancelReport:
-    """What `cancel_everywhere` did and found; ``str()`` is for a person.
+    """The result of `cancel_everywhere`; ``str()`` of it is a report for people.
 
-    scenario: its name.  turns: how many turns of the loop it takes undisturbed.
-    points: how many times it was run and cancelled.  violations: what did not hold.
+    scenario: its name.  turns: how many loop iterations it takes undisturbed.
+    points: how many times it was run and cancelled.  violations: the broken rules.
     """
 
     scenario: str

@@ -1,4 +1,7 @@
-"""One run of a scenario, cancelled at given turns, and what is to be said of it."""
+"""One run of a scenario, cancelled at given loop iterations, and its violations.
+
+A *turn* is one iteration of the loop.
+"""
 
 from __future__ import annotations
 
@@ -11,23 +14,23 @@ from collections.abc import AsyncGenerator, Callable, Coroutine
 from types import CoroutineType
 from typing import Any
 
-from pyasynclife._dump import dump_tasks
+from pyasynclife._await_chain import dump_tasks
 from pyasynclife.testing._between import Between
 from pyasynclife.testing._report import Kind, Point, Violation
 from pyasynclife.testing._virtual import HangError, VirtualTimeLoop
 
 Scenario = Callable[[], Coroutine[Any, Any, Any]]
 
-# What is left is cancelled this often before it is given up.
+# Tasks that are left are cancelled this often before they are abandoned.
 _ROUNDS = 10
 
 
 class _EndlessError(Exception):
-    """The scenario takes more turns than it is allowed."""
+    """The scenario takes more turns than it may."""
 
 
 class Run:
-    """A scenario, run once. Made for one `go`."""
+    """One run of a scenario; `go` may be called once."""
 
     def __init__(
         self,
@@ -40,21 +43,21 @@ class Run:
     ) -> None:
         self.point = point
         self.violations: list[Violation] = []
-        self.turns = 0  # the turn in which the scenario was left
+        self.turns = 0  # the turn in which the scenario ended
         self.given = 0
         self.error: BaseException | None = None  # of an undisturbed scenario
         self._settle = settle
         self._max_turns = self._last_turn = max_turns
         self._task_factory = task_factory
         self._check = check
-        self._suspended = suspended  # what earlier runs have left
+        self._suspended = suspended  # left by earlier runs
         self._begun: weakref.WeakSet[AsyncGenerator[Any, Any]] = weakref.WeakSet()
         self._dropped: list[AsyncGenerator[Any, Any]] = []
 
     def go(self, scenario: Scenario) -> None:
-        """Run it to its end, look at what is left, and clear that away."""
+        """Run the scenario, record the violations, and clean up."""
         old_hook = sys.unraisablehook
-        sys.unraisablehook = self._heard_unraisable
+        sys.unraisablehook = self._on_unraisable
         try:
             with warnings.catch_warnings(record=True) as warned:
                 warnings.simplefilter("always")
@@ -69,7 +72,7 @@ class Run:
     def _go(self, scenario: Scenario) -> None:
         loop = VirtualTimeLoop()
         try:
-            loop.set_exception_handler(self._heard_loop_error)
+            loop.set_exception_handler(self._on_loop_error)
             loop.set_task_factory(self._task_factory)
             between = Between(scenario())
             between.task = asyncio.Task(between, loop=loop)
@@ -118,10 +121,10 @@ class Run:
         return turn in self.point
 
     def _watch_generators(self) -> None:
-        """A generator that is dropped stays as it is, for it would be ended too late.
+        """Keep asynchronous generators that are dropped, so that they stay suspended.
 
-        Called by the running loop, which has set hooks of its own and takes ours away
-        with them.
+        asyncio's own hook would close them, only too late. This must be called in the
+        running loop: it has set its own hooks, and removes ours together with them.
         """
         begin = sys.get_asyncgen_hooks().firstiter
 
@@ -141,10 +144,10 @@ class Run:
         given, error = between.given, between.error
         if given and isinstance(error, asyncio.CancelledError):
             if not between.is_one_of_ours():
-                self._found("replaced", f"{error!r} came out and was never thrown in")
+                self._found("replaced", f"{error!r} was raised but never thrown in")
         elif given and not between.is_pending:
             if error is not None:
-                what = f"{type(error).__name__}: {error} came out"
+                what = f"{type(error).__name__}: {error} was raised"
             else:
                 what = f"{between.returned!r} was returned"
             self._found("swallowed", what)
@@ -192,7 +195,7 @@ class Run:
             names = ", ".join(sorted(one.__qualname__ for one in new))
             self._found("finally", f"left suspended: {names}")
 
-    def _heard_loop_error(
+    def _on_loop_error(
         self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]
     ) -> None:
         message, error = context.get("message", ""), context.get("exception")
@@ -200,14 +203,14 @@ class Run:
         about = "" if error is None else f" ({type(error).__name__}: {error})"
         self._found(kind, message + about)
 
-    def _heard_unraisable(self, unraisable: Any) -> None:
+    def _on_unraisable(self, unraisable: Any) -> None:
         error, where = unraisable.exc_value, unraisable.object
         text = f"{type(error).__name__}: {error}, {unraisable.err_msg or 'ignored in'}"
         self._found("unraisable", f"{text} {where!r}")
 
 
 def _wait(loop: VirtualTimeLoop, timeout: float) -> None:
-    """Wait for all tasks of a loop."""
+    """Wait until all tasks of a loop have ended, or the timeout is over."""
     loop.run_until_complete(asyncio.wait(asyncio.all_tasks(loop), timeout=timeout))
 
 

@@ -11,7 +11,7 @@ from concurrent.futures import Executor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, Unpack
 
-from pyasynclife._dump import dump_tasks
+from pyasynclife._await_chain import dump_tasks
 from pyasynclife._errors import PyAsyncLifeError
 
 if TYPE_CHECKING:
@@ -22,24 +22,25 @@ Ts = TypeVarTuple("Ts")
 
 
 class HangError(PyAsyncLifeError, RuntimeError):
-    """A loop would wait for ever; its message says where every task waits."""
+    """A loop would wait for ever; the message says where every task waits."""
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
     """An event loop of the standard kind that does not wait for its timers.
 
-    Its clock starts at 0 and stands still while code runs. When nothing is ready it
-    jumps to the next timer, so a test of hours takes no time and comes out the same on
-    every machine.
+    Its clock starts at 0 and stands still while code runs. When nothing is ready, the
+    clock jumps to the next timer, so a test of hours takes no time and gives the same
+    result on every machine.
 
-    While something real is pending, it waits for that and lets its clock run as the
-    system's: a watched descriptor (a socket, a pipe), a job in an executor
-    (``to_thread``, ``getaddrinfo``), a child process. What it cannot see coming, a
-    signal or another thread's ``call_soon_threadsafe``, is named with `real_time`.
+    While something real is pending, the loop waits for it, and its clock follows the
+    system's. A watched descriptor (a socket, a pipe), a job in an executor
+    (``to_thread``, ``getaddrinfo``) and a child process count as real. The loop cannot
+    foresee a signal, or another thread's ``call_soon_threadsafe``: use `real_time` for
+    these.
 
     When nothing is ready, no timer is set and nothing real is pending, nothing would
-    ever happen again: `HangError` leaves ``run_until_complete`` at once. The loop can
-    be used again afterwards, so that ``asyncio.Runner`` cancels what is left.
+    ever happen again: ``run_until_complete`` raises `HangError` at once. The loop can
+    be used again afterwards, so that ``asyncio.Runner`` can cancel the remaining tasks.
 
     Example::
 
@@ -54,30 +55,31 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         self._turns = 0
         self._real = 0
         self._children: set[asyncio.SubprocessTransport] = set()
-        self._clock_resolution: float  # asyncio's: what is due so soon is due now
-        # Asked at the beginning of each turn; True: it has made something ready.
+        # asyncio's: a timer that is due within this time is due now.
+        self._clock_resolution: float
+        # Called at the beginning of each turn; returns True if it made something ready.
         self._at_turn: Callable[[int], bool] | None = None
         super().__init__(_VirtualSelector(self))
 
     def time(self) -> float:
-        """Return the virtual seconds since the loop was made."""
+        """Return the virtual seconds since the loop was created."""
         return self._now
 
     @property
     def turns(self) -> int:
-        """How many turns the loop has begun."""
+        """How many turns (iterations) the loop has begun."""
         return self._turns
 
     @contextmanager
     def real_time(self) -> Iterator[None]:
-        """Within the block something real is pending: wait for it, report no hang."""
+        """Within the block, wait for something real and report no hang."""
         self._real += 1
         try:
             yield
         finally:
             self._real -= 1
 
-    # What makes something real pending, besides a descriptor.
+    # The methods that make something real pending, besides watched descriptors.
 
     def run_in_executor(
         self, executor: Executor | None, func: Callable[[Unpack[Ts]], T], *args: *Ts
@@ -123,8 +125,8 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
     def _jump_to(self, when: float) -> None:
         self._now = max(self._now, when)
-        # Months on, floats are coarser than the system's clock, and the loop would not
-        # find a timer due whose time it is.
+        # After months of virtual time, floats are coarser than the clock's resolution,
+        # and the loop would not see that a timer is due.
         finest = 2 * math.ulp(self._now)
         self._clock_resolution = max(self._clock_resolution, finest)
 
@@ -137,7 +139,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
 
 class _VirtualSelector(selectors.BaseSelector):
-    """The system's selector, but that waiting for a timer alone is a jump."""
+    """The system's selector, except that it jumps instead of waiting for a timer."""
 
     def __init__(self, loop: VirtualTimeLoop) -> None:
         self._loop = loop
@@ -155,7 +157,7 @@ class _VirtualSelector(selectors.BaseSelector):
             events = self._selector.select(timeout)
             loop._now += time.monotonic() - began
             return events
-        events = self._selector.select(0)  # a thread, or a signal
+        events = self._selector.select(0)  # woken by a thread or a signal
         if not events:
             when = loop._next_timer()
             if when == math.inf:

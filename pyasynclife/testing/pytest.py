@@ -1,8 +1,8 @@
 """Fixtures for pytest.
 
-They are there when asked for, not wherever pyasynclife is installed: write
-``pytest_plugins = ["pyasynclife.testing.pytest"]`` into the topmost ``conftest.py``, or
-``-p pyasynclife.testing.pytest`` into ``addopts``.
+Installing pyasynclife does not activate them. To use them, write
+``pytest_plugins = ["pyasynclife.testing.pytest"]`` in the topmost ``conftest.py``, or
+``-p pyasynclife.testing.pytest`` in ``addopts``.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 
 from pyasynclife import testing
-from pyasynclife._dump import dump_tasks
+from pyasynclife._await_chain import dump_tasks
 from pyasynclife.testing import CancelReport, VirtualTimeLoop
 
 
 @pytest.fixture
 def cancel_everywhere() -> Callable[..., CancelReport]:
-    """`pyasynclife.testing.cancel_everywhere`, failing the test with its report."""
+    """Return `cancel_everywhere`; it fails the test with its report."""
 
     def run(scenario: Any, **options: Any) -> CancelReport:
         report = testing.cancel_everywhere(scenario, **options)
@@ -33,7 +33,7 @@ def cancel_everywhere() -> Callable[..., CancelReport]:
 
 @pytest.fixture
 def virtual_time_loop() -> Iterator[VirtualTimeLoop]:
-    """A `VirtualTimeLoop`; the test fails if it leaves a task there."""
+    """Yield a `VirtualTimeLoop`; the test fails if it leaves a task in it."""
     loop = VirtualTimeLoop()
     try:
         yield loop

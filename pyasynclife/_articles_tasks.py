@@ -1,0 +1,175 @@
+"""The articles' helpers for existing tasks: observe, monitor and cancel them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+from pyasynclife._arguments import (
+    check_hook,
+    check_optional_seconds,
+    check_seconds,
+    check_tasks,
+)
+from pyasynclife._constants import RESULT_CANCELLED, RESULT_DONE, RESULT_FAILED
+from pyasynclife._core import TaskResult
+from pyasynclife._log import logger
+from pyasynclife._report import ShutdownReport
+from pyasynclife._states import TaskState
+from pyasynclife._waiting import drain_tasks, follow_drain, wait_among, wake
+
+Observer = Callable[[TaskResult[Any]], object]
+Report = Callable[[int, list[TaskResult[Any]]], object]
+
+_SHUTDOWN_TIMEOUT = 30.0  # the default of TaskRegistry and SignalCoordinator
+
+
+async def cancel_all_tasks(
+    tasks: Iterable[asyncio.Task[Any]], *, timeout: float | None = None
+) -> ShutdownReport:
+    """Cancel tasks, all at once, wait for them, and report how each ended.
+
+    Args:
+        tasks: Tasks of the running loop. Each is cancelled once; the calling task is
+            left out.
+        timeout: Seconds to wait; None: 30; ``math.inf``: no limit.
+
+    Returns:
+        The report. Tasks that swallow the cancellation and run on are in its ``stuck``.
+
+    Raises:
+        TypeError: One of ``tasks`` is not a Task. Nothing has been cancelled.
+        RuntimeError: One belongs to another loop. Nothing has been cancelled.
+
+    Cancelled, it leaves at once; the tasks stay cancelled.
+
+    Source: the articles' ``cancel_all_tasks``.
+    """
+    seconds = check_optional_seconds("timeout", timeout, _SHUTDOWN_TIMEOUT)
+    loop = asyncio.get_running_loop()
+    drain = drain_tasks(_others(tasks, loop))
+    now = loop.time()
+    return await follow_drain(drain, now, now + seconds)
+
+
+async def monitor_tasks(
+    tasks: Iterable[asyncio.Task[Any]],
+    interval: float = 5.0,
+    *,
+    report: Report | None = None,
+) -> None:
+    """Report on tasks every ``interval`` seconds until all have ended.
+
+    Args:
+        tasks: Tasks of the running loop; the calling task is left out.
+        interval: Seconds between two reports. The last report comes when the last task
+            ends.
+        report: Called with the number of running tasks, and a TaskResult of each task
+            that has ended since the last report: task_id is the Task's name, item the
+            Task. Its exceptions go to the loop's exception handler, and the monitor
+            goes on. None: the logger "pyasynclife" reports, failures at ERROR.
+
+    Raises:
+        TypeError: One of ``tasks`` is not a Task.
+        RuntimeError: One belongs to another loop.
+
+    Costs O(1) for each task. Cancelled, it cancels no task and removes its callbacks.
+
+    Source: the articles' ``monitor_tasks``.
+    """
+    seconds = check_seconds("interval", interval, zero=False)
+    check_hook("report", report)
+    loop = asyncio.get_running_loop()
+    running = {task: index for index, task in enumerate(_others(tasks, loop))}
+    ended: list[TaskResult[Any]] = []
+    waiters: list[asyncio.Future[None]] = []
+
+    def note(task: asyncio.Task[Any]) -> None:
+        ended.append(_result_of(task, running.pop(task)))
+        if not running:
+            for waiter in waiters:
+                wake(waiter)
+
+    for task in running:
+        task.add_done_callback(note)
+    try:
+        while running:
+            await wait_among(waiters, loop.time() + seconds)
+            since, ended = ended, []
+            try:
+                (report or _log_report)(len(running), since)
+            except Exception as error:
+                message = f"report {report!r} of monitor_tasks() failed"
+                loop.call_exception_handler({"message": message, "exception": error})
+            del since
+    finally:
+        for task in running:
+            task.remove_done_callback(note)
+
+
+def add_task_observers(
+    tasks: Iterable[asyncio.Task[Any]], observer: Observer | None = None
+) -> None:
+    """Call a function with the TaskResult of each task when it ends.
+
+    Args:
+        tasks: Tasks of the running loop. For a task that has ended, the function is
+            called in the next loop iteration.
+        observer: Called with a TaskResult: task_id is the Task's name, item the Task.
+            Its exceptions go to the loop's exception handler. None: the logger
+            "pyasynclife" reports, failures at ERROR.
+
+    Raises:
+        TypeError: One of ``tasks`` is not a Task. No task is observed.
+        RuntimeError: One belongs to another loop. No task is observed.
+
+    Source: the articles' ``add_task_observers``.
+    """
+    check_hook("observer", observer)
+    for index, task in enumerate(check_tasks(tasks, asyncio.get_running_loop())):
+        task.add_done_callback(partial(_notify, observer or _log_result, index))
+
+
+def _notify(observer: Observer, index: int, task: asyncio.Task[Any]) -> None:
+    observer(_result_of(task, index))
+
+
+def _others(
+    tasks: Iterable[asyncio.Task[Any]], loop: asyncio.AbstractEventLoop
+) -> list[asyncio.Task[Any]]:
+    """Return the tasks, each once, without the calling task."""
+    caller = asyncio.current_task()
+    return [task for task in check_tasks(tasks, loop) if task is not caller]
+
+
+def _result_of(task: asyncio.Task[Any], index: int) -> TaskResult[Any]:
+    """Return the result of a task that has ended; its exception counts as retrieved."""
+    data: Any = None
+    error: BaseException | None = None
+    if task.cancelled():
+        error = asyncio.CancelledError()  # that of the task is for its waiter
+        state = RESULT_CANCELLED
+    elif (error := task.exception()) is not None:
+        state = RESULT_FAILED
+    else:
+        data, state = task.result(), RESULT_DONE
+    return TaskResult._restore(
+        task.get_name(), data, error, index, task, state, False, 0.0
+    )
+
+
+def _log_report(running: int, ended: list[TaskResult[Any]]) -> None:
+    failed = sum(one.state is TaskState.FAILED for one in ended)
+    logger.info("%d tasks run, %d ended, %d failed", running, len(ended), failed)
+    for one in ended:
+        if one.state is TaskState.FAILED:
+            _log_result(one)
+
+
+def _log_result(result: TaskResult[Any]) -> None:
+    if result.state is TaskState.FAILED:
+        logger.error("task %r failed", result.task_id, exc_info=result.error)
+    else:
+        logger.info("task %r: %s", result.task_id, result.state.value)

@@ -1,0 +1,369 @@
+"""Libraries inside an item: what they expect of a Task they have, in a worker too."""
+
+import asyncio
+import contextvars
+from contextlib import asynccontextmanager
+
+import pytest
+
+from pyasynclife import TaskGroup, bounded_gather
+from support.loops import settle
+
+N = 60
+
+var = contextvars.ContextVar("var", default="unset")
+
+BOTH_WAYS = True  # conftest.py: with a Task for each item, too
+
+
+# ---------------------------------------------------------------- a real server
+
+
+@pytest.fixture
+async def server():
+    """An aiohttp server on loopback; how many requests it serves at once is seen."""
+    web = pytest.importorskip("aiohttp.web", reason="aiohttp is not installed")
+    seen = {"now": 0, "most": 0, "ended": 0}
+
+    async def answer(request):
+        seen["now"] += 1
+        seen["most"] = max(seen["most"], seen["now"])
+        try:
+            number = int(request.match_info["number"])
+            if number % 10 == 3:
+                raise web.HTTPNotFound
+            await asyncio.sleep(60 if number % 10 == 7 and number > 1000 else 0.001)
+            return web.json_response({"number": number})
+        finally:
+            seen["now"] -= 1
+            seen["ended"] += 1
+
+    app = web.Application()
+    app.router.add_get("/{number}", answer)
+    runner = web.AppRunner(app, handler_cancellation=True)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    host, port = runner.addresses[0][:2]
+    try:
+        yield f"http://{host}:{port}", seen
+    finally:
+        await runner.cleanup()
+        await asyncio.sleep(0.01)  # transports close in a turn of their own
+
+
+@asynccontextmanager
+async def aiohttp_client(url):
+    aiohttp = pytest.importorskip("aiohttp", reason="aiohttp is not installed")
+    async with aiohttp.ClientSession(url, raise_for_status=True) as session:
+
+        async def fetch(number):
+            async with session.get(f"/{number}") as response:
+                return (await response.json())["number"]
+
+        yield fetch, aiohttp.ClientResponseError
+
+
+@asynccontextmanager
+async def httpx_client(url):
+    httpx = pytest.importorskip("httpx", reason="httpx is not installed")
+    async with httpx.AsyncClient(base_url=url, timeout=30, trust_env=False) as client:
+
+        async def fetch(number):
+            response = await client.get(f"/{number}")
+            response.raise_for_status()
+            return response.json()["number"]
+
+        yield fetch, httpx.HTTPStatusError
+
+
+CLIENTS = [aiohttp_client, httpx_client]
+
+
+@pytest.mark.parametrize("make_client", CLIENTS)
+async def test_requests_to_a_server(make_client, server):
+    url, seen = server
+    async with make_client(url) as (fetch, error):
+        result = await bounded_gather(fetch, range(N), max_concurrent=20, timeout=20.0)
+    assert [n for n in range(N) if n % 10 != 3] == [
+        one.data for one in result.successes()
+    ]
+    assert {error} == {type(one.error) for one in result.failures()}
+    assert 1 < seen["most"] <= 20
+
+
+@pytest.mark.parametrize("make_client", CLIENTS)
+async def test_requests_that_time_out_leave_the_session_whole(make_client, server):
+    url, _ = server
+    hang = [number for number in range(1001, 1041) if number % 10 in (1, 7)]
+    async with make_client(url) as (fetch, _):
+        result = await bounded_gather(fetch, hang, max_concurrent=4, timeout=1.0)
+        assert [n for n in hang if n % 10 == 7] == [
+            one.item for one in result if one.timed_out
+        ]
+        assert 4 == len(result.successes())
+        again = await bounded_gather(fetch, [0, 1, 2], timeout=20.0)
+        assert [0, 1, 2] == again.values()
+
+
+@pytest.mark.parametrize("make_client", CLIENTS)
+async def test_a_stream_of_requests_that_is_left_ends_them(make_client, server):
+    url, _ = server
+    async with make_client(url) as (fetch, _):
+        batch = bounded_gather(fetch, range(1004, 2000), max_concurrent=5)
+        async with batch:
+            async for result in batch:
+                assert 1004 == result.data
+                break
+        assert 0 == batch.progress.running
+        assert batch.progress.started < 50
+
+
+# ---------------------------------------------------------------- SQLAlchemy
+
+
+@pytest.fixture
+async def database(tmp_path):
+    """A scoped session keyed by the current task, over SQLite in a file."""
+    pytest.importorskip("aiosqlite", reason="aiosqlite is not installed")
+    pytest.importorskip("greenlet", reason="greenlet is not installed")
+    asyncio_ext = pytest.importorskip(
+        "sqlalchemy.ext.asyncio", reason="SQLAlchemy is not installed"
+    )
+    from sqlalchemy import text
+    from sqlalchemy.pool import NullPool
+
+    engine = asyncio_ext.create_async_engine(
+        f"sqlite+aiosqlite:///{tmp_path / 'items.db'}", poolclass=NullPool
+    )
+    async with engine.begin() as connection:
+        await connection.execute(text("create table item (number integer)"))
+    scoped = asyncio_ext.async_scoped_session(
+        asyncio_ext.async_sessionmaker(engine), scopefunc=asyncio.current_task
+    )
+    try:
+        yield scoped, text
+    finally:
+        await engine.dispose()
+
+
+async def test_a_scoped_session_that_the_item_removes_is_its_own(database):
+    scoped, text = database
+    sessions = []
+
+    async def store(number):
+        try:
+            session = scoped()
+            assert not session.info, "another item's session"
+            session.info["item"] = number
+            sessions.append(session)
+            await session.execute(
+                text("insert into item values (:number)"), {"number": number}
+            )
+            await session.commit()
+            assert scoped() is session
+            return number
+        finally:
+            await scoped.remove()
+
+    result = await bounded_gather(store, range(30), max_concurrent=3)
+    assert list(range(30)) == result.values()
+    assert 30 == len(set(sessions))
+    stored = await scoped.scalar(text("select count(*) from item"))
+    await scoped.remove()
+    assert 30 == stored
+
+
+async def test_a_session_that_a_failed_item_left_reaches_no_other(database):
+    scoped, text = database
+    failed_with = set()
+
+    async def store(number):
+        session = scoped()
+        assert session not in failed_with
+        await session.execute(text("select 1"))
+        if number % 3 == 1:
+            failed_with.add(session)
+            raise ValueError(number)  # and the session stays as it is
+        await scoped.remove()
+        return number
+
+    result = await bounded_gather(store, range(12), max_concurrent=2)
+    assert [n for n in range(12) if n % 3 != 1] == [
+        one.data for one in result.successes()
+    ]
+    assert {ValueError} == {type(one.error) for one in result.failures()}
+    for session in failed_with:
+        await session.close()
+
+
+async def test_a_session_that_is_kept_is_the_next_items_too_unless_each_has_a_task(
+    database, way
+):
+    """What docs/tasks.md warns of."""
+    scoped, _ = database
+    sessions = set()
+
+    async def use(number):
+        sessions.add(scoped())
+        await asyncio.sleep(0)
+
+    await bounded_gather(use, range(10), max_concurrent=2)
+    assert (10 if way == "tasks" else 2) == len(sessions)
+    for session in sessions:
+        await session.close()
+
+
+# ---------------------------------------------------------------- asyncio itself
+
+
+async def test_context_variables_are_the_items_own():
+    var.set("outside")
+
+    async def fn(x):
+        before = var.get()
+        var.set(x)
+        await settle(2)
+        assert x == var.get()
+        return before, await asyncio.to_thread(var.get)
+
+    result = await bounded_gather(fn, range(10), max_concurrent=3)
+    assert [("outside", x) for x in range(10)] == result.values()
+    assert "outside" == var.get()
+
+
+async def test_asyncio_timeout_and_wait_for_inside_an_item():
+    async def fn(x):
+        try:
+            async with asyncio.timeout(0.005):
+                await asyncio.sleep(10)
+        except TimeoutError:
+            pass
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(asyncio.sleep(10), 0.005)
+        assert 0 == asyncio.current_task().cancelling()
+        return x
+
+    items = range(20)
+    result = await bounded_gather(fn, items, max_concurrent=4, timeout=10.0)
+    assert list(items) == result.values()
+
+
+@pytest.mark.parametrize("group_type", [TaskGroup, asyncio.TaskGroup])
+async def test_groups_inside_an_item(group_type):
+    async def fn(x):
+        async with group_type() as outer, group_type() as inner:
+            first = outer.create_task(asyncio.sleep(0, x))
+            second = inner.create_task(asyncio.sleep(0, x))
+        with pytest.raises(ExceptionGroup):
+            async with group_type() as group:
+                group.create_task(asyncio.sleep(10))
+                group.create_task(asyncio.wait_for(asyncio.sleep(10), 0))
+        return first.result() + second.result()
+
+    result = await bounded_gather(fn, range(10), max_concurrent=3)
+    assert [2 * x for x in range(10)] == result.values()
+
+
+# ---------------------------------------------------------------- anyio
+
+
+@pytest.fixture
+def anyio():
+    return pytest.importorskip("anyio", reason="anyio is not installed")
+
+
+async def test_anyio_scopes_and_groups_inside_an_item(anyio):
+    async def fn(x):
+        with anyio.move_on_after(0.005) as scope:
+            await anyio.sleep(10)
+        assert scope.cancelled_caught
+        seen = []
+
+        async def child(number):
+            await anyio.sleep(0)
+            seen.append(number)
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(child, x)
+            group.start_soon(child, -x)
+        with pytest.raises(TimeoutError), anyio.fail_after(0.005):
+            await anyio.sleep(10)
+        return sorted(seen)
+
+    result = await bounded_gather(fn, range(10), max_concurrent=3)
+    assert [[-x, x] for x in range(10)] == result.values()
+
+
+async def test_a_timeout_goes_through_anyios_scopes(anyio):
+    cleaned = []
+
+    async def fn(x):
+        async with anyio.create_task_group() as group:
+            group.start_soon(anyio.sleep_forever)
+            try:
+                await anyio.sleep_forever()
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await anyio.sleep(0.001)
+                cleaned.append(x)
+
+    result = await bounded_gather(fn, [1, 2], timeout=0.02)
+    assert [True, True] == [one.timed_out for one in result]
+    assert {1, 2} == set(cleaned)
+
+
+async def test_an_anyio_scope_around_the_batch_cancels_it(anyio):
+    ended = []
+
+    async def fn(x):
+        try:
+            await anyio.sleep_forever()
+        finally:
+            ended.append(x)
+
+    with anyio.move_on_after(0.02) as scope:
+        await bounded_gather(fn, [1, 2, 3])
+    assert scope.cancelled_caught
+    assert {1, 2, 3} == set(ended)
+    assert 0 == asyncio.current_task().cancelling()
+
+
+async def test_an_anyio_scope_and_group_inside_an_asynchronous_source(anyio):
+    async def source():
+        send, receive = anyio.create_memory_object_stream(2)
+
+        async def feed():
+            async with send:
+                for x in range(20):
+                    await send.send(x)
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(feed)
+            with anyio.fail_after(20):
+                async with receive:
+                    async for x in receive:
+                        yield x
+
+    async def fn(x):
+        await anyio.sleep(0)
+        return x
+
+    result = await bounded_gather(fn, source(), max_concurrent=3)
+    assert list(range(20)) == result.values()
+
+
+async def test_a_limiter_token_is_the_items_while_it_has_it(anyio):
+    limiter = anyio.CapacityLimiter(2)
+    most = 0
+
+    async def fn(x):
+        nonlocal most
+        async with limiter:
+            most = max(most, limiter.borrowed_tokens)
+            await anyio.sleep(0)
+        return await anyio.to_thread.run_sync(lambda: x)
+
+    result = await bounded_gather(fn, range(20), max_concurrent=5)
+    assert list(range(20)) == result.values()
+    assert 2 == most

@@ -1,0 +1,143 @@
+"""CPython's own tests of TaskGroup, with ours in the place of asyncio's.
+
+Run from an interpreter's own tree: the running version's, and 3.15's on the older
+ones, whose behaviour ours has everywhere. Where that tree is, `make matrix` knows,
+or PYASYNCLIFE_CPYTHON_315 says: a folder with 3.15's `test` package in it.
+"""
+
+import asyncio
+import importlib.util
+import inspect
+import sys
+import unittest
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import pyasynclife
+from support.differential import NEWEST
+
+FILE = "test/test_asyncio/test_taskgroups.py"
+OWN = Path(unittest.__file__).parent.parent
+RUNNING = sys.version_info[:2]
+
+STOCK_CLOSES = "coro.close()" in inspect.getsource(asyncio.taskgroups)
+
+EAGER = "TestEagerTaskTaskGroup"
+
+# Whose tests, test, where, reason: these fail there, and are meant to.
+REFUSED = "uses a coroutine again that the group refused: ours closes it, as 3.13's"
+KEPT = "an eager task stays in the frame of the loop's create_task (gh-128552)"
+LOOP_KEEPS = RUNNING >= (3, 12) and "del task\n" not in inspect.getsource(
+    asyncio.BaseEventLoop.create_task
+)
+NAMED = "this version's loop names an eager task after its first step"
+DIFFERENCES: list[tuple[str, str, bool, str]] = [
+    ("own", "test_taskgroup_finished", not STOCK_CLOSES, REFUSED),
+    ("own", "test_taskgroup_not_entered", not STOCK_CLOSES, REFUSED),
+    ("own", "test_taskgroup_without_parent_task", not STOCK_CLOSES, REFUSED),
+    (
+        "own",
+        "test_taskgroup_no_create_task_after_failure",
+        not STOCK_CLOSES,
+        REFUSED,
+    ),
+    ("3.15", f"{EAGER}.test_name", RUNNING < (3, 14), NAMED),
+    ("3.15", f"{EAGER}.test_exception_refcycles_parent_task", LOOP_KEEPS, KEPT),
+    ("3.15", f"{EAGER}.test_exception_refcycles_parent_task_wr", LOOP_KEEPS, KEPT),
+]
+
+
+# ------------------------------------------------------------------ the shim
+
+
+def load(label: str, path: Path) -> ModuleType | None:
+    """The test module, and what it expects of asyncio."""
+    spec = importlib.util.spec_from_file_location(f"cpython_{label}", path)
+    if not path.exists() or spec is None or spec.loader is None:
+        return None
+    module = importlib.util.module_from_spec(spec)
+    with pytest.MonkeyPatch.context() as patch:
+        give_event_loop(patch)
+        spec.loader.exec_module(module)
+    if RUNNING < (3, 14):  # only then coroutines own up to their locals
+        vars(module)["no_other_refs"] = list
+    return module
+
+
+def give_event_loop(patch: pytest.MonkeyPatch) -> None:
+    if RUNNING < (3, 13):
+        patch.setattr(asyncio, "EventLoop", asyncio.SelectorEventLoop, raising=False)
+
+
+class WithLoopFactory:
+    """IsolatedAsyncioTestCase has `loop_factory` from 3.13 on."""
+
+    def _setupAsyncioRunner(self) -> None:
+        factory = getattr(self, "loop_factory", None)
+        runner = asyncio.Runner(debug=True, loop_factory=factory)
+        self._asyncioRunner = runner
+
+
+# ------------------------------------------------------------------ the tests
+
+
+def cases(label: str, tree: Path) -> list[tuple[str, str, type]]:
+    try:
+        module = load(label, tree / FILE)
+    except ImportError:  # a distribution may leave the test package out
+        return []
+    found = []
+    for name, kind in sorted(vars(module).items() if module else ()):
+        if isinstance(kind, type) and issubclass(kind, unittest.TestCase):
+            if "Eager" in name and not hasattr(asyncio, "eager_task_factory"):
+                continue
+            kind = type(name, (WithLoopFactory, kind), {})
+            for test in unittest.TestLoader().getTestCaseNames(kind):
+                found.append((label, f"{name}.{test}", kind))
+    return found
+
+
+CASES = cases("own", OWN)
+if RUNNING < (3, 15):
+    CASES += cases("3.15", NEWEST)
+
+
+def difference(label: str, test: str) -> str | None:
+    for whose, named, differs, reason in DIFFERENCES:
+        if differs and whose == label and named in (test, test.split(".")[1]):
+            return reason
+    return None
+
+
+def test_the_tests_of_the_running_version_are_there() -> None:
+    if not any(label == "own" for label, *_ in CASES):
+        pytest.skip(f"this interpreter has no {FILE}")
+    if RUNNING < (3, 15) and not any(label == "3.15" for label, *_ in CASES):
+        pytest.skip(f"not run: 3.15's {FILE}: no {NEWEST}")
+
+
+@pytest.mark.parametrize(
+    ("label", "test", "kind"), [pytest.param(*c, id=f"{c[0]}-{c[1]}") for c in CASES]
+)
+def test_cpython(
+    label: str,
+    test: str,
+    kind: type[unittest.TestCase],
+    monkeypatch: pytest.MonkeyPatch,
+    loop_errors: list[object],
+) -> None:
+    give_event_loop(monkeypatch)
+    monkeypatch.setattr(asyncio, "TaskGroup", pyasynclife.TaskGroup)
+    monkeypatch.setattr(asyncio.taskgroups, "TaskGroup", pyasynclife.TaskGroup)
+    result = unittest.TestResult()
+    kind(test.split(".")[1]).run(result)
+    said = "\n".join(text for _, text in result.errors + result.failures)
+    reason = difference(label, test)
+    if reason is not None:
+        assert said, f"listed as a difference, and passes: {reason}"
+        return
+    assert not said, said
+    if result.skipped:
+        pytest.skip(result.skipped[0][1])

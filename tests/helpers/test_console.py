@@ -1,0 +1,340 @@
+"""track(): a bar on a terminal, lines elsewhere, and the batch as it is without."""
+
+import asyncio
+import contextlib
+import gc
+import io
+import os
+import pty
+import re
+import subprocess
+import sys
+import termios
+import threading
+
+import pytest
+
+from pyasynclife import BatchError, BatchStatus, bounded_gather
+from support.children import run_child
+from support.coroutines import forever
+from support.loops import settle
+
+console = pytest.importorskip("pyasynclife.console", reason="rich is not installed")
+rich = pytest.importorskip("rich.console")
+
+ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
+HIDE, SHOW = "\x1b[?25l", "\x1b[?25h"
+
+
+async def work(x):
+    await asyncio.sleep(0.001)
+    return x
+
+
+async def work_but_3(x):
+    await asyncio.sleep(0.001)
+    if x == 3:
+        raise ValueError(x)
+    return x
+
+
+class Terminal:
+    """A pseudo-terminal and what was written to it."""
+
+    def __init__(self):
+        self._ours, theirs = pty.openpty()
+        termios.tcsetwinsize(theirs, (40, 120))
+        self.file = os.fdopen(theirs, "w", buffering=1)
+        self.console = rich.Console(
+            file=self.file, force_terminal=True, force_interactive=True, width=120
+        )
+        self._pieces = []
+        self._thread = threading.Thread(target=self._read)
+        self._thread.start()
+
+    def _read(self):
+        with contextlib.suppress(OSError):  # the other end is closed
+            while piece := os.read(self._ours, 65536):
+                self._pieces.append(piece)
+
+    def finish(self):
+        self.file.close()
+        self._thread.join(10)
+        os.close(self._ours)
+        return b"".join(self._pieces).decode()
+
+
+@pytest.fixture
+def terminal():
+    made = Terminal()
+    yield made
+    if not made.file.closed:
+        made.finish()
+
+
+@pytest.fixture
+def plain():
+    """A console that is no terminal, and what it was told."""
+    return rich.Console(file=io.StringIO(), width=120)
+
+
+def last_frame(raw):
+    return ESCAPES.sub("", raw).replace("\r", "\n").strip().split("\n")[-1]
+
+
+# ---------------------------------------------------------------- as the batch
+
+
+async def test_awaiting_gives_the_batchs_result(plain):
+    batch = bounded_gather(work_but_3, range(10))
+    result = await console.track(batch, "fetching", console=plain)
+    assert result is await batch
+    assert 10 == len(result)
+    line = plain.file.getvalue()
+    assert re.fullmatch(r"fetching: 10 of 10, [\d,]+/s, 1 failed, in \d+\.\d s\n", line)
+
+
+async def test_iterating_gives_the_batchs_results(plain):
+    tracked = console.track(bounded_gather(work, range(5)), console=plain)
+    assert [0, 1, 2, 3, 4] == [result.item async for result in tracked]
+    assert plain.file.getvalue().startswith("items: 5 of 5")
+    assert 1 == plain.file.getvalue().count("\n")
+
+
+async def test_a_block_that_is_left_cancels_and_waits(plain):
+    async def fn(x):
+        return await (forever(x) if x else work(x))
+
+    batch = bounded_gather(fn, range(1000), max_concurrent=2)
+    async with console.track(batch, console=plain) as stream:
+        async for _ in stream:
+            break
+    assert batch.status is BatchStatus.CANCELLED
+    assert re.search(r"\d cancelled, in", plain.file.getvalue())
+
+
+async def test_a_block_that_does_neither_waits(plain):
+    async with console.track(bounded_gather(work, range(5)), console=plain) as tracked:
+        pass
+    assert 5 == tracked.batch.progress.done
+    assert "5 of 5" in plain.file.getvalue()
+
+
+async def test_nothing_is_shown_before_the_first_use(plain):
+    tracked = console.track(bounded_gather(work, range(5)), console=plain)
+    await settle()
+    assert not plain.file.getvalue()
+    assert not tracked.batch.progress.started
+
+
+async def test_a_cancellation_reaches_items_and_caller(plain):
+    ended = []
+
+    async def fn(x):
+        try:
+            await forever(x)
+        finally:
+            ended.append(x)
+
+    async def fetch_all():
+        await console.track(bounded_gather(fn, [1, 2]), "fetching", console=plain)
+
+    task = asyncio.create_task(fetch_all())
+    await settle(5)
+    task.cancel("stop")
+    with pytest.raises(asyncio.CancelledError, match="stop"):
+        await task
+    assert [1, 2] == ended
+    assert "fetching: 2 of 2" in plain.file.getvalue()
+    assert "2 cancelled" in plain.file.getvalue()
+
+
+async def test_what_the_batch_raises_comes_out(plain):
+    with pytest.raises(BatchError):
+        await console.track(
+            bounded_gather(work_but_3, range(9), max_errors=0), console=plain
+        )
+    assert "1 failed" in plain.file.getvalue()
+    with pytest.raises(BatchError):
+        batch = bounded_gather(work_but_3, range(9), max_errors=0)
+        async for _ in console.track(batch, console=plain):
+            pass
+    assert 2 == plain.file.getvalue().count("\n")
+
+
+# ---------------------------------------------------------------- elsewhere
+
+
+async def test_a_line_every_interval_and_one_at_the_end(plain):
+    async def fn(x):
+        await asyncio.sleep(0.01)
+
+    batch = bounded_gather(fn, range(20), max_concurrent=1)
+    await console.track(batch, "slow", interval=0.04, console=plain)
+    lines = plain.file.getvalue().splitlines()
+    assert len(lines) >= 3
+    assert re.fullmatch(r"slow: \d+ of 20, \d+/s, \d+ s left", lines[1])
+    assert re.fullmatch(r"slow: 20 of 20, \d+/s, in \d+\.\d s", lines[-1])
+    assert "\x1b" not in plain.file.getvalue()
+
+
+async def test_a_source_of_unknown_length_has_no_time_left(plain):
+    async def source():
+        for x in range(6):
+            await asyncio.sleep(0.01)
+            yield x
+
+    batch = bounded_gather(work, source())
+    await console.track(batch, "feed", interval=0.02, console=plain)
+    lines = plain.file.getvalue().splitlines()
+    assert all(" of " not in line and "left" not in line for line in lines[:-1])
+    assert lines[-1].startswith("feed: 6, ") or lines[-1].startswith("feed: 6 of 6, ")
+
+
+async def test_a_file_that_cannot_be_written_does_not_hurt_the_batch(loop_errors):
+    file = io.StringIO()
+    closed = rich.Console(file=file)
+    tracked = console.track(bounded_gather(work, range(5)), console=closed)
+    file.close()
+    assert 5 == len((await tracked).by_id())
+    assert ["the progress of a batch cannot be shown"] == [
+        context["message"] for context in loop_errors
+    ]
+
+
+@pytest.mark.standard_loop_only
+async def test_no_timer_is_left(plain):
+    await console.track(bounded_gather(work, range(5)), console=plain)
+    timers = asyncio.get_running_loop()._scheduled
+    assert not [timer for timer in timers if not timer.cancelled()]
+
+
+async def test_stderr_that_is_no_terminal_gets_lines_whatever_the_colours(
+    capsys, monkeypatch
+):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    await console.track(bounded_gather(work, range(5)), "x")
+    out, err = capsys.readouterr()
+    assert "" == out
+    assert err.startswith("x: 5 of 5")
+    assert "\x1b" not in err
+
+
+# ---------------------------------------------------------------- on a terminal
+
+
+async def test_a_terminal_gets_a_bar_with_rate_failures_and_time(terminal):
+    async def fn(x):
+        await asyncio.sleep(0.002)
+        return await work_but_3(x)
+
+    batch = bounded_gather(fn, range(100), max_concurrent=1)
+    result = await console.track(batch, "fetch [a]", console=terminal.console)
+    assert 1 == len(result.failures())
+    raw = terminal.finish()
+    assert raw.count("100 of 100") >= 1
+    frames = re.findall(r"(\d+) of 100", raw)
+    assert len(set(frames)) >= 3, "it did not move"
+    assert re.match(
+        r"fetch \[a\] ━+ 100 of 100, [\d,]+/s, 1 failed 0:00:\d\d", last_frame(raw)
+    )
+    assert raw.count(HIDE) == raw.count(SHOW) == 1
+
+
+async def test_two_batches_have_two_bars_on_one_screen(terminal):
+    async def show(name, n):
+        batch = bounded_gather(work, range(n), max_concurrent=1)
+        await console.track(batch, name, console=terminal.console)
+
+    await asyncio.gather(show("first", 20), show("second", 60))
+    raw = terminal.finish()
+    assert raw.count(HIDE) == raw.count(SHOW) == 1
+    lines = ESCAPES.sub("", raw).replace("\r", "\n").split("\n")
+    end = [line for line in lines if line][-2:]
+    assert end[0].startswith("first")
+    assert end[1].startswith("second")
+    assert not console._screens
+
+
+async def test_a_cancelled_bar_gives_the_cursor_back(terminal):
+    async def fetch_all():
+        batch = bounded_gather(forever, range(5))
+        await console.track(batch, console=terminal.console)
+
+    task = asyncio.create_task(fetch_all())
+    await asyncio.sleep(0.15)
+    task.cancel()
+    await asyncio.wait([task])
+    raw = terminal.finish()
+    assert "5 of 5" in raw
+    assert raw.count(HIDE) == raw.count(SHOW) == 1
+
+
+async def test_an_iteration_that_is_dropped_gives_the_cursor_back(terminal):
+    with pytest.warns(ResourceWarning, match="was dropped while it ran"):
+        async for _ in console.track(
+            bounded_gather(work, range(1000)), console=terminal.console
+        ):
+            break
+        gc.collect()
+    await settle(10)
+    raw = terminal.finish()
+    assert raw.count(HIDE) == raw.count(SHOW) == 1
+    assert not console._screens
+
+
+def test_in_a_program_the_bar_is_on_stderr_and_print_goes_where_it_should():
+    code = """
+import asyncio
+from pyasynclife import bounded_gather
+from pyasynclife.console import track
+
+async def work(x):
+    await asyncio.sleep(0.15)
+    print("item", x)
+
+asyncio.run(track(bounded_gather(work, range(3)), "fetching").collect())
+"""
+    made = Terminal()
+    child = subprocess.run(
+        [sys.executable, "-c", code],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=made.file,
+        timeout=30,
+        env=os.environ | {"TERM": "xterm", "COLUMNS": "120"},
+        check=False,
+    )
+    raw = made.finish()
+    assert 0 == child.returncode, raw
+    assert b"item 0\nitem 1\nitem 2\n" == child.stdout
+    assert "3 of 3" in last_frame(raw)
+    assert SHOW in raw
+
+
+# ---------------------------------------------------------------- refusals
+
+
+async def test_what_is_no_batch_is_refused():
+    result = await bounded_gather(work, [1])
+    with pytest.raises(TypeError, match="takes the batch itself"):
+        console.track(result)
+    batch = bounded_gather(work, [1])
+    for interval in (0, -1, "5", None, True):
+        with pytest.raises((TypeError, ValueError), match="interval"):
+            console.track(batch, interval=interval)
+    with pytest.raises(TypeError, match="console"):
+        console.track(batch, console=sys.stderr)
+
+
+def test_without_rich_the_remedy_is_named():
+    code = """
+import sys
+sys.modules["rich.console"] = None
+import pyasynclife
+try:
+    import pyasynclife.console
+except ImportError as error:
+    print(error)
+"""
+    assert "pip install 'pyasynclife[console]'" in run_child(code).stdout

@@ -1,0 +1,281 @@
+"""Every allocation of the registry, of Ready and of Drain fails once: MemoryError or
+nothing, and afterwards all is as it should be.
+
+Only a build with PYASYNCLIFE_FAULTS has fault points; tools/sanitize.sh makes one.
+"""
+
+import asyncio
+import contextvars
+import gc
+import importlib.util
+import logging
+import math
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from pyasynclife import TaskRegistry
+from pyasynclife._core import Drain
+from support.coroutines import echo, forever
+from support.faults import failing, needs_faults
+from support.loops import eager, settle, task_factory
+from support.registries import adds_up
+
+pytestmark = needs_faults
+
+ROUNDS = 200
+TRIES = 5  # so one block that is lost each time shows
+
+
+@pytest.fixture
+def quiet(monkeypatch: pytest.MonkeyPatch, loop_errors: list[Any]) -> None:
+    """What cannot be raised is told; here nobody minds."""
+    monkeypatch.setattr(sys, "unraisablehook", lambda *_: None)
+    monkeypatch.setattr(logging.getLogger("pyasynclife"), "disabled", True)
+
+
+async def raises() -> None:
+    raise ValueError("no price")
+
+
+async def swallows() -> None:
+    try:
+        await forever()
+    except asyncio.CancelledError:
+        pass
+
+
+Operation = Callable[[TaskRegistry], object]
+
+
+async def ends(registry: TaskRegistry) -> None:
+    """Tasks end, and their ends are booked and told."""
+    registry.cancel("beating")
+    await settle(4)
+
+
+async def shuts_down(registry: TaskRegistry) -> None:
+    await registry.shutdown(0.01)
+
+
+async def waits(registry: TaskRegistry) -> None:
+    registry.cancel_all()
+    await registry.wait(5)
+
+
+async def enters(registry: TaskRegistry) -> None:
+    async with registry:
+        await settle()
+
+
+async def awaits(registry: TaskRegistry) -> None:
+    assert await registry.heartbeat("beating")
+    assert not await registry.heartbeat("nobody")
+    assert isinstance(await registry.get_status(), dict)
+    ready: Any = registry.get_stale_tasks()
+    repr(ready)
+    assert ready.result() == await ready
+
+
+async def from_inside(registry: TaskRegistry) -> None:
+    async def inside() -> None:
+        await registry.heartbeat()
+        await registry.wait(0)
+        await registry.shutdown(0)
+
+    await registry.register(inside()).result()[0]
+
+
+async def eagerly(registry: TaskRegistry) -> None:
+    async def first() -> None:
+        await registry.heartbeat()
+        registry.cancel("eager", "msg")
+        await registry.shutdown(0)
+
+    with task_factory(eager):
+        registry.register(first(), "eager")
+    await settle(3)
+
+
+async def tracks(registry: TaskRegistry) -> None:
+    task = asyncio.create_task(forever())
+    try:
+        registry.track(task)
+        registry.track(task, task.get_name())
+        assert task.get_name() in registry
+    except MemoryError:
+        task.cancel()
+        raise
+
+
+async def tracks_over(registry: TaskRegistry) -> None:
+    task = asyncio.create_task(echo(1))
+    await task
+    registry.track(task, "tracked")
+
+
+async def drains(registry: TaskRegistry) -> None:
+    loop = asyncio.get_running_loop()
+    over = loop.create_task(echo(1))
+    odd = [loop.create_task(swallows()), loop.create_task(forever())]
+    await settle()
+    try:
+        drain = Drain()
+        for task in [over, *odd]:
+            drain.add(task)
+        await settle()
+        assert [node.how for node in drain.nodes] == [
+            "finished",
+            "swallowed",
+            "cancelled",
+        ]
+        assert drain.pending == 0
+    finally:
+        for task in odd:
+            task.cancel()
+        await asyncio.gather(*odd, return_exceptions=True)
+        if "drain" in locals():
+            assert drain.pending == 0
+
+
+OPERATIONS: dict[str, Operation] = {
+    "register": lambda r: r.register(forever()),
+    "register an id": lambda r: r.register(forever(), "mine", stale_after=7.0),
+    "register over": lambda r: r.register(forever(), "over"),
+    "register in a context": lambda r: r.register(
+        forever(), context=contextvars.copy_context()
+    ),
+    "register many": lambda r: [r.register(forever()) for _ in range(20)],
+    "track": tracks,
+    "track what is over": tracks_over,
+    "heartbeat": lambda r: r.heartbeat("beating"),
+    "heartbeat of none": lambda r: r.heartbeat(),
+    "complete": lambda r: r.complete("beating", 5),
+    "complete failed": lambda r: r.complete("beating", error=ValueError("no price")),
+    "cancel": lambda r: r.cancel("beating", "msg"),
+    "cancel_all": lambda r: r.cancel_all(),
+    "get_status": lambda r: r.get_status(),
+    "get_stale_tasks": lambda r: r.get_stale_tasks(),
+    "newly stale": lambda r: r._newly_stale(),
+    "stats": lambda r: r.stats(),
+    "where": lambda r: r.where("beating"),
+    "dump": lambda r: r.dump(),
+    "iterate": list,
+    "look up": lambda r: ("beating" in r, r["beating"], r["over"], repr(r["over"])),
+    "metadata": lambda r: (r["beating"].as_dict(), r["failed"].as_dict()),
+    "ends": ends,
+    "shutdown": shuts_down,
+    "wait": waits,
+    "enter": enters,
+    "await": awaits,
+    "from inside": from_inside,
+    "drain": drains,
+    "eager": eagerly,
+}
+
+UNCHANGED = {
+    OPERATIONS[name]
+    for name in OPERATIONS
+    if name.startswith(("register", "heartbeat", "complete"))
+    and name != "register many"
+}
+
+
+async def prepared() -> TaskRegistry:
+    registry = TaskRegistry(
+        5.0, 0.0, history=4, keep_errors=1, on_finish=lambda meta: meta.silence
+    )
+    for coro, task_id in (
+        (echo(1), "over"),
+        (raises(), "failed"),
+        (forever(), "beating"),
+        (swallows(), "swallows"),
+    ):
+        registry.register(coro, task_id)
+    await settle()
+    registry.heartbeat("beating")
+    registry.register(raises(), "will fail", stale_after=math.inf)
+    registry.register(forever(), "pending", stale_after=1.0)
+    return registry
+
+
+async def attempt(operation: Operation, nth: int) -> bool:
+    """Try it with the nth allocation failing; tell whether it got that far."""
+    registry = await prepared()
+    before = registry.stats()
+    raised = False
+    with failing(nth) as left:
+        try:
+            done = operation(registry)
+            if isinstance(done, Awaitable) and asyncio.iscoroutine(done):
+                await done
+        except MemoryError:
+            raised = True
+    adds_up(registry)
+    if raised and operation in UNCHANGED:
+        assert registry.stats() == before
+    if "mine" not in registry:
+        task, _ = await registry.register(echo(5), "mine")
+        assert await task == 5
+    registry.heartbeat("beating")
+    for _ in range(2):
+        registry.cancel_all()
+        await settle()
+    assert await registry.wait(5)
+    await settle()
+    adds_up(registry)
+    return left == [0]
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+async def test_each_allocation_fails_once(name: str, quiet: None) -> None:
+    if name == "eager" and sys.version_info < (3, 12):
+        pytest.skip("eager tasks came with 3.12")
+    for nth in range(1, ROUNDS):
+        if not await attempt(OPERATIONS[name], nth):
+            break
+    else:
+        pytest.fail(f"more than {ROUNDS} allocations")
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+async def test_a_failed_allocation_leaks_nothing(
+    name: str, quiet: None, loop_errors: list[Any]
+) -> None:
+    if name == "eager" and sys.version_info < (3, 12):
+        pytest.skip("eager tasks came with 3.12")
+    nth = 1
+    while await attempt(OPERATIONS[name], nth):
+        growths = []
+        for _ in range(40):  # it takes a while until nothing grows
+            gc.collect()
+            blocks = sys.getallocatedblocks()
+            for _ in range(TRIES):
+                await attempt(OPERATIONS[name], nth)
+                loop_errors.clear()
+            gc.collect()
+            growths.append(sys.getallocatedblocks() - blocks)
+            if growths[-1] < TRIES:
+                break
+        assert min(growths) < TRIES, (nth, growths)
+        nth += 1
+
+
+async def test_an_import_whose_allocations_fail(quiet: None) -> None:
+    spec = importlib.util.find_spec("pyasynclife._core")
+    assert spec is not None
+    assert spec.loader is not None
+    for nth in range(1, 1000):
+        module = importlib.util.module_from_spec(spec)
+        with failing(nth) as left:
+            try:
+                spec.loader.exec_module(module)
+            except MemoryError:
+                pass
+        if left != [0]:
+            break
+        del module
+        gc.collect()
+    assert nth > 100

@@ -1,0 +1,881 @@
+"""What is cancelled at every turn: each public coroutine of ours, in many shapes.
+
+tests/testing/test_cancel_everywhere.py runs a sample, tools/cancel_everywhere.py all;
+cancel_scenarios_live.py and cancel_scenarios_articles.py add to them.
+Each leaves nothing behind, whenever its caller is cancelled, or says by ``settle`` how
+long that takes: TaskRegistry.shutdown() and graceful_shutdown(), and with them leaving
+an ``async with`` of either, return at once when they are cancelled, while tasks that
+have been told to end still do so.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from pyasynclife import (
+    BatchError,
+    SignalCoordinator,
+    TaskGroup,
+    TaskRegistry,
+    TaskResult,
+    bounded_gather,
+)
+from support.coroutines import Boom
+
+EAGER = sys.version_info >= (3, 12)
+
+
+Check = Callable[[], object]
+
+
+def handlers_are_back() -> Check:
+    """Return what asserts that the signal handlers are what they are now."""
+    before = handlers()
+
+    def check() -> None:
+        assert handlers() == before, f"{handlers()}, before {before}"
+
+    return check
+
+
+def handlers() -> list[Any]:
+    signals = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    return [signal.getsignal(signum) for signum in signals]
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    scenario: Callable[[], Coroutine[Any, Any, Any]]
+    settle: float = 0.0
+    check: Check = field(default_factory=handlers_are_back)
+
+
+OURS: list[Case] = []
+
+
+def case(
+    settle: float = 0.0,
+) -> Callable[[Callable[[], Coroutine[Any, Any, Any]]], Any]:
+    def note(scenario: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+        OURS.append(Case(scenario.__name__, scenario, settle))
+        return scenario
+
+    return note
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without what the registry logs of tasks that fail."""
+    logger = logging.getLogger("pyasynclife")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
+
+
+async def sleep(seconds: float) -> float:
+    await asyncio.sleep(seconds)
+    return seconds
+
+
+async def fail(after: float) -> None:
+    await asyncio.sleep(after)
+    raise Boom(after)
+
+
+async def cleans_up(seconds: float = 1.0) -> None:
+    try:
+        await asyncio.sleep(seconds)
+    finally:
+        await asyncio.sleep(0)
+        await asyncio.sleep(0.5)
+
+
+async def fails_cleaning_up() -> None:
+    try:
+        await asyncio.sleep(1.0)
+    finally:
+        await asyncio.sleep(0)
+        raise Boom
+
+
+async def swallows_once() -> str:
+    try:
+        await asyncio.sleep(1.0)
+    except asyncio.CancelledError:
+        await asyncio.sleep(0)
+    return "swallowed"
+
+
+async def nothing() -> None:
+    pass
+
+
+# ------------------------------------------------------------------ bounded_gather
+
+ITEMS = ["at once", 0, 1, "fail", "fail later", "clean", "swallow", 2, "at once"]
+
+
+async def do(item: Any) -> Any:
+    if item == "at once":
+        return item
+    if item == "fail":
+        raise Boom
+    if item == "fail later":
+        return await fail(0.5)
+    if item == "clean":
+        return await cleans_up()
+    if item == "swallow":
+        return await swallows_once()
+    return await sleep(item)
+
+
+def plain(items: list[Any]) -> Any:
+    return items
+
+
+def generator(items: list[Any]) -> Any:
+    return (item for item in items)
+
+
+async def stream(items: list[Any]) -> AsyncIterator[Any]:
+    try:
+        for number, item in enumerate(items):
+            await asyncio.sleep(0.25 * (number % 3))
+            yield item
+    finally:
+        await asyncio.sleep(0)
+
+
+async def awaited(batch: Any) -> None:
+    (await batch).failures()
+
+
+async def collected(batch: Any) -> None:
+    (await batch.collect()).failures()
+
+
+async def collected_with_a_timeout(batch: Any) -> None:
+    try:
+        async with asyncio.timeout(0.75):
+            (await batch).failures()
+    except TimeoutError:
+        (await batch).failures()
+
+
+async def iterated(batch: Any) -> None:
+    async with batch:
+        async for _ in batch:
+            pass
+
+
+async def iterated_slowly(batch: Any) -> None:
+    async with batch:
+        async for result in batch:
+            await asyncio.sleep(0.3 * (result.index % 2))
+
+
+async def left_early(batch: Any) -> None:
+    async with batch:
+        async for result in batch:
+            if result.index == 3:
+                break
+
+
+async def left_by_an_error(batch: Any) -> None:
+    with contextlib.suppress(Boom):
+        async with batch:
+            await asyncio.sleep(0.6)
+            raise Boom
+
+
+async def entered(batch: Any) -> None:
+    async with batch:
+        await asyncio.sleep(0.3)
+
+
+async def entered_and_collected(batch: Any) -> None:
+    async with batch:
+        (await batch.collect()).failures()
+
+
+async def cancelled(batch: Any) -> None:
+    asyncio.get_running_loop().call_later(0.6, batch.cancel)
+    (await batch).failures()
+
+
+USES = [
+    awaited,
+    collected,
+    collected_with_a_timeout,
+    iterated,
+    iterated_slowly,
+    left_early,
+    left_by_an_error,
+    entered,
+    entered_and_collected,
+    cancelled,
+]
+SOURCES = [plain, generator, stream]
+Options = dict[str, Any]
+OPTIONS: list[Options] = [
+    {"max_concurrent": 3},
+    {"max_concurrent": 1, "timeout": 0.75},
+    {"max_concurrent": 4, "timeout": 0.75, "ordered": False},
+    {"max_concurrent": 3, "budget": 1.25, "buffer": 0},
+    {"max_concurrent": 3, "max_errors": 0},
+    {"max_concurrent": 2, "max_errors": 1, "timeout": 0.75, "ordered": False},
+]
+
+
+def batch_case(
+    name: str,
+    use: Callable[[Any], Any],
+    make: Callable[[Callable[[TaskResult[Any]], None]], Any],
+    settle: float = 0.0,
+) -> Case:
+    """``use(make(on_result))``: each result is given to ``on_result`` once, always."""
+    results: list[TaskResult[Any]] = []
+    box: list[Any] = []
+
+    async def scenario() -> None:
+        batch = make(results.append)
+        box.append(batch)
+        with contextlib.suppress(BatchError):
+            await use(batch)
+
+    def check() -> None:
+        indices = [result.index for result in results]
+        started = box[0].progress.started if box else 0
+        results.clear()
+        box.clear()
+        assert len(set(indices)) == len(indices), f"told twice: {indices}"
+        assert len(indices) == started, f"{started} started, told of {indices}"
+
+    scenario.__qualname__ = name
+    return Case(name, scenario, settle, check)
+
+
+def usual_case(use: Callable[[Any], Any], source: Any, options: Options) -> Case:
+    def make(on_result: Any) -> Any:
+        return bounded_gather(do, source(ITEMS), on_result=on_result, **options)
+
+    said = " ".join(f"{name}={value}" for name, value in options.items())
+    return batch_case(f"batch {use.__name__}, {source.__name__}, {said}", use, make)
+
+
+OURS += [usual_case(*shape) for shape in itertools.product(USES, SOURCES, OPTIONS)]
+OURS += [
+    usual_case(use, stream, options | {"task_per_item": True})
+    for use, options in itertools.product(USES, OPTIONS)
+]
+
+
+@case()
+async def batch_of_futures() -> None:
+    loop = asyncio.get_running_loop()
+    futures: list[asyncio.Future[int]] = [loop.create_future() for _ in range(3)]
+
+    def resolve(number: int) -> None:
+        if not futures[number].done():
+            futures[number].set_result(number)
+
+    for number in range(3):
+        loop.call_later(number, resolve, number)
+    (await bounded_gather(lambda future: future, futures)).failures()
+
+
+@case()
+async def batch_of_batches() -> None:
+    def inner(_: int) -> Awaitable[Any]:
+        return bounded_gather(sleep, [0, 1, 2], max_concurrent=2)
+
+    for result in await bounded_gather(inner, range(3), max_concurrent=2):
+        if result.success:
+            result.unwrap().failures()
+
+
+@case()
+async def batch_of_groups() -> None:
+    async def group(number: int) -> None:
+        async with TaskGroup() as tasks:
+            tasks.create_task(cleans_up())
+            tasks.create_task(fail(number))
+
+    (await bounded_gather(group, [0, 1, 3], timeout=2.0)).failures()
+
+
+@case()
+async def batch_in_wait_for() -> None:
+    batch = bounded_gather(do, ITEMS, max_concurrent=2)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(1.25):
+            async with batch:
+                pass
+
+
+@case()
+async def batches_in_a_group() -> None:
+    async with TaskGroup() as group:
+        for limit in (1, 2):
+            batch = bounded_gather(sleep, stream([0, 1, 2]), max_concurrent=limit)
+            group.create_task(batch.collect())
+
+
+# ------------------------------------------------------------------ TaskGroup
+
+Shape = Callable[[Any], Coroutine[Any, Any, None]]
+"""A coroutine function of the class of the group: ours, or asyncio's own."""
+
+SHAPES: list[Shape] = []
+
+
+def shape(function: Shape) -> Shape:
+    SHAPES.append(function)
+    return function
+
+
+@shape
+async def children_that_end(Group: Any) -> None:
+    async with Group() as group:
+        group.create_task(nothing())
+        group.create_task(sleep(0))
+        group.create_task(sleep(1))
+        group.create_task(cleans_up())
+
+
+@shape
+async def children_awaited_in_the_body(Group: Any) -> None:
+    async with Group() as group:
+        tasks = [group.create_task(sleep(number)) for number in range(3)]
+        for task in tasks:
+            await task
+
+
+@shape
+async def a_body_that_lives_longer(Group: Any) -> None:
+    async with Group() as group:
+        group.create_task(nothing())
+        group.create_task(sleep(1))
+        await asyncio.sleep(2)
+
+
+@shape
+async def a_child_that_fails(Group: Any) -> None:
+    try:
+        async with Group() as group:
+            group.create_task(fail(1))
+            group.create_task(cleans_up(5))
+            group.create_task(sleep(5))
+            await asyncio.sleep(5)
+    except* Boom:
+        pass
+    await asyncio.sleep(0)
+
+
+@shape
+async def a_child_that_fails_at_once(Group: Any) -> None:
+    try:
+        async with Group() as group:
+            group.create_task(fail(0))
+            group.create_task(cleans_up(5))
+    except* Boom:
+        pass
+    await asyncio.sleep(1)
+
+
+@shape
+async def children_that_fail_together(Group: Any) -> None:
+    try:
+        async with Group() as group:
+            for _ in range(3):
+                group.create_task(fail(1))
+    except* Boom:
+        pass
+    await asyncio.sleep(1)
+
+
+@shape
+async def children_that_fail_when_cancelled(Group: Any) -> None:
+    try:
+        async with Group() as group:
+            group.create_task(fails_cleaning_up())
+            group.create_task(fails_cleaning_up())
+            await asyncio.sleep(0)
+    except* Boom:
+        pass
+    await asyncio.sleep(1)
+
+
+@shape
+async def children_that_swallow(Group: Any) -> None:
+    async with Group() as group:
+        group.create_task(swallows_once())
+        group.create_task(swallows_once())
+        await asyncio.sleep(0.5)
+
+
+@shape
+async def a_body_that_fails(Group: Any) -> None:
+    try:
+        async with Group() as group:
+            group.create_task(cleans_up(5))
+            await asyncio.sleep(1)
+            raise Boom
+    except* Boom:
+        pass
+    await asyncio.sleep(0)
+
+
+@shape
+async def nested_groups(Group: Any) -> None:
+    async with Group() as outer:
+        outer.create_task(cleans_up())
+        async with Group() as inner:
+            inner.create_task(sleep(1))
+            inner.create_task(cleans_up())
+        outer.create_task(sleep(1))
+
+
+@shape
+async def nested_groups_that_fail_together(Group: Any) -> None:
+    # gh-116720
+    try:
+        async with Group() as outer:
+            try:
+                async with Group() as inner:
+                    inner.create_task(fail(1))
+                    outer.create_task(fail(1))
+            except* Boom:
+                pass
+            await asyncio.sleep(1)
+    except* Boom:
+        pass
+    await asyncio.sleep(0)
+
+
+@shape
+async def three_groups_the_innermost_fails(Group: Any) -> None:
+    try:
+        async with Group() as first:
+            first.create_task(cleans_up())
+            async with Group() as second:
+                second.create_task(cleans_up())
+                async with Group() as third:
+                    third.create_task(fail(0.5))
+                    third.create_task(cleans_up())
+    except* Boom:
+        pass
+    await asyncio.sleep(1)
+
+
+@shape
+async def a_group_in_a_child(Group: Any) -> None:
+    async def child() -> None:
+        async with Group() as group:
+            group.create_task(sleep(1))
+            group.create_task(cleans_up())
+
+    async with Group() as group:
+        group.create_task(child())
+        group.create_task(child())
+
+
+@shape
+async def children_that_start_children(Group: Any) -> None:
+    async with Group() as group:
+
+        async def child(depth: int) -> None:
+            if depth:
+                group.create_task(child(depth - 1))
+            try:
+                await asyncio.sleep(1)
+            finally:
+                await asyncio.sleep(0)
+
+        group.create_task(child(3))
+
+
+@shape
+async def children_started_while_it_ends(Group: Any) -> None:
+    with contextlib.suppress(RuntimeError):
+        try:
+            async with Group() as group:
+
+                async def child() -> None:
+                    try:
+                        await asyncio.sleep(5)
+                    finally:
+                        await asyncio.sleep(0.5)
+                        with contextlib.suppress(RuntimeError):
+                            late = sleep(0)
+                            try:
+                                group.create_task(late)
+                            finally:
+                                late.close() if not late.cr_running else None
+
+                group.create_task(cleans_up(5))
+                group.create_task(fail(1))
+        except* Boom:
+            pass
+    await asyncio.sleep(0)
+
+
+@shape
+async def a_group_with_a_timeout(Group: Any) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(1):
+            async with Group() as group:
+                group.create_task(cleans_up(5))
+                await asyncio.sleep(5)
+    await asyncio.sleep(0)
+
+
+@shape
+async def a_timeout_within_a_group(Group: Any) -> None:
+    async with Group() as group:
+        group.create_task(sleep(2))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(1):
+                await asyncio.sleep(5)
+        await asyncio.sleep(0)
+
+
+@shape
+async def a_timeout_and_a_failure_together(Group: Any) -> None:
+    try:
+        async with asyncio.timeout(1):
+            async with Group() as group:
+                group.create_task(fail(1))
+                group.create_task(sleep(5))
+    except* (Boom, TimeoutError):
+        pass
+    await asyncio.sleep(0)
+
+
+@shape
+async def a_group_one_after_the_other(Group: Any) -> None:
+    for _ in range(3):
+        async with Group() as group:
+            group.create_task(sleep(0))
+            group.create_task(sleep(0.5))
+
+
+@shape
+async def a_group_in_a_finally(Group: Any) -> None:
+    try:
+        await asyncio.sleep(1)
+    finally:
+        async with Group() as group:
+            group.create_task(cleans_up(0))
+            group.create_task(sleep(1))
+
+
+@shape
+async def a_producer_and_its_consumers(Group: Any) -> None:
+    queue: asyncio.Queue[int | None] = asyncio.Queue(1)
+
+    async def consume() -> None:
+        while await queue.get() is not None:
+            await asyncio.sleep(0.5)
+
+    async with Group() as group:
+        for _ in range(2):
+            group.create_task(consume())
+        for number in (1, 2, 3, None, None):
+            await queue.put(number)
+
+
+def group_case(function: Shape, Group: Any, name: str) -> Case:
+    async def scenario() -> None:
+        await function(Group)
+
+    scenario.__qualname__ = f"{name}: {function.__name__}"
+    return Case(scenario.__qualname__, scenario)
+
+
+OURS += [group_case(function, TaskGroup, "group") for function in SHAPES]
+
+
+@case()
+async def group_cancelled_by_itself() -> None:
+    async with TaskGroup() as group:
+        group.create_task(cleans_up(5))
+        await asyncio.sleep(1)
+        group.cancel()
+        await asyncio.sleep(5)
+
+
+@case()
+async def group_cancelled_by_a_child() -> None:
+    async with TaskGroup() as group:
+
+        async def child() -> None:
+            await asyncio.sleep(1)
+            group.cancel()
+            await asyncio.sleep(0)
+
+        group.create_task(child())
+        group.create_task(cleans_up(5))
+
+
+@case()
+async def group_cancelled_before_it_is_entered() -> None:
+    group = TaskGroup()
+    group.cancel()
+    async with group:
+        await asyncio.sleep(1)
+    await asyncio.sleep(0)
+
+
+@case()
+async def group_cancelled_inside_a_group() -> None:
+    async with TaskGroup() as outer:
+        outer.create_task(cleans_up())
+        async with TaskGroup() as inner:
+            inner.create_task(cleans_up(5))
+            asyncio.get_running_loop().call_later(0.5, inner.cancel)
+        async with TaskGroup() as inner:
+            inner.create_task(sleep(1))
+            asyncio.get_running_loop().call_later(1, outer.cancel)
+            await asyncio.sleep(1)
+        await asyncio.sleep(5)
+    await asyncio.sleep(0)
+
+
+if EAGER:
+
+    @case()
+    async def group_of_eager_children() -> None:
+        factory = asyncio.get_running_loop().get_task_factory()
+        how: dict[str, Any] = {} if factory else {"eager_start": True}
+        try:
+            async with TaskGroup() as group:
+                group.create_task(nothing(), **how)
+                group.create_task(cleans_up(), **how)
+                group.create_task(fail(1), **how)
+                group.create_task(sleep(1))
+        except* Boom:
+            pass
+        await asyncio.sleep(0)
+
+
+# ------------------------------------------------------------------ TaskRegistry
+
+LONG = 50.0
+
+
+def furnish(registry: TaskRegistry) -> None:
+    for coro in (nothing(), sleep(1), fail(0.5), cleans_up(), swallows_once()):
+        registry.register(coro)
+
+
+@case(LONG)
+async def registry_entered() -> None:
+    async with TaskRegistry() as registry:
+        furnish(registry)
+        await asyncio.sleep(0.75)
+
+
+@case(LONG)
+async def registry_entered_with_a_deadline() -> None:
+    async with TaskRegistry(heartbeat_interval=0.2, shutdown_timeout=0.25) as registry:
+        furnish(registry)
+        await asyncio.sleep(0.5)
+
+
+@case(LONG)
+async def registry_shutdown() -> None:
+    registry = TaskRegistry()
+    furnish(registry)
+    await registry.shutdown()
+
+
+@case(LONG)
+async def registry_shutdown_at_once() -> None:
+    registry = TaskRegistry()
+    furnish(registry)
+    try:
+        await asyncio.sleep(0.5)
+    finally:
+        await registry.shutdown(0)
+
+
+@case(LONG)
+async def registry_shutdown_twice_at_once() -> None:
+    registry = TaskRegistry()
+    furnish(registry)
+    async with TaskGroup() as group:
+        group.create_task(registry.shutdown(0.25))
+        group.create_task(registry.shutdown())
+
+
+@case(LONG)
+async def registry_shutdown_from_within() -> None:
+    registry = TaskRegistry()
+    furnish(registry)
+
+    async def ends_all() -> None:
+        await registry.shutdown(10)
+
+    task, _ = await registry.register(ends_all(), "ends all")
+    await registry.wait()
+    await task
+
+
+@case(LONG)
+async def registry_shutdown_of_one_that_registers() -> None:
+    registry = TaskRegistry()
+
+    async def again(times: int) -> None:
+        try:
+            await asyncio.sleep(1)
+        finally:
+            if times:
+                registry.register(again(times - 1))
+
+    registry.register(again(3))
+    await asyncio.sleep(0)
+    await registry.shutdown()
+
+
+@case(LONG)
+async def registry_wait() -> None:
+    registry = TaskRegistry()
+    furnish(registry)
+    await registry.wait()
+
+
+@case(LONG)
+async def registry_wait_with_a_timeout() -> None:
+    registry = TaskRegistry()
+    furnish(registry)
+    while not await registry.wait(0.3):
+        pass
+
+
+@case(LONG)
+async def registry_wait_by_many() -> None:
+    registry = TaskRegistry()
+    furnish(registry)
+    async with TaskGroup() as group:
+        for seconds in (0.0, 0.3, None):
+            group.create_task(registry.wait(seconds))
+
+
+@case(LONG)
+async def registry_monitor_loop() -> None:
+    seen: list[Any] = []
+    registry = TaskRegistry(0.5, 0.75, on_stale=seen.append)
+    furnish(registry)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(3):
+            await registry.monitor_loop()
+
+
+@case(LONG)
+async def registry_ready_awaitables() -> None:
+    registry = TaskRegistry()
+    task, task_id = await registry.register(cleans_up(), "one")
+    await registry.heartbeat(task_id)
+    await asyncio.sleep(0)
+    await registry.cancel(task_id)
+    await registry.cancel_all()
+    await asyncio.wait([task])
+
+
+@case(LONG)
+async def registry_in_a_group() -> None:
+    async with TaskGroup() as group, TaskRegistry() as registry:
+        furnish(registry)
+        group.create_task(registry.wait())
+        await asyncio.sleep(0.25)
+
+
+# ------------------------------------------------------------------ SignalCoordinator
+
+
+def raise_later(signum: int, seconds: float) -> asyncio.TimerHandle:
+    loop = asyncio.get_running_loop()
+    return loop.call_later(seconds, signal.raise_signal, signum)
+
+
+@case()
+async def coordinator_wait_for_shutdown() -> None:
+    with SignalCoordinator() as coordinator:
+        timer = raise_later(signal.SIGTERM, 1)
+        try:
+            assert await coordinator.wait_for_shutdown() == signal.SIGTERM
+        finally:
+            timer.cancel()
+
+
+@case()
+async def coordinator_wait_for_a_request() -> None:
+    coordinator = SignalCoordinator()
+    asyncio.get_running_loop().call_later(1, coordinator.request_shutdown)
+    assert await coordinator.wait_for_shutdown() is None
+
+
+@case()
+async def coordinator_wait_for_reload() -> None:
+    with SignalCoordinator() as coordinator:
+        timers = [raise_later(signal.SIGHUP, seconds) for seconds in (1, 2)]
+        try:
+            for _ in timers:
+                await coordinator.wait_for_reload()
+                await asyncio.sleep(0)
+        finally:
+            for timer in timers:
+                timer.cancel()
+
+
+@case(LONG)
+async def coordinator_entered() -> None:
+    registry = TaskRegistry()
+    async with SignalCoordinator(5, registry=registry) as coordinator:
+        furnish(registry)
+        asyncio.get_running_loop().call_later(0.5, coordinator.request_shutdown)
+        await coordinator.wait_for_shutdown()
+        await coordinator.graceful_shutdown()
+
+
+@case(LONG)
+async def coordinator_entered_with_a_deadline() -> None:
+    registry = TaskRegistry()
+    async with SignalCoordinator(0.25, registry=registry), registry:
+        furnish(registry)
+        await asyncio.sleep(0.25)
+
+
+@case(LONG)
+async def coordinator_graceful_shutdown() -> None:
+    coordinator = SignalCoordinator(registry=TaskRegistry())
+    tasks = [asyncio.create_task(coro) for coro in (sleep(5), cleans_up(5))]
+    tasks.append(asyncio.create_task(swallows_once()))
+    try:
+        await asyncio.sleep(0)
+    finally:
+        await coordinator.graceful_shutdown(tasks, timeout=3)
+
+
+@case(LONG)
+async def coordinator_graceful_shutdown_by_two() -> None:
+    coordinator = SignalCoordinator(2)
+    tasks = [asyncio.create_task(coro) for coro in (sleep(5), cleans_up(5))]
+    try:
+        async with TaskGroup() as group:
+            group.create_task(coordinator.graceful_shutdown(tasks))
+            await asyncio.sleep(0)
+            group.create_task(coordinator.graceful_shutdown(tasks, timeout=0))
+    finally:
+        for task in tasks:
+            task.cancel()

@@ -1,0 +1,252 @@
+"""Batches that are changed while they run, and what shows them: see cancel_scenarios.
+
+Where a batch gives up items that do not stop in time, these end after it (``settle``).
+"""
+
+import asyncio
+import contextlib
+import io
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+from rich.console import Console
+
+from pyasynclife import Batch, TaskGroup, TaskRegistry, bounded_gather, console
+from support.cancel_scenarios import (
+    ITEMS,
+    LONG,
+    OPTIONS,
+    OURS,
+    USES,
+    Case,
+    Options,
+    awaited,
+    batch_case,
+    case,
+    cleans_up,
+    collected,
+    collected_with_a_timeout,
+    do,
+    entered,
+    fail,
+    generator,
+    iterated,
+    nothing,
+    sleep,
+    stream,
+    swallows_once,
+)
+
+WORKERS: Options = {"max_concurrent": 3}
+TASKS: Options = {"max_concurrent": 3, "task_per_item": True}
+
+# ------------------------------------------------------------------ changed on the way
+
+
+def later(seconds: float, function: Callable[..., object], *args: Any) -> None:
+    """Call it, unless the loop ends before; too late for the batch: no matter."""
+
+    def call() -> None:
+        with contextlib.suppress(RuntimeError):
+            function(*args)
+
+    asyncio.get_running_loop().call_later(seconds, call)
+
+
+def added_to(batch: Batch[Any]) -> None:
+    for seconds, item in [(0.2, 1), (0.6, "clean"), (1.1, "at once"), (1.1, "fail")]:
+        later(seconds, batch.add, item)
+
+
+def added_to_and_closed(batch: Batch[Any]) -> None:
+    added_to(batch)
+    later(0.7, batch.close)
+
+
+def paused(batch: Batch[Any]) -> None:
+    batch.pause()
+    for seconds, change in [
+        (0.2, batch.resume),
+        (0.4, batch.pause),
+        (1.2, batch.resume),
+    ]:
+        later(seconds, change)
+
+
+def narrowed_and_widened(batch: Batch[Any]) -> None:
+    def limit(value: int) -> None:
+        batch.max_concurrent = value
+
+    for seconds, value in [(0.2, 1), (0.6, 5), (0.8, 2)]:
+        later(seconds, limit, value)
+
+
+CHANGES = [added_to, added_to_and_closed, paused, narrowed_and_widened]
+
+
+def changed_case(
+    change: Callable[[Any], None], use: Callable[[Any], Any], how: Options
+) -> Case:
+    def make(on_result: Any) -> Any:
+        batch = bounded_gather(do, stream(ITEMS), on_result=on_result, **how)
+        change(batch)
+        return batch
+
+    said = "tasks" if "task_per_item" in how else "workers"
+    return batch_case(f"batch {change.__name__}, {use.__name__}, {said}", use, make)
+
+
+OURS += [
+    changed_case(*shape) for shape in itertools.product(CHANGES, USES, [WORKERS, TASKS])
+]
+
+
+@case()
+async def batch_that_its_consumer_adds_to() -> None:
+    batch = bounded_gather(sleep, [0.5], max_concurrent=2)
+    async with batch:
+        async for result in batch:
+            if result.index < 4:
+                batch.add(result.item / 2)
+
+
+@case()
+async def batch_that_its_items_add_to() -> None:
+    async def visit(depth: int) -> None:
+        if depth:
+            batch.add(depth - 1)
+            await asyncio.sleep(0.5)
+            batch.add(depth - 1)
+
+    batch = bounded_gather(visit, [2], max_concurrent=2)
+    (await batch).failures()
+
+
+@case()
+async def batch_that_is_fed_from_outside() -> None:
+    batch = bounded_gather(sleep, [], max_concurrent=2)
+
+    async def feed() -> None:
+        for number in range(4):
+            batch.add(number)
+            await asyncio.sleep(0.5)
+        batch.close()
+
+    async with batch:
+        await feed()
+
+
+# ------------------------------------------------------------------ cancel_grace
+
+
+async def slow_to_stop(item: Any) -> Any:
+    """Three items do not stop before long, each in its way."""
+    if item not in ("swallow", 1, 2):
+        return await do(item)
+    ends = asyncio.get_running_loop().time() + 3
+    while (left := ends - asyncio.get_running_loop().time()) > 0:
+        try:
+            await asyncio.sleep(left)
+        except asyncio.CancelledError:
+            if item == 1:
+                await cleans_up(2)
+                raise
+    return item
+
+
+GRACES: list[Options] = [
+    {"timeout": 0.75, "cancel_grace": 0.25},
+    {"budget": 1.0, "cancel_grace": 0},
+    {"max_errors": 0, "cancel_grace": 0.5},
+]
+
+
+def grace_case(use: Callable[[Any], Any], how: Options, options: Options) -> Case:
+    def make(on_result: Any) -> Any:
+        return bounded_gather(
+            slow_to_stop, generator(ITEMS), on_result=on_result, **how, **options
+        )
+
+    said = " ".join(f"{name}={value}" for name, value in (how | options).items())
+    return batch_case(f"batch {use.__name__}, slow to stop, {said}", use, make, LONG)
+
+
+OURS += [
+    grace_case(*shape) for shape in itertools.product(USES, [WORKERS, TASKS], GRACES)
+]
+
+# ------------------------------------------------------------------ in a registry
+
+
+def registered_case(use: Callable[[Any], Any], options: Options) -> Case:
+    box: list[TaskRegistry] = []
+
+    def make(on_result: Any) -> Any:
+        box[:] = [TaskRegistry()]
+        return bounded_gather(
+            do, stream(ITEMS), registry=box[0], on_result=on_result, **options
+        )
+
+    said = " ".join(f"{name}={value}" for name, value in options.items())
+    batch = batch_case(f"batch {use.__name__}, in a registry, {said}", use, make)
+
+    def check() -> None:
+        batch.check()
+        alive = list(itertools.chain(*box))
+        assert not alive, f"alive in the registry: {alive}"
+
+    return Case(batch.name, batch.scenario, batch.settle, check)
+
+
+OURS += [registered_case(*shape) for shape in itertools.product(USES, OPTIONS)]
+
+
+@case(LONG)
+async def batch_whose_registry_is_shut_down() -> None:
+    registry = TaskRegistry()
+    batch = bounded_gather(do, ITEMS, max_concurrent=4, registry=registry)
+    async with TaskGroup() as group:
+        collecting = group.create_task(batch.collect())
+        await asyncio.sleep(0.6)
+        await registry.shutdown(1)
+    collecting.result().failures()
+
+
+@case(LONG)
+async def batch_in_a_registry_that_is_left() -> None:
+    async with TaskRegistry() as registry:
+        batch = bounded_gather(do, ITEMS, max_concurrent=2, registry=registry)
+        for coro in (nothing(), fail(0.5), swallows_once()):
+            registry.register(coro)
+        (await batch).failures()
+
+
+# ------------------------------------------------------------------ shown
+
+
+def shown_case(use: Callable[[Any], Any], terminal: bool) -> Case:
+    """Few items: to draw is slow."""
+    screen = Console(file=io.StringIO(), force_terminal=terminal)
+
+    def make(on_result: Any) -> Any:
+        items = stream([0.5, "fail", 0])
+        return bounded_gather(do, items, on_result=on_result, max_concurrent=2)
+
+    async def show(batch: Any) -> None:
+        await use(console.track(batch, interval=0.3, console=screen))
+
+    where = "on a terminal" if terminal else "in lines"
+    shown = batch_case(f"track {use.__name__}, {where}", show, make)
+
+    def check() -> None:
+        shown.check()
+        assert not console._screens, "a bar is still drawn"
+
+    return Case(shown.name, shown.scenario, shown.settle, check)
+
+
+OURS += [
+    *(shown_case(use, False) for use in (awaited, collected, entered)),
+    *(shown_case(use, True) for use in (collected_with_a_timeout, iterated)),
+]

@@ -1,0 +1,47 @@
+"""Coroutines that end at once, later, badly or never, and errors to end them with."""
+
+import asyncio
+from typing import Any
+
+
+class Boom(Exception):
+    pass
+
+
+class Fatal(BaseException):
+    """It ends a batch, but no loop's run."""
+
+
+async def echo(value: Any = None) -> Any:
+    return value
+
+
+async def echo_later(value: Any = None) -> Any:
+    await asyncio.sleep(0)
+    return value
+
+
+async def double(number: int) -> int:
+    return 2 * number
+
+
+async def double_later(number: int) -> int:
+    await asyncio.sleep(0)
+    return 2 * number
+
+
+async def sleep_for(seconds: float) -> float:
+    await asyncio.sleep(seconds)
+    return seconds
+
+
+async def forever(_: object = None) -> None:
+    await asyncio.get_running_loop().create_future()
+
+
+async def fail(value: object) -> None:
+    raise ValueError(value)
+
+
+async def raises(error: BaseException) -> None:
+    raise error

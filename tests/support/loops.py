@@ -1,0 +1,51 @@
+"""Loop iterations, what a loop has ready, its task factory, and the run's seed."""
+
+import asyncio
+import gc
+import os
+import random
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+SEED = os.environ.get("PYASYNCLIFE_SEED") or str(random.randrange(2**32))
+"""The seed of every random choice. A run's header names it, and so does the end of a
+run that failed."""
+
+
+async def settle(turns: int = 3) -> None:
+    """Give the loop some turns."""
+    for _ in range(turns):
+        await asyncio.sleep(0)
+
+
+def ready_queue(loop: asyncio.AbstractEventLoop) -> deque[Any]:
+    """The handles that a loop has ready; to uvloop's no name leads."""
+    if hasattr(loop, "_ready"):
+        return loop._ready  # type: ignore[no-any-return]
+    return next(x for x in gc.get_referents(loop) if type(x) is deque)
+
+
+def in_turns(turns: int, call: Callable[..., object], *args: object) -> None:
+    """Call something once the loop has had some turns, however long they take."""
+    loop = asyncio.get_running_loop()
+    if turns > 0:
+        loop.call_soon(in_turns, turns - 1, call, *args)
+    else:
+        call(*args)
+
+
+@contextmanager
+def task_factory(factory: Callable[..., Any]) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+    loop.set_task_factory(factory)
+    try:
+        yield
+    finally:
+        loop.set_task_factory(None)
+
+
+def eager(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> Any:
+    options.pop("eager_start", None)
+    return asyncio.Task(coro, loop=loop, eager_start=True, **options)  # type: ignore[call-arg]

@@ -1,0 +1,16 @@
+"""What a test needs of the interpreter, its packages and the build."""
+
+import importlib.util
+import os
+import sys
+
+import pytest
+
+HAS_UVLOOP = importlib.util.find_spec("uvloop") is not None
+PLAIN = os.environ.get("PYASYNCLIFE_PLAIN", "0") not in ("", "0")
+
+needs_uvloop = pytest.mark.skipif(not HAS_UVLOOP, reason="uvloop is not installed")
+needs_eager = pytest.mark.skipif(
+    sys.version_info < (3, 12), reason="eager tasks came with 3.12"
+)
+needs_capture = pytest.mark.skipif(PLAIN, reason="the capture is turned off")

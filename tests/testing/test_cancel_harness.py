@@ -1,0 +1,562 @@
+"""cancel_everywhere finds what is planted, and finds nothing where nothing is."""
+
+import asyncio
+import contextlib
+import gc
+import sys
+import warnings
+import weakref
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pyasynclife.testing import CancelReport, Violation, cancel_everywhere
+from support.children import ROOT, run_child
+from support.loops import settle
+
+
+def kinds(report: CancelReport) -> set[str]:
+    return {one.kind for one in report.violations}
+
+
+async def clean() -> None:
+    async with asyncio.timeout(10):
+        for _ in range(3):
+            await asyncio.sleep(1)
+
+
+# ------------------------------------------------------------------ nothing to find
+
+
+def test_a_clean_scenario_has_every_point_and_no_violation() -> None:
+    report = cancel_everywhere(clean, again=())
+    # one for the start, two for each sleep: its timer, and the step
+    assert (report.turns, report.points) == (7, 7)
+    assert report.ok
+    assert report.violations == report.wrong == []
+    assert str(report) == "clean: cancelled at 7 points in 7 turns, 0 violations"
+
+
+def test_each_point_is_followed_by_a_second_cancellation() -> None:
+    async def scenario() -> None:
+        try:
+            await asyncio.sleep(1)
+        except asyncio.CancelledError as first:
+            for _ in range(3):
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.sleep(0)
+            raise first
+
+    assert cancel_everywhere(scenario, again=()).points == 3
+    assert cancel_everywhere(scenario, again=(0,)).points == 6
+    assert cancel_everywhere(scenario, again=(0, 1, 2)).points == 3 + 3 + 2 + 2
+    assert cancel_everywhere(scenario).ok
+
+
+def test_it_is_fast_and_the_same_each_time() -> None:
+    seen: list[list[str]] = [[], []]
+
+    def scenario(into: list[str]) -> Callable[[], Any]:
+        async def run() -> None:
+            try:
+                await clean()
+                into.append("done")
+            except asyncio.CancelledError as error:
+                into.append(f"{error} at {asyncio.get_running_loop().time()}")
+                raise
+
+        return run
+
+    for into in seen:
+        assert cancel_everywhere(scenario(into)).ok
+    assert seen[0] == seen[1]
+    assert seen[0][0] == "done"
+    assert "cancel_everywhere: 1 at 2.0" in seen[0]
+
+
+def test_the_collector_is_as_before_and_nothing_is_kept() -> None:
+    class Thing:
+        pass
+
+    things: list[weakref.ref[Thing]] = []
+
+    async def scenario() -> None:
+        thing = Thing()
+        things.append(weakref.ref(thing))
+        await asyncio.sleep(1)
+
+    frozen = gc.get_freeze_count()
+    cancel_everywhere(scenario)
+    assert gc.isenabled()
+    assert gc.get_freeze_count() <= frozen  # 3.12 begins with some
+    assert things
+    assert not any(ref() for ref in things)
+
+
+def test_a_cancellation_that_is_pending_is_not_lost() -> None:
+    # as TaskGroup does, whose errors come first
+    async def scenario() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        try:
+            await asyncio.sleep(1)
+        except asyncio.CancelledError:
+            task.uncancel()
+            task.cancel()
+
+    assert cancel_everywhere(scenario, again=()).ok
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with 3.12")
+def test_the_task_factory_is_used() -> None:
+    began = []
+
+    async def child() -> None:
+        began.append("child")
+
+    async def scenario() -> None:
+        task = asyncio.create_task(child())
+        began.append("scenario")
+        await task
+
+    factory: Any = asyncio.eager_task_factory  # type: ignore[attr-defined,unused-ignore]
+    cancel_everywhere(scenario, points=[()])
+    cancel_everywhere(scenario, points=[()], task_factory=factory)
+    assert began == ["scenario", "child", "child", "scenario"]
+
+
+def test_real_work_is_waited_for() -> None:
+    async def scenario() -> None:
+        await asyncio.to_thread(int)
+
+    assert cancel_everywhere(scenario, again=()).ok
+
+
+# ------------------------------------------------------------------ planted faults
+
+
+async def swallows() -> None:
+    try:
+        await asyncio.sleep(1)
+    except asyncio.CancelledError:
+        pass
+
+
+async def turns_it_into_an_error() -> None:
+    try:
+        await asyncio.sleep(1)
+    finally:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise ValueError("instead")
+
+
+async def waits_for_one_that_swallows() -> None:
+    await asyncio.create_task(swallows())
+
+
+async def raises_a_fresh_one() -> None:
+    try:
+        await asyncio.sleep(1)
+    except asyncio.CancelledError as error:
+        raise asyncio.CancelledError(*error.args) from None
+
+
+async def raises_the_one_before() -> None:
+    before = asyncio.CancelledError("old")
+    try:
+        await asyncio.sleep(1)
+    except asyncio.CancelledError:
+        raise before from None
+
+
+async def leaves_a_task() -> None:
+    try:
+        await asyncio.sleep(1)
+    except asyncio.CancelledError:
+        asyncio.create_task(asyncio.sleep(5), name="forgotten")
+        raise
+
+
+async def takes_the_count_back() -> None:
+    try:
+        await asyncio.sleep(1)
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        assert task is not None
+        task.uncancel()
+        raise
+
+
+async def leaves_a_count() -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    with contextlib.suppress(asyncio.CancelledError):
+        task.cancel()
+        await asyncio.sleep(0)
+
+
+async def numbers() -> AsyncIterator[int]:
+    try:
+        for number in range(3):
+            yield number
+    finally:
+        await asyncio.sleep(0)
+
+
+async def drops_a_generator() -> None:
+    async for _ in numbers():
+        await asyncio.sleep(1)
+
+
+async def keeps_a_generator() -> None:
+    cycle: list[Any] = [numbers()]
+    cycle.append(cycle)
+    await anext(cycle[0])
+    await asyncio.sleep(1)
+    await cycle[0].aclose()
+
+
+async def keeps_a_coroutine() -> None:
+    async def inner() -> None:
+        try:
+            await asyncio.sleep(0)
+        finally:
+            print("never")
+
+    coro = inner()
+    coro.send(None)
+    cycle: list[Any] = [coro]
+    cycle.append(cycle)
+    await asyncio.sleep(1)
+    coro.close()
+
+
+async def warns() -> None:
+    try:
+        await asyncio.sleep(1)
+    except asyncio.CancelledError:
+        warnings.warn("watch out", UserWarning, stacklevel=1)
+        raise
+
+
+async def never_awaits() -> None:
+    coro = asyncio.sleep(1)
+    await asyncio.sleep(1)
+    await coro
+
+
+async def fail() -> None:
+    raise LookupError("nobody asks")
+
+
+async def leaves_an_error() -> None:
+    task = asyncio.create_task(fail())
+    try:
+        await settle(3)
+    finally:
+        while not task.done():
+            await asyncio.sleep(0)
+    task.exception()
+
+
+async def fails_in_a_callback() -> None:
+    def callback() -> None:
+        raise KeyError("callback")
+
+    try:
+        await asyncio.sleep(1)
+    except asyncio.CancelledError:
+        asyncio.get_running_loop().call_soon(callback)
+        await asyncio.sleep(0)
+        raise
+
+
+class Bad:
+    def __del__(self) -> None:
+        raise OSError("in __del__")
+
+
+async def fails_in_a_finalizer() -> None:
+    try:
+        await asyncio.sleep(1)
+    except asyncio.CancelledError:
+        Bad()
+        raise
+
+
+async def hangs() -> None:
+    try:
+        await asyncio.sleep(1)
+    finally:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            await asyncio.Event().wait()
+
+
+async def spins() -> None:
+    try:
+        await asyncio.sleep(1)
+    except asyncio.CancelledError:
+        while True:
+            await asyncio.sleep(0)
+
+
+PLANTED: list[tuple[Callable[[], Any], str, tuple[int, ...], str]] = [
+    (swallows, "swallowed", (2,), "None was returned"),
+    (turns_it_into_an_error, "swallowed", (2,), "ValueError: instead was raised"),
+    (waits_for_one_that_swallows, "swallowed", (3,), "None was returned"),
+    (raises_a_fresh_one, "replaced", (2,), "cancel_everywhere: 1"),
+    (raises_the_one_before, "replaced", (2,), "'old'"),
+    (leaves_a_task, "task left", (2,), "forgotten"),
+    (takes_the_count_back, "cancelling", (2,), "0 after 1 cancellations"),
+    (leaves_a_count, "cancelling", (), "1 after 0 cancellations"),
+    (drops_a_generator, "finally", (2,), "left suspended: numbers"),
+    (keeps_a_generator, "finally", (2,), "left suspended: numbers"),
+    (keeps_a_coroutine, "finally", (2,), "left suspended: keeps_a_coroutine."),
+    (warns, "warning", (2,), "UserWarning: watch out"),
+    (never_awaits, "warning", (2,), "was never awaited"),
+    (leaves_an_error, "unretrieved", (2,), "LookupError: nobody asks"),
+    (fails_in_a_callback, "loop error", (2,), "KeyError: 'callback'"),
+    (fails_in_a_finalizer, "unraisable", (2,), "OSError: in __del__"),
+    (hangs, "hang", (2,), "in hangs"),
+    (spins, "endless", (2,), "100 turns"),
+]
+
+
+@pytest.mark.parametrize(
+    ("scenario", "kind", "point", "text"),
+    PLANTED,
+    ids=[scenario.__name__ for scenario, *_ in PLANTED],
+)
+def test_what_is_planted_is_found(
+    scenario: Callable[[], Any], kind: str, point: tuple[int, ...], text: str
+) -> None:
+    report = cancel_everywhere(scenario, max_turns=100)
+    assert not report.ok
+    assert point in report.wrong
+    (found,) = (one for one in report.violations if one.point == point)
+    assert (found.kind, text in found.text) == (kind, True), found
+
+    # the same by its numbers alone
+    again = cancel_everywhere(scenario, points=[point], max_turns=100)
+    assert again.points == len([point]) * bool(point)
+    assert [one.kind for one in again.violations] == [kind]
+    # and the text names both
+    assert f"again: cancel_everywhere(..., points={report.wrong})" in str(report)
+    assert f"{kind}, " in str(report)
+
+
+def test_each_kind_has_a_plant() -> None:
+    assert Violation.__doc__ is not None
+    named = {kind for _, kind, *_ in PLANTED} | {"check"}
+    assert all(f"``{kind}``" in Violation.__doc__ for kind in named)
+    assert len(named) == Violation.__doc__.count("``") // 2 - len(["check()"])
+
+
+def test_a_fault_of_the_second_cancellation_alone_is_found() -> None:
+    async def scenario() -> None:
+        try:
+            await asyncio.sleep(1)
+        except asyncio.CancelledError as error:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(0)
+                raise error
+            await asyncio.sleep(0)
+            return
+
+    assert kinds(cancel_everywhere(scenario, again=())) == {"swallowed"}
+    assert (2, 3) in cancel_everywhere(scenario, points=[(2, 3)]).wrong
+
+
+def test_a_task_may_be_left_for_as_long_as_is_allowed() -> None:
+    async def slow() -> None:
+        try:
+            await asyncio.sleep(100)
+        finally:
+            await asyncio.sleep(3)
+
+    async def scenario() -> None:
+        task = asyncio.create_task(slow())
+        try:
+            await asyncio.sleep(1)
+        finally:
+            task.cancel()
+
+    assert kinds(cancel_everywhere(scenario)) == {"task left"}
+    assert kinds(cancel_everywhere(scenario, settle=2)) == {"task left"}
+    assert cancel_everywhere(scenario, settle=4).ok
+
+
+@pytest.mark.parametrize("settle", [0.0, 5.0])
+def test_a_task_that_cannot_be_ended_is_given_up(settle: float) -> None:
+    async def stubborn() -> None:
+        while True:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(100)
+
+    async def scenario() -> None:
+        asyncio.create_task(stubborn(), name="stubborn")
+        await asyncio.sleep(1)
+
+    report = cancel_everywhere(scenario, settle=settle, points=[(), (2,)])
+    assert kinds(report) == {"task left"}
+    assert "stubborn" in str(report)
+
+
+def test_check_is_called_after_each_run() -> None:
+    taken: list[int] = []
+
+    async def scenario() -> None:
+        taken.append(1)
+        await asyncio.sleep(1)
+        taken.remove(1)
+
+    def check() -> None:
+        left = len(taken)
+        taken.clear()
+        assert left == 0, "a slot is taken"
+
+    report = cancel_everywhere(scenario, check=check, again=())
+    assert [(one.point, one.kind) for one in report.violations] == [
+        ((2,), "check"),
+        ((3,), "check"),
+    ]
+    assert "AssertionError: a slot is taken" in str(report)
+
+
+def test_what_the_scenario_raises_undisturbed_comes_out() -> None:
+    with pytest.raises(LookupError) as caught:
+        cancel_everywhere(fail)
+    assert "undisturbed" in caught.value.__notes__[0]
+
+
+def test_control_c_ends_it() -> None:
+    async def scenario() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cancel_everywhere(scenario)
+    assert gc.isenabled()
+
+
+async def test_it_is_refused_inside_a_running_loop() -> None:
+    with pytest.raises(RuntimeError, match="call it from a plain function"):
+        cancel_everywhere(clean)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "text"),
+    [
+        ({"settle": -1}, ValueError, "settle"),
+        ({"settle": "1"}, TypeError, "settle"),
+        ({"again": [-1]}, ValueError, "again"),
+        ({"max_turns": 0}, ValueError, "max_turns"),
+        ({"check": 5}, TypeError, "check"),
+    ],
+)
+def test_what_cannot_work_is_refused(
+    options: dict[str, Any], error: type[Exception], text: str
+) -> None:
+    ran = []
+
+    async def scenario() -> None:
+        ran.append(1)
+
+    with pytest.raises(error, match=text):
+        cancel_everywhere(scenario, **options)
+    assert not ran
+
+
+def test_a_coroutine_for_a_function_is_refused_and_closed() -> None:
+    coro: Any = clean()
+    with pytest.raises(TypeError, match="function that returns a coroutine"):
+        cancel_everywhere(coro)
+    assert coro.cr_frame is None
+
+
+def test_a_point_that_is_never_reached_is_no_point() -> None:
+    assert cancel_everywhere(clean, points=[(100,), (2, 100)]).points == 0
+
+
+def test_a_long_report_is_cut() -> None:
+    async def scenario() -> None:
+        for _ in range(30):
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(1)
+
+    text = str(cancel_everywhere(scenario, again=()))
+    assert "... and " in text
+    assert len(text.splitlines()) < 30
+
+
+# ------------------------------------------------------------------ for pytest
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    (tmp_path / "conftest.py").write_text(
+        'pytest_plugins = ["pyasynclife.testing.pytest"]\n'
+    )
+    return tmp_path
+
+
+def pytest_in(project: Path, **texts: str) -> tuple[int, str]:
+    for name, text in texts.items():
+        (project / f"test_{name}.py").write_text(text)
+    command = ["-m", "pytest", "-v", "-p", "no:cacheprovider"]
+    child = run_child(
+        [*command, f"--rootdir={project}", str(project)],
+        env={"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+    )
+    return child.returncode, child.stdout
+
+
+TWO_TESTS = """
+import asyncio
+
+def test_harness(cancel_everywhere):
+    async def scenario():
+        try:
+            await asyncio.sleep(1)
+        except asyncio.CancelledError:
+            {}
+
+    assert cancel_everywhere(scenario, again=()).points == 3
+
+def test_loop(virtual_time_loop):
+    async def main():
+        {}
+        await asyncio.sleep(86400)
+
+    virtual_time_loop.run_until_complete(main())
+    assert virtual_time_loop.time() == 86400
+"""
+
+
+def test_the_fixtures_pass_what_is_right_and_fail_what_is_wrong(project: Path) -> None:
+    left = "asyncio.create_task(asyncio.Event().wait(), name='lost')"
+    code, out = pytest_in(
+        project,
+        right=TWO_TESTS.format("raise", "pass"),
+        wrong=TWO_TESTS.format("pass", f"t = {left}"),
+    )
+    assert code == 1, out
+    for verdict in (
+        "test_right.py::test_harness PASSED",
+        "test_right.py::test_loop PASSED",
+        "test_wrong.py::test_harness FAILED",
+        "test_wrong.py::test_loop ERROR",  # when it is over
+        "1 failed, 3 passed, 1 error",
+    ):
+        assert verdict in out, out
+    assert "swallowed, cancelled at turn 2: None was returned" in out
+    assert "tasks left: 1 tasks" in out
+    assert "lost" in out
+
+
+def test_the_fixtures_are_not_there_unasked(tmp_path: Path) -> None:
+    code, out = pytest_in(tmp_path, it=TWO_TESTS.format("raise", "pass"))
+    assert (code, "fixture 'cancel_everywhere' not found" in out) == (1, True), out

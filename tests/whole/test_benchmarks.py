@@ -1,0 +1,152 @@
+"""The benchmarks run and print every row; how fast is nobody's business here.
+
+They want the extra `bench`: `make recipes` installs it, and runs this file.
+"""
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.children import PATH, run_child
+from support.marks import needs_uvloop
+
+TINY = ["-m", "benchmarks", "--quick", "--scale", "0.002"]
+ROWS = [
+    "register",
+    "cancel_all and wait",
+    "heartbeat by id, awaited",
+    "heartbeat by id, not awaited",
+    "get_stale_tasks, 10 stale",
+    "get_stale_tasks: its time against 1,000 tasks'",
+    "memory of an entry and its id",
+    "group, children return at once",
+    "group, children do sleep(0)",
+    "group, children live long",
+    "gather, item returns at once",
+    "gather, item does sleep(0)",
+    "gather, item waits for a future",
+    "gather, item raises at once",
+    "gather, item returns at once, task_per_item",
+    "gather, item waits for a future, task_per_item",
+    "gather, results streamed: peak growth",
+]
+TIMES = {"group, children return at once": 6} | dict.fromkeys(
+    [*ROWS[1:4], "group, children do sleep(0)"], 2
+)
+# On the standard loop alone, where there is another.
+PLAIN = {
+    "register, the plain path": 1,
+    "cancel_all and wait, the plain path": 2,
+    "group, children return at once, the plain path": 6,
+}
+
+pytest.importorskip("matplotlib", reason="the extra bench is not installed")
+
+
+@pytest.mark.parametrize(
+    "loop", ["asyncio", pytest.param("uvloop", marks=needs_uvloop)]
+)
+def test_every_row_is_printed_and_written(loop: str, tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    done = run_child(
+        [*TINY, "--loop", loop, "--json", str(path)], timeout=120, env=PATH
+    )
+    assert 0 == done.returncode, done.stderr
+    lines = done.stdout.splitlines()
+    report = json.loads(path.read_text())
+    assert {"commit", "python", "machine", "load", "rows"} <= set(report)
+    assert {loop} == {row["loop"] for row in report["rows"]}
+    expectations = {what: TIMES.get(what, 1) for what in ROWS}
+    expectations |= PLAIN if loop == "asyncio" else dict.fromkeys(PLAIN, 0)
+    for what, expected in expectations.items():
+        assert expected == sum(line.startswith(f"{what}  ") for line in lines), what
+        assert expected == sum(row["what"] == what for row in report["rows"]), what
+    assert sum(row["short"] for row in report["rows"]) == sum(
+        line.endswith("SHORT") for line in lines
+    )
+    assert f"{loop}: register" in done.stderr, "no progress was shown"
+
+
+def test_only_measures_the_rows_asked_for() -> None:
+    command = [*TINY, "--loop", "asyncio", "--only", "memory"]
+    done = run_child(command, timeout=60, env=PATH)
+    assert 0 == done.returncode, done.stderr
+    printed = {what for what in ROWS if f"\n{what} " in done.stdout}
+    assert {"memory of an entry and its id"} == printed
+
+
+def test_a_bad_scale_is_refused() -> None:
+    done = run_child([*TINY[:-1], "0"], env=PATH)
+    assert 2 == done.returncode
+    assert "--scale" in done.stderr
+
+
+# ---------------------------------------------------------------- peers, HTTP, the page
+
+PEERS = {
+    "pyarallel": "pyarallel",
+    "quattro": "quattro",
+    "aiojobs": "aiojobs",
+    "aiometer": "aiometer",
+    "anyio": "anyio, CapacityLimiter",
+    "aiostream": "aiostream",
+}
+
+
+def measure(only: str, tmp_path: Path) -> tuple[list[dict[str, Any]], str]:
+    """The rows, and what was printed; the page is in the folder."""
+    path = tmp_path / "rows.json"
+    command = [*TINY, "--loop", "asyncio", "--only", only, "--json", str(path)]
+    done = run_child([*command, "--write", str(tmp_path)], timeout=120, env=PATH)
+    assert 0 == done.returncode, done.stderr
+    return json.loads(path.read_text())["rows"], done.stdout + done.stderr
+
+
+def test_every_peer_that_is_there_is_measured_and_the_others_are_named(
+    tmp_path: Path,
+) -> None:
+    rows, printed = measure("peers", tmp_path)
+    assert 3 == len(rows)
+    figures = rows[0]["figures"]
+    assert {"gather, no limit", "TaskGroup, no limit", "50 workers by hand"} < set(
+        figures
+    )
+    for package, name in PEERS.items():
+        if importlib.util.find_spec(package) is not None:
+            assert figures[name] > 0
+            assert 10 == rows[0]["ratios"][name]["must"]
+            assert f"\n{name}  " in printed
+            assert f"| {name} |" in (tmp_path / "benchmarks.md").read_text()
+        else:
+            assert name not in figures
+            missing = printed.partition("not installed: ")[2].partition("\n")[0]
+            assert name in missing
+
+
+def test_cost_and_memory_against_n_have_a_column_for_each_n(tmp_path: Path) -> None:
+    rows, printed = measure("against n", tmp_path)
+    for what in ("cost per item against n", "memory against n, results kept"):
+        mine = [row for row in rows if row["what"] == what]
+        assert sorted({row["n"] for row in mine}) == [row["n"] for row in mine]
+        assert len(mine) > 1
+        (head,) = [line for line in printed.splitlines() if line.startswith(f"{what},")]
+        assert all(f"n = {row['n']:,}" in head for row in mine)
+    page = (tmp_path / "benchmarks.md").read_text()
+    assert "| ours, streamed |" in page
+    assert "- commit: " in page
+    assert "scale: 0.002" in page
+    for name in ("benchmarks-cost.svg", "benchmarks-memory.svg"):
+        assert f"({name})" in page
+        assert "50 workers by hand" in (tmp_path / name).read_text()
+
+
+def test_requests_to_the_server_are_measured(tmp_path: Path) -> None:
+    pytest.importorskip("aiohttp", reason="aiohttp is not installed")
+    rates, p99s = measure("HTTP", tmp_path)[0]
+    for row in (rates, p99s):
+        assert {"seed", "hand", "ours"} == set(row["figures"])
+        assert all(figure > 0 for figure in row["figures"].values())
+    assert ("1/s", "ms") == (rates["unit"], p99s["unit"])

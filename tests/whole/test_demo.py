@@ -1,0 +1,257 @@
+"""The demo, run for real at small scale: how it ends and what it says at the end."""
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from support.children import ROOT, run_child, start_child
+from support.marks import needs_uvloop
+
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="looks for the server's process in /proc"
+)
+
+SYMBOLS = 20
+RATE = 1000
+DEMO = [
+    *("-W", "error::ResourceWarning", "-m", "pyasynclife", "demo"),
+    *("--symbols", str(SYMBOLS), "--rate", str(RATE)),
+]
+LIVE = f"{SYMBOLS} subscriptions are live"
+SUMMARY = [
+    "symbols",
+    "updates",
+    "updates_per_second",
+    "reconnects",
+    "stale_seen",
+    "lost",
+    "shutdown_seconds",
+    "stuck",
+]
+EXAMPLE = ROOT / "examples" / "market_feed.py"
+
+both_loops = pytest.mark.parametrize(
+    "loop",
+    [
+        pytest.param([], id="asyncio"),
+        pytest.param(["--uvloop"], id="uvloop", marks=needs_uvloop),
+    ],
+)
+
+
+def summary(stdout: str) -> dict[str, float]:
+    """The pairs of the last line, whose names and order are fixed."""
+    pairs = [pair.split("=") for pair in stdout.splitlines()[-1].split()]
+    assert SUMMARY == [name for name, _ in pairs]
+    return {name: float(value) for name, value in pairs}
+
+
+def server_of(client: int) -> int:
+    """The process id of the client's only child."""
+    (child,) = Path(f"/proc/{client}/task/{client}/children").read_text().split()
+    return int(child)
+
+
+def assert_gone(process: int, *, within: float = 3.0) -> None:
+    deadline = time.monotonic() + within
+    while Path(f"/proc/{process}").exists():
+        assert time.monotonic() < deadline, f"process {process} is still there"
+        time.sleep(0.02)
+
+
+@both_loops
+def test_the_end_of_the_seconds_ends_it(loop: list[str]) -> None:
+    began = time.monotonic()
+    with start_child([*DEMO, "--seconds", "3", *loop]) as child:
+        child.wait_for(LIVE)
+        server = server_of(child.pid)
+        done = child.finish()
+    whole_seconds = int(time.monotonic() - began)
+    assert "" == done.stderr
+    assert 0 == done.returncode
+    assert_gone(server)
+    said = summary(done.stdout)
+    assert SYMBOLS == said["symbols"]
+    assert 0.7 * RATE < said["updates_per_second"] < 1.3 * RATE
+    assert 3 * 0.7 * RATE < said["updates"]
+    assert 1 <= said["reconnects"] <= 10
+    assert 1 <= said["stale_seen"] <= 10
+    assert 0 == said["lost"]
+    assert 0 <= said["shutdown_seconds"] < 1
+    assert 0 == said["stuck"]
+    lines = [line for line in done.stdout.splitlines() if line.startswith("t=")]
+    # The third of three seconds ends but milliseconds before the run.
+    assert 2 <= len(lines) <= whole_seconds
+    assert f"alive={SYMBOLS} " in lines[-1]
+
+
+@both_loops
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it(signum: signal.Signals, loop: list[str]) -> None:
+    with start_child([*DEMO, "--seconds", "60", *loop]) as child:
+        child.wait_for(LIVE)
+        server = server_of(child.pid)
+        child.send_signal(signum)
+        done = child.finish(5.0)
+    assert "" == done.stderr
+    assert 0 == done.returncode
+    assert_gone(server)
+    said = summary(done.stdout)
+    assert SYMBOLS == said["symbols"]
+    assert 0 == said["stuck"]
+    assert said["shutdown_seconds"] < 1
+
+
+def test_a_signal_before_the_snapshots_are_there_ends_it() -> None:
+    command = [*DEMO, "--symbols", "500", "--plain"]
+    with start_child(command) as child:
+        children = Path(f"/proc/{child.pid}/task/{child.pid}/children")
+        while not children.read_text():
+            time.sleep(0.01)
+        server = server_of(child.pid)
+        while not _catches(child.pid, signal.SIGTERM):
+            time.sleep(0.01)
+        child.send_signal(signal.SIGTERM)
+        done = child.finish(5.0)
+    assert "" == done.stderr
+    assert 0 == done.returncode
+    assert_gone(server)
+    assert 0 == summary(done.stdout)["stuck"]
+
+
+def _catches(process: int, signum: int) -> bool:
+    """Whether the process has a handler for this signal."""
+    status = Path(f"/proc/{process}/status").read_text()
+    caught = int(status.split("SigCgt:")[1].split()[0], 16)
+    return bool(caught >> (signum - 1) & 1)
+
+
+def test_the_terminals_interrupt_leaves_the_server_alone() -> None:
+    with start_child([*DEMO, "--seconds", "2"]) as child:
+        child.wait_for(LIVE)
+        os.kill(server_of(child.pid), signal.SIGINT)
+        done = child.finish()
+    assert "" == done.stderr
+    assert 0 == done.returncode
+    assert summary(done.stdout)["reconnects"] < SYMBOLS
+
+
+def test_the_server_dies_with_a_client_that_is_killed() -> None:
+    with start_child([*DEMO, "--seconds", "60"]) as child:
+        child.wait_for(LIVE)
+        server = server_of(child.pid)
+        child.send_signal(signal.SIGKILL)
+        assert_gone(server)
+
+
+def test_rate_0_tells_the_last_rate_held() -> None:
+    done = run_child([*DEMO, "--symbols", "4", "--rate", "0", "--seconds", "3"])
+    assert "" == done.stderr
+    assert 0 == done.returncode
+    assert 4 == summary(done.stdout)["symbols"]
+    (line,) = [s for s in done.stdout.splitlines() if s.startswith("last rate held: ")]
+    assert "updates a second" in line
+
+
+def test_a_terminal_shows_the_live_table() -> None:
+    master, terminal = pty.openpty()
+    shown = b""
+    with subprocess.Popen(
+        [sys.executable, *DEMO, "--seconds", "2"],
+        stdin=subprocess.DEVNULL,
+        stdout=terminal,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"TERM": "xterm", "COLUMNS": "100"},
+    ) as process:
+        os.close(terminal)
+        assert process.stderr is not None
+        try:
+            while piece := os.read(master, 65536):
+                shown += piece
+        except OSError:  # the other side is closed
+            pass
+        os.close(master)
+        assert b"" == process.stderr.read()
+    assert 0 == process.returncode
+    text = shown.decode()
+    for name in ("updates a second", "alive", "healthy", "stale", "reconnects"):
+        assert name in text
+    assert "loop lag" in text
+    assert "slowest" in text
+    assert SYMBOLS == summary(text)["symbols"]
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--symbols", "0"),
+        ("--symbols", "ten"),
+        ("--symbols", "10001"),
+        ("--rate", "-1"),
+        ("--rate", "1.5"),
+        ("--seconds", "0"),
+        ("--seconds", "-3"),
+        ("--seconds", "nan"),
+        ("--seconds", "inf"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_name(option: str, value: str) -> None:
+    done = run_child(["-m", "pyasynclife", "demo", f"{option}={value}"])
+    assert 2 == done.returncode
+    assert "" == done.stdout
+    last = done.stderr.splitlines()[-1]
+    assert option in last
+    assert value in last
+
+
+@pytest.mark.parametrize(
+    ("missing", "arguments"),
+    [
+        ("websockets", ["demo"]),
+        ("rich", ["demo"]),
+        ("uvloop", ["demo", "--uvloop"]),
+    ],
+)
+def test_a_missing_package_is_named_in_one_line(
+    missing: str, arguments: list[str]
+) -> None:
+    done = run_child(f"""
+        import sys
+        sys.modules[{missing!r}] = None
+        sys.stdout.isatty = lambda: True
+        from pyasynclife.__main__ import main
+        sys.exit(main({arguments!r}))
+    """)
+    assert f"the demo needs {missing}: pip install {missing}\n" == done.stderr
+    assert "" == done.stdout
+    assert 2 == done.returncode
+
+
+def test_plain_output_does_not_need_rich() -> None:
+    done = run_child(f"""
+        import sys
+        sys.modules["rich"] = None
+        sys.stdout.isatty = lambda: True
+        from pyasynclife.__main__ import main
+        sys.exit(main({DEMO[4:]!r} + ["--plain", "--seconds", "1"]))
+    """)
+    assert "" == done.stderr
+    assert 0 == done.returncode
+    assert SYMBOLS == summary(done.stdout)["symbols"]
+
+
+def test_the_example_does_the_same_job() -> None:
+    done = run_child([str(EXAMPLE), "2"])
+    assert "" == done.stderr
+    assert 0 == done.returncode
+    assert "500 snapshots taken" in done.stdout
+    said = summary(done.stdout)
+    assert 500 == said["symbols"]
+    assert 0 == said["lost"]
+    assert 0 == said["stuck"]

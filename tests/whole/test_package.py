@@ -1,0 +1,166 @@
+"""What holds for the package as a whole: how it is built, imported and unloaded."""
+
+import ast
+import asyncio
+import importlib
+import shutil
+import subprocess
+import sys
+from importlib.metadata import requires, version
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import pyasynclife
+from pyasynclife import _core, testing
+from support.children import run_child
+
+PUBLIC = [pyasynclife, testing]
+
+SUBINTERPRETER = """
+    try:
+        import _interpreters as interpreters
+    except ImportError:
+        import _xxsubinterpreters as interpreters
+
+    interpreter = interpreters.create()
+    failure = interpreters.run_string(interpreter, '''
+    try:
+        import {module}
+        print("imported")
+    except ImportError as error:
+        print("refused", error)
+    ''')
+    interpreters.destroy(interpreter)
+    print("failed" if failure else "ended")
+"""
+
+
+def fresh_import(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    for name in list(sys.modules):
+        if name.partition(".")[0] == "pyasynclife":
+            monkeypatch.delitem(sys.modules, name)
+    return importlib.import_module("pyasynclife")
+
+
+def test_the_installed_version_is_the_one_it_says() -> None:
+    assert version("pyasynclife") == pyasynclife.__version__
+
+
+def test_nothing_is_needed_at_run_time() -> None:
+    assert [
+        need for need in requires("pyasynclife") or [] if "extra ==" not in need
+    ] == []
+
+
+@pytest.mark.parametrize("module", PUBLIC, ids=lambda module: module.__name__)
+def test_every_public_name_is_there(module: ModuleType) -> None:
+    assert sorted(module.__all__) == list(module.__all__)
+    assert all(hasattr(module, name) for name in module.__all__)
+
+
+@pytest.mark.skipif(shutil.which("nm") is None, reason="nm is not there")
+def test_the_extension_exports_one_symbol() -> None:
+    listing = subprocess.run(
+        ["nm", "-D", "--defined-only", str(_core.__file__)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    symbols = [line.split()[-1] for line in listing.stdout.splitlines()]
+    # the sanitizers put marks of their own in
+    assert [name for name in symbols if "asan" not in name] == ["PyInit__core"]
+
+
+def test_importing_twice_gives_a_second_whole_package(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    second = fresh_import(monkeypatch)
+    third = fresh_import(monkeypatch)
+    assert second is not third
+    for name in pyasynclife.__all__:
+        assert hasattr(third, name)
+    assert third.Ready is not second.Ready
+
+
+def test_a_subinterpreter_imports_it_or_is_refused_with_importerror() -> None:
+    # 3.12.1 aborts at exit once asyncio was imported in another interpreter
+    if run_child(SUBINTERPRETER.format(module="asyncio")).returncode != 0:
+        pytest.skip("asyncio alone breaks this interpreter")
+    child = run_child(SUBINTERPRETER.format(module="pyasynclife"))
+    first, last = child.stdout.splitlines()
+    assert first.split()[0] in ("imported", "refused")
+    assert (last, child.stderr, child.returncode) == ("ended", "", 0)
+
+
+@pytest.mark.parametrize("code", ["import pyasynclife", "import pyasynclife._core"])
+def test_the_interpreter_exits_in_silence(code: str) -> None:
+    child = run_child(["-X", "dev", "-W", "error", "-c", code])
+    assert (child.stdout, child.stderr, child.returncode) == ("", "", 0)
+
+
+def test_importing_starts_nothing() -> None:
+    code = """
+        import signal, sys, threading
+        before = [signal.getsignal(n) for n in signal.valid_signals()]
+        import pyasynclife
+        print(before == [signal.getsignal(n) for n in signal.valid_signals()])
+        print(threading.active_count())
+        strangers = {"uvloop", "rich", "pytest", "pyasynclife.testing"}
+        print(sorted(strangers & set(sys.modules)))
+    """
+    assert run_child(code).stdout.split() == ["True", "1", "[]"]
+
+
+def stubbed_members() -> dict[str, set[str]]:
+    """What _core.pyi says that each native type has of its own."""
+    stub = Path(_core.__file__).with_name("_core.pyi")
+    types = [
+        node
+        for node in ast.parse(stub.read_text()).body
+        if isinstance(node, ast.ClassDef)
+    ]
+    return {
+        node.name: {
+            item.target.id if isinstance(item, ast.AnnAssign) else item.name
+            for item in node.body
+            if isinstance(item, (ast.FunctionDef, ast.AnnAssign))
+        }
+        for node in types
+    }
+
+
+@pytest.mark.parametrize("name", sorted(stubbed_members()))
+def test_the_stub_and_the_core_agree(name: str) -> None:
+    native = {
+        member
+        for member in vars(getattr(_core, name, None) or type(_core_object(name)))
+        if not member.startswith("__")
+    }
+    stubbed = {
+        member for member in stubbed_members()[name] if not member.startswith("__")
+    }
+    assert stubbed == native
+
+
+def _core_object(name: str) -> object:
+    """One of a type that the module does not hand out."""
+    assert name == "DrainNode"
+
+    async def make() -> object:
+        async def nothing() -> None:
+            pass
+
+        task = asyncio.create_task(nothing())
+        await task
+        return _core.Drain().add(task)
+
+    return asyncio.run(make())
+
+
+@pytest.mark.parametrize("module", PUBLIC, ids=lambda module: module.__name__)
+def test_every_public_name_has_a_docstring(module: ModuleType) -> None:
+    assert module.__doc__
+    for name in module.__all__:
+        assert getattr(module, name).__doc__, name
