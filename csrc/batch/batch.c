@@ -417,7 +417,7 @@ al_batch_add(BatchObject *self, PyObject *item)
         return -1;
     }
     if (PyCoro_CheckExact(item)) {
-        al_source_refuse(p->st, item);
+        al_source_refuse_coroutine(p->st, item);
         return -1;
     }
     if (al_source_add(&p->source, item) < 0) {

@@ -1,10 +1,17 @@
-/* Those who wait for a batch: for the next result, for the end, or for the
- * reader's item to be taken.
+/* The awaitables of a batch, and the iterator of its results.
  *
- * Each is woken by a future of its own.  Of who waits for the end, the first
- * CancelledError thrown in cancels the items, and comes out when they have
- * ended: the very object, for a fresh one would escape anyio's cancel scopes.
- * Further ones are absorbed meanwhile, as often as they come.
+ * A waiter waits for the next result, for the end, or for the reader's item to
+ * be taken.  Each suspends on a future of its own, looks again when it is
+ * woken, and is in the batch's list only while it is suspended:
+ *
+ *     step -> settle: there it is    -> return or raise
+ *               |
+ *               +---- not yet        -> into the list, yield a future
+ *
+ * The waiter for the end stands for the batch: the first CancelledError that
+ * is thrown into it cancels the items, and is raised when these have ended.
+ * It is the very object, for a new one would escape anyio's cancel scopes.
+ * Further ones are absorbed meanwhile, however many come.
  */
 #include "base/compat.h"
 #include "base/fault.h"
@@ -23,10 +30,10 @@ typedef struct {
     al_waiter wait;
     BatchObject *batch; /* owned */
     PyObject *handle;   /* owned: the Batch that is iterated, or NULL */
-    PyObject *thrown;   /* owned: the first CancelledError of who waits */
+    PyObject *thrown;   /* owned: the first CancelledError, or NULL */
 } BatchWaitObject;
 
-/* The iterator of a Batch. */
+/* The asynchronous iterator of a Batch. */
 typedef struct {
     PyObject_HEAD
     PyObject *handle;   /* owned */
@@ -50,8 +57,8 @@ batch_wait_new(BatchObject *batch, PyObject *handle, al_waiter_kind kind)
     return (PyObject *)self;
 }
 
-/* What is thrown into who waits.  Returns 1 if that is to go on waiting; 0
-   with what was thrown raised. */
+/* Handle an exception that is thrown into a waiter.  Returns 1 if it goes on
+   waiting; 0 with the exception set. */
 static int
 batch_wait_take_thrown(BatchWaitObject *self, PyObject *thrown)
 {
@@ -63,15 +70,14 @@ batch_wait_take_thrown(BatchWaitObject *self, PyObject *thrown)
             al_pump_stop(p, AL_STOP_CANCEL, NULL);
         }
         if (!first || !p->over) {
-            return 1; /* until the items have ended; then the first is raised
-                       */
+            return 1; /* until the items have ended */
         }
     }
     PyErr_SetRaisedException(Py_NewRef(thrown));
     return 0;
 }
 
-/* The iteration has come to its end: the Batch raises why, or it just ends. */
+/* End the iteration: Batch._ended() raises the reason, if there is one. */
 static PySendResult
 batch_wait_finish_stream(BatchWaitObject *self)
 {
@@ -84,7 +90,7 @@ batch_wait_finish_stream(BatchWaitObject *self)
     return PYGEN_ERROR;
 }
 
-/* PYGEN_NEXT: not yet. */
+/* Look for what the waiter waits for.  PYGEN_NEXT: it is not there yet. */
 static PySendResult
 batch_wait_settle(BatchWaitObject *self, PyObject **result)
 {
@@ -101,7 +107,7 @@ batch_wait_settle(BatchWaitObject *self, PyObject **result)
         return p->over ? batch_wait_finish_stream(self) : PYGEN_NEXT;
     }
     if (self->wait.kind == AL_WAIT_TAKEN && p->stopping != AL_STOP_NONE) {
-        /* A source that swallowed its cancellation is not read on. */
+        /* A source that has swallowed its cancellation is not read on. */
         PyErr_SetNone(p->st->CancelledError);
         return PYGEN_ERROR;
     }
@@ -118,7 +124,7 @@ batch_wait_settle(BatchWaitObject *self, PyObject **result)
     return PYGEN_RETURN;
 }
 
-/* Suspend on a future of our own. */
+/* Enter the list and suspend on a future. */
 static PySendResult
 batch_wait_suspend(BatchWaitObject *self, PyObject **result)
 {
@@ -139,6 +145,7 @@ batch_wait_suspend(BatchWaitObject *self, PyObject **result)
         al_loop_create_waiter(batch->pump.st, &batch->pump.bound);
     if (future == NULL) {
         if (self->wait.kind == AL_WAIT_END) {
+            /* Nobody would notice the end of the items. */
             PyObject *error = PyErr_GetRaisedException();
             al_pump_stop(&batch->pump, AL_STOP_CANCEL, NULL);
             PyErr_SetRaisedException(error);
@@ -152,7 +159,7 @@ batch_wait_suspend(BatchWaitObject *self, PyObject **result)
     return PYGEN_NEXT;
 }
 
-/* The collector has taken it apart, and something dying still uses it. */
+/* Refuse the use of a waiter that the collector has cleared. */
 static PySendResult
 batch_wait_is_gone(void)
 {
@@ -160,8 +167,8 @@ batch_wait_is_gone(void)
     return PYGEN_ERROR;
 }
 
-/* Who waits is closed, maybe by the collector, in any thread, or long after
-   its loop: stop the batch if that can be. */
+/* The waiter's coroutine is closed, maybe by the collector, in any thread, or
+   long after its loop.  Stop the batch if that is possible. */
 static PySendResult
 batch_wait_close(BatchWaitObject *self, PyObject *thrown)
 {
@@ -240,16 +247,16 @@ batch_wait_clear(PyObject *op)
 {
     BatchWaitObject *self = (BatchWaitObject *)op;
     al_link_unlink(&self->wait.link);
-    Py_CLEAR(self->batch); /* first: without them nothing else is used */
+    Py_CLEAR(self->batch); /* first: without it nothing else is used */
     Py_CLEAR(self->handle);
     Py_CLEAR(self->wait.future);
     Py_CLEAR(self->thrown);
     return 0;
 }
 
-/* ------------------------------------------------------------ Stream */
+/* -------------------------------------------------------- the iterator */
 
-/* The first step of an anext(): what is ready, or a Wait. */
+/* The first step of an anext(): a result that is ready, or a waiter. */
 static PySendResult
 batch_stream_begin(PyObject *op, PyObject **result)
 {
@@ -270,7 +277,8 @@ batch_stream_begin(PyObject *op, PyObject **result)
     return *result == NULL ? PYGEN_ERROR : PYGEN_NEXT;
 }
 
-/* Takes nothing yet: one that is dropped unawaited loses no result. */
+/* anext() takes nothing before it is awaited, so one that is dropped loses no
+   result. */
 static PyObject *
 batch_stream_anext(PyObject *op)
 {
@@ -323,7 +331,7 @@ static PyType_Slot batch_wait_slots[] = {
 };
 
 static PyType_Spec batch_wait_spec = {
-    .name = "pyasynclife._core.Wait",
+    .name = "pyasynclife._core.BatchWait",
     .basicsize = sizeof(BatchWaitObject),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE
              | Py_TPFLAGS_DISALLOW_INSTANTIATION,
@@ -340,7 +348,7 @@ static PyType_Slot batch_stream_slots[] = {
 };
 
 static PyType_Spec batch_stream_spec = {
-    .name = "pyasynclife._core.Stream",
+    .name = "pyasynclife._core.BatchStream",
     .basicsize = sizeof(BatchStreamObject),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE
              | Py_TPFLAGS_DISALLOW_INSTANTIATION,

@@ -1,16 +1,19 @@
-/* One awaitable driven by hand, in a context of its own.
+/* An awaitable that is stepped by hand, in a context of its own.
  *
- * What a Task does for its coroutine, less the Task: enter the context, send
- * or throw, leave the context, look at what came out.  An exception is fetched
- * before the context is left, for leaving it may fail and would replace it.
+ * This is what a Task does for its coroutine, without the Task: enter the
+ * context, send or throw, leave the context, and look at the answer.  The
+ * exception is fetched before the context is left, for leaving it can fail,
+ * and would replace the exception:
+ *
+ *     enter -> fn(item), send or throw -> fetch the exception -> leave
  */
 #include "base/compat.h"
 #include "base/fault.h"
 #include "base/state.h"
 #include "batch/drive.h"
 
-/* Enter the context, or a copy of it where it is entered already, which only
-   re-entrant code can bring about.  What was entered (new). */
+/* Enter the context, or a copy of it if it is entered already, which only
+   re-entrant code can cause.  Returns the context that was entered (new). */
 static PyObject *
 drive_enter(PyObject *context)
 {
@@ -28,7 +31,7 @@ drive_enter(PyObject *context)
     return copy;
 }
 
-/* Leave it, whatever exception is set. */
+/* Leave a context, which is stolen.  Keeps the raised exception. */
 static void
 drive_leave(PyObject *entered)
 {
@@ -42,7 +45,7 @@ drive_leave(PyObject *entered)
     }
 }
 
-/* Tell whether a generator was made one by types.coroutine. */
+/* Tell whether a generator may be awaited: types.coroutine marks its code. */
 static bool
 drive_is_coroutine(al_state *st, PyObject *generator)
 {
@@ -118,7 +121,8 @@ drive_stopped(al_state *st)
     return value;
 }
 
-/* iterator.throw(thrown); an iterator without one just gets the exception. */
+/* Call iterator.throw(thrown).  For an iterator without a throw(), the
+   exception propagates at once, as it does from `yield from`. */
 static PySendResult
 drive_throw(al_state *st, PyObject *iterator, PyObject *thrown,
             PyObject **result)
@@ -140,7 +144,8 @@ drive_throw(al_state *st, PyObject *iterator, PyObject *thrown,
     return *result == NULL ? PYGEN_ERROR : PYGEN_RETURN;
 }
 
-/* The end of a step: the error out of the air, then out of the context. */
+/* Finish a step: fetch the exception, then leave the context, which is
+   stolen.  A drive that has ended is emptied. */
 static PySendResult
 drive_close(al_drive *drive, PyObject *entered, PySendResult answer,
             PyObject **result)

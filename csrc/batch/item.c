@@ -1,10 +1,19 @@
-/* One item of a batch, while it is driven, and what its end means.
+/* One item of a batch while it is driven, and what its end means.
  *
- * As with asyncio.timeout: each cancel() of ours is paired with one
- * uncancel(), and only if none of anybody else's is left was it ours that
- * ended the item.  A value stands although the item was told to stop, for a
- * Task that swallows its cancellation has a value too; but one whose
- * cancellation was never delivered is cancelled, as a Task would be.
+ * An item can be cancelled by us (timeout, budget, max_errors, a stop) and by
+ * others (its own code, a scope around it, the Task).  As in asyncio.timeout,
+ * each cancel() of ours is paired with one uncancel(), and only if no
+ * cancellation of anybody else is left was it ours that ended the item:
+ *
+ *     it raised CancelledError, ours, none left    timed out: TimeoutError
+ *     it raised CancelledError, otherwise          cancelled
+ *     it raised anything else                      failed
+ *     it returned, a cancellation was pending      cancelled
+ *     it returned                                  done
+ *
+ * A value counts although the item was cancelled, for a Task that swallows its
+ * cancellation has a value too.  But a cancellation that was never delivered
+ * makes the item cancelled, as it would a Task.
  */
 #include "base/compat.h"
 #include "base/fault.h"
@@ -21,8 +30,7 @@ al_item_id(const al_item *item)
                : al_result_default_id(item->value, item->index);
 }
 
-/* An exception of a type, whose text has a place for the id and for seconds.
- */
+/* An exception (new) whose text is made of the item's id and of seconds. */
 static PyObject *
 item_error(const al_item *item, PyObject *type, const char *format,
            double seconds)
@@ -59,14 +67,15 @@ item_timeout(const al_item *item, double seconds, PyObject *cancelled)
     return error;
 }
 
-/* Tell whether the reason of its first cancellation is a time that ran out. */
+/* Tell whether its timeout or the budget was the first to cancel it. */
 static bool
 item_ran_out(const al_item *item)
 {
     return item->why == AL_STOP_NONE || item->why == AL_STOP_BUDGET;
 }
 
-/* Take our cancellations back; how many of others are left. */
+/* Take our cancellations back.  Returns how many of others are left; -1 with
+   an exception. */
 static long
 item_uncancel(al_state *st, al_item *item, PyObject *task)
 {
@@ -78,6 +87,7 @@ item_uncancel(al_state *st, al_item *item, PyObject *task)
     return left;
 }
 
+/* al_item_judge() of an item that has a value. */
 static int
 item_returned(al_state *st, al_item *item, PyObject *task,
               PyObject *cancelling, PyObject **end, al_result_fields *fields)
@@ -106,6 +116,8 @@ item_returned(al_state *st, al_item *item, PyObject *task,
     return !ours && left_behind == AL_CANCEL_NONE;
 }
 
+/* al_item_judge() of an item that raised: never clean, so its worker is
+   retired. */
 static int
 item_raised(al_state *st, al_item *item, PyObject *task, double seconds,
             PyObject **end, al_result_fields *fields)

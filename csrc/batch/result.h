@@ -1,4 +1,4 @@
-/* TaskResult: what became of one item. */
+/* TaskResult: how one item ended. */
 #ifndef AL_RESULT_H
 #define AL_RESULT_H
 
@@ -10,7 +10,7 @@ typedef enum {
     AL_RESULT_DONE,
     AL_RESULT_FAILED,
     AL_RESULT_CANCELLED,
-    AL_RESULT_RUNNING, /* did not stop in time */
+    AL_RESULT_RUNNING, /* abandoned: it did not stop in time */
 } al_result_state;
 
 typedef struct {
@@ -29,7 +29,7 @@ typedef struct {
 /* What a result is made of; the objects are borrowed. */
 typedef struct {
     PyObject *item;
-    PyObject *task_id; /* NULL: made of the item when asked for */
+    PyObject *task_id; /* an exact str; NULL: made of the item on demand */
     PyObject *data;    /* NULL: None */
     PyObject *error;   /* NULL: None */
     Py_ssize_t index;
@@ -38,15 +38,15 @@ typedef struct {
     bool timed_out;
 } al_result_fields;
 
-/* A TaskResult (new).  Where it is DONE and its data is a TaskResult itself,
-   id, success, data and error are taken from that.  Pure C. */
+/* A TaskResult (new).  If the item returned a TaskResult itself, then id,
+   success, data and error are taken from that one.  Pure C. */
 PyObject *al_result_new(al_state *st, const al_result_fields *fields);
 
-/* The id that an item without a key has: the item as a str if it is a
-   non-empty str or an int but no bool, else its index (new).  Pure C. */
+/* The task id of an item without a key (new): the item itself, if it is a
+   non-empty str, or an int other than a bool; otherwise its index.  Pure C. */
 PyObject *al_result_default_id(PyObject *item, Py_ssize_t index);
 
-/* Make the type.  Runs Python. */
+/* Make the type.  Returns 0; -1 with an exception.  Runs Python. */
 int al_result_setup(PyObject *module, al_state *st);
 
 #endif

@@ -1,8 +1,15 @@
 /* Where a batch's items come from.
  *
- * next() and key() run in the batch's own context, entered around each call;
- * of a list, a tuple or a range without a key nothing of the user's runs, and
- * nothing is entered.
+ * The items themselves are read lazily, by next() or by the reader; added ones
+ * wait in a list.  Which comes next:
+ *
+ *     iterable:       items, to their end, then what was added
+ *     asynchronous:   what was added before the reader's item arrived,
+ *                     that item, what was added since, ...
+ *
+ * next() and key() run in the batch's own context, which is entered around
+ * each call.  For a list, a tuple or a range without a key, none of the user's
+ * code runs and nothing is entered.
  */
 #include "base/compat.h"
 #include "base/fault.h"
@@ -90,7 +97,7 @@ al_source_queued(const al_source *source)
                                     PyList_GET_SIZE(source->added)));
 }
 
-/* The next one that was added (new), or NULL.  Sets no exception. */
+/* The next item that was added (new), or NULL.  Sets no exception. */
 static PyObject *
 source_next_added(al_source *source)
 {
@@ -104,7 +111,8 @@ source_next_added(al_source *source)
     return item;
 }
 
-/* What the key says of an item, as an exact str (new). */
+/* key(item) as an exact str (new).  The key is held, for its own
+   call may clear the source. */
 static PyObject *
 source_key(al_source *source, PyObject *item)
 {
@@ -127,7 +135,8 @@ source_key(al_source *source, PyObject *item)
     return NULL;
 }
 
-/* The next item of the iterator (new); NULL at its end, or with its error. */
+/* The next item of the iterator (new); NULL at its end, or with its exception.
+   Either ends the source. */
 static PyObject *
 source_next(al_source *source)
 {
@@ -148,7 +157,7 @@ source_next(al_source *source)
 }
 
 void
-al_source_refuse(al_state *st, PyObject *coro)
+al_source_refuse_coroutine(al_state *st, PyObject *coro)
 {
     PyErr_SetString(PyExc_TypeError,
                     "the items are coroutines, which bounded_gather makes "
@@ -158,8 +167,8 @@ al_source_refuse(al_state *st, PyObject *coro)
     al_coro_close_unstarted(st, coro);
 }
 
-/* The next item of all (new); NULL: none, or with an exception.  *own: it is
-   none that was added. */
+/* The next item (new); NULL if there is none, or with an exception.  *own: it
+   comes from the items and was not added. */
 static PyObject *
 source_take(al_source *source, bool *own)
 {
@@ -193,7 +202,7 @@ al_source_pull(al_state *st, al_source *source, PyObject **item,
     source->from_items += own;
     bool refused = PyCoro_CheckExact(*item);
     if (refused) {
-        al_source_refuse(st, *item);
+        al_source_refuse_coroutine(st, *item);
     }
     else if (source->key != NULL) {
         *task_id = source_key(source, *item);

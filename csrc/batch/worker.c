@@ -90,6 +90,8 @@ al_worker_end_item(WorkerObject *self, PySendResult answer, PyObject *end,
         al_item_judge(p->st, &self->item, self->task, self->cancelling, answer,
                       budget ? p->budget : p->timeout, &end, &fields);
     fields.duration = now - self->item.started;
+    /* The item is detached before the owner is notified, so nothing that runs
+       meanwhile finds an item that has ended. */
     PyObject *result = clean < 0 ? NULL : al_result_new(p->st, &fields);
     al_item_detach(&self->item, &value, &task_id);
     if (result == NULL) {
@@ -100,6 +102,8 @@ al_worker_end_item(WorkerObject *self, PySendResult answer, PyObject *end,
         p->calls->item_ended(p->owner, result);
         Py_DECREF(result);
     }
+    /* A bare BaseException is a result like any other, and also stops the
+       batch, which raises it: SystemExit, KeyboardInterrupt and the like. */
     if (answer == PYGEN_ERROR
         && !PyErr_GivenExceptionMatches(end, PyExc_Exception)
         && !PyErr_GivenExceptionMatches(end, p->st->CancelledError))
@@ -122,7 +126,7 @@ void
 al_worker_end_cancelled(WorkerObject *self)
 {
     al_pump *p = self->pump;
-    self->item.cancels_sent = 0;
+    self->item.cancels_sent = 0; /* the Task is gone: nothing to take back */
     al_drive_clear(&self->item.drive);
     PyObject *error = AL_ALLOC(PyObject_CallNoArgs(p->st->CancelledError));
     if (error != NULL) {
@@ -157,19 +161,22 @@ al_worker_end_unstarted(WorkerObject *self)
 
 /* ------------------------------------------------------------ a step */
 
-/* The limit was lowered: this worker ends, and counts no more at once. */
-static void
-worker_shed(WorkerObject *self)
+/* Leave the pump before the Task ends, whose callback is removed: the loop
+   need not call it then.  Returns whether the worker was detached. */
+static bool
+worker_leave(WorkerObject *self)
 {
     al_pump *p = self->pump;
     if (al_task_remove_done_callback(p->st, self->task, (PyObject *)self) > 0)
     {
         al_worker_detach(self);
+        return true;
     }
-    else if (PyErr_Occurred()) {
+    if (PyErr_Occurred()) {
         al_loop_report_or_exit_later(p->st, p->bound.loop,
                                      "retiring a worker failed", self->task);
     }
+    return false;
 }
 
 al_pull
@@ -186,7 +193,7 @@ al_worker_pull(WorkerObject *self)
     if (p->source.async && p->source.ahead == NULL) {
         p->calls->item_taken(p->owner);
     }
-    if (p->stopping != AL_STOP_NONE) {
+    if (p->stopping != AL_STOP_NONE) { /* by the source, or by its key */
         al_worker_end_unstarted(self);
         return AL_PULL_NOTHING;
     }
@@ -201,12 +208,16 @@ worker_next(WorkerObject *self)
     if (!al_pump_may_pull(p)) {
         return AL_PULL_NOTHING;
     }
+    /* The end of the item before is the time, unless something was awaited
+       since: so the clock is read once for each item. */
     double now = self->now != 0.0 ? self->now : al_pump_time(p);
     double wall = p->bound.clock != AL_CLOCK_ITS_OWN ? now : al_clock();
     if (p->alive > p->limit) {
-        worker_shed(self);
+        (void)worker_leave(self); /* the limit was lowered */
         return AL_PULL_NOTHING;
     }
+    /* One worker yields for all: until the loop has come back to it, the
+       others must not use up its iteration. */
     if (p->yielding != NULL || wall - p->yielded_at > WORKER_SLICE) {
         if (p->yielding == NULL) {
             p->yielding = self;
@@ -244,25 +255,14 @@ worker_suspend(WorkerObject *self)
     al_pump_grow(p);
 }
 
-/* A fresh worker takes the place of this one.  Its callback is removed, which
-   saves the loop a call for each failed item. */
+/* A fresh worker takes the place of this one. */
 static void
 worker_retire(WorkerObject *self)
 {
-    al_pump *p = self->pump;
-    if (!al_pump_may_pull(p)) {
-        return;
-    }
-    if (al_task_remove_done_callback(p->st, self->task, (PyObject *)self) > 0)
-    {
-        al_worker_detach(self);
+    if (al_pump_may_pull(self->pump) && worker_leave(self)) {
         /* Two, while the limit allows.  Otherwise items that fail at once, and
            so never suspend, would be driven one to a loop iteration. */
-        al_pump_spawn(p, 2);
-    }
-    else if (PyErr_Occurred()) {
-        al_loop_report_or_exit_later(p->st, p->bound.loop,
-                                     "retiring a worker failed", self->task);
+        al_pump_spawn(self->pump, 2);
     }
 }
 
@@ -276,6 +276,8 @@ worker_run(WorkerObject *self, PyObject *thrown, bool nested,
     al_state *st = p->st;
     PyObject *value;
     PySendResult answer;
+    /* Closing the Task's coroutine closes the item, but only the item may
+       catch that; no further one is pulled. */
     bool closing = thrown != NULL
                    && PyErr_GivenExceptionMatches(thrown, PyExc_GeneratorExit);
     for (;;) {
@@ -355,22 +357,24 @@ worker_step(PyObject *op, PyObject *thrown, PyObject **result)
                         "a worker was stepped by the item it is driving");
         return PYGEN_ERROR;
     }
-    if (self->item.value == NULL && thrown != NULL) {
+    if (self->item.value == NULL && thrown != NULL) { /* between two items */
         PyErr_SetRaisedException(Py_NewRef(thrown));
         return PYGEN_ERROR;
     }
     if (self->owner == NULL && self->item.value != NULL) {
         return worker_step_abandoned(self, thrown, result);
     }
-    if (self->owner == NULL) {
+    if (self->owner == NULL) { /* detached before it began */
         *result = Py_NewRef(Py_None);
         return PYGEN_RETURN;
     }
+    /* An eager task factory steps a Task inside the step of another worker, or
+       before it is known here: not now, then. */
     if (thrown == NULL && (p->driving || self->task == NULL)) {
         *result = Py_NewRef(Py_None);
         return PYGEN_NEXT;
     }
-    PyObject *owner = Py_NewRef(self->owner);
+    PyObject *owner = Py_NewRef(self->owner); /* embeds the pump */
     bool nested = p->driving;
     p->driving = self->stepping = true;
     if (!self->begun) {
@@ -389,7 +393,7 @@ worker_step(PyObject *op, PyObject *thrown, PyObject **result)
     return answer;
 }
 
-/* ---------------------------------------------------- its Task */
+/* ------------------------------------------------------- its Task */
 
 WorkerObject *
 al_worker_new(al_pump *p)
@@ -568,7 +572,7 @@ worker_traverse(PyObject *op, visitproc visit, void *arg)
     Py_VISIT(self->owner);
     Py_VISIT(self->task);
     Py_VISIT(self->cancelling);
-    Py_VISIT(self->refused);
+    Py_VISIT(self->register_error);
     return al_item_visit(&self->item, visit, arg);
 }
 
@@ -578,7 +582,7 @@ worker_clear(PyObject *op)
     WorkerObject *self = (WorkerObject *)op;
     al_worker_detach(self);
     al_item_clear(&self->item);
-    Py_CLEAR(self->refused);
+    Py_CLEAR(self->register_error);
     return 0;
 }
 

@@ -14,11 +14,11 @@ struct WorkerObject {
     PyObject *owner; /* owned: embeds the pump; NULL: detached */
     al_pump *pump;   /* inside the owner */
     al_state *st;
-    PyObject *task;       /* owned; NULL while it is being made */
-    PyObject *cancelling; /* owned: bound method of the Task */
-    PyObject *refused;    /* owned: raised instead of calling fn, or NULL */
-    al_item item;         /* value NULL: between two items */
-    double now;           /* loop time, if it is known; or 0 */
+    PyObject *task;           /* owned; NULL while it is being made */
+    PyObject *cancelling;     /* owned: bound method of the Task */
+    PyObject *register_error; /* owned: raised instead of calling fn */
+    al_item item;             /* value NULL: between two items */
+    double now;               /* loop time, if it is known; or 0 */
     bool begun;
     bool stepping; /* it is on the C stack */
 };
