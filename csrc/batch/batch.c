@@ -434,6 +434,7 @@ al_batch_hand_over(BatchObject *self)
     al_result_buffer *results = &self->results;
     PyObject *result = NULL;
     while (result == NULL) {
+        /* Once the pump is over, no gap will be filled any more. */
         result = Py_XNewRef(result_buffer_peek(results, p->over));
         if (result == NULL) {
             return NULL;
@@ -443,7 +444,7 @@ al_batch_hand_over(BatchObject *self)
             Py_CLEAR(result); /* kept while a block might have awaited all */
         }
     }
-    p->room++;
+    p->room++; /* the consumer has taken one: one more may start */
     if (p->unstarted == 0 && !p->over) {
         al_pump_update(p);
     }

@@ -102,7 +102,8 @@ batch_wait_settle(BatchWaitObject *self, PyObject **result)
         }
         self->batch->consumer_waits = true;
         if (al_source_is_empty(&p->source)) {
-            al_pump_update(p); /* that may have been the end */
+            /* The consumer has added nothing more: that may be the end. */
+            al_pump_update(p);
         }
         return p->over ? batch_wait_finish_stream(self) : PYGEN_NEXT;
     }
@@ -187,6 +188,7 @@ batch_wait_close(BatchWaitObject *self, PyObject *thrown)
     return PYGEN_ERROR;
 }
 
+/* The al_step of all waiters. */
 static PySendResult
 batch_wait_step(PyObject *op, PyObject *thrown, PyObject **result)
 {
@@ -196,6 +198,7 @@ batch_wait_step(PyObject *op, PyObject *thrown, PyObject **result)
         return batch_wait_is_gone();
     }
     al_pump *p = &self->batch->pump;
+    /* Not suspended any more, whatever follows. */
     al_link_unlink(&self->wait.link);
     Py_CLEAR(self->wait.future);
     if (self->wait.kind == AL_WAIT_NEXT) {

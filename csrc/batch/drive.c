@@ -159,6 +159,8 @@ drive_close(al_drive *drive, PyObject *entered, PySendResult answer,
     }
     Py_DECREF(entered);
     if (answer != PYGEN_NEXT) {
+        /* Emptied first: dropping the iterator may run code that looks here.
+         */
         PyObject *iterator = drive->iterator;
         PyObject *context = drive->context;
         drive->iterator = drive->context = NULL;
@@ -196,6 +198,7 @@ al_drive_resume(al_state *st, al_drive *drive, PyObject *thrown,
                 PyObject **result)
 {
     *result = NULL;
+    /* Held: the step runs any code, which may clear the drive. */
     PyObject *iterator = Py_NewRef(drive->iterator);
     PyObject *entered = drive_enter(drive->context);
     PySendResult answer = PYGEN_ERROR;

@@ -8,12 +8,12 @@
  *     it raised CancelledError, ours, none left    timed out: TimeoutError
  *     it raised CancelledError, otherwise          cancelled
  *     it raised anything else                      failed
- *     it returned, a cancellation was pending      cancelled
+ *     it returned, another's cancellation pending  cancelled
  *     it returned                                  done
  *
  * A value counts although the item was cancelled, for a Task that swallows its
- * cancellation has a value too.  But a cancellation that was never delivered
- * makes the item cancelled, as it would a Task.
+ * cancellation has a value too.  But a cancellation of somebody else that was
+ * never delivered makes the item cancelled, as it would a Task.
  */
 #include "base/compat.h"
 #include "base/fault.h"
@@ -94,6 +94,9 @@ item_returned(al_state *st, al_item *item, PyObject *task,
 {
     bool ours = item->cancels_sent > 0;
     long left = ours ? item_uncancel(st, item, task) : 0;
+    /* If all of them were ours, none is left; otherwise ask the Task.  One
+       that we have cancelled is never clean: on 3.11 and 3.12 uncancel()
+       leaves a request that was not delivered (CPython 117407). */
     al_cancel_state left_behind =
         left < 0            ? AL_CANCEL_ERROR
         : ours && left == 0 ? AL_CANCEL_NONE
@@ -128,6 +131,7 @@ item_raised(al_state *st, al_item *item, PyObject *task, double seconds,
         return -1;
     }
     fields->state = AL_RESULT_FAILED;
+    /* As in asyncio.timeout: ours only if no other cancellation is left. */
     if (PyErr_GivenExceptionMatches(*end, st->CancelledError)) {
         fields->timed_out = ours && left == 0 && item_ran_out(item);
         if (fields->timed_out) {

@@ -250,6 +250,8 @@ item_handle_wait(PyObject *op, PyObject *thrown, PyObject **result)
         PyErr_SetRaisedException(Py_NewRef(thrown));
         return PYGEN_ERROR;
     }
+    /* The second step ends the wait, whatever woke it: run_item() asks again.
+     */
     if (self->held_by != NULL || worker == NULL || worker->owner == NULL) {
         Py_CLEAR(self->held_by);
         *result = Py_NewRef(Py_None);
@@ -446,6 +448,7 @@ static int
 item_handle_judge(WorkerObject *worker, PyObject *error)
 {
     bool exits = al_loop_is_exit(error);
+    /* Taken now: al_worker_end_item() resets the item. */
     PyObject *name = exits ? al_item_id(&worker->item) : NULL;
     PyObject *verdict = NULL;
     if (exits

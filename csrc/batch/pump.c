@@ -45,7 +45,8 @@
 
 /* ------------------------------------------------------------ the end */
 
-/* Tell whether nothing more happens by itself. */
+/* Tell whether nothing more happens by itself.  While workers are being made
+   the answer is no: the item that one of them pulls may be the last. */
 static bool
 pump_may_be_over(const al_pump *p)
 {
@@ -109,6 +110,7 @@ al_pump_grow(al_pump *p)
     n = n < p->alive ? p->alive : n;
     n = n > p->room ? p->room : n;
     if (p->source.async && !p->source.ended) {
+        /* The reader has one item ready; the next takes an iteration. */
         left = 1 + al_source_waiting(&p->source);
     }
     if (left == 0) {
@@ -125,6 +127,8 @@ static void
 pump_admit(al_pump *p)
 {
     int done = 1;
+    /* A future that is done belongs to an item that was cancelled meanwhile.
+     */
     while (done > 0 && p->held != NULL && PyList_GET_SIZE(p->held) > 0
            && !al_pump_holds_items(p))
     {
@@ -145,6 +149,8 @@ pump_admit(al_pump *p)
 void
 al_pump_update(al_pump *p)
 {
+    /* A source that failed stops the pump once all items that were pulled
+       before have begun: see al_item_task_spawn(). */
     if (p->fatal != NULL && p->stopping == AL_STOP_NONE && p->unstarted == 0) {
         al_pump_stop(p, AL_STOP_FATAL, NULL);
     }
@@ -269,6 +275,7 @@ al_pump_fail(al_pump *p)
                           "exception";
     PyObject *error = PyErr_GetRaisedException(), *other = p->fatal;
     assert(error != NULL);
+    /* Whoever waited for the end may have raised the first one already. */
     if (other != NULL && p->over) {
         PyErr_SetRaisedException(error);
         al_loop_report_or_exit_later(p->st, p->bound.loop, message, NULL);
@@ -354,7 +361,7 @@ pump_abandon_item(WorkerObject *worker, double now)
     if (result == NULL) {
         al_pump_fail(p);
     }
-    al_worker_detach(worker);
+    al_worker_detach(worker); /* its place is free */
     if (task != NULL) {
         pump_hold_task(p, task);
     }
@@ -417,7 +424,7 @@ static void
 pump_due(al_deadlines *all, al_deadline *deadline)
 {
     al_pump *p = AL_CONTAINER_OF(all, al_pump, deadlines);
-    if (deadline == NULL) {
+    if (deadline == NULL) { /* the timer itself failed */
         al_pump_fail(p);
     }
     else if (deadline == &p->budget_end) {
@@ -456,7 +463,7 @@ pump_start(al_pump *p)
     if (al_source_begin(&p->source) < 0) {
         return -1;
     }
-    if (p->source.length == 0) {
+    if (p->source.length == 0) { /* without a Task that finds nothing */
         p->source.ended = p->source.exhausted = true;
     }
     if (p->budget <= 0.0) {

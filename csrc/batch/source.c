@@ -19,6 +19,8 @@
 #include "batch/drive.h"
 #include "batch/source.h"
 
+/* Tell whether reading the items runs no code of the user's.  A subclass may
+   have an __iter__ or __len__ of its own. */
 static bool
 source_is_plain(PyObject *items)
 {
@@ -67,7 +69,7 @@ al_source_begin(al_source *source)
     }
     source->runs_no_python =
         source_is_plain(source->items) && source->key == NULL;
-    source->length = al_source_length(source);
+    source->length = al_source_length(source); /* it may have changed */
     source->iterator = source_iterate(source);
     return source->iterator == NULL ? -1 : 0;
 }
@@ -111,8 +113,8 @@ source_next_added(al_source *source)
     return item;
 }
 
-/* key(item) as an exact str (new).  The key is held, for its own
-   call may clear the source. */
+/* key(item) as an exact str (new).  The key is held, for its own call may
+   clear the source. */
 static PyObject *
 source_key(al_source *source, PyObject *item)
 {
@@ -167,22 +169,23 @@ al_source_refuse_coroutine(al_state *st, PyObject *coro)
     al_coro_close_unstarted(st, coro);
 }
 
-/* The next item (new); NULL if there is none, or with an exception.  *own: it
-   comes from the items and was not added. */
+/* The next item (new); NULL if there is none, or with an exception.  Tells in
+ *from_items whether it comes from the items and was not added. */
 static PyObject *
-source_take(al_source *source, bool *own)
+source_take(al_source *source, bool *from_items)
 {
-    *own = true;
+    *from_items = true;
     PyObject *item = NULL;
     if (!source->async && source->iterator != NULL) {
         item = source_next(source);
     }
     else if (source->added_first == 0) {
+        /* Of an asynchronous source; else `ahead` is NULL. */
         item = source->ahead;
         source->ahead = NULL;
     }
     if (item == NULL && !PyErr_Occurred()) {
-        *own = false;
+        *from_items = false;
         item = source_next_added(source);
     }
     return item;
@@ -192,14 +195,15 @@ int
 al_source_pull(al_state *st, al_source *source, PyObject **item,
                PyObject **task_id)
 {
-    bool own;
+    bool from_items;
     *task_id = NULL;
-    *item = source_take(source, &own);
+    *item = source_take(source, &from_items);
     if (*item == NULL) {
         return PyErr_Occurred() ? -1 : 0;
     }
+    /* Counted before key() is called, whose error names the index. */
     source->pulled++;
-    source->from_items += own;
+    source->from_items += from_items;
     bool refused = PyCoro_CheckExact(*item);
     if (refused) {
         al_source_refuse_coroutine(st, *item);
@@ -209,9 +213,10 @@ al_source_pull(al_state *st, al_source *source, PyObject **item,
         refused = *task_id == NULL;
     }
     if (refused) {
+        /* An item without an id has no result: as if it was never pulled. */
         source->ended = true;
         source->pulled--;
-        source->from_items -= own;
+        source->from_items -= from_items;
         Py_CLEAR(*item);
         return -1;
     }

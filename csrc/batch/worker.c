@@ -59,6 +59,8 @@ al_worker_detach(WorkerObject *self)
     if (owner == NULL) {
         return;
     }
+    /* All state first: dropping the references may run code and, with the last
+       one to the owner, free the pump. */
     self->owner = self->task = self->cancelling = NULL;
     al_deadline_drop(&self->item.deadline);
     al_link_unlink(&self->link);
@@ -458,6 +460,7 @@ al_worker_spawn(al_pump *p)
     }
     Py_INCREF(self);
     int failed = -1;
+    /* An eager task factory runs the Task's first step in here. */
     PyObject *task = worker_make_task(self);
     if (task != NULL && self->owner != NULL) {
         failed = al_worker_attach(self, task);
