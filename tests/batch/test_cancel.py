@@ -1,4 +1,4 @@
-"""bounded_gather: timeouts and cancellation."""
+"""Cancellation: Batch.cancel, a cancelled caller, a cancelled worker, a closed loop."""
 
 import asyncio
 import gc
@@ -7,166 +7,10 @@ import warnings
 import pytest
 
 from pyasynclife import BatchStatus, TaskState, bounded_gather
-from pyasynclife.testing import VirtualTimeLoop
 from support.coroutines import sleep_for
 from support.loops import in_turns, settle
 
 BOTH_WAYS = True
-
-
-# ---------------------------------------------------------------- timeouts
-
-
-async def test_an_item_that_takes_too_long_times_out():
-    result = await bounded_gather(sleep_for, [0.0, 10], timeout=0.2)
-    slow = result[1]
-    assert result[0].success
-    assert slow.state is TaskState.FAILED
-    assert slow.timed_out
-    assert type(slow.error) is TimeoutError
-    assert str(slow.error) == "'10' timed out after 0.2 s"
-    assert isinstance(slow.error.__cause__, asyncio.CancelledError)
-    assert 0.01 < slow.duration < 5
-    assert result.status is BatchStatus.COMPLETED
-
-
-async def test_the_timeout_runs_from_the_call_of_the_function():
-    async def fn(x):
-        await asyncio.sleep(0.03)
-        return x
-
-    result = await bounded_gather(fn, range(10), max_concurrent=1, timeout=0.2)
-    assert result.ok
-
-
-async def test_every_item_that_takes_too_long_times_out():
-    result = await bounded_gather(
-        sleep_for, [10 + i for i in range(50)], timeout=0.02, max_concurrent=5
-    )
-    assert all(r.timed_out for r in result)
-    assert result.duration >= 0.18
-
-
-async def test_a_timeout_of_nothing_needs_one_turn():
-    async def at_once(x):
-        return x
-
-    assert (await bounded_gather(at_once, [1], timeout=0)).values() == [1]
-    (result,) = await bounded_gather(sleep_for, [10], timeout=0)
-    assert result.timed_out
-
-
-async def test_an_item_that_swallows_its_timeout_keeps_its_value():
-    async def fn(x):
-        try:
-            await asyncio.sleep(10)
-        except asyncio.CancelledError:
-            return "value"
-
-    (result,) = await bounded_gather(fn, [1], timeout=0.01)
-    assert (result.data, result.success, result.timed_out) == ("value", True, False)
-
-
-async def test_an_item_that_turns_its_timeout_into_an_error_has_that_error():
-    async def fn(x):
-        try:
-            await asyncio.sleep(10)
-        finally:
-            raise LookupError
-
-    (result,) = await bounded_gather(fn, [1], timeout=0.01)
-    assert isinstance(result.error, LookupError)
-    assert not result.timed_out
-
-
-async def test_an_items_own_timeout_is_its_own():
-    async def fn(x):
-        try:
-            async with asyncio.timeout(0.01):
-                await asyncio.sleep(10)
-        except TimeoutError:
-            return "own"
-
-    (result,) = await bounded_gather(fn, [1], timeout=5)
-    assert result.data == "own"
-
-
-async def test_an_items_cleanup_may_wait():
-    async def fn(x):
-        try:
-            await asyncio.sleep(10)
-        finally:
-            async with asyncio.timeout(5):
-                await asyncio.sleep(0.01)
-
-    (result,) = await bounded_gather(fn, [1], timeout=0.01)
-    assert result.timed_out
-
-
-async def test_an_outer_cancellation_beats_a_timeout():
-    async def fn(x):
-        try:
-            await asyncio.sleep(10)
-        finally:
-            asyncio.current_task().cancel()
-
-    (result,) = await bounded_gather(fn, [1], timeout=0.01)
-    assert result.state is TaskState.CANCELLED
-    assert not result.timed_out
-
-
-async def test_each_cancel_of_ours_is_taken_back():
-    counts = []
-
-    async def fn(x):
-        try:
-            await asyncio.sleep(10)
-        except asyncio.CancelledError:
-            counts.append(asyncio.current_task().cancelling())
-            raise
-
-    await settle()
-    (result,) = await bounded_gather(fn, [1], timeout=0.01)
-    assert result.timed_out
-    assert counts == [1]
-
-
-@pytest.mark.standard_loop_only
-async def test_one_timer_serves_the_whole_batch():
-    loop = asyncio.get_running_loop()
-    made = []
-    call_at = loop.call_at
-
-    def counting(*args, **kwargs):
-        made.append(args)
-        return call_at(*args, **kwargs)
-
-    loop.call_at = counting
-    try:
-        await bounded_gather(
-            lambda x: asyncio.sleep(0), range(1000), timeout=5, budget=50
-        )
-    finally:
-        del loop.call_at
-    assert len(made) <= 3
-    assert not [h for h in loop._scheduled if not h.cancelled()]
-
-
-def test_a_virtual_clock_is_followed():
-    async def main():
-        loop = asyncio.get_running_loop()
-        begin = loop.time()
-        result = await bounded_gather(
-            sleep_for, [100, 10_000, 200], timeout=3600, budget=7200
-        )
-        return result, loop.time() - begin
-
-    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
-        result, took = runner.run(main())
-    assert [r.timed_out for r in result] == [False, True, False]
-    assert took == pytest.approx(3600, abs=0.01)
-    assert result[0].duration == pytest.approx(100, abs=0.01)
-    assert result.duration == pytest.approx(3600, abs=0.01)
 
 
 # ---------------------------------------------------------- Batch.cancel
@@ -251,6 +95,26 @@ async def test_cancelling_again_cancels_once_more():
     assert result[0].data == "stubborn"
 
 
+async def test_an_item_that_never_ends_its_cancellation_is_waited_for():
+    swallowed = 0
+
+    async def fn(x):
+        nonlocal swallowed
+        while swallowed < 3:
+            try:
+                await asyncio.sleep(0.01)
+            except asyncio.CancelledError:
+                swallowed += 1
+        return "done"
+
+    batch = bounded_gather(fn, [1])
+    task = asyncio.create_task(batch.collect())
+    for _ in range(3):
+        await settle(3)
+        batch.cancel()
+    assert (await task)[0].data == "done"
+
+
 async def test_a_message_reaches_the_items():
     async def fn(x):
         asyncio.get_running_loop().call_soon(batch.cancel, "why")
@@ -263,7 +127,7 @@ async def test_a_message_reaches_the_items():
     assert (await batch)[0].data == ("why",)
 
 
-# ---------------------------------------------------- the caller's own end
+# ---------------------------------------------------- a cancelled caller
 
 
 async def cancelled_while(batch, turns, msg="outer", times=1):
@@ -435,121 +299,7 @@ async def test_cancelling_at_every_turn_leaves_nothing(use, again, kind):
         pytest.fail("the scenario never ended by itself")
 
 
-# ------------------------------------------------- items and their workers
-
-
-async def test_an_item_that_cancels_its_task_is_cancelled_and_the_next_is_not():
-    async def fn(x):
-        if x == 1:
-            asyncio.current_task().cancel()
-            return "returned"
-        await asyncio.sleep(0)
-        return x
-
-    result = await bounded_gather(fn, range(4), max_concurrent=1)
-    assert [r.state for r in result] == [
-        TaskState.DONE,
-        TaskState.CANCELLED,
-        TaskState.DONE,
-        TaskState.DONE,
-    ]
-    assert result.status is BatchStatus.COMPLETED
-
-
-async def test_an_item_that_cancels_and_uncancels_its_task_hurts_no_other():
-    async def fn(x):
-        if x == 1:
-            task = asyncio.current_task()
-            task.cancel()
-            task.uncancel()
-        else:
-            await asyncio.sleep(0)
-        return x
-
-    result = await bounded_gather(fn, range(4), max_concurrent=1)
-    assert [r.state for r in result if r.index != 1] == [TaskState.DONE] * 3
-
-
-async def test_an_item_that_swallows_a_cancellation_of_its_task_has_its_value():
-    async def fn(x):
-        if x == 1:
-            asyncio.current_task().cancel()
-            try:
-                await asyncio.sleep(1)
-            except asyncio.CancelledError:
-                pass
-        return asyncio.current_task(), asyncio.current_task().cancelling()
-
-    result = await bounded_gather(fn, range(3), max_concurrent=1)
-    assert [r.data[1] for r in result] == [0, 1, 0]
-    assert result[2].data[0] is not result[1].data[0]
-
-
-async def test_an_item_that_raises_cancelled_error_is_cancelled():
-    class Own(asyncio.CancelledError):
-        pass
-
-    async def fn(x):
-        if x == 1:
-            raise asyncio.CancelledError
-        if x == 2:
-            raise Own
-        return x
-
-    result = await bounded_gather(fn, range(4))
-    assert [r.state for r in result] == [
-        TaskState.DONE,
-        TaskState.CANCELLED,
-        TaskState.CANCELLED,
-        TaskState.DONE,
-    ]
-
-
-@pytest.mark.workers_only
-@pytest.mark.parametrize("how", ["raise", "timeout", "cancel"])
-async def test_the_worker_of_an_item_that_did_not_succeed_is_retired(how):
-    tasks = []
-    turns = []
-    turn = 0
-
-    async def count():
-        nonlocal turn
-        while True:
-            turn += 1
-            await asyncio.sleep(0)
-
-    counter = asyncio.create_task(count())
-
-    async def fn(x):
-        tasks.append(asyncio.current_task())
-        turns.append(turn)
-        if x % 2:
-            if how == "raise":
-                raise ValueError
-            if how == "cancel":
-                asyncio.current_task().cancel()
-            await asyncio.sleep(10)
-
-    result = await bounded_gather(fn, range(6), max_concurrent=1, timeout=0.01)
-    counter.cancel()
-    assert tasks[0] is tasks[1]
-    assert tasks[1] is not tasks[2]
-    assert turns[2] > turns[1]
-    assert len(set(map(id, tasks))) == len({id(t) for t in tasks}) >= 3
-    assert len(result.failures()) == 3
-
-
-async def test_never_more_workers_than_the_limit_but_for_a_turn():
-    most = 0
-
-    async def fn(x):
-        nonlocal most
-        most = max(most, len(asyncio.all_tasks()))
-        await asyncio.sleep(0)
-        raise ValueError
-
-    (await bounded_gather(fn, range(100), max_concurrent=5)).failures()
-    assert most <= 1 + 2 * 5
+# ----------------------------------------------------- cancelled workers
 
 
 async def test_a_sweep_over_all_tasks_starts_nothing_new():
@@ -606,6 +356,9 @@ async def test_workers_cancelled_before_their_first_step_are_replaced():
     result = await task
     assert len(result) == 10
     result.failures()
+
+
+# --------------------------------------------------- the end of the loop
 
 
 async def test_no_task_of_ours_is_left_when_the_await_returns():

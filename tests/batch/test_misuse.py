@@ -1,18 +1,168 @@
-"""bounded_gather among hostile items, functions, sources, factories and hooks."""
+"""bounded_gather among bad arguments, hooks, factories, awaitables and threads."""
 
 import asyncio
 import gc
+import math
 import sys
 import threading
 
 import pytest
 
-from pyasynclife import BatchStatus, TaskState, bounded_gather
+from pyasynclife import (
+    Batch,
+    BatchProgress,
+    BatchResult,
+    bounded_gather,
+)
 from support.children import run_child
-from support.coroutines import double, double_later
-from support.loops import settle
+from support.coroutines import (
+    double,
+    double_later,
+)
+from support.items import Gated
+from support.loops import result_of, settle
+from support.marks import needs_eager
 
 BOTH_WAYS = True
+
+
+# -------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "error", "says"),
+    [
+        ({"max_concurrent": 0}, ValueError, "max_concurrent must be 1 or more, got 0"),
+        ({"max_concurrent": -1}, ValueError, "got -1"),
+        ({"max_concurrent": True}, TypeError, "must be an int, got bool True"),
+        ({"max_concurrent": 1.5}, TypeError, "must be an int, got float 1.5"),
+        ({"max_concurrent": "5"}, TypeError, "got str '5'"),
+        ({"max_concurrent": None}, TypeError, "got NoneType None"),
+        ({"timeout": -1}, ValueError, "timeout must be 0 or more seconds, got -1"),
+        ({"timeout": math.nan}, ValueError, "got nan"),
+        ({"timeout": "1"}, TypeError, "timeout must be seconds"),
+        ({"timeout": True}, TypeError, "got bool True"),
+        ({"budget": -0.1}, ValueError, "budget must be 0 or more"),
+        ({"budget": math.nan}, ValueError, "got nan"),
+        ({"budget": []}, TypeError, "budget must be seconds"),
+        ({"max_errors": -1}, ValueError, "max_errors must be 0 or more, got -1"),
+        ({"max_errors": False}, TypeError, "got bool False"),
+        ({"buffer": -1}, ValueError, "buffer must be 0 or more, got -1"),
+        ({"buffer": 1.0}, TypeError, "buffer must be an int"),
+        ({"key": "id"}, TypeError, "key must be a function or None, got str 'id'"),
+        ({"on_result": 1}, TypeError, "on_result must be a function or None"),
+        ({"on_result": double}, TypeError, "called and not awaited"),
+        ({"key": double}, TypeError, "called and not awaited"),
+        (
+            {"registry": {}},
+            TypeError,
+            "registry must be a TaskRegistry or None, got dict",
+        ),
+        ({"cancel_grace": -1}, ValueError, "cancel_grace must be 0 or more"),
+    ],
+)
+def test_bad_options_are_refused_at_the_call(kwargs, error, says):
+    source = iter([1])
+    with pytest.raises(error, match=says):
+        bounded_gather(double, source, **kwargs)
+    assert next(source) == 1
+
+
+@pytest.mark.parametrize(
+    ("fn", "items", "says"),
+    [
+        ([1, 2], double, "pass the function first"),
+        (None, [1], "fn must be a function, got NoneType None"),
+        (double, 5, "items must be iterable .* got int 5"),
+        (double, None, "items must be iterable"),
+        (double, "BTC", "wrap it in a list"),
+        (double, b"BTC", "wrap it in a list"),
+        (double, double, "items must be iterable"),
+    ],
+)
+def test_bad_sources_are_refused_at_the_call(fn, items, says):
+    with pytest.raises(TypeError, match=says):
+        bounded_gather(fn, items)
+
+
+@pytest.mark.parametrize("make", [list, tuple, set, lambda c: dict(enumerate(c))])
+def test_coroutines_instead_of_items_are_refused_and_the_first_closed(make):
+    coros = make([double(1), double(2)])
+    with pytest.raises(TypeError, match=r"bounded_gather\(fetch, urls\)"):
+        bounded_gather(double, coros)
+    first, second = coros.values() if isinstance(coros, dict) else coros
+    with pytest.raises(RuntimeError, match="cannot reuse already awaited"):
+        first.send(None)
+    second.close()
+
+
+async def test_coroutines_of_a_lazy_source_are_refused_when_pulled():
+    made = []
+
+    def source():
+        for i in range(3):
+            made.append(double(i))
+            yield made[-1]
+
+    with pytest.raises(TypeError, match=r"bounded_gather\(fetch, urls\)"):
+        await bounded_gather(double, source())
+    assert len(made) == 1
+    assert made[0].cr_frame is None
+
+
+def test_a_coroutine_instead_of_the_items_is_refused_and_closed():
+    coro = double(1)
+    with pytest.raises(TypeError, match="items is a coroutine"):
+        bounded_gather(double, coro)
+    assert coro.cr_frame is None
+
+
+def test_a_huge_limit_buffer_and_timeout_are_as_good_as_none():
+    async def main():
+        batch = bounded_gather(
+            double,
+            [1],
+            max_concurrent=10**30,
+            buffer=10**30,
+            max_errors=10**30,
+            timeout=10**400,
+            budget=math.inf,
+        )
+        return (await batch).values()
+
+    assert asyncio.run(main()) == [2]
+
+
+def test_a_batch_that_is_never_used_warns_nobody():
+    batch = bounded_gather(double, [1])
+    assert batch.status is None
+    assert batch.progress.started == 0
+    del batch
+
+
+def test_objects_that_only_we_make_refuse_to_be_made():
+    for cls in (Batch, BatchResult, BatchProgress):
+        with pytest.raises(TypeError, match="made by pyasynclife"):
+            cls()
+        with pytest.raises(TypeError):
+            type("Sub", (cls,), {})
+        assert object.__new__(cls) is not None  # and dropping it is no crash
+
+
+def test_the_classes_are_subscriptable():
+    assert Batch[int]
+    assert BatchResult[int]
+
+
+def test_without_a_loop_a_batch_says_what_it_needs():
+    batch = bounded_gather(double, [1])
+    coro = batch.collect()
+    with pytest.raises(RuntimeError, match="needs a running event loop"):
+        coro.send(None)
+    assert asyncio.run(batch.collect()).values() == [2]
+
+
+# ------------------------------------- hooks, debug mode and eager tasks
 
 
 def use_in_every_way():
@@ -59,9 +209,6 @@ def use_in_every_way():
     return main
 
 
-# ------------------------------------------------------- hooks, factories
-
-
 async def test_it_works_when_the_collector_runs_at_every_allocation():
     before = gc.get_threshold()
     gc.set_threshold(1)
@@ -94,7 +241,7 @@ async def test_it_works_in_debug_mode():
         loop.set_debug(False)
 
 
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="no eager tasks")
+@needs_eager
 @pytest.mark.standard_loop_only
 async def test_it_works_with_eager_tasks():
     loop = asyncio.get_running_loop()
@@ -116,6 +263,9 @@ async def test_it_works_with_a_task_factory_of_python_tasks():
         await use_in_every_way()()
     finally:
         loop.set_task_factory(None)
+
+
+# ---------------------------------------------- task factories that fail
 
 
 @pytest.mark.parametrize("after", [0, 1, 3])
@@ -157,180 +307,26 @@ async def test_a_task_factory_that_gives_no_task_ends_the_batch():
         loop.set_task_factory(None)
 
 
-@pytest.mark.parametrize("use", ["await", "iterate"])
-async def test_a_clock_that_fails_ends_the_batch(use):
-    class Loop(asyncio.SelectorEventLoop):
-        broken = False
+async def test_a_batch_ends_when_no_worker_can_be_made_for_a_retired_one():
+    """The last worker had gone by itself, and nobody looked whether all was over."""
 
-        def time(self):
-            if self.broken:
-                self.broken = False
-                raise LookupError("clock")
-            return super().time()
-
-    def run():
-        async def fn(x):
-            loop.broken = True
-            return x
-
-        async def main():
-            batch = bounded_gather(fn, range(10), timeout=5)
-            if use == "await":
-                await batch
-            else:
-                [r async for r in batch]
-
-        loop = Loop()
-        loop.run_until_complete(settle())
-        loop.set_exception_handler(lambda _, context: None)
-        try:
-            with pytest.raises(LookupError, match="clock"):
-                loop.run_until_complete(main())
-        finally:
-            loop.close()
-
-    await asyncio.to_thread(run)
-
-
-# ---------------------------------------------------------- hostile items
-
-
-async def test_a_source_that_uses_the_batch_is_not_re_entered():
-    seen = []
-
-    class Source:
-        n = 0
-        inside = False
-
-        def __iter__(self):
-            return self
-
-        def __next__(self):
-            assert not self.inside
-            self.inside = True
-            try:
-                self.n += 1
-                seen.append(batch.progress.started)
-                batch.status  # noqa: B018
-                for task in asyncio.all_tasks():
-                    coro = task.get_coro()
-                    if coro is not None and task is not asyncio.current_task():
-                        coro.cr_await  # noqa: B018
-                if self.n > 20:
-                    raise StopIteration
-                return self.n
-            finally:
-                self.inside = False
-
-    batch = bounded_gather(double_later, Source(), max_concurrent=3)
-    assert len(await batch) == 20
-
-
-async def test_a_source_that_cancels_the_batch_has_its_item_as_never_started():
-    def source():
-        yield 1
-        batch.cancel()
-        yield 2
-        yield 3
-
-    batch = bounded_gather(double_later, source())
-    result = await batch
-    assert result[-1].state is TaskState.PENDING
-    assert [r.item for r in result] == [1, 2]
-    assert result.status is BatchStatus.CANCELLED
-
-
-async def test_a_source_that_cancels_its_stream_gives_no_item_that_was_not_started(
-    way,
-):
-    def source():
-        yield 1
-        batch.cancel()
-        yield 2
-
-    batch = bounded_gather(double_later, source())
-    # A task is made for the first item, and begins in a later turn.
-    assert [r.item async for r in batch] == ([1] if way == "workers" else [])
-
-
-async def test_a_key_that_cancels_the_batch():
-    def key(x):
-        batch.cancel()
-        return str(x)
-
-    batch = bounded_gather(double, [1, 2], key=key)
-    assert [r.state for r in await batch] == [TaskState.PENDING] * 2
-
-
-async def test_on_result_may_cancel_the_batch():
-    batch = bounded_gather(double, range(100), on_result=lambda r: batch.cancel())
-    result = await batch
-    assert result.status is BatchStatus.CANCELLED
-    assert result.progress if hasattr(result, "progress") else True
-    assert len(result.successes()) == 1
-
-
-async def test_a_worker_stepped_by_its_own_item_refuses():
-    async def fn(x):
-        step = asyncio.current_task().get_coro().cr_await
-        errors = []
-        for poke in (lambda: step.send(None), lambda: step.throw(ValueError())):
-            try:
-                poke()
-            except BaseException as error:
-                errors.append(type(error))
-        await asyncio.sleep(0)
-        return errors
-
-    result = await bounded_gather(fn, [1])
-    assert result[0].success or isinstance(result[0].error, Exception)
-
-
-async def test_a_worker_stepped_by_another_ones_item():
-    waiting = {}
+    def refuse(loop, coro, **_):
+        raise OSError("no more tasks")
 
     async def fn(x):
-        me = asyncio.current_task()
-        if x == 0:
-            waiting["coro"] = me.get_coro()
-            await asyncio.sleep(0.01)
-            return "slept"
-        await asyncio.sleep(0)
-        if x == 1:
-            try:
-                waiting["coro"].send(None)
-            except BaseException as error:
-                return type(error)
-        return x
+        loop.set_task_factory(refuse)
+        raise ValueError(x)
 
-    result = await bounded_gather(fn, range(4), max_concurrent=2)
-    assert len(result) == 4
-    assert result[3].data == 3
-
-
-async def test_a_worker_thrown_into_by_another_ones_item():
-    waiting = {}
-
-    async def fn(x):
-        if x == 0:
-            waiting["step"] = asyncio.current_task().get_coro().cr_await
-            await asyncio.sleep(0.01)
-        await asyncio.sleep(0)
-        if x == 1:
-            try:
-                step = waiting["coro"] = waiting["step"]
-                step.throw(ValueError("thrown"))
-            except BaseException as error:
-                return type(error)
-        return x
-
+    loop = asyncio.get_running_loop()
+    task = loop.create_task(bounded_gather(fn, range(3), max_concurrent=1).collect())
     try:
-        async with asyncio.timeout(1):
-            result = await bounded_gather(fn, range(4), max_concurrent=2)
-            assert len(result) == 4
-            result.failures()
+        with pytest.raises(OSError, match="no more tasks"):
+            await result_of(task)
     finally:
-        waiting.clear()
+        loop.set_task_factory(None)
+
+
+# ------------------------------------------ hostile awaitables and items
 
 
 async def test_a_coroutine_that_awaits_itself():
@@ -398,60 +394,6 @@ async def test_a_bad_awaitable_is_one_failed_item(awaitable, error):
     gc.collect()
 
 
-async def test_an_iterator_without_throw_gets_its_cancellation():
-    class Bare:
-        def __init__(self):
-            self.inner = asyncio.sleep(10).__await__()
-
-        def __await__(self):
-            return self
-
-        def __iter__(self):
-            return self
-
-        def __next__(self):
-            return next(self.inner)
-
-    (result,) = await bounded_gather(lambda x: Bare(), [1], timeout=0.01)
-    assert result.timed_out
-
-
-async def test_a_generator_based_coroutine_will_do():
-    import types
-
-    @types.coroutine
-    def fn(x):
-        yield
-        return x
-
-    (result,) = await bounded_gather(fn, [1])
-    assert result.data == 1
-
-
-async def test_stop_iteration_of_an_item_is_its_error():
-    def fn(x):
-        raise StopIteration(x)
-
-    async def later(x):
-        await asyncio.sleep(0)
-        raise StopAsyncIteration(x)
-
-    (result,) = await bounded_gather(fn, [1])
-    assert isinstance(result.error, StopIteration)
-    (result,) = await bounded_gather(later, [1])
-    assert isinstance(result.error, (StopAsyncIteration, RuntimeError))
-
-
-async def test_values_that_look_like_exceptions_and_tuples_are_values():
-    async def fn(x):
-        await asyncio.sleep(0)
-        return x
-
-    items = [(1, 2), (), ValueError("v"), StopIteration(3), None]
-    assert (await bounded_gather(fn, items)).values() == items
-    assert [r.data async for r in bounded_gather(fn, items)] == items
-
-
 async def test_an_item_whose_del_uses_the_batch():
     class Item:
         def __del__(self):
@@ -466,90 +408,7 @@ async def test_an_item_whose_del_uses_the_batch():
     assert seen
 
 
-async def test_an_item_that_never_ends_its_cancellation_is_waited_for():
-    swallowed = 0
-
-    async def fn(x):
-        nonlocal swallowed
-        while swallowed < 3:
-            try:
-                await asyncio.sleep(0.01)
-            except asyncio.CancelledError:
-                swallowed += 1
-        return "done"
-
-    batch = bounded_gather(fn, [1])
-    task = asyncio.create_task(batch.collect())
-    for _ in range(3):
-        await settle(3)
-        batch.cancel()
-    assert (await task)[0].data == "done"
-
-
-async def test_a_batch_inside_an_item_of_a_batch():
-    async def inner(x):
-        return await bounded_gather(double_later, range(x))
-
-    result = await bounded_gather(inner, [1, 2, 3])
-    assert [r.values() for r in result.values()] == [[0], [0, 2], [0, 2, 4]]
-
-
-async def test_an_item_may_use_task_groups_and_timeouts():
-    async def fn(x):
-        async with asyncio.timeout(5), asyncio.TaskGroup() as group:
-            tasks = [group.create_task(double_later(i)) for i in range(3)]
-        return [t.result() for t in tasks]
-
-    result = await bounded_gather(fn, range(5), max_concurrent=2)
-    assert result.values() == [[0, 2, 4]] * 5
-
-
-async def test_a_failing_group_inside_an_item_is_its_error():
-    async def bad():
-        raise ValueError
-
-    async def fn(x):
-        async with asyncio.TaskGroup() as group:
-            group.create_task(bad())
-            await asyncio.sleep(10)
-
-    result = await bounded_gather(fn, range(3), max_concurrent=1)
-    assert all(isinstance(r.error, ExceptionGroup) for r in result)
-
-
-async def test_a_list_that_changes_under_the_batch():
-    items = [0, 1, 2]
-
-    async def fn(x):
-        if len(items) < 10:
-            items.append(len(items))
-        await asyncio.sleep(0)
-        return x
-
-    assert (await bounded_gather(fn, items, max_concurrent=1)).values() == items
-    items[:] = range(10)
-
-    async def clear(x):
-        items.clear()
-        await asyncio.sleep(0)
-        return x
-
-    result = await bounded_gather(clear, items, max_concurrent=2)
-    assert result[0].data == 0
-
-
-async def test_a_range_longer_than_memory_is_pulled_lazily():
-    batch = bounded_gather(double, range(10**30), max_concurrent=2)
-    count = 0
-    async with batch:
-        async for _ in batch:
-            count += 1
-            if count == 10:
-                break
-    assert count == 10
-
-
-# -------------------------------------------------------- other threads
+# ----------------------------------------------- other threads and loops
 
 
 async def test_another_thread_may_look_but_not_touch():
@@ -578,13 +437,40 @@ async def test_another_thread_may_look_but_not_touch():
     assert all("another thread" in text for text in seen[1:])
 
 
+async def test_another_thread_may_not_touch_a_batch_that_runs():
+    gated = Gated()
+    batch = bounded_gather(gated, range(3))
+    task = asyncio.create_task(batch.collect())
+    await settle(5)
+
+    def touch():
+        refused = 0
+        for what in (
+            lambda: batch.add(1),
+            batch.close,
+            batch.pause,
+            batch.resume,
+            lambda: setattr(batch, "max_concurrent", 3),
+        ):
+            try:
+                what()
+            except RuntimeError as error:
+                refused += "another thread" in str(error)
+        return refused
+
+    assert await asyncio.to_thread(touch) == 5
+    assert batch.max_concurrent == 50
+    gated.release()
+    assert len(await task) == 3
+
+
 def test_a_batch_may_be_made_in_one_loop_and_awaited_in_another():
     batch = bounded_gather(double, [1, 2])
     assert asyncio.run(batch.collect()).values() == [2, 4]
     assert asyncio.run(batch.collect()).values() == [2, 4]
 
 
-# ------------------------------------------------------------------ exits
+# ----------------------------------------------- exit of the interpreter
 
 
 @pytest.mark.parametrize(

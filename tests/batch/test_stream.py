@@ -1,21 +1,32 @@
-"""bounded_gather iterated, as a block, and with asynchronous sources."""
+"""A batch iterated, used as a block, or dropped."""
 
 import asyncio
-import contextvars
 import gc
+import threading
+import weakref
 
 import pytest
 
-from pyasynclife import BatchError, BatchStatus, TaskState, bounded_gather
-from support.coroutines import double, double_later, sleep_for
-from support.loops import in_turns, settle
+from pyasynclife import (
+    BatchError,
+    BatchStatus,
+    TaskState,
+    bounded_gather,
+)
+from support.coroutines import (
+    Fatal,
+    double,
+    double_later,
+    echo,
+    forever,
+    sleep_for,
+)
+from support.loops import settle, until
 
 BOTH_WAYS = True
 
-var = contextvars.ContextVar("var", default="unset")
 
-
-# -------------------------------------------------------------- iteration
+# ------------------------------------------------------------- iteration
 
 
 @pytest.mark.parametrize("fn", [double, double_later])
@@ -74,16 +85,6 @@ async def test_iteration_may_be_left_and_taken_up_again():
         seen.append(result.index)
     assert seen == list(range(10))
     assert [r async for r in batch] == []
-
-
-async def test_anext_gives_one_result():
-    batch = bounded_gather(double_later, [1, 2])
-    results = aiter(batch)
-    assert (await anext(results)).data == 2
-    assert (await asyncio.wait_for(anext(results), 5)).data == 4
-    assert await anext(results, "end") == "end"
-    with pytest.raises(StopAsyncIteration):
-        await anext(results)
 
 
 async def test_a_consumer_cancelled_while_it_waits_loses_nothing():
@@ -201,41 +202,65 @@ async def test_a_stream_whose_budget_ran_out_ends_with_status():
     assert batch.status is BatchStatus.TIMED_OUT
 
 
-# ---------------------------------------------------------------- dropped
+# ----------------------------------------------------------------- anext
 
 
-@pytest.mark.filterwarnings("default::ResourceWarning")
-async def test_a_bare_iteration_that_is_left_cancels_with_a_warning():
-    ended = []
+async def test_anext_gives_one_result():
+    batch = bounded_gather(double_later, [1, 2])
+    results = aiter(batch)
+    assert (await anext(results)).data == 2
+    assert (await asyncio.wait_for(anext(results), 5)).data == 4
+    assert await anext(results, "end") == "end"
+    with pytest.raises(StopAsyncIteration):
+        await anext(results)
+
+
+async def test_anext_gives_one_result_to_send_too():
+    stream = aiter(bounded_gather(echo, range(2)))
+    await settle()
+    with pytest.raises(StopIteration) as caught:
+        anext(stream).send(None)
+    assert caught.value.value.index == 0
+    assert [r.index async for r in stream] == [1]
+
+
+async def test_anext_that_is_dropped_unawaited_loses_no_result():
+    stream = aiter(bounded_gather(echo, range(6)))
+    await settle()
+    anext(stream)
+    task = asyncio.ensure_future(anext(stream))
+    task.cancel()
+    await settle()
+    closed = anext(stream)
+    closed.close()
+    with pytest.raises(RuntimeError, match="reuse"):
+        await closed
+    thrown = anext(stream)
+    with pytest.raises(KeyError):
+        thrown.throw(KeyError())
+    assert [r.index async for r in stream] == list(range(6))
+    assert await anext(stream, None) is None
+
+
+async def test_anext_closed_unstarted_does_not_disturb_the_one_that_waits():
+    gate = asyncio.get_running_loop().create_future()
 
     async def fn(x):
-        try:
-            await asyncio.sleep(10 if x else 0)
-        finally:
-            ended.append(x)
+        return await gate
 
-    with pytest.warns(ResourceWarning, match="was dropped while it ran"):
-        async for _ in bounded_gather(fn, range(5), max_concurrent=3):
-            break
-        gc.collect()
-    await settle(5)
-    assert ended[0] == 0
-    assert len(asyncio.all_tasks()) == 1
-    assert len(ended) >= 3
-
-
-async def test_a_stream_that_is_over_is_dropped_in_silence():
-    async for _ in bounded_gather(double, [1]):
-        pass
-    batch = bounded_gather(double_later, range(3))
-    async for _ in batch:
-        break
-    batch.cancel()
-    del batch
-    await settle(5)
+    stream = aiter(bounded_gather(fn, range(2)))
+    task = asyncio.ensure_future(anext(stream))
+    await settle()
+    anext(stream).close()
+    with pytest.raises(RuntimeError, match="one consumer"):
+        await anext(stream)
+    gate.set_result("here")
+    async with asyncio.timeout(5):
+        assert (await task).data == "here"
+        assert [r.index async for r in stream] == [1]
 
 
-# ----------------------------------------------------------------- blocks
+# ---------------------------------------------------------------- blocks
 
 
 async def test_a_block_that_does_neither_waits_for_all():
@@ -359,6 +384,27 @@ async def test_a_source_that_failed_beside_the_bodys_exception_is_reported(
     assert [str(c["exception"]) for c in loop_errors] == ["source"]
 
 
+def failing_source():
+    yield 0
+    yield 1
+    raise LookupError("source")
+
+
+async def test_a_block_left_after_its_source_failed_raises_that():
+    with pytest.raises(LookupError, match="source"):
+        async with bounded_gather(echo, failing_source()) as batch:
+            async for _ in batch:
+                await settle(5)
+                assert batch.status is BatchStatus.ABORTED
+                break
+
+
+async def test_a_block_whose_iteration_raised_does_not_raise_again():
+    async with bounded_gather(echo, failing_source()) as batch:
+        with pytest.raises(LookupError, match="source"):
+            [r async for r in batch]
+
+
 async def test_a_batch_awaited_in_its_block_raises_once():
     async def fn(x):
         raise ValueError(x)
@@ -390,242 +436,242 @@ async def test_a_cancelled_block_cancels_and_waits():
     assert sorted(ended) == [0, 1, 2]
 
 
-# ---------------------------------------------------- asynchronous sources
-
-
-async def source(n, step=0):
-    for i in range(n):
-        if step is not None:
-            await asyncio.sleep(step)
-        yield i
-
-
-@pytest.mark.parametrize("fn", [double, double_later])
-@pytest.mark.parametrize("n", [0, 1, 200])
-@pytest.mark.parametrize("step", [None, 0])
-@pytest.mark.parametrize("limit", [1, 7])
-async def test_an_asynchronous_source_is_read_to_its_end(fn, n, step, limit):
-    batch = bounded_gather(fn, source(n, step), max_concurrent=limit)
-    result = await batch
-    assert result.values() == [2 * i for i in range(n)]
-    assert result.ok
-    assert batch.progress.total == n
-
-
-async def test_an_asynchronous_source_is_at_most_one_item_ahead():
-    given = ended = 0
-
-    async def numbers():
-        nonlocal given
-        for i in range(50):
-            given += 1
-            assert given - ended <= 4
-            yield i
-
-    async def fn(x):
-        nonlocal ended
-        await settle(3)
-        ended += 1
-
-    await bounded_gather(fn, numbers(), max_concurrent=3)
-    assert ended == 50
-
-
-async def test_an_asynchronous_source_is_bounded_by_a_slow_consumer():
-    given = handed = 0
-
-    async def numbers():
-        nonlocal given
-        for i in range(50):
-            given += 1
-            assert given - handed <= 2 + 1 + 1
-            yield i
-
-    async for _ in bounded_gather(double, numbers(), max_concurrent=2, buffer=1):
-        handed += 1
-        await settle(6)
-    assert handed == 50
-
-
-async def test_an_asynchronous_source_has_one_task_and_one_context():
-    tasks = set()
-
-    async def numbers():
-        var.set("source")
-        for i in range(20):
-            tasks.add(asyncio.current_task())
-            assert var.get() == "source"
-            async with asyncio.timeout(5):
-                await asyncio.sleep(0)
-                yield i
-        tasks.add(asyncio.current_task())
-
-    async def fn(x):
-        assert asyncio.current_task() not in tasks
-        return var.get()
-
-    result = await bounded_gather(fn, numbers(), max_concurrent=3)
-    assert set(result.values()) == {"unset"}
-    assert len(tasks) == 1
-
-
-async def test_an_asynchronous_source_is_under_no_items_timeout():
-    result = await bounded_gather(double, source(2, 0.03), timeout=0.01)
-    assert result.ok
-
-
-async def test_what_an_asynchronous_source_raises_comes_out_bare():
-    raised = LookupError("source")
-    ended = []
-
-    async def numbers():
-        yield 1
-        await asyncio.sleep(0.01)
-        raise raised
-
-    async def fn(x):
-        try:
-            await asyncio.sleep(10)
-        finally:
-            await asyncio.sleep(0)
-            ended.append(x)
-
-    with pytest.raises(LookupError) as caught:
-        await bounded_gather(fn, numbers())
-    assert caught.value is raised
-    assert ended == [1]
-
-
-@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
-async def test_an_exit_of_an_asynchronous_source_comes_out_of_the_await(error):
-    raised = error()
-
-    async def numbers():
-        yield 1
-        raise raised
-
-    with pytest.raises(error) as caught:
-        await bounded_gather(double, numbers())
-    assert caught.value is raised
-
-
-async def closing(log, step=10):
-    try:
-        while True:
-            yield len(log)
-            await asyncio.sleep(step)
-    finally:
-        await asyncio.sleep(0)
-        log.append("closed")
-
-
-async def test_cancel_closes_the_source_and_waits_for_it():
-    log = []
-    batch = bounded_gather(double, closing(log), on_result=lambda r: batch.cancel())
-    result = await batch
-    assert log == ["closed"]
-    assert result.status is BatchStatus.CANCELLED
-    assert not result.exhausted
-
-
-async def test_the_budget_closes_the_source():
-    log = []
-    result = await bounded_gather(double, closing(log), budget=0.02)
-    assert log == ["closed"]
-    assert result.status is BatchStatus.TIMED_OUT
-    assert len(result) == 1
-
-
-async def test_leaving_closes_the_source():
-    log = []
-    async with bounded_gather(double, closing(log)) as batch:
-        async for _ in batch:
-            break
-    assert log == ["closed"]
-
-
-async def test_an_item_that_was_ahead_is_in_the_result_as_never_started():
-    async def numbers():
+async def test_iterating_after_cancelling_in_a_block_gives_what_was_started():
+    async def source():
         for i in range(10):
             yield i
 
-    batch = bounded_gather(sleep_for, numbers(), max_concurrent=1)
-    in_turns(50, batch.cancel)
-    result = await batch
-    assert [r.state for r in result] == [
-        TaskState.DONE,
-        TaskState.CANCELLED,
-        TaskState.PENDING,
-    ] or result[0].item == 0
-    assert result[-1].state is TaskState.PENDING
-    assert isinstance(result[-1].error, asyncio.CancelledError)
+    async def fn(x):
+        begun.append(x)
+        await asyncio.sleep(60)
+
+    for items in (source(), range(10)):
+        begun = []
+        async with bounded_gather(fn, items, max_concurrent=2) as batch:
+            await until(lambda begun=begun: len(begun) == 2)
+            await settle(5)
+            batch.cancel()
+            await settle(5)
+            states = [r.state async for r in batch]
+            assert states == [TaskState.CANCELLED] * 2
+    async with bounded_gather(forever, range(10)) as batch:
+        batch.cancel()
+        await settle(5)
+        assert [r async for r in batch] == []
 
 
-async def test_a_source_that_swallows_its_cancellation_is_not_read_on():
-    log = []
-
-    async def stubborn():
-        while len(log) < 100:
-            try:
-                yield 1
-                await asyncio.sleep(10)
-            except asyncio.CancelledError:
-                log.append("swallowed")
-
-    batch = bounded_gather(double, stubborn())
-    in_turns(50, batch.cancel)
-    await batch
-    assert log == ["swallowed"]
+# ------------------------------------------------------- dropped batches
 
 
-async def test_a_source_that_fails_while_it_is_cancelled_is_reported(loop_errors):
-    async def failing():
+@pytest.mark.filterwarnings("default::ResourceWarning")
+async def test_a_bare_iteration_that_is_left_cancels_with_a_warning():
+    ended = []
+
+    async def fn(x):
         try:
-            yield 1
-            await asyncio.sleep(10)
+            await asyncio.sleep(10 if x else 0)
         finally:
-            raise ValueError("in finally")
+            ended.append(x)
 
-    batch = bounded_gather(double, failing())
-    in_turns(50, batch.cancel)
-    assert (await batch).status is BatchStatus.CANCELLED
-    assert [str(c["exception"]) for c in loop_errors] == ["in finally"]
-
-
-async def test_a_source_that_raises_cancelled_error_ends_the_batch():
-    async def numbers():
-        yield 1
-        raise asyncio.CancelledError("mine")
-
-    with pytest.raises(asyncio.CancelledError):
-        await bounded_gather(double, numbers())
-    assert asyncio.current_task().cancelling() == 0
+    with pytest.warns(ResourceWarning, match="was dropped while it ran"):
+        async for _ in bounded_gather(fn, range(5), max_concurrent=3):
+            break
+        gc.collect()
+    await settle(5)
+    assert ended[0] == 0
+    assert len(asyncio.all_tasks()) == 1
+    assert len(ended) >= 3
 
 
-async def test_a_batch_cancelled_before_it_began_touches_no_source():
-    touched = []
-
-    class Source:
-        def __aiter__(self):
-            touched.append(1)
-
-    batch = bounded_gather(double, Source())
+async def test_a_stream_that_is_over_is_dropped_in_silence():
+    async for _ in bounded_gather(double, [1]):
+        pass
+    batch = bounded_gather(double_later, range(3))
+    async for _ in batch:
+        break
     batch.cancel()
-    result = await batch
-    assert (touched, len(result), result.exhausted) == ([], 0, False)
+    del batch
+    await settle(5)
 
 
-async def test_an_async_iterator_without_aclose_will_do():
-    class Numbers:
-        n = 0
+async def test_a_quiet_batch_is_dropped_in_silence():
+    batch = bounded_gather(echo, [1], budget=60)
+    async for _ in batch:
+        break
+    await settle(3)
+    assert batch.status is None
+    books = batch._books
+    del batch
+    assert books.over
 
-        def __aiter__(self):
-            return self
 
-        async def __anext__(self):
-            self.n += 1
-            if self.n > 3:
-                raise StopAsyncIteration
-            return self.n
+@pytest.mark.filterwarnings("default::ResourceWarning")
+async def test_what_a_dropped_batch_fails_with_is_reported(loop_errors):
+    async def fn(x):
+        try:
+            await asyncio.sleep(10 if x else 0)
+        except asyncio.CancelledError:
+            raise Fatal("late") from None
 
-    assert (await bounded_gather(double, Numbers())).values() == [2, 4, 6]
+    with pytest.warns(ResourceWarning, match="was dropped while it ran"):
+        async for _ in bounded_gather(fn, range(2)):
+            break
+        gc.collect()
+    await settle(6)
+    (context,) = loop_errors
+    assert isinstance(context["exception"], Fatal)
+    assert "was dropped" in context["message"]
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.parametrize("error", [ValueError, Fatal])
+@pytest.mark.parametrize("told", [True, False])
+async def test_what_items_of_a_dropped_batch_fail_with_is_told_once(
+    error, told, loop_errors
+):
+    async def fn(x):
+        try:
+            await asyncio.sleep(60 if x else 0)
+        except asyncio.CancelledError:
+            await asyncio.sleep(0)
+            raise error("late") from None
+
+    seen = []
+    on_result = seen.append if told else None
+    batch = bounded_gather(fn, range(2), on_result=on_result)
+    async for _ in batch:
+        break
+    del batch
+    gc.collect()
+    await until(lambda: len(seen) == 2 or loop_errors)
+    await settle(5)
+    if told:
+        assert [r.state for r in seen] == [TaskState.DONE, TaskState.FAILED]
+    if told and error is ValueError:
+        assert not loop_errors
+    else:
+        (context,) = loop_errors
+        assert type(context["exception"]) is error
+        assert "dropped" in context["message"]
+
+
+async def test_a_batch_that_failed_and_was_dropped_untold_is_reported(loop_errors):
+    batch = bounded_gather(echo, failing_source())
+    async for _ in batch:
+        await settle(5)
+        break
+    del batch, _
+    gc.collect()
+    (context,) = loop_errors
+    assert isinstance(context["exception"], LookupError)
+    assert "dropped" in context["message"]
+    loop_errors.clear()
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_an_exit_of_a_dropped_batch_ends_the_loops_run():
+    async def fn(x):
+        try:
+            await asyncio.sleep(10 if x else 0)
+        except asyncio.CancelledError:
+            raise SystemExit("late") from None
+
+    async def main():
+        async for _ in bounded_gather(fn, range(2)):
+            break
+        gc.collect()
+        await asyncio.sleep(10)
+
+    with pytest.raises(SystemExit, match="late"):
+        asyncio.run(main())
+
+
+def test_an_exit_of_a_batch_that_ended_and_was_dropped_ends_the_loops_run():
+    async def fn(x):
+        if x:
+            raise SystemExit("untold")
+
+    async def main():
+        batch = bounded_gather(fn, range(2))
+        async for _ in batch:
+            await settle(5)
+            break
+        assert BatchStatus.ABORTED is batch.status
+        del batch
+        gc.collect()
+        await asyncio.sleep(10)
+
+    with pytest.raises(SystemExit, match="untold"):
+        asyncio.run(main())
+
+
+@pytest.mark.standard_loop_only
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+async def test_a_batch_dropped_in_another_thread_that_is_over_before_it_knows(
+    loop_errors, monkeypatch
+):
+    async def fn(x):
+        raised.append(x)
+        raise Fatal("late")
+
+    loop = asyncio.get_running_loop()
+    called, raised = [], []
+    held = [bounded_gather(fn, [1])]
+    aiter(held[0])
+    with monkeypatch.context() as slow:
+        slow.setattr(loop, "call_soon_threadsafe", called.append)
+        thread = threading.Thread(target=held.clear)
+        thread.start()
+        thread.join()
+    await until(lambda: raised)
+    await settle(5)
+    assert not loop_errors
+    called.pop()()
+    (context,) = loop_errors
+    assert isinstance(context["exception"], Fatal)
+
+
+# ---------------------------------------------------------------- memory
+
+
+async def test_items_and_coroutines_are_freed_as_they_end():
+    class Item:
+        pass
+
+    alive = weakref.WeakSet()
+
+    def source():
+        for _ in range(200):
+            item = Item()
+            alive.add(item)
+            yield item
+
+    most = 0
+
+    async def fn(item):
+        nonlocal most
+        await asyncio.sleep(0)
+        most = max(most, len(alive))
+
+    async for _ in bounded_gather(fn, source(), max_concurrent=3, buffer=0):
+        pass
+    assert most <= 8
+
+
+async def test_a_million_items_streamed_take_no_memory():
+    import tracemalloc
+
+    async def fn(x):
+        return x
+
+    n = 100_000
+    tracemalloc.start()
+    try:
+        count = 0
+        async for _ in bounded_gather(fn, iter(range(n))):
+            count += 1
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert count == n
+    assert peak < 2_000_000

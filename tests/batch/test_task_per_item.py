@@ -1,7 +1,6 @@
 """bounded_gather(task_per_item=True, registry=...): what a task of its own brings."""
 
 import asyncio
-import sys
 
 import pytest
 
@@ -14,7 +13,10 @@ from pyasynclife import (
 )
 from pyasynclife._errors import BatchError
 from support.coroutines import echo
-from support.loops import settle
+from support.loops import result_of, settle
+from support.marks import needs_eager
+
+# ----------------------------------------------------------------- tasks
 
 
 async def mixed(x):
@@ -126,26 +128,65 @@ async def test_a_task_cancelled_before_it_began_is_a_cancelled_item():
     assert [r.index async for r in stream] == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
-async def test_an_exit_does_not_end_the_loop_and_a_registry_hears_of_it(error):
-    raised = error("now")
-    registry = TaskRegistry()
+async def test_a_paused_batch_begins_no_task_that_was_made():
+    began = []
 
     async def fn(x):
+        began.append(x)
         await asyncio.sleep(0)
-        if x == 1:
-            raise raised
-        await asyncio.sleep(10)
 
-    with pytest.raises(error) as caught:
-        await bounded_gather(fn, range(3), registry=registry)
-    assert caught.value is raised
-    assert registry["1"].state is TaskState.FAILED
-    assert registry["1"].error is raised
-    assert registry["0"].state is TaskState.CANCELLED
+    batch = bounded_gather(fn, range(10), task_per_item=True)
+    running = asyncio.create_task(batch.collect())
+    await asyncio.sleep(0)
+    assert began == []
+    batch.pause()
+    await settle(10)
+    assert began == []
+    batch.resume()
+    await running
+    assert began == list(range(10))
+    batch = bounded_gather(fn, range(10), task_per_item=True)
+    running = asyncio.create_task(batch.collect())
+    await asyncio.sleep(0)
+    batch.pause()
+    await settle()
+    batch.cancel()
+    assert {r.state for r in await running} == {TaskState.PENDING}
 
 
-# ---------------------------------------------------------------- registry
+@pytest.mark.standard_loop_only
+async def test_an_item_that_cannot_be_held_back_fails_and_took_no_time(monkeypatch):
+    def refuse():
+        raise OSError("no futures")
+
+    loop = asyncio.get_running_loop()
+    batch = bounded_gather(echo, [1], task_per_item=True)
+    task = loop.create_task(batch.collect())
+    await asyncio.sleep(0)
+    batch.pause()
+    with monkeypatch.context() as broken:
+        broken.setattr(loop, "create_future", refuse)
+        await settle(3)
+    (result,) = await result_of(task)
+    assert isinstance(result.error, OSError)
+    assert result.duration < 5
+
+
+@needs_eager
+@pytest.mark.standard_loop_only
+@pytest.mark.parametrize("registered", [False, True])
+async def test_eager_tasks_neither_nest_nor_overtake(registered):
+    loop = asyncio.get_running_loop()
+    options = {"registry": TaskRegistry()} if registered else {"task_per_item": True}
+    loop.set_task_factory(asyncio.eager_task_factory)
+    try:
+        batch = bounded_gather(echo, range(5000), max_concurrent=3, **options)
+        assert (await batch).values() == list(range(5000))
+    finally:
+        loop.set_task_factory(None)
+
+
+# -------------------------------------------------------------- registry
 
 
 async def test_items_are_registered_under_their_ids_and_beat_from_inside():
@@ -185,6 +226,25 @@ async def test_the_registry_has_each_items_outcome():
             assert registry[r.task_id].error is r.error
     stats = registry.stats()
     assert (stats.done, stats.failed, stats.cancelled, stats.alive) == (2, 2, 1, 0)
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
+async def test_an_exit_does_not_end_the_loop_and_a_registry_hears_of_it(error):
+    raised = error("now")
+    registry = TaskRegistry()
+
+    async def fn(x):
+        await asyncio.sleep(0)
+        if x == 1:
+            raise raised
+        await asyncio.sleep(10)
+
+    with pytest.raises(error) as caught:
+        await bounded_gather(fn, range(3), registry=registry)
+    assert caught.value is raised
+    assert registry["1"].state is TaskState.FAILED
+    assert registry["1"].error is raised
+    assert registry["0"].state is TaskState.CANCELLED
 
 
 async def test_an_id_that_a_living_task_has_is_one_failed_item():
@@ -302,43 +362,3 @@ async def test_a_registry_that_gives_no_task_ends_the_batch():
 
     with pytest.raises(TypeError, match="not a task and its id"):
         await bounded_gather(echo, range(3), registry=Odd())
-
-
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="no eager tasks")
-@pytest.mark.standard_loop_only
-@pytest.mark.parametrize("registered", [False, True])
-async def test_eager_tasks_neither_nest_nor_overtake(registered):
-    loop = asyncio.get_running_loop()
-    options = {"registry": TaskRegistry()} if registered else {"task_per_item": True}
-    loop.set_task_factory(asyncio.eager_task_factory)
-    try:
-        batch = bounded_gather(echo, range(5000), max_concurrent=3, **options)
-        assert (await batch).values() == list(range(5000))
-    finally:
-        loop.set_task_factory(None)
-
-
-async def test_a_paused_batch_begins_no_task_that_was_made():
-    began = []
-
-    async def fn(x):
-        began.append(x)
-        await asyncio.sleep(0)
-
-    batch = bounded_gather(fn, range(10), task_per_item=True)
-    running = asyncio.create_task(batch.collect())
-    await asyncio.sleep(0)
-    assert began == []
-    batch.pause()
-    await settle(10)
-    assert began == []
-    batch.resume()
-    await running
-    assert began == list(range(10))
-    batch = bounded_gather(fn, range(10), task_per_item=True)
-    running = asyncio.create_task(batch.collect())
-    await asyncio.sleep(0)
-    batch.pause()
-    await settle()
-    batch.cancel()
-    assert {r.state for r in await running} == {TaskState.PENDING}

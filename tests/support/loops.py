@@ -49,3 +49,17 @@ def task_factory(factory: Callable[..., Any]) -> Iterator[None]:
 def eager(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> Any:
     options.pop("eager_start", None)
     return asyncio.Task(coro, loop=loop, eager_start=True, **options)  # type: ignore[call-arg]
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Let the loop run until the condition holds."""
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0)
+
+
+async def result_of(task: asyncio.Future[Any]) -> Any:
+    """Wait for a task, and fail if it hangs."""
+    await asyncio.wait([task], timeout=5)
+    assert task.done()
+    return task.result()

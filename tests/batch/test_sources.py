@@ -1,0 +1,460 @@
+"""The items of a batch: sequences, iterators and asynchronous iterators."""
+
+import asyncio
+import contextvars
+
+import pytest
+
+from pyasynclife import (
+    BatchStatus,
+    TaskState,
+    bounded_gather,
+)
+from support.coroutines import (
+    double,
+    double_later,
+    echo,
+    forever,
+    sleep_for,
+)
+from support.loops import in_turns, settle
+from support.marks import needs_eager
+
+BOTH_WAYS = True
+
+var = contextvars.ContextVar("var", default="unset")
+
+
+# ------------------------------------------------------------- iterables
+
+
+async def test_a_lazy_source_is_pulled_as_items_end():
+    pulled = ended = 0
+
+    def source():
+        nonlocal pulled
+        for i in range(100):
+            pulled += 1
+            assert pulled - ended <= 4
+            yield i
+
+    async def fn(x):
+        nonlocal ended
+        await asyncio.sleep(0)
+        ended += 1
+
+    await bounded_gather(fn, source(), max_concurrent=4)
+    assert ended == 100
+
+
+async def test_a_range_longer_than_memory_is_pulled_lazily():
+    batch = bounded_gather(double, range(10**30), max_concurrent=2)
+    count = 0
+    async with batch:
+        async for _ in batch:
+            count += 1
+            if count == 10:
+                break
+    assert count == 10
+
+
+async def test_a_list_that_changes_under_the_batch():
+    items = [0, 1, 2]
+
+    async def fn(x):
+        if len(items) < 10:
+            items.append(len(items))
+        await asyncio.sleep(0)
+        return x
+
+    assert (await bounded_gather(fn, items, max_concurrent=1)).values() == items
+    items[:] = range(10)
+
+    async def clear(x):
+        items.clear()
+        await asyncio.sleep(0)
+        return x
+
+    result = await bounded_gather(clear, items, max_concurrent=2)
+    assert result[0].data == 0
+
+
+async def test_what_the_source_raises_comes_out_when_the_items_have_ended():
+    raised = LookupError("source")
+    ended = []
+
+    def source():
+        yield 1
+        yield 2
+        raise raised
+
+    async def fn(x):
+        try:
+            await asyncio.sleep(10)
+        finally:
+            await asyncio.sleep(0)
+            ended.append(x)
+
+    with pytest.raises(LookupError) as caught:
+        await bounded_gather(fn, source())
+    assert caught.value is raised
+    assert sorted(ended) == [1, 2]
+
+
+async def test_what_iter_raises_comes_out_bare():
+    class Source:
+        def __iter__(self):
+            raise LookupError("iter")
+
+    batch = bounded_gather(double, Source())
+    with pytest.raises(LookupError, match="iter"):
+        await batch
+    assert batch.status is BatchStatus.ABORTED
+
+
+# ------------------------------------------ sources that use their batch
+
+
+async def test_a_source_that_uses_the_batch_is_not_re_entered():
+    seen = []
+
+    class Source:
+        n = 0
+        inside = False
+
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            assert not self.inside
+            self.inside = True
+            try:
+                self.n += 1
+                seen.append(batch.progress.started)
+                batch.status  # noqa: B018
+                for task in asyncio.all_tasks():
+                    coro = task.get_coro()
+                    if coro is not None and task is not asyncio.current_task():
+                        coro.cr_await  # noqa: B018
+                if self.n > 20:
+                    raise StopIteration
+                return self.n
+            finally:
+                self.inside = False
+
+    batch = bounded_gather(double_later, Source(), max_concurrent=3)
+    assert len(await batch) == 20
+
+
+async def test_a_source_that_cancels_the_batch_has_its_item_as_never_started():
+    def source():
+        yield 1
+        batch.cancel()
+        yield 2
+        yield 3
+
+    batch = bounded_gather(double_later, source())
+    result = await batch
+    assert result[-1].state is TaskState.PENDING
+    assert [r.item for r in result] == [1, 2]
+    assert result.status is BatchStatus.CANCELLED
+
+
+async def test_a_source_that_cancels_its_stream_gives_no_item_that_was_not_started(
+    way,
+):
+    def source():
+        yield 1
+        batch.cancel()
+        yield 2
+
+    batch = bounded_gather(double_later, source())
+    # A task is made for the first item, and begins in a later turn.
+    assert [r.item async for r in batch] == ([1] if way == "workers" else [])
+
+
+@pytest.mark.parametrize("stops", [True, False])
+async def test_iter_of_the_source_may_use_the_batch(stops):
+    class Source:
+        def __iter__(self):
+            batch.add("added")
+            if stops:
+                batch.cancel()
+            return iter(["first"])
+
+    batch = bounded_gather(echo, Source(), budget=60)
+    result = await batch
+    if stops:
+        assert result.status is BatchStatus.CANCELLED
+        assert [r.item for r in result] == ["added"]
+    else:
+        assert result.values() == ["first", "added"]
+
+
+@needs_eager
+@pytest.mark.standard_loop_only
+async def test_an_eager_source_that_cancels_its_batch_is_waited_for():
+    """Its Task was not known yet, so it was neither cancelled nor waited for."""
+    closed = []
+
+    async def source():
+        try:
+            batch.cancel()
+            await asyncio.sleep(60)
+            yield 1
+        finally:
+            closed.append(True)
+
+    loop = asyncio.get_running_loop()
+    batch = bounded_gather(forever, source())
+    loop.set_task_factory(asyncio.eager_task_factory)
+    try:
+        result = await batch
+    finally:
+        loop.set_task_factory(None)
+    assert closed
+    assert result.status is BatchStatus.CANCELLED
+
+
+# -------------------------------------------------- asynchronous sources
+
+
+async def source(n, step=0):
+    for i in range(n):
+        if step is not None:
+            await asyncio.sleep(step)
+        yield i
+
+
+@pytest.mark.parametrize("fn", [double, double_later])
+@pytest.mark.parametrize("n", [0, 1, 200])
+@pytest.mark.parametrize("step", [None, 0])
+@pytest.mark.parametrize("limit", [1, 7])
+async def test_an_asynchronous_source_is_read_to_its_end(fn, n, step, limit):
+    batch = bounded_gather(fn, source(n, step), max_concurrent=limit)
+    result = await batch
+    assert result.values() == [2 * i for i in range(n)]
+    assert result.ok
+    assert batch.progress.total == n
+
+
+async def test_an_asynchronous_source_is_at_most_one_item_ahead():
+    given = ended = 0
+
+    async def numbers():
+        nonlocal given
+        for i in range(50):
+            given += 1
+            assert given - ended <= 4
+            yield i
+
+    async def fn(x):
+        nonlocal ended
+        await settle(3)
+        ended += 1
+
+    await bounded_gather(fn, numbers(), max_concurrent=3)
+    assert ended == 50
+
+
+async def test_an_asynchronous_source_is_bounded_by_a_slow_consumer():
+    given = handed = 0
+
+    async def numbers():
+        nonlocal given
+        for i in range(50):
+            given += 1
+            assert given - handed <= 2 + 1 + 1
+            yield i
+
+    async for _ in bounded_gather(double, numbers(), max_concurrent=2, buffer=1):
+        handed += 1
+        await settle(6)
+    assert handed == 50
+
+
+async def test_an_asynchronous_source_has_one_task_and_one_context():
+    tasks = set()
+
+    async def numbers():
+        var.set("source")
+        for i in range(20):
+            tasks.add(asyncio.current_task())
+            assert var.get() == "source"
+            async with asyncio.timeout(5):
+                await asyncio.sleep(0)
+                yield i
+        tasks.add(asyncio.current_task())
+
+    async def fn(x):
+        assert asyncio.current_task() not in tasks
+        return var.get()
+
+    result = await bounded_gather(fn, numbers(), max_concurrent=3)
+    assert set(result.values()) == {"unset"}
+    assert len(tasks) == 1
+
+
+async def test_an_asynchronous_source_is_under_no_items_timeout():
+    result = await bounded_gather(double, source(2, 0.03), timeout=0.01)
+    assert result.ok
+
+
+async def test_an_async_iterator_without_aclose_will_do():
+    class Numbers:
+        n = 0
+
+        def __aiter__(self):
+            return self
+
+        async def __anext__(self):
+            self.n += 1
+            if self.n > 3:
+                raise StopAsyncIteration
+            return self.n
+
+    assert (await bounded_gather(double, Numbers())).values() == [2, 4, 6]
+
+
+async def test_what_an_asynchronous_source_raises_comes_out_bare():
+    raised = LookupError("source")
+    ended = []
+
+    async def numbers():
+        yield 1
+        await asyncio.sleep(0.01)
+        raise raised
+
+    async def fn(x):
+        try:
+            await asyncio.sleep(10)
+        finally:
+            await asyncio.sleep(0)
+            ended.append(x)
+
+    with pytest.raises(LookupError) as caught:
+        await bounded_gather(fn, numbers())
+    assert caught.value is raised
+    assert ended == [1]
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
+async def test_an_exit_of_an_asynchronous_source_comes_out_of_the_await(error):
+    raised = error()
+
+    async def numbers():
+        yield 1
+        raise raised
+
+    with pytest.raises(error) as caught:
+        await bounded_gather(double, numbers())
+    assert caught.value is raised
+
+
+async def test_a_source_that_raises_cancelled_error_ends_the_batch():
+    async def numbers():
+        yield 1
+        raise asyncio.CancelledError("mine")
+
+    with pytest.raises(asyncio.CancelledError):
+        await bounded_gather(double, numbers())
+    assert asyncio.current_task().cancelling() == 0
+
+
+# ------------------------------------- the end of an asynchronous source
+
+
+async def closing(log, step=10):
+    try:
+        while True:
+            yield len(log)
+            await asyncio.sleep(step)
+    finally:
+        await asyncio.sleep(0)
+        log.append("closed")
+
+
+async def test_cancel_closes_the_source_and_waits_for_it():
+    log = []
+    batch = bounded_gather(double, closing(log), on_result=lambda r: batch.cancel())
+    result = await batch
+    assert log == ["closed"]
+    assert result.status is BatchStatus.CANCELLED
+    assert not result.exhausted
+
+
+async def test_the_budget_closes_the_source():
+    log = []
+    result = await bounded_gather(double, closing(log), budget=0.02)
+    assert log == ["closed"]
+    assert result.status is BatchStatus.TIMED_OUT
+    assert len(result) == 1
+
+
+async def test_leaving_closes_the_source():
+    log = []
+    async with bounded_gather(double, closing(log)) as batch:
+        async for _ in batch:
+            break
+    assert log == ["closed"]
+
+
+async def test_an_item_that_was_ahead_is_in_the_result_as_never_started():
+    async def numbers():
+        for i in range(10):
+            yield i
+
+    batch = bounded_gather(sleep_for, numbers(), max_concurrent=1)
+    in_turns(50, batch.cancel)
+    result = await batch
+    assert [r.state for r in result] == [
+        TaskState.DONE,
+        TaskState.CANCELLED,
+        TaskState.PENDING,
+    ] or result[0].item == 0
+    assert result[-1].state is TaskState.PENDING
+    assert isinstance(result[-1].error, asyncio.CancelledError)
+
+
+async def test_a_source_that_swallows_its_cancellation_is_not_read_on():
+    log = []
+
+    async def stubborn():
+        while len(log) < 100:
+            try:
+                yield 1
+                await asyncio.sleep(10)
+            except asyncio.CancelledError:
+                log.append("swallowed")
+
+    batch = bounded_gather(double, stubborn())
+    in_turns(50, batch.cancel)
+    await batch
+    assert log == ["swallowed"]
+
+
+async def test_a_source_that_fails_while_it_is_cancelled_is_reported(loop_errors):
+    async def failing():
+        try:
+            yield 1
+            await asyncio.sleep(10)
+        finally:
+            raise ValueError("in finally")
+
+    batch = bounded_gather(double, failing())
+    in_turns(50, batch.cancel)
+    assert (await batch).status is BatchStatus.CANCELLED
+    assert [str(c["exception"]) for c in loop_errors] == ["in finally"]
+
+
+async def test_a_batch_cancelled_before_it_began_touches_no_source():
+    touched = []
+
+    class Source:
+        def __aiter__(self):
+            touched.append(1)
+
+    batch = bounded_gather(double, Source())
+    batch.cancel()
+    result = await batch
+    assert (touched, len(result), result.exhausted) == ([], 0, False)
