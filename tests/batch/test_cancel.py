@@ -95,26 +95,6 @@ async def test_cancelling_again_cancels_once_more():
     assert result[0].data == "stubborn"
 
 
-async def test_an_item_that_never_ends_its_cancellation_is_waited_for():
-    swallowed = 0
-
-    async def fn(x):
-        nonlocal swallowed
-        while swallowed < 3:
-            try:
-                await asyncio.sleep(0.01)
-            except asyncio.CancelledError:
-                swallowed += 1
-        return "done"
-
-    batch = bounded_gather(fn, [1])
-    task = asyncio.create_task(batch.collect())
-    for _ in range(3):
-        await settle(3)
-        batch.cancel()
-    assert (await task)[0].data == "done"
-
-
 async def test_a_message_reaches_the_items():
     async def fn(x):
         asyncio.get_running_loop().call_soon(batch.cancel, "why")

@@ -26,38 +26,26 @@ var = contextvars.ContextVar("var", default="unset")
 # ----------------------------------------------------- context variables
 
 
-async def test_each_item_runs_in_a_copy_of_the_callers_context():
-    var.set("caller")
+@pytest.mark.parametrize("limit", [1, 3])
+async def test_each_item_runs_in_a_copy_of_the_callers_context(limit: int) -> None:
+    async def read() -> object:
+        return var.get()
 
-    async def fn(x):
+    async def fn(x: int) -> tuple[object, object, object]:
         before = var.get()
-        var.set(x)
-        await asyncio.sleep(0)
-        return before, var.get()
-
-    batch = await bounded_gather(fn, [1, 2, 3], max_concurrent=1)
-    assert batch.values() == [("caller", 1), ("caller", 2), ("caller", 3)]
-    assert var.get() == "caller"
-
-
-async def test_context_variables_of_items_are_their_own():
-    async def fn(x):
-        assert var.get() == "caller"
         token = var.set(x)
-        await asyncio.sleep(0)
+        await settle(2)
         assert var.get() == x
-        inner = await asyncio.create_task(read())
+        of_a_task = await asyncio.create_task(read())
+        of_a_thread = await asyncio.to_thread(var.get)
         if x % 2:
             var.reset(token)
             assert var.get() == "caller"
-        return inner
-
-    async def read():
-        return var.get()
+        return before, of_a_task, of_a_thread
 
     var.set("caller")
-    result = await bounded_gather(fn, range(10), max_concurrent=3)
-    assert result.values() == list(range(10))
+    result = await bounded_gather(fn, range(10), max_concurrent=limit)
+    assert result.values() == [("caller", x, x) for x in range(10)]
     assert var.get() == "caller"
 
 

@@ -75,17 +75,20 @@ async def test_the_function_is_called_only_when_a_slot_is_free():
     assert most == 3
 
 
-async def test_never_more_workers_than_the_limit_but_for_a_turn():
+@pytest.mark.parametrize("fails", [False, True])
+async def test_never_more_workers_than_the_limit_but_for_a_turn(fails: bool) -> None:
     most = 0
 
-    async def fn(x):
+    async def fn(x: int) -> None:
         nonlocal most
         most = max(most, len(asyncio.all_tasks()))
         await asyncio.sleep(0)
-        raise ValueError
+        if fails:
+            raise ValueError
 
-    (await bounded_gather(fn, range(100), max_concurrent=5)).failures()
-    assert most <= 1 + 2 * 5
+    result = await bounded_gather(fn, range(100), max_concurrent=5)
+    assert len(result.failures()) == (100 if fails else 0)
+    assert most <= 1 + 2 * 5  # tasks that have just ended are counted too
 
 
 # -------------------------------------------------- a limit that changes

@@ -86,18 +86,6 @@ async def test_tasks_are_made_by_the_loop():
     assert len(made) == 10
 
 
-async def test_as_many_tasks_as_the_limit_are_alive():
-    most = 0
-
-    async def fn(x):
-        nonlocal most
-        most = max(most, len(asyncio.all_tasks()))
-        await asyncio.sleep(0)
-
-    await bounded_gather(fn, range(100), max_concurrent=7, task_per_item=True)
-    assert most <= 1 + 2 * 7  # those that have just ended are counted too
-
-
 async def test_a_source_longer_than_memory_is_pulled_as_tasks_end():
     async with bounded_gather(
         echo, range(10**30), max_concurrent=10**6, buffer=0, task_per_item=True

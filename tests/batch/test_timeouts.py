@@ -83,18 +83,6 @@ async def test_an_item_that_turns_its_timeout_into_an_error_has_that_error():
     assert not result.timed_out
 
 
-async def test_an_items_own_timeout_is_its_own():
-    async def fn(x):
-        try:
-            async with asyncio.timeout(0.01):
-                await asyncio.sleep(10)
-        except TimeoutError:
-            return "own"
-
-    (result,) = await bounded_gather(fn, [1], timeout=5)
-    assert result.data == "own"
-
-
 async def test_an_items_cleanup_may_wait():
     async def fn(x):
         try:
