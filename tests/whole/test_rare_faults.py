@@ -8,12 +8,12 @@ import gc
 import importlib.util
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
-from pyasynclife import TaskGroup, TaskRegistry, TaskResult, _core, bounded_gather
+from pyasynclife import TaskGroup, TaskRegistry, _core
 from support.coroutines import echo_later, forever
 from support.faults import fail_allocation, needs_faults
 from support.loops import settle
@@ -21,10 +21,6 @@ from support.loops import settle
 pytestmark = needs_faults
 
 core: Any = _core
-
-
-class Name(str):
-    """A task id that is no exact str."""
 
 
 class Unspeakable(Exception):
@@ -57,69 +53,8 @@ async def tells_of_the_unspeakable() -> None:
     assert registry["mute"].error_text in ("Unspeakable: <str() failed>", None)
 
 
-async def calls_back_in_the_midst() -> None:
-    def items() -> Iterator[int]:
-        yield 1
-        batch.cancel()
-        yield 2
-
-    told: list[Any] = []
-    batch = bounded_gather(
-        echo_later, items(), max_concurrent=1, key=Name, on_result=told.append
-    )
-    results = await batch
-    assert len(told) <= len(results) <= 2
-
-
-async def names_its_items() -> None:
-    results = await bounded_gather(echo_later, [Name("a"), 1.5, 7, 10**5000])
-    assert {"a", "1", "7", "3"} == set(results.by_id())
-    keyed = await bounded_gather(echo_later, [1], key=lambda item: Name("one"))
-    assert ["one"] == [result.task_id for result in keyed]
-
-
-async def closes_a_worker() -> None:
-    """Once from outside, once while another calls the source in its context."""
-
-    def items() -> Iterator[int]:
-        yield 1
-        workers.update(asyncio.all_tasks() - before - {collecting})
-        for worker in workers - {asyncio.current_task()}:
-            worker.get_coro().close()
-        yield 2
-        yield 3
-
-    before = asyncio.all_tasks()
-    workers: set[asyncio.Task[Any]] = set()
-    batch = bounded_gather(forever, items(), on_result=repr)
-    collecting = asyncio.create_task(batch.collect())
-    try:
-        await settle()
-        for worker in workers:
-            worker.get_coro().close()
-    finally:
-        workers.update(asyncio.all_tasks() - before - {collecting})
-        for worker in workers:
-            worker.cancel()
-        batch.cancel()
-        await asyncio.wait([*workers, collecting])
-        for worker in workers:
-            worker.cancelled() or worker.exception()
-    collecting.result()
-
-
 async def makes_a_registry() -> None:
     TaskRegistry(history=1)
-
-
-async def speaks_of_itself() -> None:
-    inside: list[Any] = []
-    result = TaskResult("a", True, inside)
-    inside.append(result)
-    try:
-        assert "TaskResult(...)" in repr(result)
-    finally:
-        inside.clear()
 
 
 async def reads_a_handler() -> None:
@@ -173,18 +108,6 @@ async def calls_back_behind_the_group() -> None:
     assert len(called) == 3
 
 
-async def ends_before_all_was_begun() -> None:
-    """With items left over that it came with, and some that were added."""
-    for added in ([], [3]):
-        batch = bounded_gather(forever, [1, 2], max_concurrent=1)
-        for item in added:
-            batch.add(item)
-        collecting = asyncio.create_task(batch.collect())
-        await settle()
-        batch.cancel()
-        assert len(await collecting) == 2 + len(added)
-
-
 async def starts_a_child_while_it_starts_one() -> None:
     class Name:
         def __str__(self) -> str:
@@ -211,17 +134,12 @@ async def tries_the_capture_anew() -> None:
 SCENARIOS: list[Callable[[], Awaitable[None]]] = [
     closes_an_awaitable,
     tells_of_the_unspeakable,
-    calls_back_in_the_midst,
-    names_its_items,
-    closes_a_worker,
     makes_a_registry,
-    speaks_of_itself,
     reads_a_handler,
     makes_methods_its_own,
     shows_a_group,
     outlives_its_parent,
     calls_back_behind_the_group,
-    ends_before_all_was_begun,
     starts_a_child_while_it_starts_one,
     tries_the_capture_anew,
 ]
