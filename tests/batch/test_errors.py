@@ -212,7 +212,7 @@ async def test_an_exit_goes_before_what_the_source_raised(loop_errors):
         await bounded_gather(exits_when_cancelled(exits), source())
     assert caught.value is exits[0]
     (context,) = loop_errors
-    assert "source" == str(context["exception"])
+    assert str(context["exception"]) == "source"
     assert "more than once" in context["message"]
     loop_errors.clear()
 
@@ -241,5 +241,5 @@ async def test_an_exit_goes_before_the_callers_cancellation(how):
             if how == "block":
                 await asyncio.sleep(10)
     assert caught.value is exits[0]
-    assert 1 == caller.cancelling()
+    assert caller.cancelling() == 1
     caller.uncancel()

@@ -87,10 +87,8 @@ async def test_requests_to_a_server(make_client, server):
     url, seen = server
     async with make_client(url) as (fetch, error):
         result = await bounded_gather(fetch, range(N), max_concurrent=20, timeout=20.0)
-    assert [n for n in range(N) if n % 10 != 3] == [
-        one.data for one in result.successes()
-    ]
-    assert {error} == {type(one.error) for one in result.failures()}
+    assert [r.data for r in result.successes()] == [n for n in range(N) if n % 10 != 3]
+    assert {type(r.error) for r in result.failures()} == {error}
     assert 1 < seen["most"] <= 20
 
 
@@ -100,12 +98,12 @@ async def test_requests_that_time_out_leave_the_session_whole(make_client, serve
     hang = [number for number in range(1001, 1041) if number % 10 in (1, 7)]
     async with make_client(url) as (fetch, _):
         result = await bounded_gather(fetch, hang, max_concurrent=4, timeout=1.0)
-        assert [n for n in hang if n % 10 == 7] == [
-            one.item for one in result if one.timed_out
+        assert [r.item for r in result if r.timed_out] == [
+            n for n in hang if n % 10 == 7
         ]
-        assert 4 == len(result.successes())
+        assert len(result.successes()) == 4
         again = await bounded_gather(fetch, [0, 1, 2], timeout=20.0)
-        assert [0, 1, 2] == again.values()
+        assert again.values() == [0, 1, 2]
 
 
 @pytest.mark.parametrize("make_client", CLIENTS)
@@ -115,9 +113,9 @@ async def test_a_stream_of_requests_that_is_left_ends_them(make_client, server):
         batch = bounded_gather(fetch, range(1004, 2000), max_concurrent=5)
         async with batch:
             async for result in batch:
-                assert 1004 == result.data
+                assert result.data == 1004
                 break
-        assert 0 == batch.progress.running
+        assert batch.progress.running == 0
         assert batch.progress.started < 50
 
 
@@ -169,11 +167,11 @@ async def test_a_scoped_session_that_the_item_removes_is_its_own(database):
             await scoped.remove()
 
     result = await bounded_gather(store, range(30), max_concurrent=3)
-    assert list(range(30)) == result.values()
-    assert 30 == len(set(sessions))
+    assert result.values() == list(range(30))
+    assert len(set(sessions)) == 30
     stored = await scoped.scalar(text("select count(*) from item"))
     await scoped.remove()
-    assert 30 == stored
+    assert stored == 30
 
 
 async def test_a_session_that_a_failed_item_left_reaches_no_other(database):
@@ -191,10 +189,8 @@ async def test_a_session_that_a_failed_item_left_reaches_no_other(database):
         return number
 
     result = await bounded_gather(store, range(12), max_concurrent=2)
-    assert [n for n in range(12) if n % 3 != 1] == [
-        one.data for one in result.successes()
-    ]
-    assert {ValueError} == {type(one.error) for one in result.failures()}
+    assert [r.data for r in result.successes()] == [n for n in range(12) if n % 3 != 1]
+    assert {type(r.error) for r in result.failures()} == {ValueError}
     for session in failed_with:
         await session.close()
 
@@ -211,7 +207,7 @@ async def test_a_session_that_is_kept_is_the_next_items_too_unless_each_has_a_ta
         await asyncio.sleep(0)
 
     await bounded_gather(use, range(10), max_concurrent=2)
-    assert (10 if way == "tasks" else 2) == len(sessions)
+    assert len(sessions) == (10 if way == "tasks" else 2)
     for session in sessions:
         await session.close()
 

@@ -596,7 +596,7 @@ def test_an_exit_of_a_batch_that_ended_and_was_dropped_ends_the_loops_run():
         async for _ in batch:
             await settle(5)
             break
-        assert BatchStatus.ABORTED is batch.status
+        assert batch.status is BatchStatus.ABORTED
         del batch
         gc.collect()
         await asyncio.sleep(10)
