@@ -44,7 +44,9 @@ async def test_an_item_may_add_to_its_batch():
 
 @pytest.mark.parametrize("ordered", [True, False])
 @pytest.mark.parametrize("fn", [echo, echo_later])
-async def test_a_crawler_adds_while_it_consumes_and_ends_when_all_is_quiet(ordered, fn):
+async def test_a_crawler_adds_while_it_consumes_and_ends_when_nothing_is_left(
+    ordered, fn
+):
     batch = bounded_gather(fn, [1], max_concurrent=5, ordered=ordered)
     seen = []
     async for result in batch:
@@ -74,14 +76,15 @@ async def test_an_iteration_ends_only_when_the_consumer_asks_again():
 
 
 async def test_a_consumer_that_waits_gets_what_is_added():
-    batch = bounded_gather(echo_later, asyncio_source := stuck_source())
+    source = stuck_source()
+    batch = bounded_gather(echo_later, source)
     waiting = asyncio.ensure_future(anext(aiter(batch)))
     await settle(5)
     batch.add("added")
     assert (await waiting).data == "added"
     batch.cancel()
     assert [r async for r in batch] == []
-    assert asyncio_source.ag_frame is None
+    assert source.ag_frame is None
 
 
 async def stuck_source(*items):
@@ -104,7 +107,7 @@ async def test_added_items_run_beside_a_source_that_is_stuck():
     assert result.status is BatchStatus.CANCELLED
 
 
-async def test_items_of_a_reader_and_added_ones_take_turns():
+async def test_items_of_a_reader_and_added_ones_alternate():
     started = []
 
     async def source():
@@ -224,7 +227,7 @@ async def test_an_awaited_batch_whose_items_add_keeps_its_limit():
 # ----------------------------------------------------------------- close
 
 
-async def test_closing_ends_a_block_that_is_quiet():
+async def test_close_ends_a_block_that_has_nothing_to_run():
     async with bounded_gather(echo_later, []) as batch:
         batch.add(1)
         batch.close()
@@ -237,7 +240,7 @@ async def test_closing_ends_a_block_that_is_quiet():
     batch.close()
 
 
-async def test_closing_before_the_start_leaves_the_source():
+async def test_closing_before_the_start_keeps_the_items_of_the_source():
     batch = bounded_gather(echo, [1, 2])
     batch.close()
     assert (await batch).values() == [1, 2]
@@ -247,7 +250,7 @@ async def test_closing_before_the_start_leaves_the_source():
 
 
 @pytest.mark.parametrize("kind", ["list", "iterator", "reader"])
-async def test_pause_starts_nothing_new_and_resume_goes_on(kind):
+async def test_pause_starts_nothing_new_and_resume_continues(kind):
     async def numbers():
         for i in range(20):
             yield i
@@ -288,7 +291,7 @@ async def test_a_batch_paused_before_it_began_starts_nothing():
     batch.resume()
 
 
-async def test_pausing_in_the_turn_of_the_start_starts_nothing():
+async def test_pausing_in_the_iteration_of_the_start_starts_nothing():
     gated = Gated()
     async with bounded_gather(gated, range(10), max_concurrent=5) as batch:
         batch.pause()
@@ -333,7 +336,7 @@ async def test_a_paused_batch_can_be_cancelled():
 
 
 @pytest.mark.parametrize("where", ["source", "key", "on_result", "fn", "del"])
-async def test_everything_may_be_called_from_everywhere(where):
+async def test_every_method_may_be_called_from_every_callback(where):
     def meddle(at):
         if at == where and batch.progress.started < 40:
             batch.pause()

@@ -34,7 +34,7 @@ async def test_cancel_ends_what_runs_and_starts_no_more():
     assert len(result.failures()) == 3
 
 
-async def test_cancel_of_a_lazy_source_says_that_there_was_more():
+async def test_cancelling_a_lazy_source_gives_a_result_that_is_not_exhausted():
     batch = bounded_gather(sleep_for, iter([10] * 10), max_concurrent=2)
     in_turns(50, batch.cancel)
     result = await batch
@@ -110,8 +110,8 @@ async def test_a_message_reaches_the_items():
 # ---------------------------------------------------- a cancelled caller
 
 
-async def cancelled_while(batch, turns, msg="outer", times=1):
-    """Await the batch in a task, cancel it, and say what came out."""
+async def cancel_while_awaiting(batch, iterations, msg="outer", times=1):
+    """Cancel a task that awaits the batch; the error and the task's cancelling()."""
 
     async def main():
         try:
@@ -120,7 +120,7 @@ async def cancelled_while(batch, turns, msg="outer", times=1):
             return error, asyncio.current_task().cancelling()
 
     task = asyncio.create_task(main())
-    await settle(turns)
+    await settle(iterations)
     for _ in range(times):
         task.cancel(msg)
         await settle(1)
@@ -138,7 +138,7 @@ async def test_a_cancelled_caller_gets_its_cancellation_when_the_items_have_ende
             ended.append(x)
 
     batch = bounded_gather(fn, range(3))
-    error, count = await cancelled_while(batch, 5)
+    error, count = await cancel_while_awaiting(batch, 5)
     assert error.args == ("outer",)
     assert count == 1
     assert ended == [0, 1, 2]
@@ -147,7 +147,7 @@ async def test_a_cancelled_caller_gets_its_cancellation_when_the_items_have_ende
     assert [r.state for r in result] == [TaskState.CANCELLED] * 3
 
 
-async def test_the_very_object_thrown_in_comes_out():
+async def test_the_first_exception_thrown_in_is_the_one_raised():
     batch = bounded_gather(sleep_for, [10])
     coro = batch.collect()
     coro.send(None)._asyncio_future_blocking = False
@@ -165,7 +165,7 @@ async def test_the_very_object_thrown_in_comes_out():
     assert caught.value is thrown
 
 
-async def test_a_host_that_cancels_on_every_turn_is_survived():
+async def test_a_caller_cancelled_on_every_iteration_waits_for_its_items():
     ended = []
 
     async def fn(x):
@@ -176,7 +176,7 @@ async def test_a_host_that_cancels_on_every_turn_is_survived():
             ended.append(x)
 
     batch = bounded_gather(fn, range(3))
-    error, count = await cancelled_while(batch, 5, times=15)
+    error, count = await cancel_while_awaiting(batch, 5, times=15)
     assert count == 15
     assert error.args == ("outer",)
     assert ended == [0, 1, 2]
@@ -197,7 +197,7 @@ async def test_a_caller_cancelled_when_all_has_ended_is_cancelled_and_loses_noth
     assert (await batch).ok
 
 
-async def test_an_item_that_finished_in_the_tick_of_the_cancellation_is_reported():
+async def test_an_item_that_finished_in_the_iteration_of_the_cancellation_is_reported():
     gate = asyncio.get_running_loop().create_future()
     seen = []
 
@@ -219,7 +219,7 @@ async def test_an_item_that_finished_in_the_tick_of_the_cancellation_is_reported
 @pytest.mark.parametrize("use", ["await", "iterate", "block", "break"])
 @pytest.mark.parametrize("again", [None, 0, 1, 3])
 @pytest.mark.parametrize("kind", ["list", "async", "stuck"])
-async def test_cancelling_at_every_turn_leaves_nothing(use, again, kind):
+async def test_cancelling_at_any_iteration_leaves_nothing(use, again, kind):
     async def fn(x):
         if x % 4 == 0:
             return x
@@ -302,7 +302,7 @@ async def test_a_sweep_over_all_tasks_starts_nothing_new():
     assert len(started) == 5
 
 
-async def test_a_worker_cancelled_by_somebody_costs_its_item_alone():
+async def test_cancelling_a_worker_cancels_only_its_item():
     workers = []
 
     async def fn(x):
@@ -341,7 +341,7 @@ async def test_workers_cancelled_before_their_first_step_are_replaced():
 # --------------------------------------------------- the end of the loop
 
 
-async def test_no_task_of_ours_is_left_when_the_await_returns():
+async def test_no_task_of_a_batch_is_left_when_the_await_returns():
     async def fn(x):
         await asyncio.sleep(0)
 
@@ -349,7 +349,7 @@ async def test_no_task_of_ours_is_left_when_the_await_returns():
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
-def test_asyncio_run_ends_a_batch_that_nobody_waits_for():
+def test_asyncio_run_ends_a_batch_that_nobody_awaits():
     ended = []
 
     async def fn(x):
@@ -368,7 +368,7 @@ def test_asyncio_run_ends_a_batch_that_nobody_waits_for():
     assert sorted(ended) == [0, 1, 2]
 
 
-def test_a_loop_that_is_closed_under_a_batch_is_no_crash():
+def test_closing_the_loop_under_a_batch_does_not_crash():
     async def fn(x):
         await asyncio.sleep(10)
 

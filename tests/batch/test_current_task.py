@@ -178,22 +178,22 @@ async def test_an_item_that_raises_cancelled_error_is_cancelled():
 
 @pytest.mark.workers_only
 @pytest.mark.parametrize("how", ["raise", "timeout", "cancel"])
-async def test_the_worker_of_an_item_that_did_not_succeed_is_retired(how):
+async def test_the_worker_of_an_item_that_did_not_succeed_is_replaced(how):
     tasks = []
-    turns = []
-    turn = 0
+    iterations = []
+    iteration = 0
 
     async def count():
-        nonlocal turn
+        nonlocal iteration
         while True:
-            turn += 1
+            iteration += 1
             await asyncio.sleep(0)
 
     counter = asyncio.create_task(count())
 
     async def fn(x):
         tasks.append(asyncio.current_task())
-        turns.append(turn)
+        iterations.append(iteration)
         if x % 2:
             if how == "raise":
                 raise ValueError
@@ -205,12 +205,12 @@ async def test_the_worker_of_an_item_that_did_not_succeed_is_retired(how):
     counter.cancel()
     assert tasks[0] is tasks[1]
     assert tasks[1] is not tasks[2]
-    assert turns[2] > turns[1]
-    assert len(set(map(id, tasks))) == len({id(t) for t in tasks}) >= 3
+    assert iterations[2] > iterations[1]
+    assert len(set(tasks)) >= 3
     assert len(result.failures()) == 3
 
 
-async def test_a_worker_stepped_by_its_own_item_refuses():
+async def test_a_worker_refuses_to_be_stepped_by_its_own_item():
     async def fn(x):
         step = asyncio.current_task().get_coro().cr_await
         errors = []
@@ -226,7 +226,7 @@ async def test_a_worker_stepped_by_its_own_item_refuses():
     assert result[0].success or isinstance(result[0].error, Exception)
 
 
-async def test_a_worker_stepped_by_another_ones_item():
+async def test_stepping_another_worker_loses_no_result():
     waiting = {}
 
     async def fn(x):
@@ -248,7 +248,7 @@ async def test_a_worker_stepped_by_another_ones_item():
     assert result[3].data == 3
 
 
-async def test_a_worker_thrown_into_by_another_ones_item():
+async def test_throwing_into_another_worker_loses_no_result():
     waiting = {}
 
     async def fn(x):
@@ -290,7 +290,7 @@ async def middle(gate):
 
 
 class Items:
-    """Items that wait, and their tasks."""
+    """Items that wait for a gate; their tasks are kept."""
 
     def __init__(self):
         self.gate = asyncio.get_running_loop().create_future()
@@ -318,7 +318,7 @@ async def test_a_call_graph_goes_down_to_the_items_own_await():
 
 
 @needs_graph
-async def test_a_call_graph_from_inside_an_item():
+async def test_a_call_graph_can_be_captured_inside_an_item():
     async def fn(x):
         return [
             entry.frame.f_code.co_name
@@ -373,7 +373,7 @@ async def item(x):
     await middle()
 
 async def main():
-    await bounded_gather(item, range(3), task_per_item={solo})
+    await bounded_gather(item, range(3), task_per_item={task_per_item})
 
 asyncio.run(main())
 """
@@ -381,10 +381,10 @@ asyncio.run(main())
 
 @needs_graph
 @pytest.mark.skipif(sys.platform != "linux", reason="another process's memory")
-@pytest.mark.parametrize("solo", [False, True])
+@pytest.mark.parametrize("task_per_item", [False, True])
 @pytest.mark.workers_only
-def test_pstree_of_another_process_shows_the_items_tasks(solo):
-    with start_child(SOURCE.format(solo=solo)) as child:
+def test_pstree_of_another_process_shows_the_items_tasks(task_per_item):
+    with start_child(SOURCE.format(task_per_item=task_per_item)) as child:
         child.wait_for("ready")
         seen = subprocess.run(
             [sys.executable, "-m", "asyncio", "pstree", str(child.pid)],
@@ -396,7 +396,7 @@ def test_pstree_of_another_process_shows_the_items_tasks(solo):
     if seen.returncode and re.search("[Pp]ermission|[Pp]rivilege", seen.stderr):
         pytest.skip("may not read another process's memory")
     assert seen.returncode == 0, seen.stderr
-    if solo:
+    if task_per_item:
         assert seen.stdout.count("deepest") == 3
         assert seen.stdout.count("item") >= 3
     else:

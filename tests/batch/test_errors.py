@@ -31,7 +31,7 @@ async def test_a_function_that_raises_is_one_failed_item():
     assert str(batch[1].error) == "at the call"
 
 
-async def test_what_cannot_be_awaited_is_one_failed_item():
+async def test_a_value_that_cannot_be_awaited_is_one_failed_item():
     batch = await bounded_gather(lambda x: x if x == 1 else double(x), [0, 1, 2])
     assert [r.success for r in batch] == [True, False, True]
     assert isinstance(batch[1].error, TypeError)
@@ -202,7 +202,7 @@ def exits_when_cancelled(exits):
     return fn
 
 
-async def test_an_exit_goes_before_what_the_source_raised(loop_errors):
+async def test_an_exit_takes_precedence_over_an_error_of_the_source(loop_errors):
     def source():
         yield 0
         raise LookupError("source")
@@ -217,7 +217,7 @@ async def test_an_exit_goes_before_what_the_source_raised(loop_errors):
     loop_errors.clear()
 
 
-async def test_of_two_exits_the_first_is_raised_and_the_other_told(loop_errors):
+async def test_of_two_exits_the_first_is_raised_and_the_other_reported(loop_errors):
     exits = [SystemExit("a"), KeyboardInterrupt("b")]
     batch = bounded_gather(exits_when_cancelled(exits), [0, 1])
     in_turns(50, batch.cancel)
@@ -229,7 +229,7 @@ async def test_of_two_exits_the_first_is_raised_and_the_other_told(loop_errors):
 
 
 @pytest.mark.parametrize("how", ["await", "block", "leaving"])
-async def test_an_exit_goes_before_the_callers_cancellation(how):
+async def test_an_exit_takes_precedence_over_the_callers_cancellation(how):
     exits = [SystemExit("item")]
     batch = bounded_gather(exits_when_cancelled(exits), [0])
     caller = asyncio.current_task()

@@ -96,7 +96,7 @@ async def changed_while_it_ran():
     async with batch:
         async for result in batch:
             if result.index < 2:
-                with contextlib.suppress(RuntimeError):  # it has failed
+                with contextlib.suppress(RuntimeError):  # the batch has failed
                     batch.add(7)
                 batch.max_concurrent = 4
                 batch.pause()
@@ -140,7 +140,7 @@ class Name(str):
 
 
 async def ended_with_unstarted_items():
-    """Items of the source, and some that were added."""
+    """Unstarted items of the source, and some that were added."""
     for added in ([], [3]):
         batch = bounded_gather(forever, [1, 2], max_concurrent=1)
         for item in added:
@@ -173,7 +173,7 @@ async def cancelled_by_its_source():
 
 
 async def with_workers_closed_from_outside():
-    """Once by the caller, once while another worker calls the source."""
+    """Closed by the caller, and while another worker calls the source."""
 
     def items():
         yield 1

@@ -51,10 +51,10 @@ async def test_a_batch_ends_without_an_item_that_does_not_stop(grace, how):
             result = caught.value.result
         else:
             result = await batch
-    # uvloop looks at its timers first: without grace it may give up the soft one too
+    # uvloop runs its timers first: without grace it may abandon the soft item too
     uvloop = type(asyncio.get_running_loop()).__module__ == "uvloop"
-    given_up = (1, 2) if uvloop and how == "fatal" and grace == 0 else (1,)
-    assert batch.progress.running in given_up
+    abandoned = (1, 2) if uvloop and how == "fatal" and grace == 0 else (1,)
+    assert batch.progress.running in abandoned
     if how != "fatal":
         hard, soft = result[0], result[1]
         assert (hard.state, hard.success) == (TaskState.RUNNING, False)
@@ -69,10 +69,10 @@ async def test_a_batch_ends_without_an_item_that_does_not_stop(grace, how):
     await stubborn.release()
     assert stubborn.tasks[0].result() in (None, "hard")
     assert stubborn.ended == ["hard"]
-    assert batch.progress.running in given_up
+    assert batch.progress.running in abandoned
 
 
-async def test_an_item_that_does_not_stop_after_its_timeout_gives_up_its_place():
+async def test_an_item_that_does_not_stop_after_its_timeout_frees_its_slot():
     stubborn = Stubborn()
 
     async def fn(x):
@@ -93,7 +93,7 @@ async def test_an_item_that_does_not_stop_after_its_timeout_gives_up_its_place()
     await stubborn.release()
 
 
-async def test_a_timeout_that_is_not_obeyed_counts_for_max_errors():
+async def test_a_timeout_that_an_item_ignores_counts_for_max_errors():
     stubborn = Stubborn()
     with pytest.raises(BatchError) as caught:
         await bounded_gather(
@@ -118,7 +118,7 @@ async def test_an_item_that_stops_in_its_grace_has_its_outcome():
 
 
 @pytest.mark.parametrize("use", ["iterate", "block"])
-async def test_an_item_that_does_not_stop_is_told_of(use):
+async def test_an_item_that_does_not_stop_is_reported(use):
     stubborn = Stubborn()
     seen = []
     batch = bounded_gather(
@@ -136,7 +136,7 @@ async def test_an_item_that_does_not_stop_is_told_of(use):
     await stubborn.release()
 
 
-async def test_a_cancelled_caller_comes_back_after_the_grace():
+async def test_a_cancelled_caller_returns_after_the_grace():
     stubborn = Stubborn()
     batch = bounded_gather(stubborn, ["hard"], cancel_grace=0.02)
     task = asyncio.create_task(batch.collect())
@@ -149,7 +149,7 @@ async def test_a_cancelled_caller_comes_back_after_the_grace():
     await stubborn.release()
 
 
-async def test_what_was_never_started_is_not_said_to_run():
+async def test_an_item_that_never_started_is_pending_and_not_running():
     batch = bounded_gather(forever, range(5), cancel_grace=0)
     task = asyncio.create_task(batch.collect())
     await asyncio.sleep(0)
@@ -159,7 +159,7 @@ async def test_what_was_never_started_is_not_said_to_run():
     assert [r.duration for r in result] == [0.0] * 5
 
 
-async def test_an_infinite_grace_is_none():
+async def test_an_infinite_grace_is_accepted():
     result = await bounded_gather(echo, [1], cancel_grace=math.inf)
     assert result.ok
 
@@ -167,7 +167,7 @@ async def test_an_infinite_grace_is_none():
 # ------------------------------------------------------- abandoned items
 
 
-async def test_what_was_given_up_is_held_until_it_ends():
+async def test_an_abandoned_item_is_held_until_it_ends():
     async def fn(x):
         gate = asyncio.get_running_loop().create_future()
         gates.append(gate)
@@ -192,8 +192,8 @@ async def test_what_was_given_up_is_held_until_it_ends():
 
 
 @pytest.mark.standard_loop_only
-async def test_many_that_do_not_stop_are_not_counted_for_each(monkeypatch):
-    """Holding one went over all that were held."""
+async def test_holding_many_abandoned_items_takes_linear_time(monkeypatch):
+    """Holding an item once iterated over all items that were held."""
     loop = asyncio.get_running_loop()
     is_closed, asked = loop.is_closed, []
     monkeypatch.setattr(loop, "is_closed", lambda: asked.append(1) or is_closed())
@@ -211,7 +211,7 @@ async def test_many_that_do_not_stop_are_not_counted_for_each(monkeypatch):
     assert loop not in _stuck
 
 
-async def test_what_an_item_fails_with_after_it_was_given_up_is_reported(loop_errors):
+async def test_an_error_of_an_abandoned_item_is_reported(loop_errors):
     stubborn = Stubborn(error=LookupError("late"))
     batch = bounded_gather(stubborn, ["bad"], cancel_grace=0.0)
     in_turns(50, batch.cancel)
@@ -234,7 +234,7 @@ async def test_a_result_with_an_item_that_did_not_stop_is_reported_unread(loop_e
     await stubborn.release()
 
 
-def test_a_loop_closed_under_what_was_given_up_is_no_crash():
+def test_closing_the_loop_under_an_abandoned_item_does_not_crash():
     async def stubborn(x):
         while True:
             try:
@@ -312,7 +312,7 @@ async def test_cancelling_again_reaches_a_reader_that_swallowed():
         assert (await task).values() == [1]
 
 
-async def test_a_reader_that_was_given_up_cannot_keep_its_batch_from_ending():
+async def test_an_abandoned_reader_cannot_keep_its_batch_from_ending():
     async def source():
         yield 1
         reached.append(True)
@@ -335,8 +335,8 @@ async def test_a_reader_that_was_given_up_cannot_keep_its_batch_from_ending():
 
 
 @pytest.mark.standard_loop_only
-async def test_no_grace_is_enough_for_a_source_that_ends_at_once():
-    """uvloop looks at its timers before what is ready, and may find it late."""
+async def test_a_source_that_ends_at_once_needs_no_grace():
+    """uvloop runs its timers before the ready callbacks: the source may be too late."""
 
     async def source():
         yield 1
@@ -357,7 +357,7 @@ async def test_no_grace_is_enough_for_a_source_that_ends_at_once():
 
 
 @pytest.mark.parametrize("error", [Fatal, LookupError])
-async def test_what_a_source_fails_with_when_it_is_late_is_reported(error, loop_errors):
+async def test_a_late_error_of_a_source_is_reported(error, loop_errors):
     stubborn = Stubborn()
 
     async def source():

@@ -23,7 +23,7 @@ N = 60
 
 @pytest.fixture
 async def server():
-    """An aiohttp server on loopback; how many requests it serves at once is seen."""
+    """An aiohttp server on loopback that counts the requests it serves at once."""
     web = pytest.importorskip("aiohttp.web", reason="aiohttp is not installed")
     seen = {"now": 0, "most": 0, "ended": 0}
 
@@ -51,7 +51,7 @@ async def server():
         yield f"http://{host}:{port}", seen
     finally:
         await runner.cleanup()
-        await asyncio.sleep(0.01)  # transports close in a turn of their own
+        await asyncio.sleep(0.01)  # transports close in an iteration of their own
 
 
 @asynccontextmanager
@@ -83,7 +83,7 @@ CLIENTS = [aiohttp_client, httpx_client]
 
 
 @pytest.mark.parametrize("make_client", CLIENTS)
-async def test_requests_to_a_server(make_client, server):
+async def test_a_batch_of_requests_to_a_server_keeps_its_limit(make_client, server):
     url, seen = server
     async with make_client(url) as (fetch, error):
         result = await bounded_gather(fetch, range(N), max_concurrent=20, timeout=20.0)
@@ -93,7 +93,7 @@ async def test_requests_to_a_server(make_client, server):
 
 
 @pytest.mark.parametrize("make_client", CLIENTS)
-async def test_requests_that_time_out_leave_the_session_whole(make_client, server):
+async def test_requests_that_time_out_leave_the_session_usable(make_client, server):
     url, _ = server
     hang = [number for number in range(1001, 1041) if number % 10 in (1, 7)]
     async with make_client(url) as (fetch, _):
@@ -107,7 +107,7 @@ async def test_requests_that_time_out_leave_the_session_whole(make_client, serve
 
 
 @pytest.mark.parametrize("make_client", CLIENTS)
-async def test_a_stream_of_requests_that_is_left_ends_them(make_client, server):
+async def test_leaving_a_stream_of_requests_ends_them(make_client, server):
     url, _ = server
     async with make_client(url) as (fetch, _):
         batch = bounded_gather(fetch, range(1004, 2000), max_concurrent=5)
@@ -184,7 +184,7 @@ async def test_a_session_that_a_failed_item_left_reaches_no_other(database):
         await session.execute(text("select 1"))
         if number % 3 == 1:
             failed_with.add(session)
-            raise ValueError(number)  # and the session stays as it is
+            raise ValueError(number)  # the session is not removed
         await scoped.remove()
         return number
 
@@ -195,10 +195,10 @@ async def test_a_session_that_a_failed_item_left_reaches_no_other(database):
         await session.close()
 
 
-async def test_a_session_that_is_kept_is_the_next_items_too_unless_each_has_a_task(
+async def test_a_session_that_is_kept_reaches_the_next_item_unless_each_has_a_task(
     database, way
 ):
-    """What docs/tasks.md warns of."""
+    """docs/tasks.md warns of this."""
     scoped, _ = database
     sessions = set()
 
@@ -228,7 +228,7 @@ async def test_asyncio_timeout_inside_an_item_is_its_own():
     assert result.values() == [(0, "own" if x % 2 else "slept") for x in range(6)]
 
 
-async def test_an_items_timeout_goes_through_its_inner_ones():
+async def test_an_items_timeout_propagates_through_inner_timeouts():
     async def fn(x):
         async with asyncio.timeout(5), asyncio.timeout(6):
             await asyncio.sleep(10)
@@ -238,7 +238,7 @@ async def test_an_items_timeout_goes_through_its_inner_ones():
     assert "timed out after 0.01 s" in str(result[0].error)
 
 
-async def test_wait_for_and_shield_inside_an_item() -> None:
+async def test_wait_for_and_shield_inside_an_item_work_as_usual() -> None:
     async def fn(x: int) -> int:
         inner = asyncio.create_task(echo_later(x))
         with pytest.raises(TimeoutError):
@@ -254,7 +254,7 @@ async def test_wait_for_and_shield_inside_an_item() -> None:
 
 
 @pytest.mark.parametrize("group_type", [asyncio.TaskGroup, TaskGroup])
-async def test_nested_groups_inside_an_item(group_type):
+async def test_nested_groups_inside_an_item_cancel_as_usual(group_type):
     async def fails(x):
         await asyncio.sleep(0)
         raise LookupError(x)
@@ -278,7 +278,7 @@ async def test_nested_groups_inside_an_item(group_type):
 
 
 @pytest.mark.parametrize("group_type", [asyncio.TaskGroup, TaskGroup])
-async def test_groups_inside_an_item(group_type: Any) -> None:
+async def test_groups_inside_an_item_work_as_usual(group_type: Any) -> None:
     async def fn(x: int) -> int:
         async with asyncio.timeout(5), group_type() as outer, group_type() as inner:
             first = outer.create_task(asyncio.sleep(0, x))
@@ -304,7 +304,7 @@ async def test_a_failing_group_inside_an_item_is_its_error(group_type: Any) -> N
     assert all(isinstance(r.error, ExceptionGroup) for r in result)
 
 
-async def test_a_batch_inside_an_item_of_a_batch():
+async def test_a_batch_may_run_inside_an_item_of_a_batch():
     async def inner(x):
         return await bounded_gather(double_later, range(x))
 
@@ -313,7 +313,7 @@ async def test_a_batch_inside_an_item_of_a_batch():
 
 
 @pytest.mark.parametrize("group_type", [asyncio.TaskGroup, TaskGroup])
-async def test_a_batch_inside_a_group_that_fails(group_type):
+async def test_a_batch_inside_a_group_that_fails_ends_with_it(group_type):
     ended = []
 
     async def fn(x):
@@ -334,7 +334,7 @@ async def test_a_batch_inside_a_group_that_fails(group_type):
     assert sorted(ended) == [0, 1, 2]
 
 
-async def test_a_timeout_around_a_batch():
+async def test_a_timeout_around_a_batch_waits_for_the_items():
     ended = []
 
     async def fn(x):
@@ -361,7 +361,7 @@ def anyio():
     return pytest.importorskip("anyio", reason="anyio is not installed")
 
 
-async def test_anyio_scopes_and_groups_inside_an_item(anyio: Any) -> None:
+async def test_anyio_scopes_and_groups_inside_an_item_work_as_usual(anyio: Any) -> None:
     async def fn(x: int) -> list[int]:
         with anyio.move_on_after(0.005) as scope:
             await anyio.sleep(10)
@@ -387,7 +387,7 @@ async def test_anyio_scopes_and_groups_inside_an_item(anyio: Any) -> None:
     assert result.values() == [[-x, x] for x in range(10)]
 
 
-async def test_an_anyio_group_that_fails_inside_an_item(anyio):
+async def test_an_anyio_group_that_fails_inside_an_item_is_its_error(anyio):
     async def fails():
         raise LookupError
 
@@ -403,7 +403,7 @@ async def test_an_anyio_group_that_fails_inside_an_item(anyio):
     assert all(isinstance(r.error, ExceptionGroup) for r in result.failures())
 
 
-async def test_an_items_timeout_goes_through_anyios_scopes(anyio: Any) -> None:
+async def test_an_items_timeout_propagates_through_anyios_scopes(anyio: Any) -> None:
     cleaned = []
 
     async def fn(x: int) -> None:
@@ -450,7 +450,7 @@ async def test_anyio_around_a_batch_cancels_and_waits(how: str, anyio: Any) -> N
     assert asyncio.current_task().cancelling() == 0
 
 
-async def test_anyio_scopes_and_groups_inside_a_source(anyio):
+async def test_anyio_scopes_and_groups_inside_a_source_work_as_usual(anyio):
     async def source():
         with anyio.fail_after(5):
             async with anyio.create_task_group() as group:

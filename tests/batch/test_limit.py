@@ -22,7 +22,7 @@ BOTH_WAYS = True
 
 
 class Gauge:
-    """A function for items that counts how many of it run at once."""
+    """A function for items that counts how many of them run at once."""
 
     def __init__(self):
         self.now = self.most = 0
@@ -30,7 +30,7 @@ class Gauge:
     async def __call__(self, item):
         self.now += 1
         self.most = max(self.most, self.now)
-        await settle(20)  # a slow machine starts the rest in a later turn
+        await settle(20)  # a slow machine starts the rest in a later iteration
         self.now -= 1
         return item
 
@@ -76,7 +76,7 @@ async def test_the_function_is_called_only_when_a_slot_is_free():
 
 
 @pytest.mark.parametrize("fails", [False, True])
-async def test_never_more_workers_than_the_limit_but_for_a_turn(fails: bool) -> None:
+async def test_workers_exceed_the_limit_for_one_iteration_at_most(fails: bool) -> None:
     most = 0
 
     async def fn(x: int) -> None:
@@ -150,7 +150,7 @@ async def test_the_limit_may_be_set_by_an_item_and_before_the_start():
 
 
 @pytest.mark.parametrize("raised", [1, 6])
-async def test_a_limit_that_is_lowered_at_once_holds(raised):
+async def test_a_limit_lowered_at_the_start_holds(raised):
     now = most = 0
 
     async def fn(x):
@@ -173,7 +173,7 @@ async def test_a_limit_that_is_lowered_at_once_holds(raised):
     assert most == raised
 
 
-async def test_what_a_lowered_limit_holds_back_can_be_cancelled():
+async def test_items_held_back_by_a_lowered_limit_can_be_cancelled():
     begun = []
 
     async def fn(x):
@@ -234,21 +234,21 @@ async def test_a_bad_limit_is_refused_and_changes_nothing(value, error, says):
 # -------------------------------------------------------------- fairness
 
 
-async def count_turns_beside(fn, n):
-    turns = 0
+async def count_iterations_beside(fn, n):
+    iterations = 0
     stop = False
 
     async def watch():
-        nonlocal turns
+        nonlocal iterations
         while not stop:
             await asyncio.sleep(0)
-            turns += 1
+            iterations += 1
 
     watcher = asyncio.create_task(watch())
     await bounded_gather(fn, range(n), max_concurrent=50)
     stop = True
     await watcher
-    return turns
+    return iterations
 
 
 def work(seconds):
@@ -261,7 +261,7 @@ async def test_items_that_never_suspend_let_others_run():
     async def busy(x):
         work(0.0005)
 
-    assert await count_turns_beside(busy, 600) >= 6  # in 0.3 s or more
+    assert await count_iterations_beside(busy, 600) >= 6  # in 0.3 s or more
 
 
 async def test_items_that_work_and_then_suspend_let_others_run():
@@ -269,4 +269,4 @@ async def test_items_that_work_and_then_suspend_let_others_run():
         work(0.004)
         await asyncio.sleep(0)
 
-    assert await count_turns_beside(busy, 100) > 20
+    assert await count_iterations_beside(busy, 100) > 20

@@ -132,20 +132,20 @@ def test_a_huge_limit_buffer_and_timeout_are_as_good_as_none():
     assert asyncio.run(main()) == [2]
 
 
-def test_a_batch_that_is_never_used_warns_nobody():
+def test_a_batch_that_is_never_used_does_not_warn():
     batch = bounded_gather(double, [1])
     assert batch.status is None
     assert batch.progress.started == 0
     del batch
 
 
-def test_objects_that_only_we_make_refuse_to_be_made():
+def test_classes_that_only_the_package_instantiates_refuse_a_call():
     for cls in (Batch, BatchResult, BatchProgress):
         with pytest.raises(TypeError, match="made by pyasynclife"):
             cls()
         with pytest.raises(TypeError):
             type("Sub", (cls,), {})
-        assert object.__new__(cls) is not None  # and dropping it is no crash
+        assert object.__new__(cls) is not None  # and it can be dropped
 
 
 def test_the_classes_are_subscriptable():
@@ -153,7 +153,7 @@ def test_the_classes_are_subscriptable():
     assert BatchResult[int]
 
 
-def test_without_a_loop_a_batch_says_what_it_needs():
+def test_without_a_running_loop_a_batch_is_refused():
     batch = bounded_gather(double, [1])
     coro = batch.collect()
     with pytest.raises(RuntimeError, match="needs a running event loop"):
@@ -164,8 +164,8 @@ def test_without_a_loop_a_batch_says_what_it_needs():
 # ------------------------------------- hooks, debug mode and eager tasks
 
 
-def use_in_every_way():
-    """A small program that goes through the whole of it."""
+def use_every_feature():
+    """A small program that uses every feature of a batch."""
 
     async def fn(x):
         if x % 3 == 1:
@@ -208,50 +208,50 @@ def use_in_every_way():
     return main
 
 
-async def test_it_works_when_the_collector_runs_at_every_allocation():
+async def test_a_batch_works_when_the_collector_runs_at_every_allocation():
     before = gc.get_threshold()
     gc.set_threshold(1)
     try:
-        await use_in_every_way()()
+        await use_every_feature()()
     finally:
         gc.set_threshold(*before)
 
 
 @pytest.mark.parametrize("hook", ["settrace", "setprofile"])
-async def test_it_works_under_a_trace_function(hook):
+async def test_a_batch_works_under_a_trace_function(hook):
     def trace(frame, event, arg):
         return trace
 
     before = getattr(sys, hook.replace("set", "get"))()
     getattr(sys, hook)(trace)
     try:
-        await use_in_every_way()()
+        await use_every_feature()()
     finally:
         getattr(sys, hook)(before)
 
 
-async def test_it_works_in_debug_mode():
+async def test_a_batch_works_in_debug_mode():
     loop = asyncio.get_running_loop()
     loop.set_debug(True)
     loop.slow_callback_duration = 100.0
     try:
-        await use_in_every_way()()
+        await use_every_feature()()
     finally:
         loop.set_debug(False)
 
 
 @needs_eager
 @pytest.mark.standard_loop_only
-async def test_it_works_with_eager_tasks():
+async def test_a_batch_works_with_eager_tasks():
     loop = asyncio.get_running_loop()
     loop.set_task_factory(asyncio.eager_task_factory)
     try:
-        await use_in_every_way()()
+        await use_every_feature()()
     finally:
         loop.set_task_factory(None)
 
 
-async def test_it_works_with_a_task_factory_of_python_tasks():
+async def test_a_batch_works_with_a_task_factory_of_python_tasks():
     loop = asyncio.get_running_loop()
 
     def factory(loop, coro, **kwargs):
@@ -259,7 +259,7 @@ async def test_it_works_with_a_task_factory_of_python_tasks():
 
     loop.set_task_factory(factory)
     try:
-        await use_in_every_way()()
+        await use_every_feature()()
     finally:
         loop.set_task_factory(None)
 
@@ -307,7 +307,7 @@ async def test_a_task_factory_that_gives_no_task_ends_the_batch():
 
 
 async def test_a_batch_ends_when_no_worker_can_be_made_for_a_retired_one():
-    """The last worker had gone by itself, and nobody looked whether all was over."""
+    """The last worker has ended by itself, so no worker is left to end the batch."""
 
     def refuse(loop, coro, **_):
         raise OSError("no more tasks")
@@ -328,7 +328,7 @@ async def test_a_batch_ends_when_no_worker_can_be_made_for_a_retired_one():
 # ------------------------------------------ hostile awaitables and items
 
 
-async def test_a_coroutine_that_awaits_itself():
+async def test_a_coroutine_that_awaits_itself_is_one_failed_item():
     async def fn(x):
         box = []
 
@@ -342,7 +342,7 @@ async def test_a_coroutine_that_awaits_itself():
     assert isinstance(result.error, (RuntimeError, ValueError))
 
 
-async def test_one_coroutine_for_two_items():
+async def test_one_coroutine_for_two_items_fails_one():
     coro = double_later(1)
     result = await bounded_gather(lambda x: coro, [1, 2])
     assert len(result.failures()) >= 1
@@ -353,7 +353,7 @@ class YieldsNonsense:
         yield 42
 
 
-class AwaitsNothing:
+class AwaitReturnsAnInt:
     def __await__(self):
         return 5
 
@@ -378,7 +378,7 @@ class AwaitsACoroutine:
     ("awaitable", "error"),
     [
         (YieldsNonsense, RuntimeError),
-        (AwaitsNothing, TypeError),
+        (AwaitReturnsAnInt, TypeError),
         (AwaitRaises, LookupError),
         (AwaitsACoroutine, TypeError),
     ],
@@ -393,7 +393,7 @@ async def test_a_bad_awaitable_is_one_failed_item(awaitable, error):
     gc.collect()
 
 
-async def test_an_item_whose_del_uses_the_batch():
+async def test_the_del_of_an_item_may_use_the_batch():
     class Item:
         def __del__(self):
             batch.progress  # noqa: B018

@@ -1,5 +1,8 @@
-"""Random programs on a live batch: whatever is called from wherever, every item has
-exactly one outcome, the limit holds, nothing hangs and nothing is left."""
+"""Random programs that change a batch while it runs.
+
+Whichever method is called from whichever callback: every item has exactly one
+outcome, the limit holds, nothing hangs and nothing is left.
+"""
 
 import asyncio
 import random
@@ -25,7 +28,7 @@ ENDS = (BatchError, LookupError, ArithmeticError, SystemExit)
 
 
 class Program:
-    """One batch with random options, source, items and use."""
+    """One batch with random options, a random source, random items and a random use."""
 
     def __init__(self, seed):
         self.random = random.Random(seed)
@@ -34,7 +37,7 @@ class Program:
         self.size = self.random.choice([0, 1, 5, 20, 60])
         self.use = self.random.choice([self.collect, self.iterate, self.block])
         self.exits = 0.16 + self.random.choice([0, 0.01, 0.1])
-        self.began, self.told, self.running = Counter(), Counter(), set()
+        self.began, self.reported, self.running = Counter(), Counter(), set()
         self.states, self.streamed, self.result = {}, None, None
         self.added = 0
 
@@ -56,7 +59,7 @@ class Program:
         return chosen
 
     def call(self, where):
-        """Call anything, now and then."""
+        """Call a random method, now and then."""
         if self.random.random() > self.rate:
             return
         name = self.random.choice(self.calls)
@@ -89,7 +92,7 @@ class Program:
     async def item(self, x):
         self.began[x] += 1
         self.running.add(x)
-        assert len(self.running - self.told.keys()) <= self.batch.max_concurrent
+        assert len(self.running - self.reported.keys()) <= self.batch.max_concurrent
         try:
             self.call("item")
             for _ in range(self.random.choice([0, 1, 3])):
@@ -132,7 +135,7 @@ class Program:
             await self.nap()
 
     def on_result(self, result):
-        self.told[result.item] += 1
+        self.reported[result.item] += 1
         self.states[result.item] = result.state
         self.call("result")
 
@@ -159,8 +162,10 @@ class Program:
                 raise ArithmeticError
 
     async def hosted(self):
-        self.host = asyncio.current_task()  # an eager one is not known yet
-        # An exit that leaves a Task would leave the loop with it.
+        self.host = (
+            asyncio.current_task()
+        )  # create_task has not returned an eager task yet
+        # An exit that leaves a Task would leave the loop too.
         try:
             await self.use()
         except ENDS as error:
@@ -183,21 +188,21 @@ class Program:
             self.result = getattr(error, "result", None) or self.result
         self.check(error=self.host.cancelled() or error)
         self.rate = 0
-        await asyncio.sleep(1)  # what was given up ends
+        await asyncio.sleep(1)  # abandoned items end
         await settle(5)
         assert asyncio.all_tasks() == {self.main_task}
 
     def check(self, error):
         assert isinstance(self.batch.status, BatchStatus)
         self.check_progress()
-        assert set(self.told.values()) <= {1}
+        assert set(self.reported.values()) <= {1}
         assert set(self.began.values()) <= {1}
-        assert self.began.keys() <= self.told.keys()
-        assert self.batch.progress.started == len(self.told)
+        assert self.began.keys() <= self.reported.keys()
+        assert self.batch.progress.started == len(self.reported)
         stuck = [s for s in self.states.values() if s is TaskState.RUNNING]
         assert self.batch.progress.running == len(stuck)
         if self.streamed is not None and error is None:
-            assert Counter(self.streamed) == self.told
+            assert Counter(self.streamed) == self.reported
         if isinstance(self.result, BatchResult):
             assert [r.index for r in self.result] == list(range(len(self.result)))
             for r in self.result:
@@ -205,7 +210,7 @@ class Program:
 
 
 @pytest.mark.parametrize("number", range(20))
-def test_a_random_program(number):
+def test_a_random_program_keeps_every_invariant(number):
     for part in range(10):
         program = Program(f"{SEED} {number} {part}")
         with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:

@@ -45,7 +45,7 @@ async def test_every_item_has_one_result_in_input_order(fn, n, make):
     assert len(batch) == n
 
 
-async def test_a_result_says_what_became_of_its_item():
+async def test_a_result_has_the_outcome_of_its_item():
     async def fn(x):
         await asyncio.sleep(0.02)
         if x == "bad":
@@ -151,7 +151,7 @@ async def test_two_items_with_one_id_leave_the_later_one():
     assert batch.by_id()["1"].index == 1
 
 
-async def test_the_key_names_every_item_also_those_never_started():
+async def test_the_key_names_every_item_even_one_that_never_started():
     batch = bounded_gather(double, [1, 2], key=lambda x: f"<{x}>")
     assert [r.task_id for r in await batch] == ["<1>", "<2>"]
     batch = bounded_gather(double, [1, 2], key=lambda x: f"<{x}>")
@@ -165,7 +165,7 @@ async def test_a_key_gives_a_non_empty_str(answer):
         await bounded_gather(double, [1], key=lambda x: answer)
 
 
-async def test_what_the_key_raises_comes_out_bare():
+async def test_an_error_of_the_key_propagates_unwrapped():
     def key(x):
         if x == 2:
             raise LookupError("key")
@@ -175,7 +175,7 @@ async def test_what_the_key_raises_comes_out_bare():
         await bounded_gather(double_later, [1, 2, 3], key=key)
 
 
-async def test_a_key_that_fails_for_what_is_never_started_fails_no_batch():
+async def test_a_key_that_fails_for_an_unstarted_item_does_not_fail_the_batch():
     async def source():
         for i in range(9):
             yield i
@@ -197,7 +197,7 @@ async def test_a_key_that_fails_for_what_is_never_started_fails_no_batch():
     assert [r.task_id for r in result] == ["key 0", "key 1", "2"]
 
 
-async def test_an_exit_in_the_key_of_what_was_never_started_loses_nothing():
+async def test_an_exit_in_the_key_of_an_unstarted_item_loses_nothing():
     exits = [KeyboardInterrupt]
 
     def key(item):
@@ -211,7 +211,7 @@ async def test_an_exit_in_the_key_of_what_was_never_started_loses_nothing():
     assert list(result.by_id()) == ["0", "1", "2", "3"]
 
 
-async def test_a_key_that_cancels_the_batch():
+async def test_a_key_may_cancel_the_batch():
     def key(x):
         batch.cancel()
         return str(x)
@@ -240,7 +240,7 @@ async def test_a_function_may_return_a_task_result():
         await bounded_gather(fn, [0, 1], max_errors=0)
 
 
-async def test_any_awaitable_will_do():
+async def test_any_awaitable_is_accepted():
     loop = asyncio.get_running_loop()
 
     class Own:
@@ -261,7 +261,7 @@ async def test_any_awaitable_will_do():
     assert batch.values() == ["future", "tt", "own"]
 
 
-async def test_a_generator_based_coroutine_will_do():
+async def test_a_generator_based_coroutine_is_accepted():
     import types
 
     @types.coroutine
@@ -294,7 +294,7 @@ async def test_on_result_is_called_for_each_as_it_ends():
     assert seen == [0.0, 0.05]
 
 
-async def test_what_on_result_raises_goes_to_the_loop(loop_errors):
+async def test_an_error_of_on_result_goes_to_the_loop(loop_errors):
     def on_result(result):
         raise LookupError("callback")
 
@@ -303,7 +303,7 @@ async def test_what_on_result_raises_goes_to_the_loop(loop_errors):
     assert [str(c["exception"]) for c in loop_errors] == ["callback"] * 2
 
 
-async def test_a_cancelled_error_of_on_result_cancels_nobody(loop_errors):
+async def test_a_cancelled_error_of_on_result_cancels_nothing(loop_errors):
     def on_result(result):
         raise asyncio.CancelledError
 
@@ -320,7 +320,7 @@ async def test_an_exit_in_on_result_ends_the_batch():
         await bounded_gather(double, [1, 2], on_result=on_result)
 
 
-async def test_cancelled_items_are_told_to_on_result_and_unstarted_are_not():
+async def test_on_result_is_called_for_cancelled_items_but_not_for_unstarted_ones():
     seen = []
     batch = bounded_gather(
         sleep_for,
@@ -343,7 +343,7 @@ async def test_on_result_may_cancel_the_batch():
 # -------------------------------------------------------------- progress
 
 
-async def test_progress_counts():
+async def test_progress_counts_the_items_by_outcome():
     async def fn(x):
         if x == "bad":
             raise ValueError
@@ -380,7 +380,7 @@ async def test_the_total_of_a_lazy_source_is_known_at_its_end():
 
 
 @pytest.mark.parametrize("kind", ["key", "coroutine"])
-async def test_an_item_that_ends_the_batch_by_itself_is_not_counted_as_running(kind):
+async def test_an_item_that_ends_the_batch_before_it_starts_is_not_counted(kind):
     def key(item):
         if item == 2:
             raise LookupError(item)
@@ -445,13 +445,13 @@ async def test_a_batch_is_freed_without_the_collector():
     gc.disable()
     try:
         batch = bounded_gather(double_later, range(100), timeout=10, budget=100)
-        books = batch._books
+        state = batch._books
         await batch
         ref = weakref.ref(batch)
         del batch
         assert ref() is None
         await settle()
         alone = object()
-        assert sys.getrefcount(books) == sys.getrefcount(alone)
+        assert sys.getrefcount(state) == sys.getrefcount(alone)
     finally:
         gc.enable()

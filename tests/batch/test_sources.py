@@ -59,7 +59,7 @@ async def test_a_range_longer_than_memory_is_pulled_lazily():
     assert count == 10
 
 
-async def test_a_list_that_changes_under_the_batch():
+async def test_a_list_may_change_under_the_batch():
     items = [0, 1, 2]
 
     async def fn(x):
@@ -81,7 +81,7 @@ async def test_a_list_that_changes_under_the_batch():
 
 
 @pytest.mark.parametrize("kind", ["iterator", "asynchronous"])
-async def test_what_the_source_raises_comes_out_when_the_items_have_ended(
+async def test_an_error_of_the_source_propagates_when_the_items_have_ended(
     kind: str,
 ) -> None:
     raised = LookupError("source")
@@ -111,7 +111,7 @@ async def test_what_the_source_raises_comes_out_when_the_items_have_ended(
     assert sorted(ended) == [1, 2]
 
 
-async def test_what_iter_raises_comes_out_bare():
+async def test_an_error_of_iter_propagates_unwrapped():
     class Source:
         def __iter__(self):
             raise LookupError("iter")
@@ -170,7 +170,7 @@ async def test_a_source_that_cancels_the_batch_has_its_item_as_never_started():
     assert result.status is BatchStatus.CANCELLED
 
 
-async def test_a_source_that_cancels_its_stream_gives_no_item_that_was_not_started(
+async def test_a_source_that_cancels_its_stream_gives_no_unstarted_item(
     way,
 ):
     def source():
@@ -179,7 +179,7 @@ async def test_a_source_that_cancels_its_stream_gives_no_item_that_was_not_start
         yield 2
 
     batch = bounded_gather(double_later, source())
-    # A task is made for the first item, and begins in a later turn.
+    # The task of the first item starts in a later iteration.
     assert [r.item async for r in batch] == ([1] if way == "workers" else [])
 
 
@@ -204,7 +204,7 @@ async def test_iter_of_the_source_may_use_the_batch(stops):
 @needs_eager
 @pytest.mark.standard_loop_only
 async def test_an_eager_source_that_cancels_its_batch_is_waited_for():
-    """Its Task was not known yet, so it was neither cancelled nor waited for."""
+    """Its Task is not known to the batch yet when the source starts."""
     closed = []
 
     async def source():
@@ -310,7 +310,7 @@ async def test_an_asynchronous_source_is_under_no_items_timeout():
     assert result.ok
 
 
-async def test_an_async_iterator_without_aclose_will_do():
+async def test_an_asynchronous_iterator_without_aclose_is_a_source():
     class Numbers:
         n = 0
 
@@ -327,7 +327,7 @@ async def test_an_async_iterator_without_aclose_will_do():
 
 
 @pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
-async def test_an_exit_of_an_asynchronous_source_comes_out_of_the_await(error):
+async def test_an_exit_of_an_asynchronous_source_propagates_from_the_await(error):
     raised = error()
 
     async def numbers():
@@ -387,7 +387,7 @@ async def test_leaving_closes_the_source():
     assert log == ["closed"]
 
 
-async def test_an_item_that_was_ahead_is_in_the_result_as_never_started():
+async def test_an_item_read_ahead_is_in_the_result_as_never_started():
     async def numbers():
         for i in range(10):
             yield i
@@ -403,7 +403,7 @@ async def test_an_item_that_was_ahead_is_in_the_result_as_never_started():
     assert isinstance(result[-1].error, asyncio.CancelledError)
 
 
-async def test_a_source_that_swallows_its_cancellation_is_not_read_on():
+async def test_a_source_that_swallows_its_cancellation_is_not_read_further():
     log = []
 
     async def stubborn():

@@ -52,7 +52,7 @@ async def test_iteration_in_order_waits_for_the_first():
 @pytest.mark.parametrize("ordered", [True, False])
 @pytest.mark.parametrize("fn", [double, double_later])
 @pytest.mark.parametrize(("limit", "buffer"), [(1, 0), (3, 0), (3, 5), (3, None)])
-async def test_a_slow_consumer_bounds_what_is_started(ordered, fn, limit, buffer):
+async def test_a_slow_consumer_bounds_the_started_items(ordered, fn, limit, buffer):
     handed = started = most = 0
     window = limit + (2 * limit if buffer is None else buffer)
 
@@ -72,7 +72,7 @@ async def test_a_slow_consumer_bounds_what_is_started(ordered, fn, limit, buffer
     assert most == window
 
 
-async def test_iteration_may_be_left_and_taken_up_again():
+async def test_iteration_may_be_left_and_resumed():
     batch = bounded_gather(double_later, range(10), max_concurrent=2)
     seen = []
     async for result in batch:
@@ -96,7 +96,7 @@ async def test_a_consumer_cancelled_while_it_waits_loses_nothing():
     assert [r.data async for r in results] == [0.05, 0.0]
 
 
-async def test_a_stream_of_a_limit_of_one_goes_on_after_it_stalled():
+async def test_a_stream_with_a_limit_of_one_resumes_after_a_stall():
     batch = bounded_gather(double, range(50), max_concurrent=1, buffer=0)
     seen = []
     async for result in batch:
@@ -140,7 +140,7 @@ async def test_two_awaits_at_a_time_are_refused():
 
 
 @pytest.mark.parametrize("ordered", [True, False])
-async def test_a_stream_that_is_aborted_gives_all_that_was_started(ordered):
+async def test_a_stream_that_is_aborted_gives_all_started_items(ordered):
     async def fn(x):
         if x == 2:
             raise ValueError(x)
@@ -163,7 +163,7 @@ async def test_a_stream_that_is_aborted_gives_all_that_was_started(ordered):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, LookupError])
-async def test_a_stream_ends_with_what_ended_it(error):
+async def test_a_stream_raises_the_error_that_ended_it(error):
     raised = error("now")
 
     def source():
@@ -186,7 +186,7 @@ async def test_a_stream_ends_with_what_ended_it(error):
     assert seen[:2] == [1, 2]
 
 
-async def test_a_stream_that_is_cancelled_gives_what_was_started():
+async def test_a_stream_that_is_cancelled_gives_the_started_items():
     batch = bounded_gather(sleep_for, [0.0, 10, 10, 10], max_concurrent=2)
     seen = []
     async for result in batch:
@@ -215,7 +215,7 @@ async def test_anext_gives_one_result():
         await anext(results)
 
 
-async def test_anext_gives_one_result_to_send_too():
+async def test_anext_gives_one_result_to_send():
     stream = aiter(bounded_gather(echo, range(2)))
     await settle()
     with pytest.raises(StopIteration) as caught:
@@ -242,7 +242,7 @@ async def test_anext_that_is_dropped_unawaited_loses_no_result():
     assert await anext(stream, None) is None
 
 
-async def test_anext_closed_unstarted_does_not_disturb_the_one_that_waits():
+async def test_closing_an_unstarted_anext_does_not_disturb_a_waiting_one():
     gate = asyncio.get_running_loop().create_future()
 
     async def fn(x):
@@ -263,7 +263,7 @@ async def test_anext_closed_unstarted_does_not_disturb_the_one_that_waits():
 # ---------------------------------------------------------------- blocks
 
 
-async def test_a_block_that_does_neither_waits_for_all():
+async def test_a_block_neither_awaited_nor_iterated_waits_for_all():
     seen = []
     async with bounded_gather(
         double_later, range(1000), on_result=lambda r: seen.append(r.data)
@@ -274,7 +274,7 @@ async def test_a_block_that_does_neither_waits_for_all():
     assert batch.progress.done == 1000
 
 
-async def test_a_block_that_does_neither_keeps_no_results():
+async def test_a_block_neither_awaited_nor_iterated_keeps_no_results():
     async with bounded_gather(double_later, range(1000)) as batch:
         pass
     assert batch._books.results == []
@@ -296,7 +296,7 @@ async def test_a_block_runs_in_the_background_while_its_body_does_something_else
 
 @pytest.mark.parametrize("ordered", [True, False])
 @pytest.mark.parametrize("on_result", [None, lambda r: None])
-async def test_a_block_may_decide_late(ordered, on_result):
+async def test_a_block_may_await_or_iterate_late(ordered, on_result):
     async with bounded_gather(
         double_later, range(300), ordered=ordered, on_result=on_result
     ) as batch:
@@ -310,7 +310,7 @@ async def test_a_block_may_decide_late(ordered, on_result):
         assert (await batch).values() == [2 * i for i in range(300)]
 
 
-async def test_a_block_without_a_use_is_not_ahead_of_its_window():
+async def test_a_block_not_yet_used_starts_no_more_than_its_window():
     async with bounded_gather(double, range(1000), max_concurrent=3) as batch:
         await settle(20)
         assert batch.progress.started == 9
@@ -334,7 +334,7 @@ async def test_break_in_a_block_cancels_and_waits():
     assert len(asyncio.all_tasks()) == 1
 
 
-async def test_an_exception_in_a_block_cancels_and_waits_and_comes_out():
+async def test_an_exception_in_a_block_cancels_and_waits_and_propagates():
     with pytest.raises(LookupError, match="body"):
         async with bounded_gather(sleep_for, [10]) as batch:
             await settle()
@@ -343,7 +343,7 @@ async def test_an_exception_in_a_block_cancels_and_waits_and_comes_out():
     assert batch.progress.cancelled == 1
 
 
-async def test_a_block_that_does_neither_raises_at_its_end():
+async def test_a_block_neither_awaited_nor_iterated_raises_at_its_end():
     async def fn(x):
         raise ValueError(x)
 
@@ -436,7 +436,7 @@ async def test_a_cancelled_block_cancels_and_waits():
     assert sorted(ended) == [0, 1, 2]
 
 
-async def test_iterating_after_cancelling_in_a_block_gives_what_was_started():
+async def test_iterating_after_cancelling_in_a_block_gives_the_started_items():
     async def source():
         for i in range(10):
             yield i
@@ -483,7 +483,7 @@ async def test_a_bare_iteration_that_is_left_cancels_with_a_warning():
     assert len(ended) >= 3
 
 
-async def test_a_stream_that_is_over_is_dropped_in_silence():
+async def test_a_stream_that_has_ended_is_dropped_without_a_warning():
     async for _ in bounded_gather(double, [1]):
         pass
     batch = bounded_gather(double_later, range(3))
@@ -494,19 +494,19 @@ async def test_a_stream_that_is_over_is_dropped_in_silence():
     await settle(5)
 
 
-async def test_a_quiet_batch_is_dropped_in_silence():
+async def test_a_batch_that_runs_nothing_is_dropped_without_a_warning():
     batch = bounded_gather(echo, [1], budget=60)
     async for _ in batch:
         break
     await settle(3)
     assert batch.status is None
-    books = batch._books
+    state = batch._books
     del batch
-    assert books.over
+    assert state.over
 
 
 @pytest.mark.filterwarnings("default::ResourceWarning")
-async def test_what_a_dropped_batch_fails_with_is_reported(loop_errors):
+async def test_an_error_of_a_dropped_batch_is_reported(loop_errors):
     async def fn(x):
         try:
             await asyncio.sleep(10 if x else 0)
@@ -525,9 +525,9 @@ async def test_what_a_dropped_batch_fails_with_is_reported(loop_errors):
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.parametrize("error", [ValueError, Fatal])
-@pytest.mark.parametrize("told", [True, False])
-async def test_what_items_of_a_dropped_batch_fail_with_is_told_once(
-    error, told, loop_errors
+@pytest.mark.parametrize("observed", [True, False])
+async def test_an_error_of_an_item_of_a_dropped_batch_is_reported_once(
+    error, observed, loop_errors
 ):
     async def fn(x):
         try:
@@ -537,7 +537,7 @@ async def test_what_items_of_a_dropped_batch_fail_with_is_told_once(
             raise error("late") from None
 
     seen = []
-    on_result = seen.append if told else None
+    on_result = seen.append if observed else None
     batch = bounded_gather(fn, range(2), on_result=on_result)
     async for _ in batch:
         break
@@ -545,9 +545,9 @@ async def test_what_items_of_a_dropped_batch_fail_with_is_told_once(
     gc.collect()
     await until(lambda: len(seen) == 2 or loop_errors)
     await settle(5)
-    if told:
+    if observed:
         assert [r.state for r in seen] == [TaskState.DONE, TaskState.FAILED]
-    if told and error is ValueError:
+    if observed and error is ValueError:
         assert not loop_errors
     else:
         (context,) = loop_errors
@@ -555,7 +555,9 @@ async def test_what_items_of_a_dropped_batch_fail_with_is_told_once(
         assert "dropped" in context["message"]
 
 
-async def test_a_batch_that_failed_and_was_dropped_untold_is_reported(loop_errors):
+async def test_an_error_that_no_caller_has_seen_is_reported_when_its_batch_is_dropped(
+    loop_errors,
+):
     batch = bounded_gather(echo, failing_source())
     async for _ in batch:
         await settle(5)
@@ -589,7 +591,7 @@ def test_an_exit_of_a_dropped_batch_ends_the_loops_run():
 def test_an_exit_of_a_batch_that_ended_and_was_dropped_ends_the_loops_run():
     async def fn(x):
         if x:
-            raise SystemExit("untold")
+            raise SystemExit("unseen")
 
     async def main():
         batch = bounded_gather(fn, range(2))
@@ -601,13 +603,13 @@ def test_an_exit_of_a_batch_that_ended_and_was_dropped_ends_the_loops_run():
         gc.collect()
         await asyncio.sleep(10)
 
-    with pytest.raises(SystemExit, match="untold"):
+    with pytest.raises(SystemExit, match="unseen"):
         asyncio.run(main())
 
 
 @pytest.mark.standard_loop_only
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-async def test_a_batch_dropped_in_another_thread_that_is_over_before_it_knows(
+async def test_a_batch_dropped_in_another_thread_that_ends_first_reports_its_error(
     loop_errors, monkeypatch
 ):
     async def fn(x):

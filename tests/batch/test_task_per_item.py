@@ -1,4 +1,4 @@
-"""bounded_gather(task_per_item=True, registry=...): what a task of its own brings."""
+"""bounded_gather(task_per_item=True, registry=...): each item has its own task."""
 
 import asyncio
 
@@ -116,7 +116,7 @@ async def test_a_task_cancelled_before_it_began_is_a_cancelled_item():
     assert [r.index async for r in stream] == [0, 1, 2, 3]
 
 
-async def test_a_paused_batch_begins_no_task_that_was_made():
+async def test_a_paused_batch_starts_no_item_whose_task_exists():
     began = []
 
     async def fn(x):
@@ -143,7 +143,7 @@ async def test_a_paused_batch_begins_no_task_that_was_made():
 
 
 @pytest.mark.standard_loop_only
-async def test_an_item_that_cannot_be_held_back_fails_and_took_no_time(monkeypatch):
+async def test_an_item_that_cannot_be_held_back_fails(monkeypatch):
     def refuse():
         raise OSError("no futures")
 
@@ -217,7 +217,7 @@ async def test_the_registry_has_each_items_outcome():
 
 
 @pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
-async def test_an_exit_does_not_end_the_loop_and_a_registry_hears_of_it(error):
+async def test_an_exit_does_not_end_the_loop_and_the_registry_records_it(error):
     raised = error("now")
     registry = TaskRegistry()
 
@@ -261,7 +261,7 @@ async def test_an_id_is_free_again_for_the_next_item(fn):
     assert result.values() == items
 
 
-async def test_cancelling_by_id_costs_that_item_alone():
+async def test_cancelling_by_id_cancels_only_that_item():
     registry = TaskRegistry()
 
     async def fn(x):
@@ -274,14 +274,14 @@ async def test_cancelling_by_id_costs_that_item_alone():
         bounded_gather(fn, range(3), registry=registry).collect()
     )
     await settle(5)
-    assert await registry.cancel("1", "told to")
+    assert await registry.cancel("1", "on request")
     result = await running
     assert [r.state for r in result] == [
         TaskState.DONE,
         TaskState.CANCELLED,
         TaskState.DONE,
     ]
-    assert result[1].error.args == ("told to",)
+    assert result[1].error.args == ("on request",)
 
 
 async def test_a_registry_that_shuts_down_ends_the_items():
@@ -315,7 +315,7 @@ def test_a_registry_of_another_loop_ends_the_batch():
     asyncio.run(hold())
 
 
-async def test_an_item_that_is_given_up_stays_in_the_registry_until_it_ends():
+async def test_an_abandoned_item_stays_in_the_registry_until_it_ends():
     registry = TaskRegistry()
     free = asyncio.Event()
 

@@ -70,7 +70,7 @@ def test_equality_is_of_the_four_fields():
         TaskResult("a", True) < TaskResult("b", True)  # noqa: B015
 
 
-def test_an_equality_that_raises_comes_out():
+def test_an_error_of_equality_propagates():
     class Hostile:
         def __eq__(self, other):
             raise RuntimeError("no")
@@ -138,7 +138,7 @@ async def test_a_result_is_pickled_with_its_error():
     assert copy.copy(batch[1]) == batch[1]
 
 
-def test_the_back_door_of_pickle_refuses_nonsense():
+def test_unpickling_refuses_invalid_parts():
     for parts in [
         (1, None, None, 0, None, 1, False, 0.0),
         ("a", None, "error", 0, None, 1, False, 0.0),
@@ -152,7 +152,7 @@ def test_a_result_is_subscriptable():
     assert TaskResult[int].__origin__ is TaskResult
 
 
-def test_repr_says_how_it_ended():
+def test_repr_shows_the_outcome():
     assert repr(TaskResult("a", True, 1)) == "TaskResult('a', success=True, data=1)"
     assert (
         repr(TaskResult("a", False, None, ValueError("x")))
@@ -196,7 +196,7 @@ async def test_a_cycle_through_a_result_is_collected():
     assert Probe.alive == 0
 
 
-def test_results_nested_deep_are_freed():
+def test_deeply_nested_results_are_freed():
     result = None
     for _ in range(200_000):
         result = TaskResult("a", True, result)
