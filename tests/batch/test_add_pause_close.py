@@ -2,6 +2,8 @@
 
 import asyncio
 import gc
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -18,7 +20,9 @@ BOTH_WAYS = True
 
 @pytest.mark.parametrize("make", [list, tuple, iter])
 @pytest.mark.parametrize("fn", [echo, echo_later])
-async def test_added_items_come_after_those_of_the_source(make, fn):
+async def test_added_items_come_after_those_of_the_source(
+    make: Callable[..., Any], fn: Any
+) -> None:
     batch = bounded_gather(fn, make([0, 1, 2]), max_concurrent=2)
     batch.add("a")
     batch.add("b")
@@ -30,8 +34,8 @@ async def test_added_items_come_after_those_of_the_source(make, fn):
     assert batch.progress.total == 5
 
 
-async def test_an_item_may_add_to_its_batch():
-    async def fn(x):
+async def test_an_item_may_add_to_its_batch() -> None:
+    async def fn(x: int) -> int:
         await asyncio.sleep(0)
         if x < 100:
             batch.add(2 * x)
@@ -45,8 +49,8 @@ async def test_an_item_may_add_to_its_batch():
 @pytest.mark.parametrize("ordered", [True, False])
 @pytest.mark.parametrize("fn", [echo, echo_later])
 async def test_a_crawler_adds_while_it_consumes_and_ends_when_nothing_is_left(
-    ordered, fn
-):
+    ordered: bool, fn: Any
+) -> None:
     batch = bounded_gather(fn, [1], max_concurrent=5, ordered=ordered)
     seen = []
     async for result in batch:
@@ -62,7 +66,7 @@ async def test_a_crawler_adds_while_it_consumes_and_ends_when_nothing_is_left(
         batch.add(1)
 
 
-async def test_an_iteration_ends_only_when_the_consumer_asks_again():
+async def test_an_iteration_ends_only_when_the_consumer_asks_again() -> None:
     batch = bounded_gather(echo, [])
     batch.add(1)
     stream = aiter(batch)
@@ -75,7 +79,7 @@ async def test_an_iteration_ends_only_when_the_consumer_asks_again():
     assert batch.status is BatchStatus.COMPLETED
 
 
-async def test_a_consumer_that_waits_gets_what_is_added():
+async def test_a_consumer_that_waits_gets_what_is_added() -> None:
     source = stuck_source()
     batch = bounded_gather(echo_later, source)
     waiting = asyncio.ensure_future(anext(aiter(batch)))
@@ -87,13 +91,13 @@ async def test_a_consumer_that_waits_gets_what_is_added():
     assert source.ag_frame is None
 
 
-async def stuck_source(*items):
+async def stuck_source(*items: Any) -> AsyncIterator[Any]:
     for item in items:
         yield item
     await asyncio.get_running_loop().create_future()
 
 
-async def test_added_items_run_beside_a_source_that_is_stuck():
+async def test_added_items_run_beside_a_source_that_is_stuck() -> None:
     batch = bounded_gather(echo, stuck_source("own"))
     task = asyncio.create_task(batch.collect())
     await settle(5)
@@ -107,16 +111,16 @@ async def test_added_items_run_beside_a_source_that_is_stuck():
     assert result.status is BatchStatus.CANCELLED
 
 
-async def test_items_of_a_reader_and_added_ones_alternate():
+async def test_items_of_a_reader_and_added_ones_alternate() -> None:
     started = []
 
-    async def source():
+    async def source() -> AsyncIterator[Any]:
         i = 0
         while True:
             yield i
             i += 1
 
-    async def fn(x):
+    async def fn(x: str) -> None:
         started.append(x)
         if x == "last":
             batch.cancel()
@@ -129,7 +133,7 @@ async def test_items_of_a_reader_and_added_ones_alternate():
     assert {"a", "b", "last"} <= set(started)
 
 
-async def test_a_block_may_add_until_it_is_left():
+async def test_a_block_may_add_until_it_is_left() -> None:
     seen = []
     async with bounded_gather(
         echo_later, [], on_result=lambda r: seen.append(r.data)
@@ -147,7 +151,7 @@ async def test_a_block_may_add_until_it_is_left():
         batch.add(4)
 
 
-async def test_added_items_that_were_never_started_are_in_the_result():
+async def test_added_items_that_were_never_started_are_in_the_result() -> None:
     gated = Gated()
     batch = bounded_gather(gated, [0, 1, 2], max_concurrent=1)
     task = asyncio.create_task(batch.collect())
@@ -163,7 +167,7 @@ async def test_added_items_that_were_never_started_are_in_the_result():
     assert result.exhausted
 
 
-async def test_a_budget_reaches_added_items():
+async def test_a_budget_reaches_added_items() -> None:
     batch = bounded_gather(echo, iter([]), budget=0, key=lambda x: f"<{x}>")
     batch.add(1)
     result = await batch
@@ -171,7 +175,7 @@ async def test_a_budget_reaches_added_items():
     assert result.failures()
 
 
-async def test_many_items_may_be_added():
+async def test_many_items_may_be_added() -> None:
     batch = bounded_gather(echo, [])
     for i in range(1000):
         batch.add(i)
@@ -179,7 +183,7 @@ async def test_many_items_may_be_added():
     assert (await batch).values() == list(range(1000))
 
 
-async def test_a_coroutine_that_is_added_is_closed_and_the_batch_goes_on():
+async def test_a_coroutine_that_is_added_is_closed_and_the_batch_goes_on() -> None:
     coro = echo(1)
     batch = bounded_gather(echo, [0])
     with pytest.raises(TypeError, match=r"bounded_gather\(fetch, urls\)"):
@@ -190,14 +194,14 @@ async def test_a_coroutine_that_is_added_is_closed_and_the_batch_goes_on():
     assert (await batch).values() == [0]
 
 
-async def test_a_key_names_added_items_too():
+async def test_a_key_names_added_items_too() -> None:
     batch = bounded_gather(echo, [0], key=lambda x: f"<{x}>")
     batch.add(1)
     assert list((await batch).by_id()) == ["<0>", "<1>"]
 
 
-async def test_a_source_may_add_to_its_batch():
-    def source():
+async def test_a_source_may_add_to_its_batch() -> None:
+    def source() -> Iterator[int]:
         yield 0
         batch.add("added")
         yield 1
@@ -206,10 +210,10 @@ async def test_a_source_may_add_to_its_batch():
     assert (await batch).values() == [0, 1, "added"]
 
 
-async def test_an_awaited_batch_whose_items_add_keeps_its_limit():
+async def test_an_awaited_batch_whose_items_add_keeps_its_limit() -> None:
     now = most = 0
 
-    async def fn(x):
+    async def fn(x: int) -> None:
         nonlocal now, most
         now += 1
         most = max(most, now)
@@ -227,7 +231,7 @@ async def test_an_awaited_batch_whose_items_add_keeps_its_limit():
 # ----------------------------------------------------------------- close
 
 
-async def test_close_ends_a_block_that_has_nothing_to_run():
+async def test_close_ends_a_block_that_has_nothing_to_run() -> None:
     async with bounded_gather(echo_later, []) as batch:
         batch.add(1)
         batch.close()
@@ -240,7 +244,7 @@ async def test_close_ends_a_block_that_has_nothing_to_run():
     batch.close()
 
 
-async def test_closing_before_the_start_keeps_the_items_of_the_source():
+async def test_closing_before_the_start_keeps_the_items_of_the_source() -> None:
     batch = bounded_gather(echo, [1, 2])
     batch.close()
     assert (await batch).values() == [1, 2]
@@ -250,8 +254,8 @@ async def test_closing_before_the_start_keeps_the_items_of_the_source():
 
 
 @pytest.mark.parametrize("kind", ["list", "iterator", "reader"])
-async def test_pause_starts_nothing_new_and_resume_continues(kind):
-    async def numbers():
+async def test_pause_starts_nothing_new_and_resume_continues(kind: str) -> None:
+    async def numbers() -> AsyncIterator[int]:
         for i in range(20):
             yield i
 
@@ -279,7 +283,7 @@ async def test_pause_starts_nothing_new_and_resume_continues(kind):
     assert len((await task).values()) == 20
 
 
-async def test_a_batch_paused_before_it_began_starts_nothing():
+async def test_a_batch_paused_before_it_began_starts_nothing() -> None:
     batch = bounded_gather(echo, [1])
     batch.pause()
     task = asyncio.create_task(batch.collect())
@@ -291,7 +295,7 @@ async def test_a_batch_paused_before_it_began_starts_nothing():
     batch.resume()
 
 
-async def test_pausing_in_the_iteration_of_the_start_starts_nothing():
+async def test_pausing_in_the_iteration_of_the_start_starts_nothing() -> None:
     gated = Gated()
     async with bounded_gather(gated, range(10), max_concurrent=5) as batch:
         batch.pause()
@@ -303,7 +307,7 @@ async def test_pausing_in_the_iteration_of_the_start_starts_nothing():
         batch.cancel()
 
 
-async def test_the_budget_and_timeouts_run_on_while_paused():
+async def test_the_budget_and_timeouts_run_on_while_paused() -> None:
     batch = bounded_gather(
         lambda x: asyncio.sleep(10), range(3), max_concurrent=1, budget=0.05
     )
@@ -323,7 +327,7 @@ async def test_the_budget_and_timeouts_run_on_while_paused():
     (await task).failures()
 
 
-async def test_a_paused_batch_can_be_cancelled():
+async def test_a_paused_batch_can_be_cancelled() -> None:
     batch = bounded_gather(echo, [1, 2])
     batch.pause()
     task = asyncio.create_task(batch.collect())
@@ -336,8 +340,8 @@ async def test_a_paused_batch_can_be_cancelled():
 
 
 @pytest.mark.parametrize("where", ["source", "key", "on_result", "fn", "del"])
-async def test_every_method_may_be_called_from_every_callback(where):
-    def meddle(at):
+async def test_every_method_may_be_called_from_every_callback(where: str) -> None:
+    def meddle(at: str) -> None:
         if at == where and batch.progress.started < 40:
             batch.pause()
             batch.add(batch.progress.started)
@@ -345,19 +349,19 @@ async def test_every_method_may_be_called_from_every_callback(where):
             batch.resume()
 
     class Item:
-        def __del__(self):
+        def __del__(self) -> None:
             meddle("del")
 
-    def source():
+    def source() -> Iterator[Any]:
         for _ in range(20):
             meddle("source")
             yield Item()
 
-    def key(item):
+    def key(item: Any) -> str:
         meddle("key")
         return "x"
 
-    async def fn(item):
+    async def fn(item: Any) -> None:
         meddle("fn")
         await asyncio.sleep(0)
 

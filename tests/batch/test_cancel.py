@@ -3,10 +3,12 @@
 import asyncio
 import gc
 import warnings
+from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
-from pyasynclife import BatchStatus, TaskState, bounded_gather
+from pyasynclife import Batch, BatchStatus, TaskState, bounded_gather
 from support.coroutines import sleep_for
 from support.loops import in_turns, settle
 
@@ -16,7 +18,7 @@ BOTH_WAYS = True
 # ---------------------------------------------------------- Batch.cancel
 
 
-async def test_cancel_ends_what_runs_and_starts_no_more():
+async def test_cancel_ends_what_runs_and_starts_no_more() -> None:
     batch = bounded_gather(sleep_for, [0.0, 10, 10, 10], max_concurrent=2)
     in_turns(50, batch.cancel, "enough")
     result = await batch
@@ -34,7 +36,7 @@ async def test_cancel_ends_what_runs_and_starts_no_more():
     assert len(result.failures()) == 3
 
 
-async def test_cancelling_a_lazy_source_gives_a_result_that_is_not_exhausted():
+async def test_cancelling_a_lazy_source_gives_a_result_that_is_not_exhausted() -> None:
     batch = bounded_gather(sleep_for, iter([10] * 10), max_concurrent=2)
     in_turns(50, batch.cancel)
     result = await batch
@@ -42,7 +44,7 @@ async def test_cancelling_a_lazy_source_gives_a_result_that_is_not_exhausted():
     assert not result.exhausted
 
 
-async def test_cancel_before_the_start_starts_nothing():
+async def test_cancel_before_the_start_starts_nothing() -> None:
     calls = []
     batch = bounded_gather(calls.append, [1, 2])
     batch.cancel()
@@ -52,15 +54,15 @@ async def test_cancel_before_the_start_starts_nothing():
     assert result.status is BatchStatus.CANCELLED
 
 
-async def test_cancel_after_the_end_changes_nothing():
+async def test_cancel_after_the_end_changes_nothing() -> None:
     batch = bounded_gather(sleep_for, [0.0])
     result = await batch
     batch.cancel()
     assert result.status is batch.status is BatchStatus.COMPLETED
 
 
-async def test_an_item_may_cancel_its_batch_and_keep_its_value():
-    async def fn(x):
+async def test_an_item_may_cancel_its_batch_and_keep_its_value() -> None:
+    async def fn(x: int) -> str | None:
         if x == 1:
             batch.cancel()
             return "found"
@@ -74,10 +76,10 @@ async def test_an_item_may_cancel_its_batch_and_keep_its_value():
     assert result.status is BatchStatus.CANCELLED
 
 
-async def test_cancelling_again_cancels_once_more():
+async def test_cancelling_again_cancels_once_more() -> None:
     swallowed = []
 
-    async def fn(x):
+    async def fn(x: int) -> str:
         for _ in range(3):
             try:
                 await asyncio.sleep(10)
@@ -95,8 +97,8 @@ async def test_cancelling_again_cancels_once_more():
     assert result[0].data == "stubborn"
 
 
-async def test_a_message_reaches_the_items():
-    async def fn(x):
+async def test_a_message_reaches_the_items() -> None:
+    async def fn(x: int) -> Any:
         asyncio.get_running_loop().call_soon(batch.cancel, "why")
         try:
             await asyncio.sleep(10)
@@ -110,10 +112,12 @@ async def test_a_message_reaches_the_items():
 # ---------------------------------------------------- a cancelled caller
 
 
-async def cancel_while_awaiting(batch, iterations, msg="outer", times=1):
+async def cancel_while_awaiting(
+    batch: Batch[Any], iterations: int, msg: str = "outer", times: int = 1
+) -> Any:
     """Cancel a task that awaits the batch; the error and the task's cancelling()."""
 
-    async def main():
+    async def main() -> Any:
         try:
             return await batch
         except asyncio.CancelledError as error:
@@ -127,10 +131,10 @@ async def cancel_while_awaiting(batch, iterations, msg="outer", times=1):
     return await task
 
 
-async def test_a_cancelled_caller_gets_its_cancellation_when_the_items_have_ended():
+async def test_a_cancelled_caller_is_cancelled_when_the_items_have_ended() -> None:
     ended = []
 
-    async def fn(x):
+    async def fn(x: int) -> None:
         try:
             await asyncio.sleep(10)
         finally:
@@ -147,7 +151,7 @@ async def test_a_cancelled_caller_gets_its_cancellation_when_the_items_have_ende
     assert [r.state for r in result] == [TaskState.CANCELLED] * 3
 
 
-async def test_the_first_exception_thrown_in_is_the_one_raised():
+async def test_the_first_exception_thrown_in_is_the_one_raised() -> None:
     batch = bounded_gather(sleep_for, [10])
     coro = batch.collect()
     coro.send(None)._asyncio_future_blocking = False
@@ -165,10 +169,10 @@ async def test_the_first_exception_thrown_in_is_the_one_raised():
     assert caught.value is thrown
 
 
-async def test_a_caller_cancelled_on_every_iteration_waits_for_its_items():
+async def test_a_caller_cancelled_on_every_iteration_waits_for_its_items() -> None:
     ended = []
 
-    async def fn(x):
+    async def fn(x: int) -> None:
         try:
             await asyncio.sleep(10)
         finally:
@@ -182,10 +186,10 @@ async def test_a_caller_cancelled_on_every_iteration_waits_for_its_items():
     assert ended == [0, 1, 2]
 
 
-async def test_a_caller_cancelled_when_all_has_ended_is_cancelled_and_loses_nothing():
+async def test_a_caller_cancelled_after_the_last_item_loses_nothing() -> None:
     batch = bounded_gather(sleep_for, [0.0])
 
-    async def main():
+    async def main() -> None:
         await batch
 
     task = asyncio.create_task(main())
@@ -197,11 +201,11 @@ async def test_a_caller_cancelled_when_all_has_ended_is_cancelled_and_loses_noth
     assert (await batch).ok
 
 
-async def test_an_item_that_finished_in_the_iteration_of_the_cancellation_is_reported():
+async def test_an_item_done_in_the_iteration_of_the_cancellation_is_reported() -> None:
     gate = asyncio.get_running_loop().create_future()
     seen = []
 
-    async def fn(x):
+    async def fn(x: int) -> Any:
         return await gate
 
     batch = bounded_gather(fn, [1], on_result=lambda r: seen.append(r.data))
@@ -219,8 +223,10 @@ async def test_an_item_that_finished_in_the_iteration_of_the_cancellation_is_rep
 @pytest.mark.parametrize("use", ["await", "iterate", "block", "break"])
 @pytest.mark.parametrize("again", [None, 0, 1, 3])
 @pytest.mark.parametrize("kind", ["list", "async", "stuck"])
-async def test_cancelling_at_any_iteration_leaves_nothing(use, again, kind):
-    async def fn(x):
+async def test_cancelling_at_any_iteration_leaves_nothing(
+    use: str, again: int | None, kind: str
+) -> None:
+    async def fn(x: int) -> int:
         if x % 4 == 0:
             return x
         if x % 4 == 1:
@@ -231,12 +237,12 @@ async def test_cancelling_at_any_iteration_leaves_nothing(use, again, kind):
             await asyncio.sleep(0)
         return x
 
-    async def source():
+    async def source() -> AsyncIterator[int]:
         for i in range(9):
             await asyncio.sleep(0)
             yield i
 
-    async def main(outcomes, box):
+    async def main(outcomes: list[Any], box: list[Batch[Any]]) -> None:
         items = source() if kind == "async" else list(range(9))
         batch = bounded_gather(
             fn, items, max_concurrent=3, timeout=5, on_result=outcomes.append
@@ -282,14 +288,14 @@ async def test_cancelling_at_any_iteration_leaves_nothing(use, again, kind):
 # ----------------------------------------------------- cancelled workers
 
 
-async def test_a_sweep_over_all_tasks_starts_nothing_new():
+async def test_a_sweep_over_all_tasks_starts_nothing_new() -> None:
     started = []
 
-    async def fn(x):
+    async def fn(x: int) -> None:
         started.append(x)
         await asyncio.sleep(10)
 
-    async def main():
+    async def main() -> None:
         await bounded_gather(fn, range(100), max_concurrent=5)
 
     task = asyncio.create_task(main())
@@ -302,10 +308,10 @@ async def test_a_sweep_over_all_tasks_starts_nothing_new():
     assert len(started) == 5
 
 
-async def test_cancelling_a_worker_cancels_only_its_item():
+async def test_cancelling_a_worker_cancels_only_its_item() -> None:
     workers = []
 
-    async def fn(x):
+    async def fn(x: int) -> int:
         workers.append(asyncio.current_task())
         await asyncio.sleep(0.02)
         return x
@@ -320,8 +326,8 @@ async def test_cancelling_a_worker_cancels_only_its_item():
     assert len(result.successes()) == 9
 
 
-async def test_workers_cancelled_before_their_first_step_are_replaced():
-    async def fn(x):
+async def test_workers_cancelled_before_their_first_step_are_replaced() -> None:
+    async def fn(x: int) -> int:
         await asyncio.sleep(0)
         return x
 
@@ -341,24 +347,24 @@ async def test_workers_cancelled_before_their_first_step_are_replaced():
 # --------------------------------------------------- the end of the loop
 
 
-async def test_no_task_of_a_batch_is_left_when_the_await_returns():
-    async def fn(x):
+async def test_no_task_of_a_batch_is_left_when_the_await_returns() -> None:
+    async def fn(x: int) -> None:
         await asyncio.sleep(0)
 
     await bounded_gather(fn, range(100), max_concurrent=7)
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
-def test_asyncio_run_ends_a_batch_that_nobody_awaits():
+def test_asyncio_run_ends_a_batch_that_nobody_awaits() -> None:
     ended = []
 
-    async def fn(x):
+    async def fn(x: int) -> None:
         try:
             await asyncio.sleep(10)
         finally:
             ended.append(x)
 
-    async def main():
+    async def main() -> Any:
         task = asyncio.create_task(bounded_gather(fn, range(3)).collect())
         await settle(5)
         return task
@@ -368,8 +374,8 @@ def test_asyncio_run_ends_a_batch_that_nobody_awaits():
     assert sorted(ended) == [0, 1, 2]
 
 
-def test_closing_the_loop_under_a_batch_does_not_crash():
-    async def fn(x):
+def test_closing_the_loop_under_a_batch_does_not_crash() -> None:
+    async def fn(x: int) -> None:
         await asyncio.sleep(10)
 
     loop = asyncio.new_event_loop()
@@ -384,10 +390,10 @@ def test_closing_the_loop_under_a_batch_does_not_crash():
         gc.collect()
 
 
-async def test_a_worker_whose_caller_is_closed_is_cancelled():
+async def test_a_worker_whose_caller_is_closed_is_cancelled() -> None:
     ended = []
 
-    async def fn(x):
+    async def fn(x: int) -> None:
         try:
             await asyncio.sleep(10)
         finally:

@@ -6,15 +6,12 @@ import io
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from pyasynclife import (
-    BatchStatus,
-    TaskRegistry,
-    TaskState,
-    bounded_gather,
-)
+from pyasynclife import BatchStatus, TaskRegistry, TaskResult, TaskState, bounded_gather
 from support.children import start_child
 from support.loops import settle
 
@@ -49,18 +46,18 @@ async def test_each_item_runs_in_a_copy_of_the_callers_context(limit: int) -> No
     assert var.get() == "caller"
 
 
-async def test_a_context_manager_over_an_await_keeps_its_context():
+async def test_a_context_manager_over_an_await_keeps_its_context() -> None:
     from contextlib import contextmanager
 
     @contextmanager
-    def bound(value):
+    def bound(value: Any) -> Iterator[None]:
         token = var.set(value)
         try:
             yield
         finally:
             var.reset(token)
 
-    async def fn(x):
+    async def fn(x: int) -> Any:
         with bound(x):
             await asyncio.sleep(0)
             return var.get()
@@ -69,23 +66,23 @@ async def test_a_context_manager_over_an_await_keeps_its_context():
     assert result.values() == list(range(10))
 
 
-async def test_source_key_and_on_result_share_the_batchs_context():
+async def test_source_key_and_on_result_share_the_batchs_context() -> None:
     seen = []
 
-    def source():
+    def source() -> Iterator[int]:
         var.set("source")
         yield 1
         seen.append(var.get())
         yield 2
 
-    def key(x):
+    def key(x: Any) -> str:
         seen.append(var.get())
         return str(x)
 
-    def on_result(result):
+    def on_result(result: TaskResult[Any]) -> None:
         seen.append(var.get())
 
-    async def fn(x):
+    async def fn(x: Any) -> Any:
         value = var.get()
         var.set("item")
         return value
@@ -96,7 +93,7 @@ async def test_source_key_and_on_result_share_the_batchs_context():
     assert var.get() == "unset"
 
 
-async def test_the_batchs_context_is_the_one_of_its_start():
+async def test_the_batchs_context_is_the_one_of_its_start() -> None:
     var.set("made")
     batch = bounded_gather(lambda x: asyncio.sleep(0, var.get()), [1])
     var.set("awaited")
@@ -106,8 +103,8 @@ async def test_the_batchs_context_is_the_one_of_its_start():
 # ------------------------------------------ items that cancel their task
 
 
-async def test_an_item_that_cancels_its_task_is_cancelled_and_the_next_is_not():
-    async def fn(x):
+async def test_an_item_that_cancels_its_task_is_cancelled_and_the_next_is_not() -> None:
+    async def fn(x: int) -> int | str:
         if x == 1:
             asyncio.current_task().cancel()
             return "returned"
@@ -124,8 +121,8 @@ async def test_an_item_that_cancels_its_task_is_cancelled_and_the_next_is_not():
     assert result.status is BatchStatus.COMPLETED
 
 
-async def test_an_item_that_cancels_and_uncancels_its_task_hurts_no_other():
-    async def fn(x):
+async def test_an_item_that_cancels_and_uncancels_its_task_hurts_no_other() -> None:
+    async def fn(x: int) -> int:
         if x == 1:
             task = asyncio.current_task()
             task.cancel()
@@ -138,8 +135,8 @@ async def test_an_item_that_cancels_and_uncancels_its_task_hurts_no_other():
     assert [r.state for r in result if r.index != 1] == [TaskState.DONE] * 3
 
 
-async def test_an_item_that_swallows_a_cancellation_of_its_task_has_its_value():
-    async def fn(x):
+async def test_an_item_that_swallows_a_cancellation_of_its_task_has_its_value() -> None:
+    async def fn(x: int) -> tuple[Any, ...]:
         if x == 1:
             asyncio.current_task().cancel()
             try:
@@ -153,11 +150,11 @@ async def test_an_item_that_swallows_a_cancellation_of_its_task_has_its_value():
     assert result[2].data[0] is not result[1].data[0]
 
 
-async def test_an_item_that_raises_cancelled_error_is_cancelled():
+async def test_an_item_that_raises_cancelled_error_is_cancelled() -> None:
     class Own(asyncio.CancelledError):
         pass
 
-    async def fn(x):
+    async def fn(x: int) -> int:
         if x == 1:
             raise asyncio.CancelledError
         if x == 2:
@@ -178,12 +175,12 @@ async def test_an_item_that_raises_cancelled_error_is_cancelled():
 
 @pytest.mark.workers_only
 @pytest.mark.parametrize("how", ["raise", "timeout", "cancel"])
-async def test_the_worker_of_an_item_that_did_not_succeed_is_replaced(how):
+async def test_the_worker_of_an_item_that_did_not_succeed_is_replaced(how: str) -> None:
     tasks = []
     iterations = []
     iteration = 0
 
-    async def count():
+    async def count() -> None:
         nonlocal iteration
         while True:
             iteration += 1
@@ -191,7 +188,7 @@ async def test_the_worker_of_an_item_that_did_not_succeed_is_replaced(how):
 
     counter = asyncio.create_task(count())
 
-    async def fn(x):
+    async def fn(x: int) -> None:
         tasks.append(asyncio.current_task())
         iterations.append(iteration)
         if x % 2:
@@ -210,8 +207,8 @@ async def test_the_worker_of_an_item_that_did_not_succeed_is_replaced(how):
     assert len(result.failures()) == 3
 
 
-async def test_a_worker_refuses_to_be_stepped_by_its_own_item():
-    async def fn(x):
+async def test_a_worker_refuses_to_be_stepped_by_its_own_item() -> None:
+    async def fn(x: int) -> Any:
         step = asyncio.current_task().get_coro().cr_await
         errors = []
         for poke in (lambda: step.send(None), lambda: step.throw(ValueError())):
@@ -226,10 +223,10 @@ async def test_a_worker_refuses_to_be_stepped_by_its_own_item():
     assert result[0].success or isinstance(result[0].error, Exception)
 
 
-async def test_stepping_another_worker_loses_no_result():
+async def test_stepping_another_worker_loses_no_result() -> None:
     waiting = {}
 
-    async def fn(x):
+    async def fn(x: int) -> Any:
         me = asyncio.current_task()
         if x == 0:
             waiting["coro"] = me.get_coro()
@@ -248,10 +245,10 @@ async def test_stepping_another_worker_loses_no_result():
     assert result[3].data == 3
 
 
-async def test_throwing_into_another_worker_loses_no_result():
+async def test_throwing_into_another_worker_loses_no_result() -> None:
     waiting = {}
 
-    async def fn(x):
+    async def fn(x: int) -> Any:
         if x == 0:
             waiting["step"] = asyncio.current_task().get_coro().cr_await
             await asyncio.sleep(0.01)
@@ -281,28 +278,28 @@ needs_graph = pytest.mark.skipif(
 )
 
 
-async def deepest(gate):
+async def deepest(gate: asyncio.Future[Any]) -> None:
     await gate
 
 
-async def middle(gate):
+async def middle(gate: asyncio.Future[Any]) -> None:
     await deepest(gate)
 
 
 class Items:
     """Items that wait for a gate; their tasks are kept."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.gate = asyncio.get_running_loop().create_future()
         self.tasks = []
 
-    async def __call__(self, item):
+    async def __call__(self, item: Any) -> None:
         self.tasks.append(asyncio.current_task())
         await middle(self.gate)
 
 
 @needs_graph
-async def test_a_call_graph_goes_down_to_the_items_own_await():
+async def test_a_call_graph_goes_down_to_the_items_own_await() -> None:
     items = Items()
     running = asyncio.create_task(bounded_gather(items, range(3)).collect())
     await settle(5)
@@ -318,21 +315,21 @@ async def test_a_call_graph_goes_down_to_the_items_own_await():
 
 
 @needs_graph
-async def test_a_call_graph_can_be_captured_inside_an_item():
-    async def fn(x):
+async def test_a_call_graph_can_be_captured_inside_an_item() -> None:
+    async def fn(x: int) -> list[Any]:
         return [
             entry.frame.f_code.co_name
             for entry in asyncio.capture_call_graph().call_stack
         ]
 
-    async def main():
+    async def main() -> Any:
         return await bounded_gather(fn, [1])
 
     (names,) = (await main()).values()
     assert "fn" in names
 
 
-async def test_where_shows_an_items_own_await():
+async def test_where_shows_an_items_own_await() -> None:
     items = Items()
     registry = TaskRegistry()
     running = asyncio.create_task(bounded_gather(items, range(2)).collect())
@@ -348,8 +345,8 @@ async def test_where_shows_an_items_own_await():
     await running
 
 
-async def test_between_items_a_worker_shows_none():
-    async def fn(x):
+async def test_between_items_a_worker_shows_none() -> None:
+    async def fn(x: int) -> Any:
         return asyncio.current_task().get_coro()
 
     (coro,) = (await bounded_gather(fn, [1])).values()
@@ -383,7 +380,7 @@ asyncio.run(main())
 @pytest.mark.skipif(sys.platform != "linux", reason="another process's memory")
 @pytest.mark.parametrize("task_per_item", [False, True])
 @pytest.mark.workers_only
-def test_pstree_of_another_process_shows_the_items_tasks(task_per_item):
+def test_pstree_of_another_process_shows_the_items_tasks(task_per_item: bool) -> None:
     with start_child(SOURCE.format(task_per_item=task_per_item)) as child:
         child.wait_for("ready")
         seen = subprocess.run(

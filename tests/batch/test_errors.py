@@ -1,16 +1,12 @@
 """Items that fail: max_errors, BatchError, and exceptions that end the batch."""
 
 import asyncio
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 
-from pyasynclife import (
-    BatchError,
-    BatchStatus,
-    TaskResult,
-    TaskState,
-    bounded_gather,
-)
+from pyasynclife import BatchError, BatchStatus, TaskResult, TaskState, bounded_gather
 from support.coroutines import double, fail, sleep_for
 from support.loops import in_turns, settle
 
@@ -20,8 +16,8 @@ BOTH_WAYS = True
 # ---------------------------------------------------------- failed items
 
 
-async def test_a_function_that_raises_is_one_failed_item():
-    def fn(x):
+async def test_a_function_that_raises_is_one_failed_item() -> None:
+    def fn(x: int) -> Any:
         if x == 1:
             raise ValueError("at the call")
         return double(x)
@@ -31,18 +27,18 @@ async def test_a_function_that_raises_is_one_failed_item():
     assert str(batch[1].error) == "at the call"
 
 
-async def test_a_value_that_cannot_be_awaited_is_one_failed_item():
+async def test_a_value_that_cannot_be_awaited_is_one_failed_item() -> None:
     batch = await bounded_gather(lambda x: x if x == 1 else double(x), [0, 1, 2])
     assert [r.success for r in batch] == [True, False, True]
     assert isinstance(batch[1].error, TypeError)
     assert "returned int, which cannot be awaited" in str(batch[1].error)
 
 
-async def test_stop_iteration_of_an_item_is_its_error():
-    def fn(x):
+async def test_stop_iteration_of_an_item_is_its_error() -> None:
+    def fn(x: int) -> None:
         raise StopIteration(x)
 
-    async def later(x):
+    async def later(x: int) -> None:
         await asyncio.sleep(0)
         raise StopAsyncIteration(x)
 
@@ -56,8 +52,8 @@ async def test_stop_iteration_of_an_item_is_its_error():
 
 
 @pytest.mark.parametrize("max_errors", [0, 1, 3])
-async def test_more_than_max_errors_abort(max_errors):
-    async def fn(x):
+async def test_more_than_max_errors_abort(max_errors: int) -> None:
+    async def fn(x: int) -> int:
         if x % 2:
             raise ValueError(x)
         await asyncio.sleep(0)
@@ -76,21 +72,21 @@ async def test_more_than_max_errors_abort(max_errors):
         await batch
 
 
-async def test_as_many_as_max_errors_are_tolerated():
+async def test_as_many_as_max_errors_are_tolerated() -> None:
     batch = await bounded_gather(fail, [1, 2, 3], max_errors=3)
     assert batch.status is BatchStatus.COMPLETED
     assert len(batch.failures()) == 3
 
 
-async def test_the_last_item_may_be_one_error_too_many():
+async def test_the_last_item_may_be_one_error_too_many() -> None:
     with pytest.raises(BatchError):
         await bounded_gather(fail, [1], max_errors=0)
 
 
-async def test_aborting_cancels_and_waits_for_the_rest():
+async def test_aborting_cancels_and_waits_for_the_rest() -> None:
     ended = []
 
-    async def fn(x):
+    async def fn(x: int) -> None:
         if x == 0:
             await asyncio.sleep(0.01)
             raise ValueError
@@ -107,8 +103,8 @@ async def test_aborting_cancels_and_waits_for_the_rest():
     assert len(caught.value.exceptions) == 1
 
 
-async def test_timeouts_count_as_errors_and_cancelled_items_do_not():
-    async def cancel_itself(x):
+async def test_timeouts_count_as_errors_and_cancelled_items_do_not() -> None:
+    async def cancel_itself(x: int) -> None:
         asyncio.current_task().cancel()
         await asyncio.sleep(1)
 
@@ -120,8 +116,8 @@ async def test_timeouts_count_as_errors_and_cancelled_items_do_not():
 
 
 @pytest.mark.parametrize("use", ["await", "iterate", "block"])
-async def test_failures_without_an_error_may_be_one_too_many(use):
-    async def fn(x):
+async def test_failures_without_an_error_may_be_one_too_many(use: str) -> None:
+    async def fn(x: int) -> Any:
         return TaskResult("x", False)
 
     batch = bounded_gather(fn, range(3), max_errors=0)
@@ -138,14 +134,14 @@ async def test_failures_without_an_error_may_be_one_too_many(use):
     assert "no error" in str(error)
 
 
-async def test_errors_that_refuse_to_be_compared_make_a_batch_error():
+async def test_errors_that_refuse_to_be_compared_make_a_batch_error() -> None:
     class Odd(Exception):
         __hash__ = None
 
-        def __eq__(self, other):
+        def __eq__(self, other: object) -> bool:
             raise AssertionError("compared")
 
-    async def fn(x):
+    async def fn(x: int) -> None:
         raise Odd(x)
 
     with pytest.raises(BatchError) as caught:
@@ -153,7 +149,7 @@ async def test_errors_that_refuse_to_be_compared_make_a_batch_error():
     assert [error.args for error in caught.value.exceptions] == [(0,), (1,), (2,)]
 
 
-async def test_a_batch_error_splits_and_keeps_its_result():
+async def test_a_batch_error_splits_and_keeps_its_result() -> None:
     with pytest.raises(BatchError) as caught:
         await bounded_gather(fail, [1, 2], max_errors=0)
     part, rest = caught.value.split(ValueError)
@@ -166,11 +162,13 @@ async def test_a_batch_error_splits_and_keeps_its_result():
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit])
 @pytest.mark.parametrize("when", ["at once", "later"])
-async def test_a_base_exception_of_an_item_ends_the_batch(error, when):
+async def test_a_base_exception_of_an_item_ends_the_batch(
+    error: type[BaseException], when: str
+) -> None:
     raised = error("now")
     ended = []
 
-    async def fn(x):
+    async def fn(x: int) -> None:
         if when == "later":
             await asyncio.sleep(0)
         if x == 3:
@@ -192,8 +190,8 @@ async def test_a_base_exception_of_an_item_ends_the_batch(error, when):
     assert batch.status is BatchStatus.ABORTED
 
 
-def exits_when_cancelled(exits):
-    async def fn(x):
+def exits_when_cancelled(exits: Sequence[BaseException]) -> Any:
+    async def fn(x: int) -> None:
         try:
             await asyncio.sleep(10)
         except asyncio.CancelledError:
@@ -202,8 +200,10 @@ def exits_when_cancelled(exits):
     return fn
 
 
-async def test_an_exit_takes_precedence_over_an_error_of_the_source(loop_errors):
-    def source():
+async def test_an_exit_takes_precedence_over_an_error_of_the_source(
+    loop_errors: list[dict[str, Any]],
+) -> None:
+    def source() -> Iterator[int]:
         yield 0
         raise LookupError("source")
 
@@ -217,7 +217,9 @@ async def test_an_exit_takes_precedence_over_an_error_of_the_source(loop_errors)
     loop_errors.clear()
 
 
-async def test_of_two_exits_the_first_is_raised_and_the_other_reported(loop_errors):
+async def test_of_two_exits_the_first_is_raised_and_the_other_reported(
+    loop_errors: list[dict[str, Any]],
+) -> None:
     exits = [SystemExit("a"), KeyboardInterrupt("b")]
     batch = bounded_gather(exits_when_cancelled(exits), [0, 1])
     in_turns(50, batch.cancel)
@@ -229,7 +231,7 @@ async def test_of_two_exits_the_first_is_raised_and_the_other_reported(loop_erro
 
 
 @pytest.mark.parametrize("how", ["await", "block", "leaving"])
-async def test_an_exit_takes_precedence_over_the_callers_cancellation(how):
+async def test_an_exit_takes_precedence_over_the_callers_cancellation(how: str) -> None:
     exits = [SystemExit("item")]
     batch = bounded_gather(exits_when_cancelled(exits), [0])
     caller = asyncio.current_task()

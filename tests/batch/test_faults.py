@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import gc
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -21,7 +23,7 @@ in_a_cycle = pytest.mark.filterwarnings(
 )
 
 
-async def fn(x):
+async def fn(x: int) -> int:
     if x % 3 == 1:
         await asyncio.sleep(0)
     if x == 4:
@@ -33,12 +35,12 @@ async def fn(x):
     return x
 
 
-async def numbers():
+async def numbers() -> AsyncIterator[int]:
     for i in range(8):
         yield i
 
 
-async def collected():
+async def collected() -> None:
     result = await bounded_gather(
         fn, range(8), max_concurrent=3, timeout=0.005, budget=60, key=str
     )
@@ -46,7 +48,7 @@ async def collected():
     result.by_id()
 
 
-async def collected_from_a_generator():
+async def collected_from_a_generator() -> None:
     result = await bounded_gather(
         fn, (i for i in range(8)), timeout=0.005, on_result=lambda r: None
     )
@@ -54,43 +56,43 @@ async def collected_from_a_generator():
     [r.task_id for r in result]
 
 
-async def read_by_a_reader():
+async def read_by_a_reader() -> None:
     (await bounded_gather(fn, numbers(), max_concurrent=2, timeout=0.005)).failures()
 
 
-async def streamed():
+async def streamed() -> None:
     async for result in bounded_gather(fn, range(12), max_concurrent=3, timeout=0.05):
         result.as_dict()
         repr(result)
 
 
-async def streamed_as_finished():
+async def streamed_as_finished() -> None:
     batch = bounded_gather(fn, range(8), max_concurrent=3, buffer=0, ordered=False)
     async with batch:
         async for _ in batch:
             await asyncio.sleep(0)
 
 
-async def decided_late():
+async def decided_late() -> None:
     async with bounded_gather(fn, range(8), ordered=False) as batch:
         await asyncio.sleep(0.001)
         (await batch).failures()
 
 
-async def aborted():
+async def aborted() -> None:
     with pytest.raises((BatchError, MemoryError)) as caught:
         await bounded_gather(fn, range(8), max_errors=0)
     if caught.type is MemoryError:
         raise caught.value
 
 
-async def cancelled():
+async def cancelled() -> None:
     batch = bounded_gather(fn, numbers(), max_concurrent=1)
     asyncio.get_running_loop().call_later(0.001, batch.cancel)
     (await batch).failures()
 
 
-async def changed_while_it_ran():
+async def changed_while_it_ran() -> None:
     batch = bounded_gather(fn, range(3), max_concurrent=1)
     batch.add(3)
     async with batch:
@@ -105,10 +107,10 @@ async def changed_while_it_ran():
         batch.close()
 
 
-async def abandoned():
+async def abandoned() -> None:
     stubborn = Stubborn()
 
-    async def item(x):
+    async def item(x: int) -> Any:
         return await (stubborn(x) if x else echo_later(x))
 
     try:
@@ -120,10 +122,10 @@ async def abandoned():
         stubborn.free.set()
 
 
-async def registered():
+async def registered() -> None:
     registry = TaskRegistry(history=2)
 
-    async def beat(x):
+    async def beat(x: int) -> Any:
         registry.heartbeat()
         return await fn(x)
 
@@ -139,7 +141,7 @@ class Name(str):
     __slots__ = ()
 
 
-async def ended_with_unstarted_items():
+async def ended_with_unstarted_items() -> None:
     """Unstarted items of the source, and some that were added."""
     for added in ([], [3]):
         batch = bounded_gather(forever, [1, 2], max_concurrent=1)
@@ -151,15 +153,15 @@ async def ended_with_unstarted_items():
         assert len(await collecting) == 2 + len(added)
 
 
-async def named_by_subclasses_of_str():
+async def named_by_subclasses_of_str() -> None:
     results = await bounded_gather(echo_later, [Name("a"), 1.5, 7, 10**5000])
     assert set(results.by_id()) == {"a", "1", "7", "3"}
     keyed = await bounded_gather(echo_later, [1], key=lambda item: Name("one"))
     assert [result.task_id for result in keyed] == ["one"]
 
 
-async def cancelled_by_its_source():
-    def items():
+async def cancelled_by_its_source() -> None:
+    def items() -> Iterator[int]:
         yield 1
         batch.cancel()
         yield 2
@@ -172,10 +174,10 @@ async def cancelled_by_its_source():
     assert len(seen) <= len(results) <= 2
 
 
-async def with_workers_closed_from_outside():
+async def with_workers_closed_from_outside() -> None:
     """Closed by the caller, and while another worker calls the source."""
 
-    def items():
+    def items() -> Iterator[int]:
         yield 1
         workers.update(asyncio.all_tasks() - before - {collecting})
         for worker in workers - {asyncio.current_task()}:
@@ -202,7 +204,7 @@ async def with_workers_closed_from_outside():
     collecting.result().failures()
 
 
-async def a_result_in_its_own_repr():
+async def a_result_in_its_own_repr() -> None:
     inside = []
     result = TaskResult("a", True, inside)
     inside.append(result)
@@ -212,7 +214,7 @@ async def a_result_in_its_own_repr():
         inside.clear()
 
 
-async def results():
+async def results() -> None:
     result = TaskResult("a", False, [1], ValueError())
     result.as_dict()
     repr(result)
@@ -243,7 +245,9 @@ async def results():
         a_result_in_its_own_repr,
     ],
 )
-async def test_every_allocation_may_fail(scenario, loop_errors):
+async def test_every_allocation_may_fail(
+    scenario: Callable[[], Awaitable[None]], loop_errors: list[dict[str, Any]]
+) -> None:
     failed = 0
     for nth in range(1, 2000):
         fail_allocation(nth)

@@ -4,6 +4,8 @@ import asyncio
 import gc
 import math
 import warnings
+from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -21,17 +23,19 @@ BOTH_WAYS = True
 
 @pytest.mark.parametrize("grace", [0, 0.02])
 @pytest.mark.parametrize("how", ["cancel", "budget", "errors", "fatal"])
-async def test_a_batch_ends_without_an_item_that_does_not_stop(grace, how):
+async def test_a_batch_ends_without_an_item_that_does_not_stop(
+    grace: float, how: str
+) -> None:
     stubborn = Stubborn()
 
-    async def fn(x):
+    async def fn(x: str) -> Any:
         if x == "trouble":
             await asyncio.sleep(0.1)
             raise ValueError if how == "errors" else KeyboardInterrupt
         return await (asyncio.sleep(10) if x == "soft" else stubborn(x))
 
     items = ["hard", "soft"]
-    options = {"cancel_grace": grace}
+    options: dict[str, Any] = {"cancel_grace": grace}
     if how == "budget":
         options["budget"] = 0.1
     elif how == "errors":
@@ -72,10 +76,10 @@ async def test_a_batch_ends_without_an_item_that_does_not_stop(grace, how):
     assert batch.progress.running in abandoned
 
 
-async def test_an_item_that_does_not_stop_after_its_timeout_frees_its_slot():
+async def test_an_item_that_does_not_stop_after_its_timeout_frees_its_slot() -> None:
     stubborn = Stubborn()
 
-    async def fn(x):
+    async def fn(x: int) -> Any:
         return await (stubborn(x) if x == 1 else echo_later(x))
 
     result = await bounded_gather(
@@ -93,7 +97,7 @@ async def test_an_item_that_does_not_stop_after_its_timeout_frees_its_slot():
     await stubborn.release()
 
 
-async def test_a_timeout_that_an_item_ignores_counts_for_max_errors():
+async def test_a_timeout_that_an_item_ignores_counts_for_max_errors() -> None:
     stubborn = Stubborn()
     with pytest.raises(BatchError) as caught:
         await bounded_gather(
@@ -105,8 +109,8 @@ async def test_a_timeout_that_an_item_ignores_counts_for_max_errors():
     await stubborn.release()
 
 
-async def test_an_item_that_stops_in_its_grace_has_its_outcome():
-    async def fn(x):
+async def test_an_item_that_stops_in_its_grace_has_its_outcome() -> None:
+    async def fn(x: int) -> None:
         try:
             await asyncio.sleep(10)
         finally:
@@ -118,7 +122,7 @@ async def test_an_item_that_stops_in_its_grace_has_its_outcome():
 
 
 @pytest.mark.parametrize("use", ["iterate", "block"])
-async def test_an_item_that_does_not_stop_is_reported(use):
+async def test_an_item_that_does_not_stop_is_reported(use: str) -> None:
     stubborn = Stubborn()
     seen = []
     batch = bounded_gather(
@@ -136,7 +140,7 @@ async def test_an_item_that_does_not_stop_is_reported(use):
     await stubborn.release()
 
 
-async def test_a_cancelled_caller_returns_after_the_grace():
+async def test_a_cancelled_caller_returns_after_the_grace() -> None:
     stubborn = Stubborn()
     batch = bounded_gather(stubborn, ["hard"], cancel_grace=0.02)
     task = asyncio.create_task(batch.collect())
@@ -149,7 +153,7 @@ async def test_a_cancelled_caller_returns_after_the_grace():
     await stubborn.release()
 
 
-async def test_an_item_that_never_started_is_pending_and_not_running():
+async def test_an_item_that_never_started_is_pending_and_not_running() -> None:
     batch = bounded_gather(forever, range(5), cancel_grace=0)
     task = asyncio.create_task(batch.collect())
     await asyncio.sleep(0)
@@ -159,7 +163,7 @@ async def test_an_item_that_never_started_is_pending_and_not_running():
     assert [r.duration for r in result] == [0.0] * 5
 
 
-async def test_an_infinite_grace_is_accepted():
+async def test_an_infinite_grace_is_accepted() -> None:
     result = await bounded_gather(echo, [1], cancel_grace=math.inf)
     assert result.ok
 
@@ -167,8 +171,8 @@ async def test_an_infinite_grace_is_accepted():
 # ------------------------------------------------------- abandoned items
 
 
-async def test_an_abandoned_item_is_held_until_it_ends():
-    async def fn(x):
+async def test_an_abandoned_item_is_held_until_it_ends() -> None:
+    async def fn(x: str) -> Any:
         gate = asyncio.get_running_loop().create_future()
         gates.append(gate)
         while True:
@@ -192,7 +196,9 @@ async def test_an_abandoned_item_is_held_until_it_ends():
 
 
 @pytest.mark.standard_loop_only
-async def test_holding_many_abandoned_items_takes_linear_time(monkeypatch):
+async def test_holding_many_abandoned_items_takes_linear_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Holding an item once iterated over all items that were held."""
     loop = asyncio.get_running_loop()
     is_closed, asked = loop.is_closed, []
@@ -211,7 +217,9 @@ async def test_holding_many_abandoned_items_takes_linear_time(monkeypatch):
     assert loop not in _stuck
 
 
-async def test_an_error_of_an_abandoned_item_is_reported(loop_errors):
+async def test_an_error_of_an_abandoned_item_is_reported(
+    loop_errors: list[dict[str, Any]],
+) -> None:
     stubborn = Stubborn(error=LookupError("late"))
     batch = bounded_gather(stubborn, ["bad"], cancel_grace=0.0)
     in_turns(50, batch.cancel)
@@ -223,7 +231,9 @@ async def test_an_error_of_an_abandoned_item_is_reported(loop_errors):
     assert [str(c["exception"]) for c in loop_errors] == ["late"]
 
 
-async def test_a_result_with_an_item_that_did_not_stop_is_reported_unread(loop_errors):
+async def test_a_result_with_an_item_that_did_not_stop_is_reported_unread(
+    loop_errors: list[dict[str, Any]],
+) -> None:
     stubborn = Stubborn()
     batch = bounded_gather(stubborn, ["hard"], cancel_grace=0.0)
     in_turns(50, batch.cancel)
@@ -234,15 +244,15 @@ async def test_a_result_with_an_item_that_did_not_stop_is_reported_unread(loop_e
     await stubborn.release()
 
 
-def test_closing_the_loop_under_an_abandoned_item_does_not_crash():
-    async def stubborn(x):
+def test_closing_the_loop_under_an_abandoned_item_does_not_crash() -> None:
+    async def stubborn(x: int) -> None:
         while True:
             try:
                 await asyncio.get_running_loop().create_future()
             except asyncio.CancelledError:
                 pass
 
-    async def main():
+    async def main() -> Any:
         batch = bounded_gather(stubborn, range(2), timeout=0, cancel_grace=0)
         return (await batch).failures()
 
@@ -252,7 +262,7 @@ def test_closing_the_loop_under_an_abandoned_item_does_not_crash():
     assert len(loop.run_until_complete(main())) == 2
     loop.close()
 
-    async def again():
+    async def again() -> None:
         result = await bounded_gather(
             lambda x: asyncio.sleep(0.01), [1], timeout=0, cancel_grace=0
         )
@@ -269,10 +279,10 @@ def test_closing_the_loop_under_an_abandoned_item_does_not_crash():
 
 
 @pytest.mark.parametrize("swallows", [False, True])
-async def test_a_stuck_reader_never_blocks_cancelling(swallows):
+async def test_a_stuck_reader_never_blocks_cancelling(swallows: bool) -> None:
     free = asyncio.Event()
 
-    async def source():
+    async def source() -> AsyncIterator[int]:
         yield 1
         while not free.is_set():
             try:
@@ -292,10 +302,10 @@ async def test_a_stuck_reader_never_blocks_cancelling(swallows):
     await settle(5)
 
 
-async def test_cancelling_again_reaches_a_reader_that_swallowed():
+async def test_cancelling_again_reaches_a_reader_that_swallowed() -> None:
     swallowed = []
 
-    async def source():
+    async def source() -> AsyncIterator[int]:
         yield 1
         while len(swallowed) < 2:
             try:
@@ -312,8 +322,8 @@ async def test_cancelling_again_reaches_a_reader_that_swallowed():
         assert (await task).values() == [1]
 
 
-async def test_an_abandoned_reader_cannot_keep_its_batch_from_ending():
-    async def source():
+async def test_an_abandoned_reader_cannot_keep_its_batch_from_ending() -> None:
+    async def source() -> AsyncIterator[int]:
         yield 1
         reached.append(True)
         try:
@@ -335,10 +345,10 @@ async def test_an_abandoned_reader_cannot_keep_its_batch_from_ending():
 
 
 @pytest.mark.standard_loop_only
-async def test_a_source_that_ends_at_once_needs_no_grace():
+async def test_a_source_that_ends_at_once_needs_no_grace() -> None:
     """uvloop runs its timers before the ready callbacks: the source may be too late."""
 
-    async def source():
+    async def source() -> AsyncIterator[int]:
         yield 1
         reached.append(True)
         try:
@@ -357,10 +367,12 @@ async def test_a_source_that_ends_at_once_needs_no_grace():
 
 
 @pytest.mark.parametrize("error", [Fatal, LookupError])
-async def test_a_late_error_of_a_source_is_reported(error, loop_errors):
+async def test_a_late_error_of_a_source_is_reported(
+    error: type[BaseException], loop_errors: list[dict[str, Any]]
+) -> None:
     stubborn = Stubborn()
 
-    async def source():
+    async def source() -> AsyncIterator[int]:
         yield 1
         reached.append(True)
         await stubborn()

@@ -1,7 +1,9 @@
 """asyncio's own tools and other libraries around and inside items, workers included."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import anyio.abc
@@ -22,12 +24,12 @@ N = 60
 
 
 @pytest.fixture
-async def server():
+async def server() -> AsyncIterator[tuple[str, dict[str, int]]]:
     """An aiohttp server on loopback that counts the requests it serves at once."""
     web = pytest.importorskip("aiohttp.web", reason="aiohttp is not installed")
     seen = {"now": 0, "most": 0, "ended": 0}
 
-    async def answer(request):
+    async def answer(request: Any) -> Any:
         seen["now"] += 1
         seen["most"] = max(seen["most"], seen["now"])
         try:
@@ -55,11 +57,11 @@ async def server():
 
 
 @asynccontextmanager
-async def aiohttp_client(url):
+async def aiohttp_client(url: str) -> AsyncIterator[tuple[Any, Any]]:
     aiohttp = pytest.importorskip("aiohttp", reason="aiohttp is not installed")
     async with aiohttp.ClientSession(url, raise_for_status=True) as session:
 
-        async def fetch(number):
+        async def fetch(number: int) -> Any:
             async with session.get(f"/{number}") as response:
                 return (await response.json())["number"]
 
@@ -67,11 +69,11 @@ async def aiohttp_client(url):
 
 
 @asynccontextmanager
-async def httpx_client(url):
+async def httpx_client(url: str) -> AsyncIterator[tuple[Any, Any]]:
     httpx = pytest.importorskip("httpx", reason="httpx is not installed")
     async with httpx.AsyncClient(base_url=url, timeout=30, trust_env=False) as client:
 
-        async def fetch(number):
+        async def fetch(number: int) -> Any:
             response = await client.get(f"/{number}")
             response.raise_for_status()
             return response.json()["number"]
@@ -83,7 +85,9 @@ CLIENTS = [aiohttp_client, httpx_client]
 
 
 @pytest.mark.parametrize("make_client", CLIENTS)
-async def test_a_batch_of_requests_to_a_server_keeps_its_limit(make_client, server):
+async def test_a_batch_of_requests_to_a_server_keeps_its_limit(
+    make_client: Any, server: tuple[str, dict[str, int]]
+) -> None:
     url, seen = server
     async with make_client(url) as (fetch, error):
         result = await bounded_gather(fetch, range(N), max_concurrent=20, timeout=20.0)
@@ -93,7 +97,9 @@ async def test_a_batch_of_requests_to_a_server_keeps_its_limit(make_client, serv
 
 
 @pytest.mark.parametrize("make_client", CLIENTS)
-async def test_requests_that_time_out_leave_the_session_usable(make_client, server):
+async def test_requests_that_time_out_leave_the_session_usable(
+    make_client: Any, server: tuple[str, dict[str, int]]
+) -> None:
     url, _ = server
     hang = [number for number in range(1001, 1041) if number % 10 in (1, 7)]
     async with make_client(url) as (fetch, _):
@@ -107,7 +113,9 @@ async def test_requests_that_time_out_leave_the_session_usable(make_client, serv
 
 
 @pytest.mark.parametrize("make_client", CLIENTS)
-async def test_leaving_a_stream_of_requests_ends_them(make_client, server):
+async def test_leaving_a_stream_of_requests_ends_them(
+    make_client: Any, server: tuple[str, dict[str, int]]
+) -> None:
     url, _ = server
     async with make_client(url) as (fetch, _):
         batch = bounded_gather(fetch, range(1004, 2000), max_concurrent=5)
@@ -123,7 +131,7 @@ async def test_leaving_a_stream_of_requests_ends_them(make_client, server):
 
 
 @pytest.fixture
-async def database(tmp_path):
+async def database(tmp_path: Path) -> AsyncIterator[tuple[Any, Any]]:
     """A scoped session keyed by the current task, over SQLite in a file."""
     pytest.importorskip("aiosqlite", reason="aiosqlite is not installed")
     pytest.importorskip("greenlet", reason="greenlet is not installed")
@@ -147,11 +155,13 @@ async def database(tmp_path):
         await engine.dispose()
 
 
-async def test_a_scoped_session_that_the_item_removes_is_its_own(database):
+async def test_a_scoped_session_that_the_item_removes_is_its_own(
+    database: tuple[Any, Any],
+) -> None:
     scoped, text = database
     sessions = []
 
-    async def store(number):
+    async def store(number: int) -> int:
         try:
             session = scoped()
             assert not session.info, "another item's session"
@@ -174,11 +184,13 @@ async def test_a_scoped_session_that_the_item_removes_is_its_own(database):
     assert stored == 30
 
 
-async def test_a_session_that_a_failed_item_left_reaches_no_other(database):
+async def test_a_session_that_a_failed_item_left_reaches_no_other(
+    database: tuple[Any, Any],
+) -> None:
     scoped, text = database
     failed_with = set()
 
-    async def store(number):
+    async def store(number: int) -> int:
         session = scoped()
         assert session not in failed_with
         await session.execute(text("select 1"))
@@ -196,13 +208,13 @@ async def test_a_session_that_a_failed_item_left_reaches_no_other(database):
 
 
 async def test_a_session_that_is_kept_reaches_the_next_item_unless_each_has_a_task(
-    database, way
-):
+    database: tuple[Any, Any], way: str
+) -> None:
     """docs/tasks.md warns of this."""
     scoped, _ = database
     sessions = set()
 
-    async def use(number):
+    async def use(number: int) -> None:
         sessions.add(scoped())
         await asyncio.sleep(0)
 
@@ -215,8 +227,8 @@ async def test_a_session_that_is_kept_reaches_the_next_item_unless_each_has_a_ta
 # -------------------------------------------------------- asyncio itself
 
 
-async def test_asyncio_timeout_inside_an_item_is_its_own():
-    async def fn(x):
+async def test_asyncio_timeout_inside_an_item_is_its_own() -> None:
+    async def fn(x: int) -> tuple[Any, ...]:
         try:
             async with asyncio.timeout(0.01 if x % 2 else 5):
                 await asyncio.sleep(0.05)
@@ -228,8 +240,8 @@ async def test_asyncio_timeout_inside_an_item_is_its_own():
     assert result.values() == [(0, "own" if x % 2 else "slept") for x in range(6)]
 
 
-async def test_an_items_timeout_propagates_through_inner_timeouts():
-    async def fn(x):
+async def test_an_items_timeout_propagates_through_inner_timeouts() -> None:
+    async def fn(x: int) -> None:
         async with asyncio.timeout(5), asyncio.timeout(6):
             await asyncio.sleep(10)
 
@@ -254,12 +266,12 @@ async def test_wait_for_and_shield_inside_an_item_work_as_usual() -> None:
 
 
 @pytest.mark.parametrize("group_type", [asyncio.TaskGroup, TaskGroup])
-async def test_nested_groups_inside_an_item_cancel_as_usual(group_type):
-    async def fails(x):
+async def test_nested_groups_inside_an_item_cancel_as_usual(group_type: Any) -> None:
+    async def fails(x: int) -> None:
         await asyncio.sleep(0)
         raise LookupError(x)
 
-    async def fn(x):
+    async def fn(x: int) -> tuple[Any, ...]:
         try:
             async with group_type() as outer:
                 outer.create_task(asyncio.sleep(10))
@@ -304,8 +316,8 @@ async def test_a_failing_group_inside_an_item_is_its_error(group_type: Any) -> N
     assert all(isinstance(r.error, ExceptionGroup) for r in result)
 
 
-async def test_a_batch_may_run_inside_an_item_of_a_batch():
-    async def inner(x):
+async def test_a_batch_may_run_inside_an_item_of_a_batch() -> None:
+    async def inner(x: int) -> Any:
         return await bounded_gather(double_later, range(x))
 
     result = await bounded_gather(inner, [1, 2, 3])
@@ -313,16 +325,16 @@ async def test_a_batch_may_run_inside_an_item_of_a_batch():
 
 
 @pytest.mark.parametrize("group_type", [asyncio.TaskGroup, TaskGroup])
-async def test_a_batch_inside_a_group_that_fails_ends_with_it(group_type):
+async def test_a_batch_inside_a_group_that_fails_ends_with_it(group_type: Any) -> None:
     ended = []
 
-    async def fn(x):
+    async def fn(x: int) -> None:
         try:
             await asyncio.sleep(10)
         finally:
             ended.append(x)
 
-    async def fails():
+    async def fails() -> None:
         await settle(4)
         raise LookupError
 
@@ -334,10 +346,10 @@ async def test_a_batch_inside_a_group_that_fails_ends_with_it(group_type):
     assert sorted(ended) == [0, 1, 2]
 
 
-async def test_a_timeout_around_a_batch_waits_for_the_items():
+async def test_a_timeout_around_a_batch_waits_for_the_items() -> None:
     ended = []
 
-    async def fn(x):
+    async def fn(x: int) -> None:
         if x == 2:
             scope.reschedule(asyncio.get_running_loop().time())
         try:
@@ -357,7 +369,7 @@ async def test_a_timeout_around_a_batch_waits_for_the_items():
 
 
 @pytest.fixture
-def anyio():
+def anyio() -> Any:
     return pytest.importorskip("anyio", reason="anyio is not installed")
 
 
@@ -387,11 +399,13 @@ async def test_anyio_scopes_and_groups_inside_an_item_work_as_usual(anyio: Any) 
     assert result.values() == [[-x, x] for x in range(10)]
 
 
-async def test_an_anyio_group_that_fails_inside_an_item_is_its_error(anyio):
-    async def fails():
+async def test_an_anyio_group_that_fails_inside_an_item_is_its_error(
+    anyio: Any,
+) -> None:
+    async def fails() -> None:
         raise LookupError
 
-    async def fn(x):
+    async def fn(x: int) -> int:
         async with anyio.create_task_group() as group:
             if x % 2:
                 group.start_soon(fails)
@@ -450,8 +464,10 @@ async def test_anyio_around_a_batch_cancels_and_waits(how: str, anyio: Any) -> N
     assert asyncio.current_task().cancelling() == 0
 
 
-async def test_anyio_scopes_and_groups_inside_a_source_work_as_usual(anyio):
-    async def source():
+async def test_anyio_scopes_and_groups_inside_a_source_work_as_usual(
+    anyio: Any,
+) -> None:
+    async def source() -> AsyncIterator[int]:
         with anyio.fail_after(5):
             async with anyio.create_task_group() as group:
                 for i in range(5):
@@ -467,10 +483,10 @@ async def test_anyio_scopes_and_groups_inside_a_source_work_as_usual(anyio):
             break
 
 
-async def test_an_anyio_stream_is_a_source(anyio):
+async def test_an_anyio_stream_is_a_source(anyio: Any) -> None:
     send, receive = anyio.create_memory_object_stream[int](0)
 
-    async def produce():
+    async def produce() -> None:
         async with send:
             for i in range(10):
                 await send.send(i)

@@ -2,16 +2,13 @@
 
 import asyncio
 import time
+from collections.abc import Callable, Generator
+from typing import Any
 
 import pytest
 
-from pyasynclife import (
-    TaskState,
-    bounded_gather,
-)
-from support.coroutines import (
-    echo,
-)
+from pyasynclife import TaskState, bounded_gather
+from support.coroutines import echo
 from support.items import Gated
 from support.loops import settle, until
 
@@ -24,10 +21,10 @@ BOTH_WAYS = True
 class Gauge:
     """A function for items that counts how many of them run at once."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.now = self.most = 0
 
-    async def __call__(self, item):
+    async def __call__(self, item: Any) -> Any:
         self.now += 1
         self.most = max(self.most, self.now)
         await settle(20)  # a slow machine starts the rest in a later iteration
@@ -37,16 +34,18 @@ class Gauge:
 
 @pytest.mark.parametrize("limit", [1, 2, 7, 50, 200])
 @pytest.mark.parametrize("make", [list, iter])
-async def test_at_most_max_concurrent_run_and_that_many_do(limit, make):
+async def test_at_most_max_concurrent_run_and_that_many_do(
+    limit: int, make: Callable[..., Any]
+) -> None:
     gauge = Gauge()
     await bounded_gather(gauge, make(range(300)), max_concurrent=limit)
     assert gauge.most == limit
 
 
-async def test_no_more_tasks_than_items_or_limit_are_made():
+async def test_no_more_tasks_than_items_or_limit_are_made() -> None:
     seen = set()
 
-    async def fn(x):
+    async def fn(x: int) -> None:
         await settle(2)
         seen.add(len(asyncio.all_tasks()))
 
@@ -56,17 +55,17 @@ async def test_no_more_tasks_than_items_or_limit_are_made():
     assert max(seen) <= 12
 
 
-async def test_the_function_is_called_only_when_a_slot_is_free():
+async def test_the_function_is_called_only_when_a_slot_is_free() -> None:
     live = 0
     most = 0
 
     class Coro:
-        def __init__(self):
+        def __init__(self) -> None:
             nonlocal live, most
             live += 1
             most = max(live, most)
 
-        def __await__(self):
+        def __await__(self) -> Generator[Any, None, Any]:
             nonlocal live
             yield from asyncio.sleep(0).__await__()
             live -= 1
@@ -95,7 +94,7 @@ async def test_workers_exceed_the_limit_for_one_iteration_at_most(fails: bool) -
 
 
 @pytest.mark.parametrize("make", [list, iter])
-async def test_raising_the_limit_starts_more_at_once(make):
+async def test_raising_the_limit_starts_more_at_once(make: Callable[..., Any]) -> None:
     gated = Gated()
     batch = bounded_gather(gated, make(range(100)), max_concurrent=2)
     task = asyncio.create_task(batch.collect())
@@ -110,7 +109,9 @@ async def test_raising_the_limit_starts_more_at_once(make):
 
 
 @pytest.mark.parametrize("make", [list, iter])
-async def test_lowering_the_limit_lets_fewer_run_as_items_end(make):
+async def test_lowering_the_limit_lets_fewer_run_as_items_end(
+    make: Callable[..., Any],
+) -> None:
     gated = Gated()
     batch = bounded_gather(gated, make(range(200)), max_concurrent=20)
     task = asyncio.create_task(batch.collect())
@@ -137,8 +138,8 @@ async def test_lowering_the_limit_lets_fewer_run_as_items_end(make):
     (await task).failures()
 
 
-async def test_the_limit_may_be_set_by_an_item_and_before_the_start():
-    async def fn(x):
+async def test_the_limit_may_be_set_by_an_item_and_before_the_start() -> None:
+    async def fn(x: int) -> int:
         await asyncio.sleep(0)
         batch.max_concurrent = 1 + x % 7
         return x
@@ -150,10 +151,10 @@ async def test_the_limit_may_be_set_by_an_item_and_before_the_start():
 
 
 @pytest.mark.parametrize("raised", [1, 6])
-async def test_a_limit_lowered_at_the_start_holds(raised):
+async def test_a_limit_lowered_at_the_start_holds(raised: int) -> None:
     now = most = 0
 
-    async def fn(x):
+    async def fn(x: int) -> int:
         nonlocal now, most
         now += 1
         most = max(most, now)
@@ -173,10 +174,10 @@ async def test_a_limit_lowered_at_the_start_holds(raised):
     assert most == raised
 
 
-async def test_items_held_back_by_a_lowered_limit_can_be_cancelled():
+async def test_items_held_back_by_a_lowered_limit_can_be_cancelled() -> None:
     begun = []
 
-    async def fn(x):
+    async def fn(x: int) -> None:
         begun.append(x)
         await asyncio.sleep(60)
 
@@ -193,7 +194,7 @@ async def test_items_held_back_by_a_lowered_limit_can_be_cancelled():
     assert states == [TaskState.CANCELLED] * 2 + [TaskState.PENDING] * 98
 
 
-async def test_the_buffer_of_a_stream_follows_the_limit():
+async def test_the_buffer_of_a_stream_follows_the_limit() -> None:
     async with bounded_gather(echo, range(1000), max_concurrent=2) as batch:
         stream = aiter(batch)
         await settle(10)
@@ -221,7 +222,9 @@ async def test_the_buffer_of_a_stream_follows_the_limit():
         ("2", TypeError, "must be an int"),
     ],
 )
-async def test_a_bad_limit_is_refused_and_changes_nothing(value, error, says):
+async def test_a_bad_limit_is_refused_and_changes_nothing(
+    value: Any, error: type[BaseException], says: str
+) -> None:
     batch = bounded_gather(echo, [1])
     with pytest.raises(error, match=says):
         batch.max_concurrent = value
@@ -234,11 +237,11 @@ async def test_a_bad_limit_is_refused_and_changes_nothing(value, error, says):
 # -------------------------------------------------------------- fairness
 
 
-async def count_iterations_beside(fn, n):
+async def count_iterations_beside(fn: Any, n: int) -> int:
     iterations = 0
     stop = False
 
-    async def watch():
+    async def watch() -> None:
         nonlocal iterations
         while not stop:
             await asyncio.sleep(0)
@@ -251,21 +254,21 @@ async def count_iterations_beside(fn, n):
     return iterations
 
 
-def work(seconds):
+def work(seconds: float) -> None:
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:
         pass
 
 
-async def test_items_that_never_suspend_let_others_run():
-    async def busy(x):
+async def test_items_that_never_suspend_let_others_run() -> None:
+    async def busy(x: Any) -> None:
         work(0.0005)
 
     assert await count_iterations_beside(busy, 600) >= 6  # in 0.3 s or more
 
 
-async def test_items_that_work_and_then_suspend_let_others_run():
-    async def busy(x):
+async def test_items_that_work_and_then_suspend_let_others_run() -> None:
+    async def busy(x: Any) -> None:
         work(0.004)
         await asyncio.sleep(0)
 

@@ -4,20 +4,14 @@ import asyncio
 import gc
 import math
 import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
+from typing import Any
 
 import pytest
 
-from pyasynclife import (
-    Batch,
-    BatchProgress,
-    BatchResult,
-    bounded_gather,
-)
+from pyasynclife import Batch, BatchProgress, BatchResult, bounded_gather
 from support.children import run_child
-from support.coroutines import (
-    double,
-    double_later,
-)
+from support.coroutines import double, double_later
 from support.items import Gated
 from support.loops import result_of, settle
 from support.marks import needs_eager
@@ -60,7 +54,9 @@ BOTH_WAYS = True
         ({"cancel_grace": -1}, ValueError, "cancel_grace must be 0 or more"),
     ],
 )
-def test_bad_options_are_refused_at_the_call(kwargs, error, says):
+def test_bad_options_are_refused_at_the_call(
+    kwargs: Any, error: type[BaseException], says: str
+) -> None:
     source = iter([1])
     with pytest.raises(error, match=says):
         bounded_gather(double, source, **kwargs)
@@ -79,13 +75,15 @@ def test_bad_options_are_refused_at_the_call(kwargs, error, says):
         (double, double, "items must be iterable"),
     ],
 )
-def test_bad_sources_are_refused_at_the_call(fn, items, says):
+def test_bad_sources_are_refused_at_the_call(fn: Any, items: Any, says: str) -> None:
     with pytest.raises(TypeError, match=says):
         bounded_gather(fn, items)
 
 
 @pytest.mark.parametrize("make", [list, tuple, set, lambda c: dict(enumerate(c))])
-def test_coroutines_instead_of_items_are_refused_and_the_first_closed(make):
+def test_coroutines_instead_of_items_are_refused_and_the_first_closed(
+    make: Callable[..., Any],
+) -> None:
     coros = make([double(1), double(2)])
     with pytest.raises(TypeError, match=r"bounded_gather\(fetch, urls\)"):
         bounded_gather(double, coros)
@@ -95,10 +93,10 @@ def test_coroutines_instead_of_items_are_refused_and_the_first_closed(make):
     second.close()
 
 
-async def test_coroutines_of_a_lazy_source_are_refused_when_pulled():
+async def test_coroutines_of_a_lazy_source_are_refused_when_pulled() -> None:
     made = []
 
-    def source():
+    def source() -> Iterator[Any]:
         for i in range(3):
             made.append(double(i))
             yield made[-1]
@@ -109,15 +107,15 @@ async def test_coroutines_of_a_lazy_source_are_refused_when_pulled():
     assert made[0].cr_frame is None
 
 
-def test_a_coroutine_instead_of_the_items_is_refused_and_closed():
+def test_a_coroutine_instead_of_the_items_is_refused_and_closed() -> None:
     coro = double(1)
     with pytest.raises(TypeError, match="items is a coroutine"):
         bounded_gather(double, coro)
     assert coro.cr_frame is None
 
 
-def test_a_huge_limit_buffer_and_timeout_are_as_good_as_none():
-    async def main():
+def test_a_huge_limit_buffer_and_timeout_are_as_good_as_none() -> None:
+    async def main() -> Any:
         batch = bounded_gather(
             double,
             [1],
@@ -132,14 +130,14 @@ def test_a_huge_limit_buffer_and_timeout_are_as_good_as_none():
     assert asyncio.run(main()) == [2]
 
 
-def test_a_batch_that_is_never_used_does_not_warn():
+def test_a_batch_that_is_never_used_does_not_warn() -> None:
     batch = bounded_gather(double, [1])
     assert batch.status is None
     assert batch.progress.started == 0
     del batch
 
 
-def test_classes_that_only_the_package_instantiates_refuse_a_call():
+def test_classes_that_only_the_package_instantiates_refuse_a_call() -> None:
     for cls in (Batch, BatchResult, BatchProgress):
         with pytest.raises(TypeError, match="made by pyasynclife"):
             cls()
@@ -148,12 +146,12 @@ def test_classes_that_only_the_package_instantiates_refuse_a_call():
         assert object.__new__(cls) is not None  # and it can be dropped
 
 
-def test_the_classes_are_subscriptable():
+def test_the_classes_are_subscriptable() -> None:
     assert Batch[int]
     assert BatchResult[int]
 
 
-def test_without_a_running_loop_a_batch_is_refused():
+def test_without_a_running_loop_a_batch_is_refused() -> None:
     batch = bounded_gather(double, [1])
     coro = batch.collect()
     with pytest.raises(RuntimeError, match="needs a running event loop"):
@@ -164,10 +162,10 @@ def test_without_a_running_loop_a_batch_is_refused():
 # ------------------------------------- hooks, debug mode and eager tasks
 
 
-def use_every_feature():
+def use_every_feature() -> Callable[[], Awaitable[None]]:
     """A small program that uses every feature of a batch."""
 
-    async def fn(x):
+    async def fn(x: int) -> list[Any]:
         if x % 3 == 1:
             await asyncio.sleep(0)
         if x % 7 == 3:
@@ -176,15 +174,15 @@ def use_every_feature():
             await asyncio.sleep(5)
         return [x]
 
-    async def source():
+    async def source() -> AsyncIterator[int]:
         for i in range(9):
             yield i
 
-    async def collected():
+    async def collected() -> None:
         result = await bounded_gather(fn, range(20), max_concurrent=3, timeout=0.2)
         assert len(result.failures()) == 4
 
-    async def streamed():
+    async def streamed() -> None:
         seen = []
         async for r in bounded_gather(
             fn, iter(range(20)), max_concurrent=3, timeout=0.2, key=str
@@ -192,14 +190,14 @@ def use_every_feature():
             seen.append(r.task_id)
         assert seen == [str(i) for i in range(20)]
 
-    async def read():
+    async def read() -> None:
         result = await bounded_gather(
             fn, source(), timeout=0.2, on_result=lambda r: None
         )
         assert len(result) == 9
         assert len(result.failures()) == 2
 
-    async def main():
+    async def main() -> None:
         await asyncio.gather(collected(), streamed(), read())
         async with bounded_gather(fn, range(20), budget=0.01) as batch:
             async for _ in batch:
@@ -208,7 +206,7 @@ def use_every_feature():
     return main
 
 
-async def test_a_batch_works_when_the_collector_runs_at_every_allocation():
+async def test_a_batch_works_when_the_collector_runs_at_every_allocation() -> None:
     before = gc.get_threshold()
     gc.set_threshold(1)
     try:
@@ -218,8 +216,8 @@ async def test_a_batch_works_when_the_collector_runs_at_every_allocation():
 
 
 @pytest.mark.parametrize("hook", ["settrace", "setprofile"])
-async def test_a_batch_works_under_a_trace_function(hook):
-    def trace(frame, event, arg):
+async def test_a_batch_works_under_a_trace_function(hook: str) -> None:
+    def trace(frame: Any, event: str, arg: object) -> Any:
         return trace
 
     before = getattr(sys, hook.replace("set", "get"))()
@@ -230,7 +228,7 @@ async def test_a_batch_works_under_a_trace_function(hook):
         getattr(sys, hook)(before)
 
 
-async def test_a_batch_works_in_debug_mode():
+async def test_a_batch_works_in_debug_mode() -> None:
     loop = asyncio.get_running_loop()
     loop.set_debug(True)
     loop.slow_callback_duration = 100.0
@@ -242,7 +240,7 @@ async def test_a_batch_works_in_debug_mode():
 
 @needs_eager
 @pytest.mark.standard_loop_only
-async def test_a_batch_works_with_eager_tasks():
+async def test_a_batch_works_with_eager_tasks() -> None:
     loop = asyncio.get_running_loop()
     loop.set_task_factory(asyncio.eager_task_factory)
     try:
@@ -251,10 +249,10 @@ async def test_a_batch_works_with_eager_tasks():
         loop.set_task_factory(None)
 
 
-async def test_a_batch_works_with_a_task_factory_of_python_tasks():
+async def test_a_batch_works_with_a_task_factory_of_python_tasks() -> None:
     loop = asyncio.get_running_loop()
 
-    def factory(loop, coro, **kwargs):
+    def factory(loop: asyncio.AbstractEventLoop, coro: Any, **kwargs: Any) -> Any:
         return asyncio.tasks._PyTask(coro, loop=loop, **kwargs)
 
     loop.set_task_factory(factory)
@@ -268,18 +266,18 @@ async def test_a_batch_works_with_a_task_factory_of_python_tasks():
 
 
 @pytest.mark.parametrize("after", [0, 1, 3])
-async def test_a_task_factory_that_raises_ends_the_batch(after):
+async def test_a_task_factory_that_raises_ends_the_batch(after: int) -> None:
     loop = asyncio.get_running_loop()
     made = 0
 
-    def factory(loop, coro, **kwargs):
+    def factory(loop: asyncio.AbstractEventLoop, coro: Any, **kwargs: Any) -> Any:
         nonlocal made
         made += 1
         if made > after:
             raise LookupError("factory")
         return asyncio.Task(coro, loop=loop, **kwargs)
 
-    async def fn(x):
+    async def fn(x: int) -> None:
         await settle(3)
 
     loop.set_task_factory(factory)
@@ -291,10 +289,10 @@ async def test_a_task_factory_that_raises_ends_the_batch(after):
 
 
 @pytest.mark.filterwarnings("ignore:Task.set_name:DeprecationWarning")
-async def test_a_task_factory_that_gives_no_task_ends_the_batch():
+async def test_a_task_factory_that_gives_no_task_ends_the_batch() -> None:
     loop = asyncio.get_running_loop()
 
-    def factory(loop, coro, **kwargs):
+    def factory(loop: asyncio.AbstractEventLoop, coro: Any, **kwargs: Any) -> Any:
         coro.close()
         return object()
 
@@ -306,13 +304,13 @@ async def test_a_task_factory_that_gives_no_task_ends_the_batch():
         loop.set_task_factory(None)
 
 
-async def test_a_batch_ends_when_no_worker_can_be_made_for_a_retired_one():
+async def test_a_batch_ends_when_no_worker_can_be_made_for_a_retired_one() -> None:
     """The last worker has ended by itself, so no worker is left to end the batch."""
 
-    def refuse(loop, coro, **_):
+    def refuse(loop: asyncio.AbstractEventLoop, coro: Any, **_: Any) -> None:
         raise OSError("no more tasks")
 
-    async def fn(x):
+    async def fn(x: int) -> None:
         loop.set_task_factory(refuse)
         raise ValueError(x)
 
@@ -328,11 +326,11 @@ async def test_a_batch_ends_when_no_worker_can_be_made_for_a_retired_one():
 # ------------------------------------------ hostile awaitables and items
 
 
-async def test_a_coroutine_that_awaits_itself_is_one_failed_item():
-    async def fn(x):
+async def test_a_coroutine_that_awaits_itself_is_one_failed_item() -> None:
+    async def fn(x: int) -> None:
         box = []
 
-        async def inner():
+        async def inner() -> None:
             await box[0]
 
         box.append(inner())
@@ -342,35 +340,35 @@ async def test_a_coroutine_that_awaits_itself_is_one_failed_item():
     assert isinstance(result.error, (RuntimeError, ValueError))
 
 
-async def test_one_coroutine_for_two_items_fails_one():
+async def test_one_coroutine_for_two_items_fails_one() -> None:
     coro = double_later(1)
     result = await bounded_gather(lambda x: coro, [1, 2])
     assert len(result.failures()) >= 1
 
 
 class YieldsNonsense:
-    def __await__(self):
+    def __await__(self) -> Generator[Any, None, Any]:
         yield 42
 
 
 class AwaitReturnsAnInt:
-    def __await__(self):
+    def __await__(self) -> int:
         return 5
 
 
 class AwaitRaises:
-    def __await__(self):
+    def __await__(self) -> Generator[Any, None, Any]:
         raise LookupError("__await__")
 
 
 class AwaitsACoroutine:
-    def __init__(self):
+    def __init__(self) -> None:
         self.coro = double(1)
 
-    def __await__(self):
+    def __await__(self) -> Any:
         return self.coro
 
-    def __del__(self):
+    def __del__(self) -> None:
         self.coro.close()
 
 
@@ -383,8 +381,10 @@ class AwaitsACoroutine:
         (AwaitsACoroutine, TypeError),
     ],
 )
-async def test_a_bad_awaitable_is_one_failed_item(awaitable, error):
-    def fn(x):
+async def test_a_bad_awaitable_is_one_failed_item(
+    awaitable: Any, error: type[BaseException]
+) -> None:
+    def fn(x: int) -> Any:
         return awaitable() if x == 1 else double(x)
 
     result = await bounded_gather(fn, range(4), max_concurrent=1)
@@ -393,13 +393,13 @@ async def test_a_bad_awaitable_is_one_failed_item(awaitable, error):
     gc.collect()
 
 
-async def test_the_del_of_an_item_may_use_the_batch():
+async def test_the_del_of_an_item_may_use_the_batch() -> None:
     class Item:
-        def __del__(self):
+        def __del__(self) -> None:
             batch.progress  # noqa: B018
             batch.cancel()
 
-    async def fn(x):
+    async def fn(x: Any) -> None:
         await asyncio.sleep(0)
 
     batch = bounded_gather(fn, (Item() for _ in range(10)), max_concurrent=2)
@@ -442,7 +442,7 @@ async def test_another_thread_may_look_but_not_touch() -> None:
     assert len(await task) == 3
 
 
-def test_a_batch_may_be_made_in_one_loop_and_awaited_in_another():
+def test_a_batch_may_be_made_in_one_loop_and_awaited_in_another() -> None:
     batch = bounded_gather(double, [1, 2])
     assert asyncio.run(batch.collect()).values() == [2, 4]
     assert asyncio.run(batch.collect()).values() == [2, 4]
@@ -459,7 +459,7 @@ def test_a_batch_may_be_made_in_one_loop_and_awaited_in_another():
         "await batch.__aenter__()",
     ],
 )
-def test_an_exit_with_a_batch_alive_prints_nothing(use):
+def test_an_exit_with_a_batch_alive_prints_nothing(use: str) -> None:
     child = run_child(
         f"""
         import asyncio
@@ -483,7 +483,7 @@ def test_an_exit_with_a_batch_alive_prints_nothing(use):
     assert (child.returncode, child.stdout, child.stderr) == (0, "", "")
 
 
-def test_an_exit_with_an_unread_result_prints_nothing_after_the_loop():
+def test_an_exit_with_an_unread_result_prints_nothing_after_the_loop() -> None:
     child = run_child(
         """
         import asyncio

@@ -8,6 +8,8 @@ import asyncio
 import random
 import sys
 from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import pytest
 
@@ -16,6 +18,7 @@ from pyasynclife import (
     BatchResult,
     BatchStatus,
     TaskRegistry,
+    TaskResult,
     TaskState,
     bounded_gather,
 )
@@ -30,7 +33,7 @@ ENDS = (BatchError, LookupError, ArithmeticError, SystemExit)
 class Program:
     """One batch with random options, a random source, random items and a random use."""
 
-    def __init__(self, seed):
+    def __init__(self, seed: str) -> None:
         self.random = random.Random(seed)
         self.calls = self.random.sample(CALLS, self.random.choice([1, 2, 4]))
         self.rate = self.random.choice([0.02, 0.1, 0.5])
@@ -41,8 +44,8 @@ class Program:
         self.states, self.streamed, self.result = {}, None, None
         self.added = 0
 
-    def options(self):
-        def maybe(name, *values):
+    def options(self) -> dict[str, Any]:
+        def maybe(name: str, *values: Any) -> None:
             if self.random.random() < 0.4:
                 chosen[name] = self.random.choice(values)
 
@@ -58,7 +61,7 @@ class Program:
         self.graced = "cancel_grace" in chosen
         return chosen
 
-    def call(self, where):
+    def call(self, where: str) -> None:
         """Call a random method, now and then."""
         if self.random.random() > self.rate:
             return
@@ -86,10 +89,10 @@ class Program:
         elif name in ("close", "resume", "cancel"):
             getattr(batch, name)()
 
-    async def nap(self):
+    async def nap(self) -> None:
         await asyncio.sleep(self.random.choice([0, 0, 0.001, 0.002]))
 
-    async def item(self, x):
+    async def item(self, x: int) -> int:
         self.began[x] += 1
         self.running.add(x)
         assert len(self.running - self.reported.keys()) <= self.batch.max_concurrent
@@ -118,7 +121,7 @@ class Program:
             self.running.discard(x)
             self.call("item")
 
-    def source(self):
+    def source(self) -> Iterator[int]:
         fails = self.random.choice([None, None, None, 3])
         for x in range(self.size):
             self.call("source")
@@ -126,7 +129,7 @@ class Program:
                 raise ArithmeticError
             yield x
 
-    async def later(self):
+    async def later(self) -> AsyncIterator[Any]:
         try:
             for x in self.source():
                 await self.nap()
@@ -134,19 +137,19 @@ class Program:
         finally:
             await self.nap()
 
-    def on_result(self, result):
+    def on_result(self, result: TaskResult[Any]) -> None:
         self.reported[result.item] += 1
         self.states[result.item] = result.state
         self.call("result")
 
-    def check_progress(self):
+    def check_progress(self) -> None:
         p = self.batch.progress
         assert p.started == p.running + p.done + p.failed + p.cancelled
 
-    async def collect(self):
+    async def collect(self) -> None:
         self.result = await self.batch
 
-    async def iterate(self):
+    async def iterate(self) -> None:
         self.streamed = []
         async with self.batch:
             async for result in self.batch:
@@ -154,14 +157,14 @@ class Program:
                 self.call("use")
                 await self.nap()
 
-    async def block(self):
+    async def block(self) -> None:
         async with self.batch:
             await self.nap()
             self.call("use")
             if self.random.random() < 0.2:
                 raise ArithmeticError
 
-    async def hosted(self):
+    async def hosted(self) -> BaseException | None:
         self.host = (
             asyncio.current_task()
         )  # create_task has not returned an eager task yet
@@ -171,7 +174,7 @@ class Program:
         except ENDS as error:
             return error
 
-    async def main(self):
+    async def main(self) -> None:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda *_: None)
         if sys.version_info >= (3, 12) and self.random.random() < 0.3:
@@ -192,7 +195,7 @@ class Program:
         await settle(5)
         assert asyncio.all_tasks() == {self.main_task}
 
-    def check(self, error):
+    def check(self, error: Any) -> None:
         assert isinstance(self.batch.status, BatchStatus)
         self.check_progress()
         assert set(self.reported.values()) <= {1}
@@ -210,7 +213,7 @@ class Program:
 
 
 @pytest.mark.parametrize("number", range(20))
-def test_a_random_program_keeps_every_invariant(number):
+def test_a_random_program_keeps_every_invariant(number: int) -> None:
     for part in range(10):
         program = Program(f"{SEED} {number} {part}")
         with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:

@@ -4,6 +4,8 @@ import asyncio
 import gc
 import sys
 import weakref
+from collections.abc import AsyncIterator, Callable, Generator
+from typing import Any
 
 import pytest
 
@@ -15,14 +17,7 @@ from pyasynclife import (
     TaskState,
     bounded_gather,
 )
-from support.coroutines import (
-    double,
-    double_later,
-    echo,
-    fail,
-    forever,
-    sleep_for,
-)
+from support.coroutines import double, double_later, echo, fail, forever, sleep_for
 from support.loops import in_turns, result_of, settle, until
 
 BOTH_WAYS = True
@@ -34,7 +29,9 @@ BOTH_WAYS = True
 @pytest.mark.parametrize("fn", [double, double_later])
 @pytest.mark.parametrize("n", [0, 1, 2, 49, 50, 51, 1000])
 @pytest.mark.parametrize("make", [list, tuple, iter, set, lambda r: r])
-async def test_every_item_has_one_result_in_input_order(fn, n, make):
+async def test_every_item_has_one_result_in_input_order(
+    fn: Any, n: int, make: Callable[..., Any]
+) -> None:
     items = make(range(n))
     batch = await bounded_gather(fn, items)
     assert batch.values() == [2 * i for i in range(n)]
@@ -45,8 +42,8 @@ async def test_every_item_has_one_result_in_input_order(fn, n, make):
     assert len(batch) == n
 
 
-async def test_a_result_has_the_outcome_of_its_item():
-    async def fn(x):
+async def test_a_result_has_the_outcome_of_its_item() -> None:
+    async def fn(x: str) -> Any:
         await asyncio.sleep(0.02)
         if x == "bad":
             raise KeyError("k")
@@ -67,7 +64,7 @@ async def test_a_result_has_the_outcome_of_its_item():
     assert not bad.timed_out
 
 
-async def test_the_batch_result_is_a_sequence():
+async def test_the_batch_result_is_a_sequence() -> None:
     batch = await bounded_gather(double, [1, 2, 3])
     assert isinstance(batch, BatchResult)
     assert batch[0].data == 2
@@ -79,19 +76,19 @@ async def test_the_batch_result_is_a_sequence():
     assert repr(batch) == "<BatchResult completed: 3 items, 0 failed>"
 
 
-async def test_awaiting_again_gives_the_same_result():
+async def test_awaiting_again_gives_the_same_result() -> None:
     batch = bounded_gather(double, [1])
     first = await batch
     assert await batch is first
     assert await batch.collect() is first
 
 
-async def test_collect_is_a_coroutine():
+async def test_collect_is_a_coroutine() -> None:
     task = asyncio.create_task(bounded_gather(double, [1]).collect())
     assert (await task).values() == [2]
 
 
-async def test_values_raises_all_failures_at_once():
+async def test_values_raises_all_failures_at_once() -> None:
     batch = await bounded_gather(fail, [1, 2])
     with pytest.raises(BatchError, match="2 of 2 items did not succeed") as caught:
         batch.values()
@@ -120,25 +117,27 @@ async def test_values_raises_all_failures_at_once():
         pytest.param("\ud800", "\ud800", id="surrogate"),
     ],
 )
-async def test_the_id_of_an_item_is_its_text_or_its_index(item, task_id):
-    async def fn(x):
+async def test_the_id_of_an_item_is_its_text_or_its_index(
+    item: Any, task_id: Any
+) -> None:
+    async def fn(x: Any) -> None:
         return None
 
     (result,) = await bounded_gather(fn, [item])
     assert result.task_id == task_id
 
 
-async def test_the_id_of_an_item_runs_no_code_of_the_items():
+async def test_the_id_of_an_item_runs_no_code_of_the_items() -> None:
     class Text(str):
         __slots__ = ()
 
-        def __str__(self):
+        def __str__(self) -> str:
             raise AssertionError
 
     class Number(int):
         __repr__ = __str__ = Text.__str__
 
-    async def fn(x):
+    async def fn(x: Any) -> None:
         return None
 
     text, number = await bounded_gather(fn, [Text("a"), Number(3)])
@@ -146,12 +145,12 @@ async def test_the_id_of_an_item_runs_no_code_of_the_items():
     assert type(text.task_id) is str
 
 
-async def test_two_items_with_one_id_leave_the_later_one():
+async def test_two_items_with_one_id_leave_the_later_one() -> None:
     batch = await bounded_gather(double, [1, 1])
     assert batch.by_id()["1"].index == 1
 
 
-async def test_the_key_names_every_item_even_one_that_never_started():
+async def test_the_key_names_every_item_even_one_that_never_started() -> None:
     batch = bounded_gather(double, [1, 2], key=lambda x: f"<{x}>")
     assert [r.task_id for r in await batch] == ["<1>", "<2>"]
     batch = bounded_gather(double, [1, 2], key=lambda x: f"<{x}>")
@@ -160,13 +159,13 @@ async def test_the_key_names_every_item_even_one_that_never_started():
 
 
 @pytest.mark.parametrize("answer", [None, 1, ""])
-async def test_a_key_gives_a_non_empty_str(answer):
+async def test_a_key_gives_a_non_empty_str(answer: object) -> None:
     with pytest.raises(TypeError, match=r"key returned .* for item 0"):
         await bounded_gather(double, [1], key=lambda x: answer)
 
 
-async def test_an_error_of_the_key_propagates_unwrapped():
-    def key(x):
+async def test_an_error_of_the_key_propagates_unwrapped() -> None:
+    def key(x: int) -> str:
         if x == 2:
             raise LookupError("key")
         return f"<{x}>"
@@ -175,13 +174,13 @@ async def test_an_error_of_the_key_propagates_unwrapped():
         await bounded_gather(double_later, [1, 2, 3], key=key)
 
 
-async def test_a_key_that_fails_for_an_unstarted_item_does_not_fail_the_batch():
-    async def source():
+async def test_a_key_that_fails_for_an_unstarted_item_does_not_fail_the_batch() -> None:
+    async def source() -> AsyncIterator[int]:
         for i in range(9):
             yield i
             reached.append(i)
 
-    def key(item):
+    def key(item: Any) -> str:
         if item == 2:
             raise LookupError(item)
         return f"key {item}"
@@ -197,10 +196,10 @@ async def test_a_key_that_fails_for_an_unstarted_item_does_not_fail_the_batch():
     assert [r.task_id for r in result] == ["key 0", "key 1", "2"]
 
 
-async def test_an_exit_in_the_key_of_an_unstarted_item_loses_nothing():
+async def test_an_exit_in_the_key_of_an_unstarted_item_loses_nothing() -> None:
     exits = [KeyboardInterrupt]
 
-    def key(item):
+    def key(item: Any) -> str:
         if item == 3 and exits:
             raise exits.pop()
         return str(item)
@@ -211,8 +210,8 @@ async def test_an_exit_in_the_key_of_an_unstarted_item_loses_nothing():
     assert list(result.by_id()) == ["0", "1", "2", "3"]
 
 
-async def test_a_key_may_cancel_the_batch():
-    def key(x):
+async def test_a_key_may_cancel_the_batch() -> None:
+    def key(x: int) -> str:
         batch.cancel()
         return str(x)
 
@@ -223,10 +222,10 @@ async def test_a_key_may_cancel_the_batch():
 # --------------------------------------------- what the function returns
 
 
-async def test_a_function_may_return_a_task_result():
+async def test_a_function_may_return_a_task_result() -> None:
     error = ValueError("no")
 
-    async def fn(x):
+    async def fn(x: int) -> Any:
         if x == 0:
             return TaskResult("mine", True, 7)
         return TaskResult("bad", False, "part", error)
@@ -240,15 +239,15 @@ async def test_a_function_may_return_a_task_result():
         await bounded_gather(fn, [0, 1], max_errors=0)
 
 
-async def test_any_awaitable_is_accepted():
+async def test_any_awaitable_is_accepted() -> None:
     loop = asyncio.get_running_loop()
 
     class Own:
-        def __await__(self):
+        def __await__(self) -> Generator[Any, None, Any]:
             yield from asyncio.sleep(0).__await__()
             return "own"
 
-    def fn(x):
+    def fn(x: str) -> Any:
         if x == "future":
             future = loop.create_future()
             loop.call_soon(future.set_result, "future")
@@ -261,11 +260,11 @@ async def test_any_awaitable_is_accepted():
     assert batch.values() == ["future", "tt", "own"]
 
 
-async def test_a_generator_based_coroutine_is_accepted():
+async def test_a_generator_based_coroutine_is_accepted() -> None:
     import types
 
     @types.coroutine
-    def fn(x):
+    def fn(x: int) -> Generator[None, None, int]:
         yield
         return x
 
@@ -273,8 +272,8 @@ async def test_a_generator_based_coroutine_is_accepted():
     assert result.data == 1
 
 
-async def test_values_that_look_like_exceptions_and_tuples_are_values():
-    async def fn(x):
+async def test_values_that_look_like_exceptions_and_tuples_are_values() -> None:
+    async def fn(x: Any) -> Any:
         await asyncio.sleep(0)
         return x
 
@@ -286,7 +285,7 @@ async def test_values_that_look_like_exceptions_and_tuples_are_values():
 # ------------------------------------------------------------- on_result
 
 
-async def test_on_result_is_called_for_each_as_it_ends():
+async def test_on_result_is_called_for_each_as_it_ends() -> None:
     seen = []
     await bounded_gather(
         sleep_for, [0.05, 0.0], on_result=lambda r: seen.append(r.data)
@@ -294,8 +293,10 @@ async def test_on_result_is_called_for_each_as_it_ends():
     assert seen == [0.0, 0.05]
 
 
-async def test_an_error_of_on_result_goes_to_the_loop(loop_errors):
-    def on_result(result):
+async def test_an_error_of_on_result_goes_to_the_loop(
+    loop_errors: list[dict[str, Any]],
+) -> None:
+    def on_result(result: TaskResult[Any]) -> None:
         raise LookupError("callback")
 
     batch = await bounded_gather(double, [1, 2], on_result=on_result)
@@ -303,8 +304,10 @@ async def test_an_error_of_on_result_goes_to_the_loop(loop_errors):
     assert [str(c["exception"]) for c in loop_errors] == ["callback"] * 2
 
 
-async def test_a_cancelled_error_of_on_result_cancels_nothing(loop_errors):
-    def on_result(result):
+async def test_a_cancelled_error_of_on_result_cancels_nothing(
+    loop_errors: list[dict[str, Any]],
+) -> None:
+    def on_result(result: TaskResult[Any]) -> None:
         raise asyncio.CancelledError
 
     result = await bounded_gather(echo, range(3), on_result=on_result)
@@ -312,15 +315,15 @@ async def test_a_cancelled_error_of_on_result_cancels_nothing(loop_errors):
     assert len(loop_errors) == 3
 
 
-async def test_an_exit_in_on_result_ends_the_batch():
-    def on_result(result):
+async def test_an_exit_in_on_result_ends_the_batch() -> None:
+    def on_result(result: TaskResult[Any]) -> None:
         raise SystemExit(3)
 
     with pytest.raises(SystemExit):
         await bounded_gather(double, [1, 2], on_result=on_result)
 
 
-async def test_on_result_is_called_for_cancelled_items_but_not_for_unstarted_ones():
+async def test_on_result_gets_cancelled_items_but_no_unstarted_ones() -> None:
     seen = []
     batch = bounded_gather(
         sleep_for,
@@ -333,7 +336,7 @@ async def test_on_result_is_called_for_cancelled_items_but_not_for_unstarted_one
     assert seen == [TaskState.CANCELLED] * 2
 
 
-async def test_on_result_may_cancel_the_batch():
+async def test_on_result_may_cancel_the_batch() -> None:
     batch = bounded_gather(double, range(100), on_result=lambda r: batch.cancel())
     result = await batch
     assert result.status is BatchStatus.CANCELLED
@@ -343,8 +346,8 @@ async def test_on_result_may_cancel_the_batch():
 # -------------------------------------------------------------- progress
 
 
-async def test_progress_counts_the_items_by_outcome():
-    async def fn(x):
+async def test_progress_counts_the_items_by_outcome() -> None:
+    async def fn(x: str) -> Any:
         if x == "bad":
             raise ValueError
         if x == "cancel":
@@ -372,7 +375,7 @@ async def test_progress_counts_the_items_by_outcome():
         after.done = 3
 
 
-async def test_the_total_of_a_lazy_source_is_known_at_its_end():
+async def test_the_total_of_a_lazy_source_is_known_at_its_end() -> None:
     batch = bounded_gather(double, iter([1, 2]))
     assert batch.progress.total is None
     await batch
@@ -380,8 +383,10 @@ async def test_the_total_of_a_lazy_source_is_known_at_its_end():
 
 
 @pytest.mark.parametrize("kind", ["key", "coroutine"])
-async def test_an_item_that_ends_the_batch_before_it_starts_is_not_counted(kind):
-    def key(item):
+async def test_an_item_that_ends_the_batch_before_it_starts_is_not_counted(
+    kind: str,
+) -> None:
+    def key(item: Any) -> str:
         if item == 2:
             raise LookupError(item)
         return str(item)
@@ -399,7 +404,9 @@ async def test_an_item_that_ends_the_batch_before_it_starts_is_not_counted(kind)
 # ------------------------------------------------------- unread failures
 
 
-async def test_a_result_dropped_unread_with_failures_is_reported(loop_errors):
+async def test_a_result_dropped_unread_with_failures_is_reported(
+    loop_errors: list[dict[str, Any]],
+) -> None:
     await bounded_gather(fail, [1])
     gc.collect()
     (context,) = loop_errors
@@ -419,19 +426,21 @@ async def test_a_result_dropped_unread_with_failures_is_reported(loop_errors):
         lambda b: b.by_id(),
     ],
 )
-async def test_a_result_that_was_read_is_not_reported(read):
+async def test_a_result_that_was_read_is_not_reported(
+    read: Callable[[Any], object],
+) -> None:
     read(await bounded_gather(fail, [1]))
     gc.collect()
 
 
-async def test_a_result_without_failures_is_not_reported():
+async def test_a_result_without_failures_is_not_reported() -> None:
     await bounded_gather(double, [1])
     batch = bounded_gather(sleep_for, [10])
     asyncio.get_running_loop().call_soon(batch.cancel)
     await batch
 
 
-async def test_a_batch_error_counts_as_read():
+async def test_a_batch_error_counts_as_read() -> None:
     with pytest.raises(BatchError):
         await bounded_gather(fail, [1], max_errors=0)
     gc.collect()
@@ -440,7 +449,7 @@ async def test_a_batch_error_counts_as_read():
 # ---------------------------------------------------------------- memory
 
 
-async def test_a_batch_is_freed_without_the_collector():
+async def test_a_batch_is_freed_without_the_collector() -> None:
     gc.collect()
     gc.disable()
     try:

@@ -3,21 +3,12 @@
 import asyncio
 import contextvars
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import pytest
 
-from pyasynclife import (
-    BatchStatus,
-    TaskState,
-    bounded_gather,
-)
-from support.coroutines import (
-    double,
-    double_later,
-    echo,
-    forever,
-    sleep_for,
-)
+from pyasynclife import BatchStatus, TaskState, bounded_gather
+from support.coroutines import double, double_later, echo, forever, sleep_for
 from support.loops import in_turns, settle
 from support.marks import needs_eager
 
@@ -29,17 +20,17 @@ var = contextvars.ContextVar("var", default="unset")
 # ------------------------------------------------------------- iterables
 
 
-async def test_a_lazy_source_is_pulled_as_items_end():
+async def test_a_lazy_source_is_pulled_as_items_end() -> None:
     pulled = ended = 0
 
-    def source():
+    def source() -> Iterator[int]:
         nonlocal pulled
         for i in range(100):
             pulled += 1
             assert pulled - ended <= 4
             yield i
 
-    async def fn(x):
+    async def fn(x: int) -> None:
         nonlocal ended
         await asyncio.sleep(0)
         ended += 1
@@ -48,7 +39,7 @@ async def test_a_lazy_source_is_pulled_as_items_end():
     assert ended == 100
 
 
-async def test_a_range_longer_than_memory_is_pulled_lazily():
+async def test_a_range_longer_than_memory_is_pulled_lazily() -> None:
     batch = bounded_gather(double, range(10**30), max_concurrent=2)
     count = 0
     async with batch:
@@ -59,10 +50,10 @@ async def test_a_range_longer_than_memory_is_pulled_lazily():
     assert count == 10
 
 
-async def test_a_list_may_change_under_the_batch():
+async def test_a_list_may_change_under_the_batch() -> None:
     items = [0, 1, 2]
 
-    async def fn(x):
+    async def fn(x: int) -> int:
         if len(items) < 10:
             items.append(len(items))
         await asyncio.sleep(0)
@@ -71,7 +62,7 @@ async def test_a_list_may_change_under_the_batch():
     assert (await bounded_gather(fn, items, max_concurrent=1)).values() == items
     items[:] = range(10)
 
-    async def clear(x):
+    async def clear(x: int) -> int:
         items.clear()
         await asyncio.sleep(0)
         return x
@@ -111,9 +102,9 @@ async def test_an_error_of_the_source_propagates_when_the_items_have_ended(
     assert sorted(ended) == [1, 2]
 
 
-async def test_an_error_of_iter_propagates_unwrapped():
+async def test_an_error_of_iter_propagates_unwrapped() -> None:
     class Source:
-        def __iter__(self):
+        def __iter__(self) -> Iterator[Any]:
             raise LookupError("iter")
 
     batch = bounded_gather(double, Source())
@@ -125,17 +116,17 @@ async def test_an_error_of_iter_propagates_unwrapped():
 # ------------------------------------------ sources that use their batch
 
 
-async def test_a_source_that_uses_the_batch_is_not_re_entered():
+async def test_a_source_that_uses_the_batch_is_not_re_entered() -> None:
     seen = []
 
     class Source:
         n = 0
         inside = False
 
-        def __iter__(self):
+        def __iter__(self) -> Iterator[Any]:
             return self
 
-        def __next__(self):
+        def __next__(self) -> Any:
             assert not self.inside
             self.inside = True
             try:
@@ -156,8 +147,8 @@ async def test_a_source_that_uses_the_batch_is_not_re_entered():
     assert len(await batch) == 20
 
 
-async def test_a_source_that_cancels_the_batch_has_its_item_as_never_started():
-    def source():
+async def test_a_source_that_cancels_the_batch_has_its_item_as_never_started() -> None:
+    def source() -> Iterator[int]:
         yield 1
         batch.cancel()
         yield 2
@@ -171,9 +162,9 @@ async def test_a_source_that_cancels_the_batch_has_its_item_as_never_started():
 
 
 async def test_a_source_that_cancels_its_stream_gives_no_unstarted_item(
-    way,
-):
-    def source():
+    way: str,
+) -> None:
+    def source() -> Iterator[int]:
         yield 1
         batch.cancel()
         yield 2
@@ -184,9 +175,9 @@ async def test_a_source_that_cancels_its_stream_gives_no_unstarted_item(
 
 
 @pytest.mark.parametrize("stops", [True, False])
-async def test_iter_of_the_source_may_use_the_batch(stops):
+async def test_iter_of_the_source_may_use_the_batch(stops: bool) -> None:
     class Source:
-        def __iter__(self):
+        def __iter__(self) -> Iterator[Any]:
             batch.add("added")
             if stops:
                 batch.cancel()
@@ -203,11 +194,11 @@ async def test_iter_of_the_source_may_use_the_batch(stops):
 
 @needs_eager
 @pytest.mark.standard_loop_only
-async def test_an_eager_source_that_cancels_its_batch_is_waited_for():
+async def test_an_eager_source_that_cancels_its_batch_is_waited_for() -> None:
     """Its Task is not known to the batch yet when the source starts."""
     closed = []
 
-    async def source():
+    async def source() -> AsyncIterator[int]:
         try:
             batch.cancel()
             await asyncio.sleep(60)
@@ -229,7 +220,7 @@ async def test_an_eager_source_that_cancels_its_batch_is_waited_for():
 # -------------------------------------------------- asynchronous sources
 
 
-async def source(n, step=0):
+async def source(n: int, step: float | None = 0) -> AsyncIterator[int]:
     for i in range(n):
         if step is not None:
             await asyncio.sleep(step)
@@ -240,7 +231,9 @@ async def source(n, step=0):
 @pytest.mark.parametrize("n", [0, 1, 200])
 @pytest.mark.parametrize("step", [None, 0])
 @pytest.mark.parametrize("limit", [1, 7])
-async def test_an_asynchronous_source_is_read_to_its_end(fn, n, step, limit):
+async def test_an_asynchronous_source_is_read_to_its_end(
+    fn: Any, n: int, step: float | None, limit: int
+) -> None:
     batch = bounded_gather(fn, source(n, step), max_concurrent=limit)
     result = await batch
     assert result.values() == [2 * i for i in range(n)]
@@ -248,17 +241,17 @@ async def test_an_asynchronous_source_is_read_to_its_end(fn, n, step, limit):
     assert batch.progress.total == n
 
 
-async def test_an_asynchronous_source_is_at_most_one_item_ahead():
+async def test_an_asynchronous_source_is_at_most_one_item_ahead() -> None:
     given = ended = 0
 
-    async def numbers():
+    async def numbers() -> AsyncIterator[int]:
         nonlocal given
         for i in range(50):
             given += 1
             assert given - ended <= 4
             yield i
 
-    async def fn(x):
+    async def fn(x: int) -> None:
         nonlocal ended
         await settle(3)
         ended += 1
@@ -267,10 +260,10 @@ async def test_an_asynchronous_source_is_at_most_one_item_ahead():
     assert ended == 50
 
 
-async def test_an_asynchronous_source_is_bounded_by_a_slow_consumer():
+async def test_an_asynchronous_source_is_bounded_by_a_slow_consumer() -> None:
     given = handed = 0
 
-    async def numbers():
+    async def numbers() -> AsyncIterator[int]:
         nonlocal given
         for i in range(50):
             given += 1
@@ -283,10 +276,10 @@ async def test_an_asynchronous_source_is_bounded_by_a_slow_consumer():
     assert handed == 50
 
 
-async def test_an_asynchronous_source_has_one_task_and_one_context():
+async def test_an_asynchronous_source_has_one_task_and_one_context() -> None:
     tasks = set()
 
-    async def numbers():
+    async def numbers() -> AsyncIterator[int]:
         var.set("source")
         for i in range(20):
             tasks.add(asyncio.current_task())
@@ -296,7 +289,7 @@ async def test_an_asynchronous_source_has_one_task_and_one_context():
                 yield i
         tasks.add(asyncio.current_task())
 
-    async def fn(x):
+    async def fn(x: int) -> Any:
         assert asyncio.current_task() not in tasks
         return var.get()
 
@@ -305,19 +298,19 @@ async def test_an_asynchronous_source_has_one_task_and_one_context():
     assert len(tasks) == 1
 
 
-async def test_an_asynchronous_source_is_under_no_items_timeout():
+async def test_an_asynchronous_source_is_under_no_items_timeout() -> None:
     result = await bounded_gather(double, source(2, 0.03), timeout=0.01)
     assert result.ok
 
 
-async def test_an_asynchronous_iterator_without_aclose_is_a_source():
+async def test_an_asynchronous_iterator_without_aclose_is_a_source() -> None:
     class Numbers:
         n = 0
 
-        def __aiter__(self):
+        def __aiter__(self) -> AsyncIterator[Any]:
             return self
 
-        async def __anext__(self):
+        async def __anext__(self) -> Any:
             self.n += 1
             if self.n > 3:
                 raise StopAsyncIteration
@@ -327,10 +320,12 @@ async def test_an_asynchronous_iterator_without_aclose_is_a_source():
 
 
 @pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
-async def test_an_exit_of_an_asynchronous_source_propagates_from_the_await(error):
+async def test_an_exit_of_an_asynchronous_source_propagates_from_the_await(
+    error: type[BaseException],
+) -> None:
     raised = error()
 
-    async def numbers():
+    async def numbers() -> AsyncIterator[int]:
         yield 1
         raise raised
 
@@ -339,8 +334,8 @@ async def test_an_exit_of_an_asynchronous_source_propagates_from_the_await(error
     assert caught.value is raised
 
 
-async def test_a_source_that_raises_cancelled_error_ends_the_batch():
-    async def numbers():
+async def test_a_source_that_raises_cancelled_error_ends_the_batch() -> None:
+    async def numbers() -> AsyncIterator[int]:
         yield 1
         raise asyncio.CancelledError("mine")
 
@@ -352,7 +347,7 @@ async def test_a_source_that_raises_cancelled_error_ends_the_batch():
 # ------------------------------------- the end of an asynchronous source
 
 
-async def closing(log, step=10):
+async def closing(log: list[str], step: float = 10) -> AsyncIterator[int]:
     try:
         while True:
             yield len(log)
@@ -362,7 +357,7 @@ async def closing(log, step=10):
         log.append("closed")
 
 
-async def test_cancel_closes_the_source_and_waits_for_it():
+async def test_cancel_closes_the_source_and_waits_for_it() -> None:
     log = []
     batch = bounded_gather(double, closing(log), on_result=lambda r: batch.cancel())
     result = await batch
@@ -371,7 +366,7 @@ async def test_cancel_closes_the_source_and_waits_for_it():
     assert not result.exhausted
 
 
-async def test_the_budget_closes_the_source():
+async def test_the_budget_closes_the_source() -> None:
     log = []
     result = await bounded_gather(double, closing(log), budget=0.02)
     assert log == ["closed"]
@@ -379,7 +374,7 @@ async def test_the_budget_closes_the_source():
     assert len(result) == 1
 
 
-async def test_leaving_closes_the_source():
+async def test_leaving_closes_the_source() -> None:
     log = []
     async with bounded_gather(double, closing(log)) as batch:
         async for _ in batch:
@@ -387,8 +382,8 @@ async def test_leaving_closes_the_source():
     assert log == ["closed"]
 
 
-async def test_an_item_read_ahead_is_in_the_result_as_never_started():
-    async def numbers():
+async def test_an_item_read_ahead_is_in_the_result_as_never_started() -> None:
+    async def numbers() -> AsyncIterator[int]:
         for i in range(10):
             yield i
 
@@ -403,10 +398,10 @@ async def test_an_item_read_ahead_is_in_the_result_as_never_started():
     assert isinstance(result[-1].error, asyncio.CancelledError)
 
 
-async def test_a_source_that_swallows_its_cancellation_is_not_read_further():
+async def test_a_source_that_swallows_its_cancellation_is_not_read_further() -> None:
     log = []
 
-    async def stubborn():
+    async def stubborn() -> AsyncIterator[int]:
         while len(log) < 100:
             try:
                 yield 1
@@ -420,8 +415,10 @@ async def test_a_source_that_swallows_its_cancellation_is_not_read_further():
     assert log == ["swallowed"]
 
 
-async def test_a_source_that_fails_while_it_is_cancelled_is_reported(loop_errors):
-    async def failing():
+async def test_a_source_that_fails_while_it_is_cancelled_is_reported(
+    loop_errors: list[dict[str, Any]],
+) -> None:
+    async def failing() -> AsyncIterator[int]:
         try:
             yield 1
             await asyncio.sleep(10)
@@ -434,11 +431,11 @@ async def test_a_source_that_fails_while_it_is_cancelled_is_reported(loop_errors
     assert [str(c["exception"]) for c in loop_errors] == ["in finally"]
 
 
-async def test_a_batch_cancelled_before_it_began_touches_no_source():
+async def test_a_batch_cancelled_before_it_began_touches_no_source() -> None:
     touched = []
 
     class Source:
-        def __aiter__(self):
+        def __aiter__(self) -> None:
             touched.append(1)
 
     batch = bounded_gather(double, Source())

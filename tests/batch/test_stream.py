@@ -4,23 +4,13 @@ import asyncio
 import gc
 import threading
 import weakref
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
 
 import pytest
 
-from pyasynclife import (
-    BatchError,
-    BatchStatus,
-    TaskState,
-    bounded_gather,
-)
-from support.coroutines import (
-    Fatal,
-    double,
-    double_later,
-    echo,
-    forever,
-    sleep_for,
-)
+from pyasynclife import BatchError, BatchStatus, TaskResult, TaskState, bounded_gather
+from support.coroutines import Fatal, double, double_later, echo, forever, sleep_for
 from support.loops import settle, until
 
 BOTH_WAYS = True
@@ -33,18 +23,20 @@ BOTH_WAYS = True
 @pytest.mark.parametrize("n", [0, 1, 3, 1000])
 @pytest.mark.parametrize("make", [list, iter])
 @pytest.mark.parametrize("limit", [1, 50])
-async def test_iteration_gives_every_result_in_input_order(fn, n, make, limit):
+async def test_iteration_gives_every_result_in_input_order(
+    fn: Any, n: int, make: Callable[..., Any], limit: int
+) -> None:
     batch = bounded_gather(fn, make(range(n)), max_concurrent=limit)
     assert [r.data async for r in batch] == [2 * i for i in range(n)]
     assert batch.status is BatchStatus.COMPLETED
 
 
-async def test_iteration_as_finished_does_not_wait_for_the_first():
+async def test_iteration_as_finished_does_not_wait_for_the_first() -> None:
     batch = bounded_gather(sleep_for, [0.06, 0.03, 0.0], ordered=False)
     assert [r.data async for r in batch] == [0.0, 0.03, 0.06]
 
 
-async def test_iteration_in_order_waits_for_the_first():
+async def test_iteration_in_order_waits_for_the_first() -> None:
     batch = bounded_gather(sleep_for, [0.03, 0.0])
     assert [r.data async for r in batch] == [0.03, 0.0]
 
@@ -52,11 +44,13 @@ async def test_iteration_in_order_waits_for_the_first():
 @pytest.mark.parametrize("ordered", [True, False])
 @pytest.mark.parametrize("fn", [double, double_later])
 @pytest.mark.parametrize(("limit", "buffer"), [(1, 0), (3, 0), (3, 5), (3, None)])
-async def test_a_slow_consumer_bounds_the_started_items(ordered, fn, limit, buffer):
+async def test_a_slow_consumer_bounds_the_started_items(
+    ordered: bool, fn: Any, limit: int, buffer: int | None
+) -> None:
     handed = started = most = 0
     window = limit + (2 * limit if buffer is None else buffer)
 
-    async def run(x):
+    async def run(x: int) -> Any:
         nonlocal started, most
         started += 1
         most = max(most, started - handed)
@@ -72,7 +66,7 @@ async def test_a_slow_consumer_bounds_the_started_items(ordered, fn, limit, buff
     assert most == window
 
 
-async def test_iteration_may_be_left_and_resumed():
+async def test_iteration_may_be_left_and_resumed() -> None:
     batch = bounded_gather(double_later, range(10), max_concurrent=2)
     seen = []
     async for result in batch:
@@ -87,7 +81,7 @@ async def test_iteration_may_be_left_and_resumed():
     assert [r async for r in batch] == []
 
 
-async def test_a_consumer_cancelled_while_it_waits_loses_nothing():
+async def test_a_consumer_cancelled_while_it_waits_loses_nothing() -> None:
     batch = bounded_gather(sleep_for, [0.05, 0.0])
     results = aiter(batch)
     with pytest.raises(TimeoutError):
@@ -96,7 +90,7 @@ async def test_a_consumer_cancelled_while_it_waits_loses_nothing():
     assert [r.data async for r in results] == [0.05, 0.0]
 
 
-async def test_a_stream_with_a_limit_of_one_resumes_after_a_stall():
+async def test_a_stream_with_a_limit_of_one_resumes_after_a_stall() -> None:
     batch = bounded_gather(double, range(50), max_concurrent=1, buffer=0)
     seen = []
     async for result in batch:
@@ -105,12 +99,12 @@ async def test_a_stream_with_a_limit_of_one_resumes_after_a_stall():
     assert seen == list(range(50))
 
 
-async def test_a_consumer_that_never_waits_gets_what_comes_later():
+async def test_a_consumer_that_never_waits_gets_what_comes_later() -> None:
     batch = bounded_gather(sleep_for, [0.0, 0.02, 0.0, 0.01], max_concurrent=2)
     assert len([r async for r in batch]) == 4
 
 
-async def test_there_is_one_consumer():
+async def test_there_is_one_consumer() -> None:
     batch = bounded_gather(sleep_for, [0.02])
     first = asyncio.ensure_future(anext(aiter(batch)))
     await settle()
@@ -119,7 +113,7 @@ async def test_there_is_one_consumer():
     assert (await first).data == 0.02
 
 
-async def test_a_batch_is_iterated_or_awaited_not_both():
+async def test_a_batch_is_iterated_or_awaited_not_both() -> None:
     batch = bounded_gather(double, [1])
     assert len([r async for r in batch]) == 1
     with pytest.raises(RuntimeError, match="cannot be awaited too"):
@@ -130,7 +124,7 @@ async def test_a_batch_is_iterated_or_awaited_not_both():
         aiter(batch)
 
 
-async def test_two_awaits_at_a_time_are_refused():
+async def test_two_awaits_at_a_time_are_refused() -> None:
     batch = bounded_gather(sleep_for, [0.02])
     first = asyncio.create_task(batch.collect())
     await settle()
@@ -140,8 +134,8 @@ async def test_two_awaits_at_a_time_are_refused():
 
 
 @pytest.mark.parametrize("ordered", [True, False])
-async def test_a_stream_that_is_aborted_gives_all_started_items(ordered):
-    async def fn(x):
+async def test_a_stream_that_is_aborted_gives_all_started_items(ordered: bool) -> None:
+    async def fn(x: int) -> None:
         if x == 2:
             raise ValueError(x)
         await asyncio.sleep(10)
@@ -163,17 +157,19 @@ async def test_a_stream_that_is_aborted_gives_all_started_items(ordered):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, LookupError])
-async def test_a_stream_raises_the_error_that_ended_it(error):
+async def test_a_stream_raises_the_error_that_ended_it(
+    error: type[BaseException],
+) -> None:
     raised = error("now")
 
-    def source():
+    def source() -> Iterator[int]:
         yield 1
         yield 2
         if error is LookupError:
             raise raised
         yield 3
 
-    async def fn(x):
+    async def fn(x: int) -> int:
         if x == 3:
             raise raised
         return x
@@ -186,7 +182,7 @@ async def test_a_stream_raises_the_error_that_ended_it(error):
     assert seen[:2] == [1, 2]
 
 
-async def test_a_stream_that_is_cancelled_gives_the_started_items():
+async def test_a_stream_that_is_cancelled_gives_the_started_items() -> None:
     batch = bounded_gather(sleep_for, [0.0, 10, 10, 10], max_concurrent=2)
     seen = []
     async for result in batch:
@@ -196,7 +192,7 @@ async def test_a_stream_that_is_cancelled_gives_the_started_items():
     assert batch.status is BatchStatus.CANCELLED
 
 
-async def test_a_stream_whose_budget_ran_out_ends_with_status():
+async def test_a_stream_whose_budget_ran_out_ends_with_status() -> None:
     batch = bounded_gather(sleep_for, [0.0, 10, 10], max_concurrent=1, budget=0.03)
     assert [r.timed_out async for r in batch] == [False, True]
     assert batch.status is BatchStatus.TIMED_OUT
@@ -205,7 +201,7 @@ async def test_a_stream_whose_budget_ran_out_ends_with_status():
 # ----------------------------------------------------------------- anext
 
 
-async def test_anext_gives_one_result():
+async def test_anext_gives_one_result() -> None:
     batch = bounded_gather(double_later, [1, 2])
     results = aiter(batch)
     assert (await anext(results)).data == 2
@@ -215,7 +211,7 @@ async def test_anext_gives_one_result():
         await anext(results)
 
 
-async def test_anext_gives_one_result_to_send():
+async def test_anext_gives_one_result_to_send() -> None:
     stream = aiter(bounded_gather(echo, range(2)))
     await settle()
     with pytest.raises(StopIteration) as caught:
@@ -224,7 +220,7 @@ async def test_anext_gives_one_result_to_send():
     assert [r.index async for r in stream] == [1]
 
 
-async def test_anext_that_is_dropped_unawaited_loses_no_result():
+async def test_anext_that_is_dropped_unawaited_loses_no_result() -> None:
     stream = aiter(bounded_gather(echo, range(6)))
     await settle()
     anext(stream)
@@ -242,10 +238,10 @@ async def test_anext_that_is_dropped_unawaited_loses_no_result():
     assert await anext(stream, None) is None
 
 
-async def test_closing_an_unstarted_anext_does_not_disturb_a_waiting_one():
+async def test_closing_an_unstarted_anext_does_not_disturb_a_waiting_one() -> None:
     gate = asyncio.get_running_loop().create_future()
 
-    async def fn(x):
+    async def fn(x: int) -> Any:
         return await gate
 
     stream = aiter(bounded_gather(fn, range(2)))
@@ -263,7 +259,7 @@ async def test_closing_an_unstarted_anext_does_not_disturb_a_waiting_one():
 # ---------------------------------------------------------------- blocks
 
 
-async def test_a_block_neither_awaited_nor_iterated_waits_for_all():
+async def test_a_block_neither_awaited_nor_iterated_waits_for_all() -> None:
     seen = []
     async with bounded_gather(
         double_later, range(1000), on_result=lambda r: seen.append(r.data)
@@ -274,7 +270,7 @@ async def test_a_block_neither_awaited_nor_iterated_waits_for_all():
     assert batch.progress.done == 1000
 
 
-async def test_a_block_neither_awaited_nor_iterated_keeps_no_results():
+async def test_a_block_neither_awaited_nor_iterated_keeps_no_results() -> None:
     async with bounded_gather(double_later, range(1000)) as batch:
         pass
     assert batch._books.results == []
@@ -282,10 +278,10 @@ async def test_a_block_neither_awaited_nor_iterated_keeps_no_results():
         await batch
 
 
-async def test_a_block_runs_in_the_background_while_its_body_does_something_else():
+async def test_a_block_runs_in_the_background_of_its_body() -> None:
     done = asyncio.Event()
 
-    def on_result(result):
+    def on_result(result: TaskResult[Any]) -> None:
         if result.index == 999:
             done.set()
 
@@ -296,7 +292,7 @@ async def test_a_block_runs_in_the_background_while_its_body_does_something_else
 
 @pytest.mark.parametrize("ordered", [True, False])
 @pytest.mark.parametrize("on_result", [None, lambda r: None])
-async def test_a_block_may_await_or_iterate_late(ordered, on_result):
+async def test_a_block_may_await_or_iterate_late(ordered: bool, on_result: Any) -> None:
     async with bounded_gather(
         double_later, range(300), ordered=ordered, on_result=on_result
     ) as batch:
@@ -310,16 +306,16 @@ async def test_a_block_may_await_or_iterate_late(ordered, on_result):
         assert (await batch).values() == [2 * i for i in range(300)]
 
 
-async def test_a_block_not_yet_used_starts_no_more_than_its_window():
+async def test_a_block_not_yet_used_starts_no_more_than_its_window() -> None:
     async with bounded_gather(double, range(1000), max_concurrent=3) as batch:
         await settle(20)
         assert batch.progress.started == 9
 
 
-async def test_break_in_a_block_cancels_and_waits():
+async def test_break_in_a_block_cancels_and_waits() -> None:
     ended = []
 
-    async def fn(x):
+    async def fn(x: int) -> None:
         try:
             await asyncio.sleep(10 if x else 0)
         finally:
@@ -334,7 +330,7 @@ async def test_break_in_a_block_cancels_and_waits():
     assert len(asyncio.all_tasks()) == 1
 
 
-async def test_an_exception_in_a_block_cancels_and_waits_and_propagates():
+async def test_an_exception_in_a_block_cancels_and_waits_and_propagates() -> None:
     with pytest.raises(LookupError, match="body"):
         async with bounded_gather(sleep_for, [10]) as batch:
             await settle()
@@ -343,8 +339,8 @@ async def test_an_exception_in_a_block_cancels_and_waits_and_propagates():
     assert batch.progress.cancelled == 1
 
 
-async def test_a_block_neither_awaited_nor_iterated_raises_at_its_end():
-    async def fn(x):
+async def test_a_block_neither_awaited_nor_iterated_raises_at_its_end() -> None:
+    async def fn(x: int) -> None:
         raise ValueError(x)
 
     with pytest.raises(BatchError) as caught:
@@ -352,7 +348,7 @@ async def test_a_block_neither_awaited_nor_iterated_raises_at_its_end():
             pass
     assert caught.value.result is None
 
-    async def leave(x):
+    async def leave(x: int) -> None:
         raise SystemExit(x)
 
     with pytest.raises(SystemExit):
@@ -360,8 +356,8 @@ async def test_a_block_neither_awaited_nor_iterated_raises_at_its_end():
             pass
 
 
-async def test_an_exit_of_an_item_beats_the_bodys_exception():
-    async def leave(x):
+async def test_an_exit_of_an_item_beats_the_bodys_exception() -> None:
+    async def leave(x: int) -> None:
         raise SystemExit(x)
 
     with pytest.raises(SystemExit):
@@ -371,9 +367,9 @@ async def test_an_exit_of_an_item_beats_the_bodys_exception():
 
 
 async def test_a_source_that_failed_beside_the_bodys_exception_is_reported(
-    loop_errors,
-):
-    def source():
+    loop_errors: list[dict[str, Any]],
+) -> None:
+    def source() -> Iterator[int]:
         yield 1
         raise ValueError("source")
 
@@ -384,13 +380,13 @@ async def test_a_source_that_failed_beside_the_bodys_exception_is_reported(
     assert [str(c["exception"]) for c in loop_errors] == ["source"]
 
 
-def failing_source():
+def failing_source() -> Iterator[int]:
     yield 0
     yield 1
     raise LookupError("source")
 
 
-async def test_a_block_left_after_its_source_failed_raises_that():
+async def test_a_block_left_after_its_source_failed_raises_that() -> None:
     with pytest.raises(LookupError, match="source"):
         async with bounded_gather(echo, failing_source()) as batch:
             async for _ in batch:
@@ -399,14 +395,14 @@ async def test_a_block_left_after_its_source_failed_raises_that():
                 break
 
 
-async def test_a_block_whose_iteration_raised_does_not_raise_again():
+async def test_a_block_whose_iteration_raised_does_not_raise_again() -> None:
     async with bounded_gather(echo, failing_source()) as batch:
         with pytest.raises(LookupError, match="source"):
             [r async for r in batch]
 
 
-async def test_a_batch_awaited_in_its_block_raises_once():
-    async def fn(x):
+async def test_a_batch_awaited_in_its_block_raises_once() -> None:
+    async def fn(x: int) -> None:
         raise ValueError(x)
 
     async with bounded_gather(fn, [1], max_errors=0) as batch:
@@ -414,17 +410,17 @@ async def test_a_batch_awaited_in_its_block_raises_once():
             await batch
 
 
-async def test_a_cancelled_block_cancels_and_waits():
+async def test_a_cancelled_block_cancels_and_waits() -> None:
     ended = []
 
-    async def fn(x):
+    async def fn(x: int) -> None:
         try:
             await asyncio.sleep(10)
         finally:
             await settle(3)
             ended.append(x)
 
-    async def main():
+    async def main() -> None:
         async with bounded_gather(fn, range(3)):
             pass
 
@@ -436,12 +432,12 @@ async def test_a_cancelled_block_cancels_and_waits():
     assert sorted(ended) == [0, 1, 2]
 
 
-async def test_iterating_after_cancelling_in_a_block_gives_the_started_items():
-    async def source():
+async def test_iterating_after_cancelling_in_a_block_gives_the_started_items() -> None:
+    async def source() -> AsyncIterator[int]:
         for i in range(10):
             yield i
 
-    async def fn(x):
+    async def fn(x: int) -> None:
         begun.append(x)
         await asyncio.sleep(60)
 
@@ -464,10 +460,10 @@ async def test_iterating_after_cancelling_in_a_block_gives_the_started_items():
 
 
 @pytest.mark.filterwarnings("default::ResourceWarning")
-async def test_a_bare_iteration_that_is_left_cancels_with_a_warning():
+async def test_a_bare_iteration_that_is_left_cancels_with_a_warning() -> None:
     ended = []
 
-    async def fn(x):
+    async def fn(x: int) -> None:
         try:
             await asyncio.sleep(10 if x else 0)
         finally:
@@ -483,7 +479,7 @@ async def test_a_bare_iteration_that_is_left_cancels_with_a_warning():
     assert len(ended) >= 3
 
 
-async def test_a_stream_that_has_ended_is_dropped_without_a_warning():
+async def test_a_stream_that_has_ended_is_dropped_without_a_warning() -> None:
     async for _ in bounded_gather(double, [1]):
         pass
     batch = bounded_gather(double_later, range(3))
@@ -494,7 +490,7 @@ async def test_a_stream_that_has_ended_is_dropped_without_a_warning():
     await settle(5)
 
 
-async def test_a_batch_that_runs_nothing_is_dropped_without_a_warning():
+async def test_a_batch_that_runs_nothing_is_dropped_without_a_warning() -> None:
     batch = bounded_gather(echo, [1], budget=60)
     async for _ in batch:
         break
@@ -506,8 +502,10 @@ async def test_a_batch_that_runs_nothing_is_dropped_without_a_warning():
 
 
 @pytest.mark.filterwarnings("default::ResourceWarning")
-async def test_an_error_of_a_dropped_batch_is_reported(loop_errors):
-    async def fn(x):
+async def test_an_error_of_a_dropped_batch_is_reported(
+    loop_errors: list[dict[str, Any]],
+) -> None:
+    async def fn(x: int) -> None:
         try:
             await asyncio.sleep(10 if x else 0)
         except asyncio.CancelledError:
@@ -527,9 +525,9 @@ async def test_an_error_of_a_dropped_batch_is_reported(loop_errors):
 @pytest.mark.parametrize("error", [ValueError, Fatal])
 @pytest.mark.parametrize("observed", [True, False])
 async def test_an_error_of_an_item_of_a_dropped_batch_is_reported_once(
-    error, observed, loop_errors
-):
-    async def fn(x):
+    error: type[BaseException], observed: bool, loop_errors: list[dict[str, Any]]
+) -> None:
+    async def fn(x: int) -> None:
         try:
             await asyncio.sleep(60 if x else 0)
         except asyncio.CancelledError:
@@ -556,8 +554,8 @@ async def test_an_error_of_an_item_of_a_dropped_batch_is_reported_once(
 
 
 async def test_an_error_that_no_caller_has_seen_is_reported_when_its_batch_is_dropped(
-    loop_errors,
-):
+    loop_errors: list[dict[str, Any]],
+) -> None:
     batch = bounded_gather(echo, failing_source())
     async for _ in batch:
         await settle(5)
@@ -571,14 +569,14 @@ async def test_an_error_that_no_caller_has_seen_is_reported_when_its_batch_is_dr
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_an_exit_of_a_dropped_batch_ends_the_loops_run():
-    async def fn(x):
+def test_an_exit_of_a_dropped_batch_ends_the_loops_run() -> None:
+    async def fn(x: int) -> None:
         try:
             await asyncio.sleep(10 if x else 0)
         except asyncio.CancelledError:
             raise SystemExit("late") from None
 
-    async def main():
+    async def main() -> None:
         async for _ in bounded_gather(fn, range(2)):
             break
         gc.collect()
@@ -588,12 +586,12 @@ def test_an_exit_of_a_dropped_batch_ends_the_loops_run():
         asyncio.run(main())
 
 
-def test_an_exit_of_a_batch_that_ended_and_was_dropped_ends_the_loops_run():
-    async def fn(x):
+def test_an_exit_of_a_batch_that_ended_and_was_dropped_ends_the_loops_run() -> None:
+    async def fn(x: int) -> None:
         if x:
             raise SystemExit("unseen")
 
-    async def main():
+    async def main() -> None:
         batch = bounded_gather(fn, range(2))
         async for _ in batch:
             await settle(5)
@@ -610,9 +608,9 @@ def test_an_exit_of_a_batch_that_ended_and_was_dropped_ends_the_loops_run():
 @pytest.mark.standard_loop_only
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 async def test_a_batch_dropped_in_another_thread_that_ends_first_reports_its_error(
-    loop_errors, monkeypatch
-):
-    async def fn(x):
+    loop_errors: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fn(x: int) -> None:
         raised.append(x)
         raise Fatal("late")
 
@@ -636,13 +634,13 @@ async def test_a_batch_dropped_in_another_thread_that_ends_first_reports_its_err
 # ---------------------------------------------------------------- memory
 
 
-async def test_items_and_coroutines_are_freed_as_they_end():
+async def test_items_and_coroutines_are_freed_as_they_end() -> None:
     class Item:
         pass
 
     alive = weakref.WeakSet()
 
-    def source():
+    def source() -> Iterator[Any]:
         for _ in range(200):
             item = Item()
             alive.add(item)
@@ -650,7 +648,7 @@ async def test_items_and_coroutines_are_freed_as_they_end():
 
     most = 0
 
-    async def fn(item):
+    async def fn(item: Any) -> None:
         nonlocal most
         await asyncio.sleep(0)
         most = max(most, len(alive))
@@ -660,10 +658,10 @@ async def test_items_and_coroutines_are_freed_as_they_end():
     assert most <= 8
 
 
-async def test_a_million_items_streamed_take_no_memory():
+async def test_a_million_items_streamed_take_no_memory() -> None:
     import tracemalloc
 
-    async def fn(x):
+    async def fn(x: int) -> int:
         return x
 
     n = 100_000

@@ -1,6 +1,7 @@
 """bounded_gather(task_per_item=True, registry=...): each item has its own task."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ from support.marks import needs_eager
 # ----------------------------------------------------------------- tasks
 
 
-async def mixed(x):
+async def mixed(x: str) -> str:
     if x == "bad":
         raise ValueError(x)
     if x == "slow":
@@ -34,10 +35,12 @@ ITEMS = ["good", "bad", "slow", "cancel", "fine"]
 
 
 @pytest.mark.parametrize("limit", [1, 3, 50])
-async def test_each_item_has_a_task_named_by_its_id_that_ends_as_the_item(limit):
+async def test_each_item_has_a_task_named_by_its_id_that_ends_as_the_item(
+    limit: int,
+) -> None:
     tasks = {}
 
-    async def fn(x):
+    async def fn(x: str) -> Any:
         tasks[x] = asyncio.current_task()
         return await mixed(x)
 
@@ -70,11 +73,11 @@ async def test_each_item_has_a_task_named_by_its_id_that_ends_as_the_item(limit)
             assert task.exception() is r.error
 
 
-async def test_tasks_are_made_by_the_loop():
+async def test_tasks_are_made_by_the_loop() -> None:
     loop = asyncio.get_running_loop()
     made = []
 
-    def factory(loop, coro, **options):
+    def factory(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> Any:
         made.append(asyncio.Task(coro, loop=loop, **options))
         return made[-1]
 
@@ -86,7 +89,7 @@ async def test_tasks_are_made_by_the_loop():
     assert len(made) == 10
 
 
-async def test_a_source_longer_than_memory_is_pulled_as_tasks_end():
+async def test_a_source_longer_than_memory_is_pulled_as_tasks_end() -> None:
     async with bounded_gather(
         echo, range(10**30), max_concurrent=10**6, buffer=0, task_per_item=True
     ) as batch:
@@ -96,7 +99,7 @@ async def test_a_source_longer_than_memory_is_pulled_as_tasks_end():
     assert batch.progress.started < 10**5
 
 
-async def test_a_task_cancelled_before_it_began_is_a_cancelled_item():
+async def test_a_task_cancelled_before_it_began_is_a_cancelled_item() -> None:
     batch = bounded_gather(echo, range(4), task_per_item=True)
     running = asyncio.create_task(batch.collect())
     before = {asyncio.current_task(), running}
@@ -116,10 +119,10 @@ async def test_a_task_cancelled_before_it_began_is_a_cancelled_item():
     assert [r.index async for r in stream] == [0, 1, 2, 3]
 
 
-async def test_a_paused_batch_starts_no_item_whose_task_exists():
+async def test_a_paused_batch_starts_no_item_whose_task_exists() -> None:
     began = []
 
-    async def fn(x):
+    async def fn(x: int) -> None:
         began.append(x)
         await asyncio.sleep(0)
 
@@ -143,8 +146,10 @@ async def test_a_paused_batch_starts_no_item_whose_task_exists():
 
 
 @pytest.mark.standard_loop_only
-async def test_an_item_that_cannot_be_held_back_fails(monkeypatch):
-    def refuse():
+async def test_an_item_that_cannot_be_held_back_fails(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse() -> None:
         raise OSError("no futures")
 
     loop = asyncio.get_running_loop()
@@ -163,7 +168,7 @@ async def test_an_item_that_cannot_be_held_back_fails(monkeypatch):
 @needs_eager
 @pytest.mark.standard_loop_only
 @pytest.mark.parametrize("registered", [False, True])
-async def test_eager_tasks_neither_nest_nor_overtake(registered):
+async def test_eager_tasks_neither_nest_nor_overtake(registered: bool) -> None:
     loop = asyncio.get_running_loop()
     options = {"registry": TaskRegistry()} if registered else {"task_per_item": True}
     loop.set_task_factory(asyncio.eager_task_factory)
@@ -177,11 +182,11 @@ async def test_eager_tasks_neither_nest_nor_overtake(registered):
 # -------------------------------------------------------------- registry
 
 
-async def test_items_are_registered_under_their_ids_and_beat_from_inside():
+async def test_items_are_registered_under_their_ids_and_beat_from_inside() -> None:
     registry = TaskRegistry()
     seen = []
 
-    async def fn(x):
+    async def fn(x: str) -> str:
         assert await registry.heartbeat()
         assert await registry.heartbeat(f"<{x}>")
         meta = registry[f"<{x}>"]
@@ -204,7 +209,7 @@ async def test_items_are_registered_under_their_ids_and_beat_from_inside():
     ]
 
 
-async def test_the_registry_has_each_items_outcome():
+async def test_the_registry_has_each_items_outcome() -> None:
     registry = TaskRegistry()
     result = await bounded_gather(mixed, ITEMS, registry=registry, timeout=0.05)
     await settle()
@@ -217,11 +222,13 @@ async def test_the_registry_has_each_items_outcome():
 
 
 @pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
-async def test_an_exit_does_not_end_the_loop_and_the_registry_records_it(error):
+async def test_an_exit_does_not_end_the_loop_and_the_registry_records_it(
+    error: type[BaseException],
+) -> None:
     raised = error("now")
     registry = TaskRegistry()
 
-    async def fn(x):
+    async def fn(x: Any) -> None:
         await asyncio.sleep(0)
         if x == 1:
             raise raised
@@ -235,11 +242,11 @@ async def test_an_exit_does_not_end_the_loop_and_the_registry_records_it(error):
     assert registry["0"].state is TaskState.CANCELLED
 
 
-async def test_an_id_that_a_living_task_has_is_one_failed_item():
+async def test_an_id_that_a_living_task_has_is_one_failed_item() -> None:
     registry = TaskRegistry()
     calls = []
 
-    async def fn(x):
+    async def fn(x: str) -> str:
         calls.append(x)
         await asyncio.sleep(0.01)
         return x
@@ -254,17 +261,17 @@ async def test_an_id_that_a_living_task_has_is_one_failed_item():
 
 
 @pytest.mark.parametrize("fn", [echo, mixed])
-async def test_an_id_is_free_again_for_the_next_item(fn):
+async def test_an_id_is_free_again_for_the_next_item(fn: Any) -> None:
     registry = TaskRegistry()
     items = ["good"] * 20
     result = await bounded_gather(fn, items, registry=registry, max_concurrent=1)
     assert result.values() == items
 
 
-async def test_cancelling_by_id_cancels_only_that_item():
+async def test_cancelling_by_id_cancels_only_that_item() -> None:
     registry = TaskRegistry()
 
-    async def fn(x):
+    async def fn(x: int) -> int:
         if x == 1:
             await asyncio.sleep(10)
         await asyncio.sleep(0.01)
@@ -284,10 +291,10 @@ async def test_cancelling_by_id_cancels_only_that_item():
     assert result[1].error.args == ("on request",)
 
 
-async def test_a_registry_that_shuts_down_ends_the_items():
+async def test_a_registry_that_shuts_down_ends_the_items() -> None:
     registry = TaskRegistry()
 
-    async def fn(x):
+    async def fn(x: int) -> None:
         await asyncio.sleep(10)
 
     running = asyncio.create_task(
@@ -299,27 +306,27 @@ async def test_a_registry_that_shuts_down_ends_the_items():
     assert {r.state for r in await running} == {TaskState.CANCELLED}
 
 
-def test_a_registry_of_another_loop_ends_the_batch():
+def test_a_registry_of_another_loop_ends_the_batch() -> None:
     registry = TaskRegistry()
 
-    async def hold():
+    async def hold() -> None:
         registry.register(asyncio.sleep(10), "held")
         await settle()
         with pytest.raises(RuntimeError, match="bound to"):
             await asyncio.to_thread(asyncio.run, other())
         await registry.shutdown(5)
 
-    async def other():
+    async def other() -> None:
         await bounded_gather(echo, range(3), registry=registry)
 
     asyncio.run(hold())
 
 
-async def test_an_abandoned_item_stays_in_the_registry_until_it_ends():
+async def test_an_abandoned_item_stays_in_the_registry_until_it_ends() -> None:
     registry = TaskRegistry()
     free = asyncio.Event()
 
-    async def fn(x):
+    async def fn(x: str) -> str:
         while not free.is_set():
             try:
                 await free.wait()
@@ -337,13 +344,13 @@ async def test_an_abandoned_item_stays_in_the_registry_until_it_ends():
     assert registry["hard"].result == "late"
 
 
-async def test_a_registry_that_gives_no_task_ends_the_batch():
+async def test_a_registry_that_gives_no_task_ends_the_batch() -> None:
     class Odd(TaskRegistry):
-        def register(self, coro, *args, **options):
+        def register(self, coro: Any, *args: Any, **options: Any) -> Any:
             coro.close()
 
             class Ready:
-                def result(self):
+                def result(self) -> str:
                     return "nothing"
 
             return Ready()

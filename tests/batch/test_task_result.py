@@ -5,13 +5,14 @@ import copy
 import gc
 import pickle
 import sys
+from typing import Any
 
 import pytest
 
 from pyasynclife import TaskResult, TaskState, bounded_gather
 
 
-def test_the_four_fields_of_the_articles_come_first():
+def test_the_four_fields_of_the_articles_come_first() -> None:
     result = TaskResult("a", True, 1)
     assert (result.task_id, result.success, result.data, result.error) == (
         "a",
@@ -27,7 +28,7 @@ def test_the_four_fields_of_the_articles_come_first():
     assert TaskResult.__match_args__ == ("task_id", "success", "data", "error")
 
 
-def test_a_result_by_keyword_has_a_state():
+def test_a_result_by_keyword_has_a_state() -> None:
     error = ValueError("no price")
     failed = TaskResult(task_id="a", success=False, error=error)
     assert failed.state is TaskState.FAILED
@@ -38,24 +39,24 @@ def test_a_result_by_keyword_has_a_state():
 
 
 @pytest.mark.parametrize("task_id", [None, 1, "", b"a"])
-def test_an_id_is_a_non_empty_str(task_id):
+def test_an_id_is_a_non_empty_str(task_id: Any) -> None:
     with pytest.raises(TypeError, match="non-empty str"):
         TaskResult(task_id, True)
 
 
-def test_an_error_is_an_exception():
+def test_an_error_is_an_exception() -> None:
     with pytest.raises(TypeError, match="must be an exception or None, got 'no'"):
         TaskResult("a", False, None, "no")
 
 
-def test_a_str_subclass_is_taken_as_an_exact_str():
+def test_a_str_subclass_is_taken_as_an_exact_str() -> None:
     class Name(str):
         __slots__ = ()
 
     assert type(TaskResult(Name("a"), True).task_id) is str
 
 
-def test_equality_is_of_the_four_fields():
+def test_equality_is_of_the_four_fields() -> None:
     error = ValueError()
     assert TaskResult("a", True, [1]) == TaskResult("a", True, [1])
     assert TaskResult("a", True, 1) != TaskResult("b", True, 1)
@@ -70,9 +71,9 @@ def test_equality_is_of_the_four_fields():
         TaskResult("a", True) < TaskResult("b", True)  # noqa: B015
 
 
-def test_an_error_of_equality_propagates():
+def test_an_error_of_equality_propagates() -> None:
     class Hostile:
-        def __eq__(self, other):
+        def __eq__(self, other: object) -> bool:
             raise RuntimeError("no")
 
         __hash__ = None
@@ -81,7 +82,7 @@ def test_an_error_of_equality_propagates():
         assert TaskResult("a", True, Hostile()) == TaskResult("a", True, Hostile())
 
 
-def test_a_result_is_unhashable_and_read_only():
+def test_a_result_is_unhashable_and_read_only() -> None:
     result = TaskResult("a", True)
     with pytest.raises(TypeError, match="unhashable"):
         hash(result)
@@ -94,7 +95,7 @@ def test_a_result_is_unhashable_and_read_only():
         type("Sub", (TaskResult,), {})
 
 
-def test_unwrap_gives_the_data_or_raises_the_error():
+def test_unwrap_gives_the_data_or_raises_the_error() -> None:
     assert TaskResult("a", True, 3).unwrap() == 3
     error = ValueError("no price")
     with pytest.raises(ValueError, match="no price") as caught:
@@ -104,7 +105,7 @@ def test_unwrap_gives_the_data_or_raises_the_error():
         TaskResult("a", False).unwrap()
 
 
-def test_as_dict_has_every_field():
+def test_as_dict_has_every_field() -> None:
     assert TaskResult("a", True, 3).as_dict() == {
         "task_id": "a",
         "success": True,
@@ -118,8 +119,8 @@ def test_as_dict_has_every_field():
     }
 
 
-async def test_a_result_is_pickled_with_its_error():
-    async def fn(x):
+async def test_a_result_is_pickled_with_its_error() -> None:
+    async def fn(x: str) -> list[Any]:
         if x == "bad":
             raise KeyError("k")
         if x == "slow":
@@ -138,7 +139,7 @@ async def test_a_result_is_pickled_with_its_error():
     assert copy.copy(batch[1]) == batch[1]
 
 
-def test_unpickling_refuses_invalid_parts():
+def test_unpickling_refuses_invalid_parts() -> None:
     for parts in [
         (1, None, None, 0, None, 1, False, 0.0),
         ("a", None, "error", 0, None, 1, False, 0.0),
@@ -148,11 +149,11 @@ def test_unpickling_refuses_invalid_parts():
             TaskResult._restore(*parts)
 
 
-def test_a_result_is_subscriptable():
+def test_a_result_is_subscriptable() -> None:
     assert TaskResult[int].__origin__ is TaskResult
 
 
-def test_repr_shows_the_outcome():
+def test_repr_shows_the_outcome() -> None:
     assert repr(TaskResult("a", True, 1)) == "TaskResult('a', success=True, data=1)"
     assert (
         repr(TaskResult("a", False, None, ValueError("x")))
@@ -164,8 +165,8 @@ def test_repr_shows_the_outcome():
     assert repr(result) == "TaskResult('a', success=True, data=[TaskResult(...)])"
 
 
-async def test_results_that_cannot_be_in_a_cycle_are_not_tracked():
-    async def fn(x):
+async def test_results_that_cannot_be_in_a_cycle_are_not_tracked() -> None:
+    async def fn(x: int) -> int:
         return x
 
     flat, pair, nested = await bounded_gather(fn, [1, (2, 3), [4]])
@@ -175,17 +176,17 @@ async def test_results_that_cannot_be_in_a_cycle_are_not_tracked():
     assert sys.getsizeof(flat) <= 80
 
 
-async def test_a_cycle_through_a_result_is_collected():
+async def test_a_cycle_through_a_result_is_collected() -> None:
     class Probe:
         alive = 0
 
-        def __init__(self):
+        def __init__(self) -> None:
             Probe.alive += 1
 
-        def __del__(self):
+        def __del__(self) -> None:
             Probe.alive -= 1
 
-    async def fn(x):
+    async def fn(x: int) -> dict[str, Any]:
         return {}
 
     (result,) = await bounded_gather(fn, [1])
@@ -196,7 +197,7 @@ async def test_a_cycle_through_a_result_is_collected():
     assert Probe.alive == 0
 
 
-def test_deeply_nested_results_are_freed():
+def test_deeply_nested_results_are_freed() -> None:
     result = None
     for _ in range(200_000):
         result = TaskResult("a", True, result)

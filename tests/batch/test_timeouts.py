@@ -3,14 +3,12 @@
 import asyncio
 import contextlib
 import time
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from pyasynclife import (
-    BatchStatus,
-    TaskState,
-    bounded_gather,
-)
+from pyasynclife import BatchStatus, TaskState, bounded_gather
 from pyasynclife.testing import VirtualTimeLoop
 from support.coroutines import forever, sleep_for
 from support.loops import settle
@@ -21,7 +19,7 @@ BOTH_WAYS = True
 # -------------------------------------------------------------- timeouts
 
 
-async def test_an_item_that_takes_too_long_times_out():
+async def test_an_item_that_takes_too_long_times_out() -> None:
     result = await bounded_gather(sleep_for, [0.0, 10], timeout=0.2)
     slow = result[1]
     assert result[0].success
@@ -34,8 +32,8 @@ async def test_an_item_that_takes_too_long_times_out():
     assert result.status is BatchStatus.COMPLETED
 
 
-async def test_the_timeout_runs_from_the_call_of_the_function():
-    async def fn(x):
+async def test_the_timeout_runs_from_the_call_of_the_function() -> None:
+    async def fn(x: int) -> int:
         await asyncio.sleep(0.03)
         return x
 
@@ -43,7 +41,7 @@ async def test_the_timeout_runs_from_the_call_of_the_function():
     assert result.ok
 
 
-async def test_every_item_that_takes_too_long_times_out():
+async def test_every_item_that_takes_too_long_times_out() -> None:
     result = await bounded_gather(
         sleep_for, [10 + i for i in range(50)], timeout=0.02, max_concurrent=5
     )
@@ -51,8 +49,8 @@ async def test_every_item_that_takes_too_long_times_out():
     assert result.duration >= 0.18
 
 
-async def test_a_timeout_of_zero_takes_one_loop_iteration():
-    async def at_once(x):
+async def test_a_timeout_of_zero_takes_one_loop_iteration() -> None:
+    async def at_once(x: int) -> int:
         return x
 
     assert (await bounded_gather(at_once, [1], timeout=0)).values() == [1]
@@ -60,8 +58,8 @@ async def test_a_timeout_of_zero_takes_one_loop_iteration():
     assert result.timed_out
 
 
-async def test_an_item_that_swallows_its_timeout_keeps_its_value():
-    async def fn(x):
+async def test_an_item_that_swallows_its_timeout_keeps_its_value() -> None:
+    async def fn(x: int) -> str | None:
         try:
             await asyncio.sleep(10)
         except asyncio.CancelledError:
@@ -71,8 +69,8 @@ async def test_an_item_that_swallows_its_timeout_keeps_its_value():
     assert (result.data, result.success, result.timed_out) == ("value", True, False)
 
 
-async def test_an_item_that_turns_its_timeout_into_an_error_has_that_error():
-    async def fn(x):
+async def test_an_item_that_turns_its_timeout_into_an_error_has_that_error() -> None:
+    async def fn(x: int) -> None:
         try:
             await asyncio.sleep(10)
         finally:
@@ -83,8 +81,8 @@ async def test_an_item_that_turns_its_timeout_into_an_error_has_that_error():
     assert not result.timed_out
 
 
-async def test_an_items_cleanup_may_wait():
-    async def fn(x):
+async def test_an_items_cleanup_may_wait() -> None:
+    async def fn(x: int) -> None:
         try:
             await asyncio.sleep(10)
         finally:
@@ -95,8 +93,8 @@ async def test_an_items_cleanup_may_wait():
     assert result.timed_out
 
 
-async def test_an_outer_cancellation_beats_a_timeout():
-    async def fn(x):
+async def test_an_outer_cancellation_beats_a_timeout() -> None:
+    async def fn(x: int) -> None:
         try:
             await asyncio.sleep(10)
         finally:
@@ -107,10 +105,10 @@ async def test_an_outer_cancellation_beats_a_timeout():
     assert not result.timed_out
 
 
-async def test_a_timeout_cancels_the_task_of_its_item_once():
+async def test_a_timeout_cancels_the_task_of_its_item_once() -> None:
     counts = []
 
-    async def fn(x):
+    async def fn(x: int) -> None:
         try:
             await asyncio.sleep(10)
         except asyncio.CancelledError:
@@ -123,18 +121,18 @@ async def test_a_timeout_cancels_the_task_of_its_item_once():
     assert counts == [1]
 
 
-async def test_an_awaitable_without_throw_times_out():
+async def test_an_awaitable_without_throw_times_out() -> None:
     class Bare:
-        def __init__(self):
+        def __init__(self) -> None:
             self.inner = asyncio.sleep(10).__await__()
 
-        def __await__(self):
+        def __await__(self) -> Iterator[Any]:
             return self
 
-        def __iter__(self):
+        def __iter__(self) -> Iterator[Any]:
             return self
 
-        def __next__(self):
+        def __next__(self) -> Any:
             return next(self.inner)
 
     (result,) = await bounded_gather(lambda x: Bare(), [1], timeout=0.01)
@@ -144,7 +142,7 @@ async def test_an_awaitable_without_throw_times_out():
 # ------------------------------------------------------------ the budget
 
 
-async def test_the_budget_ends_what_runs_and_starts_no_more():
+async def test_the_budget_ends_what_runs_and_starts_no_more() -> None:
     batch = await bounded_gather(
         sleep_for, [0.0, 10, 11, 12, 13], max_concurrent=2, budget=0.05
     )
@@ -165,7 +163,7 @@ async def test_the_budget_ends_what_runs_and_starts_no_more():
     assert batch.duration < 5
 
 
-async def test_a_budget_of_zero_starts_nothing():
+async def test_a_budget_of_zero_starts_nothing() -> None:
     calls = []
     batch = await bounded_gather(calls.append, [1, 2], budget=0)
     assert calls == []
@@ -173,13 +171,13 @@ async def test_a_budget_of_zero_starts_nothing():
     assert [r.state for r in batch] == [TaskState.PENDING] * 2
 
 
-async def test_a_budget_that_is_kept_changes_nothing():
+async def test_a_budget_that_is_kept_changes_nothing() -> None:
     batch = await bounded_gather(sleep_for, [0.0, 0.01], budget=30)
     assert batch.ok
 
 
-async def test_the_budget_reaches_items_that_never_suspend():
-    async def busy(x):
+async def test_the_budget_reaches_items_that_never_suspend() -> None:
+    async def busy(x: int) -> None:
         end = time.perf_counter() + 0.002
         while time.perf_counter() < end:
             pass
@@ -190,7 +188,7 @@ async def test_the_budget_reaches_items_that_never_suspend():
     assert batch.duration < 1.0
 
 
-async def test_the_budget_may_end_a_range_longer_than_memory():
+async def test_the_budget_may_end_a_range_longer_than_memory() -> None:
     result = await bounded_gather(
         forever, range(5, 10**30, 7), max_concurrent=2, budget=0.001
     )
@@ -205,12 +203,12 @@ async def test_the_budget_may_end_a_range_longer_than_memory():
 
 
 @pytest.mark.standard_loop_only
-async def test_one_timer_serves_the_whole_batch():
+async def test_one_timer_serves_the_whole_batch() -> None:
     loop = asyncio.get_running_loop()
     made = []
     call_at = loop.call_at
 
-    def counting(*args, **kwargs):
+    def counting(*args: Any, **kwargs: Any) -> Any:
         made.append(args)
         return call_at(*args, **kwargs)
 
@@ -225,8 +223,8 @@ async def test_one_timer_serves_the_whole_batch():
     assert not [h for h in loop._scheduled if not h.cancelled()]
 
 
-def test_a_virtual_clock_is_followed():
-    async def main():
+def test_a_virtual_clock_is_followed() -> None:
+    async def main() -> tuple[Any, ...]:
         loop = asyncio.get_running_loop()
         begin = loop.time()
         result = await bounded_gather(
@@ -243,30 +241,30 @@ def test_a_virtual_clock_is_followed():
 
 
 @pytest.mark.parametrize("broken", ["time", "call_at"])
-async def test_a_timer_that_fails_ends_the_batch(broken):
+async def test_a_timer_that_fails_ends_the_batch(broken: str) -> None:
     class Loop(asyncio.SelectorEventLoop):
         breaks = False
 
-        def time(self):
+        def time(self) -> float:
             if self.breaks and broken == "time":
                 Loop.breaks = False
                 raise LookupError("timer")
             return super().time()
 
-        def call_at(self, *args, **kwargs):
+        def call_at(self, *args: Any, **kwargs: Any) -> Any:
             if self.breaks and broken == "call_at":
                 Loop.breaks = False
                 raise LookupError("timer")
             return super().call_at(*args, **kwargs)
 
-    def run():
-        async def fn(x):
+    def run() -> None:
+        async def fn(x: int) -> None:
             if x == 0:
                 await asyncio.sleep(0.005)
             else:
                 await asyncio.sleep(30)
 
-        async def main():
+        async def main() -> None:
             batch = bounded_gather(fn, range(2), timeout=20)
             waiting = asyncio.ensure_future(batch.collect())
             await asyncio.sleep(0.01)
@@ -289,22 +287,22 @@ async def test_a_timer_that_fails_ends_the_batch(broken):
 
 
 @pytest.mark.parametrize("use", ["await", "iterate"])
-async def test_a_clock_that_fails_ends_the_batch(use):
+async def test_a_clock_that_fails_ends_the_batch(use: str) -> None:
     class Loop(asyncio.SelectorEventLoop):
         broken = False
 
-        def time(self):
+        def time(self) -> float:
             if self.broken:
                 self.broken = False
                 raise LookupError("clock")
             return super().time()
 
-    def run():
-        async def fn(x):
+    def run() -> None:
+        async def fn(x: int) -> int:
             loop.broken = True
             return x
 
-        async def main():
+        async def main() -> None:
             batch = bounded_gather(fn, range(10), timeout=5)
             if use == "await":
                 await batch
