@@ -176,13 +176,13 @@ class TaskRegistry(Registry):
         seconds = check_optional_seconds("timeout", timeout, self.shutdown_timeout)
         loop = asyncio.get_running_loop()
         started = loop.time()
-        drain = self._begin_drain(asyncio.current_task())
+        drain = self._begin_shutdown(asyncio.current_task())
         try:
-            if self._unborn:  # tasks in an eager first step are cancelled after it
+            if self._starting:  # tasks in an eager first step are cancelled after it
                 await asyncio.sleep(0)
             return await follow_drain(drain, started, started + seconds)
         finally:
-            self._end_drain()
+            self._end_shutdown()
 
     async def wait(self, timeout: float | None = None) -> bool:
         """Wait until all tasks but the calling one have ended; cancel nothing.

@@ -140,7 +140,7 @@ class SignalEvents:
         """
         handler = self._handlers.get(signum)
         if handler is not None:
-            handler.hear(_signals.is_on_top(handler))
+            handler.on_loop_wakeup(_signals.is_on_top(handler))
         self._deliver()
 
     # ---------------------------------------------------------------- delivery

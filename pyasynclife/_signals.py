@@ -109,8 +109,8 @@ def attach(
     """Register the signal with the loop, and put our handler on top again."""
     with _blocked(handler.signum):
         if not _is_woken(loop, handler.signum, handler.previous):
-            handler.open(True)
-            handler.entry = loop
+            handler.set_installing(True)
+            handler.registered_loop = loop
             loop.add_signal_handler(handler.signum, on_wakeup, handler.signum)
             loop.call_soon(_close, handler, loop, _ITERATIONS)
         _lay_over(handler)
@@ -125,7 +125,7 @@ def _close(
     if iterations:
         loop.call_soon(_close, handler, loop, iterations - 1)
     else:
-        handler.open(False)
+        handler.set_installing(False)
 
 
 def remove(handler: SignalHandler, loop: asyncio.AbstractEventLoop | None) -> None:
@@ -158,12 +158,12 @@ def _take_away(handler: SignalHandler) -> None:
     handler.disarm()
     signum, top = handler.signum, signal.getsignal(handler.signum)
     above = _just_above(handler, top)
-    loop = handler.entry
+    loop = handler.registered_loop
     if top is handler or (loop is not None and _is_left_by_closing(loop, signum, top)):
         _drop_entry(handler)
         _restore(handler)
     elif above is not None:
-        above.inherit(handler)
+        above.take_over(handler)
     elif loop is not None and not _is_of_loop(loop, signum, top):
         # A host has set its handler by signal.signal(): that stays, our entry goes.
         host = SignalHandler(signum, top, bool)
@@ -175,11 +175,11 @@ def _restore(handler: SignalHandler) -> None:
     if handler.previous is not None:
         signal.signal(handler.signum, handler.previous)
     # None stands for a handler of C code, which only sigaction() can put back.
-    handler.put_back()
+    handler.restore_action()
 
 
 def _drop_entry(handler: SignalHandler) -> None:
-    loop, handler.entry = handler.entry, None
+    loop, handler.registered_loop = handler.registered_loop, None
     if loop is None:
         return
     try:
@@ -206,7 +206,7 @@ def _is_left_by_closing(loop: asyncio.AbstractEventLoop, signum: int, top: Any) 
 def _is_woken(loop: asyncio.AbstractEventLoop, signum: int, found: Any) -> bool:
     """Tell whether the loop has an entry for the signal already."""
     while isinstance(found, SignalHandler):
-        if found.entry is loop:
+        if found.registered_loop is loop:
             return True
         found = found.previous
     return _is_of_loop(loop, signum, found)

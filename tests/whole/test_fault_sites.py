@@ -17,7 +17,7 @@ SWEEPS = {
     "batch/test_faults.py",
     "group/test_group.py",
     "registry/test_faults.py",
-    "signals/test_shutdown.py",
+    "signals/test_faults.py",
     "whole/test_rare_faults.py",
 }
 # What no test can make fail: the function, and why.

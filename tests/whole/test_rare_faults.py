@@ -6,14 +6,13 @@ registry/test_faults.py has the registry's, batch/test_faults.py a batch's.
 import asyncio
 import gc
 import importlib.util
-import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
 
-from pyasynclife import TaskGroup, TaskRegistry, TaskResult, _core, bounded_gather
+from pyasynclife import TaskGroup, TaskResult, _core, bounded_gather
 from support.coroutines import echo_later, forever
 from support.faults import fail_allocation, needs_faults
 from support.loops import settle
@@ -27,34 +26,8 @@ class Name(str):
     """A task id that is no exact str."""
 
 
-class Unspeakable(Exception):
-    def __str__(self) -> str:
-        raise LookupError("str")
-
-
 async def fails() -> None:
     raise ValueError("no price")
-
-
-async def closes_an_awaitable() -> None:
-    registry = TaskRegistry()
-    task, _ = registry.register(forever()).result()
-    waiting = registry.wait(5)
-    try:
-        waiting.close()
-    finally:
-        waiting.close()
-        task.cancel()
-
-
-async def tells_of_the_unspeakable() -> None:
-    async def raises() -> None:
-        raise Unspeakable
-
-    registry = TaskRegistry()
-    registry.register(raises(), "mute")
-    await settle()
-    assert registry["mute"].error_text in ("Unspeakable: <str() failed>", None)
 
 
 async def calls_back_in_the_midst() -> None:
@@ -108,10 +81,6 @@ async def closes_a_worker() -> None:
     collecting.result()
 
 
-async def makes_a_registry() -> None:
-    TaskRegistry(history=1)
-
-
 async def speaks_of_itself() -> None:
     inside: list[Any] = []
     result = TaskResult("a", True, inside)
@@ -120,24 +89,6 @@ async def speaks_of_itself() -> None:
         assert "TaskResult(...)" in repr(result)
     finally:
         inside.clear()
-
-
-async def reads_a_handler() -> None:
-    handler = core.SignalHandler(signal.SIGUSR1, None, bool)
-    handler.arm(False)
-    handler(signal.SIGUSR1, None)
-    try:
-        assert handler.count
-        assert handler.since
-        assert handler.signum == signal.SIGUSR1
-        assert handler.take() == 1
-    finally:
-        handler.disarm()
-
-
-async def makes_methods_its_own() -> None:
-    type("Own", (core.Registry,), {})
-    core.adopt_methods(type("Own", (core.Registry,), {}))
 
 
 async def shows_a_group() -> None:
@@ -209,15 +160,10 @@ async def tries_the_capture_anew() -> None:
 
 
 SCENARIOS: list[Callable[[], Awaitable[None]]] = [
-    closes_an_awaitable,
-    tells_of_the_unspeakable,
     calls_back_in_the_midst,
     names_its_items,
     closes_a_worker,
-    makes_a_registry,
     speaks_of_itself,
-    reads_a_handler,
-    makes_methods_its_own,
     shows_a_group,
     outlives_its_parent,
     calls_back_behind_the_group,
