@@ -104,7 +104,11 @@ class BatchResult(Sealed, Sequence[TaskResult[T]], Generic[T]):
 
     @classmethod
     def _of(
-        cls, books: BatchCore, items: Any, key: Callable[[Any], str] | None, budget: float
+        cls,
+        books: BatchCore,
+        items: Any,
+        key: Callable[[Any], str] | None,
+        budget: float,
     ) -> Self:
         """Take the results of a batch that is over.
 
@@ -117,7 +121,9 @@ class BatchResult(Sealed, Sequence[TaskResult[T]], Generic[T]):
         running, _, failed, _, _, elapsed = books.counts()[2:]
         self = cls._make()
         self._results = books.results
-        self._rest = () if items is None or books.exhausted else items[books.from_items :]
+        self._rest = (
+            () if items is None or books.exhausted else items[books.from_items :]
+        )
         self._added = books.queued
         self._why_rest = None
         self._key = key
