@@ -8,12 +8,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pyasynclife._core import Drain
+from pyasynclife._core import JoinSet
 from pyasynclife._dump import await_chain
 from pyasynclife._sealed import Sealed
 
 if TYPE_CHECKING:
-    from pyasynclife._core import DrainNode
+    from pyasynclife._core import JoinSetMember
 
 
 @dataclass(init=False, frozen=True, slots=True)
@@ -73,7 +73,9 @@ def _describe(one: TaskExit) -> str:
     return ", ".join(words)
 
 
-async def follow_drain(drain: Drain, started: float, deadline: float) -> ShutdownReport:
+async def follow_drain(
+    drain: JoinSet, started: float, deadline: float
+) -> ShutdownReport:
     """Wait until a drain is empty or its deadline has come, and report.
 
     started, deadline: loop time; ``math.inf``: no deadline.  The calling task is not
@@ -112,9 +114,9 @@ async def wait_among(
             waiters.remove(waiter)
 
 
-def drain_tasks(tasks: Iterable[asyncio.Task[Any]]) -> Drain:
-    """Cancel tasks, all at once, each once; return their Drain."""
-    drain = Drain()
+def drain_tasks(tasks: Iterable[asyncio.Task[Any]]) -> JoinSet:
+    """Cancel tasks, all at once, each once; return their JoinSet."""
+    drain = JoinSet()
     for task in {id(task): task for task in tasks}.values():
         drain.add(task)
     return drain
@@ -126,40 +128,40 @@ def wake(waiter: asyncio.Future[None]) -> None:
         waiter.set_result(None)
 
 
-def _left(drain: Drain, caller: asyncio.Task[Any] | None) -> bool:
+def _left(drain: JoinSet, caller: asyncio.Task[Any] | None) -> bool:
     """Whether any is left that the caller has to wait for."""
     if not 0 < drain.pending <= len(drain.callers):
         return drain.pending > 0
-    stuck = [node.task for node in drain.nodes if node.how == "stuck"]
+    stuck = [node.task for node in drain.members if node.outcome == "stuck"]
     spared = _spared(drain, caller)
     return any(task not in spared for task in stuck)
 
 
 def _spared(
-    drain: Drain, caller: asyncio.Task[Any] | None
+    drain: JoinSet, caller: asyncio.Task[Any] | None
 ) -> list[asyncio.Task[Any] | None]:
     """Whom the caller does not wait for: itself, and if it was told to end too, the
     others of these that wait as it does, for they would wait for each other."""
-    if any(node.task is caller for node in drain.nodes):
+    if any(node.task is caller for node in drain.members):
         return drain.callers
     return [caller]
 
 
 def _report(
-    drain: Drain, caller: asyncio.Task[Any] | None, duration: float
+    drain: JoinSet, caller: asyncio.Task[Any] | None, duration: float
 ) -> ShutdownReport:
     lists: dict[str, list[TaskExit]] = {how: [] for how in _HOW}
     spared = _spared(drain, caller)
-    for node in drain.nodes:
-        if node.task is caller or (node.how == "stuck" and node.task in spared):
+    for node in drain.members:
+        if node.task is caller or (node.outcome == "stuck" and node.task in spared):
             continue
-        lists[node.how].append(_task_exit(node))
+        lists[node.outcome].append(_task_exit(node))
     return ShutdownReport._make(
         **lists, duration=duration, deadline_met=not lists["stuck"]
     )
 
 
-def _task_exit(node: DrainNode) -> TaskExit:
+def _task_exit(node: JoinSetMember) -> TaskExit:
     meta = node.meta
     return TaskExit._make(
         name=node.task.get_name(),
@@ -167,5 +169,5 @@ def _task_exit(node: DrainNode) -> TaskExit:
         age=None if meta is None else meta.age,
         silence=None if meta is None else meta.silence,
         error=node.error,
-        where=await_chain(node.task) if node.how == "stuck" else [],
+        where=await_chain(node.task) if node.outcome == "stuck" else [],
     )

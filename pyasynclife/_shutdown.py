@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 
 from pyasynclife import _signals
 from pyasynclife._checks import check_callable, check_seconds, check_tasks
-from pyasynclife._core import Drain
+from pyasynclife._core import JoinSet
 from pyasynclife._registry import TaskRegistry
 from pyasynclife._report import ShutdownReport, follow_drain
 from pyasynclife._signal_events import SignalEvents
@@ -62,7 +62,7 @@ class SignalCoordinator(SignalEvents):
         self._signum: int | None = None
         self._deadline: float | None = None
         self._until: float | None = None
-        self._drain: Drain | None = None
+        self._drain: JoinSet | None = None
         self._draining: set[asyncio.Task[Any]] = set()
         self._calls = 0
 
@@ -215,10 +215,10 @@ class SignalCoordinator(SignalEvents):
             self._phase = "stopped"
         return report
 
-    def _joined(self, tasks: list[asyncio.Task[Any]]) -> Drain:
+    def _joined(self, tasks: list[asyncio.Task[Any]]) -> JoinSet:
         """Cancel those that no call under way has cancelled."""
         if self._drain is None:
-            self._drain = Drain()
+            self._drain = JoinSet()
         current = asyncio.current_task()
         for task in tasks:
             if task is not current and task not in self._draining:

@@ -1,4 +1,4 @@
-"""Every allocation of the registry, of Ready and of Drain fails once: MemoryError or
+"""Every allocation of the registry, of Ready and of JoinSet fails once: MemoryError or
 nothing, and afterwards all is as it should be.
 
 Only a build with PYASYNCLIFE_FAULTS has fault points; tools/sanitize.sh makes one.
@@ -20,7 +20,7 @@ from helpers import settle
 from test_hostile import adds_up, eager, forever, returns, task_factory
 
 from pyasynclife import TaskRegistry, _core
-from pyasynclife._core import Drain
+from pyasynclife._core import JoinSet
 
 fail_allocation: Callable[[int], int] | None = getattr(_core, "fail_allocation", None)
 pytestmark = pytest.mark.skipif(fail_allocation is None, reason="no fault points")
@@ -134,11 +134,11 @@ async def drains(registry: TaskRegistry) -> None:
     odd = [loop.create_task(swallows()), loop.create_task(forever())]
     await settle()
     try:
-        drain = Drain()
+        drain = JoinSet()
         for task in [over, *odd]:
             drain.add(task)
         await settle()
-        assert [node.how for node in drain.nodes] == [
+        assert [node.outcome for node in drain.members] == [
             "finished",
             "swallowed",
             "cancelled",

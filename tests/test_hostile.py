@@ -13,7 +13,7 @@ import pytest
 from helpers import run_child, settle
 
 from pyasynclife import DuplicateTaskError, TaskHealth, TaskRegistry, TaskState
-from pyasynclife._core import Drain
+from pyasynclife._core import JoinSet
 
 needs_eager = pytest.mark.skipif(
     sys.version_info < (3, 12), reason="eager tasks came with 3.12"
@@ -245,7 +245,7 @@ async def test_a_task_that_cannot_be_watched_is_refused_and_cancelled() -> None:
     task.odd = {"add_done_callback": fails}
     with pytest.raises(LookupError):
         registry.track(task)
-    drain = Drain()
+    drain = JoinSet()
     task.odd = {"add_done_callback": fails}
     with pytest.raises(LookupError):
         drain.add(task)

@@ -22,7 +22,7 @@ typedef struct {
     PyObject_HEAD
     al_state *st;
     al_loop bound;
-    PyObject *nodes;   /* owned: list */
+    PyObject *members; /* owned: list */
     PyObject *waiters; /* owned: list of futures */
     PyObject *callers; /* owned: list of the Tasks that wait */
     Py_ssize_t pending;
@@ -34,9 +34,9 @@ typedef enum {
     MEMBER_CANCELLED,
     MEMBER_FAILED,
     MEMBER_SWALLOWED,
-} member_how;
+} member_outcome;
 
-static const char *const member_words[] = {
+static const char *const member_outcomes[] = {
     "stuck", "finished", "cancelled", "failed", "swallowed",
 };
 
@@ -47,8 +47,8 @@ typedef struct {
     PyObject *task;     /* owned */
     PyObject *meta;     /* owned: the entry, or None */
     PyObject *error;    /* owned, or NULL */
-    member_how how;
-    bool asked; /* cancel() was called, and true */
+    member_outcome outcome;
+    bool cancel_sent; /* cancel() was called, and true */
     bool ended;
 } MemberObject;
 
@@ -57,15 +57,15 @@ typedef struct {
 PyObject *
 al_join_set_new(al_state *st, const al_loop *bound)
 {
-    PyObject *nodes = AL_ALLOC(PyList_New(0));
-    PyObject *waiters = nodes == NULL ? NULL : AL_ALLOC(PyList_New(0));
+    PyObject *members = AL_ALLOC(PyList_New(0));
+    PyObject *waiters = members == NULL ? NULL : AL_ALLOC(PyList_New(0));
     PyObject *callers = waiters == NULL ? NULL : AL_ALLOC(PyList_New(0));
     JoinSetObject *self =
         callers == NULL ? NULL
                         : AL_ALLOC(PyObject_GC_New(
                               JoinSetObject, (PyTypeObject *)st->JoinSet));
     if (self == NULL) {
-        Py_XDECREF(nodes);
+        Py_XDECREF(members);
         Py_XDECREF(waiters);
         Py_XDECREF(callers);
         return NULL;
@@ -74,7 +74,7 @@ al_join_set_new(al_state *st, const al_loop *bound)
     self->bound = *bound;
     Py_XINCREF(self->bound.loop);
     Py_XINCREF(self->bound.context);
-    self->nodes = nodes;
+    self->members = members;
     self->waiters = waiters;
     self->callers = callers;
     self->pending = 0;
@@ -87,7 +87,7 @@ static bool
 member_request_stands(JoinSetObject *set, MemberObject *member)
 {
     al_state *st = set->st;
-    if (!member->asked) {
+    if (!member->cancel_sent) {
         return false;
     }
     long count = al_task_cancelling(st, member->task);
@@ -110,18 +110,18 @@ al_member_end(PyObject *op, al_outcome outcome, PyObject *error)
         return;
     }
     member->ended = true;
-    JoinSetObject *set = member->set; /* let go: the set holds its nodes */
+    JoinSetObject *set = member->set; /* let go: the set holds its members */
     member->set = NULL;
     if (set == NULL || set->waiters == NULL) {
         Py_XDECREF((PyObject *)set);
         return; /* the collector has been here */
     }
     PyObject *waiters = Py_NewRef(set->waiters);
-    member->how = outcome == AL_CANCELLED ? MEMBER_CANCELLED
-                  : outcome == AL_DONE    ? MEMBER_FINISHED
-                                          : MEMBER_FAILED;
+    member->outcome = outcome == AL_CANCELLED ? MEMBER_CANCELLED
+                      : outcome == AL_DONE    ? MEMBER_FINISHED
+                                              : MEMBER_FAILED;
     if (outcome == AL_DONE && member_request_stands(set, member)) {
-        member->how = MEMBER_SWALLOWED;
+        member->outcome = MEMBER_SWALLOWED;
     }
     Py_XSETREF(member->error, Py_XNewRef(error));
     /* What is left may be no others than the tasks that wait. */
@@ -136,7 +136,7 @@ al_member_end(PyObject *op, al_outcome outcome, PyObject *error)
 /* Ask a Task that is done how it ended, and note it; one that would not tell
    has failed.  Returns 0; -1 with the Task's error. */
 static int
-member_look(MemberObject *member)
+member_record_outcome(MemberObject *member)
 {
     PyObject *value;
     al_outcome outcome =
@@ -157,15 +157,15 @@ void
 al_member_cancel(PyObject *op)
 {
     MemberObject *member = (MemberObject *)op;
-    if (member->asked || member->ended || member->set == NULL) {
+    if (member->cancel_sent || member->ended || member->set == NULL) {
         return;
     }
     JoinSetObject *set = (JoinSetObject *)Py_NewRef((PyObject *)member->set);
     PyObject *task = Py_NewRef(member->task);
-    member->asked = true;
+    member->cancel_sent = true;
     PyObject *watcher = member->meta == Py_None ? op : member->meta;
     int asked = al_capture_cancel(set->st, &set->bound, task, NULL, watcher);
-    member->asked = asked > 0;
+    member->cancel_sent = asked > 0;
     if (asked < 0) {
         al_loop_report_or_exit_later(set->st, set->bound.loop,
                                      "cancelling a task failed", task);
@@ -180,10 +180,12 @@ member_vectorcall(PyObject *op, PyObject *const *args, size_t nargsf,
 {
     MemberObject *member = (MemberObject *)op;
     if (PyVectorcall_NARGS(nargsf) != 1 || args[0] != member->task) {
-        PyErr_SetString(PyExc_TypeError, "a DrainNode is not for calling");
+        PyErr_SetString(PyExc_TypeError, "a JoinSetMember is not for calling");
         return NULL;
     }
-    if (!member->ended && member->set != NULL && member_look(member) < 0) {
+    if (!member->ended && member->set != NULL
+        && member_record_outcome(member) < 0)
+    {
         return NULL; /* to the loop's handler */
     }
     Py_RETURN_NONE;
@@ -202,8 +204,8 @@ member_new(JoinSetObject *set, PyObject *task, PyObject *meta)
     member->task = Py_NewRef(task);
     member->meta = Py_NewRef(meta);
     member->error = NULL;
-    member->how = MEMBER_STUCK;
-    member->asked = false;
+    member->outcome = MEMBER_STUCK;
+    member->cancel_sent = false;
     member->ended = false;
     PyObject_GC_Track((PyObject *)member);
     return member;
@@ -215,7 +217,7 @@ al_join_set_add(PyObject *op, PyObject *task, PyObject *meta)
     JoinSetObject *set = (JoinSetObject *)op;
     MemberObject *member = member_new(set, task, meta);
     if (member == NULL
-        || AL_ALLOC_INT(PyList_Append(set->nodes, (PyObject *)member)) < 0)
+        || AL_ALLOC_INT(PyList_Append(set->members, (PyObject *)member)) < 0)
     {
         Py_XDECREF((PyObject *)member);
         return NULL;
@@ -234,7 +236,7 @@ join_set_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         return NULL;
     }
     if (PyTuple_GET_SIZE(args) != 0 || kwargs != NULL) {
-        PyErr_SetString(PyExc_TypeError, "Drain() takes no arguments");
+        PyErr_SetString(PyExc_TypeError, "JoinSet() takes no arguments");
         return NULL;
     }
     al_loop bound = {NULL, NULL, 0, AL_CLOCK_ITS_OWN};
@@ -266,7 +268,7 @@ join_set_add(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
     if (member == NULL) {
         return NULL;
     }
-    if (done ? member_look((MemberObject *)member) < 0
+    if (done ? member_record_outcome((MemberObject *)member) < 0
              : al_task_add_done_callback(set->st, &set->bound, args[0], member)
                    < 0)
     {
@@ -289,7 +291,7 @@ static PyMethodDef join_set_methods[] = {
 static PyMemberDef join_set_members[] = {
     {"pending", T_PYSSIZET, offsetof(JoinSetObject, pending), READONLY,
      "How many have not ended."},
-    {"nodes", T_OBJECT_EX, offsetof(JoinSetObject, nodes), READONLY, NULL},
+    {"members", T_OBJECT_EX, offsetof(JoinSetObject, members), READONLY, NULL},
     {"waiters", T_OBJECT_EX, offsetof(JoinSetObject, waiters), READONLY,
      "Futures, given None when none may be pending but those who wait."},
     {"callers", T_OBJECT_EX, offsetof(JoinSetObject, callers), READONLY,
@@ -298,14 +300,14 @@ static PyMemberDef join_set_members[] = {
 };
 
 static PyObject *
-member_get_how(PyObject *op, void *Py_UNUSED(closure))
+member_get_outcome(PyObject *op, void *Py_UNUSED(closure))
 {
     return AL_ALLOC(
-        PyUnicode_FromString(member_words[((MemberObject *)op)->how]));
+        PyUnicode_FromString(member_outcomes[((MemberObject *)op)->outcome]));
 }
 
 static PyGetSetDef member_getset[] = {
-    {"how", member_get_how, NULL,
+    {"outcome", member_get_outcome, NULL,
      "'stuck', 'finished', 'cancelled', 'failed' or 'swallowed'.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
@@ -326,7 +328,7 @@ join_set_traverse(PyObject *op, visitproc visit, void *arg)
 {
     JoinSetObject *self = (JoinSetObject *)op;
     Py_VISIT(Py_TYPE(op));
-    Py_VISIT(self->nodes);
+    Py_VISIT(self->members);
     Py_VISIT(self->waiters);
     Py_VISIT(self->callers);
     return al_loop_visit(&self->bound, visit, arg);
@@ -336,7 +338,7 @@ static int
 join_set_clear(PyObject *op)
 {
     JoinSetObject *self = (JoinSetObject *)op;
-    Py_CLEAR(self->nodes);
+    Py_CLEAR(self->members);
     Py_CLEAR(self->waiters);
     Py_CLEAR(self->callers);
     al_loop_clear(&self->bound);
@@ -382,7 +384,7 @@ static PyType_Slot join_set_slots[] = {
 };
 
 static PyType_Spec join_set_spec = {
-    .name = "pyasynclife._core.Drain",
+    .name = "pyasynclife._core.JoinSet",
     .basicsize = sizeof(JoinSetObject),
     .flags =
         Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
@@ -400,7 +402,7 @@ static PyType_Slot member_slots[] = {
 };
 
 static PyType_Spec member_spec = {
-    .name = "pyasynclife._core.DrainNode",
+    .name = "pyasynclife._core.JoinSetMember",
     .basicsize = sizeof(MemberObject),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE
              | Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_HAVE_VECTORCALL,

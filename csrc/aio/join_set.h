@@ -23,7 +23,7 @@ void al_member_cancel(PyObject *member);
    Runs Python. */
 void al_member_end(PyObject *member, al_outcome outcome, PyObject *error);
 
-/* Make the types Drain and DrainNode.  Runs Python. */
+/* Make the types JoinSet and JoinSetMember.  Runs Python. */
 int al_join_set_setup(PyObject *module, al_state *st);
 
 #endif

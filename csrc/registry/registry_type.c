@@ -400,7 +400,7 @@ registry_type_configure(PyObject *op, PyObject *args)
 PyDoc_STRVAR(registry_type_begin_drain_doc,
 "_begin_drain($self, spared, /)\n--\n\n"
 "Cancel every task but one, in the shutdown that runs or a new one.\n\n"
-"Returns its Drain, which _end_drain() gives back.");
+"Returns its JoinSet, which _end_drain() gives back.");
 
 static PyObject *
 registry_type_begin_drain(PyObject *op, PyObject *spared)
