@@ -425,19 +425,19 @@ register_start_coro(RegistryObject *self, PyObject *coro, PyObject *given,
 }
 
 const char al_register_register_doc[] =
-"register($self, /, coro, task_id=None, *, stale_after=None, context=None)\n"
-"--\n\n"
-"Start a coroutine as a Task and keep it under an id.\n\n"
-"coro: a coroutine that has not been started.  task_id: a non-empty str that\n"
-"no living task has; without one \"task_0\", \"task_1\", ..., never again the\n"
-"same.  stale_after: seconds of silence after which it is stale; None: the\n"
-"registry's threshold, math.inf: never.  context: as for create_task().\n\n"
-"Returns a Ready of (task, id).  The Task's name is the id.\n"
-"Raises DuplicateTaskError, TypeError, ValueError, RuntimeError (no running\n"
-"loop, another loop or thread); the coroutine is then closed if it has not\n"
-"started, and nothing has changed.\n"
-"While shutdown() runs, a new task is cancelled at once.\n\n"
-"Source: the articles' TaskRegistry.register.";
+    "register($self, /, coro, task_id=None, *, stale_after=None, context=None)\n"
+    "--\n\n"
+    "Start a coroutine as a Task and keep it under an id.\n\n"
+    "coro: a coroutine that has not been started.  task_id: a non-empty str that\n"
+    "no living task has; without one \"task_0\", \"task_1\", ..., never again the\n"
+    "same.  stale_after: seconds of silence after which it is stale; None: the\n"
+    "registry's threshold, math.inf: never.  context: as for create_task().\n\n"
+    "Returns a Ready of (task, id).  The Task's name is the id.\n"
+    "Raises DuplicateTaskError, TypeError, ValueError, RuntimeError (no running\n"
+    "loop, another loop or thread); the coroutine is then closed if it has not\n"
+    "started, and nothing has changed.\n"
+    "While shutdown() runs, a new task is cancelled at once.\n\n"
+    "Source: the articles' TaskRegistry.register.";
 
 PyObject *
 al_register_register(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
@@ -554,14 +554,14 @@ failed:
 }
 
 const char al_register_track_doc[] =
-"track($self, /, task, task_id=None, *, stale_after=math.inf)\n--\n\n"
-"Keep a Task that somebody else has made.\n\n"
-"task: a Task of the running loop.  task_id: its id; without one the Task's\n"
-"name if it is free, else a new id.  stale_after: as for register(), but\n"
-"never by default.\n\n"
-"Returns the id.  A Task that is done goes to the history at once; one that\n"
-"is known keeps its id.\n"
-"Raises DuplicateTaskError, TypeError, ValueError, RuntimeError.";
+    "track($self, /, task, task_id=None, *, stale_after=math.inf)\n--\n\n"
+    "Keep a Task that somebody else has made.\n\n"
+    "task: a Task of the running loop.  task_id: its id; without one the Task's\n"
+    "name if it is free, else a new id.  stale_after: as for register(), but\n"
+    "never by default.\n\n"
+    "Returns the id.  A Task that is done goes to the history at once; one that\n"
+    "is known keeps its id.\n"
+    "Raises DuplicateTaskError, TypeError, ValueError, RuntimeError.";
 
 PyObject *
 al_register_track(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
