@@ -1,13 +1,25 @@
-/* Cancel many, wait for all, know what became of each.
+/* Cancel many Tasks, wait for all, know the outcome of each.
  *
- * A set holds one member for each Task.  The member is the Task's done
- * callback where nobody else would tell of its end; a registry's entries have
- * a callback already and pass the word on.  The waiting itself, with its
- * timer, is a few lines of Python over `pending`, `waiters` and `callers`.
+ * This is the idea of Tokio's JoinSet: abort all, join all.  A shutdown makes
+ * one; its report reads it.
  *
- * Whether a Task swallowed its cancellation is asked at its end: it gave a
- * value, we had asked, and the request still stands.  A Task that took the
- * request back by uncancel() meant to go on, and is not accused.
+ *     JoinSet
+ *       .members    [JoinSetMember, ...]      one for each Task
+ *       .pending    members whose Task has not ended
+ *       .waiters    futures, woken when .pending may be low enough
+ *       .callers    the Tasks that wait
+ *
+ *     a member      stuck --al_member_end--> finished, cancelled, failed or
+ *                                            swallowed
+ *
+ * A member holds its set, and the set its members, until the Task ends.
+ * add() makes the member a done callback of the Task.  A registry that shuts
+ * down does not: its entry is one already, and calls al_member_end.  The
+ * waiting itself, with its timer, is a few lines of Python (follow_drain).
+ *
+ * A Task has swallowed its cancellation if it returned a value, this set had
+ * cancelled it, and the request still counts in cancelling().  A Task that
+ * took the request back by uncancel() meant to go on, and is not accused.
  */
 #include "base/compat.h"
 #include "base/fault.h"
@@ -24,19 +36,19 @@ typedef struct {
     al_loop bound;
     PyObject *members; /* owned: list */
     PyObject *waiters; /* owned: list of futures */
-    PyObject *callers; /* owned: list of the Tasks that wait */
+    PyObject *callers; /* owned: list of the Tasks that wait, or None */
     Py_ssize_t pending;
 } JoinSetObject;
 
 typedef enum {
-    MEMBER_STUCK = 0,
+    MEMBER_STUCK = 0, /* it has not ended */
     MEMBER_FINISHED,
     MEMBER_CANCELLED,
     MEMBER_FAILED,
     MEMBER_SWALLOWED,
 } member_outcome;
 
-static const char *const member_outcomes[] = {
+static const char *const member_words[] = {
     "stuck", "finished", "cancelled", "failed", "swallowed",
 };
 
@@ -48,11 +60,11 @@ typedef struct {
     PyObject *meta;     /* owned: the entry, or None */
     PyObject *error;    /* owned, or NULL */
     member_outcome outcome;
-    bool cancel_sent; /* cancel() was called, and true */
+    bool cancel_sent; /* our cancel() is under way, or has returned True */
     bool ended;
 } MemberObject;
 
-/* ---------------------------------------------------------- core half */
+/* ----------------------------------------------------------- core half */
 
 PyObject *
 al_join_set_new(al_state *st, const al_loop *bound)
@@ -82,9 +94,9 @@ al_join_set_new(al_state *st, const al_loop *bound)
     return (PyObject *)self;
 }
 
-/* Tell whether a cancellation of ours still stands, uncaught or swallowed. */
+/* Tell whether our cancellation still counts in the Task's cancelling(). */
 static bool
-member_request_stands(JoinSetObject *set, MemberObject *member)
+member_still_cancelling(JoinSetObject *set, MemberObject *member)
 {
     al_state *st = set->st;
     if (!member->cancel_sent) {
@@ -92,7 +104,7 @@ member_request_stands(JoinSetObject *set, MemberObject *member)
     }
     long count = al_task_cancelling(st, member->task);
     if (count < 0 && PyErr_ExceptionMatches(PyExc_AttributeError)) {
-        PyErr_Clear(); /* a Task of another make that does not count */
+        PyErr_Clear(); /* another library's Task, which does not count */
     }
     else if (count < 0) {
         al_loop_report_or_exit_later(
@@ -110,21 +122,22 @@ al_member_end(PyObject *op, al_outcome outcome, PyObject *error)
         return;
     }
     member->ended = true;
-    JoinSetObject *set = member->set; /* let go: the set holds its members */
+    JoinSetObject *set = member->set; /* the end of the cycle of the two */
     member->set = NULL;
     if (set == NULL || set->waiters == NULL) {
         Py_XDECREF((PyObject *)set);
-        return; /* the collector has been here */
+        return; /* the collector has cleared the set */
     }
     PyObject *waiters = Py_NewRef(set->waiters);
     member->outcome = outcome == AL_CANCELLED ? MEMBER_CANCELLED
                       : outcome == AL_DONE    ? MEMBER_FINISHED
                                               : MEMBER_FAILED;
-    if (outcome == AL_DONE && member_request_stands(set, member)) {
+    if (outcome == AL_DONE && member_still_cancelling(set, member)) {
         member->outcome = MEMBER_SWALLOWED;
     }
     Py_XSETREF(member->error, Py_XNewRef(error));
-    /* What is left may be no others than the tasks that wait. */
+    /* The Tasks that are pending may all be among those that wait here: each
+       of them decides in Python whether it waits for any other. */
     Py_ssize_t waiting = PyList_GET_SIZE(waiters);
     if (--set->pending <= (waiting > 1 ? waiting : 1)) {
         al_loop_wake_waiters(set->st, &set->bound, waiters);
@@ -133,8 +146,8 @@ al_member_end(PyObject *op, al_outcome outcome, PyObject *error)
     Py_DECREF((PyObject *)set);
 }
 
-/* Ask a Task that is done how it ended, and note it; one that would not tell
-   has failed.  Returns 0; -1 with the Task's error. */
+/* Ask a Task that is done for its outcome, and record it.  If asking raises,
+   that is recorded as a failure.  Returns 0; -1 with that exception. */
 static int
 member_record_outcome(MemberObject *member)
 {
@@ -163,10 +176,10 @@ al_member_cancel(PyObject *op)
     JoinSetObject *set = (JoinSetObject *)Py_NewRef((PyObject *)member->set);
     PyObject *task = Py_NewRef(member->task);
     member->cancel_sent = true;
-    PyObject *watcher = member->meta == Py_None ? op : member->meta;
-    int asked = al_capture_cancel(set->st, &set->bound, task, NULL, watcher);
-    member->cancel_sent = asked > 0;
-    if (asked < 0) {
+    PyObject *on_done = member->meta == Py_None ? op : member->meta;
+    int sent = al_capture_cancel(set->st, &set->bound, task, NULL, on_done);
+    member->cancel_sent = sent > 0;
+    if (sent < 0) {
         al_loop_report_or_exit_later(set->st, set->bound.loop,
                                      "cancelling a task failed", task);
     }
@@ -174,6 +187,7 @@ al_member_cancel(PyObject *op)
     Py_DECREF((PyObject *)set);
 }
 
+/* The done callback. */
 static PyObject *
 member_vectorcall(PyObject *op, PyObject *const *args, size_t nargsf,
                   PyObject *Py_UNUSED(kwnames))
@@ -186,7 +200,7 @@ member_vectorcall(PyObject *op, PyObject *const *args, size_t nargsf,
     if (!member->ended && member->set != NULL
         && member_record_outcome(member) < 0)
     {
-        return NULL; /* to the loop's handler */
+        return NULL; /* the loop reports it */
     }
     Py_RETURN_NONE;
 }
@@ -226,7 +240,7 @@ al_join_set_add(PyObject *op, PyObject *task, PyObject *meta)
     return (PyObject *)member;
 }
 
-/* ---------------------------------------------------------- door half */
+/* ---------------------------------------------------------- Python API */
 
 static PyObject *
 join_set_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
@@ -252,7 +266,10 @@ join_set_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 
 PyDoc_STRVAR(join_set_add_doc,
 "add($self, task, meta=None, /)\n--\n\n"
-"Cancel a Task, or note how it has ended, and follow it to its end.");
+"Cancel a Task and follow it to its end; record the outcome of one that is\n"
+"done.\n\n"
+"meta: the Task's entry in a registry, or None; kept for the report.\n"
+"Returns the JoinSetMember.  Raises what asking a done Task raises.");
 
 static PyObject *
 join_set_add(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
@@ -272,9 +289,9 @@ join_set_add(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
              : al_task_add_done_callback(set->st, &set->bound, args[0], member)
                    < 0)
     {
+        /* Nothing will call it at the Task's end, so it ends here. */
         PyObject *error = PyErr_GetRaisedException();
-        al_member_end(member, AL_FAILED,
-                      error); /* nobody will tell of its end */
+        al_member_end(member, AL_FAILED, error);
         PyErr_SetRaisedException(error);
         Py_DECREF(member);
         return NULL;
@@ -290,12 +307,13 @@ static PyMethodDef join_set_methods[] = {
 
 static PyMemberDef join_set_members[] = {
     {"pending", T_PYSSIZET, offsetof(JoinSetObject, pending), READONLY,
-     "How many have not ended."},
-    {"members", T_OBJECT_EX, offsetof(JoinSetObject, members), READONLY, NULL},
+     "How many of its Tasks have not ended."},
+    {"members", T_OBJECT_EX, offsetof(JoinSetObject, members), READONLY,
+     "The list of its JoinSetMembers, in the order of their add()."},
     {"waiters", T_OBJECT_EX, offsetof(JoinSetObject, waiters), READONLY,
-     "Futures, given None when none may be pending but those who wait."},
+     "Futures that get None when no Tasks but the callers may be pending."},
     {"callers", T_OBJECT_EX, offsetof(JoinSetObject, callers), READONLY,
-     "The Tasks that wait."},
+     "The list of the Tasks that wait for this set."},
     {NULL, 0, 0, 0, NULL},
 };
 
@@ -303,19 +321,22 @@ static PyObject *
 member_get_outcome(PyObject *op, void *Py_UNUSED(closure))
 {
     return AL_ALLOC(
-        PyUnicode_FromString(member_outcomes[((MemberObject *)op)->outcome]));
+        PyUnicode_FromString(member_words[((MemberObject *)op)->outcome]));
 }
 
 static PyGetSetDef member_getset[] = {
     {"outcome", member_get_outcome, NULL,
-     "'stuck', 'finished', 'cancelled', 'failed' or 'swallowed'.", NULL},
+     "'stuck', 'finished', 'cancelled', 'failed' or 'swallowed'; stuck is a\n"
+     "Task that has not ended.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
 static PyMemberDef member_members[] = {
-    {"task", T_OBJECT, offsetof(MemberObject, task), READONLY, NULL},
-    {"meta", T_OBJECT, offsetof(MemberObject, meta), READONLY, NULL},
-    {"error", T_OBJECT, offsetof(MemberObject, error), READONLY, NULL},
+    {"task", T_OBJECT, offsetof(MemberObject, task), READONLY, "The Task."},
+    {"meta", T_OBJECT, offsetof(MemberObject, meta), READONLY,
+     "The Task's entry in a registry, or None."},
+    {"error", T_OBJECT, offsetof(MemberObject, error), READONLY,
+     "The exception of a Task that failed, or None."},
     {"__vectorcalloffset__", T_PYSSIZET, offsetof(MemberObject, vectorcall),
      READONLY, NULL},
     {NULL, 0, 0, 0, NULL},
@@ -370,7 +391,12 @@ member_clear(PyObject *op)
 }
 
 PyDoc_STRVAR(join_set_doc,
-"Tasks that were told to end, and what became of each.");
+"JoinSet()\n--\n\n"
+"Tasks that are cancelled and awaited together, and the outcome of each.\n\n"
+"Raises RuntimeError if no event loop is running.");
+
+PyDoc_STRVAR(member_doc,
+"One Task of a JoinSet, and how it has ended.");
 
 static PyType_Slot join_set_slots[] = {
     {Py_tp_doc, (void *)join_set_doc},
@@ -392,6 +418,7 @@ static PyType_Spec join_set_spec = {
 };
 
 static PyType_Slot member_slots[] = {
+    {Py_tp_doc, (void *)member_doc},
     {Py_tp_call, PyVectorcall_Call},
     {Py_tp_getset, member_getset},
     {Py_tp_members, member_members},
