@@ -85,10 +85,10 @@ typedef struct {
 
 /* ----------------------------------------------------- the ready queue */
 
-/* Return the object of exactly type `wanted` that a handle in the ready queue
-   refers to: its call queue, or its tuple of arguments (new).  NULL without an
-   exception if there is none, or if the handle is not of the loop's own type,
-   for then its author wants to see each call. */
+/* Return the object of exactly type `wanted` to which a handle in the ready
+   queue refers: its call queue, or its tuple of arguments (new).  NULL without
+   an exception if there is none, or if the handle is not of the loop's own
+   type, for then its author wants to see each call. */
 static PyObject *
 call_queue_read_handle(al_state *st, PyObject *loop, PyObject *ready,
                        Py_ssize_t at, PyObject *wanted)
@@ -129,8 +129,8 @@ call_queue_find_open(al_state *st, PyObject *loop, PyObject *ready)
 }
 
 /* Return where in the ready queue the handles of a Task's other done callbacks
-   begin, which asyncio has scheduled at its end; -1: there are none.  They are
-   told from other handles by their argument, the Task. */
+   begin, which asyncio has scheduled at its end; -1: there are none.  A handle
+   is taken for one of them if its argument is the Task. */
 static Py_ssize_t
 call_queue_find_callbacks(al_state *st, PyObject *loop, PyObject *ready,
                           PyObject *task)
@@ -384,7 +384,7 @@ call_detach_callback(al_state *st, const al_call *call)
 /* Take callbacks off a Task, the last one first, so that those that stay keep
    their order.  -1 with what an == raised: any of them may still be on it. */
 static int
-call_take_off(al_state *st, PyObject *task, PyObject *pairs)
+call_remove_callbacks(al_state *st, PyObject *task, PyObject *pairs)
 {
     for (Py_ssize_t i = PyList_GET_SIZE(pairs) - 1; i >= 0; i--) {
         PyObject *pair = PyList_GET_ITEM(pairs, i);
@@ -400,7 +400,7 @@ call_take_off(al_state *st, PyObject *task, PyObject *pairs)
 /* Tell whether a callback is among those that stayed on the Task, and strike
    it from that list, for it may have been added twice. */
 static bool
-call_strike(PyObject *stayed, PyObject *pair)
+call_strike_callback(PyObject *stayed, PyObject *pair)
 {
     Py_ssize_t n = stayed == NULL ? 0 : PyList_GET_SIZE(stayed);
     for (Py_ssize_t i = 0; i < n; i++) {
@@ -419,8 +419,8 @@ call_strike(PyObject *stayed, PyObject *pair)
 /* Add a done callback, in a context.  If memory fails, try once more, for a
    callback that is not added is lost.  -1 with an exception. */
 static int
-call_put_on(al_state *st, PyObject *task, PyObject *callback,
-            PyObject *context)
+call_add_callback(al_state *st, PyObject *task, PyObject *callback,
+                  PyObject *context)
 {
     al_loop in = {.context = context};
     int put = al_task_add_done_callback(st, &in, task, callback);
@@ -440,20 +440,21 @@ call_attach_callback(al_state *st, PyObject *loop, const al_call *call)
     const char *adding = "adding a done callback failed";
     PyObject *task = call->task, *exit = NULL, *stayed = NULL;
     PyObject *pairs = call_copy_callbacks(st, task);
-    if (pairs != NULL && call_take_off(st, task, pairs) < 0) {
+    if (pairs != NULL && call_remove_callbacks(st, task, pairs) < 0) {
         al_loop_handle_error_keep_exit(
             st, loop, "comparing done callbacks failed", task, &exit);
         stayed = call_copy_callbacks(st, task);
     }
-    if (call_put_on(st, task, call->on_done, call->callback_context) < 0) {
+    if (call_add_callback(st, task, call->on_done, call->callback_context) < 0)
+    {
         al_loop_handle_error_keep_exit(st, loop, adding, task, &exit);
     }
     Py_ssize_t n = pairs == NULL ? 0 : PyList_GET_SIZE(pairs);
     for (Py_ssize_t i = 0; i < n; i++) {
         PyObject *pair = PyList_GET_ITEM(pairs, i);
-        if (!call_strike(stayed, pair)
-            && call_put_on(st, task, PyTuple_GET_ITEM(pair, 0),
-                           PyTuple_GET_ITEM(pair, 1))
+        if (!call_strike_callback(stayed, pair)
+            && call_add_callback(st, task, PyTuple_GET_ITEM(pair, 0),
+                                 PyTuple_GET_ITEM(pair, 1))
                    < 0)
         {
             al_loop_handle_error_keep_exit(st, loop, adding, task, &exit);

@@ -1,6 +1,6 @@
 /* Makes a Task of a coroutine, as the loop's create_task would.
  *
- * There are three ways, and nobody but a clock can tell which was taken:
+ * There are four ways, and no code can tell which one was taken:
  *
  *     al_create_task   eager_start passed?  -> create_task_eager
  *                                                Task(..., eager_start=True)

@@ -121,8 +121,10 @@ al_member_end(PyObject *op, al_outcome outcome, PyObject *error)
     if (member->ended) {
         return;
     }
+    /* The state first: all that follows may run Python, and come here again.
+       Without its set the member is in no cycle any more. */
     member->ended = true;
-    JoinSetObject *set = member->set; /* the end of the cycle of the two */
+    JoinSetObject *set = member->set;
     member->set = NULL;
     if (set == NULL || set->waiters == NULL) {
         Py_XDECREF((PyObject *)set);
@@ -175,6 +177,7 @@ al_member_cancel(PyObject *op)
     }
     JoinSetObject *set = (JoinSetObject *)Py_NewRef((PyObject *)member->set);
     PyObject *task = Py_NewRef(member->task);
+    /* Set before the call, which may run code that ends the Task. */
     member->cancel_sent = true;
     PyObject *on_done = member->meta == Py_None ? op : member->meta;
     int sent = al_capture_cancel(set->st, &set->bound, task, NULL, on_done);

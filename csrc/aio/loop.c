@@ -45,6 +45,7 @@ al_loop_bind_tasks(al_loop *bound, PyObject *loop)
 int
 al_loop_bind(al_state *st, al_loop *bound, PyObject *loop)
 {
+    /* First what may fail and runs Python, then the binding. */
     PyObject *clock = PyObject_CallOneArg(st->loop_clock, loop);
     if (clock == NULL || al_loop_bind_tasks(bound, loop) < 0) {
         Py_XDECREF(clock);
@@ -148,6 +149,8 @@ loop_call_handler(al_state *st, PyObject *loop, const char *message,
                               : PyObject_CallMethodOneArg(
                                     loop, st->s_call_exception_handler, about);
     if (!ready && error != NULL) {
+        /* No memory for the report: both errors are written, one after the
+           other. */
         PyObject *why = PyErr_GetRaisedException();
         PyErr_SetRaisedException(Py_NewRef(error));
         PyErr_WriteUnraisable(source);
@@ -211,6 +214,7 @@ al_loop_report_exception(al_state *st, PyObject *loop, const char *message,
 int
 al_loop_raise_more_severe(PyObject *earlier)
 {
+    /* `dropped` goes before an exception is set: its __del__ may run code. */
     PyObject *later = PyErr_GetRaisedException();
     bool keep = earlier == NULL
                 || (later != NULL && al_loop_is_exit(later)
@@ -237,6 +241,8 @@ al_loop_handle_error_keep_exit(al_state *st, PyObject *loop,
 PyObject *
 al_loop_create_waiter(al_state *st, const al_loop *bound)
 {
+    /* Future.__await__ sets this attribute before it yields the Future, and a
+       Task refuses one without it. */
     PyObject *future =
         AL_ALLOC(PyObject_CallMethodNoArgs(bound->loop, st->s_create_future));
     if (future != NULL

@@ -98,6 +98,8 @@ al_task_make(al_state *st, PyObject *type, PyObject *loop, PyObject *coro,
 int
 al_task_check(al_state *st, const al_loop *bound, PyObject *task)
 {
+    /* Not by its type: a task factory may make Tasks of another one.  A Future
+       has no get_coro(). */
     if (!PyObject_HasAttr(task, st->s_get_coro)
         || !PyObject_HasAttr(task, st->s_add_done_callback))
     {
@@ -159,6 +161,7 @@ task_is(al_state *st, PyObject *task, PyObject *descriptor, PyObject *what)
 int
 al_task_done(al_state *st, PyObject *task)
 {
+    /* asyncio's third state, CANCELLED, is rare and left to the call. */
     return task_is(st, task, st->future_state, st->s_FINISHED) ? 1
            : task_is(st, task, st->future_state, st->s_PENDING)
                ? 0
@@ -169,6 +172,7 @@ al_outcome
 al_task_outcome(al_state *st, PyObject *task, PyObject **value)
 {
     *value = NULL;
+    /* A result is the common case, and takes one call instead of three. */
     if (task_is(st, task, st->future_state, st->s_FINISHED)
         && task_is(st, task, st->future_exception, Py_None))
     {
@@ -262,6 +266,8 @@ al_task_cancelling_method(al_state *st, PyObject *task)
 al_cancel_state
 al_task_cancel_state(al_state *st, PyObject *task, PyObject *cancelling)
 {
+    /* Where uncancel() clears an undelivered request, a count of zero says
+       that there is none; before, _must_cancel has to be read. */
     long count = al_object_long(PyObject_CallNoArgs(cancelling));
     if (count < 0 || (count == 0 && !AL_UNCANCEL_KEEPS_REQUEST)) {
         return count < 0 ? AL_CANCEL_ERROR : AL_CANCEL_NONE;
@@ -289,6 +295,7 @@ int
 al_task_cancel_again(al_state *st, const al_loop *bound, PyObject *task)
 {
     if (!AL_UNCANCEL_KEEPS_REQUEST) {
+        /* The request that was delivered is exchanged for a new one. */
         long left = al_task_uncancel(st, task);
         return left < 0 || al_task_cancel(st, task, NULL) < 0 ? -1 : 0;
     }
@@ -386,6 +393,7 @@ al_coro_started(al_state *st, PyObject *coro)
 void
 al_coro_close_unstarted(al_state *st, PyObject *coro)
 {
+    /* To close a coroutine that has started would run its finally blocks. */
     PyObject *error = PyErr_GetRaisedException();
     if (PyCoro_CheckExact(coro) && al_coro_started(st, coro) == 0) {
         Py_XDECREF(PyObject_CallMethodNoArgs(coro, st->s_close));
@@ -406,6 +414,7 @@ al_coro_close(al_state *st, PyObject *coro)
         Py_DECREF(none);
         return 0;
     }
+    /* A Future has no close(); but a close() may raise AttributeError, too. */
     PyObject *error = PyErr_GetRaisedException();
     if (PyErr_GivenExceptionMatches(error, PyExc_AttributeError)
         && !PyObject_HasAttr(coro, st->s_close))

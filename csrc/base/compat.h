@@ -112,8 +112,7 @@ al_wall_clock(void)
 #define AL_HAS_EAGER_START 1
 #endif
 
-/* On 3.11 and 3.12 loop.create_task() sets the name after the Task was made.
- */
+/* On 3.11 and 3.12 loop.create_task() names a Task after it was made. */
 #if PY_VERSION_HEX < 0x030D0000
 #define AL_NAMES_TASKS_LATE 1
 #else

@@ -129,6 +129,7 @@ al_state_add_type(PyObject *module, PyObject **field, PyType_Spec *spec,
 int
 al_state_adopt_methods(PyTypeObject *type)
 {
+    /* The base is immutable, so its dict does not change during the walk. */
     PyObject *name, *method;
     Py_ssize_t at = 0;
     while (PyDict_Next(type->tp_base->tp_dict, &at, &name, &method)) {
