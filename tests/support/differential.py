@@ -254,7 +254,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 def uvloop_type() -> type | None:
-    """VirtualLoop's like on uvloop; None where uvloop is not to be had.
+    """VirtualLoop's like on uvloop; None where uvloop is not available.
 
     Its first callback of each turn counts it, and calls what is due.
     """

@@ -70,3 +70,17 @@ def in_virtual_time(main: Coroutine[Any, Any, Any]) -> Any:
     """Run a coroutine on a loop whose clock jumps to the next timer."""
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
         return runner.run(main)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Let the loop run until the condition holds."""
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0)
+
+
+async def result_of(task: asyncio.Future[Any]) -> Any:
+    """Wait for a task, and fail if it hangs."""
+    await asyncio.wait([task], timeout=5)
+    assert task.done()
+    return task.result()

@@ -23,7 +23,7 @@ SWEEPS = {
 # What no test can make fail: the function, and why.
 OUT_OF_REACH: dict[str, str] = {}
 if sys.version_info < (3, 13):
-    OUT_OF_REACH["capture_name"] = "a Task is named after it was made there"
+    OUT_OF_REACH["loop_proxy_set_name"] = "a Task is named after it was made there"
 
 
 @dataclass

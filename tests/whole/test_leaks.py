@@ -26,7 +26,7 @@ from pyasynclife import (
     bounded_gather,
 )
 from pyasynclife import _core as core
-from pyasynclife._core import Drain
+from pyasynclife._core import JoinSet
 from support.coroutines import echo, forever
 from support.loops import eager, settle, task_factory
 
@@ -210,14 +210,14 @@ async def monitors(registry: TaskRegistry, times: int) -> None:
 
 async def drains(registry: TaskRegistry, times: int) -> None:
     for _ in range(times // 100):
-        drain = Drain()
+        drain = JoinSet()
         for number in range(100):
             task = asyncio.create_task(forever())
             drain.add(task, registry["beating"] if number % 2 else None)
             refused(drain.add, 5)
         await settle()
         assert drain.pending == 0
-        assert {node.how for node in drain.nodes} == {"cancelled"}
+        assert {node.outcome for node in drain.members} == {"cancelled"}
 
 
 async def gathers(registry: TaskRegistry, times: int) -> None:

@@ -146,7 +146,7 @@ def test_the_stub_and_the_core_agree(name: str) -> None:
 
 def _core_object(name: str) -> object:
     """One of a type that the module does not hand out."""
-    assert name == "DrainNode"
+    assert name == "JoinSetMember"
 
     async def make() -> object:
         async def nothing() -> None:
@@ -154,7 +154,7 @@ def _core_object(name: str) -> object:
 
         task = asyncio.create_task(nothing())
         await task
-        return _core.Drain().add(task)
+        return _core.JoinSet().add(task)
 
     return asyncio.run(make())
 
