@@ -62,7 +62,11 @@ DEBUG = {
 # What goes through the capture, run once more without it.
 PLAIN_WAY = [
     "tests/group/test_group.py",
+    "tests/group/test_create_task.py",
+    "tests/group/test_cancel.py",
+    "tests/group/test_errors.py",
     "tests/group/test_capture.py",
+    "tests/group/test_capture_unseen.py",
     "tests/registry/test_registry.py",
     "tests/registry/test_misuse.py",
 ]

@@ -1,7 +1,7 @@
 """TaskGroup inside real code: aiohttp, Starlette, anyio, timeouts, Ctrl-C.
 
 From 3.13 on each test runs with asyncio's own group too: a host must not be able to
-tell. Before, asyncio's has the faults of test_traps.py.
+tell. Before, asyncio's has the faults of test_versions.py.
 """
 
 import asyncio

@@ -3,12 +3,16 @@
 Only a build with PYASYNCLIFE_FAULTS has fault points; tools/sanitize.sh makes one.
 """
 
-from collections.abc import Callable, Iterator
+import asyncio
+import gc
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
 from pyasynclife import _core
+from support.loops import settle
 
 fail_allocation: Callable[[int], int] | None = getattr(_core, "fail_allocation", None)
 needs_faults = pytest.mark.skipif(fail_allocation is None, reason="no fault points")
@@ -16,7 +20,7 @@ needs_faults = pytest.mark.skipif(fail_allocation is None, reason="no fault poin
 
 @contextmanager
 def failing(nth: int) -> Iterator[list[int]]:
-    """The nth allocation from here fails; the list gets how many it still was off."""
+    """The nth allocation from here fails; the list gets how many were still to come."""
     assert fail_allocation is not None
     left: list[int] = []
     fail_allocation(nth)
@@ -24,3 +28,55 @@ def failing(nth: int) -> Iterator[list[int]]:
         yield left
     finally:
         left.append(fail_allocation(0))
+
+
+async def attempt(
+    scenario: Callable[[], Awaitable[None]], nth: int
+) -> tuple[int, Exception | None]:
+    """Run it with the nth allocation failing; what is left to count, and its error."""
+    error = None
+    with failing(nth) as left:
+        try:
+            async with asyncio.timeout(10):
+                await scenario()
+        except Exception as failed:
+            error = failed.with_traceback(None)
+    await settle(8)
+    assert asyncio.all_tasks() == {asyncio.current_task()}, nth
+    return left[0], error
+
+
+def is_no_memory(error: BaseException) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(is_no_memory, error.exceptions))
+    return isinstance(error, MemoryError)
+
+
+async def fail_each_allocation(
+    scenario: Callable[[], Awaitable[None]], loop_errors: list[dict[str, Any]]
+) -> None:
+    """Run a scenario once for each of its allocations, and let that one fail."""
+    _, error = await attempt(scenario, 0)
+    assert error is None, error
+    failed = 0
+    for nth in range(1, 300):
+        loop_errors.clear()
+        left, error = await attempt(scenario, nth)
+        assert error is None or is_no_memory(error), (nth, error)
+        failed += error is not None
+        if left:
+            break
+    assert left
+    assert failed
+    gc.collect()
+    loop_errors.clear()
+
+
+def ignores_what_cannot_be_raised(test: Callable[..., Any]) -> Callable[..., Any]:
+    """Mark a test of failing allocations: some errors can only be written to stderr."""
+    for warning in (
+        "ignore:coroutine .* was never awaited:RuntimeWarning",
+        "ignore:.*:pytest.PytestUnraisableExceptionWarning",
+    ):
+        test = pytest.mark.filterwarnings(warning)(test)
+    return test

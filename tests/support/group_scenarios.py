@@ -333,7 +333,9 @@ async def an_eager_child_that_cancels_its_group_is_cancelled(Group: Any) -> None
     assert tasks[0].cancelled()
 
 
-async def cancelled_from_outside_after_cancel(Group: Any, waits: bool) -> None:
+async def cancelled_from_outside_after_cancel(
+    Group: Any, waits: bool, repeated: int = 1
+) -> None:
     stopping, release = asyncio.Event(), asyncio.Event()
 
     async def child() -> None:
@@ -354,12 +356,13 @@ async def cancelled_from_outside_after_cancel(Group: Any, waits: bool) -> None:
     task = asyncio.create_task(body())
     await stopping.wait()
     await settle()
-    task.cancel("outer")
-    await settle()
+    for number in range(repeated):
+        task.cancel(f"message {number}")
+        await settle()
     release.set()
     error = await error_of(task)  # type: ignore[arg-type]
     assert isinstance(error, asyncio.CancelledError)
-    assert ("outer",) == error.args
+    assert error.args == ("message 0",)
 
 
 @scenario

@@ -15,7 +15,7 @@ from support.c_source import GUARDS, Source, closing, core_sources, from_csrc
 TESTS = Path(__file__).resolve().parents[1]
 SWEEPS = {
     "batch/test_faults.py",
-    "group/test_group.py",
+    "group/test_faults.py",
     "registry/test_faults.py",
     "signals/test_shutdown.py",
     "whole/test_rare_faults.py",

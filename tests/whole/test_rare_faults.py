@@ -5,15 +5,13 @@ registry/test_faults.py has the registry's, batch/test_faults.py a batch's.
 
 import asyncio
 import gc
-import importlib.util
 import signal
-import sys
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
 
-from pyasynclife import TaskGroup, TaskRegistry, TaskResult, _core, bounded_gather
+from pyasynclife import TaskRegistry, TaskResult, _core, bounded_gather
 from support.coroutines import echo_later, forever
 from support.faults import fail_allocation, needs_faults
 from support.loops import settle
@@ -30,10 +28,6 @@ class Name(str):
 class Unspeakable(Exception):
     def __str__(self) -> str:
         raise LookupError("str")
-
-
-async def fails() -> None:
-    raise ValueError("no price")
 
 
 async def closes_an_awaitable() -> None:
@@ -140,39 +134,6 @@ async def makes_methods_its_own() -> None:
     core.adopt_methods(type("Own", (core.Registry,), {}))
 
 
-async def shows_a_group() -> None:
-    async with TaskGroup() as group:
-        task = group.create_task(coro=echo_later(1), name="one")
-        assert task.get_name() == "one"
-        assert "tasks=1" in repr(group)
-        assert group._tasks == {task}
-
-
-async def outlives_its_parent() -> None:
-    left: list[asyncio.Task[Any]] = []
-
-    async def parent() -> None:
-        group = TaskGroup()
-        await group.__aenter__()
-        left.append(group.create_task(fails()))
-
-    try:
-        await asyncio.create_task(parent())
-    finally:
-        await settle()
-        assert all(task.done() for task in left)
-
-
-async def calls_back_behind_the_group() -> None:
-    """Children with callbacks of their own, which end at once or later."""
-    called: list[Any] = []
-    async with TaskGroup() as group:
-        for turns in (0, 0, 1):
-            task = group.create_task(settle(turns))
-            task.add_done_callback(called.append)
-    assert len(called) == 3
-
-
 async def ends_before_all_was_begun() -> None:
     """With items left over that it came with, and some that were added."""
     for added in ([], [3]):
@@ -185,29 +146,6 @@ async def ends_before_all_was_begun() -> None:
         assert len(await collecting) == 2 + len(added)
 
 
-async def starts_a_child_while_it_starts_one() -> None:
-    class Name:
-        def __str__(self) -> str:
-            group.create_task(settle(1))
-            return "one"
-
-    async with TaskGroup() as group:
-        group.create_task(settle(1), name=Name())
-
-
-async def tries_the_capture_anew() -> None:
-    """A module of its own has not tried yet; registry/test_faults.py did."""
-    left = core.fail_allocation(0)
-    spec = importlib.util.find_spec("pyasynclife._core")
-    assert spec is not None
-    assert spec.loader is not None
-    anew = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(anew)
-    core.fail_allocation(left)
-    async with anew.TaskGroup() as group:
-        group.create_task(settle(1))
-
-
 SCENARIOS: list[Callable[[], Awaitable[None]]] = [
     closes_an_awaitable,
     tells_of_the_unspeakable,
@@ -218,12 +156,7 @@ SCENARIOS: list[Callable[[], Awaitable[None]]] = [
     speaks_of_itself,
     reads_a_handler,
     makes_methods_its_own,
-    shows_a_group,
-    outlives_its_parent,
-    calls_back_behind_the_group,
     ends_before_all_was_begun,
-    starts_a_child_while_it_starts_one,
-    tries_the_capture_anew,
 ]
 
 
@@ -269,22 +202,3 @@ async def test_each_allocation_fails_once(
     assert failed
     gc.collect()
     loop_errors.clear()
-
-
-async def test_an_error_that_cannot_even_be_reported_is_told(
-    loop_errors: list[Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    told: list[Any] = []
-    monkeypatch.setattr(sys, "unraisablehook", lambda about: told.append(about))
-    for nth in range(1, 100):
-        told.clear()
-        loop_errors.clear()
-        left, error = await attempt(outlives_its_parent, nth)
-        errors = [about.exc_value for about in told]
-        errors += [about["exception"] for about in loop_errors]
-        assert error or any(isinstance(error, ValueError) for error in errors), nth
-        if left:
-            break
-    told.clear()
-    loop_errors.clear()
-    assert left

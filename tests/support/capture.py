@@ -1,17 +1,26 @@
-"""Faults of the capture: each of these shows one, in a process of its own.
+"""The capture turned on and off, and programs that are played with it and without.
 
-A program gets `capture` on the command line: 0 the plain way, 1 the capture. Both must
-say the same.
+A program runs in a process of its own and gets `capture` on the command line: 0 for the
+plain path, 1 for the capture. It must print the same with both.
 """
 
 import subprocess
 import sys
 import textwrap
-
-import pytest
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from pyasynclife import _core
-from support.marks import needs_capture
+
+
+@contextmanager
+def capture(allowed: bool) -> Iterator[None]:
+    was = _core.allow_capture(allowed)
+    try:
+        yield
+    finally:
+        _core.allow_capture(was)
+
 
 HEAD = """
 import asyncio, signal, sys, warnings
@@ -20,6 +29,7 @@ warnings.simplefilter("ignore")
 _core.allow_capture(sys.argv[1] == "1")
 log = []
 """
+
 
 # What nest_asyncio does, once.
 NESTED = """
@@ -41,6 +51,7 @@ def nested(task):
         tasks._enter_task(loop, current)
 """
 
+
 # A future whose loop is asked for call_soon is where a signal may come.
 SIGNAL = """
 import asyncio.base_events
@@ -57,6 +68,19 @@ def interrupt_next(event):
             signal.raise_signal(signal.SIGINT)
     sys.setprofile(profile)
 """
+
+
+def play(program: str, capture: int | str, head: str = HEAD) -> str:
+    lines = [head, NESTED, SIGNAL, textwrap.dedent(program), "print(log)"]
+    done = subprocess.run(
+        [sys.executable, "-X", "faulthandler", "-c", "\n".join(lines), str(capture)],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    return f"{done.stdout}{done.stderr if done.returncode else ''}"
+
 
 PROGRAMS = {
     # HIGH. burst_put_back() puts what call_soon() has answered into the loop's queue;
@@ -365,209 +389,3 @@ PROGRAMS = {
                 log.append(loop.turns)
     """,
 }
-
-
-def play(program: str, capture: int | str, head: str = HEAD) -> str:
-    lines = [head, NESTED, SIGNAL, textwrap.dedent(program), "print(log)"]
-    done = subprocess.run(
-        [sys.executable, "-X", "faulthandler", "-c", "\n".join(lines), str(capture)],
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    return f"{done.stdout}{done.stderr if done.returncode else ''}"
-
-
-@pytest.mark.parametrize("name", PROGRAMS)
-def test_the_capture_and_the_plain_way_do_the_same(name: str) -> None:
-    program = PROGRAMS[name]
-    assert play(program, 1) == play(program, 0)
-
-
-# Before the handle is scheduled: asyncio's own cancel() loses the wake-up then.
-@needs_capture
-def test_an_interrupt_that_comes_too_early_loses_no_wake_up() -> None:
-    program = PROGRAMS["KeyboardInterrupt in the call_soon of a wake-up"]
-    expected = play(program, 1)
-    assert "'interrupted'" in expected
-    assert "told" not in expected
-    assert play(program.replace('"return"', '"call"'), 1) == expected
-
-
-# HIGH. What could not be scheduled ran all the same, closed.
-START = """
-async def child():
-    log.append("ran")
-
-async def main():
-    loop = asyncio.get_running_loop()
-    loop.set_exception_handler(lambda *_: log.append("told"))
-    async with TaskGroup() as group:
-        interrupt_next("return")
-        try:
-            group.create_task(child())
-        except KeyboardInterrupt:
-            log.append("interrupted")
-        log.append(len(asyncio.all_tasks()))
-        await asyncio.sleep(0)
-        group.create_task(child())
-asyncio.new_event_loop().run_until_complete(main())
-"""
-
-
-@needs_capture
-def test_an_interrupted_start_starts_nothing() -> None:
-    assert play(START, 1).strip() == "['interrupted', 1, 'ran']"
-
-
-# LOW, and stays: of two handles of f(task) nobody can tell which is a done callback's.
-AFTER = """
-async def other():
-    await asyncio.sleep(1)
-
-async def main():
-    loop = asyncio.get_running_loop()
-    async def fails():
-        task = asyncio.current_task()
-        loop.call_soon(lambda _: log.append(sleeper.cancelling()), task)
-        raise ValueError
-    try:
-        async with TaskGroup() as group:
-            sleeper = group.create_task(other())
-            group.create_task(fails())
-    except* ValueError:
-        pass
-asyncio.run(main())
-"""
-
-
-@needs_capture
-@pytest.mark.parametrize(("capture", "cancelling"), [(0, 0), (1, 1)])
-def test_call_soon_of_a_task_with_itself_comes_after_the_news_of_its_end(
-    capture: int, cancelling: int
-) -> None:
-    assert play(AFTER, capture).strip() == f"[{cancelling}]"
-
-
-# HIGH by the letter of R4: what burst_put_back() cannot schedule is dropped.
-LOST = """
-async def child(i):
-    log.append(i)
-    if i == 1:
-        _core.fail_allocation(int(sys.argv[1]))
-        raise KeyboardInterrupt
-
-async def main():
-    group = TaskGroup()
-    await group.__aenter__()
-    for i in range(4):
-        group.create_task(child(i))
-    await asyncio.sleep(1)
-sys.unraisablehook = lambda _: None
-loop = asyncio.new_event_loop()
-loop.set_exception_handler(lambda *_: None)
-task = loop.create_task(main())
-for _ in range(2):
-    try:
-        loop.run_until_complete(asyncio.sleep(0.01))
-    except KeyboardInterrupt:
-        _core.fail_allocation(0)
-"""
-
-
-@pytest.mark.skipif(not hasattr(_core, "fail_allocation"), reason="no fault points")
-@pytest.mark.parametrize("nth", range(1, 9))
-def test_an_exit_loses_nobody_when_memory_fails(nth: int) -> None:
-    head = HEAD.replace('sys.argv[1] == "1"', "True")
-    assert play(LOST, nth, head).strip() == "[0, 1, 2, 3]"
-
-
-# MEDIUM. One loop that the self-test does not like turns the capture off for all.
-OFF = """
-class Loop(asyncio.SelectorEventLoop):
-    def create_future(self):
-        return asyncio.futures._PyFuture(loop=self)
-
-async def main():
-    async with TaskGroup() as group:
-        for _ in range(5):
-            group.create_task(asyncio.sleep(0))
-        log.append(len(asyncio.get_running_loop()._ready))
-if sys.argv[1] == "1":
-    with asyncio.Runner(loop_factory=Loop) as runner:
-        runner.run(main())
-    log.clear()
-asyncio.run(main())
-"""
-
-
-def test_another_loops_futures_do_not_turn_the_capture_off() -> None:
-    head = HEAD.replace('sys.argv[1] == "1"', "True", 1)
-    assert play(OFF, 1, head) == play(OFF, 0, head)
-
-
-# LOW. The collapse of Handles is seen by who patches more of asyncio than R3 says.
-PATCHED = """
-import asyncio.base_events as base, asyncio.events as events
-seen = []
-where, name = {"init": (events.Handle, "__init__"),
-               "soon": (base.BaseEventLoop, "_call_soon")}[sys.argv[1]]
-real = getattr(where, name)
-
-def patched(self, *args, **kwargs):
-    seen.append(args)
-    return real(self, *args, **kwargs)
-setattr(where, name, patched)
-
-async def main():
-    async with TaskGroup() as group:
-        seen.clear()
-        for _ in range(5):
-            group.create_task(asyncio.sleep(0))
-        log.append(len(seen))
-asyncio.run(main())
-"""
-
-
-@pytest.mark.parametrize("what", ["init", "soon"])
-def test_who_patches_what_a_handle_comes_through_sees_each(what: str) -> None:
-    head = HEAD.replace('sys.argv[1] == "1"', "True")
-    assert play(PATCHED, what, head).strip() == "[5]"
-
-
-# MEDIUM. capture_try() clears whatever was raised, a signal's exception too.
-UNTRIED = """
-from pyasynclife import _loop
-signal.signal(signal.SIGINT, signal.default_int_handler)
-fired = False
-
-def profile(frame, what, arg):
-    global fired
-    names = ("add", "__init__") if sys.argv[1] == "1" else ("capture_wanted",)
-    if (not fired and what == "call" and tried
-            and frame.f_code.co_name in names):
-        fired = True
-        sys.setprofile(None)
-        signal.raise_signal(signal.SIGINT)
-    if frame.f_code.co_name == "capture_wanted":
-        tried.append(what)
-tried = []
-
-async def main():
-    async with TaskGroup() as group:
-        sys.setprofile(profile)
-        group.create_task(asyncio.sleep(0))
-        sys.setprofile(None)
-try:
-    asyncio.new_event_loop().run_until_complete(main())
-except KeyboardInterrupt:
-    log.append("interrupted")
-log.append(fired)
-"""
-
-
-@pytest.mark.skipif(sys.version_info >= (3, 14), reason="no Python in the self-test")
-def test_an_interrupt_in_the_self_test_is_not_lost() -> None:
-    head = HEAD.replace('sys.argv[1] == "1"', "True")
-    assert play(UNTRIED, 1, head).strip() == "['interrupted', True]"
