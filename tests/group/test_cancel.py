@@ -49,7 +49,7 @@ async def test_children_are_cancelled_in_the_order_they_were_made() -> None:
             group.create_task(child(n))
         await asyncio.sleep(0)
         group.cancel()
-    assert list(range(20)) == order
+    assert order == list(range(20))
 
 
 @pytest.mark.parametrize("waits", [True, False], ids=["body waits", "body at its end"])
@@ -95,4 +95,4 @@ async def test_the_very_cancelled_error_leaves_the_group() -> None:
     task.cancel("why")
     await asyncio.wait([task])
     assert seen[0] is seen[1]
-    assert ("why",) == seen[0].args
+    assert seen[0].args == ("why",)

@@ -274,9 +274,9 @@ async def test_nobody_can_tell(scenario: Scenario) -> None:
     with capture(False):
         expected = await scenario(TaskGroup)
     with capture(True):
-        assert expected == await scenario(TaskGroup)
+        assert await scenario(TaskGroup) == expected
     if STOCK_IS_A_GUIDE:
-        assert expected == await scenario(asyncio.TaskGroup)
+        assert await scenario(asyncio.TaskGroup) == expected
     assert expected
 
 
@@ -306,7 +306,7 @@ def test_stopping_the_loop_in_a_child() -> None:
         loop.close()
         return seen, log
 
-    assert play(asyncio.TaskGroup) == play(TaskGroup)
+    assert play(TaskGroup) == play(asyncio.TaskGroup)
 
 
 # ------------------------------------------------------------------ programs
@@ -439,8 +439,8 @@ def test_an_interrupt_leaves_the_rest_in_its_place(how: str) -> None:
     if STOCK_IS_A_GUIDE:
         stock = run_child([*command, "stock"]).stdout.splitlines()
         # It cancels its children in the order of their hashes.
-        assert sorted(stock) == sorted(ours.splitlines())
-        assert in_line(stock) == in_line(ours.splitlines())
+        assert sorted(ours.splitlines()) == sorted(stock)
+        assert in_line(ours.splitlines()) == in_line(stock)
 
 
 def in_line(lines: list[str]) -> list[str]:
@@ -559,6 +559,6 @@ async def test_cancelling_is_like_asyncio_s() -> None:
 
     expected = await stock()
     with capture(False):
-        assert expected == await ours()
+        assert await ours() == expected
     with capture(True):
-        assert expected == await ours()
+        assert await ours() == expected

@@ -28,9 +28,9 @@ async def test_keywords_are_create_task_s() -> None:
     async with TaskGroup() as group:
         task = group.create_task(child(), name="who", context=context)
         other = group.create_task(coro=child(), name=None)
-    assert "who" == task.get_name()
+    assert task.get_name() == "who"
     assert other.get_name()
-    assert 1 == context[var]
+    assert context[var] == 1
 
 
 async def test_the_loop_is_no_keyword_of_create_task() -> None:
@@ -137,8 +137,8 @@ async def test_an_eager_child_that_has_ended_costs_no_turn() -> None:
         task = group.create_task(child(), eager_start=True)
         assert task.done()
         assert not group._tasks
-    assert 1 == task.result()
-    assert 0 == turns
+    assert task.result() == 1
+    assert turns == 0
     await asyncio.sleep(0)
 
 
@@ -153,7 +153,7 @@ async def test_an_eager_child_goes_on_as_a_task() -> None:
     async with TaskGroup() as group:
         task = group.create_task(child(), name="who", eager_start=True)
         lazy = group.create_task(child(), eager_start=False)
-        assert {task, lazy} == group._tasks
+        assert group._tasks == {task, lazy}
     assert task.result() is task
     assert lazy.result() is lazy
 
@@ -210,7 +210,7 @@ async def test_a_task_factory_sees_what_was_passed_and_no_more() -> None:
         with task_factory(factory):
             group.create_task(settle())
             group.create_task(settle(), context=context)
-    assert [set(), {"context"}] == seen
+    assert seen == [set(), {"context"}]
 
 
 async def test_a_task_factory_is_asked_whatever_the_loop_says_of_it() -> None:

@@ -130,7 +130,7 @@ def test_the_programs_reach_every_effect() -> None:
     for seed in range(300):
         for _, what in captured(Writer(seed).program()):
             seen[str(what[0])] += 1
-    assert set() == EFFECTS - set(seen)
+    assert EFFECTS - set(seen) == set()
 
 
 def test_the_programs_go_through_the_capture(loop_type: Any) -> None:
@@ -153,7 +153,7 @@ def test_the_programs_go_through_the_capture(loop_type: Any) -> None:
 
 def test_a_difference_is_found_and_shrunk() -> None:
     class Harsh(TaskGroup):
-        def create_task(self, coro, **keywords):  # type: ignore[no-untyped-def]
+        def create_task(self, coro: Any, **keywords: Any) -> Any:
             task = super().create_task(coro, **keywords)
             task.cancel()
             return task

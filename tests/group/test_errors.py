@@ -17,8 +17,8 @@ async def test_errors_leave_as_one_group_without_cause() -> None:
             group.create_task(fail())
             group.create_task(fail())
             group.create_task(forever())
-    assert "unhandled errors in a TaskGroup" == caught.value.message
-    assert [Boom, Boom] == [type(error) for error in caught.value.exceptions]
+    assert caught.value.message == "unhandled errors in a TaskGroup"
+    assert [type(error) for error in caught.value.exceptions] == [Boom, Boom]
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__
     assert cancelling() == 0
@@ -36,7 +36,7 @@ async def test_the_body_s_error_comes_last_and_is_the_context() -> None:
             group.create_task(late())
             await asyncio.sleep(0)
             raise Boom
-    assert [ValueError, Boom] == [type(error) for error in caught.value.exceptions]
+    assert [type(error) for error in caught.value.exceptions] == [ValueError, Boom]
     assert isinstance(caught.value.__context__, Boom)
 
 
@@ -59,5 +59,5 @@ async def test_a_failure_after_an_exit_that_was_thrown_out_is_reported(
     with pytest.raises(GeneratorExit):
         step.throw(GeneratorExit())
     await settle(6)
-    assert [Boom] == [type(context["exception"]) for context in loop_errors]
+    assert [type(context["exception"]) for context in loop_errors] == [Boom]
     assert "parent task" in loop_errors[0]["message"]

@@ -135,7 +135,7 @@ async def test_no_allocation_that_fails_leaves_a_task_or_hides_an_error(
         assert asyncio.all_tasks() == {asyncio.current_task()}, nth
         error = None if task.cancelled() else task.exception()
         if left:
-            assert (ends == "badly") == (error is not None)
+            assert (error is not None) == (ends == "badly")
             return
         # Raised, or told, or there was another way and nothing is missing.
         whole = ended == ([0, 1, -1] if ends == "well" else [-1])

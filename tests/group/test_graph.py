@@ -49,13 +49,13 @@ async def graph_of_a_grandchild(Group: Any) -> tuple[list[str], str]:
 async def test_the_graph_goes_from_a_child_to_its_groups_parent() -> None:
     names, shown = await graph_of_a_grandchild(TaskGroup)
     stock_names, stock_shown = await graph_of_a_grandchild(asyncio.TaskGroup)
-    assert ["grandchild", "child", "parent"] == names == stock_names
+    assert names == stock_names == ["grandchild", "child", "parent"]
 
     def tasks_in(text: str) -> list[str]:
         return re.findall(r"Task\(name='(\w+)'", text)
 
-    assert ["grandchild", "child", "parent"] == tasks_in(shown)
-    assert tasks_in(stock_shown) == tasks_in(shown)
+    assert tasks_in(shown) == ["grandchild", "child", "parent"]
+    assert tasks_in(shown) == tasks_in(stock_shown)
     assert "inner()" in shown
     assert "outer()" in shown
 
@@ -66,9 +66,9 @@ async def test_the_edges_go_with_the_child(
     me = asyncio.current_task()
     async with TaskGroup() as group:
         task: Any = group.create_task(forever())
-        assert {me} == set(task._asyncio_awaited_by)
+        assert set(task._asyncio_awaited_by) == {me}
         eager: Any = group.create_task(forever(), eager_start=True)
-        assert {me} == set(eager._asyncio_awaited_by)
+        assert set(eager._asyncio_awaited_by) == {me}
         await asyncio.sleep(0)
         task.cancel()
         await settle()
@@ -122,6 +122,6 @@ def test_pstree_shows_groups_from_another_process() -> None:
 
     ours, stock = pstree("pyasynclife"), pstree("asyncio")
     names = [name for _, name in tasks_in(stock)]
-    assert ["root", "branch", "leaf", "leaf"] == names, stock
+    assert names == ["root", "branch", "leaf", "leaf"], stock
     assert [name for _, name in tasks_in(ours)] == names, ours
     assert tasks_in(ours) == [(0, "root"), (1, "branch"), (2, "leaf"), (2, "leaf")]

@@ -36,12 +36,12 @@ def test_the_package_has_it() -> None:
 def test_it_is_a_type_of_its_own() -> None:
     assert not issubclass(TaskGroup, asyncio.TaskGroup)
     assert not callable(TaskGroup())
-    assert "<TaskGroup>" == repr(TaskGroup())
+    assert repr(TaskGroup()) == "<TaskGroup>"
     group = TaskGroup()
     assert weakref.ref(group)() is group
-    assert "pyasynclife" == TaskGroup.__module__
+    assert TaskGroup.__module__ == "pyasynclife"
     signature = inspect.signature(TaskGroup.create_task)
-    assert "(self, /, coro, *, name=None, context=None, **kwargs)" == str(signature)
+    assert str(signature) == "(self, /, coro, *, name=None, context=None, **kwargs)"
     with pytest.raises(TypeError):
         TaskGroup(5)  # type: ignore[call-arg]
     with pytest.raises(AttributeError):
@@ -50,11 +50,11 @@ def test_it_is_a_type_of_its_own() -> None:
 
 async def test_repr_is_asyncio_s() -> None:
     async with TaskGroup() as group:
-        assert "<TaskGroup entered>" == repr(group)
+        assert repr(group) == "<TaskGroup entered>"
         group.create_task(forever())
-        assert "<TaskGroup tasks=1 entered>" == repr(group)
+        assert repr(group) == "<TaskGroup tasks=1 entered>"
         group.cancel()
-        assert "<TaskGroup tasks=1 cancelling>" == repr(group)
+        assert repr(group) == "<TaskGroup tasks=1 cancelling>"
 
 
 async def test_a_task_repr_names_the_group() -> None:
@@ -77,7 +77,7 @@ async def test_it_can_be_subclassed() -> None:
     async with Counting(5) as group:
         group.create_task(settle())
         group.create_task(coro=settle())
-    assert 7 == group.made
+    assert group.made == 7
 
 
 # ------------------------------------------------------------------ its life
@@ -91,7 +91,7 @@ async def test_children_end_before_the_group_does() -> None:
     async with TaskGroup() as group:
         tasks = [group.create_task(child(n)) for n in range(10)]
         assert group._tasks == set(tasks)
-    assert list(range(10)) == [task.result() for task in tasks]
+    assert [task.result() for task in tasks] == list(range(10))
     assert group._tasks == set()
 
 

@@ -88,7 +88,7 @@ async def test_an_aiohttp_fan_out_answers_all(Group: Any) -> None:
         Group() as group,
     ):
         tasks = [group.create_task(get(n)) for n in range(40)]
-    assert [str(n) for n in range(40)] == [task.result() for task in tasks]
+    assert [task.result() for task in tasks] == [str(n) for n in range(40)]
 
 
 @needs("aiohttp")
@@ -115,7 +115,7 @@ async def test_an_aiohttp_request_that_fails_cancels_the_rest(Group: Any) -> Non
                 tasks += [group.create_task(get("/hang")) for _ in range(10)]
         (error,) = caught.value.exceptions
         assert isinstance(error, aiohttp.ClientResponseError)
-        assert 503 == error.status
+        assert error.status == 503
         assert error is failing.exception()
         assert all(task.cancelled() for task in tasks)
         assert cancelling() == 0
@@ -235,7 +235,7 @@ async def test_a_client_that_hangs_up_ends_the_handler_s_group(Group: Any) -> No
         await started.wait()
         await hang_up(writer)
         await ended.wait()
-    assert ["work ended", "hung up", "cancelling 0"] == seen
+    assert seen == ["work ended", "hung up", "cancelling 0"]
 
 
 @needs("uvicorn", "starlette")
@@ -268,7 +268,7 @@ async def test_a_server_that_cancels_the_handler_ends_its_group(Group: Any) -> N
             while "cancelled" not in seen:
                 await asyncio.sleep(0.02)
         await hang_up(writer)
-    assert ["work ended"] * 3 + ["cancelled"] == seen
+    assert seen == ["work ended"] * 3 + ["cancelled"]
 
 
 # ------------------------------------------------------------------ anyio
@@ -291,8 +291,8 @@ async def test_an_anyio_scope_in_a_child_ends_at_its_edge(Group: Any) -> None:
     async with Group() as group:
         tasks = [group.create_task(child()) for _ in range(3)]
         other = group.create_task(asyncio.sleep(0.05, "other"))
-    assert ["cancelling 0"] * 3 == [task.result() for task in tasks]
-    assert "other" == other.result()
+    assert [task.result() for task in tasks] == ["cancelling 0"] * 3
+    assert other.result() == "other"
 
 
 @needs("anyio")
@@ -313,7 +313,7 @@ async def test_an_anyio_shield_in_a_child_ends_before_the_group(Group: Any) -> N
         async with Group() as group:
             group.create_task(child())
             group.create_task(fail(3))
-    assert ["cleaned up"] == seen
+    assert seen == ["cleaned up"]
 
 
 async def wait_in_anyio(ended: list[str], name: str) -> None:
@@ -342,8 +342,8 @@ async def test_an_anyio_group_inside_ours_fails_as_one_child(Group: Any) -> None
             group.create_task(child())
     (inner_group,) = caught.value.exceptions
     assert isinstance(inner_group, ExceptionGroup)
-    assert [Boom] == [type(error) for error in inner_group.exceptions]
-    assert ["inner", "outer"] == ended
+    assert [type(error) for error in inner_group.exceptions] == [Boom]
+    assert ended == ["inner", "outer"]
     assert cancelling() == 0
 
 
@@ -363,7 +363,7 @@ async def test_our_failure_reaches_an_anyio_group_inside(Group: Any) -> None:
             task = group.create_task(child())
             group.create_task(fail(5))
     assert task.cancelled()
-    assert ["one", "two"] == sorted(ended)
+    assert sorted(ended) == ["one", "two"]
 
 
 @needs("anyio")
@@ -389,7 +389,7 @@ async def test_our_group_inside_anyio_s_is_cancelled_by_it(Group: Any) -> None:
         outer.start_soon(host)
         await anyio.sleep(0.01)
         outer.cancel_scope.cancel()
-    assert ["one", "two"] == sorted(ended)
+    assert sorted(ended) == ["one", "two"]
     assert outer.cancel_scope.cancelled_caught or cancelling() == 0
     assert cancelling() == 0
     await asyncio.sleep(0)
@@ -421,8 +421,8 @@ async def test_anyio_s_repeated_cancel_is_survived(Group: Any, body: str) -> Non
                 await forever()
         ended.append("ran on")
     assert scope.cancelled_caught
-    assert ["child"] == ended
-    assert 50 == waited
+    assert ended == ["child"]
+    assert waited == 50
     assert cancelling() == 0
     await asyncio.sleep(0)
 
@@ -481,7 +481,7 @@ async def test_a_timeout_around_a_group_ends_it(Group: Any) -> None:
         async with asyncio.timeout(0.01), Group() as group:
             for n in range(3):
                 group.create_task(child(n))
-    assert [0, 1, 2] == ended
+    assert ended == [0, 1, 2]
     assert cancelling() == 0
     await asyncio.sleep(0)
 
@@ -493,7 +493,7 @@ async def test_a_timeout_in_the_body_leaves_the_group_alone(Group: Any) -> None:
             async with asyncio.timeout(0.01):
                 await forever()
         assert not task.done()
-    assert "late" == task.result()
+    assert task.result() == "late"
 
 
 async def test_a_timeout_in_a_child_is_that_child_s_error(Group: Any) -> None:
@@ -505,7 +505,7 @@ async def test_a_timeout_in_a_child_is_that_child_s_error(Group: Any) -> None:
         async with Group() as group:
             group.create_task(child())
             other = group.create_task(forever())
-    assert [TimeoutError] == [type(error) for error in caught.value.exceptions]
+    assert [type(error) for error in caught.value.exceptions] == [TimeoutError]
     assert other.cancelled()
     assert cancelling() == 0
 
@@ -594,9 +594,9 @@ def interrupt(body: str, twice: bool) -> list[subprocess.CompletedProcess[str]]:
 @pytest.mark.parametrize("body", ["await asyncio.sleep(60)", "pass"])
 def test_ctrl_c_under_a_runner_is_as_with_asyncio_s(body: str, twice: bool) -> None:
     ours, stock = interrupt(body, twice)
-    assert stock.stdout.splitlines() == ours.stdout.splitlines()
-    assert (stock.returncode, stock.stderr) == (ours.returncode, ours.stderr)
+    assert ours.stdout.splitlines() == stock.stdout.splitlines()
+    assert (ours.returncode, ours.stderr) == (stock.returncode, stock.stderr)
     lines = ours.stdout.splitlines()
-    assert "end [0, 1]" == lines[-1]
+    assert lines[-1] == "end [0, 1]"
     assert any(line.startswith("interrupted") for line in lines)
-    assert "" == ours.stderr
+    assert ours.stderr == ""

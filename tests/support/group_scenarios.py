@@ -182,7 +182,7 @@ async def interrupted(Group: Any, error: type[BaseException]) -> None:
                 raise error
         except error:
             pass
-    assert [Boom] == [type(error) for error in heard]
+    assert [type(error) for error in heard] == [Boom]
     me().uncancel()  # as in 3.15: a bare error leaves the count
 
 
@@ -204,7 +204,7 @@ async def a_lone_generator_exit_leaves_bare(Group: Any) -> None:
             yield 1
 
     generator: Any = numbers()
-    assert 1 == await anext(generator)
+    assert await anext(generator) == 1
     await generator.aclose()
 
 
@@ -247,7 +247,7 @@ async def eager_start_is_a_keyword(Group: Any) -> None:
         assert task.done()
         lazy = group.create_task(child(), eager_start=False)
         assert not lazy.done()
-    assert 1 == lazy.result()
+    assert lazy.result() == 1
 
 
 @scenario
@@ -456,7 +456,7 @@ async def a_coroutine_awaited_already_is_an_error(Group: Any) -> None:
 
     error = await error_of(body())
     assert isinstance(error, ExceptionGroup)
-    assert [RuntimeError] == [type(each) for each in error.exceptions]
+    assert [type(each) for each in error.exceptions] == [RuntimeError]
 
 
 async def refused(group: Any, message: str) -> None:
@@ -646,7 +646,7 @@ async def a_child_that_swallows_its_cancellation_is_waited_for(Group: Any) -> No
     tasks[0].cancel()
     error = await error_of(task)  # type: ignore[arg-type]
     assert ended
-    assert ("outer",) == error.args
+    assert error.args == ("outer",)
 
 
 @scenario
@@ -665,7 +665,7 @@ async def a_child_may_uncancel_itself(Group: Any) -> None:
             group.create_task(fail(1))
     except* Boom:
         pass
-    assert 5 == task.result()
+    assert task.result() == 5
 
 
 @scenario
@@ -701,8 +701,8 @@ async def each_child_has_a_context_of_its_own(Group: Any) -> None:
         for n in range(3):
             var.set(n)
             group.create_task(child())
-    assert [0, 1, 2] == seen
-    assert 2 == var.get()
+    assert seen == [0, 1, 2]
+    assert var.get() == 2
 
 
 # ------------------------------------------------------------------ at every turn

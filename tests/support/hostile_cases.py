@@ -60,7 +60,7 @@ async def works() -> None:
     registry.register(forever(), "stuck")
     report = await registry.shutdown(5)
     assert report.ok, report
-    assert [0, 1, 2] == (await bounded_gather(echo_later, range(3))).values()
+    assert (await bounded_gather(echo_later, range(3))).values() == [0, 1, 2]
     async with TaskGroup() as group:
         task = group.create_task(echo_later(2))
     assert task.result() == 2
@@ -522,7 +522,7 @@ async def batch_in_other_loop() -> None:
     async def there() -> Any:
         return (await batch).values()
 
-    assert [0, 1, 2] == in_new_loop(there)
+    assert in_new_loop(there) == [0, 1, 2]
     await works()
 
 
@@ -765,7 +765,7 @@ async def odd_seconds() -> None:
         results = await bounded_gather(
             echo_later, range(3), timeout=seconds, budget=seconds
         )
-        assert [0, 1, 2] == results.values()
+        assert results.values() == [0, 1, 2]
         registry = TaskRegistry()
         registry.register(echo_later(), stale_after=seconds)
         assert await registry.wait(seconds)
@@ -1044,8 +1044,8 @@ async def on_result_raises() -> None:
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda _, about: told.append(about["exception"]))
     results = await bounded_gather(echo_later, range(3), on_result=_fail)
-    assert [0, 1, 2] == results.values()
-    assert [LookupError] * 3 == [type(error) for error in told]
+    assert results.values() == [0, 1, 2]
+    assert [type(error) for error in told] == [LookupError] * 3
     await works()
 
 
@@ -1517,7 +1517,7 @@ async def imported_twice() -> None:
             del sys.modules[name]
     again: Any = importlib.import_module("pyasynclife")
     assert again is not pyasynclife
-    assert [0, 1] == (await again.bounded_gather(echo_later, range(2))).values()
+    assert (await again.bounded_gather(echo_later, range(2))).values() == [0, 1]
     registry = again.TaskRegistry()
     task, _ = await registry.register(echo_later(1))
     assert await task == 1

@@ -56,7 +56,7 @@ def test_nothing_is_needed_at_run_time() -> None:
 
 @pytest.mark.parametrize("module", PUBLIC, ids=lambda module: module.__name__)
 def test_every_public_name_is_there(module: ModuleType) -> None:
-    assert sorted(module.__all__) == list(module.__all__)
+    assert list(module.__all__) == sorted(module.__all__)
     assert all(hasattr(module, name) for name in module.__all__)
 
 
