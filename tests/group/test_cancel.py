@@ -56,11 +56,11 @@ async def test_children_are_cancelled_in_the_order_they_were_made() -> None:
 async def test_an_outer_cancellation_that_is_repeated_survives_cancel(
     waits: bool,
 ) -> None:
-    # gh-155433; test_versions.py tests a single one
+    # gh-155433; test_versions.py tests a single cancellation
     await cancelled_from_outside_after_cancel(TaskGroup, waits, repeated=3)
 
 
-async def test_an_outer_cancellation_not_delivered_comes_after_the_group() -> None:
+async def test_an_outer_cancellation_not_delivered_follows_the_group() -> None:
     async def body() -> None:
         async with TaskGroup() as group:
             group.cancel()
@@ -74,7 +74,7 @@ async def test_an_outer_cancellation_not_delivered_comes_after_the_group() -> No
     assert task.cancelled()
 
 
-async def test_the_very_cancelled_error_leaves_the_group() -> None:
+async def test_the_same_cancelled_error_propagates() -> None:
     seen: list[BaseException] = []
 
     async def body() -> None:

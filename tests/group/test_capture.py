@@ -1,6 +1,6 @@
-"""The capture: many steps of Tasks in one handle of the loop, and where it gives way.
+"""The capture runs many steps of Tasks from one handle of the loop, or gives way.
 
-That a program cannot notice it is in test_capture_unseen.py.
+That a program cannot notice it is tested in test_capture_unseen.py.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from pyasynclife import (
     TaskRegistry,
     bounded_gather,
 )
-from support.capture import HEAD, capture, play
+from support.capture import CAPTURED, capture, play
 from support.children import run_child
 from support.coroutines import Boom, forever
 from support.differential import in_order
@@ -37,7 +37,7 @@ def scheduled() -> int:
 
 
 async def handles(number: int = 5) -> int:
-    """How many handles the starts of so many children take."""
+    """How many handles it takes to start so many children."""
     async with TaskGroup() as group:
         before = scheduled()
         for _ in range(number):
@@ -55,7 +55,7 @@ async def test_children_start_from_one_handle() -> None:
 
 @needs_capture
 @pytest.mark.parametrize("number", [2, 5, 100])
-async def test_the_ends_of_children_are_told_from_one_handle(number: int) -> None:
+async def test_a_group_is_notified_of_ends_from_one_handle(number: int) -> None:
     seen: list[int] = []
     async with TaskGroup() as group:
         for _ in range(number):
@@ -65,7 +65,7 @@ async def test_the_ends_of_children_are_told_from_one_handle(number: int) -> Non
 
 
 @pytest.mark.parametrize("last", [None, 0, 511, 512, 1300])
-async def test_many_more_than_a_burst_takes(last: int | None) -> None:
+async def test_many_more_children_than_one_handle_takes(last: int | None) -> None:
     async def scenario(Group: Any) -> list[Any]:
         log: list[Any] = []
 
@@ -83,7 +83,7 @@ async def test_many_more_than_a_burst_takes(last: int | None) -> None:
                     task = group.create_task(child(number))
                     if number % 400 == 0:
                         task.add_done_callback(lambda _: log.append("done"))
-                loop.call_soon(log.append, "turn 1")
+                loop.call_soon(log.append, "iteration 1")
                 await asyncio.sleep(0)
                 log.append("body")
         return log
@@ -117,7 +117,7 @@ async def test_a_group_is_aborted_from_one_handle() -> None:
 # ------------------------------------------------------------------ turned off
 
 
-async def test_the_plain_way_takes_a_handle_for_each() -> None:
+async def test_the_plain_path_takes_a_handle_for_each() -> None:
     with capture(False):
         assert await handles(5) == 5
 
@@ -138,7 +138,7 @@ def test_the_environment_turns_it_off() -> None:
     assert run_child(code, env=environment).stdout.strip() == "1"
 
 
-def test_nothing_is_tried_at_import() -> None:
+def test_the_self_test_does_not_run_at_import() -> None:
     code = """
         import asyncio, _asyncio
         tasks = []
@@ -153,7 +153,7 @@ def test_nothing_is_tried_at_import() -> None:
     assert run_child(code).stdout.strip() == "0"
 
 
-# MEDIUM. One loop that the self-test does not like turns the capture off for all.
+# A loop that fails the self-test, and then another loop.
 OFF = """
 class Loop(asyncio.SelectorEventLoop):
     def create_future(self):
@@ -173,11 +173,10 @@ asyncio.run(main())
 
 
 def test_another_loops_futures_do_not_turn_the_capture_off() -> None:
-    head = HEAD.replace('sys.argv[1] == "1"', "True", 1)
-    assert play(OFF, 1, head) == play(OFF, 0, head)
+    assert play(OFF, 1, CAPTURED) == play(OFF, 0, CAPTURED)
 
 
-# MEDIUM. capture_try() clears whatever was raised, a signal's exception too.
+# Raises SIGINT in the Python code of the capture's self-test.
 UNTRIED = """
 from pyasynclife import _loop
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -210,16 +209,15 @@ log.append(fired)
 
 @pytest.mark.skipif(sys.version_info >= (3, 14), reason="no Python in the self-test")
 def test_an_interrupt_in_the_self_test_is_not_lost() -> None:
-    head = HEAD.replace('sys.argv[1] == "1"', "True")
-    assert play(UNTRIED, 1, head).strip() == "['interrupted', True]"
+    assert play(UNTRIED, 1, CAPTURED).strip() == "['interrupted', True]"
 
 
-# ------------------------------------------------------------------ where it gives way
+# ------------------------------------------------------------------ the plain path
 
 
 @needs_capture
 @pytest.mark.parametrize("name", ["call_soon", "create_task"])
-async def test_a_loop_patched_in_its_dict_goes_the_plain_way(name: str) -> None:
+async def test_a_loop_patched_in_its_dict_takes_the_plain_path(name: str) -> None:
     loop = asyncio.get_running_loop()
     calls = []
 
@@ -240,12 +238,12 @@ async def plain_while_patched(
     owner: Any, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert await handles(5) == 1
-    stock = getattr(owner, name)
+    original = getattr(owner, name)
     calls = []
 
     def patched(self: Any, *args: Any, **keywords: Any) -> Any:
         calls.append(self)
-        return stock(self, *args, **keywords)
+        return original(self, *args, **keywords)
 
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, patched)
@@ -267,7 +265,7 @@ async def plain_while_patched(
         (asyncio.events.Handle, "__init__"),
     ],
 )
-async def test_a_patched_class_goes_the_plain_way(
+async def test_a_patched_class_takes_the_plain_path(
     owner: Any, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await plain_while_patched(owner, name, monkeypatch)
@@ -275,7 +273,7 @@ async def test_a_patched_class_goes_the_plain_way(
 
 @needs_capture
 @pytest.mark.parametrize("name", ["call_soon", "create_task", "get_debug"])
-async def test_a_patched_type_of_loop_goes_the_plain_way(
+async def test_a_patched_type_of_loop_takes_the_plain_path(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     owner = type(asyncio.get_running_loop())
@@ -283,7 +281,7 @@ async def test_a_patched_type_of_loop_goes_the_plain_way(
 
 
 @needs_capture
-async def test_a_patch_in_the_middle_of_a_burst_sees_what_follows() -> None:
+async def test_a_patch_between_two_starts_sees_the_second() -> None:
     loop = asyncio.get_running_loop()
     calls = []
 
@@ -302,7 +300,7 @@ async def test_a_patch_in_the_middle_of_a_burst_sees_what_follows() -> None:
         assert scheduled() == 3
 
 
-# LOW. The collapse of Handles is seen by who patches more of asyncio than R3 says.
+# Patches what a handle is made by before the first Task is started.
 PATCHED = """
 import asyncio.base_events as base, asyncio.events as events
 seen = []
@@ -326,14 +324,13 @@ asyncio.run(main())
 
 
 @pytest.mark.parametrize("what", ["init", "soon"])
-def test_who_patches_what_a_handle_comes_through_sees_each(what: str) -> None:
-    head = HEAD.replace('sys.argv[1] == "1"', "True")
-    assert play(PATCHED, what, head).strip() == "[5]"
+def test_a_patch_of_what_makes_handles_sees_each(what: str) -> None:
+    assert play(PATCHED, what, CAPTURED).strip() == "[5]"
 
 
 @needs_capture
 @pytest.mark.standard_loop_only
-async def test_another_handle_class_goes_the_plain_way(
+async def test_another_handle_class_takes_the_plain_path(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     class Handle(asyncio.events.Handle):
@@ -351,7 +348,7 @@ async def test_another_handle_class_goes_the_plain_way(
 
 
 @needs_capture
-async def test_debug_mode_and_a_task_factory_go_the_plain_way() -> None:
+async def test_debug_mode_and_a_task_factory_take_the_plain_path() -> None:
     loop = asyncio.get_running_loop()
     loop.set_debug(True)
     assert await handles(5) == 5
@@ -363,11 +360,11 @@ async def test_debug_mode_and_a_task_factory_go_the_plain_way() -> None:
 
 
 @needs_capture
-@pytest.mark.standard_loop_only  # uvloop's own create_task takes no heed of it
-async def test_python_s_own_task_goes_the_plain_way(
+@pytest.mark.standard_loop_only  # uvloop does not look at asyncio.tasks.Task
+async def test_a_task_type_in_python_takes_the_plain_path(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # what nest_asyncio does
+    # as nest_asyncio does
     python: Any = asyncio.tasks._PyTask  # type: ignore[attr-defined]
     with monkeypatch.context() as patch:
         patch.setattr(asyncio.tasks, "Task", python)
@@ -388,7 +385,7 @@ async def test_a_loop_whose_queue_is_no_deque_starts_a_handle_for_each() -> None
 
 
 @needs_capture
-async def test_a_future_that_others_wait_for_is_cancelled_the_plain_way() -> None:
+async def test_a_future_that_others_wait_for_is_cancelled_by_the_plain_path() -> None:
     future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     seen: list[bool] = []
     future.add_done_callback(lambda future: seen.append(future.cancelled()))
@@ -404,7 +401,7 @@ async def test_a_future_that_others_wait_for_is_cancelled_the_plain_way() -> Non
     assert future.get_loop() is asyncio.get_running_loop()
 
 
-# ------------------------------------------------------------------ what it leaves
+# ------------------------------------------------------------------ what is freed
 
 
 @pytest.fixture
@@ -414,7 +411,7 @@ async def collected() -> AsyncIterator[None]:
     gc.collect()
 
 
-async def test_captured_tasks_leave_nothing(collected: None) -> None:
+async def test_captured_tasks_leave_no_object(collected: None) -> None:
     async def rounds(number: int) -> None:
         for _ in range(number):
             async with TaskGroup() as group:
@@ -462,7 +459,7 @@ async def test_finalizers_inside_create_task_can_do_anything(collected: None) ->
     assert ran.count(0) == made
 
 
-def test_what_never_ran_is_freed_with_its_loop() -> None:
+def test_a_task_that_never_ran_is_freed_with_its_loop() -> None:
     refs = []
 
     async def child() -> None:
@@ -488,9 +485,11 @@ def test_what_never_ran_is_freed_with_its_loop() -> None:
     assert [ref() for ref in refs] == [None] * 3
 
 
-@pytest.mark.skipif(sys.version_info >= (3, 13), reason="there it costs nothing")
-def test_the_loop_is_not_slowed_by_a_look_at_its_dict() -> None:
-    # Once asked for, it makes every call_soon() of 3.11 and 3.12 a fifth slower.
+@pytest.mark.skipif(
+    sys.version_info >= (3, 13), reason="the dict costs nothing from 3.13 on"
+)
+def test_the_dict_of_the_loop_is_never_created() -> None:
+    # Once created, it makes each call_soon() of 3.11 and 3.12 a fifth slower.
     async def main() -> None:
         registry = TaskRegistry()
         await registry.register(settle())

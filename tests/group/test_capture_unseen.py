@@ -1,8 +1,8 @@
-"""No program can notice the capture, but by what it patches.
+"""No program notices the capture unless it patches asyncio.
 
-A scenario takes a class of group and returns what it saw; it must see the same of
-asyncio's, and of ours with the capture and without. What random programs can do is in
-test_differential.py; here is what they cannot.
+A scenario takes a class of group and returns a log. The log must be the same for ours
+with the capture, for ours without it, and for asyncio's. Random programs are in
+test_differential.py; the scenarios do what these cannot do.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from support.loops import settle
 from support.marks import needs_capture
 
 # Before, a group that fails may leave a cancellation behind (gh-117407).
-STOCK_IS_A_GUIDE = sys.version_info >= (3, 13)
+ASYNCIO_IS_A_GUIDE = sys.version_info >= (3, 13)
 
 Scenario = Callable[[Any], Coroutine[Any, Any, list[Any]]]
 
@@ -134,27 +134,27 @@ async def callbacks_of_others_come_after(Group: Any) -> list[Any]:
     return log
 
 
-async def turns_of_a_chain(Group: Any) -> list[Any]:
+async def iterations_of_a_chain(Group: Any) -> list[Any]:
     loop: Any = asyncio.get_running_loop()
     log: list[Any] = []
     queue: asyncio.Queue[int] = asyncio.Queue(1)
-    turn = 0
+    iteration = 0
 
     def tick() -> None:
-        nonlocal turn, handle
-        turn += 1
+        nonlocal iteration, handle
+        iteration += 1
         handle = loop.call_soon(tick)
 
     async def consume(after: Any) -> None:
         if after is not None:
             await after
         for _ in range(3):
-            log.append((turn, await queue.get()))
+            log.append((iteration, await queue.get()))
 
     async def produce() -> None:
         for number in range(9):
             await queue.put(number)
-            log.append((turn, -number))
+            log.append((iteration, -number))
 
     handle = loop.call_soon(tick)
     async with Group() as group:
@@ -261,7 +261,7 @@ SCENARIOS: list[Scenario] = [
     contexts,
     tracebacks,
     callbacks_of_others_come_after,
-    turns_of_a_chain,
+    iterations_of_a_chain,
     tasks_made_by_signal_handlers,
     a_profiler_looks_on,
     a_tracer_looks_on,
@@ -270,12 +270,12 @@ SCENARIOS: list[Scenario] = [
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
-async def test_nobody_can_tell(scenario: Scenario) -> None:
+async def test_a_scenario_does_not_notice_the_capture(scenario: Scenario) -> None:
     with capture(False):
         expected = await scenario(TaskGroup)
     with capture(True):
         assert await scenario(TaskGroup) == expected
-    if STOCK_IS_A_GUIDE:
+    if ASYNCIO_IS_A_GUIDE:
         assert await scenario(asyncio.TaskGroup) == expected
     assert expected
 
@@ -313,12 +313,13 @@ def test_stopping_the_loop_in_a_child() -> None:
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_the_capture_and_the_plain_way_do_the_same(name: str) -> None:
+def test_a_program_prints_the_same_with_the_capture_and_without(name: str) -> None:
     program = PROGRAMS[name]
     assert play(program, 1) == play(program, 0)
 
 
-# LOW, and stays: of two handles of f(task) nobody can tell which is a done callback's.
+# The one known difference, by design: of two handles that call f(task) nothing says
+# which belongs to a done callback.
 AFTER = """
 async def other():
     await asyncio.sleep(1)
@@ -341,7 +342,7 @@ asyncio.run(main())
 
 @needs_capture
 @pytest.mark.parametrize(("capture", "cancelling"), [(0, 0), (1, 1)])
-def test_call_soon_of_a_task_with_itself_comes_after_the_news_of_its_end(
+def test_call_soon_of_a_task_with_itself_runs_after_the_group_is_notified(
     capture: int, cancelling: int
 ) -> None:
     assert play(AFTER, capture).strip() == f"[{cancelling}]"
@@ -350,24 +351,24 @@ def test_call_soon_of_a_task_with_itself_comes_after_the_news_of_its_end(
 # ------------------------------------------------------------------ interrupts
 
 
-# Before the handle is scheduled: asyncio's own cancel() loses the wake-up then.
+# It comes before the handle is scheduled: asyncio's own cancel() loses the wake-up.
 @needs_capture
-def test_an_interrupt_that_comes_too_early_loses_no_wake_up() -> None:
+def test_an_interrupt_before_the_wake_up_is_scheduled_does_not_lose_it() -> None:
     program = PROGRAMS["KeyboardInterrupt in the call_soon of a wake-up"]
     expected = play(program, 1)
     assert "'interrupted'" in expected
-    assert "told" not in expected
+    assert "reported" not in expected
     assert play(program.replace('"return"', '"call"'), 1) == expected
 
 
-# HIGH. What could not be scheduled ran all the same, closed.
+# A Task that could not be scheduled is closed; it must never run.
 START = """
 async def child():
     log.append("ran")
 
 async def main():
     loop = asyncio.get_running_loop()
-    loop.set_exception_handler(lambda *_: log.append("told"))
+    loop.set_exception_handler(lambda *_: log.append("reported"))
     async with TaskGroup() as group:
         interrupt_next("return")
         try:
@@ -389,7 +390,7 @@ def test_an_interrupted_start_starts_nothing() -> None:
 INTERRUPT = """
     import asyncio, signal, sys, pyasynclife
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may ignore it
-    Group = asyncio.TaskGroup if sys.argv[1] == "stock" else pyasynclife.TaskGroup
+    Group = asyncio.TaskGroup if sys.argv[1] == "asyncio" else pyasynclife.TaskGroup
 
     async def child(number):
         print("start", number)
@@ -427,7 +428,7 @@ INTERRUPT = """
         "signal.default_int_handler(2, None)",
     ],
 )
-def test_an_interrupt_leaves_the_rest_in_its_place(how: str) -> None:
+def test_an_interrupt_keeps_the_order_of_the_other_children(how: str) -> None:
     command = ["-c", textwrap.dedent(INTERRUPT.format(how=how))]
     ours, plain = (
         run_child([*command, "ours"], env={"PYASYNCLIFE_PLAIN": off}).stdout
@@ -436,24 +437,25 @@ def test_an_interrupt_leaves_the_rest_in_its_place(how: str) -> None:
     assert ours == plain
     assert "left\n" in ours
     assert "after the children" in ours
-    if STOCK_IS_A_GUIDE:
-        stock = run_child([*command, "stock"]).stdout.splitlines()
-        # It cancels its children in the order of their hashes.
-        assert sorted(ours.splitlines()) == sorted(stock)
-        assert in_line(ours.splitlines()) == in_line(stock)
+    if ASYNCIO_IS_A_GUIDE:
+        theirs = run_child([*command, "asyncio"]).stdout.splitlines()
+        # asyncio cancels its children in the order of their hashes.
+        assert sorted(ours.splitlines()) == sorted(theirs)
+        assert in_line(ours.splitlines()) == in_line(theirs)
 
 
 def in_line(lines: list[str]) -> list[str]:
+    """The lines whose order is the same in all."""
     return [line for line in lines if not line.startswith("end")]
 
 
 # ------------------------------------------------------------------ contexts
 
 
-@needs_capture  # the plain way is asyncio's, which cannot tell its handler from 3.12 on
-def test_a_context_entered_around_the_loop_is_told_and_the_rest_goes_on() -> None:
+@needs_capture  # asyncio, the plain path, cannot report it from 3.12 on
+def test_a_context_entered_around_the_loop_is_reported_and_the_rest_runs() -> None:
     started: list[int] = []
-    told: list[Any] = []
+    reported: list[Any] = []
     tasks: list[asyncio.Task[None]] = []
     around = contextvars.copy_context()
 
@@ -469,17 +471,17 @@ def test_a_context_entered_around_the_loop_is_told_and_the_rest_goes_on() -> Non
         loop.stop()
 
     loop = asyncio.SelectorEventLoop()
-    loop.set_exception_handler(lambda _, about: told.append(about))
+    loop.set_exception_handler(lambda _, about: reported.append(about))
     loop.create_task(main())
     around.run(loop.run_forever)
     loop.close()
     assert started == [1, 3]
-    assert [type(about["exception"]) for about in told] == [RuntimeError]
-    handle = told[0]["handle"]
+    assert [type(about["exception"]) for about in reported] == [RuntimeError]
+    handle = reported[0]["handle"]
     assert isinstance(handle, asyncio.Handle)
-    assert told[0]["message"] == f"Exception in callback {handle!r}"
+    assert reported[0]["message"] == f"Exception in callback {handle!r}"
     assert [task.done() for task in tasks] == [True, False, True]
-    # as with asyncio nothing will ever start it
+    # as in asyncio, nothing will ever start it
     tasks[1]._log_destroy_pending = False  # type: ignore[attr-defined]
     coro = tasks[1].get_coro()
     assert coro is not None
@@ -489,8 +491,8 @@ def test_a_context_entered_around_the_loop_is_told_and_the_rest_goes_on() -> Non
 # ------------------------------------------------------------------ cancelling
 
 
-async def cancelling(Group: Any, register: Any) -> list[Any]:
-    """Tasks that wait for all that one can wait for."""
+async def cancelling(cancel: Any, register: Any) -> list[Any]:
+    """Cancel tasks that wait for everything a task can wait for."""
     log: list[Any] = []
     loop = asyncio.get_running_loop()
     shared: asyncio.Future[None] = loop.create_future()
@@ -506,7 +508,7 @@ async def cancelling(Group: Any, register: Any) -> list[Any]:
             if name == "swallows":
                 task.add_done_callback(lambda _: log.append("own"))
                 await asyncio.sleep(0)
-                log.append("goes on")
+                log.append("continues")
                 return
             raise
 
@@ -529,15 +531,15 @@ async def cancelling(Group: Any, register: Any) -> list[Any]:
     for task in tasks:
         task.add_done_callback(lambda _: log.append("done")) if task is tasks[3] else 0
     await settle(3)
-    await Group(tasks)
+    await cancel(tasks)
     await settle(5)
     log.append([task.cancelled() for task in tasks])
     other.cancel()
     return log
 
 
-async def test_cancelling_is_like_asyncio_s() -> None:
-    async def stock() -> list[Any]:
+async def test_tasks_are_cancelled_as_by_asyncio() -> None:
+    async def theirs() -> list[Any]:
         async def cancel(tasks: list[Any]) -> None:
             for task in tasks:
                 task.cancel("why")
@@ -557,7 +559,7 @@ async def test_cancelling_is_like_asyncio_s() -> None:
 
         return await cancelling(cancel, register)
 
-    expected = await stock()
+    expected = await theirs()
     with capture(False):
         assert await ours() == expected
     with capture(True):

@@ -18,7 +18,7 @@ from support.marks import needs_eager
 EAGER = sys.version_info >= (3, 12)
 
 
-async def test_keywords_are_create_task_s() -> None:
+async def test_keywords_are_passed_to_the_task() -> None:
     context = contextvars.copy_context()
     var = contextvars.ContextVar("var", default=0)
 
@@ -26,9 +26,9 @@ async def test_keywords_are_create_task_s() -> None:
         var.set(1)
 
     async with TaskGroup() as group:
-        task = group.create_task(child(), name="who", context=context)
+        task = group.create_task(child(), name="one", context=context)
         other = group.create_task(coro=child(), name=None)
-    assert task.get_name() == "who"
+    assert task.get_name() == "one"
     assert other.get_name()
     assert context[var] == 1
 
@@ -57,7 +57,7 @@ async def test_create_task_takes_one_coroutine(arguments: tuple[Any, ...]) -> No
 
 
 @pytest.mark.parametrize("thing", [5, None, "coro", settle])
-async def test_create_task_of_something_else_is_a_type_error(thing: Any) -> None:
+async def test_create_task_of_no_coroutine_is_a_type_error(thing: Any) -> None:
     async with TaskGroup() as group:
         with pytest.raises(TypeError):
             group.create_task(thing)
@@ -67,7 +67,7 @@ async def test_create_task_of_something_else_is_a_type_error(thing: Any) -> None
 # ------------------------------------------------------------------ names
 
 
-async def test_a_name_is_that_of_one_task() -> None:
+async def test_a_name_belongs_to_one_task() -> None:
     async with TaskGroup() as group:
         one = group.create_task(settle(0), name="one")
         with pytest.raises(TypeError):
@@ -80,7 +80,7 @@ async def test_a_name_is_that_of_one_task() -> None:
 
 
 async def names(Group: Any) -> list[object]:
-    """The names of some children; for a number, how far it is from the first."""
+    """The names of some children; instead of a number, its distance from the first."""
     async with Group() as group:
         first = group.create_task(settle(0))
         tasks = [
@@ -122,15 +122,15 @@ async def test_registered_tasks_use_up_numbers_as_named_ones_do() -> None:
 
 
 @needs_eager
-async def test_an_eager_child_that_has_ended_costs_no_turn() -> None:
+async def test_an_eager_child_that_has_ended_costs_no_iteration() -> None:
     async def child() -> int:
         return 1
 
-    turns = 0
+    iterations = 0
 
     def count() -> None:
-        nonlocal turns
-        turns += 1
+        nonlocal iterations
+        iterations += 1
 
     asyncio.get_running_loop().call_soon(count)
     async with TaskGroup() as group:
@@ -138,12 +138,12 @@ async def test_an_eager_child_that_has_ended_costs_no_turn() -> None:
         assert task.done()
         assert not group._tasks
     assert task.result() == 1
-    assert turns == 0
+    assert iterations == 0
     await asyncio.sleep(0)
 
 
 @needs_eager
-async def test_an_eager_child_goes_on_as_a_task() -> None:
+async def test_an_eager_child_continues_as_a_task() -> None:
     async def child() -> Any:
         me = asyncio.current_task()
         async with asyncio.timeout(5):
@@ -151,7 +151,7 @@ async def test_an_eager_child_goes_on_as_a_task() -> None:
         return me
 
     async with TaskGroup() as group:
-        task = group.create_task(child(), name="who", eager_start=True)
+        task = group.create_task(child(), name="one", eager_start=True)
         lazy = group.create_task(child(), eager_start=False)
         assert group._tasks == {task, lazy}
     assert task.result() is task
@@ -172,7 +172,7 @@ async def test_an_eager_child_that_fails_is_handled_later() -> None:
 
 @needs_eager
 async def test_an_eager_start_in_a_context_already_entered_is_refused() -> None:
-    # gh-157301: in asyncio it hangs the loop
+    # gh-157301: in asyncio it blocks the loop for ever
     context = contextvars.copy_context()
     coro = settle()
 
@@ -198,7 +198,7 @@ async def test_eager_start_names_the_version_that_has_it() -> None:
 # ------------------------------------------------------------------ task factories
 
 
-async def test_a_task_factory_sees_what_was_passed_and_no_more() -> None:
+async def test_a_task_factory_gets_only_the_keywords_that_were_passed() -> None:
     seen: list[dict[str, Any]] = []
 
     def factory(loop: Any, coro: Any, **kwargs: Any) -> Any:
@@ -213,7 +213,7 @@ async def test_a_task_factory_sees_what_was_passed_and_no_more() -> None:
     assert seen == [set(), {"context"}]
 
 
-async def test_a_task_factory_is_asked_whatever_the_loop_says_of_it() -> None:
+async def test_a_task_factory_is_called_though_the_loop_hides_it() -> None:
     loop = asyncio.get_running_loop()
     made = []
 
@@ -244,7 +244,7 @@ async def test_a_task_factory_that_raises_closes_the_coroutine() -> None:
     assert inspect.getcoroutinestate(coro) == inspect.CORO_CLOSED
 
 
-async def test_a_task_factory_that_makes_something_else_leaves_nothing() -> None:
+async def test_a_task_factory_that_returns_no_task_leaves_nothing() -> None:
     coro = settle()
     async with TaskGroup() as group:
         with (
@@ -312,7 +312,7 @@ async def test_another_thread_is_refused() -> None:
     assert inspect.getcoroutinestate(coro) == inspect.CORO_CLOSED
 
 
-def test_a_closed_loop_says_so() -> None:
+def test_a_closed_loop_is_refused_outside_a_loop() -> None:
     async def main() -> TaskGroup:
         group = TaskGroup()
         await group.__aenter__()
@@ -325,7 +325,7 @@ def test_a_closed_loop_says_so() -> None:
     assert inspect.getcoroutinestate(coro) == inspect.CORO_CLOSED
 
 
-async def test_a_loop_that_was_closed_is_told_of_by_its_error() -> None:
+async def test_a_closed_loop_is_refused_inside_another_loop() -> None:
     loop = asyncio.SelectorEventLoop()
     group = TaskGroup()
 

@@ -1,4 +1,4 @@
-"""Errors of the children and of the body: which leave a TaskGroup, and how."""
+"""Errors of children and body: which ones a TaskGroup raises, and how."""
 
 import asyncio
 from typing import Any
@@ -11,7 +11,7 @@ from support.group_scenarios import cancelling, fail
 from support.loops import settle
 
 
-async def test_errors_leave_as_one_group_without_cause() -> None:
+async def test_errors_are_raised_as_one_group_without_cause() -> None:
     with pytest.raises(ExceptionGroup) as caught:
         async with TaskGroup() as group:
             group.create_task(fail())
@@ -24,7 +24,7 @@ async def test_errors_leave_as_one_group_without_cause() -> None:
     assert cancelling() == 0
 
 
-async def test_the_body_s_error_comes_last_and_is_the_context() -> None:
+async def test_the_error_of_the_body_is_the_last_and_the_context() -> None:
     async def late() -> None:
         try:
             await forever()
@@ -40,14 +40,14 @@ async def test_the_body_s_error_comes_last_and_is_the_context() -> None:
     assert isinstance(caught.value.__context__, Boom)
 
 
-async def test_interrupts_leave_the_group_bare() -> None:
+async def test_an_interrupt_propagates_bare() -> None:
     with pytest.raises(SystemExit):
         async with TaskGroup() as group:
             group.create_task(forever())
             raise SystemExit
 
 
-async def test_a_failure_after_an_exit_that_was_thrown_out_is_reported(
+async def test_a_failure_after_an_abandoned_exit_is_reported(
     loop_errors: list[dict[str, Any]],
 ) -> None:
     group = TaskGroup()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pyasynclife import TaskGroup, _core
-from support.capture import HEAD, play
+from support.capture import CAPTURED, play
 from support.coroutines import echo_later
 from support.faults import (
     attempt,
@@ -53,12 +53,12 @@ async def outlives_its_parent() -> None:
         assert all(task.done() for task in left)
 
 
-async def calls_back_behind_the_group() -> None:
-    """Children with callbacks of their own, which end at once or later."""
+async def adds_callbacks_to_children() -> None:
+    """Run children that end at once or later and have callbacks of their own."""
     called: list[Any] = []
     async with TaskGroup() as group:
-        for turns in (0, 0, 1):
-            task = group.create_task(settle(turns))
+        for iterations in (0, 0, 1):
+            task = group.create_task(settle(iterations))
             task.add_done_callback(called.append)
     assert len(called) == 3
 
@@ -73,25 +73,25 @@ async def starts_a_child_while_it_starts_one() -> None:
         group.create_task(settle(1), name=Name())
 
 
-async def tries_the_capture_anew() -> None:
-    """A module of its own has not tried yet; registry/test_faults.py did."""
+async def runs_the_self_test_again() -> None:
+    """Use a new module: registry/test_faults.py has run the self-test of this one."""
     left = core.fail_allocation(0)
     spec = importlib.util.find_spec("pyasynclife._core")
     assert spec is not None
     assert spec.loader is not None
-    anew = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(anew)
+    again = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(again)
     core.fail_allocation(left)
-    async with anew.TaskGroup() as group:
+    async with again.TaskGroup() as group:
         group.create_task(settle(1))
 
 
 SCENARIOS: list[Callable[[], Awaitable[None]]] = [
     shows_a_group,
     outlives_its_parent,
-    calls_back_behind_the_group,
+    adds_callbacks_to_children,
     starts_a_child_while_it_starts_one,
-    tries_the_capture_anew,
+    runs_the_self_test_again,
 ]
 
 
@@ -109,9 +109,9 @@ async def test_no_allocation_that_fails_leaves_a_task_or_hides_an_error(
 ) -> None:
     assert fail_allocation is not None
 
-    async def child(turns: int) -> None:
-        await settle(turns)
-        ended.append(turns)
+    async def child(iterations: int) -> None:
+        await settle(iterations)
+        ended.append(iterations)
 
     async def life() -> None:
         async with TaskGroup() as group:
@@ -137,32 +137,32 @@ async def test_no_allocation_that_fails_leaves_a_task_or_hides_an_error(
         if left:
             assert (error is not None) == (ends == "badly")
             return
-        # Raised, or told, or there was another way and nothing is missing.
+        # It was raised or reported, or the plain path was free and nothing is missing.
         whole = ended == ([0, 1, -1] if ends == "well" else [-1])
         assert error is not None or loop_errors or whole, nth
-    pytest.fail("the faults never ended")
+    pytest.fail("an allocation still failed at the end")
 
 
-async def test_an_error_that_cannot_even_be_reported_is_told(
+async def test_an_error_that_cannot_be_reported_reaches_the_unraisable_hook(
     loop_errors: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[Any] = []
-    monkeypatch.setattr(sys, "unraisablehook", lambda about: told.append(about))
+    unraisable: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda about: unraisable.append(about))
     for nth in range(1, 100):
-        told.clear()
+        unraisable.clear()
         loop_errors.clear()
         left, error = await attempt(outlives_its_parent, nth)
-        errors = [about.exc_value for about in told]
+        errors = [about.exc_value for about in unraisable]
         errors += [about["exception"] for about in loop_errors]
         assert error or any(isinstance(error, ValueError) for error in errors), nth
         if left:
             break
-    told.clear()
+    unraisable.clear()
     loop_errors.clear()
     assert left
 
 
-# HIGH by the letter of R4: what burst_put_back() cannot schedule is dropped.
+# An exit puts the rest of the calls back into the loop's queue, memory or not.
 LOST = """
 async def child(i):
     log.append(i)
@@ -189,6 +189,5 @@ for _ in range(2):
 
 
 @pytest.mark.parametrize("nth", range(1, 9))
-def test_an_exit_loses_nobody_when_memory_fails(nth: int) -> None:
-    head = HEAD.replace('sys.argv[1] == "1"', "True")
-    assert play(LOST, nth, head).strip() == "[0, 1, 2, 3]"
+def test_an_exit_loses_no_child_when_memory_fails(nth: int) -> None:
+    assert play(LOST, nth, CAPTURED).strip() == "[0, 1, 2, 3]"

@@ -29,11 +29,11 @@ from support.memory import objects_left_by
 # ------------------------------------------------------------------ the type
 
 
-def test_the_package_has_it() -> None:
+def test_the_package_exports_the_group() -> None:
     assert "TaskGroup" in pyasynclife.__all__
 
 
-def test_it_is_a_type_of_its_own() -> None:
+def test_the_group_is_a_type_of_its_own() -> None:
     assert not issubclass(TaskGroup, asyncio.TaskGroup)
     assert not callable(TaskGroup())
     assert repr(TaskGroup()) == "<TaskGroup>"
@@ -48,7 +48,7 @@ def test_it_is_a_type_of_its_own() -> None:
         group._tasks = frozenset()  # type: ignore[misc]
 
 
-async def test_repr_is_asyncio_s() -> None:
+async def test_repr_is_as_in_asyncio() -> None:
     async with TaskGroup() as group:
         assert repr(group) == "<TaskGroup entered>"
         group.create_task(forever())
@@ -57,14 +57,14 @@ async def test_repr_is_asyncio_s() -> None:
         assert repr(group) == "<TaskGroup tasks=1 cancelling>"
 
 
-async def test_a_task_repr_names_the_group() -> None:
+async def test_the_repr_of_a_child_names_the_group() -> None:
     async with TaskGroup() as group:
         task = group.create_task(settle())
-        await asyncio.sleep(0)  # before its first step the capture has the callback
+        await asyncio.sleep(0)  # before its first step the capture holds the callback
         assert "cb=[TaskGroup._on_task_done()]" in repr(task)
 
 
-async def test_it_can_be_subclassed() -> None:
+async def test_a_group_can_be_subclassed() -> None:
     class Counting(TaskGroup):
         def __init__(self, start: int) -> None:
             super().__init__()
@@ -80,7 +80,7 @@ async def test_it_can_be_subclassed() -> None:
     assert group.made == 7
 
 
-# ------------------------------------------------------------------ its life
+# ------------------------------------------------------------------ lifetime
 
 
 async def test_children_end_before_the_group_does() -> None:
@@ -95,7 +95,7 @@ async def test_children_end_before_the_group_does() -> None:
     assert group._tasks == set()
 
 
-async def test_an_exit_stack_can_hold_it() -> None:
+async def test_an_exit_stack_can_hold_a_group() -> None:
     async with contextlib.AsyncExitStack() as stack:
         group = await stack.enter_async_context(TaskGroup())
         task = group.create_task(settle())
@@ -108,7 +108,7 @@ async def test_entering_twice_is_refused() -> None:
             await group.__aenter__()
 
 
-async def test_outside_a_task_it_cannot_be_entered() -> None:
+async def test_a_group_cannot_be_entered_outside_a_task() -> None:
     caught: list[BaseException] = []
 
     def enter() -> None:
@@ -122,7 +122,7 @@ async def test_outside_a_task_it_cannot_be_entered() -> None:
     assert ["cannot determine the parent task" in str(error) for error in caught]
 
 
-async def test_it_works_under_a_trace_function() -> None:
+async def test_a_group_works_under_a_trace_function() -> None:
     sys.settrace(lambda *_: None)
     try:
         async with TaskGroup() as group:
@@ -134,7 +134,7 @@ async def test_it_works_under_a_trace_function() -> None:
 
 
 @pytest.mark.parametrize("factory", ["lazy", pytest.param("eager", marks=needs_eager)])
-def test_it_works_in_debug_mode(factory: str) -> None:
+def test_a_group_works_in_debug_mode(factory: str) -> None:
     async def main() -> None:
         if factory == "eager":
             loop = asyncio.get_running_loop()
@@ -153,7 +153,7 @@ def test_it_works_in_debug_mode(factory: str) -> None:
 # ------------------------------------------------------------------ memory
 
 
-async def bytes_of_a_child(Group: Any, turns: int, n: int = 2000) -> float:
+async def bytes_of_a_child(Group: Any, iterations: int, n: int = 2000) -> float:
     loop = asyncio.get_running_loop()
     futures = [loop.create_future() for _ in range(n)]
 
@@ -167,7 +167,7 @@ async def bytes_of_a_child(Group: Any, turns: int, n: int = 2000) -> float:
             before, _ = tracemalloc.get_traced_memory()
             for future in futures:
                 group.create_task(child(future))
-            await settle(turns)
+            await settle(iterations)
             after, _ = tracemalloc.get_traced_memory()
             for future in futures:
                 future.set_result(None)
@@ -176,14 +176,18 @@ async def bytes_of_a_child(Group: Any, turns: int, n: int = 2000) -> float:
     return (after - before) / n
 
 
-@pytest.mark.parametrize("turns", [0, 1, 3])
-async def test_a_living_child_takes_no_more_memory_than_in_asyncio(turns: int) -> None:
-    await bytes_of_a_child(TaskGroup, turns)  # what is made once is no growth
-    ours = await bytes_of_a_child(TaskGroup, turns)
-    assert ours <= await bytes_of_a_child(asyncio.TaskGroup, turns)
+@pytest.mark.parametrize("iterations", [0, 1, 3])
+async def test_a_living_child_takes_no_more_memory_than_in_asyncio(
+    iterations: int,
+) -> None:
+    await bytes_of_a_child(
+        TaskGroup, iterations
+    )  # some objects are created once and kept
+    ours = await bytes_of_a_child(TaskGroup, iterations)
+    assert ours <= await bytes_of_a_child(asyncio.TaskGroup, iterations)
 
 
-async def test_a_group_that_is_dropped_half_way_is_collected() -> None:
+async def test_an_abandoned_group_is_collected() -> None:
     group = TaskGroup()
     await group.__aenter__()
     task = group.create_task(settle())

@@ -1,7 +1,7 @@
-"""TaskGroup inside real code: aiohttp, Starlette, anyio, timeouts, Ctrl-C.
+"""TaskGroup in other code: aiohttp, Starlette, anyio, timeouts, Ctrl-C.
 
-From 3.13 on each test runs with asyncio's own group too: a host must not be able to
-tell. Before, asyncio's has the faults of test_versions.py.
+From 3.13 on each test runs with asyncio's own group too: a library must not notice the
+difference. Before 3.13 asyncio's has the faults of test_versions.py.
 """
 
 import asyncio
@@ -74,7 +74,7 @@ async def aiohttp_server(begun: list[str], ended: list[str]) -> AsyncIterator[st
 
 
 @needs("aiohttp")
-async def test_an_aiohttp_fan_out_answers_all(Group: Any) -> None:
+async def test_many_aiohttp_requests_are_all_answered(Group: Any) -> None:
     import aiohttp
 
     async def get(n: int) -> str:
@@ -120,14 +120,14 @@ async def test_an_aiohttp_request_that_fails_cancels_the_rest(Group: Any) -> Non
         assert all(task.cancelled() for task in tasks)
         assert cancelling() == 0
 
-        # the five connections are free again, and the server was told
+        # the five connections are free again, and the server's handlers ended
         async with asyncio.timeout(5), Group() as group:
             for n in range(10):
                 group.create_task(get(f"/answer?n={n}"))
         async with asyncio.timeout(5):
             while len(ended) < len(begun):
                 await asyncio.sleep(0.01)
-    assert len(begun) in (4, 5)  # the fifth has taken the connection of the failed one
+    assert len(begun) in (4, 5)  # the fifth may take the connection of the failed one
 
 
 # ------------------------------------------------------------------ Starlette
@@ -137,7 +137,7 @@ async def test_an_aiohttp_request_that_fails_cancels_the_rest(Group: Any) -> Non
 async def uvicorn_server(
     handler: Any, patience: float = 1
 ) -> AsyncIterator[tuple[Any, str, int]]:
-    """A server, which waits so long for its handlers when it is told to end."""
+    """Run a server that waits at most `patience` seconds for its handlers at its end."""
     import uvicorn
     from starlette.applications import Starlette
     from starlette.routing import Route
@@ -196,7 +196,7 @@ async def test_a_starlette_handler_answers_from_its_group(Group: Any) -> None:
 
 
 @needs("uvicorn", "starlette")
-async def test_a_client_that_hangs_up_ends_the_handler_s_group(Group: Any) -> None:
+async def test_a_client_that_hangs_up_ends_the_group_of_the_handler(Group: Any) -> None:
     from starlette.responses import PlainTextResponse
 
     started, ended = asyncio.Event(), asyncio.Event()
@@ -376,14 +376,14 @@ async def test_our_group_inside_anyio_s_is_cancelled_by_it(Group: Any) -> None:
         try:
             await forever()
         finally:
-            await asyncio.sleep(0.02)  # no anyio scope: cancelled once
+            await asyncio.sleep(0.02)  # outside anyio's scopes: cancelled once
             ended.append(name)
 
     async def host() -> None:
         async with Group() as group:
             for name in ("one", "two"):
                 group.create_task(slow_to_end(name))
-        ended.append("ran on")
+        ended.append("continued")
 
     async with anyio.create_task_group() as outer:
         outer.start_soon(host)
@@ -408,7 +408,7 @@ async def test_anyio_s_repeated_cancel_is_survived(Group: Any, body: str) -> Non
         try:
             await forever()
         finally:
-            for _ in range(50):  # anyio cancels the host in every turn of these
+            for _ in range(50):  # anyio cancels the host in every iteration of these
                 await asyncio.sleep(0)
                 waited += 1
             ended.append("child")
@@ -419,7 +419,7 @@ async def test_anyio_s_repeated_cancel_is_survived(Group: Any, body: str) -> Non
             group.create_task(slow_to_end())
             if body == "waits":
                 await forever()
-        ended.append("ran on")
+        ended.append("continued")
     assert scope.cancelled_caught
     assert ended == ["child"]
     assert waited == 50
@@ -428,7 +428,7 @@ async def test_anyio_s_repeated_cancel_is_survived(Group: Any, body: str) -> Non
 
 
 @needs("anyio")
-async def test_an_error_while_anyio_cancels_leaves_with_it(Group: Any) -> None:
+async def test_an_error_while_anyio_cancels_propagates(Group: Any) -> None:
     import anyio
 
     async def child() -> None:
@@ -496,7 +496,7 @@ async def test_a_timeout_in_the_body_leaves_the_group_alone(Group: Any) -> None:
     assert task.result() == "late"
 
 
-async def test_a_timeout_in_a_child_is_that_child_s_error(Group: Any) -> None:
+async def test_a_timeout_in_a_child_is_the_error_of_that_child(Group: Any) -> None:
     async def child() -> None:
         async with asyncio.timeout(0.01):
             await forever()
@@ -539,19 +539,19 @@ async def test_wait_for_of_a_group_is_a_timeout(Group: Any) -> None:
 CTRL_C = """
     import asyncio
     from {module} import TaskGroup
-    seen = []  # in asyncio's own group the order is a set's
+    seen = []  # asyncio cancels its children in any order
     async def child(n):
         try:
             await asyncio.sleep(60)
         except asyncio.CancelledError:
             seen.append(n)
             if {slow} and len(seen) == 2:
-                # said later: the second must not come while a child runs
+                # printed later: the second signal must not come while a child runs
                 asyncio.get_running_loop().call_later(0.2, print, "cleaning")
                 await asyncio.sleep(60)
             raise
     def tick(loop):
-        # A Runner's Ctrl-C wakes no loop that was just about to wait.
+        # A Runner's Ctrl-C does not wake a loop that was just about to wait.
         loop.call_later(0.05, tick, loop)
     async def main():
         tick(asyncio.get_running_loop())
@@ -575,7 +575,7 @@ CTRL_C = """
 
 
 def interrupt(body: str, twice: bool) -> list[subprocess.CompletedProcess[str]]:
-    """How ours ends, and asyncio's own."""
+    """How ours ends, and how asyncio's own does."""
     with contextlib.ExitStack() as stack:
         children = [
             stack.enter_context(
@@ -592,10 +592,10 @@ def interrupt(body: str, twice: bool) -> list[subprocess.CompletedProcess[str]]:
 
 @pytest.mark.parametrize("twice", [False, True], ids=["once", "twice"])
 @pytest.mark.parametrize("body", ["await asyncio.sleep(60)", "pass"])
-def test_ctrl_c_under_a_runner_is_as_with_asyncio_s(body: str, twice: bool) -> None:
-    ours, stock = interrupt(body, twice)
-    assert ours.stdout.splitlines() == stock.stdout.splitlines()
-    assert (ours.returncode, ours.stderr) == (stock.returncode, stock.stderr)
+def test_ctrl_c_under_a_runner_ends_as_with_asyncio(body: str, twice: bool) -> None:
+    ours, theirs = interrupt(body, twice)
+    assert ours.stdout.splitlines() == theirs.stdout.splitlines()
+    assert (ours.returncode, ours.stderr) == (theirs.returncode, theirs.stderr)
     lines = ours.stdout.splitlines()
     assert lines[-1] == "end [0, 1]"
     assert any(line.startswith("interrupted") for line in lines)

@@ -1,7 +1,7 @@
-"""The capture turned on and off, and programs that are played with it and without.
+"""The capture turned on and off, and programs to play with it and without it.
 
-A program runs in a process of its own and gets `capture` on the command line: 0 for the
-plain path, 1 for the capture. It must print the same with both.
+A program runs in a process of its own. Its first argument is 1 for the capture and 0
+for the plain path; it must print the same for both.
 """
 
 import subprocess
@@ -29,9 +29,11 @@ warnings.simplefilter("ignore")
 _core.allow_capture(sys.argv[1] == "1")
 log = []
 """
+CAPTURED = HEAD.replace('sys.argv[1] == "1"', "True")
+"""For a program that uses its argument for something else."""
 
 
-# What nest_asyncio does, once.
+# Runs the loop inside a running task, as nest_asyncio does.
 NESTED = """
 from asyncio import events, tasks
 
@@ -52,7 +54,7 @@ def nested(task):
 """
 
 
-# A future whose loop is asked for call_soon is where a signal may come.
+# Raises SIGINT when the Python code of the loop's call_soon() is called, or returns.
 SIGNAL = """
 import asyncio.base_events
 fired = False
@@ -70,10 +72,11 @@ def interrupt_next(event):
 """
 
 
-def play(program: str, capture: int | str, head: str = HEAD) -> str:
+def play(program: str, argument: int | str, head: str = HEAD) -> str:
+    """What the program prints; its stderr too if it fails."""
     lines = [head, NESTED, SIGNAL, textwrap.dedent(program), "print(log)"]
     done = subprocess.run(
-        [sys.executable, "-X", "faulthandler", "-c", "\n".join(lines), str(capture)],
+        [sys.executable, "-X", "faulthandler", "-c", "\n".join(lines), str(argument)],
         capture_output=True,
         text=True,
         timeout=30,
@@ -83,9 +86,9 @@ def play(program: str, capture: int | str, head: str = HEAD) -> str:
 
 
 PROGRAMS = {
-    # HIGH. burst_put_back() puts what call_soon() has answered into the loop's queue;
-    # uvloop takes that for its Handle, unlooked at: a crash, and what was left is lost.
-    "a wrapper of call_soon answers anything": """
+    # What call_soon() returns must not go into the loop's queue unchecked: uvloop takes
+    # every object there for one of its handles, and crashes.
+    "a wrapper of call_soon returns anything": """
         makers = [asyncio.SelectorEventLoop]
         try:
             import uvloop
@@ -132,7 +135,7 @@ PROGRAMS = {
                 loop.close()
                 log.append("closed")
     """,
-    # MEDIUM. A mock in the place of uvloop's module is taken for a type.
+    # A mock in place of uvloop's module has no type of loop.
     "uvloop is mocked": """
         from unittest.mock import MagicMock
         sys.modules["uvloop"] = sys.modules["uvloop.loop"] = MagicMock()
@@ -142,9 +145,9 @@ PROGRAMS = {
             log.append(task.result())
         asyncio.run(main())
     """,
-    # HIGH. burst_watch() walks the list that `_callbacks` answers, up to 3.13.0 the
-    # Future's own, while remove_done_callback() shortens it: lost, doubled, freed.
-    "callbacks, the first of which is taken off": """
+    # Up to 3.13.0 `_callbacks` is the Future's own list, and remove_done_callback()
+    # shortens it: a walk through the list must not go on over its end.
+    "callbacks, the first of which is removed": """
         async def main():
             async with TaskGroup() as group:
                 task = group.create_task(asyncio.sleep(0))
@@ -154,9 +157,9 @@ PROGRAMS = {
                 task.remove_done_callback(calls[0])
         asyncio.run(main())
     """,
-    # HIGH. al_group_spawn() lends on_done to al_capture_start(), which runs Python
-    # before it takes a reference; the group's end drops it.
-    "the group ends while a child is made": """
+    # The name's __str__() runs before the Task is made. It ends the group, which drops
+    # its reference to the callback of its children.
+    "the group ends while it creates a child": """
         class Name:
             def __str__(self):
                 end = group.__aexit__(None, None, None).__await__()
@@ -178,8 +181,8 @@ PROGRAMS = {
             log.append([x for method in lists for x in method.__self__])
         asyncio.run(main())
     """,
-    # HIGH. burst_notify() takes every failure of call_soon() for one of memory.
-    "KeyboardInterrupt in the call_soon of a notice": """
+    # Where call_soon() raises a signal's exception, it has scheduled its call.
+    "KeyboardInterrupt in the call_soon of a notification": """
         async def child(i):
             log.append(i)
             if i == 0:
@@ -197,8 +200,8 @@ PROGRAMS = {
             log.append("interrupted")
         log.append(fired)
     """,
-    # HIGH. capture_wake() likewise, and hands over what is scheduled already; the group
-    # tells the loop's handler of what is to end the loop's run.
+    # The wake-up is scheduled: it must not be scheduled again. The interrupt must end
+    # the loop's run: the group must not report it to the loop's exception handler.
     "KeyboardInterrupt in the call_soon of a wake-up": """
         async def child():
             for i in range(2):
@@ -226,11 +229,11 @@ PROGRAMS = {
             log.append((fired, task.done()))
         event = "return"
         loop = asyncio.new_event_loop()
-        loop.set_exception_handler(lambda *_: log.append("told"))
+        loop.set_exception_handler(lambda *_: log.append("reported"))
         loop.run_until_complete(main())
     """,
-    # HIGH where loops are nested. The rest of a burst that runs is in no queue.
-    "a loop that is run inside a child": """
+    # A loop that a child runs must find the rest of the calls that are being made.
+    "a loop run inside a child": """
         async def sibling():
             return "ran"
 
@@ -242,12 +245,12 @@ PROGRAMS = {
                 other = group.create_task(sibling())
         asyncio.run(main())
     """,
-    "loops that are run inside one another": """
-        async def child(i, turns):
+    "loops run inside one another": """
+        async def child(i, iterations):
             log.append(i)
             if i in (1, 3):
                 log.append(nested(tasks_[i + 3]))
-            for _ in range(turns):
+            for _ in range(iterations):
                 await asyncio.sleep(0)
                 log.append(-i)
             return i
@@ -258,11 +261,11 @@ PROGRAMS = {
                 tasks_ = [group.create_task(child(i, i % 3)) for i in range(9)]
                 for task in tasks_:
                     task.add_done_callback(lambda t: log.append(t in group._tasks))
-            # How long the outer loop's turn is depends on how many handles it had.
+            # The length of the outer loop's iteration depends on its handles.
             log.sort(key=repr)
         asyncio.run(main())
     """,
-    "an exit out of a loop that is run inside a child": """
+    "an interrupt of a loop run inside a child": """
         async def child(i):
             log.append(i)
             if i == 1:
@@ -288,7 +291,7 @@ PROGRAMS = {
             except KeyboardInterrupt:
                 log.append("at the top")
     """,
-    # HIGH. The exit is told to the loop's handler, in the plain way too.
+    # The interrupt propagates from cancel_all() after all of them are cancelled.
     "KeyboardInterrupt in the call_soon of one of many wake-ups": """
         from pyasynclife import TaskRegistry
 
@@ -312,10 +315,10 @@ PROGRAMS = {
             await asyncio.sleep(0)
             log.append((fired, len(registry)))
         loop = asyncio.new_event_loop()
-        loop.set_exception_handler(lambda *_: log.append("told"))
+        loop.set_exception_handler(lambda *_: log.append("reported"))
         loop.run_until_complete(main())
     """,
-    # MEDIUM. remove_done_callback() that raises has taken the first one off.
+    # Where remove_done_callback() raises, it has removed the first callback before.
     "a done callback whose == raises": """
         class Call:
             def __init__(self, i):
@@ -351,15 +354,16 @@ PROGRAMS = {
                 first, odd = Call(1), Call(2, ValueError)
                 for call in (first, odd, first, Call(3)):
                     task.add_done_callback(call)
-            log.sort()  # two of them are in another order
+            log.sort()  # the order of two of them differs
         asyncio.run(main())
     """,
-    # LOW. `behind` is right again by accident once the rest was put back in front.
-    "the turn of a notice after an exit": """
+    # An exit puts the rest of the calls back; the group is notified of a failure in
+    # the same iteration as without the capture.
+    "the iteration of a notification after an exit": """
         class Loop(asyncio.SelectorEventLoop):
-            turns = 0
+            iterations = 0
             def _run_once(self):
-                self.turns += 1
+                self.iterations += 1
                 super()._run_once()
 
         async def child(i):
@@ -386,6 +390,6 @@ PROGRAMS = {
             try:
                 loop.run_until_complete(task)
             except SystemExit:
-                log.append(loop.turns)
+                log.append(loop.iterations)
     """,
 }
