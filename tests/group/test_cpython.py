@@ -133,11 +133,11 @@ def test_a_test_of_cpython_passes(
     monkeypatch.setattr(asyncio.taskgroups, "TaskGroup", pyasynclife.TaskGroup)
     result = unittest.TestResult()
     kind(test.split(".")[1]).run(result)
-    said = "\n".join(text for _, text in result.errors + result.failures)
+    failures = "\n".join(text for _, text in result.errors + result.failures)
     reason = difference(label, test)
     if reason is not None:
-        assert said, f"listed as a difference, and passes: {reason}"
+        assert failures, f"listed as a difference, and passes: {reason}"
         return
-    assert not said, said
+    assert not failures, failures
     if result.skipped:
         pytest.skip(result.skipped[0][1])

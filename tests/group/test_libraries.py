@@ -137,7 +137,7 @@ async def test_an_aiohttp_request_that_fails_cancels_the_rest(Group: Any) -> Non
 async def uvicorn_server(
     handler: Any, patience: float = 1
 ) -> AsyncIterator[tuple[Any, str, int]]:
-    """Run a server that waits at most `patience` seconds for its handlers at its end."""
+    """Run a server that ends at most `patience` seconds after it is asked to."""
     import uvicorn
     from starlette.applications import Starlette
     from starlette.routing import Route
@@ -367,7 +367,7 @@ async def test_our_failure_reaches_an_anyio_group_inside(Group: Any) -> None:
 
 
 @needs("anyio")
-async def test_our_group_inside_anyio_s_is_cancelled_by_it(Group: Any) -> None:
+async def test_our_group_inside_an_anyio_group_is_cancelled_by_it(Group: Any) -> None:
     import anyio
 
     ended: list[str] = []
@@ -397,7 +397,9 @@ async def test_our_group_inside_anyio_s_is_cancelled_by_it(Group: Any) -> None:
 
 @needs("anyio")
 @pytest.mark.parametrize("body", ["waits", "at its end"])
-async def test_anyio_s_repeated_cancel_is_survived(Group: Any, body: str) -> None:
+async def test_a_group_survives_the_repeated_cancels_of_anyio(
+    Group: Any, body: str
+) -> None:
     import anyio
 
     ended: list[str] = []

@@ -1,7 +1,7 @@
-"""The same for asyncio's own tools, as one uses them: what the table in docs shows.
+"""Scenarios of asyncio's own tools in their usual form, for the table in docs.
 
-None shields, none makes a task that it does not wait for, and each is right as long as
-nobody cancels it.
+No scenario shields and none creates a task that it does not wait for; each is right as
+long as it is not cancelled.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
-"""The hostile cases: name to small program. hostile.py runs each in a child process.
+"""The hostile cases, small programs with a name. hostile.py runs each in a child.
 
-A case asserts what a user relies on, ends, and prints nothing. Most end with
-`works()`: whatever was done to the package, it goes on working.
+A case asserts a promise to users, ends, and prints nothing. Most end with `works()`:
+whatever the case did to the package, the package still works.
 """
 
 import asyncio
@@ -34,6 +34,7 @@ from pyasynclife import (
 )
 from support.coroutines import echo_later, forever, raises
 from support.hostile import case
+from support.loops import settle, task_factory
 
 core: Any = _core
 REFUSED = (
@@ -46,13 +47,8 @@ REFUSED = (
 )
 
 
-async def settle(turns: int = 5) -> None:
-    for _ in range(turns):
-        await asyncio.sleep(0)
-
-
 async def works() -> None:
-    """All three doors are open."""
+    """Use all three parts: registry, batch and group."""
     before = asyncio.all_tasks()
     registry = TaskRegistry()
     task, _ = await registry.register(echo_later(1))
@@ -75,19 +71,9 @@ def refuses(function: Callable[..., Any], *args: Any, **options: Any) -> None:
     raise AssertionError(f"not refused: {answer!r}")
 
 
-@contextlib.contextmanager
-def factory(make: Any) -> Iterator[None]:
-    loop = asyncio.get_running_loop()
-    loop.set_task_factory(make)
-    try:
-        yield
-    finally:
-        loop.set_task_factory(None)
+# ------------------------------------------------ three ways to run a coroutine
 
-
-# ---------------------------------------------------------------- three doors
-
-Door = Callable[[Any], Awaitable[BaseException | None]]
+Run = Callable[[Any], Awaitable[BaseException | None]]
 
 
 async def by_register(coro: Any) -> BaseException | None:
@@ -109,13 +95,13 @@ async def by_group(coro: Any) -> BaseException | None:
     return asyncio.CancelledError() if task.cancelled() else task.exception()
 
 
-async def by_stock(coro: Any) -> BaseException | None:
+async def by_asyncio(coro: Any) -> BaseException | None:
     task = asyncio.Task(coro)
     await asyncio.wait([task])
     return asyncio.CancelledError() if task.cancelled() else task.exception()
 
 
-DOORS: dict[str, Door] = {
+RUNS: dict[str, Run] = {
     "register": by_register,
     "gather": by_gather,
     "group": by_group,
@@ -125,7 +111,7 @@ DOORS: dict[str, Door] = {
 
 
 class Made(Coroutine[Any, Any, Any]):
-    """A coroutine by its methods, each of which can be replaced."""
+    """A coroutine whose methods can be replaced."""
 
     def __init__(self, **methods: Any) -> None:
         self.methods = methods
@@ -154,7 +140,7 @@ class Made(Coroutine[Any, Any, Any]):
 
 
 class FutureLike:
-    """What a Task takes for a future, with one thing wrong."""
+    """An object that a Task takes for a future, with one fault."""
 
     _asyncio_future_blocking = True
 
@@ -296,12 +282,12 @@ COROUTINES: dict[str, Callable[[], Any]] = {
 }
 
 
-def _coroutine_case(door: str, kind: str) -> None:
-    @case(f"{door} of a coroutine {kind}")
+def _coroutine_case(run_by: str, kind: str) -> None:
+    @case(f"{run_by} of a coroutine {kind}")
     async def run() -> None:
-        expected = await by_stock(COROUTINES[kind]())
+        expected = await by_asyncio(COROUTINES[kind]())
         try:
-            error = await DOORS[door](COROUTINES[kind]())
+            error = await RUNS[run_by](COROUTINES[kind]())
         except REFUSED:
             assert kind == "that was closed"
         else:
@@ -310,24 +296,24 @@ def _coroutine_case(door: str, kind: str) -> None:
         await works()
 
 
-for _door in DOORS:
+for _run_by in RUNS:
     for _kind in COROUTINES:
-        _coroutine_case(_door, _kind)
+        _coroutine_case(_run_by, _kind)
 
 
-def _not_a_coroutine_case(door: str, kind: str, make: Callable[[], Any]) -> None:
-    @case(f"{door} of {kind}")
+def _not_a_coroutine_case(run_by: str, kind: str, make: Callable[[], Any]) -> None:
+    @case(f"{run_by} of {kind}")
     async def run() -> None:
         try:
-            error = await DOORS[door](make())
+            error = await RUNS[run_by](make())
         except REFUSED:
             pass
         else:
-            assert isinstance(error, REFUSED) or door == "gather", error
+            assert isinstance(error, REFUSED) or run_by == "gather", error
         await works()
 
 
-for _door in DOORS:
+for _run_by in RUNS:
     for _kind, _make in {
         "a number": lambda: 42,
         "None": lambda: None,
@@ -337,8 +323,8 @@ for _door in DOORS:
         "a class": lambda: Made,
         "a proxy": lambda: weakref.proxy(FutureLike("")),
     }.items():
-        if (_door, _kind) != ("gather", "a future"):
-            _not_a_coroutine_case(_door, _kind, _make)
+        if (_run_by, _kind) != ("gather", "a future"):
+            _not_a_coroutine_case(_run_by, _kind, _make)
 
 
 # ------------------------------------------------------------- task factories
@@ -413,39 +399,39 @@ FACTORIES: dict[str, tuple[Any, bool]] = {
 }
 
 
-def _factory_case(door: str, kind: str) -> None:
+def _factory_case(run_by: str, kind: str) -> None:
     make, may_fail = FACTORIES[kind]
     endless = kind == "the caller's own task"
 
-    @case(f"{door} where the task factory gives {kind}")
+    @case(f"{run_by} where the task factory gives {kind}")
     async def run() -> None:
         caller = asyncio.current_task()
         assert caller is not None
-        with factory(make):
+        with task_factory(make):
             coro = echo_later(1)
             try:
                 async with asyncio.timeout(0.2 if endless else 20) as limit:
-                    error = await DOORS[door](coro)
+                    error = await RUNS[run_by](coro)
             except (Exception, GeneratorExit, asyncio.CancelledError) as failed:
                 error = failed
         assert may_fail or error is None, error
         assert endless or not limit.expired()
         with contextlib.suppress(RuntimeError):
-            coro.close()  # a batch that could not begin never asked for it
+            coro.close()  # a batch that could not begin has not called for it
         while caller.cancelling():
             caller.uncancel()
-        await settle()
+        await settle(5)
         for task in asyncio.all_tasks() - {caller}:
             task.cancel()
-        await settle()
+        await settle(5)
         await works()
 
 
-for _door in DOORS:
+for _run_by in RUNS:
     for _kind in FACTORIES:
-        if _door != "register" and _kind == "the caller's own task":
-            continue  # they wait for themselves, as asyncio's do
-        _factory_case(_door, _kind)
+        if _run_by != "register" and _kind == "the caller's own task":
+            continue  # the caller waits for itself, as with asyncio
+        _factory_case(_run_by, _kind)
 
 
 # --------------------------------------------------------------------- loops
@@ -509,7 +495,7 @@ async def registry_in_thread() -> None:
                     answer.close()
 
     in_thread(there)
-    await settle()
+    await settle(5)
     registry.cancel_all()
     assert await registry.wait(5)
     await works()
@@ -530,7 +516,7 @@ async def batch_in_other_loop() -> None:
 async def batch_in_both() -> None:
     batch = bounded_gather(forever, range(3))
     collecting = asyncio.ensure_future(batch.collect())
-    await settle()
+    await settle(5)
 
     async def there() -> None:
         try:
@@ -567,7 +553,7 @@ def closed_under_registry() -> None:
     async def leaves() -> TaskRegistry:
         registry = TaskRegistry()
         registry.register(forever(), "left")
-        await settle()
+        await settle(5)
         return registry
 
     def run() -> None:
@@ -620,7 +606,7 @@ def no_loop() -> None:
 
 
 class Id(str):
-    """Compares and hashes as it likes, and calls back."""
+    """An id whose comparison and hash use the registry and raise."""
 
     registry: TaskRegistry
 
@@ -645,7 +631,7 @@ async def hostile_id() -> None:
     assert Id("odd") in registry
     assert registry[Id("odd")].task_id == "odd"
     assert await registry.cancel(Id("odd"))
-    await settle()
+    await settle(5)
     assert task.cancelled()
     await works()
 
@@ -659,7 +645,7 @@ async def odd_ids() -> None:
         assert registry.dump()
         repr(registry[task_id])
         assert await registry.cancel(task_id)
-        await settle()
+        await settle(5)
         assert task.cancelled()
     await works()
 
@@ -695,7 +681,7 @@ def _id_case(kind: str) -> None:
             pass
         assert len(registry) == 0
         task.cancel()
-        await settle()
+        await settle(5)
         await works()
 
 
@@ -800,7 +786,7 @@ async def numbers(n: int = 3) -> AsyncIterator[int]:
 
 
 class Source:
-    """An iterator whose methods do as told."""
+    """An iterator with the given methods."""
 
     def __init__(self, following: Any, beginning: Any = None) -> None:
         self.following, self.beginning = following, beginning
@@ -813,7 +799,7 @@ class Source:
 
 
 async def ends_with(error: type[BaseException], items: Any, **options: Any) -> None:
-    """The source's error comes out, bare, and no task is left."""
+    """The source's error propagates as it is, and no task is left."""
     try:
         await bounded_gather(echo_later, items, **options)
     except error:
@@ -1035,17 +1021,17 @@ async def anext_swallows() -> None:
     await works()
 
 
-# -------------------------------------------------- callbacks that call back
+# -------------------------------------------------- callbacks that use the package
 
 
 @case("on_result that raises")
 async def on_result_raises() -> None:
-    told: list[Any] = []
+    reported: list[Any] = []
     loop = asyncio.get_running_loop()
-    loop.set_exception_handler(lambda _, about: told.append(about["exception"]))
+    loop.set_exception_handler(lambda _, about: reported.append(about["exception"]))
     results = await bounded_gather(echo_later, range(3), on_result=_fail)
     assert results.values() == [0, 1, 2]
-    assert [type(error) for error in told] == [LookupError] * 3
+    assert [type(error) for error in reported] == [LookupError] * 3
     await works()
 
 
@@ -1118,12 +1104,12 @@ async def callbacks_reenter() -> None:
 
 @case("on_finish that uses the registry and then raises")
 async def on_finish_reenters() -> None:
-    told: list[Any] = []
+    reported: list[Any] = []
     loop = asyncio.get_running_loop()
-    loop.set_exception_handler(lambda _, about: told.append(about))
+    loop.set_exception_handler(lambda _, about: reported.append(about))
 
     def uses(meta: Any) -> None:
-        if len(told) < 5:
+        if len(reported) < 5:
             registry.register(echo_later())
         registry.cancel_all()
         raise LookupError
@@ -1136,7 +1122,7 @@ async def on_finish_reenters() -> None:
 
 
 class Wakes:
-    """Comes back from the dead into what it is told."""
+    """Calls a function when it is freed."""
 
     def __init__(self, does: Callable[[], Any]) -> None:
         self.does = does
@@ -1163,7 +1149,7 @@ async def history_reenters() -> None:
 
     for _ in range(20):
         registry.register(gives_one())
-        await settle()
+        await settle(5)
     await registry.shutdown(5)
     await works()
     running = False
@@ -1200,9 +1186,9 @@ async def error_reenters() -> None:
 
 @case("a child that fails while the group is being left by an exit")
 async def group_exit() -> None:
-    told: list[Any] = []
+    reported: list[Any] = []
     loop = asyncio.get_running_loop()
-    loop.set_exception_handler(lambda _, about: told.append(about))
+    loop.set_exception_handler(lambda _, about: reported.append(about))
     try:
         async with TaskGroup() as group:
             group.create_task(raises(ValueError()))
@@ -1228,7 +1214,7 @@ async def children_breed() -> None:
 
     async with TaskGroup() as group:
         group.create_task(breeds(5))
-        await settle()
+        await settle(5)
         group.cancel()
     await works()
 
@@ -1249,34 +1235,34 @@ async def registry_breeds() -> None:
                     coro.close()
 
     registry.register(breeds(5))
-    await settle()
+    await settle(5)
     await registry.shutdown(5)
     while len(registry):
         registry.cancel_all()
-        await settle()
+        await settle(5)
     await works()
 
 
 @case("weak references whose callbacks come in the middle")
 async def weakrefs_reenter() -> None:
     registry = TaskRegistry(history=1)
-    told: list[Any] = []
+    reported: list[Any] = []
 
     def gone(_: Any) -> None:
-        told.append(registry.stats())
+        reported.append(registry.stats())
 
     refs = []
     for _ in range(10):
         task, _ = await registry.register(echo_later())
         refs.append(weakref.ref(task, gone))
         del task
-        await settle()
+        await settle(5)
     gc.collect()
-    assert told
+    assert reported
     await works()
 
 
-# ------------------------------------------------------ objects made by force
+# ------------------------------------------------------ objects made by __new__
 
 TYPES = {
     name: value
@@ -1286,7 +1272,7 @@ TYPES = {
 
 
 def use_all(thing: Any) -> None:
-    """Read and call all that it has; any exception will do."""
+    """Read and call all its members; they may raise anything."""
     for name in dir(type(thing)):
         if name in ("__class__", "__init_subclass__", "__subclasshook__"):
             continue
@@ -1319,7 +1305,7 @@ def _new_case(name: str) -> None:
         use_all(thing)
         del thing
         gc.collect()
-        await settle()
+        await settle(5)
         await works()
 
     @case(f"{name} subclassed, copied, pickled and written to")
@@ -1496,7 +1482,7 @@ async def threads_read() -> None:
         thread.start()
     for _ in range(20):
         registry.register(echo_later())
-        await settle()
+        await settle(5)
     over.set()
     for thread in threads:
         await asyncio.to_thread(thread.join)
@@ -1564,11 +1550,11 @@ def _interpreter_case(kind: str) -> None:
         def twice() -> None:
             for _ in range(2):
                 interpreter = interpreters.create()
-                said = interpreters.run_string(interpreter, code)
+                failure = interpreters.run_string(interpreter, code)
                 interpreters.destroy(interpreter)
-                assert said is None, said
+                assert failure is None, failure
 
-        in_thread(twice)  # 3.11 has one running loop for all of a thread's
+        in_thread(twice)  # 3.11 has one running loop for all interpreters of a thread
 
 
 def _indented(code: str) -> str:
@@ -1581,7 +1567,7 @@ async def forks() -> None:
     registry.register(forever(), "alive")
     batch = bounded_gather(forever, range(3))
     collecting = asyncio.ensure_future(batch.collect())
-    await settle()
+    await settle(5)
     warnings.simplefilter("ignore", DeprecationWarning)  # faulthandler's thread
     child = os.fork()
     if child == 0:
@@ -1610,7 +1596,7 @@ async def a_registry() -> Any:
     registry = TaskRegistry()
     registry.register(forever(), "alive")
     registry.register(echo_later())
-    await settle()
+    await settle(5)
     return registry
 
 
@@ -1622,7 +1608,7 @@ async def a_ready() -> Any:
 async def a_batch() -> Any:
     batch = bounded_gather(forever, range(3))
     collecting = asyncio.ensure_future(batch.collect())
-    await settle()
+    await settle(5)
     return batch, collecting
 
 
@@ -1633,7 +1619,7 @@ async def an_unused_batch() -> Any:
 async def a_batch_with_timers() -> Any:
     batch = bounded_gather(forever, range(3), timeout=100, budget=100)
     collecting = asyncio.ensure_future(batch.collect())
-    await settle()
+    await settle(5)
     return batch, collecting
 
 
@@ -1645,7 +1631,7 @@ async def a_group() -> Any:
             group.create_task(forever())
 
     task = asyncio.ensure_future(enters())
-    await settle()
+    await settle(5)
     return group, task
 
 
@@ -1694,8 +1680,8 @@ for _kind, _make in {
     _exit_case(_kind, _make)
 
 _interpreter_case("imports it")
-# On 3.12 asyncio by itself corrupts the heap; on 3.11 the child was seen to hang where
-# a plain process did not, and why is not known.
+# On 3.12 asyncio alone corrupts the heap. On 3.11 the child has hung where a plain
+# process did not; the cause is not known.
 if sys.version_info >= (3, 13):
     _interpreter_case("works")
 
@@ -1728,10 +1714,10 @@ def _awaitable_case(kind: str, make: Callable[[], Any]) -> None:
                 awaitable.close()
             del awaitable
             gc.collect()
-        await settle()
+        await settle(5)
         for task in asyncio.all_tasks() - {asyncio.current_task()}:
             task.cancel()
-        await settle()
+        await settle(5)
         await works()
 
 

@@ -1,6 +1,6 @@
-"""The benchmarks run and print every row; how fast is nobody's business here.
+"""The benchmarks run and print every row; their speed is not tested.
 
-They want the extra `bench`: `make recipes` installs it, and runs this file.
+They need the extra `bench`: `make recipes` installs it and runs this module.
 """
 
 import importlib.util
@@ -36,7 +36,7 @@ ROWS = [
 TIMES = {"group, children return at once": 6} | dict.fromkeys(
     [*ROWS[1:4], "group, children do sleep(0)"], 2
 )
-# On the standard loop alone, where there is another.
+# On the standard loop only.
 PLAIN = {
     "register, the plain path": 1,
     "cancel_all and wait, the plain path": 2,

@@ -1,4 +1,4 @@
-"""The demo, run for real at small scale: how it ends and what it says at the end."""
+"""The demo at small scale: how it ends, and the summary that it prints."""
 
 import os
 import pty
@@ -14,7 +14,7 @@ from support.children import ROOT, run_child, start_child
 from support.marks import needs_uvloop
 
 pytestmark = pytest.mark.skipif(
-    sys.platform != "linux", reason="looks for the server's process in /proc"
+    sys.platform != "linux", reason="reads the server's process from /proc"
 )
 
 SYMBOLS = 20
@@ -66,7 +66,7 @@ def assert_gone(process: int, *, within: float = 3.0) -> None:
 
 
 @both_loops
-def test_the_end_of_the_seconds_ends_it(loop: list[str]) -> None:
+def test_the_demo_ends_after_its_seconds(loop: list[str]) -> None:
     began = time.monotonic()
     with start_child([*DEMO, "--seconds", "3", *loop]) as child:
         child.wait_for(LIVE)
@@ -76,24 +76,24 @@ def test_the_end_of_the_seconds_ends_it(loop: list[str]) -> None:
     assert done.stderr == ""
     assert done.returncode == 0
     assert_gone(server)
-    said = summary(done.stdout)
-    assert said["symbols"] == SYMBOLS
-    assert 0.7 * RATE < said["updates_per_second"] < 1.3 * RATE
-    assert said["updates"] > 3 * 0.7 * RATE
-    assert 1 <= said["reconnects"] <= 10
-    assert 1 <= said["stale_seen"] <= 10
-    assert said["lost"] == 0
-    assert 0 <= said["shutdown_seconds"] < 1
-    assert said["stuck"] == 0
+    totals = summary(done.stdout)
+    assert totals["symbols"] == SYMBOLS
+    assert 0.7 * RATE < totals["updates_per_second"] < 1.3 * RATE
+    assert totals["updates"] > 3 * 0.7 * RATE
+    assert 1 <= totals["reconnects"] <= 10
+    assert 1 <= totals["stale_seen"] <= 10
+    assert totals["lost"] == 0
+    assert 0 <= totals["shutdown_seconds"] < 1
+    assert totals["stuck"] == 0
     lines = [line for line in done.stdout.splitlines() if line.startswith("t=")]
-    # The third of three seconds ends but milliseconds before the run.
+    # The third of three seconds ends only milliseconds before the run.
     assert 2 <= len(lines) <= whole_seconds
     assert f"alive={SYMBOLS} " in lines[-1]
 
 
 @both_loops
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it(signum: signal.Signals, loop: list[str]) -> None:
+def test_a_signal_ends_the_demo(signum: signal.Signals, loop: list[str]) -> None:
     with start_child([*DEMO, "--seconds", "60", *loop]) as child:
         child.wait_for(LIVE)
         server = server_of(child.pid)
@@ -102,13 +102,13 @@ def test_a_signal_ends_it(signum: signal.Signals, loop: list[str]) -> None:
     assert done.stderr == ""
     assert done.returncode == 0
     assert_gone(server)
-    said = summary(done.stdout)
-    assert said["symbols"] == SYMBOLS
-    assert said["stuck"] == 0
-    assert said["shutdown_seconds"] < 1
+    totals = summary(done.stdout)
+    assert totals["symbols"] == SYMBOLS
+    assert totals["stuck"] == 0
+    assert totals["shutdown_seconds"] < 1
 
 
-def test_a_signal_before_the_snapshots_are_there_ends_it() -> None:
+def test_a_signal_before_the_snapshots_ends_the_demo() -> None:
     command = [*DEMO, "--symbols", "500", "--plain"]
     with start_child(command) as child:
         children = Path(f"/proc/{child.pid}/task/{child.pid}/children")
@@ -150,7 +150,7 @@ def test_the_server_dies_with_a_client_that_is_killed() -> None:
         assert_gone(server)
 
 
-def test_rate_0_tells_the_last_rate_held() -> None:
+def test_rate_0_prints_the_last_rate_held() -> None:
     done = run_child([*DEMO, "--symbols", "4", "--rate", "0", "--seconds", "3"])
     assert done.stderr == ""
     assert done.returncode == 0
@@ -174,7 +174,7 @@ def test_a_terminal_shows_the_live_table() -> None:
         try:
             while piece := os.read(master, 65536):
                 shown += piece
-        except OSError:  # the other side is closed
+        except OSError:  # the other end is closed
             pass
         os.close(master)
         assert process.stderr.read() == b""
@@ -251,7 +251,7 @@ def test_the_example_does_the_same_job() -> None:
     assert done.stderr == ""
     assert done.returncode == 0
     assert "500 snapshots taken" in done.stdout
-    said = summary(done.stdout)
-    assert said["symbols"] == 500
-    assert said["lost"] == 0
-    assert said["stuck"] == 0
+    totals = summary(done.stdout)
+    assert totals["symbols"] == 500
+    assert totals["lost"] == 0
+    assert totals["stuck"] == 0
