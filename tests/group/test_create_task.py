@@ -199,7 +199,7 @@ async def test_eager_start_names_the_version_that_has_it() -> None:
 
 
 async def test_a_task_factory_gets_only_the_keywords_that_were_passed() -> None:
-    seen: list[dict[str, Any]] = []
+    seen: list[set[str]] = []
 
     def factory(loop: Any, coro: Any, **kwargs: Any) -> Any:
         seen.append({key for key, value in kwargs.items() if value is not None})

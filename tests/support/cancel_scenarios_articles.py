@@ -24,7 +24,6 @@ from support.cancel_scenarios import (
     ITEMS,
     LONG,
     OURS,
-    Boom,
     Case,
     Options,
     case,
@@ -36,6 +35,7 @@ from support.cancel_scenarios import (
     stream,
     swallows_once,
 )
+from support.coroutines import Boom
 
 # ------------------------------------------------------------------ many items
 

@@ -11,13 +11,13 @@ from typing import Any
 
 from support.cancel_scenarios import (
     SHAPES,
-    Boom,
     Case,
     cleans_up,
     fail,
     group_case,
     sleep,
 )
+from support.coroutines import Boom
 
 STOCK: dict[str, list[Case]] = {
     "TaskGroup": [group_case(one, asyncio.TaskGroup, "asyncio") for one in SHAPES]
