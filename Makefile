@@ -7,7 +7,7 @@ SOURCES := $(shell find csrc -name "*.[ch]") setup.py pyproject.toml
 PYFILES := setup.py pyasynclife tests tools $(wildcard examples benchmarks)
 
 .PHONY: demo test recipes bench bench-versions matrix differential sanitize
-.PHONY: leaks nomemory valgrind lint format clean cancel-everywhere
+.PHONY: leaks nomemory valgrind instructions lint format clean cancel-everywhere
 
 demo: $(VENV)/built
 	$(BIN)/python -m pyasynclife demo
@@ -53,6 +53,10 @@ nomemory: $(VENV)/built
 
 valgrind: $(VENV)/built
 	$(BIN)/python tools/valgrind.py $(ARGS)
+
+# CI adds --check: ours alone, against benchmarks/instructions.json.
+instructions: $(VENV)/built
+	$(BIN)/python tools/instructions.py $(ARGS)
 
 cancel-everywhere: $(VENV)/built
 	$(BIN)/python tools/cancel_everywhere.py $(ARGS)

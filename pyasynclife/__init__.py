@@ -1,5 +1,21 @@
-"""One native lifecycle for asyncio tasks: launch, observe, cancel, shut down."""
+"""One lifecycle for asyncio tasks: start, observe, cancel, shut down."""
 
+from pyasynclife._articles_await import (
+    cancellation_with_retry,
+    shielded_operation,
+    task_with_individual_timeout,
+)
+from pyasynclife._articles_gather import (
+    gather_with_error_handling,
+    gather_with_timeout_and_budget,
+    process_batch_with_deadline,
+    wait_for_first_completion,
+)
+from pyasynclife._articles_tasks import (
+    add_task_observers,
+    cancel_all_tasks,
+    monitor_tasks,
+)
 from pyasynclife._batch import Batch
 from pyasynclife._core import Ready, TaskGroup, TaskMetadata, TaskResult
 from pyasynclife._errors import (
@@ -11,18 +27,6 @@ from pyasynclife._errors import (
     UnknownTaskError,
 )
 from pyasynclife._gather import bounded_gather
-from pyasynclife._observers import add_task_observers, cancel_all_tasks, monitor_tasks
-from pyasynclife._operations import (
-    cancellation_with_retry,
-    shielded_operation,
-    task_with_individual_timeout,
-)
-from pyasynclife._patterns import (
-    gather_with_error_handling,
-    gather_with_timeout_and_budget,
-    process_batch_with_deadline,
-    wait_for_first_completion,
-)
 from pyasynclife._registry import RegistryStats, TaskRegistry
 from pyasynclife._report import ShutdownReport, TaskExit
 from pyasynclife._results import BatchProgress, BatchResult

@@ -1,4 +1,4 @@
-"""`python -m pyasynclife demo`: the main job, to look at."""
+"""The command line: `python -m pyasynclife demo`."""
 
 import argparse
 import importlib.util
@@ -10,7 +10,7 @@ from pyasynclife._demo.options import Options
 
 
 def integer(low: int, high: int) -> Callable[[str], int]:
-    """Return what takes a whole number in these bounds, for argparse."""
+    """Return a parser of whole numbers within bounds, for argparse."""
 
     def parse(text: str) -> int:
         value = int(text)
@@ -25,7 +25,7 @@ def integer(low: int, high: int) -> Callable[[str], int]:
 
 
 def seconds(text: str) -> float:
-    """Take a positive number of seconds, for argparse."""
+    """Parse a positive number of seconds, for argparse."""
     value = float(text)
     if not (value > 0.0 and math.isfinite(value)):
         raise argparse.ArgumentTypeError(f"must be above 0 and finite, not {text}")
@@ -33,7 +33,7 @@ def seconds(text: str) -> float:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Describe the command line."""
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(prog="python -m pyasynclife")
     commands = parser.add_subparsers(dest="command", required=True)
     demo = commands.add_parser(
@@ -57,7 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def missing_packages(options: Options) -> list[str]:
-    """Name the packages that this run needs and that are not installed."""
+    """Return the names of the packages that this run needs and that are missing."""
     from pyasynclife._demo.view import wants_live_view
 
     needed = ["websockets"]
@@ -69,7 +69,7 @@ def missing_packages(options: Options) -> list[str]:
 
 
 def demo(options: Options) -> int:
-    """Run the demo."""
+    """Run the demo and return the exit code."""
     if missing := missing_packages(options):
         names = " ".join(missing)
         print(f"the demo needs {names}: pip install {names}", file=sys.stderr)
@@ -87,7 +87,7 @@ def demo(options: Options) -> int:
         return 2
     try:
         run_demo(options)
-    except KeyboardInterrupt:  # before the coordinator was there to take it
+    except KeyboardInterrupt:  # before the coordinator handled signals
         return 130
     return 0
 

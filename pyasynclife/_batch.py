@@ -1,111 +1,163 @@
-"""Batch: items on their way through a function."""
+"""Batch: what `bounded_gather` returns, to be awaited, iterated or entered."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
 import warnings
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
+from pyasynclife._arguments import check_count
+from pyasynclife._constants import (
+    MODE_BLOCK,
+    MODE_COLLECT,
+    MODE_OPEN,
+    MODE_STREAM,
+    STOP_ERRORS,
+)
 from pyasynclife._core import Books, TaskResult
-from pyasynclife._errors import BatchError
-from pyasynclife._options import count_option
+from pyasynclife._errors import BatchError, as_exception
 from pyasynclife._results import (
     BatchProgress,
     BatchResult,
     count_items,
-    length_of,
-    make_progress,
+    is_failure,
+    status_of,
 )
 from pyasynclife._sealed import Sealed
-from pyasynclife._states import BatchStatus, TaskState
+from pyasynclife._states import BatchStatus
+
+if TYPE_CHECKING:
+    from pyasynclife._registry import TaskRegistry
 
 T = TypeVar("T")
 
-# Who takes the results, and why a batch was stopped: as csrc/batch.c and item.h count.
-_BLOCK_OPEN, _COLLECT, _STREAM, _NOBODY = 1, 2, 3, 4
-_BUDGET, _ERRORS = 1, 2
-_STATUS = (
-    BatchStatus.COMPLETED,
-    BatchStatus.TIMED_OUT,
-    BatchStatus.ABORTED,
-    BatchStatus.CANCELLED,
-    BatchStatus.ABORTED,
-)
-
 
 class Batch(Sealed, Generic[T]):
-    """Items on their way through a function; made by `bounded_gather`.
+    """Many items on their way through one function; made by `bounded_gather`.
 
-    The first use decides what becomes of the results: awaiting keeps them all,
-    iterating hands each over, an ``async with`` block that does neither sends them to
-    ``on_result`` and the counts and waits for all at its end.
+    Its first use decides who takes the results: awaiting it keeps them all, iterating
+    it yields each of them, and an ``async with`` block that does neither passes them to
+    ``on_result``, counts them, and waits for all items at its end.
     """
 
     __slots__ = ("__weakref__", "_awaited", "_books", "_budget", "_delivered", "_items",
                  "_key", "_max_concurrent", "_max_errors", "_result")  # fmt: skip
 
     _books: Books
-    _items: Any
+    _items: Any  # the source, if it is a list, tuple or range; else None
     _key: Callable[[Any], str] | None
     _budget: float
     _max_concurrent: int
-    _max_errors: int
+    _max_errors: int  # -1: any number
     _awaited: bool
-    _delivered: bool  # somebody was told how it ended
+    _delivered: bool  # some caller has received the outcome
     _result: BatchResult[T] | None
+
+    @classmethod
+    def _create(
+        cls,
+        fn: Callable[[Any], Awaitable[T]],
+        items: Any,
+        *,
+        is_async: bool,
+        max_concurrent: int,
+        timeout: float,
+        budget: float,
+        max_errors: int,
+        cancel_grace: float,
+        ordered: bool,
+        buffer: int,
+        key: Callable[[Any], str] | None,
+        on_result: Callable[[TaskResult[T]], object] | None,
+        task_per_item: bool,
+        registry: TaskRegistry | None,
+    ) -> Self:
+        """Make a batch of arguments that `bounded_gather` has checked.
+
+        No time limit is ``math.inf``; no ``max_errors`` and the default ``buffer``
+        are -1.
+        """
+        self = cls._make()
+        self._items = items if type(items) in (list, tuple, range) else None
+        self._key = key
+        self._budget = budget
+        self._max_concurrent = max_concurrent
+        self._max_errors = max_errors
+        self._awaited = self._delivered = False
+        self._result = None
+        self._books = Books(
+            fn,
+            items,
+            is_async,
+            "bounded_gather",
+            min(max_concurrent, sys.maxsize),
+            timeout,
+            budget,
+            cancel_grace,
+            max_errors,
+            ordered,
+            buffer,
+            key,
+            on_result,
+            task_per_item,
+            registry,
+        )
+        return self
 
     @property
     def max_concurrent(self) -> int:
         """How many items run at once, at most.
 
-        May be set while it runs: raised, it starts more at once; lowered, items that
-        run are left alone, and no more are started until fewer run.
+        It may be set while the batch runs. Raised, it lets more items start at once;
+        lowered, it leaves running items alone, and none start until fewer run.
         """
         return self._max_concurrent
 
     @max_concurrent.setter
     def max_concurrent(self, value: int) -> None:
-        limit = count_option("max_concurrent", value, 1)
+        limit = check_count("max_concurrent", value, 1)
         self._books.set("limit", min(limit, sys.maxsize))
         self._max_concurrent = limit
 
     @property
     def paused(self) -> bool:
-        """Whether nothing new is started."""
+        """Whether the batch is paused: no item starts."""
         return self._books.paused
 
     @property
     def progress(self) -> BatchProgress:
-        """How far it is: a snapshot."""
-        return make_progress(self._books.counts())
+        """A snapshot of how far the batch is."""
+        return BatchProgress._of(self._books)
 
     @property
     def status(self) -> BatchStatus | None:
-        """How it ended; None while it runs, and before."""
-        return _STATUS[self._books.stopping] if self._books.over else None
+        """How the batch ended; None while it runs, and before."""
+        return status_of(self._books)
 
     async def collect(self) -> BatchResult[T]:
-        """Run all items and return their results: what ``await batch`` does.
+        """Run all items and return their results; ``await batch`` does the same.
 
         Returns:
-            The results in input order; the same again if asked again.
+            The results in input order. Called again, it returns the same object.
 
         Raises:
-            BatchError: more than ``max_errors`` items failed; ``result`` has all.
-            RuntimeError: it is being iterated, or awaited by somebody else.
+            BatchError: More than ``max_errors`` items failed. Its ``result`` has the
+                results of all items.
+            RuntimeError: The batch is being iterated, or another caller awaits it.
 
-        A source's or ``key``'s exception comes out as it is, when the items that ran
-        have been cancelled and have ended; so does a SystemExit, KeyboardInterrupt or
-        the like of an item. If the caller is cancelled, so are the items; when they
-        have ended, that CancelledError comes out, and awaiting again gives the result.
-        A SystemExit or KeyboardInterrupt goes before all of these.
+        An exception of the source or of ``key`` propagates as it is, once the running
+        items have been cancelled and have ended. So do SystemExit, KeyboardInterrupt
+        and other exits of an item. If the caller is cancelled, so are the items; once
+        they have ended, that CancelledError propagates, and awaiting the batch again
+        returns the result. A SystemExit or KeyboardInterrupt of an item is raised in
+        place of the CancelledError.
         """
         if self._awaited:
-            raise RuntimeError("this batch is being awaited by somebody else")
-        self._books.use(_COLLECT)
+            raise RuntimeError("another caller is awaiting this batch")
+        self._books.use(MODE_COLLECT)
         if not self._books.over:
             self._awaited = True
             try:
@@ -131,12 +183,12 @@ class Batch(Sealed, Generic[T]):
         return self.collect().__await__()
 
     def __aiter__(self) -> AsyncIterator[TaskResult[T]]:
-        """Hand over each result; ``anext()`` takes it when it is awaited."""
-        self._books.use(_STREAM)
+        """Yield each result; ``anext()`` takes it when it is awaited."""
+        self._books.use(MODE_STREAM)
         return self._books.stream(self)
 
     async def __aenter__(self) -> Self:
-        self._books.use(_BLOCK_OPEN)
+        self._books.use(MODE_OPEN)
         return self
 
     async def __aexit__(
@@ -146,9 +198,9 @@ class Batch(Sealed, Generic[T]):
         traceback: TracebackType | None,
     ) -> None:
         books = self._books
-        if books.mode == _BLOCK_OPEN:
-            books.use(_NOBODY)
-        if exc is not None or books.mode == _STREAM:
+        if books.mode == MODE_OPEN:
+            books.use(MODE_BLOCK)
+        if exc is not None or books.mode == MODE_STREAM:
             books.stop()
         if not books.over:
             try:
@@ -171,32 +223,32 @@ class Batch(Sealed, Generic[T]):
                 raise books.fatal
             books.loop.call_exception_handler(
                 {
-                    "message": "a batch failed while its block was being left with "
-                    "another exception",
+                    "message": "a batch failed while another exception left its block",
                     "exception": books.fatal,
                 }
             )
 
     def add(self, item: Any) -> None:
-        """Add an item, behind all others: those of the source come first.
+        """Add an item at the end, after all items of the source.
 
-        Items of an asynchronous source and added ones run in the order in which they
-        arrive. An await ends when the source is done and nothing runs or waits; an
-        iteration when the consumer then asks for one more; a block not before it is
-        left. So what consumes a batch may add to it.
+        Items of an asynchronous source and added items run in the order in which they
+        arrive. An await ends when the source is exhausted and no item runs or waits; an
+        iteration ends when the consumer then asks for the next result; a block does
+        not end before it is left. So the consumer of a batch may add to it.
 
         Raises:
-            RuntimeError: it has ended, or was closed; another thread than its loop's.
-            TypeError: for a coroutine, which is closed.
+            RuntimeError: The batch has ended or was closed, or this is not the thread
+                of its loop.
+            TypeError: The item is a coroutine, which is closed.
         """
         self._books.add(item)
 
     def close(self) -> None:
-        """Say that no more will be added: it ends when nothing runs."""
+        """Accept no more items: the batch ends when no item runs or waits."""
         self._books.set("closed", 1)
 
     def pause(self) -> None:
-        """Start nothing new; what runs goes on, and so do timeouts and the budget."""
+        """Start no item. Running items go on; so do timeouts and the budget."""
         self._books.set("paused", 1)
 
     def resume(self) -> None:
@@ -204,72 +256,50 @@ class Batch(Sealed, Generic[T]):
         self._books.set("paused", 0)
 
     def cancel(self, msg: str | None = None) -> None:
-        """Cancel the items that run and start no more; again: cancel them once more.
+        """Cancel the running items and start no more; again: cancel them once more.
 
-        Await or iteration then end with status CANCELLED. After the end: no effect.
+        The await or iteration then ends with status CANCELLED. No effect after the end.
         """
         self._books.stop(msg)
 
     def _outcome(self) -> BatchResult[T]:
-        """The BatchResult, made once."""
-        if self._result is not None:
-            return self._result
-        books, items = self._books, self._items
-        running, _, failed, _, _, elapsed = books.counts()[2:]
-        failed += running  # did not stop in time
-        result: BatchResult[T] = BatchResult._make()
-        result._failed = 0
-        result._results = books.results
-        result._rest = ()
-        result._added = books.queued
-        result._why_rest = None
-        result._key = self._key
-        result._loop = books.loop
-        result._read = False
-        if type(items) in (list, tuple, range) and not books.exhausted:
-            result._rest = items[books.own :]
-        if books.stopping == _BUDGET:
-            result._why_rest = (
-                f"never started: the budget of {self._budget} s for the whole batch"
-                " ran out"
+        """Return the BatchResult; make it at the first call."""
+        if self._result is None:
+            self._result = BatchResult._of(
+                self._books, self._items, self._key, self._budget
             )
-            failed += length_of(result._rest) + len(result._added)
-        result.exhausted = books.exhausted or type(items) in (list, tuple, range)
-        result.status = _STATUS[books.stopping]
-        result.duration = elapsed
-        result._failed = failed
-        self._items = None
-        self._result = result
-        return result
+            self._items = None
+        return self._result
 
     def _failure(self) -> BaseException | None:
-        """What the end raises."""
+        """Return the exception that the end of the batch raises, if any."""
         books = self._books
         if books.fatal is not None:
             return books.fatal
-        if books.stopping != _ERRORS:
+        if books.stopping != STOP_ERRORS:
             return None
         result = None
-        errors = books.errors  # as they failed; None: without an error
-        if books.mode == _COLLECT:
+        if books.mode == MODE_COLLECT:
             result = self._outcome()
-            errors = [r.error for r in result if _is_failure(r)]
+            errors = [as_exception(one.error, one) for one in result if is_failure(one)]
+        else:
+            errors = [as_exception(error) for error in books.errors]
         return BatchError(
             f"{count_items(len(errors))} failed, where max_errors is "
             f"{self._max_errors}",
-            [_as_exception(error) for error in errors],
+            errors,
             result,
         )
 
     def _raise_exit(self) -> None:
-        """Raise what is to end the loop's run, if that is what ended the batch."""
+        """Raise the SystemExit or KeyboardInterrupt that ended the batch, if any."""
         fatal = self._books.fatal
         if isinstance(fatal, SystemExit | KeyboardInterrupt):
             self._delivered = True
             raise fatal
 
     def _ended(self) -> None:
-        """The iteration has come to its end: raise why, if there is a why."""
+        """Raise the failure of the batch, if any: called at the end of an iteration."""
         self._delivered = True
         error = self._failure()
         if error is not None:
@@ -290,7 +320,7 @@ class Batch(Sealed, Generic[T]):
         try:
             books = self._books
         except AttributeError:
-            return
+            return  # _create() failed
         if not books.begun or (books.over and self._delivered):
             return
         loop: asyncio.AbstractEventLoop = books.loop
@@ -310,17 +340,3 @@ class Batch(Sealed, Generic[T]):
                 books.drop()
             except RuntimeError:  # collected in another thread
                 loop.call_soon_threadsafe(books.drop)
-
-
-def _is_failure(result: TaskResult[Any]) -> bool:
-    """Tell whether an item counts for max_errors."""
-    return result.state is TaskState.FAILED or (
-        result.state is TaskState.RUNNING and result.timed_out
-    )
-
-
-def _as_exception(error: BaseException | None) -> Exception:
-    """Return what stands for a failed item's error in a BatchError."""
-    if isinstance(error, Exception):
-        return error
-    return RuntimeError(repr(error) if error else "an item failed and gave no error")

@@ -13,30 +13,34 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Self
 
+from pyasynclife._states import TaskState
+
 if TYPE_CHECKING:
+    from pyasynclife._core import TaskResult
     from pyasynclife._results import BatchResult
 
 
 class PyAsyncLifeError(Exception):
-    """Every exception of this package."""
+    """The base of all exceptions of this package."""
 
 
 class DuplicateTaskError(PyAsyncLifeError, ValueError):
-    """A task id was registered again while its task is alive."""
+    """A task id was registered while another task of this id is alive."""
 
 
 class UnknownTaskError(PyAsyncLifeError, KeyError):
     """No task of this id is alive or in the history."""
 
     def __str__(self) -> str:
-        return Exception.__str__(self)  # KeyError would show a repr of it
+        return Exception.__str__(self)  # KeyError.__str__ returns the repr
 
 
 class SignalSetupError(PyAsyncLifeError, RuntimeError):
-    """Signal handlers cannot be set here: thread, interpreter or loop."""
+    """Signal handlers cannot be set in this thread, interpreter or loop."""
 
 
 class NotRunError(PyAsyncLifeError):
@@ -44,7 +48,11 @@ class NotRunError(PyAsyncLifeError):
 
 
 class BatchError(PyAsyncLifeError, ExceptionGroup[Exception]):
-    """The failed items of a batch; ``result`` is its BatchResult, if it has one."""
+    """The errors of the failed items of a batch.
+
+    Attributes:
+        result: The BatchResult; None after an iteration, which keeps no results.
+    """
 
     result: BatchResult[Any] | None
 
@@ -68,3 +76,30 @@ class BatchError(PyAsyncLifeError, ExceptionGroup[Exception]):
 
     def derive(self, excs: Sequence[Exception]) -> BatchError:  # type: ignore[override]
         return BatchError(self.message, excs, self.result)
+
+
+def as_exception(
+    error: BaseException | None, result: TaskResult[Any] | None = None
+) -> Exception:
+    """Return the exception that a BatchError holds for an item without success.
+
+    Args:
+        error: The item's error.
+        result: Its result, for the message; None if nobody has kept it.
+    """
+    if isinstance(error, Exception):
+        return error
+    item = "an item" if result is None else f"task {result.task_id!r}"
+    if error is None:
+        return RuntimeError(f"{item} failed and gave no error")
+    if not isinstance(error, asyncio.CancelledError):
+        what = f"ended with {type(error).__name__}"
+    elif result is not None and result.state is TaskState.PENDING:
+        what = "was never started"
+    elif result is not None and result.state is TaskState.RUNNING:
+        what = "did not stop when it was cancelled"
+    else:
+        what = "was cancelled"
+    standing = NotRunError(f"{item} {what}")
+    standing.__cause__ = error
+    return standing

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import sys
+import inspect
+import math
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
 from typing import Any, TypeVar
 
-from pyasynclife._batch import Batch
-from pyasynclife._core import Books, TaskResult
-from pyasynclife._options import (
+from pyasynclife._arguments import (
+    check_count,
+    check_function,
     check_hook,
-    check_sources,
-    count_option,
-    seconds_option,
+    check_optional_seconds,
+    check_size,
     short,
 )
+from pyasynclife._batch import Batch
+from pyasynclife._core import TaskResult
 from pyasynclife._registry import TaskRegistry
 
 T = TypeVar("T")
@@ -38,41 +40,44 @@ def bounded_gather(
 ) -> Batch[T]:
     """Run ``fn(item)`` for every item, at most ``max_concurrent`` at once.
 
-    Nothing runs before the batch is awaited, iterated or entered.
+    Nothing runs before the batch is awaited, iterated or entered (``async with``).
 
     Args:
-        fn: What to run: an ``async def`` of one argument, or anything that returns an
-            awaitable. Called only when there is room for its item. It may return a
-            `TaskResult`, from which task_id, success, data and error are then taken.
-        items: Any iterable, read lazily, or an asynchronous one, read by one task.
+        fn: An ``async def`` of one argument, or any function that returns an
+            awaitable. It is called only when fewer than ``max_concurrent`` items run.
+            If it returns a `TaskResult`, the result of the item takes its task_id,
+            success, data and error.
+        items: An iterable, which is read lazily, or an asynchronous one, which one
+            task reads.
         max_concurrent: How many items run at once, at most.
-        timeout: Seconds for each item, from the call of ``fn``.
-        budget: Seconds for all items, from the start; then the rest is cancelled.
-        max_errors: How many items may fail, timeouts among them, before the rest is
-            cancelled; 0: stop at the first. None: any number.
-        cancel_grace: How many seconds an item that was cancelled, also for its timeout,
-            has to stop. One that does not has state RUNNING, its place is taken by the
-            next, and the batch ends without it; its task is held until it ends, and
-            what it then fails with is reported as of any task. None: however long.
-        ordered: Whether an iteration is in input order, or as items end.
-        buffer: How many results may wait for a slow consumer of an iteration; twice
-            ``max_concurrent`` by default.
-        key: The task id of an item, a non-empty str.
-        on_result: Called with the TaskResult of each item as it ends. What it raises
-            goes to the loop's exception handler.
-        task_per_item: Give each item an ``asyncio.Task`` of its own, named by its task
-            id, for what is keyed by the current task. The same in all else.
-        registry: Register the item's task in it, under its task id; implies
-            ``task_per_item``. An item whose id a living task has fails with
-            DuplicateTaskError; its function is not called.
+        timeout: Seconds for each item, from the call of ``fn``; None: no limit.
+        budget: Seconds for all items, from the start; then those that have not ended
+            are cancelled. None: no limit.
+        max_errors: How many items may fail, timeouts among them, before the others are
+            cancelled; 0: stop at the first failure; None: any number.
+        cancel_grace: Seconds that a cancelled or timed out item has to stop. After
+            that it is abandoned: its state is RUNNING, the next item takes its place,
+            and the batch ends without it. Its task is held until it ends, and its
+            exception is reported like that of any task. None: no limit.
+        ordered: Whether an iteration yields results in input order, or as items end.
+        buffer: How many results may wait for a slow consumer of an iteration; None:
+            twice ``max_concurrent``.
+        key: Called with an item; returns its task id, a non-empty str.
+        on_result: Called with the TaskResult of each item when it ends. Its exceptions
+            go to the loop's exception handler.
+        task_per_item: Run each item in an ``asyncio.Task`` of its own, named by its
+            task id, for code that depends on the current task. Nothing else changes.
+        registry: Register the task of each item, under its task id; implies
+            ``task_per_item``. An item fails with DuplicateTaskError, and ``fn`` is not
+            called, if a task of its id is alive.
 
     Returns:
-        The batch: await it for all results, or iterate it (``async for``) to have
-        each and keep none, or enter it (``async with``) so that what is left when the
-        block is left is cancelled and waited for.
+        The batch. Await it for all results; or iterate it (``async for``) to receive
+        each result and keep none; or enter it (``async with``), so that no item
+        outlives the block.
 
     Raises:
-        TypeError, ValueError: For what cannot work, before anything has started.
+        TypeError, ValueError: An argument is wrong. Nothing has been read or started.
 
     Example::
 
@@ -81,39 +86,61 @@ def bounded_gather(
 
     Source: the articles' ``gather_with_timeout_and_budget``.
     """
-    is_async = check_sources(fn, items)
-    limit = count_option("max_concurrent", max_concurrent, 1)
+    check_function("bounded_gather(fetch, urls)", fn)
+    is_async = _check_items(items)
+    limit = check_count("max_concurrent", max_concurrent, 1)
     check_hook("key", key)
     check_hook("on_result", on_result)
     if registry is not None and not isinstance(registry, TaskRegistry):
         raise TypeError(
             f"registry must be a TaskRegistry or None, got {short(registry)}"
         )
-    batch: Batch[T] = Batch._make()
-    batch._items = items if type(items) in (list, tuple, range) else None
-    batch._key = key
-    batch._max_concurrent = limit
-    batch._max_errors = (
-        -1 if max_errors is None else count_option("max_errors", max_errors)
-    )
-    batch._budget = seconds_option("budget", budget)
-    batch._awaited = batch._delivered = False
-    batch._result = None
-    batch._books = Books(
+    return Batch._create(
         fn,
         items,
-        is_async,
-        "bounded_gather",
-        min(limit, sys.maxsize),
-        seconds_option("timeout", timeout),
-        batch._budget,
-        seconds_option("cancel_grace", cancel_grace),
-        min(batch._max_errors, sys.maxsize),
-        bool(ordered),
-        -1 if buffer is None else min(count_option("buffer", buffer), sys.maxsize),
-        key,
-        on_result,
-        bool(task_per_item) or registry is not None,
-        registry,
+        is_async=is_async,
+        max_concurrent=limit,
+        timeout=check_optional_seconds("timeout", timeout, math.inf),
+        budget=check_optional_seconds("budget", budget, math.inf),
+        max_errors=-1 if max_errors is None else check_size("max_errors", max_errors),
+        cancel_grace=check_optional_seconds("cancel_grace", cancel_grace, math.inf),
+        ordered=bool(ordered),
+        buffer=-1 if buffer is None else check_size("buffer", buffer),
+        key=key,
+        on_result=on_result,
+        task_per_item=bool(task_per_item) or registry is not None,
+        registry=registry,
     )
-    return batch
+
+
+def _check_items(items: Any) -> bool:
+    """Tell whether items are asynchronous; refuse those that cannot be read."""
+    if isinstance(items, (str, bytes, bytearray)):
+        raise TypeError(
+            f"items is {short(items)}, whose letters would be the items: wrap it "
+            "in a list"
+        )
+    if inspect.iscoroutine(items):
+        items.close()
+        raise TypeError(
+            "items is a coroutine: await it first, or pass the function and its "
+            "arguments: bounded_gather(fetch, urls)"
+        )
+    if isinstance(items, AsyncIterable):
+        return True
+    if not isinstance(items, Iterable) and not hasattr(type(items), "__getitem__"):
+        raise TypeError(
+            f"items must be iterable (a list, a generator, an async generator), got "
+            f"{short(items)}"
+        )
+    first = None
+    if type(items) in (list, tuple, set, frozenset, dict) and items:
+        first = next(iter(items.values() if type(items) is dict else items))
+    if inspect.iscoroutine(first):
+        first.close()
+        raise TypeError(
+            "the items are coroutines, which bounded_gather makes itself: pass "
+            "the function and its arguments, bounded_gather(fetch, urls) for "
+            "[fetch(url) for url in urls]"
+        )
+    return False

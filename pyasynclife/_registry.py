@@ -1,4 +1,4 @@
-"""TaskRegistry: what waits and what reads; the rest of it is native."""
+"""TaskRegistry: its waiting and reporting methods; the others are native."""
 
 from __future__ import annotations
 
@@ -8,20 +8,39 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
 
-from pyasynclife._checks import check_callable, check_count, check_seconds
+from pyasynclife._arguments import (
+    check_hook,
+    check_optional_seconds,
+    check_seconds,
+    check_size,
+)
+from pyasynclife._await_chain import await_chain, dump_tasks
 from pyasynclife._core import Registry, TaskMetadata, adopt_methods
-from pyasynclife._dump import await_chain, dump_tasks
-from pyasynclife._report import ShutdownReport, follow_drain, wait_among
+from pyasynclife._log import logger
+from pyasynclife._report import ShutdownReport
 from pyasynclife._sealed import Sealed
-from pyasynclife._states import logger
+from pyasynclife._waiting import follow_drain, wait_among
 
 
 @dataclass(init=False, frozen=True, slots=True)
 class RegistryStats(Sealed):
-    """The numbers of a registry at one moment.
+    """The numbers of a registry: a snapshot.
 
-    ``alive = pending + healthy + stale + unknown`` are now; the rest are since the
-    start.
+    ``alive = pending + healthy + stale + unknown``. The numbers after ``unknown`` count
+    from the start of the registry.
+
+    Attributes:
+        alive: Tasks that have not ended.
+        pending: Tasks alive that have not started.
+        healthy: Tasks alive whose last heartbeat is recent.
+        stale: Tasks alive that have been silent for longer than ``stale_after``.
+        unknown: Tasks alive that have started and sent no heartbeat yet.
+        done: Tasks that ended with a value.
+        failed: Tasks that ended with an exception.
+        cancelled: Tasks that were cancelled.
+        registered: Tasks that were registered or tracked.
+        heartbeats: Heartbeats that were recorded.
+        unknown_heartbeats: Heartbeats for an id of which no task was alive.
     """
 
     alive: int
@@ -38,19 +57,30 @@ class RegistryStats(Sealed):
 
 
 class TaskRegistry(Registry):
-    """Every task under an id: started, observed, cancelled, waited for.
+    """Start, observe, cancel and await tasks, each under an id.
 
-    heartbeat_interval: seconds between two looks of monitor_loop().
-    stale_threshold: seconds of silence after which a task is stale; math.inf: never.
-    history: how many finished tasks are remembered.  keep_results: with their results.
-    keep_errors: how many of the newest failures keep their exception, and with it the
-    frames that it pins; older ones keep its text.
-    shutdown_timeout: seconds that shutdown() waits.
-    on_stale: called by the monitor with a TaskMetadata, once per silence.
-    on_finish: called with the TaskMetadata of every task that has ended.
+    Args:
+        heartbeat_interval: Seconds between two checks of monitor_loop().
+        stale_threshold: Seconds of silence after which a task is stale; math.inf:
+            never.
+        history: How many finished tasks are remembered.
+        keep_results: Whether finished tasks keep their results.
+        keep_errors: How many of the newest failures keep their exception, and with it
+            the frames of its traceback. Older ones keep its text.
+        shutdown_timeout: Seconds that shutdown() waits by default.
+        on_stale: Called by the monitor with the TaskMetadata of a stale task, once for
+            each silence.
+        on_finish: Called with the TaskMetadata of each task that has ended.
 
-    A task that failed is logged once, at ERROR, by the logger "pyasynclife".  Binds to
-    the loop it is first used on; once empty, and that loop closed, it binds again.
+    Attributes:
+        heartbeat_interval: Seconds between two checks; may be set.
+        stale_threshold: The default of ``stale_after``, as it was given.
+        shutdown_timeout: The default timeout of shutdown(); may be set.
+        on_stale: The hook of the monitor; may be set.
+
+    A task that fails is logged once, at ERROR, by the logger "pyasynclife". The
+    registry binds to the loop on which it is first used. When it is empty and that loop
+    is closed, it may bind to another.
 
     Example::
 
@@ -91,13 +121,13 @@ class TaskRegistry(Registry):
         interval = check_seconds("heartbeat_interval", heartbeat_interval, zero=False)
         threshold = check_seconds("stale_threshold", stale_threshold)
         timeout = check_seconds("shutdown_timeout", shutdown_timeout)
-        check_callable("on_stale", on_stale)
-        check_callable("on_finish", on_finish)
+        check_hook("on_stale", on_stale)
+        check_hook("on_finish", on_finish)
         self._configure(
             threshold,
-            check_count("history", history),
+            check_size("history", history),
             bool(keep_results),
-            check_count("keep_errors", keep_errors),
+            check_size("keep_errors", keep_errors),
             on_finish,
         )
         self.heartbeat_interval = interval
@@ -110,7 +140,7 @@ class TaskRegistry(Registry):
         return f"<{type(self).__name__} alive={len(self)}>"
 
     def stats(self) -> RegistryStats:
-        """Return the numbers of now; costs what is newly stale, not what is alive."""
+        """Return a snapshot of the numbers; costs O(tasks newly stale)."""
         return RegistryStats._make(
             **dict(zip(RegistryStats.__slots__, self._counts(), strict=True))
         )
@@ -118,53 +148,58 @@ class TaskRegistry(Registry):
     def where(self, task_id: str) -> list[str]:
         """Return where a task waits: "file:line in function", outermost first.
 
-        Of the current task it is the live stack, of a PENDING one the line of its
-        ``def``, of a finished one nothing.  Raises UnknownTaskError.
+        For the current task it is the live stack, for a PENDING task the line of its
+        ``def``, for a finished task an empty list.
+
+        Raises:
+            UnknownTaskError: No task of this id is alive or in the history.
         """
         task = self[task_id].task
         return [] if task is None else await_chain(task)
 
     def dump(self) -> str:
-        """Return where all tasks wait, as text; equal await chains once, counted."""
+        """Return where all tasks wait, as text; equal chains once, with a count."""
         tasks = [meta.task for meta in self.get_status().result().values()]
         return dump_tasks(task for task in tasks if task is not None)
 
     async def shutdown(self, timeout: float | None = None) -> ShutdownReport:
-        """Cancel every task but the calling one, and wait for them.
+        """Cancel all tasks but the calling one, and wait for them.
 
-        Tasks that are registered meanwhile are cancelled too.  Returns at the deadline
-        although some run on: they are ``stuck`` in the report.
+        Tasks that are registered meanwhile are cancelled too. It returns at the
+        deadline even if some tasks run on; these are ``stuck`` in the report.
 
-        timeout: seconds; None: ``shutdown_timeout``; math.inf: for ever.
+        Args:
+            timeout: Seconds; None: ``shutdown_timeout``; ``math.inf``: no limit.
+
         Cancelled, it leaves at once; the tasks stay cancelled.
         """
-        seconds = (
-            self.shutdown_timeout
-            if timeout is None
-            else check_seconds("timeout", timeout)
-        )
+        seconds = check_optional_seconds("timeout", timeout, self.shutdown_timeout)
         loop = asyncio.get_running_loop()
         started = loop.time()
-        drain = self._begin_drain(asyncio.current_task())
+        drain = self._begin_shutdown(asyncio.current_task())
         try:
-            if self._unborn:  # in an eager first step: cancelled when that is over
+            if self._starting:  # tasks in an eager first step are cancelled after it
                 await asyncio.sleep(0)
             return await follow_drain(drain, started, started + seconds)
         finally:
-            self._end_drain()
+            self._end_shutdown()
 
     async def wait(self, timeout: float | None = None) -> bool:
-        """Wait until every task but the calling one has ended; cancel nothing.
+        """Wait until all tasks but the calling one have ended; cancel nothing.
 
-        timeout: seconds; None: for ever.  Returns True if all have ended.
+        Args:
+            timeout: Seconds; None: no limit.
+
+        Returns:
+            True if all have ended, False if the time was up before.
         """
-        seconds = math.inf if timeout is None else check_seconds("timeout", timeout)
+        seconds = check_optional_seconds("timeout", timeout, math.inf)
         self._bind("TaskRegistry.wait()")
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
         while self._others_alive():
             if loop.time() >= deadline:
-                await asyncio.sleep(0)  # who asks in a loop stops nobody
+                await asyncio.sleep(0)  # a loop of wait(0) must not block the others
                 return not self._others_alive()
             await wait_among(self._waiters, deadline)
         return True
@@ -175,10 +210,10 @@ class TaskRegistry(Registry):
         return len(self) > known
 
     async def monitor_loop(self) -> None:
-        """Look for stale tasks every ``heartbeat_interval`` seconds until cancelled.
+        """Check for stale tasks every ``heartbeat_interval`` seconds until cancelled.
 
-        Each silence is logged once, as a warning, and given to ``on_stale``, whose
-        exceptions go to the loop's exception handler.
+        Each silence of a task is logged once, at WARNING, and passed to ``on_stale``.
+        Exceptions of ``on_stale`` go to the loop's exception handler.
         """
         self._bind("TaskRegistry.monitor_loop()")
         while True:
@@ -189,9 +224,9 @@ class TaskRegistry(Registry):
                 more = ", ..." if len(stale) > 5 else ""
                 logger.warning("newly stale: %d (%s%s)", len(stale), some, more)
             for meta in stale if self.on_stale is not None else ():
-                self._tell_stale(meta)
+                self._call_on_stale(meta)
 
-    def _tell_stale(self, meta: TaskMetadata) -> None:
+    def _call_on_stale(self, meta: TaskMetadata) -> None:
         assert self.on_stale is not None
         try:
             self.on_stale(meta)
@@ -203,9 +238,9 @@ class TaskRegistry(Registry):
             asyncio.get_running_loop().call_exception_handler(about)
 
     async def __aenter__(self) -> Self:
-        """Start monitor_loop() in a task of its own."""
+        """Start monitor_loop() in a task."""
         if self._monitor is not None:
-            raise RuntimeError(f"{self!r} is entered already")
+            raise RuntimeError(f"{self!r} is already entered")
         self._bind("TaskRegistry.__aenter__()")
         self._monitor = asyncio.create_task(
             self.monitor_loop(), name="pyasynclife monitor"
@@ -213,7 +248,7 @@ class TaskRegistry(Registry):
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        """End the monitor and shut down; log what did not stop."""
+        """Stop the monitor and shut down; log the tasks that did not stop."""
         monitor, self._monitor = self._monitor, None
         assert monitor is not None
         monitor.cancel()
@@ -226,4 +261,4 @@ class TaskRegistry(Registry):
             logger.error("%s", report)
 
 
-adopt_methods(TaskRegistry)  # makes a heartbeat a tenth faster
+adopt_methods(TaskRegistry)  # a heartbeat takes a tenth less

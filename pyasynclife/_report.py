@@ -1,15 +1,13 @@
-"""What became of the tasks that were told to end."""
+"""The report of a shutdown: how each task ended."""
 
 from __future__ import annotations
 
 import asyncio
-import math
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pyasynclife._core import Drain
-from pyasynclife._dump import await_chain
+from pyasynclife._await_chain import await_chain
 from pyasynclife._sealed import Sealed
 
 if TYPE_CHECKING:
@@ -18,7 +16,16 @@ if TYPE_CHECKING:
 
 @dataclass(init=False, frozen=True, slots=True)
 class TaskExit(Sealed):
-    """One task of a ShutdownReport."""
+    """One task of a ShutdownReport.
+
+    Attributes:
+        name: The Task's name.
+        task_id: Its id in the registry; None outside of one.
+        age: Seconds since its registration; None outside of a registry.
+        silence: Seconds since its last heartbeat; None outside of a registry.
+        error: The exception that it failed with, or None.
+        where: Of a stuck task, its await chain, outermost first; of others empty.
+    """
 
     name: str
     task_id: str | None
@@ -30,7 +37,17 @@ class TaskExit(Sealed):
 
 @dataclass(init=False, frozen=True, slots=True)
 class ShutdownReport(Sealed):
-    """Who ended, how, and who did not; ``str()`` is a table a person can read."""
+    """How each task of a shutdown ended; ``str()`` is a table for people.
+
+    Attributes:
+        finished: Tasks that ended with a value before the cancellation reached them.
+        cancelled: Tasks that the cancellation ended.
+        failed: Tasks that ended with an exception.
+        swallowed: Tasks that caught the cancellation and returned a value in time.
+        stuck: Tasks that still ran at the deadline.
+        duration: Seconds that the shutdown took.
+        deadline_met: Whether no task is stuck.
+    """
 
     finished: list[TaskExit]
     cancelled: list[TaskExit]
@@ -42,7 +59,7 @@ class ShutdownReport(Sealed):
 
     @property
     def ok(self) -> bool:
-        """Nothing failed and nothing is stuck."""
+        """Whether no task failed and none is stuck."""
         return not self.failed and not self.stuck
 
     def __str__(self) -> str:
@@ -58,9 +75,6 @@ class ShutdownReport(Sealed):
         return "\n".join(lines)
 
 
-# A deadline that has passed leaves the turns that an obedient task needs to end.
-_TURNS = 5
-
 _HOW = ("finished", "cancelled", "failed", "swallowed", "stuck")
 
 
@@ -73,85 +87,23 @@ def _describe(one: TaskExit) -> str:
     return ", ".join(words)
 
 
-async def follow_drain(drain: Drain, started: float, deadline: float) -> ShutdownReport:
-    """Wait until a drain is empty or its deadline has come, and report.
-
-    started, deadline: loop time; ``math.inf``: no deadline.  The calling task is not
-    waited for.  Cancelled, it leaves at once; the tasks stay told to end.
-    """
-    loop = asyncio.get_running_loop()
-    caller = asyncio.current_task()
-    drain.callers.append(caller)
-    try:
-        for _ in range(_TURNS if deadline <= loop.time() else 0):
-            if _left(drain, caller):
-                await asyncio.sleep(0)
-        while loop.time() < deadline and _left(drain, caller):
-            await wait_among(drain.waiters, deadline)
-        return _report(drain, caller, loop.time() - started)
-    finally:
-        drain.callers.remove(caller)
-
-
-async def wait_among(
-    waiters: list[asyncio.Future[None]], deadline: float = math.inf
-) -> None:
-    """Wait until the core gives None to the futures of a list, or until a loop time."""
-    loop = asyncio.get_running_loop()
-    waiter: asyncio.Future[None] = loop.create_future()
-    timer = None
-    if deadline != math.inf:
-        timer = loop.call_at(deadline, wake, waiter)
-    waiters.append(waiter)
-    try:
-        await waiter
-    finally:
-        if timer is not None:
-            timer.cancel()
-        if waiter in waiters:
-            waiters.remove(waiter)
-
-
-def drain_tasks(tasks: Iterable[asyncio.Task[Any]]) -> Drain:
-    """Cancel tasks, all at once, each once; return their Drain."""
-    drain = Drain()
-    for task in {id(task): task for task in tasks}.values():
-        drain.add(task)
-    return drain
-
-
-def wake(waiter: asyncio.Future[None]) -> None:
-    """Let go whoever waits, unless that has been done."""
-    if not waiter.done():
-        waiter.set_result(None)
-
-
-def _left(drain: Drain, caller: asyncio.Task[Any] | None) -> bool:
-    """Whether any is left that the caller has to wait for."""
-    if not 0 < drain.pending <= len(drain.callers):
-        return drain.pending > 0
-    stuck = [node.task for node in drain.nodes if node.how == "stuck"]
-    spared = _spared(drain, caller)
-    return any(task not in spared for task in stuck)
-
-
-def _spared(
-    drain: Drain, caller: asyncio.Task[Any] | None
-) -> list[asyncio.Task[Any] | None]:
-    """Whom the caller does not wait for: itself, and if it was told to end too, the
-    others of these that wait as it does, for they would wait for each other."""
-    if any(node.task is caller for node in drain.nodes):
-        return drain.callers
-    return [caller]
-
-
-def _report(
-    drain: Drain, caller: asyncio.Task[Any] | None, duration: float
+def make_report(
+    nodes: Iterable[DrainNode],
+    caller: asyncio.Task[Any] | None,
+    excluded: Container[asyncio.Task[Any] | None],
+    duration: float,
 ) -> ShutdownReport:
+    """Report on the tasks of a drain.
+
+    Args:
+        nodes: The tasks of the drain.
+        caller: The task that asks; it is not in the report.
+        excluded: Tasks that are in the report only if they have ended.
+        duration: Seconds since the shutdown began.
+    """
     lists: dict[str, list[TaskExit]] = {how: [] for how in _HOW}
-    spared = _spared(drain, caller)
-    for node in drain.nodes:
-        if node.task is caller or (node.how == "stuck" and node.task in spared):
+    for node in nodes:
+        if node.task is caller or (node.how == "stuck" and node.task in excluded):
             continue
         lists[node.how].append(_task_exit(node))
     return ShutdownReport._make(

@@ -1,4 +1,4 @@
-"""What became of a whole batch."""
+"""BatchResult and BatchProgress: the outcome of a batch, and how far it is."""
 
 from __future__ import annotations
 
@@ -6,24 +6,45 @@ import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, Generic, TypeVar, cast, overload
+from typing import Any, Generic, Self, TypeVar, cast, overload
 
-from pyasynclife._core import TaskResult
-from pyasynclife._errors import BatchError, NotRunError
+from pyasynclife._constants import (
+    RESULT_PENDING,
+    STOP_BUDGET,
+    STOP_CANCEL,
+    STOP_ERRORS,
+    STOP_FATAL,
+    STOP_NONE,
+)
+from pyasynclife._core import Books, TaskResult
+from pyasynclife._errors import BatchError, as_exception
 from pyasynclife._sealed import Sealed
 from pyasynclife._states import BatchStatus, TaskState
 
 T = TypeVar("T")
 
-_PENDING = 0  # of the native states
+_STATUS = {
+    STOP_NONE: BatchStatus.COMPLETED,
+    STOP_BUDGET: BatchStatus.TIMED_OUT,
+    STOP_ERRORS: BatchStatus.ABORTED,
+    STOP_CANCEL: BatchStatus.CANCELLED,
+    STOP_FATAL: BatchStatus.ABORTED,
+}
 
 
 @dataclass(frozen=True, slots=True, init=False)
 class BatchProgress(Sealed):
     """How far a batch is: a snapshot.
 
-    ``failed`` counts those whose time ran out too; ``timed_out`` tells how many.
-    ``running`` counts those that were given up because they did not stop, too.
+    Attributes:
+        total: How many items there are; None while the source has no known length.
+        started: How many items were started.
+        running: How many run, or were abandoned because they did not stop.
+        done: How many succeeded.
+        failed: How many failed, timeouts among them.
+        cancelled: How many were cancelled.
+        timed_out: How many of the failed ones ran out of time.
+        elapsed: Seconds since the start of the batch, until its end.
     """
 
     total: int | None
@@ -35,22 +56,24 @@ class BatchProgress(Sealed):
     timed_out: int
     elapsed: float
 
-
-def make_progress(counts: tuple[Any, ...]) -> BatchProgress:
-    """Make the snapshot of the books' counts."""
-    self = BatchProgress._make()
-    total = None if counts[0] < 0 else counts[0]
-    for name, value in zip(BatchProgress.__slots__, (total, *counts[1:]), strict=True):
-        object.__setattr__(self, name, value)
-    return self
+    @classmethod
+    def _of(cls, books: Books) -> Self:
+        total, *others = books.counts()
+        counts = (None if total < 0 else total, *others)
+        return cls._make(**dict(zip(cls.__slots__, counts, strict=True)))
 
 
 class BatchResult(Sealed, Sequence[TaskResult[T]], Generic[T]):
-    """What became of every item of a batch, in input order.
+    """The results of all items of a batch, in input order.
 
-    It holds every item that was pulled and, of a list, tuple or range, the rest too.
-    One that is dropped unread although it holds failures is reported to the loop's
-    exception handler, as a Task would be.
+    It has every item that was pulled or added and, of a list, tuple or range, all
+    others too. If it is dropped unread although it has failures, it is reported to the
+    loop's exception handler, as a Task would be.
+
+    Attributes:
+        status: How the batch ended.
+        exhausted: Whether the source was read to its end; if not, it had more items.
+        duration: Seconds from the start of the batch to its end.
     """
 
     __slots__ = (
@@ -71,17 +94,50 @@ class BatchResult(Sealed, Sequence[TaskResult[T]], Generic[T]):
     exhausted: bool
     duration: float
     _results: list[TaskResult[T]]
-    _rest: Sequence[Any]  # of the items as they were given, never started
-    _added: Sequence[Any]  # and of those that were added
+    _rest: Sequence[Any]  # the items of a list, tuple or range never started
+    _added: Sequence[Any]  # the items that were added and never started
     _why_rest: str | None
     _key: Callable[[Any], str] | None
     _loop: asyncio.AbstractEventLoop
     _read: bool
     _failed: int
 
+    @classmethod
+    def _of(
+        cls, books: Books, items: Any, key: Callable[[Any], str] | None, budget: float
+    ) -> Self:
+        """Take the results of a batch that is over.
+
+        Args:
+            books: The native half of the batch.
+            items: Its source, if that is a list, tuple or range; else None.
+            key: Its ``key``, for items that were never started.
+            budget: Its ``budget``, for their error.
+        """
+        running, _, failed, _, _, elapsed = books.counts()[2:]
+        self = cls._make()
+        self._results = books.results
+        self._rest = () if items is None or books.exhausted else items[books.own :]
+        self._added = books.queued
+        self._why_rest = None
+        self._key = key
+        self._loop = books.loop
+        self._read = False
+        failed += running  # these did not stop in time
+        if books.stopping == STOP_BUDGET:
+            self._why_rest = (
+                f"never started: the budget of {budget} s for the whole batch ran out"
+            )
+            failed += length_of(self._rest) + len(self._added)
+        self.status = _STATUS[books.stopping]
+        self.exhausted = books.exhausted or items is not None
+        self.duration = elapsed
+        self._failed = failed  # last: without it, __del__ reports nothing
+        return self
+
     @property
     def ok(self) -> bool:
-        """Whether it ran to its end, the source too, and every item succeeded."""
+        """Whether the source was read to its end and every item succeeded."""
         self._read = True
         return (
             self.status is BatchStatus.COMPLETED
@@ -93,14 +149,14 @@ class BatchResult(Sealed, Sequence[TaskResult[T]], Generic[T]):
         """Return the data of all items in input order.
 
         Raises:
-            BatchError: of all that are not successes, if there are any.
+            BatchError: Some items did not succeed; it holds the error of each.
         """
         results = self._all()
         failures = [result for result in results if not result.success]
         if failures:
             raise BatchError(
                 f"{len(failures)} of {len(results)} items did not succeed",
-                [as_exception(result) for result in failures],
+                [as_exception(one.error, one) for one in failures],
                 self,
             )
         return [cast(T, result.data) for result in results]
@@ -110,11 +166,11 @@ class BatchResult(Sealed, Sequence[TaskResult[T]], Generic[T]):
         return [result for result in self._all() if result.success]
 
     def failures(self) -> list[TaskResult[T]]:
-        """Return the results of all other items: failed, cancelled, never started."""
+        """Return the results of all others: failed, cancelled or never started."""
         return [result for result in self._all() if not result.success]
 
     def by_id(self) -> dict[str, TaskResult[T]]:
-        """Return the results by task id; of two items with one id, the later one."""
+        """Return the results by task id; of items with the same id, the last one."""
         return {result.task_id: result for result in self._all()}
 
     def __len__(self) -> int:
@@ -139,7 +195,7 @@ class BatchResult(Sealed, Sequence[TaskResult[T]], Generic[T]):
         )
 
     def _all(self) -> list[TaskResult[T]]:
-        """All results; those of items that were never started are made now."""
+        """Return all results; make those of items that were never started."""
         self._read = True
         if self._rest or self._added:
             rest, added = self._rest, self._added
@@ -150,7 +206,7 @@ class BatchResult(Sealed, Sequence[TaskResult[T]], Generic[T]):
                     self._unstarted(item, index)
                     for index, item in enumerate(chain(rest, added), first)
                 ]
-            except BaseException:  # an exit in the key, or no memory
+            except BaseException:  # the key raised an exit, or there is no memory
                 self._rest, self._added = rest, added
                 raise
         return self._results
@@ -166,7 +222,7 @@ class BatchResult(Sealed, Sequence[TaskResult[T]], Generic[T]):
             try:
                 answer = self._key(item)
             except Exception:
-                answer = ""  # a batch that is over cannot end for it
+                answer = ""  # the batch is over and cannot fail any more
             task_id = str(answer) if isinstance(answer, str) and answer else None
         return TaskResult._restore(
             task_id,
@@ -174,7 +230,7 @@ class BatchResult(Sealed, Sequence[TaskResult[T]], Generic[T]):
             error,
             index,
             item,
-            _PENDING,
+            RESULT_PENDING,
             self._why_rest is not None,
             0.0,
         )
@@ -183,7 +239,7 @@ class BatchResult(Sealed, Sequence[TaskResult[T]], Generic[T]):
         try:
             unread = not self._read and self._failed > 0 and not self._loop.is_closed()
         except AttributeError:
-            return  # never filled in
+            return  # _of() failed
         if unread:
             error = next((r.error for r in self._results if r.error is not None), None)
             self._loop.call_exception_handler(
@@ -195,31 +251,25 @@ class BatchResult(Sealed, Sequence[TaskResult[T]], Generic[T]):
             )
 
 
+def status_of(books: Books) -> BatchStatus | None:
+    """Return how a batch ended; None while it runs, and before."""
+    return _STATUS[books.stopping] if books.over else None
+
+
 def count_items(number: int) -> str:
-    """Say how many items."""
+    """Return a number of items in words: "1 item", "2 items"."""
     return f"{number} item" if number == 1 else f"{number} items"
 
 
 def length_of(items: Sequence[Any]) -> int:
-    """Return the length, also of a range too long for len()."""
+    """Return the length of a sequence, also of a range too long for len()."""
     if isinstance(items, range) and items:
         return (items[-1] - items[0]) // items.step + 1
     return len(items)
 
 
-def as_exception(result: TaskResult[Any]) -> Exception:
-    """Return what stands for an item that is no success in a BatchError."""
-    error = result.error
-    if isinstance(error, Exception):
-        return error
-    what = {
-        TaskState.PENDING: "was never started",
-        TaskState.RUNNING: "did not stop when it was cancelled",
-    }.get(result.state, "was cancelled")
-    if error is None:
-        return RuntimeError(f"task {result.task_id!r} failed and gave no error")
-    if not isinstance(error, asyncio.CancelledError):
-        what = f"ended with {type(error).__name__}"
-    standing = NotRunError(f"task {result.task_id!r} {what}")
-    standing.__cause__ = error
-    return standing
+def is_failure(result: TaskResult[Any]) -> bool:
+    """Tell whether an item counts for ``max_errors``."""
+    return result.state is TaskState.FAILED or (
+        result.state is TaskState.RUNNING and result.timed_out
+    )

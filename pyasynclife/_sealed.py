@@ -1,4 +1,4 @@
-"""Values that only this package makes: read-only, refused to anybody's call."""
+"""Classes whose objects only this package makes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any, Self
 
 
 class Sealed:
-    """Base of a frozen dataclass that its users read and never construct."""
+    """Base of classes that users read but neither construct nor derive from."""
 
     __slots__ = ()
 
@@ -15,7 +15,7 @@ class Sealed:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         if cls.__module__.partition(".")[0] != __package__:
-            raise TypeError(f"{cls.__name__} cannot be derived from what is sealed")
+            raise TypeError(f"{cls.__name__} cannot be derived from a sealed class")
         super().__init_subclass__(**kwargs)
 
     @classmethod

@@ -1,20 +1,26 @@
-"""SignalCoordinator: signals to events, and a shutdown that keeps its deadline."""
+"""SignalCoordinator: events from signals, and a shutdown that keeps its deadline."""
 
 from __future__ import annotations
 
 import asyncio
-import inspect
 import time
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, Self
 
 from pyasynclife import _signals
-from pyasynclife._checks import check_callable, check_seconds, check_tasks
+from pyasynclife._arguments import (
+    check_hook,
+    check_optional_seconds,
+    check_seconds,
+    check_tasks,
+    short,
+)
 from pyasynclife._core import Drain
+from pyasynclife._log import logger
 from pyasynclife._registry import TaskRegistry
-from pyasynclife._report import ShutdownReport, follow_drain
+from pyasynclife._report import ShutdownReport
 from pyasynclife._signal_events import SignalEvents
-from pyasynclife._states import logger
+from pyasynclife._waiting import follow_drain
 
 Phase = Literal["running", "draining", "cancelling", "stopped"]
 
@@ -24,15 +30,15 @@ class SignalCoordinator(SignalEvents):
 
     Args:
         shutdown_timeout: Seconds from the first signal to the deadline.
-        shutdown_signals: Which signals shut down; None: SIGTERM and SIGINT.
-        reload_signals: Which signals reload; None: SIGHUP, where there is one.
-        take_ignored: Handle even a signal that was found ignored (``nohup``).
-        registry: Whose tasks :meth:`graceful_shutdown` ends.
-        on_signal: Called in the loop with a signal and how many of it came so far;
-            once for those that came while the loop was busy.
+        shutdown_signals: The signals that shut down; None: SIGTERM and SIGINT.
+        reload_signals: The signals that reload; None: SIGHUP, where there is one.
+        take_ignored: Handle a signal even if it is ignored (``nohup``).
+        registry: The registry whose tasks :meth:`graceful_shutdown` ends.
+        on_signal: Called in the loop with a signal and how many of it have come so
+            far; once for all that came while the loop was busy.
 
-    Handlers of a host (uvicorn, aiohttp, hypercorn, anyio) go on working, and each
-    signal has what it had before when :meth:`remove_handlers` returns::
+    Existing handlers of a host (uvicorn, aiohttp, hypercorn, anyio) keep working, and
+    :meth:`remove_handlers` puts back exactly the handlers from before::
 
         async with SignalCoordinator(registry=registry) as coordinator:
             await coordinator.wait_for_shutdown()
@@ -48,11 +54,11 @@ class SignalCoordinator(SignalEvents):
         registry: TaskRegistry | None = None,
         on_signal: Callable[[int, int], object] | None = None,
     ) -> None:
-        check_callable("on_signal", on_signal)
-        if inspect.iscoroutinefunction(on_signal):
-            raise TypeError("on_signal is called, not awaited: pass a plain function")
+        check_hook("on_signal", on_signal)
         if registry is not None and not isinstance(registry, TaskRegistry):
-            raise TypeError(f"registry is a TaskRegistry or None, got {registry!r}")
+            raise TypeError(
+                f"registry must be a TaskRegistry or None, got {short(registry)}"
+            )
         self._shutdown_timeout = check_seconds("shutdown_timeout", shutdown_timeout)
         super().__init__(shutdown_signals, reload_signals, take_ignored, on_signal)
         self._registry = registry
@@ -66,11 +72,11 @@ class SignalCoordinator(SignalEvents):
         self._draining: set[asyncio.Task[Any]] = set()
         self._calls = 0
 
-    # ------------------------------------------------------------ what there is
+    # ------------------------------------------------------------ state
 
     @property
     def shutdown_event(self) -> asyncio.Event:
-        """Set by the first shutdown signal, or request, and never cleared."""
+        """Set by the first shutdown signal or request, and never cleared."""
         self._bind()
         return self._shutdown
 
@@ -88,26 +94,26 @@ class SignalCoordinator(SignalEvents):
             or self._requested
             or not self._shutdown_signals.isdisjoint(self.received)
         ):
-            return "draining"  # the loop may be too busy to have been told
+            return "draining"  # the loop may be too busy to deliver it
         return self._phase
 
     @property
     def ready(self) -> bool:
-        """Whether the phase is ``"running"``: what a readiness probe answers."""
+        """Whether the phase is ``"running"``, for a readiness probe."""
         return self.phase == "running"
 
     @property
     def reason(self) -> str | None:
-        """What :meth:`request_shutdown` was told, or None."""
+        """The reason that :meth:`request_shutdown` was given, or None."""
         return self._reason
 
     @property
     def deadline(self) -> float | None:
-        """Loop time by which all is over; None before a shutdown."""
+        """The loop time by which the shutdown must end; None before a shutdown."""
         return self._until if self._deadline is None else self._deadline
 
     def _begin(self, signum: int | None, seconds_ago: float) -> None:
-        """The first of all signals and requests begins the shutdown."""
+        """Begin the shutdown at the first signal or request; ignore later ones."""
         assert self._loop is not None
         if self._deadline is not None:
             return
@@ -121,28 +127,28 @@ class SignalCoordinator(SignalEvents):
         else:
             logger.info("shutting down: %s", self._reason or "requested")
 
-    # ------------------------------------------------------------ what one does
+    # ------------------------------------------------------------ actions
 
     def request_shutdown(self, reason: str | None = None) -> None:
         """Begin the shutdown without a signal, from any thread, on any platform.
 
         Args:
-            reason: For the log and :attr:`reason`; the first one stays.
+            reason: For the log and :attr:`reason`; later ones are ignored.
         """
         if not self._requested:
             self._requested = True
             self._reason = reason
-            self._news.append((time.monotonic(), None, 0))
+            self._undelivered.append((time.monotonic(), None, 0))
         try:
             here = asyncio.get_running_loop() is self._loop
         except RuntimeError:
             here = False
         if here:
             self._deliver()
-        self._wake()  # even here: a signal handler may have called us
+        self._deliver_soon()  # even here: a signal handler may have called us
 
     async def wait_for_shutdown(self) -> int | None:
-        """Wait for the first shutdown signal; return it, or None when requested."""
+        """Wait for the shutdown; return its signal, or None if it was requested."""
         self._bind("wait_for_shutdown()")
         await self._shutdown.wait()
         return self._signum
@@ -150,7 +156,7 @@ class SignalCoordinator(SignalEvents):
     async def wait_for_reload(self) -> None:
         """Wait for a reload signal and consume it.
 
-        Those that come while one reload is under way give one more.
+        All signals that come during one reload lead to one more.
         """
         self._bind("wait_for_reload()")
         await self._reload.wait()
@@ -162,25 +168,26 @@ class SignalCoordinator(SignalEvents):
         *,
         timeout: float | None = None,
     ) -> ShutdownReport:
-        """Cancel tasks, all at once, wait for them, and say what became of each.
+        """Cancel tasks, all at once, wait for them, and report how each ended.
 
-        Returns at the deadline although some run on: they are ``stuck`` in the report.
-        The calling task is spared. Called again meanwhile, it joins what is under way:
-        no task is cancelled twice, and both calls get a report of all. Cancelled, it
-        leaves at once; the tasks stay cancelled.
+        It returns at the deadline even if some tasks run on; these are ``stuck`` in the
+        report. The calling task is left out. A second call joins the shutdown that is
+        under way: no task is cancelled twice, and both calls return a report of all.
 
         Args:
-            tasks: Of this loop; None: those of the registry, and those registered
-                meanwhile.
-            timeout: Seconds from now; None: until :attr:`deadline` or, without a
-                signal, ``shutdown_timeout`` from now; ``math.inf``: for ever.
+            tasks: Tasks of the running loop; None: all tasks of the registry, and those
+                registered meanwhile.
+            timeout: Seconds from now; None: until :attr:`deadline` or, if no signal has
+                come, ``shutdown_timeout`` from now; ``math.inf``: no limit.
 
         Raises:
-            ValueError: No tasks, and no registry either.
-            TypeError, RuntimeError: One of ``tasks`` is no Task, or of another loop;
-                nothing has been cancelled.
+            ValueError: There are neither tasks nor a registry.
+            TypeError: One of ``tasks`` is not a Task. Nothing has been cancelled.
+            RuntimeError: One belongs to another loop. Nothing has been cancelled.
+
+        Cancelled, it leaves at once; the tasks stay cancelled.
         """
-        seconds = None if timeout is None else check_seconds("timeout", timeout)
+        seconds = check_optional_seconds("timeout", timeout, None)
         if tasks is None and self._registry is None:
             raise ValueError(
                 "graceful_shutdown() has nothing to end: pass tasks, or make the "
@@ -216,7 +223,7 @@ class SignalCoordinator(SignalEvents):
         return report
 
     def _joined(self, tasks: list[asyncio.Task[Any]]) -> Drain:
-        """Cancel those that no call under way has cancelled."""
+        """Cancel the tasks that no call under way has cancelled."""
         if self._drain is None:
             self._drain = Drain()
         current = asyncio.current_task()
@@ -239,7 +246,7 @@ class SignalCoordinator(SignalEvents):
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        """Shut the registry's tasks down, if there is one; put the handlers back."""
+        """End the tasks of the registry, if there is one; remove the handlers."""
         try:
             if self._registry is not None:
                 report = await self.graceful_shutdown()

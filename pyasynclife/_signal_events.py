@@ -1,4 +1,4 @@
-"""What signals tell, and the loop that is told: the ground of SignalCoordinator."""
+"""The base of SignalCoordinator: receives signals and delivers them in the loop."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 
 from pyasynclife import _signals
+from pyasynclife._arguments import short
 from pyasynclife._core import SignalHandler
 
 
 class SignalEvents:
-    """Receives signals and requests at any time and tells them in the loop.
+    """Receive signals and requests at any time, and deliver them in the loop.
 
-    A native handler or a thread leaves the fact and pokes the loop; ``_deliver``
-    takes all there is, as often as it is called. A subclass says what they mean.
+    A native handler, or a thread, records the event and wakes the loop; ``_deliver``
+    takes all events recorded so far, and may be called at any time. The subclass
+    decides what a shutdown means.
     """
 
     _shutdown: asyncio.Event
@@ -51,16 +53,16 @@ class SignalEvents:
         self._handlers: dict[int, SignalHandler] = {}
         self._armed = False
         self._past: Counter[int] = Counter()
-        # What came and is not told yet: when (monotonic), which, how many so far.
-        self._news: list[tuple[float, int | None, int]] = []
+        # Events not delivered yet: monotonic time, signal (None: a request), count.
+        self._undelivered: list[tuple[float, int | None, int]] = []
 
     def _begin(self, signum: int | None, seconds_ago: float) -> None:
-        """A shutdown signal came, or, None, a request. In the loop."""
+        """Begin a shutdown, in the loop; ``signum`` is None for a request."""
         raise NotImplementedError
 
     @property
     def received(self) -> dict[int, int]:
-        """How many of each signal came; a snapshot, 0 for those that did not."""
+        """How many of each signal have come: a snapshot; 0 for all others."""
         counts = self._past.copy()
         for signum, handler in tuple(self._handlers.items()):
             if handler.count:
@@ -72,12 +74,13 @@ class SignalEvents:
     def setup_handlers(self) -> None:
         """Handle the signals from now on; a second call has no effect.
 
-        Call it in the main thread, inside the running loop or before it runs. What
-        comes before the loop runs is told at its start.
+        Call it in the main thread, inside the running loop or before it runs. Signals
+        that come before the loop runs are delivered at its start.
 
         Raises:
-            SignalSetupError: Not here (thread, interpreter, platform, loop), or not
-                this signal. Nothing has changed.
+            SignalSetupError: Signals cannot be handled in this thread, interpreter or
+                loop or on this platform, or one of them can never be. Nothing has
+                changed.
         """
         if self._armed:
             return
@@ -89,7 +92,7 @@ class SignalEvents:
         try:
             for signum in self._signals():
                 handler = _signals.install(
-                    signum, loop, self._poke, self._heard, self._take_ignored
+                    signum, loop, self._wake_loop, self._on_wakeup, self._take_ignored
                 )
                 if handler is not None:
                     self._handlers[signum] = handler
@@ -98,9 +101,9 @@ class SignalEvents:
             raise
 
     def remove_handlers(self) -> None:
-        """Put back exactly what was there; a second call has no effect.
+        """Put back exactly the handlers from before; a second call has no effect.
 
-        A handler that somebody has set over ours since then stays.
+        A handler that other code has set over ours since then stays.
         """
         if not self._armed:
             return
@@ -111,37 +114,42 @@ class SignalEvents:
             self._collect()
             self._past[signum] += handler.count
             del self._handlers[signum]
-        self._past += Counter()  # drops what is 0
+        self._past += Counter()  # drops the zeros
         self._armed = False
-        if self._news:
-            self._wake()
+        if self._undelivered:
+            self._deliver_soon()
 
     def _signals(self) -> tuple[int, ...]:
         return (*sorted(self._shutdown_signals), *sorted(self._reload_signals))
 
-    def _poke(self) -> bool:
-        """Called by a native handler, between any two bytecodes."""
+    def _wake_loop(self) -> bool:
+        """Wake the loop: called by a native handler, between any two bytecodes."""
         loop = self._loop
         if loop is None:
-            return True  # told when there is one
+            return True  # delivered when there is a loop
         if loop.is_closed():
             return False
         loop.call_soon_threadsafe(self._deliver, context=self._context)
         return True
 
-    def _heard(self, signum: int) -> None:
-        """Called by the loop: a wake-up or, where we were displaced, the news."""
+    def _on_wakeup(self, signum: int) -> None:
+        """Deliver: called by the loop's own handler of the signal.
+
+        Usually our handler has recorded the signal already, and this is the wake-up
+        only. Where our handler is displaced, this call is all that we learn of it.
+        """
         handler = self._handlers.get(signum)
         if handler is not None:
-            handler.hear(_signals.is_on_top(handler))
+            handler.on_loop_wakeup(_signals.is_on_top(handler))
         self._deliver()
 
     # ---------------------------------------------------------------- delivery
 
     def _bind(self, what: str | None = None) -> asyncio.AbstractEventLoop | None:
-        """Belong to the running loop, if there is one, and return it.
+        """Bind to the running loop, if there is one, and return it.
 
-        Another open loop than ours is an error where ``what`` says who asks.
+        If we are bound to another loop that is open, raise RuntimeError, naming the
+        caller ``what``; return None if that is None.
         """
         try:
             loop = asyncio.get_running_loop()
@@ -171,15 +179,15 @@ class SignalEvents:
         elif main:
             for handler in self._handlers.values():
                 if _signals.is_on_top(handler):
-                    _signals.attach(handler, loop, self._heard)
+                    _signals.attach(handler, loop, self._on_wakeup)
         self._deliver()
         return loop
 
-    def _wake(self) -> None:
-        """Have what came told in the loop, from wherever we are."""
+    def _deliver_soon(self) -> None:
+        """Have the events delivered in the loop, from any thread or handler."""
         loop = self._loop
         if loop is None or loop.is_closed():
-            return  # told when there is one
+            return  # delivered when there is a loop
         try:
             loop.call_soon_threadsafe(self._deliver, context=self._context)
         except RuntimeError:
@@ -190,19 +198,19 @@ class SignalEvents:
             since = handler.since
             if handler.take():
                 count = self._past[signum] + handler.count
-                self._news.append((since, signum, count))
+                self._undelivered.append((since, signum, count))
 
     def _deliver(self) -> None:
-        """Tell what came since the last time. In the loop, as often as one likes."""
+        """Deliver the events since the last call; called in the loop."""
         self._collect()
-        news, self._news = self._news, []
-        news.sort(key=lambda item: item[0])
-        for since, signum, _ in news:
+        events, self._undelivered = self._undelivered, []
+        events.sort(key=lambda event: event[0])
+        for since, signum, _ in events:
             if signum is None or signum in self._shutdown_signals:
                 self._begin(signum, time.monotonic() - since)
             else:
                 self._reload.set()
-        for _, signum, count in news:
+        for _, signum, count in events:
             if signum is not None and self._on_signal is not None:
                 self._call_on_signal(self._on_signal, signum, count)
 
@@ -222,7 +230,7 @@ class SignalEvents:
 
 
 def _same_state(event: asyncio.Event) -> asyncio.Event:
-    """A fresh event, for another loop."""
+    """Return a new event with the same state, for another loop."""
     fresh = asyncio.Event()
     if event.is_set():
         fresh.set()
@@ -233,9 +241,9 @@ def _signal_set(
     signals: Iterable[int] | None, name: str, default: Iterable[int]
 ) -> frozenset[int]:
     if isinstance(signals, int):
-        raise TypeError(f"{name} must be a list of signals, not {signals!r}")
+        raise TypeError(f"{name} must be a list of signals, got {short(signals)}")
     chosen = tuple(default if signals is None else signals)
     for signum in chosen:
         if isinstance(signum, bool) or not isinstance(signum, int):
-            raise TypeError(f"{name} must hold signal numbers, not {signum!r}")
+            raise TypeError(f"{name} must hold signal numbers, got {short(signum)}")
     return frozenset(chosen)

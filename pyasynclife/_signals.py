@@ -1,8 +1,8 @@
-"""Taking a signal over from whoever had it, and giving it back as it was.
+"""Install a handler over the one that a signal has, and put that one back.
 
-The loop's ``add_signal_handler`` is used for the wake-up alone: over it lies a native
-handler that holds the fact, for the loop's self-pipe may be full. What the loop or a
-host had is never replaced twice: an entry that the loop has is left alone and covered.
+``loop.add_signal_handler`` serves for the wake-up only. The loop's self-pipe may be
+full, so a native handler on top of it records each signal. A handler that the loop has
+for the signal already stays registered, under ours.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _REMEDY = (
 )
 
 
-# From the self-pipe to a callback: read, then called, and some to spare.
-_TURNS = 5
+# Loop iterations from the self-pipe to a callback: read, called, and some to spare.
+_ITERATIONS = 5
 
 
 def name_of(signum: int) -> str:
-    """Return ``"SIGTERM"`` for 15, and ``"signal 99"`` for what has no name."""
+    """Return ``"SIGTERM"`` for 15, and ``"signal 99"`` for a number without a name."""
     try:
         return signal.Signals(signum).name
     except ValueError:
@@ -43,7 +43,7 @@ def is_main_thread() -> bool:
 
 
 def check_place(what: str) -> None:
-    """Raise SignalSetupError where signals cannot be handled at all."""
+    """Raise SignalSetupError in a place where no signal can be handled."""
     if not hasattr(signal, "siginterrupt"):
         raise SignalSetupError(
             f"{what}: no signal handlers on this platform; {_REMEDY}"
@@ -54,7 +54,7 @@ def check_place(what: str) -> None:
 
 
 def check_signal(signum: int) -> None:
-    """Raise SignalSetupError for a signal that nobody can handle."""
+    """Raise SignalSetupError for a signal that can never be handled."""
     if signum in (signal.SIGKILL, signal.SIGSTOP):
         raise SignalSetupError(f"{name_of(signum)} cannot be handled; leave it out")
     if signum not in signal.valid_signals():
@@ -64,28 +64,28 @@ def check_signal(signum: int) -> None:
 def install(
     signum: int,
     loop: asyncio.AbstractEventLoop | None,
-    poke: Callable[[], bool],
-    heard: Callable[[int], object],
+    wake_loop: Callable[[], bool],
+    on_wakeup: Callable[[int], object],
     take_ignored: bool,
 ) -> SignalHandler | None:
-    """Cover what handles a signal now; None if it is ignored and shall stay so.
+    """Install our handler over the current one of a signal.
 
-    ``poke()`` is called in the handler, ``heard(signum)`` by the loop. After an error
-    everything is as it was.
+    ``wake_loop()`` is called in the handler, ``on_wakeup(signum)`` by the loop. Returns
+    None if the signal is ignored and stays so. After an error nothing has changed.
     """
     with _blocked(signum):
         found = signal.getsignal(signum)
         while isinstance(found, SignalHandler) and not found.alive:
             _restore(found)  # of a parent process, or brought back by a host
             found = found.previous
-        handler = SignalHandler(signum, found, poke)
+        handler = SignalHandler(signum, found, wake_loop)
         if handler.ignored and not take_ignored:
             return None
         try:
             if loop is None:
                 _lay_over(handler)
             else:
-                attach(handler, loop, heard)
+                attach(handler, loop, on_wakeup)
             handler.arm(not _raises_keyboard_interrupt(found))
         except BaseException as error:
             handler.disarm()
@@ -104,30 +104,32 @@ def install(
 def attach(
     handler: SignalHandler,
     loop: asyncio.AbstractEventLoop,
-    heard: Callable[[int], object],
+    on_wakeup: Callable[[int], object],
 ) -> None:
-    """Have the loop woken by the signal too, and the handler on top."""
+    """Register the signal with the loop, and put our handler on top again."""
     with _blocked(handler.signum):
         if not _is_woken(loop, handler.signum, handler.previous):
-            handler.open(True)
-            handler.entry = loop
-            loop.add_signal_handler(handler.signum, heard, handler.signum)
-            loop.call_soon(_close, handler, loop, _TURNS)
+            handler.set_installing(True)
+            handler.registered_loop = loop
+            loop.add_signal_handler(handler.signum, on_wakeup, handler.signum)
+            loop.call_soon(_close, handler, loop, _ITERATIONS)
         _lay_over(handler)
     if isinstance(loop, asyncio.SelectorEventLoop):
         _warn_on_full_pipe(False)
 
 
-def _close(handler: SignalHandler, loop: asyncio.AbstractEventLoop, turns: int) -> None:
-    """Close the gap of attach(), once the loop has told what came in it."""
-    if turns:
-        loop.call_soon(_close, handler, loop, turns - 1)
+def _close(
+    handler: SignalHandler, loop: asyncio.AbstractEventLoop, iterations: int
+) -> None:
+    """Close the gap of attach(), once the loop has delivered the signals in it."""
+    if iterations:
+        loop.call_soon(_close, handler, loop, iterations - 1)
     else:
-        handler.open(False)
+        handler.set_installing(False)
 
 
 def remove(handler: SignalHandler, loop: asyncio.AbstractEventLoop | None) -> None:
-    """Put back what the handler covers; what others laid over it stays."""
+    """Put back the handler under ours; handlers that others set over it stay."""
     with _blocked(handler.signum):
         _take_away(handler)
     if (
@@ -142,28 +144,28 @@ def remove(handler: SignalHandler, loop: asyncio.AbstractEventLoop | None) -> No
 
 
 def is_on_top(handler: SignalHandler) -> bool:
-    """Tell whether nobody has set another handler since."""
+    """Tell whether no other handler has been set since."""
     top: object = signal.getsignal(handler.signum)
     return top is handler
 
 
 def _lay_over(handler: SignalHandler) -> None:
     signal.signal(handler.signum, handler)
-    signal.siginterrupt(handler.signum, False)  # signal() forgets it
+    signal.siginterrupt(handler.signum, False)  # signal() resets it
 
 
 def _take_away(handler: SignalHandler) -> None:
     handler.disarm()
     signum, top = handler.signum, signal.getsignal(handler.signum)
     above = _just_above(handler, top)
-    loop = handler.entry
+    loop = handler.registered_loop
     if top is handler or (loop is not None and _is_left_by_closing(loop, signum, top)):
         _drop_entry(handler)
         _restore(handler)
     elif above is not None:
-        above.inherit(handler)
+        above.take_over(handler)
     elif loop is not None and not _is_of_loop(loop, signum, top):
-        # A host went over us by signal.signal(): the entry goes, the host stays.
+        # A host has set its handler by signal.signal(): that stays, our entry goes.
         host = SignalHandler(signum, top, bool)
         _drop_entry(handler)
         _restore(host)
@@ -172,19 +174,19 @@ def _take_away(handler: SignalHandler) -> None:
 def _restore(handler: SignalHandler) -> None:
     if handler.previous is not None:
         signal.signal(handler.signum, handler.previous)
-    # None was set by C code, and can be put back by the kernel alone.
-    handler.put_back()
+    # None stands for a handler of C code, which only sigaction() can put back.
+    handler.restore_action()
 
 
 def _drop_entry(handler: SignalHandler) -> None:
-    loop, handler.entry = handler.entry, None
+    loop, handler.registered_loop = handler.registered_loop, None
     if loop is None:
         return
     try:
-        # On a uvloop that has stopped it does nothing.
+        # On a uvloop that has stopped this does nothing.
         loop.remove_signal_handler(handler.signum)
     except (ValueError, RuntimeError, OSError):
-        pass  # the action is put back by signal.signal() in any case
+        pass  # signal.signal() puts the action back in any case
 
 
 def _just_above(handler: SignalHandler, top: Any) -> SignalHandler | None:
@@ -196,7 +198,7 @@ def _just_above(handler: SignalHandler, top: Any) -> SignalHandler | None:
 
 
 def _is_left_by_closing(loop: asyncio.AbstractEventLoop, signum: int, top: Any) -> bool:
-    """Tell whether ``loop.close()`` took our entry away, and us with it."""
+    """Tell whether ``loop.close()`` has removed our entry, and our handler with it."""
     default = signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL
     return loop.is_closed() and top == default
 
@@ -204,7 +206,7 @@ def _is_left_by_closing(loop: asyncio.AbstractEventLoop, signum: int, top: Any) 
 def _is_woken(loop: asyncio.AbstractEventLoop, signum: int, found: Any) -> bool:
     """Tell whether the loop has an entry for the signal already."""
     while isinstance(found, SignalHandler):
-        if found.entry is loop:
+        if found.registered_loop is loop:
             return True
         found = found.previous
     return _is_of_loop(loop, signum, found)
@@ -213,8 +215,9 @@ def _is_woken(loop: asyncio.AbstractEventLoop, signum: int, found: Any) -> bool:
 def _is_of_loop(loop: asyncio.AbstractEventLoop, signum: int, found: Any) -> bool:
     """Tell whether a handler is the one that ``loop.add_signal_handler`` sets.
 
-    uvloop's is a method of the loop; asyncio's a function of the module that has
-    ``add_signal_handler``, the same for all its loops, which know their entries.
+    That of uvloop is a method of the loop. That of asyncio is a function of the module
+    that defines ``add_signal_handler``, shared by all loops; each loop knows its
+    entries.
     """
     if not callable(found):
         return False
@@ -232,7 +235,7 @@ def _is_of_loop(loop: asyncio.AbstractEventLoop, signum: int, found: Any) -> boo
 
 
 def _raises_keyboard_interrupt(found: Any) -> bool:
-    """Tell whether this is Python's, or asyncio.Runner's, answer to Ctrl-C."""
+    """Tell whether this is the SIGINT handler of Python or of asyncio.Runner."""
     runner = getattr(getattr(found, "func", None), "__self__", None)
     return found is signal.default_int_handler or (
         isinstance(found, functools.partial) and isinstance(runner, asyncio.Runner)
@@ -241,7 +244,7 @@ def _raises_keyboard_interrupt(found: Any) -> bool:
 
 @contextmanager
 def _blocked(signum: int) -> Iterator[None]:
-    """Keep a signal waiting while its handler is neither one nor the other."""
+    """Block a signal while its handler is being replaced."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signum})
     try:
         yield
@@ -250,10 +253,10 @@ def _blocked(signum: int) -> Iterator[None]:
 
 
 def _warn_on_full_pipe(warn: bool) -> None:
-    """Have CPython write to stderr, or not, when the wake-up file is full.
+    """Set whether CPython writes to stderr when the wake-up file is full.
 
-    The flag can only be set with the file, and the file only be learnt by setting
-    another: what signals write to that one meanwhile is passed on.
+    The flag can only be set together with the file, and the file only be found by
+    setting another one. The bytes that signals write to that one are passed on.
     """
     reader, writer = os.pipe()
     try:

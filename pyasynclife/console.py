@@ -1,4 +1,4 @@
-"""How far a batch is, on a terminal and elsewhere: needs ``pyasynclife[console]``."""
+"""Show the progress of a batch; needs ``pyasynclife[console]``."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator, Generator
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
+from pyasynclife._arguments import check_seconds, short
 from pyasynclife._batch import Batch
-from pyasynclife._checks import check_seconds
 from pyasynclife._core import TaskResult
 from pyasynclife._results import BatchProgress, BatchResult
 
@@ -36,7 +36,7 @@ __all__ = ["Tracked", "track"]
 
 T = TypeVar("T")
 
-_REFRESH = 0.1  # seconds between two looks of the bar
+_REFRESH = 0.1  # seconds between two updates of the bar
 
 
 def track(
@@ -46,20 +46,20 @@ def track(
     interval: float = 5.0,
     console: Console | None = None,
 ) -> Tracked[T]:
-    """Show how far a batch is while it is used as it would be without this.
+    """Show the progress of a batch while it runs.
 
-    On a terminal that is a bar with the rate, the failures and the time left, one
-    below the other for several batches; elsewhere a line every few seconds, and one at
-    the end. Nothing is shown, and nothing runs, before the first use.
+    On a terminal it is a bar with the rate, the failures and the time left; the bars of
+    several batches stand one below the other. Elsewhere it is a line every few seconds,
+    and one at the end. Nothing is shown, and nothing runs, before the first use.
 
     Args:
-        batch: What `bounded_gather` returned, not awaited.
-        description: What stands before the bar or the figures, as it is.
+        batch: The batch that `bounded_gather` returned, not awaited.
+        description: Text in front of the bar or the numbers; not parsed as markup.
         interval: Seconds between two lines where there is no terminal.
-        console: Where to draw; None: stderr.
+        console: The rich Console to draw on; None: stderr.
 
     Returns:
-        What is awaited, iterated or entered in the batch's place::
+        An object to await, iterate or enter in place of the batch::
 
             result = await track(bounded_gather(fetch, urls), "fetching")
 
@@ -68,25 +68,31 @@ def track(
                     ...
 
     Raises:
-        TypeError, ValueError: For what is no Batch, or no number of seconds above 0.
+        TypeError: ``batch`` is not a Batch, ``console`` not a Console, or ``interval``
+            not a number.
+        ValueError: ``interval`` is not more than 0.
 
-    What the batch returns and raises comes out as it is. A cancellation does what it
-    does to the batch; the bar stays where it was when the items have ended. An
-    iteration that is left without ``async with`` ends the bar when the Batch is gone.
+    Results and exceptions of the batch pass through unchanged. A cancellation cancels
+    the batch; the bar stays as it was when the items have ended. If an iteration is
+    left without ``async with``, the bar ends when the Batch is deallocated.
     """
     if not isinstance(batch, Batch):
         raise TypeError(
-            f"track() takes the batch itself, got {batch!r}: "
+            f"track() takes the batch itself, got {short(batch)}: "
             "await track(bounded_gather(fetch, urls))"
         )
     seconds = check_seconds("interval", interval, zero=False)
     if console is not None and not isinstance(console, Console):
-        raise TypeError(f"console is a rich Console or None, got {console!r}")
+        raise TypeError(f"console must be a rich Console or None, got {short(console)}")
     return Tracked(batch, _Display(batch, str(description), seconds, console))
 
 
 class Tracked(Generic[T]):
-    """A batch that is shown; made by `track`, used as the batch."""
+    """A batch whose progress is shown; made by `track`, used like the batch.
+
+    Attributes:
+        batch: The batch itself.
+    """
 
     def __init__(self, batch: Batch[T], display: _Display) -> None:
         self.batch = batch
@@ -102,7 +108,7 @@ class Tracked(Generic[T]):
         try:
             return await self.batch.collect()
         finally:
-            self._display.look()
+            self._display.update()
 
     def __aiter__(self) -> Self:
         self._stream = self.batch.__aiter__()
@@ -115,7 +121,7 @@ class Tracked(Generic[T]):
         try:
             return await anext(self._stream)
         except BaseException:
-            self._display.look()
+            self._display.update()
             raise
 
     async def __aenter__(self) -> Self:
@@ -132,11 +138,11 @@ class Tracked(Generic[T]):
         try:
             await self.batch.__aexit__(exc_type, exc, traceback)
         finally:
-            self._display.look()
+            self._display.update()
 
 
 class _Display:
-    """Looks at a batch now and then, by a timer, as long as there is one."""
+    """Show the progress of a batch by a timer, while the batch exists."""
 
     def __init__(
         self,
@@ -154,7 +160,7 @@ class _Display:
         self._over = False
 
     def start(self) -> None:
-        """Show it from now on; again: no effect."""
+        """Begin to show the progress; a second call has no effect."""
         if self._view is not None or self._over:
             return
         console = self._console or Console(stderr=True)
@@ -165,8 +171,8 @@ class _Display:
             self._view = _Lines(console, self._description)
         self._schedule()
 
-    def look(self) -> None:
-        """Show how far it is; for the last time if it is over or gone."""
+    def update(self) -> None:
+        """Show the progress; for the last time if the batch is over or deallocated."""
         if self._view is None:
             return
         if self._timer is not None:
@@ -179,28 +185,28 @@ class _Display:
                 self._end()
             else:
                 self._schedule()
-        except Exception as error:  # a closed file, say: the batch goes on
+        except Exception as error:  # a closed file, for example; the batch goes on
             self._view, self._over = None, True
             message = "the progress of a batch cannot be shown"
             context = {"message": message, "exception": error}
             asyncio.get_running_loop().call_exception_handler(context)
 
     def _end(self, _: object = None) -> None:
-        """Leave it on the screen as it is."""
+        """Stop; the last state stays on the screen."""
         view, self._view, self._over = self._view, None, True
         if view is not None:
             view.close()
 
     def _schedule(self) -> None:
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(self._interval, self.look)
+        self._timer = loop.call_later(self._interval, self.update)
 
 
 # ---------------------------------------------------------------- on a terminal
 
 
 class _Screen:
-    """The bars of one terminal, as many as there are batches under way."""
+    """The bars of one terminal, one for each running batch."""
 
     def __init__(self, console: Console) -> None:
         self.progress = Progress(
@@ -210,14 +216,14 @@ class _Screen:
             TimeRemainingColumn(elapsed_when_finished=True),
             console=console,
             auto_refresh=False,
-            # print() goes above the bars, unless it goes to a file
+            # the output of print() goes above the bars, unless it goes to a file
             redirect_stdout=_is_terminal(sys.stdout),
             redirect_stderr=_is_terminal(sys.stderr),
         )
         self.bars = 0
 
 
-_screens: dict[int, _Screen] = {}  # by the file
+_screens: dict[int, _Screen] = {}  # by id() of the file
 
 
 def _screen_of(console: Console) -> _Screen:
@@ -257,7 +263,7 @@ class _Bar:
 
 
 class _Figures(ProgressColumn):
-    """How many, how fast, how many failed."""
+    """The column with the count, the rate and the failures."""
 
     max_refresh = None
 
@@ -266,7 +272,7 @@ class _Figures(ProgressColumn):
         return Text(_figures(now) if now is not None else "")
 
 
-# ---------------------------------------------------------------- elsewhere
+# ---------------------------------------------------------------- without a terminal
 
 
 class _Lines:
@@ -289,7 +295,7 @@ class _Lines:
         pass
 
 
-# ---------------------------------------------------------------- figures
+# ---------------------------------------------------------------- numbers
 
 
 def _ended(now: BatchProgress) -> int:

@@ -1,9 +1,10 @@
 """Measure the rows of TaskGroup, register and cancel_all on every available CPython.
 
-python tools/bench_versions.py [--only 3.13,3.14]
+python tools/bench_versions.py [--only 3.13,3.14] [--install]
 
-The versions run one after another, where tools/matrix.py finds or makes them, and
-nothing else runs at that time. Writes docs/benchmarks-versions.md.
+The versions run one after another, where tools/pythons.py finds or makes them, and
+nothing else runs at that time. --install lets apt-get install mmdebstrap, which makes
+the tree of Debian's versions. Writes docs/benchmarks-versions.md.
 """
 
 import argparse
@@ -11,11 +12,12 @@ import json
 import sys
 from typing import Any
 
-import matrix
+import pythons
+from debian_tree import ROOT, WORK, Unavailable
 
-VERSIONS = sorted(v for v in matrix.VERSIONS if not v.endswith("d"))
+VERSIONS = sorted(v for v in pythons.VERSIONS if not v.endswith("d"))
 ROWS = ["group", "register", "cancel_all"]
-PAGE = matrix.ROOT / "docs/benchmarks-versions.md"
+PAGE = ROOT / "docs/benchmarks-versions.md"
 HEAD = """# `TaskGroup`, `register` and `cancel_all` on every version
 
 Written by `make bench-versions`. Each figure says how many times faster ours is than
@@ -26,10 +28,10 @@ ratios. A figure with `*` is below its target in the best of its rounds.
 """
 
 
-def measure(version: str) -> list[dict[str, Any]]:
+def measure(version: str, may_install: bool) -> list[dict[str, Any]]:
     """Measure the rows on one version; return the reports, machine included."""
-    place = matrix.find_place(version)
-    print(f"{version}: {matrix.install(place) or 'installed'}", flush=True)
+    place = pythons.find_place(version, may_install)
+    print(f"{version}: {pythons.install(place) or 'installed'}", flush=True)
     reports = []
     for row in ROWS:
         print(f"{version}: {row}", flush=True)
@@ -47,7 +49,7 @@ def cell(row: dict[str, Any]) -> str:
 
 
 def write(measured: dict[str, list[dict[str, Any]]]) -> None:
-    commit = matrix.capture("git", "-C", matrix.ROOT, "describe", "--always", "--dirty")
+    commit = pythons.capture("git", "-C", ROOT, "describe", "--always", "--dirty")
     machine = next(iter(measured.values()))[0]["machine"]
     facts = [f"- commit {commit or 'unknown'}; {machine}"]
     for reports in measured.values():
@@ -73,17 +75,20 @@ def main() -> None:
     assert __doc__ is not None
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", help="versions, separated by commas", default="")
+    parser.add_argument(
+        "--install", help="apt-get may install mmdebstrap", action="store_true"
+    )
     options = parser.parse_args()
     measured = {}
-    matrix.WORK.mkdir(exist_ok=True)
+    WORK.mkdir(exist_ok=True)
     for version in options.only.split(",") if options.only else VERSIONS:
         try:
-            measured[version] = measure(version)
-        except matrix.Unavailable as why:
+            measured[version] = measure(version, options.install)
+        except Unavailable as why:
             print(f"{version}: not available: {why}", file=sys.stderr)
     if measured:
         write(measured)
-        print(PAGE.relative_to(matrix.ROOT))
+        print(PAGE.relative_to(ROOT))
 
 
 if __name__ == "__main__":

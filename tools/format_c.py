@@ -40,7 +40,11 @@ def main() -> int:
         differs = differs or old != new
         if check:
             lines = difflib.unified_diff(
-                old.splitlines(), new.splitlines(), f"{path.relative_to(CSRC)}", "formatted", n=1
+                old.splitlines(),
+                new.splitlines(),
+                f"{path.relative_to(CSRC)}",
+                "formatted",
+                n=1,
             )
             print("\n".join(lines), end="\n" if old != new else "")
         elif old != new:

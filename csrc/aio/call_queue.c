@@ -313,7 +313,7 @@ call_queue_take_error(CallQueueObject *self, al_call *call)
     if (!al_loop_is_exit(error)) {
         PyObject *stack[] = {self->loop, error, call->context, call->call,
                              call->arg};
-        none = PyObject_Vectorcall(self->st->tell_of_callback, stack,
+        none = PyObject_Vectorcall(self->st->report_callback_error, stack,
                                    call->arg == NULL ? 4 : 5, NULL);
     }
     if (none == NULL) {

@@ -227,7 +227,7 @@ capture_try(al_state *st, const al_loop *bound)
     int fit = 0;
     PyObject *task = NULL, *future = NULL, *seen = NULL, *coro = NULL;
     LoopProxyObject *loop = loop_proxy_take(st);
-    coro = loop == NULL ? NULL : PyObject_CallNoArgs(st->nothing);
+    coro = loop == NULL ? NULL : PyObject_CallNoArgs(st->self_test_coroutine);
     future = coro == NULL ? NULL
                           : AL_ALLOC(PyObject_Vectorcall(
                                 st->Future, &bound->loop, 0, st->kw_loop));
@@ -273,7 +273,7 @@ capture_try(al_state *st, const al_loop *bound)
 static int
 capture_begin(al_state *st, CaptureObject *all, const al_loop *bound)
 {
-    PyObject *wanted = PyObject_CallNoArgs(st->capture_wanted);
+    PyObject *wanted = PyObject_CallNoArgs(st->is_capture_allowed);
     int fit = wanted == NULL ? -1 : wanted == Py_True;
     Py_XDECREF(wanted);
     if (fit > 0) {

@@ -47,7 +47,8 @@ fast_path_judge(al_state *st, FastPathObject *self, PyTypeObject *type)
     PyTypeObject *handle = (PyTypeObject *)st->Handle;
     unsigned int tag = fast_path_tag(st, type);
     unsigned int handle_tag = fast_path_tag(st, handle);
-    PyObject *terms = PyObject_CallOneArg(st->loop_terms, (PyObject *)type);
+    PyObject *terms =
+        PyObject_CallOneArg(st->loop_fast_paths, (PyObject *)type);
     if (terms == NULL) {
         return -1;
     }

@@ -71,39 +71,47 @@ static inline PyObject *
 al_args_id(PyObject *id)
 {
     if (!PyUnicode_Check(id)) {
-        PyErr_Format(PyExc_TypeError, "a task id is a str, got %R of type %s",
-                     id, Py_TYPE(id)->tp_name);
+        PyErr_Format(PyExc_TypeError,
+                     "a task id must be a str, got %.100s %.60R",
+                     Py_TYPE(id)->tp_name, id);
         return NULL;
     }
     if (PyUnicode_GET_LENGTH(id) == 0) {
         PyErr_SetString(PyExc_ValueError,
-                        "a task id is a non-empty str, got ''");
+                        "a task id must be a non-empty str, got ''");
         return NULL;
     }
     return AL_ALLOC(PyUnicode_FromObject(id));
 }
 
-/* A non-negative number of seconds; -1 with TypeError or
-   ValueError.  Runs Python. */
+/* A non-negative number of seconds.  `check` is check_optional_seconds() of
+   _arguments.py: it decides about all but plain floats and ints that are fine
+   as they are.  Returns 0; -1 with TypeError or ValueError.  Runs Python. */
 static inline int
-al_args_seconds(const char *name, PyObject *value, double *seconds)
+al_args_seconds(PyObject *check, const char *name, PyObject *value,
+                double *seconds)
 {
-    if (PyBool_Check(value) || !PyNumber_Check(value)) {
-        PyErr_Format(PyExc_TypeError, "%s is a number of seconds, got %R",
-                     name, value);
+    if (PyFloat_CheckExact(value)) {
+        *seconds = PyFloat_AS_DOUBLE(value);
+        if (*seconds >= 0.0) {
+            return 0;
+        }
+    }
+    else if (PyLong_CheckExact(value)) {
+        int overflow;
+        long whole = PyLong_AsLongAndOverflow(value, &overflow);
+        if (overflow == 0 && whole >= 0) {
+            *seconds = (double)whole;
+            return 0;
+        }
+    }
+    PyObject *checked =
+        PyObject_CallFunction(check, "sOO", name, value, Py_None);
+    if (checked == NULL) {
         return -1;
     }
-    *seconds = PyFloat_AsDouble(value);
-    if (*seconds == -1.0 && PyErr_Occurred()) {
-        return -1;
-    }
-    if (!(*seconds >= 0.0)) {
-        PyErr_Format(PyExc_ValueError,
-                     "%s is a number of seconds, 0 or more (math.inf: never), "
-                     "got %R",
-                     name, value);
-        return -1;
-    }
+    *seconds = PyFloat_AS_DOUBLE(checked);
+    Py_DECREF(checked);
     return 0;
 }
 

@@ -21,19 +21,22 @@
     X(Handle, "asyncio.events", "Handle")                                     \
     X(deque, "collections", "deque")                                          \
     X(getsignal, "signal", "getsignal")                                       \
-    X(future_state, "pyasynclife._loop", "future_state")                      \
-    X(future_exception, "pyasynclife._loop", "future_exception")              \
-    X(future_callbacks, "pyasynclife._loop", "future_callbacks")              \
-    X(task_waiter, "pyasynclife._loop", "task_waiter")                        \
-    X(loop_clock, "pyasynclife._loop", "loop_clock")                          \
-    X(loop_terms, "pyasynclife._loop", "loop_terms")                          \
-    X(cancel_again, "pyasynclife._loop", "cancel_again")                      \
-    X(raise_exit, "pyasynclife._loop", "raise_exit")                          \
-    X(capture_wanted, "pyasynclife._loop", "capture_wanted")                  \
-    X(tell_of_callback, "pyasynclife._loop", "tell_of_callback")              \
-    X(nothing, "pyasynclife._loop", "nothing")                                \
-    X(add_awaited_by, "pyasynclife._loop", "add_awaited_by")                  \
-    X(discard_awaited_by, "pyasynclife._loop", "discard_awaited_by")          \
+    X(future_state, "pyasynclife._core_support", "future_state")              \
+    X(future_exception, "pyasynclife._core_support", "future_exception")      \
+    X(future_callbacks, "pyasynclife._core_support", "future_callbacks")      \
+    X(task_waiter, "pyasynclife._core_support", "task_waiter")                \
+    X(loop_clock, "pyasynclife._core_support", "loop_clock")                  \
+    X(loop_fast_paths, "pyasynclife._core_support", "loop_fast_paths")        \
+    X(cancel_again, "pyasynclife._core_support", "cancel_again")              \
+    X(raise_exit, "pyasynclife._core_support", "raise_exit")                  \
+    X(is_capture_allowed, "pyasynclife._core_support", "is_capture_allowed")  \
+    X(report_callback_error, "pyasynclife._core_support",                     \
+      "report_callback_error")                                                \
+    X(self_test_coroutine, "pyasynclife._core_support",                       \
+      "self_test_coroutine")                                                  \
+    X(add_awaited_by, "pyasynclife._core_support", "add_awaited_by")          \
+    X(discard_awaited_by, "pyasynclife._core_support", "discard_awaited_by")  \
+    X(check_seconds, "pyasynclife._arguments", "check_optional_seconds")      \
     X(DuplicateTaskError, "pyasynclife._errors", "DuplicateTaskError")        \
     X(UnknownTaskError, "pyasynclife._errors", "UnknownTaskError")            \
     X(pending, "pyasynclife._states", "TaskState.PENDING")                    \
@@ -45,11 +48,11 @@
     X(stale, "pyasynclife._states", "TaskHealth.STALE")                       \
     X(health_failed, "pyasynclife._states", "TaskHealth.FAILED")              \
     X(unknown, "pyasynclife._states", "TaskHealth.UNKNOWN")                   \
-    X(logger, "pyasynclife._states", "logger")                                \
-    X(work, "pyasynclife._workers", "work")                                   \
-    X(read, "pyasynclife._workers", "read")                                   \
-    X(keep, "pyasynclife._workers", "keep")                                   \
-    X(run_item, "pyasynclife._workers", "run_item")
+    X(logger, "pyasynclife._log", "logger")                                   \
+    X(run_worker, "pyasynclife._core_support", "run_worker")                  \
+    X(read_source, "pyasynclife._core_support", "read_source")                \
+    X(hold_abandoned, "pyasynclife._core_support", "hold_abandoned")          \
+    X(run_item, "pyasynclife._core_support", "run_item")
 
 /* Interned: each is st->s_<name>. */
 #define AL_NAMES(X)                                                           \

@@ -20,7 +20,7 @@
 void
 al_pump_keep_task(al_pump *p, PyObject *task)
 {
-    PyObject *none = PyObject_CallOneArg(p->st->keep, task);
+    PyObject *none = PyObject_CallOneArg(p->st->hold_abandoned, task);
     if (none == NULL) {
         al_loop_report_or_exit_later(p->st, p->bound.loop,
                                      "a task that did not stop cannot be held",

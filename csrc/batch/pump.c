@@ -107,7 +107,8 @@ pump_start_reader(al_pump *p)
 {
     al_state *st = p->st;
     PyObject *stack[] = {p->source.items, p->owner};
-    PyObject *coro = AL_ALLOC(PyObject_Vectorcall(st->read, stack, 2, NULL));
+    PyObject *coro =
+        AL_ALLOC(PyObject_Vectorcall(st->read_source, stack, 2, NULL));
     PyObject *callback =
         coro == NULL ? NULL : PyObject_GetAttr(p->owner, st->s_reader_done);
     PyObject *task = NULL;

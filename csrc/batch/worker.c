@@ -131,8 +131,9 @@ worker_make_task(WorkerObject *self)
     al_state *st = self->pump->st;
     PyObject *task = NULL;
     PyObject *step = al_awaitable_new(st, (PyObject *)self, self->pump->step);
-    PyObject *coro =
-        step == NULL ? NULL : AL_ALLOC(PyObject_CallOneArg(st->work, step));
+    PyObject *coro = step == NULL
+                         ? NULL
+                         : AL_ALLOC(PyObject_CallOneArg(st->run_worker, step));
     Py_XDECREF(step);
     if (coro != NULL) {
         task = al_create_task_plain(st, &self->pump->bound, coro,

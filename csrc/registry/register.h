@@ -1,37 +1,22 @@
-/* TaskRegistry's two ways in: register() and track(). */
+/* The core of TaskRegistry.register() and track(). */
 #ifndef AL_REGISTER_H
 #define AL_REGISTER_H
 
 #include "base/compat.h"
-#include "registry/entry.h"
 #include "registry/registry.h"
 
-extern const char al_register_register_doc[];
-extern const char al_register_track_doc[];
+/* Start a fresh coroutine as a Task under an id: `id`, or a new one if that is
+   NULL or None.  `context` may be NULL.  Returns a Ready of (task, id) (new);
+   NULL with an exception: the coroutine is closed if it has not started, and
+   nothing has changed.  Runs Python. */
+PyObject *al_register_coro(RegistryObject *self, PyObject *coro, PyObject *id,
+                           double stale_after, PyObject *context);
 
-/* TaskRegistry.register(), a FASTCALL method with keywords.  Runs Python. */
-PyObject *al_register_register(PyObject *op, PyObject *const *args,
-                               Py_ssize_t nargs, PyObject *kwnames);
-
-/* TaskRegistry.track(), likewise.  Runs Python. */
-PyObject *al_register_track(PyObject *op, PyObject *const *args,
-                            Py_ssize_t nargs, PyObject *kwnames);
-
-/* While the registry shuts down: cancel an alive entry's Task, unless that
-   shutdown has.  Returns 0; -1 with an exception.  Runs Python. */
-int al_register_drain(RegistryObject *self, EntryObject *entry);
-
-/* Where no shutdown waits any more, forget what the last one cancelled: stuck
-   ones may be cancelled again by the next.  Allocates nothing, for it must
-   not fail.  Runs Python. */
-void al_register_drained(RegistryObject *self);
-
-/* Bind to the running loop, or see that it is the one.  Returns 0; -1 with
-   RuntimeError naming `what`.  Runs Python. */
-int al_register_bind(RegistryObject *self, const char *what);
-
-/* The alive entry of the running task (borrowed); NULL without an exception
-   if it has none.  Runs Python. */
-EntryObject *al_register_current(RegistryObject *self);
+/* Register a Task of the bound loop that somebody else has made, under `id`;
+   if that is NULL or None under the Task's name, if it is free, or a new id.
+   Returns its id (new), the old one of a registered Task; NULL with an
+   exception, nothing changed.  Runs Python. */
+PyObject *al_register_task(RegistryObject *self, PyObject *task, PyObject *id,
+                           double stale_after);
 
 #endif

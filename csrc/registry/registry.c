@@ -1,9 +1,25 @@
-/* A TaskRegistry's books, without argument parsing.
+/* A TaskRegistry's data and verbs, without argument parsing.
  *
- * Ids are exact str in a dict, so a lookup runs nobody's code.  What does run
- * foreign code is asking a Task how it ended, an exception's str(), logging,
- * on_finish and every decref of a result; so an end is asked for first, then
- * booked without a break, then told.
+ * Who owns whom:
+ *
+ *     Registry --entries (dict)--> entry, alive or ended
+ *     Registry --waiters (list)--> the futures of wait()
+ *     Registry --join_set--------> JoinSet of the running shutdown()
+ *     Task ----done callback-----> entry
+ *     entry, while alive --------> Registry, Task, JoinSetMember
+ *     entry, once ended ---------> result or exception, error_text
+ *
+ * `alive`, `history`, `errors` and the heartbeat lists own nothing: their
+ * links are members of the entries, which leave them before they are freed.
+ * An alive entry and its Registry own each other, on purpose: a Task keeps its
+ * registry alive until it ends, even if nobody else does.  The cycle is cut by
+ * al_registry_close(), or by the collector once the Task is garbage too.
+ *
+ * Re-entrancy.  The ids are exact str objects in a dict, so a lookup calls no
+ * code of the user.  These calls may: asking a Task for its outcome, str() of
+ * an exception, logging, on_finish, and each decref of a result.  Therefore
+ * al_registry_close() works in three steps: it asks the Task; then it changes
+ * everything, and nothing runs in between; then it notifies.
  */
 #include "base/compat.h"
 #include "base/fault.h"
@@ -15,75 +31,262 @@
 #include "base/ptr_table.h"
 #include "aio/join_set.h"
 #include "registry/entry.h"
+#include "registry/heartbeats.h"
 #include "registry/registry.h"
 
-Py_ssize_t
-al_registry_count(const RegistryObject *self)
-{
-    const Py_ssize_t *count = self->beats.count;
-    return count[AL_PENDING] + count[AL_NEVER_BEAT] + count[AL_BEATING]
-           + count[AL_STALE];
-}
+/* --------------------------------------------------------- the event loop */
 
-EntryObject *
-al_registry_find(RegistryObject *self, PyObject *id)
+/* Bind to another loop than before, if the old one is closed and no Task is
+   left on it.  Returns 0; -1 with RuntimeError. */
+static int
+registry_rebind(RegistryObject *self, PyObject *loop, const char *what)
 {
-    assert(PyUnicode_CheckExact(id));
-    if (self->ids == NULL) { /* the collector has been here */
-        return NULL;
+    int closed = al_loop_is_closed(self->st, self->bound.loop);
+    if (closed < 0) {
+        return -1;
     }
-    return (EntryObject *)PyDict_GetItemWithError(self->ids, id);
+    if (al_registry_count(self) == 0 && closed) {
+        return al_loop_bind(self->st, &self->bound, loop);
+    }
+    PyErr_Format(PyExc_RuntimeError,
+                 "%s runs in %R, but this registry is bound to %R, %s: use "
+                 "one registry per loop",
+                 what, loop, self->bound.loop,
+                 closed ? "where it still has tasks" : "which is not closed");
+    return -1;
 }
 
-void
-al_registry_unlink(RegistryObject *self, EntryObject *entry)
+int
+al_registry_bind(RegistryObject *self, const char *what)
 {
-    if (al_link_is_in(&entry->beat)) {
-        al_link_unlink(&entry->beat);
+    /* The usual case costs one comparison: the registry is bound already. */
+    PyObject *loop = al_loop_running(self->st, what);
+    int bound = -1;
+    if (loop != NULL && self->bound.loop == loop) {
+        bound = al_loop_check_thread(self->st, &self->bound, what);
+    }
+    else if (loop != NULL) {
+        bound = self->bound.loop == NULL
+                    ? al_loop_bind(self->st, &self->bound, loop)
+                    : registry_rebind(self, loop, what);
+    }
+    Py_XDECREF(loop);
+    return bound;
+}
+
+/* -------------------------------------------------------- open and revoke */
+
+/* Take an ended entry out of history and errors, but not out of the dict. */
+static void
+registry_unlink(RegistryObject *self, EntryObject *entry)
+{
+    if (al_link_is_in(&entry->heartbeat_link)) {
+        al_link_unlink(&entry->heartbeat_link);
         self->errors_count--;
     }
-    if (al_link_is_in(&entry->order)) {
-        al_link_unlink(&entry->order);
+    if (al_link_is_in(&entry->registry_link)) {
+        al_link_unlink(&entry->registry_link);
         self->history_count--;
     }
 }
 
-void
-al_registry_forget(RegistryObject *self, EntryObject *entry)
+/* Take an entry out of the dict, unless another entry has its id by now. */
+static void
+registry_forget(RegistryObject *self, EntryObject *entry)
 {
     if (al_registry_find(self, entry->id) == entry
-        && PyDict_DelItem(self->ids, entry->id) < 0)
+        && PyDict_DelItem(self->entries, entry->id) < 0)
     {
         al_loop_report_or_exit_later(self->st, self->bound.loop,
                                      "forgetting a task failed", NULL);
     }
 }
 
-/* Drop the oldest exceptions, then the oldest entries, over their limits. */
+/* Put a new entry into the dict, with one lookup in the usual case of a new
+   id.  An ended entry of that id is replaced, and *old is set to it (new).
+   Returns 1; 0 if an alive entry has the id; -1 with MemoryError; nothing has
+   changed then. */
+static int
+registry_place(RegistryObject *self, EntryObject *entry, EntryObject **old)
+{
+    EntryObject *there = (EntryObject *)AL_ALLOC(
+        PyDict_SetDefault(self->entries, entry->id, (PyObject *)entry));
+    if (there == NULL || there == entry) {
+        return there == NULL ? -1 : 1;
+    }
+    if (!there->ended) {
+        return 0;
+    }
+    *old = (EntryObject *)Py_NewRef((PyObject *)there);
+    int set = AL_ALLOC_INT(
+        PyDict_SetItem(self->entries, entry->id, (PyObject *)entry));
+    return set < 0 ? -1 : 1;
+}
+
+int
+al_registry_open(RegistryObject *self, EntryObject *entry, double stale_after)
+{
+    /* Room in both tables now: al_registry_set_task() must not fail once there
+       is a Task. */
+    if (al_ptr_table_reserve(&self->heartbeats.by_task) < 0
+        || al_ptr_table_reserve(&self->heartbeats.by_id) < 0)
+    {
+        return -1;
+    }
+    double now = al_loop_time(self->st, &self->bound);
+    if (now == -1.0 && PyErr_Occurred()) {
+        return -1;
+    }
+    if (self->entries == NULL) { /* the collector has cleared it */
+        PyErr_SetString(PyExc_RuntimeError, "this TaskRegistry is gone");
+        return -1;
+    }
+    entry->created_at = al_wall_clock();
+    entry->registered_at = entry->last_heartbeat = now;
+    entry->stale_after = stale_after;
+    if (al_heartbeats_add(&self->heartbeats, entry) < 0) {
+        return -1;
+    }
+    /* From here until the entry is everywhere, no code of the user runs:
+       nobody sees it in one list and misses it in another. */
+    EntryObject *old = NULL;
+    int placed = registry_place(self, entry, &old);
+    if (placed <= 0) {
+        al_heartbeats_remove(entry);
+    }
+    else {
+        al_list_append(&self->alive, &entry->registry_link);
+        al_ptr_table_add(&self->heartbeats.by_id, &entry->id_link, entry->id);
+        if (old != NULL) {
+            registry_unlink(self, old);
+        }
+    }
+    Py_XDECREF((PyObject *)old); /* may run code of the user, and may now */
+    if (placed == 0) {
+        PyErr_Format(self->st->DuplicateTaskError,
+                     "a task %R is alive already: wait for it, cancel it, or "
+                     "choose another id",
+                     entry->id);
+    }
+    return placed > 0 ? 0 : -1;
+}
+
+void
+al_registry_revoke(RegistryObject *self, EntryObject *entry)
+{
+    PyObject *error = PyErr_GetRaisedException();
+    if (entry->ended) { /* in the call that failed afterwards */
+        registry_unlink(self, entry);
+        self->ended[entry->outcome]--;
+    }
+    al_heartbeats_remove(entry);
+    al_link_unlink(&entry->registry_link);
+    registry_forget(self, entry);
+    Py_CLEAR(entry->registry);
+    if (error != NULL) {
+        PyErr_SetRaisedException(error);
+    }
+}
+
+/* ----------------------------------------------------- attach and current */
+
+int
+al_registry_attach(RegistryObject *self, EntryObject *entry, PyObject *task)
+{
+    al_registry_set_task(self, entry, task);
+    if (al_task_add_done_callback(self->st, &self->bound, task,
+                                  (PyObject *)entry)
+        < 0)
+    {
+        al_ptr_table_remove(&self->heartbeats.by_task, &entry->task_link);
+        Py_CLEAR(entry->task);
+        return -1;
+    }
+    return 0;
+}
+
+/* Find the pending start of a running Task that no entry has yet, by its
+   coroutine, and attach the Task.  Returns the entry (borrowed); NULL if there
+   is none, or with an exception. */
+static EntryObject *
+registry_find_start(RegistryObject *self, PyObject *task)
+{
+    PyObject *coro = al_task_coro(self->st, task);
+    if (coro == NULL) {
+        if (PyErr_ExceptionMatches(PyExc_AttributeError)) {
+            PyErr_Clear(); /* not an asyncio Task, so not ours */
+        }
+        return NULL;
+    }
+    /* With nested calls of register() there are several; coroutines differ. */
+    EntryObject *found = NULL;
+    for (al_pending_start *at = self->pending_starts; at != NULL;
+         at = at->outer)
+    {
+        if (at->entry->coro == coro && at->entry->task == NULL) {
+            found = at->entry;
+        }
+    }
+    Py_DECREF(coro);
+    if (found != NULL && al_registry_attach(self, found, task) < 0) {
+        return NULL;
+    }
+    return found;
+}
+
+EntryObject *
+al_registry_current(RegistryObject *self)
+{
+    if (self->bound.loop == NULL
+        || al_loop_check_thread(self->st, &self->bound,
+                                "TaskRegistry.heartbeat() without an id")
+               < 0)
+    {
+        return NULL;
+    }
+    PyObject *task = al_loop_current_task(self->st, &self->bound);
+    if (task == NULL) {
+        return NULL;
+    }
+    al_ptr_link *link = al_ptr_table_find(&self->heartbeats.by_task, task);
+    EntryObject *entry =
+        link == NULL ? NULL : AL_CONTAINER_OF(link, EntryObject, task_link);
+    if (entry == NULL && task != Py_None && self->pending_starts != NULL) {
+        entry = registry_find_start(self, task);
+    }
+    Py_DECREF(task);
+    return entry;
+}
+
+/* ------------------------------------------------------------------ close */
+
+/* Drop the oldest exceptions above keep_errors, then the oldest entries above
+   the history's limit.  A decref may run code that registers or ends tasks;
+   each round looks at the heads again. */
 static void
 registry_evict(RegistryObject *self)
 {
     while (self->errors_count > self->errors_limit) {
         EntryObject *entry =
-            AL_CONTAINER_OF(self->errors.next, EntryObject, beat);
+            AL_CONTAINER_OF(self->errors.next, EntryObject, heartbeat_link);
         Py_INCREF((PyObject *)entry);
-        al_link_unlink(&entry->beat);
+        al_link_unlink(&entry->heartbeat_link);
         self->errors_count--;
         Py_CLEAR(entry->value);
         Py_DECREF((PyObject *)entry);
     }
     while (self->history_count > self->history_limit) {
         EntryObject *entry =
-            AL_CONTAINER_OF(self->history.next, EntryObject, order);
+            AL_CONTAINER_OF(self->history.next, EntryObject, registry_link);
         Py_INCREF((PyObject *)entry);
-        al_registry_unlink(self, entry);
-        al_registry_forget(self, entry);
+        registry_unlink(self, entry);
+        registry_forget(self, entry);
         Py_DECREF((PyObject *)entry);
     }
 }
 
-/* "ValueError: no price", whatever the exception's own str() does (new); NULL
-   with MemoryError, or an exception that ends the loop. */
+/* Make "ValueError: no price" of an exception (new), even if its own str()
+   raises.  NULL with MemoryError, or with SystemExit or KeyboardInterrupt. */
 static PyObject *
 registry_error_text(PyObject *error)
 {
@@ -105,11 +308,12 @@ registry_error_text(PyObject *error)
     return text;
 }
 
-/* Decide what an entry will say; the value and the text are stolen.  Returns
-   what is not kept, to be dropped when the books are in order. */
+/* Set an entry's outcome.  Steals the value and the text.  Returns the value
+   if it is not kept (new, or NULL): the caller drops it when no list is half
+   changed, for the decref may run anything. */
 static PyObject *
-registry_decide(RegistryObject *self, EntryObject *entry, al_outcome outcome,
-                PyObject *value, PyObject *text)
+registry_set_outcome(RegistryObject *self, EntryObject *entry,
+                     al_outcome outcome, PyObject *value, PyObject *text)
 {
     PyObject *kept =
         outcome == AL_FAILED || (outcome == AL_DONE && self->keep_results)
@@ -117,24 +321,24 @@ registry_decide(RegistryObject *self, EntryObject *entry, al_outcome outcome,
             : NULL;
     entry->outcome = (uint8_t)outcome;
     entry->value = kept;
-    entry->text = text;
+    entry->error_text = text;
     return kept == NULL ? value : NULL;
 }
 
-/* Everything that changes when a Task has ended; nothing runs in between.
-   Returns the Task, to be dropped at the end. */
+/* Change everything that changes at a Task's end; no other code runs in
+   between.  Returns the entry's Task (new), which the caller drops last. */
 static PyObject *
-registry_end(RegistryObject *self, EntryObject *entry, double now)
+registry_move_to_history(RegistryObject *self, EntryObject *entry, double now)
 {
-    al_heartbeats_leave(entry);
-    al_link_unlink(&entry->order);
+    al_heartbeats_remove(entry);
+    al_link_unlink(&entry->registry_link);
     entry->ended = true;
-    entry->end = now;
+    entry->ended_at = now;
     self->ended[entry->outcome]++;
-    al_list_append(&self->history, &entry->order);
+    al_list_append(&self->history, &entry->registry_link);
     self->history_count++;
     if (entry->outcome == AL_FAILED && entry->value != NULL) {
-        al_list_append(&self->errors, &entry->beat);
+        al_list_append(&self->errors, &entry->heartbeat_link);
         self->errors_count++;
     }
     PyObject *task = entry->task;
@@ -142,13 +346,14 @@ registry_end(RegistryObject *self, EntryObject *entry, double now)
     return task;
 }
 
-/* Log a failure, with the traceback that the history will forget. */
+/* Log a failure with its traceback, which the history will not keep for long.
+   SystemExit and KeyboardInterrupt of a logging handler go to *fatal. */
 static void
 registry_log(RegistryObject *self, EntryObject *entry, PyObject *error,
              PyObject **fatal)
 {
     PyObject *format = AL_ALLOC(
-        PyUnicode_FromString(error != entry->value && entry->fixed
+        PyUnicode_FromString(error != entry->value && entry->completed
                                  ? "task %s failed after it was completed: %s"
                                  : "task %s failed: %s"));
     PyObject *text = format == NULL ? NULL : registry_error_text(error);
@@ -168,21 +373,25 @@ registry_log(RegistryObject *self, EntryObject *entry, PyObject *error,
     Py_XDECREF(format);
 }
 
-/* Tell of an end: a shutdown that waits, those in wait(), the log, the user.
-   `error` is the Task's, which complete() may have known or not. */
+/* Notify everybody of an end, in this order: the running shutdown, the waiters
+   of wait(), the log, on_finish.  `error` is the Task's own exception; the
+   entry may have another one, from complete(), and then both are logged. */
 static void
-registry_tell(RegistryObject *self, EntryObject *entry, al_outcome outcome,
-              PyObject *error, PyObject **fatal)
+registry_notify(RegistryObject *self, EntryObject *entry, al_outcome outcome,
+                PyObject *error, PyObject **fatal)
 {
+    /* A call below may evict the entry's exception. */
     PyObject *known =
         Py_XNewRef(entry->outcome == AL_FAILED ? entry->value : NULL);
-    if (entry->node != NULL) {
-        PyObject *node = entry->node;
-        entry->node = NULL;
-        al_member_end(node, outcome, error);
-        Py_DECREF(node);
+    /* The shutdown first: its report is right even if a call below raises. */
+    if (entry->member != NULL) {
+        PyObject *member = entry->member;
+        entry->member = NULL;
+        al_member_end(member, outcome, error);
+        Py_DECREF(member);
     }
     PyObject *waiters = Py_XNewRef(self->waiters);
+    /* One left wakes them too: it may be the waiter itself. */
     if (waiters != NULL && al_registry_count(self) <= 1) {
         al_loop_wake_waiters(self->st, &self->bound, waiters);
     }
@@ -207,98 +416,11 @@ registry_tell(RegistryObject *self, EntryObject *entry, al_outcome outcome,
     }
 }
 
-/* Fix what is not ended nor fixed; the caller holds the entry. */
-static int
-registry_fix(RegistryObject *self, EntryObject *entry, PyObject *result,
-             PyObject *error)
-{
-    int is_cancel = error == NULL
-                        ? 0
-                        : PyObject_IsInstance(error, self->st->CancelledError);
-    if (is_cancel < 0) {
-        return -1;
-    }
-    al_outcome outcome = is_cancel       ? AL_CANCELLED
-                         : error != NULL ? AL_FAILED
-                                         : AL_DONE;
-    PyObject *text = outcome == AL_FAILED ? registry_error_text(error) : NULL;
-    if (text == NULL && PyErr_Occurred()) {
-        return -1;
-    }
-    if (entry->ended || entry->fixed) { /* str() of the error did it */
-        Py_XDECREF(text);
-        return 0;
-    }
-    PyObject *value = outcome == AL_DONE ? result : error;
-    entry->fixed = true;
-    Py_XDECREF(registry_decide(self, entry, outcome, Py_XNewRef(value), text));
-    return 0;
-}
-
-int
-al_registry_fix(RegistryObject *self, EntryObject *entry, PyObject *result,
-                PyObject *error)
-{
-    if (entry->ended || entry->fixed) {
-        return 0;
-    }
-    Py_INCREF((PyObject *)entry);
-    int fixed = registry_fix(self, entry, result, error);
-    Py_DECREF((PyObject *)entry);
-    return fixed;
-}
-
-/* Have a Task cancelled as soon as it is there: it is in its eager first
-   step.  Tells whether there is such a one. */
-static bool
-registry_cancel_birth(RegistryObject *self, EntryObject *entry, PyObject *msg)
-{
-    al_birth *birth = self->births;
-    while (birth != NULL && birth->entry != entry) {
-        birth = birth->outer;
-    }
-    if (birth == NULL) {
-        return false;
-    }
-    birth->cancelled = true;
-    Py_XSETREF(birth->msg, Py_XNewRef(msg));
-    return true;
-}
-
-int
-al_registry_cancel(RegistryObject *self, EntryObject *entry, PyObject *msg)
-{
-    if (entry->task == NULL) {
-        return registry_cancel_birth(self, entry, msg);
-    }
-    Py_INCREF((PyObject *)entry);
-    PyObject *task = Py_NewRef(entry->task);
-    int asked = al_capture_cancel(self->st, &self->bound, task, msg,
-                                  (PyObject *)entry);
-    Py_DECREF(task);
-    Py_DECREF((PyObject *)entry);
-    return asked;
-}
-
-PyObject *
-al_registry_list(RegistryObject *self, bool finished)
-{
-    /* Making the list may run the collector, and that may run anything. */
-    PyObject *list = AL_ALLOC(PyList_New(0));
-    al_link *head = finished ? &self->history : &self->alive;
-    for (al_link *at = head->next; list != NULL && at != head; at = at->next) {
-        EntryObject *entry = AL_CONTAINER_OF(at, EntryObject, order);
-        if (AL_ALLOC_INT(PyList_Append(list, (PyObject *)entry)) < 0) {
-            Py_CLEAR(list);
-        }
-    }
-    return list;
-}
-
-/* How an entry's Task has ended, as al_task_outcome says it; one that would
-   not tell has failed.  AL_ERROR with TypeError if it has not ended. */
+/* Ask a Task for its outcome, as al_task_outcome() does.  A Task whose
+   result() raises something odd has failed with that exception.  Returns
+   AL_ERROR with TypeError if the Task has not ended. */
 static al_outcome
-registry_outcome(RegistryObject *self, PyObject *task, PyObject **value)
+registry_ask_outcome(RegistryObject *self, PyObject *task, PyObject **value)
 {
     al_outcome outcome = al_task_outcome(self->st, task, value);
     if (outcome != AL_ERROR) {
@@ -312,7 +434,7 @@ registry_outcome(RegistryObject *self, PyObject *task, PyObject **value)
         return AL_ERROR;
     }
     if (done < 0) {
-        PyErr_Clear(); /* it has told of its end, and tells nothing more */
+        PyErr_Clear(); /* it called its done callback, so it has ended */
     }
     return AL_FAILED;
 }
@@ -320,14 +442,16 @@ registry_outcome(RegistryObject *self, PyObject *task, PyObject **value)
 int
 al_registry_close(EntryObject *entry)
 {
-    RegistryObject *self = (RegistryObject *)Py_XNewRef(entry->owner);
+    RegistryObject *self = (RegistryObject *)Py_XNewRef(entry->registry);
     PyObject *value = NULL, *text = NULL, *error = NULL, *fatal = NULL;
     if (self == NULL) {
         return 0;
     }
+    /* First ask.  Any of these calls may run code of the user, which may close
+       this very entry; so they come before the first change. */
     Py_INCREF((PyObject *)entry);
     PyObject *task = Py_NewRef(entry->task);
-    al_outcome outcome = registry_outcome(self, task, &value);
+    al_outcome outcome = registry_ask_outcome(self, task, &value);
     if (outcome == AL_ERROR) {
         fatal = PyErr_GetRaisedException();
         goto done;
@@ -345,18 +469,20 @@ al_registry_close(EntryObject *entry)
     if (PyErr_Occurred()) {
         al_loop_report_or_exit_later(self->st, self->bound.loop,
                                      "loop.time() failed", NULL);
-        now = entry->last;
+        now = entry->last_heartbeat;
     }
-    if (entry->ring != NULL) { /* else somebody ended it meanwhile */
-        if (!entry->fixed) {
-            value = registry_decide(self, entry, outcome, value, text);
+    /* Then change, unless one of the calls has closed the entry. */
+    if (entry->threshold != NULL) {
+        if (!entry->completed) {
+            value = registry_set_outcome(self, entry, outcome, value, text);
             text = NULL;
         }
-        Py_DECREF(task); /* the entry's own, which is not the last */
-        task = registry_end(self, entry, now);
-        registry_tell(self, entry, outcome, error, &fatal);
+        Py_DECREF(task); /* ours; the entry's own keeps it alive */
+        task = registry_move_to_history(self, entry, now);
+        /* Then notify, and drop what is over the limits. */
+        registry_notify(self, entry, outcome, error, &fatal);
         registry_evict(self);
-        Py_CLEAR(entry->owner);
+        Py_CLEAR(entry->registry); /* `self` keeps it until the end */
     }
 done:
     Py_XDECREF(value);
@@ -372,32 +498,118 @@ done:
     return 0;
 }
 
-int
-al_registry_visit(RegistryObject *self, visitproc visit, void *arg)
+/* ------------------------------------------- complete, cancel and list */
+
+/* al_registry_complete() for an entry without an outcome, to which the caller
+   has a reference. */
+static int
+registry_complete(RegistryObject *self, EntryObject *entry, PyObject *result,
+                  PyObject *error)
 {
-    Py_VISIT(self->ids);
-    Py_VISIT(self->waiters);
-    Py_VISIT(self->on_finish);
-    Py_VISIT(self->drain);
-    return al_loop_visit(&self->bound, visit, arg);
+    int is_cancel = error == NULL
+                        ? 0
+                        : PyObject_IsInstance(error, self->st->CancelledError);
+    if (is_cancel < 0) {
+        return -1;
+    }
+    al_outcome outcome = is_cancel       ? AL_CANCELLED
+                         : error != NULL ? AL_FAILED
+                                         : AL_DONE;
+    PyObject *text = outcome == AL_FAILED ? registry_error_text(error) : NULL;
+    if (text == NULL && PyErr_Occurred()) {
+        return -1;
+    }
+    if (entry->ended || entry->completed) { /* by str() of the error */
+        Py_XDECREF(text);
+        return 0;
+    }
+    PyObject *value = outcome == AL_DONE ? result : error;
+    entry->completed = true;
+    Py_XDECREF(
+        registry_set_outcome(self, entry, outcome, Py_XNewRef(value), text));
+    return 0;
+}
+
+int
+al_registry_complete(RegistryObject *self, EntryObject *entry,
+                     PyObject *result, PyObject *error)
+{
+    if (entry->ended || entry->completed) {
+        return 0;
+    }
+    Py_INCREF((PyObject *)entry);
+    int set = registry_complete(self, entry, result, error);
+    Py_DECREF((PyObject *)entry);
+    return set;
+}
+
+/* Have register() cancel the Task of an entry as soon as it has one: the Task
+   is in its eager first step.  Returns whether register() is at work. */
+static bool
+registry_cancel_start(RegistryObject *self, EntryObject *entry, PyObject *msg)
+{
+    al_pending_start *start = self->pending_starts;
+    while (start != NULL && start->entry != entry) {
+        start = start->outer;
+    }
+    if (start == NULL) {
+        return false;
+    }
+    start->cancelled = true;
+    Py_XSETREF(start->msg, Py_XNewRef(msg));
+    return true;
+}
+
+int
+al_registry_cancel(RegistryObject *self, EntryObject *entry, PyObject *msg)
+{
+    if (entry->task == NULL) {
+        return registry_cancel_start(self, entry, msg);
+    }
+    /* The entry is passed on, so that the Task's end is delivered from the
+       same handle as the cancellation where that is possible. */
+    Py_INCREF((PyObject *)entry);
+    PyObject *task = Py_NewRef(entry->task);
+    int requested = al_capture_cancel(self->st, &self->bound, task, msg,
+                                      (PyObject *)entry);
+    Py_DECREF(task);
+    Py_DECREF((PyObject *)entry);
+    return requested;
+}
+
+PyObject *
+al_registry_list(RegistryObject *self, bool finished)
+{
+    /* Making the list may run the collector, and that may run anything: the
+       first link is read afterwards.  PyList_Append() runs nothing. */
+    PyObject *list = AL_ALLOC(PyList_New(0));
+    al_link *head = finished ? &self->history : &self->alive;
+    for (al_link *at = head->next; list != NULL && at != head; at = at->next) {
+        EntryObject *entry = AL_CONTAINER_OF(at, EntryObject, registry_link);
+        if (AL_ALLOC_INT(PyList_Append(list, (PyObject *)entry)) < 0) {
+            Py_CLEAR(list);
+        }
+    }
+    return list;
 }
 
 void
 al_registry_clear(RegistryObject *self)
 {
+    /* Entries may outlive their registry, and must not point into it. */
     while (!al_list_is_empty(&self->alive)) {
         EntryObject *entry =
-            AL_CONTAINER_OF(self->alive.next, EntryObject, order);
-        al_heartbeats_leave(entry);
-        al_link_unlink(&entry->order);
+            AL_CONTAINER_OF(self->alive.next, EntryObject, registry_link);
+        al_heartbeats_remove(entry);
+        al_link_unlink(&entry->registry_link);
     }
     while (!al_list_is_empty(&self->history)) {
-        al_registry_unlink(
-            self, AL_CONTAINER_OF(self->history.next, EntryObject, order));
+        registry_unlink(self, AL_CONTAINER_OF(self->history.next, EntryObject,
+                                              registry_link));
     }
-    Py_CLEAR(self->ids);
+    Py_CLEAR(self->entries);
     Py_CLEAR(self->waiters);
     Py_CLEAR(self->on_finish);
-    Py_CLEAR(self->drain);
+    Py_CLEAR(self->join_set);
     al_loop_clear(&self->bound);
 }

@@ -1,87 +1,135 @@
-/* A TaskRegistry's books, without argument parsing.
- *
- * The table of ids owns the entries, alive and in the history; the lists only
- * order them.
- */
+/* A TaskRegistry's data and verbs, without argument parsing. */
 #ifndef AL_REGISTRY_H
 #define AL_REGISTRY_H
 
 #include "base/compat.h"
 #include "base/list.h"
+#include "base/ptr_table.h"
 #include "base/state.h"
 #include "aio/loop.h"
-#include "aio/task.h"
 #include "registry/entry.h"
+#include "registry/heartbeats.h"
 
-/* A Task that is being made: an eager one runs before we hold it. */
-typedef struct al_birth {
-    struct al_birth *outer;
-    EntryObject *entry; /* borrowed from the call that makes it */
-    PyObject *msg;      /* owned: of its cancellation, or NULL */
-    bool cancelled;     /* before its Task was there */
-} al_birth;
+/* A register() that is making its Task, on the C stack.  An eager Task runs
+   its first step, which may call the registry, before anybody has the Task. */
+typedef struct al_pending_start {
+    struct al_pending_start *outer; /* borrowed: the call around this one */
+    EntryObject *entry;             /* borrowed from the call */
+    PyObject *msg;                  /* owned: of the cancellation, or NULL */
+    bool cancelled;                 /* before the Task was known */
+} al_pending_start;
 
 typedef struct {
     PyObject_HEAD
     al_state *st;
     al_loop bound;
-    al_heartbeats beats;
-    al_birth *births;
-    Py_ssize_t unborn;   /* how many births */
-    al_link alive;       /* by registration */
-    al_link history;     /* by end */
-    al_link errors;      /* those that keep their exception, by end */
-    PyObject *ids;       /* owned: dict of id to entry */
-    PyObject *waiters;   /* owned: list of futures */
-    PyObject *on_finish; /* owned, or NULL */
-    PyObject *drain;     /* owned: of the shutdown that runs, or NULL */
-    Py_ssize_t drainers; /* shutdowns that wait on it */
+    al_heartbeats heartbeats;         /* of the alive entries */
+    al_pending_start *pending_starts; /* borrowed: the innermost, or NULL */
+    al_link alive;                    /* entries by registration */
+    al_link history;                  /* ended entries by their end */
+    al_link errors;       /* those that keep their exception, by their end */
+    PyObject *entries;    /* owned: dict of id to entry, alive or ended */
+    PyObject *waiters;    /* owned: list of futures */
+    PyObject *on_finish;  /* owned, or NULL */
+    PyObject *join_set;   /* owned: of the running shutdown, or NULL */
+    Py_ssize_t shutdowns; /* calls of shutdown() that wait on join_set */
     Py_ssize_t history_count, history_limit;
     Py_ssize_t errors_count, errors_limit;
     bool keep_results;
-    bool ids_given; /* somebody chose one: "task_<n>" may be taken */
-    unsigned long long next_id, registered, beats_count, beats_unknown;
+    bool ids_given; /* some id was chosen: "task_<n>" may be taken */
+    unsigned long long next_id, registered;
+    unsigned long long heartbeats_recorded, heartbeats_unknown;
     unsigned long long ended[3]; /* by al_outcome */
 } RegistryObject;
 
-/* How many are alive.  Pure C. */
-Py_ssize_t al_registry_count(const RegistryObject *self);
+/* Count the alive entries.  Pure C. */
+static inline Py_ssize_t
+al_registry_count(const RegistryObject *self)
+{
+    const Py_ssize_t *count = self->heartbeats.count;
+    return count[AL_PENDING] + count[AL_NEVER_BEAT] + count[AL_BEATING]
+           + count[AL_STALE];
+}
 
-/* What an entry's Task calls at its end: to the history with it, and tell
-   whoever asked.  Returns 0; -1 with TypeError if the Task has not ended, or
-   with the SystemExit or KeyboardInterrupt of somebody who was told.
-   Runs Python. */
+/* Find the alive or ended entry of an id, an exact str.  Returns it
+   (borrowed); NULL, without an exception, if there is none.  Pure C. */
+static inline EntryObject *
+al_registry_find(const RegistryObject *self, PyObject *id)
+{
+    assert(PyUnicode_CheckExact(id));
+    if (self->entries == NULL) { /* the collector has cleared the registry */
+        return NULL;
+    }
+    return (EntryObject *)PyDict_GetItemWithError(self->entries, id);
+}
+
+/* Give an alive entry its Task.  There is room for it in the table since
+   al_registry_open().  Pure C. */
+static inline void
+al_registry_set_task(RegistryObject *self, EntryObject *entry, PyObject *task)
+{
+    entry->task = Py_NewRef(task);
+    al_ptr_table_add(&self->heartbeats.by_task, &entry->task_link, task);
+}
+
+/* The visit of the members.  Pure C. */
+static inline int
+al_registry_visit(RegistryObject *self, visitproc visit, void *arg)
+{
+    Py_VISIT(self->entries);
+    Py_VISIT(self->waiters);
+    Py_VISIT(self->on_finish);
+    Py_VISIT(self->join_set);
+    return al_loop_visit(&self->bound, visit, arg);
+}
+
+/* Bind to the running loop, or check that it is the bound one.  A registry
+   without alive entries whose loop is closed binds again.  Returns 0; -1 with
+   RuntimeError, which names `what`.  Runs Python. */
+int al_registry_bind(RegistryObject *self, const char *what);
+
+/* Register an alive entry: under its id, in the heartbeat lists and in
+   `alive`.  An ended entry of that id is dropped.  Returns 0; -1 with
+   DuplicateTaskError or another exception, nothing changed.  Runs Python. */
+int al_registry_open(RegistryObject *self, EntryObject *entry,
+                     double stale_after);
+
+/* Undo al_registry_open(), as if the entry had never been registered, whether
+   it has ended meanwhile or not.  Keeps the raised exception.  Runs Python. */
+void al_registry_revoke(RegistryObject *self, EntryObject *entry);
+
+/* Give an alive entry its Task, and have the entry called at the Task's end.
+   Returns 0; -1 with an exception, the entry without a Task.  Runs Python. */
+int al_registry_attach(RegistryObject *self, EntryObject *entry,
+                       PyObject *task);
+
+/* Find the alive entry of the running Task, whose eager first step this may
+   be.  Returns it (borrowed); NULL, without an exception, if there is none;
+   NULL with an exception.  Runs Python. */
+EntryObject *al_registry_current(RegistryObject *self);
+
+/* Move an entry whose Task has ended to the history, and notify everybody:
+   the Task's done callback.  Returns 0; -1 with TypeError if the Task has not
+   ended; -1 with SystemExit or KeyboardInterrupt of on_finish, of logging or
+   of the error's str(), the entry being in the history.  Runs Python. */
 int al_registry_close(EntryObject *entry);
 
-/* Fix the outcome of an alive entry that has none yet: `error`, or `result`
-   where that is NULL.  Returns 0; -1 with an exception.  Runs Python. */
-int al_registry_fix(RegistryObject *self, EntryObject *entry, PyObject *result,
-                    PyObject *error);
+/* Fix the outcome of an alive entry, unless complete() has done so before:
+   `error`, or `result` if that is NULL.  Returns 0; -1 with an exception,
+   nothing changed.  Runs Python. */
+int al_registry_complete(RegistryObject *self, EntryObject *entry,
+                         PyObject *result, PyObject *error);
 
-/* Ask an alive entry's Task to end.  Returns 1 if asked, else 0; -1 with an
-   exception.  Runs Python. */
+/* Request the cancellation of an alive entry's Task.  Returns 1 if it was
+   requested, else 0; -1 with an exception.  Runs Python. */
 int al_registry_cancel(RegistryObject *self, EntryObject *entry,
                        PyObject *msg);
 
-/* The alive entries, or the finished ones, oldest first (a new list).
-   Runs Python. */
+/* List the alive entries, or the history, oldest first (a new list).  NULL
+   with MemoryError.  Runs Python. */
 PyObject *al_registry_list(RegistryObject *self, bool finished);
 
-/* The alive or finished entry of an id (borrowed); NULL if there is none.
-   Pure C. */
-EntryObject *al_registry_find(RegistryObject *self, PyObject *id);
-
-/* Take an ended entry out of the history's lists, not out of the ids.
-   Pure C. */
-void al_registry_unlink(RegistryObject *self, EntryObject *entry);
-
-/* Drop an entry's id, if it is still its own.  Runs Python. */
-void al_registry_forget(RegistryObject *self, EntryObject *entry);
-
-/* The visit of the books.  Pure C. */
-int al_registry_visit(RegistryObject *self, visitproc visit, void *arg);
-
-/* Forget everybody and everything.  Runs Python. */
+/* Drop every entry and every reference.  Runs Python. */
 void al_registry_clear(RegistryObject *self);
 
 #endif

@@ -1,13 +1,19 @@
-/* TaskRegistry, the type: signs of life, cancelling, and what can be read.
+/* The type Registry, the native base of TaskRegistry: arguments, docstrings.
  *
- * What waits (shutdown, wait, the monitor) and what needs no speed (where,
- * dump, the report) is Python, in _registry.py, over the methods with an
- * underscore here.
+ * TaskRegistry itself is Python, in _registry.py: it has the methods that wait
+ * (shutdown, wait, monitor_loop) and those that need no speed (where, dump,
+ * stats).  They stand on the methods here whose names begin with an
+ * underscore.
+ *
+ * A method checks all its arguments and the thread before it calls the core,
+ * so a refused call has changed nothing.  heartbeat() is the exception: given
+ * an id it may come from any thread, and skips what it does not need.
  */
 #include "base/compat.h"
 #include "base/fault.h"
 #include "base/args.h"
 #include "base/list.h"
+#include "base/object.h"
 #include "base/ptr_table.h"
 #include "base/state.h"
 #include "aio/loop.h"
@@ -15,21 +21,149 @@
 #include "aio/awaitable.h"
 #include "aio/join_set.h"
 #include "registry/entry.h"
+#include "registry/heartbeats.h"
 #include "registry/registry.h"
 #include "registry/register.h"
+#include "registry/shutdown.h"
 #include "registry/registry_type.h"
 
-/* ---------------------------------------------- heartbeat and complete */
+/* ----------------------------------------------------- register and track */
 
-/* The alive entry of an id (borrowed); NULL without an exception if there is
-   none, NULL with TypeError for what is no id. */
+/* Read stale_after; None and NULL are the registry's own.  Returns 0; -1 with
+   TypeError or ValueError. */
+static int
+registry_type_threshold(RegistryObject *self, PyObject *value, double *seconds)
+{
+    *seconds = self->heartbeats.thresholds->stale_after;
+    return value == NULL || value == Py_None
+               ? 0
+               : al_args_seconds(self->st->check_seconds, "stale_after", value,
+                                 seconds);
+}
+
+/* Refuse anything but a coroutine that has not started.  Returns 0; -1 with
+   TypeError or RuntimeError. */
+static int
+registry_type_check_coro(RegistryObject *self, PyObject *coro)
+{
+    if (!PyCoro_CheckExact(coro)) {
+        int is =
+            al_object_truth(PyObject_CallOneArg(self->st->iscoroutine, coro));
+        if (is == 0) {
+            PyErr_Format(PyExc_TypeError,
+                         "register() takes a coroutine, got %R%s", coro,
+                         PyFunction_Check(coro) || PyMethod_Check(coro)
+                             ? ": call it, register(function(...))"
+                         : PyObject_HasAttr(coro, self->st->s_get_coro)
+                             ? ": use track() for a Task that runs already"
+                             : "");
+        }
+        return is > 0 ? 0 : -1;
+    }
+    int started = al_coro_started(self->st, coro);
+    if (started > 0) {
+        PyErr_Format(PyExc_RuntimeError,
+                     "%R has been started already: pass a fresh coroutine",
+                     coro);
+    }
+    return started == 0 ? 0 : -1;
+}
+
+PyDoc_STRVAR(registry_type_register_doc,
+"register($self, /, coro, task_id=None, *, stale_after=None, context=None)\n"
+"--\n\n"
+"Start a coroutine as a Task and register it under an id.\n\n"
+"coro: a coroutine that has not been started.  task_id: a non-empty str\n"
+"that no living task has; None: the next of \"task_0\", \"task_1\", and so\n"
+"on.  stale_after: seconds without a heartbeat until the task is stale;\n"
+"None: the registry's stale_threshold; math.inf: never.  context: as for\n"
+"asyncio.create_task().\n\n"
+"Returns a Ready of (task, id).  The Task's name is the id.\n"
+"Raises DuplicateTaskError if a living task has the id; TypeError,\n"
+"ValueError; RuntimeError without a running loop, or in another loop or\n"
+"thread.  After an error nothing has changed, and the coroutine is closed\n"
+"if it has not started.\n"
+"While shutdown() runs, a new task is cancelled at once.\n\n"
+"Source: TaskRegistry.register of the articles.");
+
+static PyObject *
+registry_type_register(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                       PyObject *kwnames)
+{
+    static const al_signature signature = {
+        "register", 1, 2, 4, {"coro", "task_id", "stale_after", "context"},
+    };
+    RegistryObject *self = (RegistryObject *)op;
+    PyObject *got[4] = {NULL};
+    double stale_after;
+    if (al_args_sort(&signature, args, nargs, kwnames, got) < 0) {
+        goto refused;
+    }
+    PyObject *context = got[3] == Py_None ? NULL : got[3];
+    if (context != NULL && !PyContext_CheckExact(context)) {
+        PyErr_Format(PyExc_TypeError,
+                     "context is a contextvars.Context, got %R", context);
+        goto refused;
+    }
+    if (registry_type_check_coro(self, got[0]) < 0
+        || registry_type_threshold(self, got[2], &stale_after) < 0
+        || al_registry_bind(self, "TaskRegistry.register()") < 0)
+    {
+        goto refused;
+    }
+    return al_register_coro(self, got[0], got[1], stale_after, context);
+refused: /* nobody else can close the coroutine now */
+    if (nargs > 0 || got[0] != NULL) {
+        al_coro_close_unstarted(self->st, nargs > 0 ? args[0] : got[0]);
+    }
+    return NULL;
+}
+
+PyDoc_STRVAR(registry_type_track_doc,
+"track($self, /, task, task_id=None, *, stale_after=math.inf)\n--\n\n"
+"Register a Task that other code has made.\n\n"
+"task: a Task of the running loop.  task_id: its id; None: the Task's name\n"
+"if it is free, else a new id.  stale_after: as for register(), but never\n"
+"by default.\n\n"
+"Returns the id.  A Task that is done goes to the history at once.  A Task\n"
+"that is registered already keeps its id.\n"
+"Raises DuplicateTaskError, TypeError, ValueError, RuntimeError.  While\n"
+"shutdown() runs, the task is cancelled at once.");
+
+static PyObject *
+registry_type_track(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                    PyObject *kwnames)
+{
+    static const al_signature signature = {
+        "track", 1, 2, 3, {"task", "task_id", "stale_after"},
+    };
+    RegistryObject *self = (RegistryObject *)op;
+    PyObject *got[3];
+    double stale_after = Py_HUGE_VAL;
+    if (al_args_sort(&signature, args, nargs, kwnames, got) < 0
+        || (got[2] != NULL
+            && registry_type_threshold(self, got[2], &stale_after) < 0)
+        || al_registry_bind(self, "TaskRegistry.track()") < 0
+        || al_task_check(self->st, &self->bound, got[0]) < 0)
+    {
+        return NULL;
+    }
+    return al_register_task(self, got[0], got[1], stale_after);
+}
+
+/* -------------------------------------------------- heartbeat and complete */
+
+/* Find the alive entry of an id.  Returns it (borrowed); NULL, without an
+   exception, if there is none; NULL with TypeError or ValueError for an object
+   that is no id. */
 static EntryObject *
 registry_type_alive(RegistryObject *self, PyObject *id)
 {
-    /* Mostly it is the very str that register() was given or gave. */
-    al_ptr_link *link = al_ptr_table_find(&self->beats.names, id);
+    /* Usually it is the same str object that register() received or returned,
+       and a look at its address is enough. */
+    al_ptr_link *link = al_ptr_table_find(&self->heartbeats.by_id, id);
     if (link != NULL) {
-        return AL_CONTAINER_OF(link, EntryObject, name);
+        return AL_CONTAINER_OF(link, EntryObject, id_link);
     }
     EntryObject *entry = NULL;
     if (PyUnicode_CheckExact(id)) {
@@ -48,10 +182,10 @@ registry_type_alive(RegistryObject *self, PyObject *id)
 
 PyDoc_STRVAR(registry_type_heartbeat_doc,
 "heartbeat($self, /, task_id=None)\n--\n\n"
-"Record a sign of life.\n\n"
-"task_id: whose; without one the current task's, not that of one which waits\n"
-"for it.  Returns a Ready of True, or of False where no such task is alive,\n"
-"which is counted and no error.  With an id from any thread.");
+"Record a heartbeat of a task.\n\n"
+"task_id: the task's id; None: the current task.\n\n"
+"Returns a Ready of True, or of False if no such task is alive: that is no\n"
+"error, and is counted.  With an id it may be called from any thread.");
 
 static PyObject *
 registry_type_heartbeat(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
@@ -69,36 +203,39 @@ registry_type_heartbeat(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
         return NULL;
     }
     EntryObject *entry = got[0] == NULL || got[0] == Py_None
-                             ? al_register_current(self)
+                             ? al_registry_current(self)
                              : registry_type_alive(self, got[0]);
     if (entry == NULL) {
         if (PyErr_Occurred()) {
             return NULL;
         }
-        self->beats_unknown++;
+        self->heartbeats_unknown++;
         return Py_NewRef(self->st->ready_false);
     }
     Py_INCREF((PyObject *)entry);
     double now = al_loop_time(self->st, &self->bound);
-    int beaten = now == -1.0 && PyErr_Occurred()
-                     ? -1
-                     : al_heartbeats_beat(&self->beats, entry, now);
+    int recorded = now == -1.0 && PyErr_Occurred()
+                       ? -1
+                       : al_heartbeats_record(&self->heartbeats, entry, now);
     Py_DECREF((PyObject *)entry);
-    self->beats_count += beaten > 0;
-    self->beats_unknown += beaten == 0; /* it ended while we asked */
-    return beaten < 0 ? NULL
-                      : Py_NewRef(beaten ? self->st->ready_true
-                                         : self->st->ready_false);
+    self->heartbeats_recorded += recorded > 0;
+    self->heartbeats_unknown += recorded == 0; /* it ended meanwhile */
+    return recorded < 0 ? NULL
+                        : Py_NewRef(recorded ? self->st->ready_true
+                                             : self->st->ready_false);
 }
 
 PyDoc_STRVAR(registry_type_complete_doc,
 "complete($self, /, task_id, result=None, error=None)\n--\n\n"
-"Fix a task's outcome before it ends.\n\n"
-"result: what it will show when DONE.  error: an exception instead; a\n"
-"CancelledError makes it CANCELLED.  The first call wins; the task stays\n"
-"alive, counted and cancellable until it ends, which changes nothing, though\n"
-"another error of it is logged.  No effect on a finished task.\n\n"
-"Returns a Ready of None.  Raises UnknownTaskError for an id never heard of.");
+"Fix a task's outcome before the task ends.\n\n"
+"result: the result of the task once it is DONE.  error: an exception, for\n"
+"a task that shall be FAILED, or CANCELLED if it is a CancelledError.\n\n"
+"The first call decides; the task's own end changes nothing, though\n"
+"another exception of the task is logged.  Until it ends, the task stays\n"
+"alive, and is counted and can be cancelled.  A finished task is left as\n"
+"it is.\n\n"
+"Returns a Ready of None.\n"
+"Raises UnknownTaskError if no task of this id is alive or in the history.");
 
 static PyObject *
 registry_type_complete(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
@@ -133,16 +270,17 @@ registry_type_complete(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
         return NULL;
     }
     Py_DECREF(id);
-    int fixed = al_registry_fix(self, entry, got[1], error);
-    return fixed < 0 ? NULL : Py_NewRef(self->st->ready_none);
+    int set = al_registry_complete(self, entry, got[1], error);
+    return set < 0 ? NULL : Py_NewRef(self->st->ready_none);
 }
 
 /* ---------------------------------------------------------------- cancel */
 
 PyDoc_STRVAR(registry_type_cancel_doc,
 "cancel($self, /, task_id, msg=None)\n--\n\n"
-"Ask a task to end, as Task.cancel() does.\n\n"
-"Returns a Ready of True if it was asked, of False if no such task is alive.");
+"Request the cancellation of a task, as Task.cancel() does.\n\n"
+"Returns a Ready of True if it was requested, of False if no such task is\n"
+"alive.");
 
 static PyObject *
 registry_type_cancel(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
@@ -164,17 +302,17 @@ registry_type_cancel(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     if (entry == NULL) {
         return PyErr_Occurred() ? NULL : Py_NewRef(self->st->ready_false);
     }
-    int asked = al_registry_cancel(self, entry, got[1]);
-    return asked < 0 ? NULL
-                     : Py_NewRef(asked ? self->st->ready_true
-                                       : self->st->ready_false);
+    int requested = al_registry_cancel(self, entry, got[1]);
+    return requested < 0 ? NULL
+                         : Py_NewRef(requested ? self->st->ready_true
+                                               : self->st->ready_false);
 }
 
 PyDoc_STRVAR(registry_type_cancel_all_doc,
 "cancel_all($self, /, msg=None)\n--\n\n"
-"Ask every task that is alive to end.\n\n"
-"Returns a Ready of how many were asked.  Waits for nothing: see wait() and\n"
-"shutdown().");
+"Request the cancellation of every task that is alive.\n\n"
+"Returns a Ready of the number of requests.  It does not wait for the\n"
+"tasks: wait() and shutdown() do.");
 
 static PyObject *
 registry_type_cancel_all(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
@@ -192,19 +330,21 @@ registry_type_cancel_all(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     {
         return NULL;
     }
+    /* A cancellation may run code that registers or ends tasks. */
     PyObject *exit = NULL, *alive = al_registry_list(self, false);
     Py_ssize_t count = 0, n = alive == NULL ? -1 : PyList_GET_SIZE(alive);
     for (Py_ssize_t i = 0; i < n; i++) {
         EntryObject *entry = (EntryObject *)PyList_GET_ITEM(alive, i);
         PyObject *task = Py_XNewRef(entry->task);
-        int asked = entry->ended ? 0 : al_registry_cancel(self, entry, got[0]);
-        if (asked < 0) {
+        int requested =
+            entry->ended ? 0 : al_registry_cancel(self, entry, got[0]);
+        if (requested < 0) {
             al_loop_handle_error_keep_exit(self->st, self->bound.loop,
                                            "cancelling a task failed", task,
                                            &exit);
         }
         Py_XDECREF(task);
-        count += asked > 0;
+        count += requested > 0;
     }
     Py_XDECREF(alive);
     return n < 0 || al_loop_raise_exit(exit) < 0
@@ -214,7 +354,8 @@ registry_type_cancel_all(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
 
 /* --------------------------------------------------------------- reading */
 
-/* Bring everything to where it belongs now.  Returns 0; -1 with an error. */
+/* Move every alive entry to the list where it belongs now.  Returns 0; -1 with
+   an exception. */
 static int
 registry_type_sweep(RegistryObject *self)
 {
@@ -222,10 +363,11 @@ registry_type_sweep(RegistryObject *self)
     if (now == -1.0 && PyErr_Occurred()) {
         return -1;
     }
-    return al_heartbeats_sweep(&self->beats, now);
+    return al_heartbeats_sweep(&self->heartbeats, now);
 }
 
-/* Put ids in the place of a list's entries; NULL passes an error through. */
+/* Replace the entries of a list by their ids.  Steals the list and returns it;
+   NULL passes an exception on. */
 static PyObject *
 registry_type_ids(PyObject *list)
 {
@@ -239,8 +381,9 @@ registry_type_ids(PyObject *list)
 
 PyDoc_STRVAR(registry_type_get_status_doc,
 "get_status($self, /)\n--\n\n"
-"Return a Ready of a dict, id to TaskMetadata: the history, then the alive,\n"
-"oldest first.");
+"Return a Ready of a dict, id to TaskMetadata.\n\n"
+"The finished tasks of the history come first, then the tasks that are\n"
+"alive, each oldest first.");
 
 static PyObject *
 registry_type_get_status(PyObject *op, PyObject *Py_UNUSED(ignored))
@@ -270,7 +413,7 @@ registry_type_get_status(PyObject *op, PyObject *Py_UNUSED(ignored))
 PyDoc_STRVAR(registry_type_get_stale_tasks_doc,
 "get_stale_tasks($self, /)\n--\n\n"
 "Return a Ready of the ids whose health is STALE, longest silence first.\n\n"
-"Costs what is stale, not what is alive.");
+"Its cost depends on the number of stale tasks, not of all tasks.");
 
 static PyObject *
 registry_type_get_stale_tasks(PyObject *op, PyObject *Py_UNUSED(ignored))
@@ -279,13 +422,13 @@ registry_type_get_stale_tasks(PyObject *op, PyObject *Py_UNUSED(ignored))
     if (registry_type_sweep(self) < 0) {
         return NULL;
     }
-    return al_ready_new(
-        self->st, registry_type_ids(al_heartbeats_stale(&self->beats, false)));
+    return al_ready_new(self->st, registry_type_ids(al_heartbeats_stale(
+                                      &self->heartbeats, false)));
 }
 
 PyDoc_STRVAR(registry_type_newly_stale_doc,
 "_newly_stale($self, /)\n--\n\n"
-"Return the metadata of stale tasks not yet told of in this silence.");
+"Return the metadata of the stale tasks not reported in this silence yet.");
 
 static PyObject *
 registry_type_newly_stale(PyObject *op, PyObject *Py_UNUSED(ignored))
@@ -293,12 +436,12 @@ registry_type_newly_stale(PyObject *op, PyObject *Py_UNUSED(ignored))
     RegistryObject *self = (RegistryObject *)op;
     return registry_type_sweep(self) < 0
                ? NULL
-               : al_heartbeats_stale(&self->beats, true);
+               : al_heartbeats_stale(&self->heartbeats, true);
 }
 
 PyDoc_STRVAR(registry_type_counts_doc,
 "_counts($self, /)\n--\n\n"
-"Return the numbers of RegistryStats, in its order.");
+"Return the fields of RegistryStats, in their order.");
 
 static PyObject *
 registry_type_counts(PyObject *op, PyObject *Py_UNUSED(ignored))
@@ -307,13 +450,13 @@ registry_type_counts(PyObject *op, PyObject *Py_UNUSED(ignored))
     if (registry_type_sweep(self) < 0) {
         return NULL;
     }
-    const Py_ssize_t *count = self->beats.count;
-    return AL_ALLOC(Py_BuildValue("(nnnnnKKKKKK)", al_registry_count(self),
-                                  count[AL_PENDING], count[AL_BEATING],
-                                  count[AL_STALE], count[AL_NEVER_BEAT],
-                                  self->ended[AL_DONE], self->ended[AL_FAILED],
-                                  self->ended[AL_CANCELLED], self->registered,
-                                  self->beats_count, self->beats_unknown));
+    const Py_ssize_t *count = self->heartbeats.count;
+    return AL_ALLOC(Py_BuildValue(
+        "(nnnnnKKKKKK)", al_registry_count(self), count[AL_PENDING],
+        count[AL_BEATING], count[AL_STALE], count[AL_NEVER_BEAT],
+        self->ended[AL_DONE], self->ended[AL_FAILED],
+        self->ended[AL_CANCELLED], self->registered, self->heartbeats_recorded,
+        self->heartbeats_unknown));
 }
 
 static Py_ssize_t
@@ -362,13 +505,12 @@ registry_type_iter(PyObject *op)
     return iterator;
 }
 
-/* ------------------------------------------- what the Python half stands on
- */
+/* ------------------------------------------------------ for _registry.py */
 
 PyDoc_STRVAR(registry_type_configure_doc,
 "_configure($self, stale_threshold, history, keep_results, keep_errors,\n"
 "           on_finish, /)\n--\n\n"
-"Set what is native of the constructor's arguments, checked already.");
+"Set those of the constructor's arguments that C needs; they are checked.");
 
 static PyObject *
 registry_type_configure(PyObject *op, PyObject *args)
@@ -388,7 +530,7 @@ registry_type_configure(PyObject *op, PyObject *args)
                         "this TaskRegistry is in use already: make a new one");
         return NULL;
     }
-    self->beats.rings->stale_after = threshold;
+    self->heartbeats.thresholds->stale_after = threshold;
     self->history_limit = history;
     self->errors_limit = errors;
     self->keep_results = results;
@@ -397,75 +539,41 @@ registry_type_configure(PyObject *op, PyObject *args)
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(registry_type_begin_drain_doc,
-"_begin_drain($self, spared, /)\n--\n\n"
-"Cancel every task but one, in the shutdown that runs or a new one.\n\n"
-"Returns its Drain, which _end_drain() gives back.");
+PyDoc_STRVAR(registry_type_begin_shutdown_doc,
+"_begin_shutdown($self, caller, /)\n--\n\n"
+"Begin a shutdown, or join the running one: cancel every task but one.\n\n"
+"caller: the Task to leave alone, or None.\n"
+"Returns the JoinSet to wait on.\n"
+"_end_shutdown() must follow.");
 
 static PyObject *
-registry_type_begin_drain(PyObject *op, PyObject *spared)
+registry_type_begin_shutdown(PyObject *op, PyObject *caller)
 {
-    RegistryObject *self = (RegistryObject *)op;
-    if (al_register_bind(self, "TaskRegistry.shutdown()") < 0) {
-        return NULL;
-    }
-    EntryObject *current = al_register_current(self);
-    if (current == NULL && PyErr_Occurred()) {
-        return NULL;
-    }
-    if (current != NULL) {
-        current->spared = true;
-    }
-    if (self->drain == NULL) {
-        self->drain = al_join_set_new(self->st, &self->bound);
-    }
-    PyObject *alive =
-        self->drain == NULL ? NULL : al_registry_list(self, false);
-    if (alive == NULL) {
-        al_register_drained(self);
-        return NULL;
-    }
-    PyObject *drain = Py_NewRef(self->drain);
-    self->drainers++;
-    for (Py_ssize_t i = 0; alive != NULL && i < PyList_GET_SIZE(alive); i++) {
-        EntryObject *entry = (EntryObject *)PyList_GET_ITEM(alive, i);
-        if (entry->task != spared && al_register_drain(self, entry) < 0) {
-            Py_CLEAR(alive);
-        }
-    }
-    if (alive == NULL) {
-        PyObject *error = PyErr_GetRaisedException();
-        self->drainers--;
-        al_register_drained(self);
-        PyErr_SetRaisedException(error);
-        Py_CLEAR(drain);
-    }
-    Py_XDECREF(alive);
-    return drain;
+    return al_shutdown_begin((RegistryObject *)op, caller);
 }
 
-PyDoc_STRVAR(registry_type_end_drain_doc,
-"_end_drain($self, /)\n--\n\n"
-"One shutdown less; after the last one new tasks run again.");
+PyDoc_STRVAR(registry_type_end_shutdown_doc,
+"_end_shutdown($self, /)\n--\n\n"
+"End one shutdown.\n\n"
+"After the last, new tasks are no longer cancelled on registration.");
 
 static PyObject *
-registry_type_end_drain(PyObject *op, PyObject *Py_UNUSED(ignored))
+registry_type_end_shutdown(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    RegistryObject *self = (RegistryObject *)op;
-    self->drainers--;
-    al_register_drained(self);
+    al_shutdown_end((RegistryObject *)op);
     Py_RETURN_NONE;
 }
 
 PyDoc_STRVAR(registry_type_bind_doc,
 "_bind($self, what, /)\n--\n\n"
-"Bind to the running loop, or see that it is the one; what: who asks.");
+"Bind to the running loop, or check that it is the bound one.\n\n"
+"what: the public call, for the text of the RuntimeError.");
 
 static PyObject *
 registry_type_bind(PyObject *op, PyObject *what)
 {
     const char *text = PyUnicode_AsUTF8(what);
-    if (text == NULL || al_register_bind((RegistryObject *)op, text) < 0) {
+    if (text == NULL || al_registry_bind((RegistryObject *)op, text) < 0) {
         return NULL;
     }
     Py_RETURN_NONE;
@@ -473,27 +581,42 @@ registry_type_bind(PyObject *op, PyObject *what)
 
 PyDoc_STRVAR(registry_type_find_doc,
 "_find($self, task, /)\n--\n\n"
-"Return the metadata of an alive task by the Task, or None.");
+"Return the metadata of an alive Task, or None.");
 
 static PyObject *
 registry_type_find(PyObject *op, PyObject *task)
 {
     RegistryObject *self = (RegistryObject *)op;
-    al_ptr_link *link = al_ptr_table_find(&self->beats.tasks, task);
-    return Py_NewRef(
-        link == NULL ? Py_None
-                     : (PyObject *)AL_CONTAINER_OF(link, EntryObject, key));
+    al_ptr_link *link = al_ptr_table_find(&self->heartbeats.by_task, task);
+    return Py_NewRef(link == NULL ? Py_None
+                                  : (PyObject *)AL_CONTAINER_OF(
+                                        link, EntryObject, task_link));
 }
+
+/* An eager Task in its first step may be missing from the running shutdown:
+   register() cancels it when create_task() returns. */
+static PyObject *
+registry_type_get_starting(PyObject *op, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(((RegistryObject *)op)->pending_starts != NULL);
+}
+
+static PyGetSetDef registry_type_getset[] = {
+    {"_starting", registry_type_get_starting, NULL,
+     "Whether register() is making a Task, which shutdown() cannot see yet.",
+     NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
 
 static PyMemberDef registry_type_members[] = {
     {"_waiters", T_OBJECT_EX, offsetof(RegistryObject, waiters), READONLY,
-     "Futures, given None when one or none is alive."},
-    {"_unborn", T_PYSSIZET, offsetof(RegistryObject, unborn), READONLY, NULL},
-    {"_loop", T_OBJECT, offsetof(RegistryObject, bound.loop), READONLY, NULL},
+     "The futures of wait(): they get None when at most one task is alive."},
+    {"_loop", T_OBJECT, offsetof(RegistryObject, bound.loop), READONLY,
+     "The bound loop, or None."},
     {NULL, 0, 0, 0, NULL},
 };
 
-/* ---------------------------------------------------------- GC and spec */
+/* ------------------------------------------------------------ GC and spec */
 
 static PyObject *
 registry_type_new(PyTypeObject *type, PyObject *Py_UNUSED(args),
@@ -514,12 +637,10 @@ registry_type_new(PyTypeObject *type, PyObject *Py_UNUSED(args),
     self->history_limit = 1000;
     self->errors_limit = 20;
     self->keep_results = true;
-    self->ids = AL_ALLOC(PyDict_New());
-    self->waiters = self->ids == NULL ? NULL : AL_ALLOC(PyList_New(0));
+    self->entries = AL_ALLOC(PyDict_New());
+    self->waiters = self->entries == NULL ? NULL : AL_ALLOC(PyList_New(0));
     if (self->waiters == NULL
-        || al_heartbeats_init(&self->beats, st, &self->bound,
-                              al_registry_close, 15.0)
-               < 0)
+        || al_heartbeats_init(&self->heartbeats, st, &self->bound, 15.0) < 0)
     {
         Py_DECREF((PyObject *)self);
         return NULL;
@@ -547,25 +668,24 @@ registry_type_dealloc(PyObject *op)
     PyTypeObject *type = Py_TYPE(op);
     PyObject_GC_UnTrack(op);
     al_registry_clear((RegistryObject *)op);
-    al_heartbeats_clear(&((RegistryObject *)op)->beats);
+    al_heartbeats_clear(&((RegistryObject *)op)->heartbeats);
     type->tp_free(op);
     Py_DECREF(type);
 }
 
-#define KEYWORDS (METH_FASTCALL | METH_KEYWORDS)
-
 static PyMethodDef registry_type_methods[] = {
-    {"register", AL_METHOD(al_register_register), KEYWORDS,
-     al_register_register_doc},
-    {"track", AL_METHOD(al_register_track), KEYWORDS, al_register_track_doc},
-    {"heartbeat", AL_METHOD(registry_type_heartbeat), KEYWORDS,
-     registry_type_heartbeat_doc},
-    {"complete", AL_METHOD(registry_type_complete), KEYWORDS,
-     registry_type_complete_doc},
-    {"cancel", AL_METHOD(registry_type_cancel), KEYWORDS,
-     registry_type_cancel_doc},
-    {"cancel_all", AL_METHOD(registry_type_cancel_all), KEYWORDS,
-     registry_type_cancel_all_doc},
+    {"register", AL_METHOD(registry_type_register),
+     METH_FASTCALL | METH_KEYWORDS, registry_type_register_doc},
+    {"track", AL_METHOD(registry_type_track),
+     METH_FASTCALL | METH_KEYWORDS, registry_type_track_doc},
+    {"heartbeat", AL_METHOD(registry_type_heartbeat),
+     METH_FASTCALL | METH_KEYWORDS, registry_type_heartbeat_doc},
+    {"complete", AL_METHOD(registry_type_complete),
+     METH_FASTCALL | METH_KEYWORDS, registry_type_complete_doc},
+    {"cancel", AL_METHOD(registry_type_cancel),
+     METH_FASTCALL | METH_KEYWORDS, registry_type_cancel_doc},
+    {"cancel_all", AL_METHOD(registry_type_cancel_all),
+     METH_FASTCALL | METH_KEYWORDS, registry_type_cancel_all_doc},
     {"get_status", registry_type_get_status, METH_NOARGS,
      registry_type_get_status_doc},
     {"get_stale_tasks", registry_type_get_stale_tasks, METH_NOARGS,
@@ -575,10 +695,10 @@ static PyMethodDef registry_type_methods[] = {
     {"_counts", registry_type_counts, METH_NOARGS, registry_type_counts_doc},
     {"_configure", registry_type_configure, METH_VARARGS,
      registry_type_configure_doc},
-    {"_begin_drain", registry_type_begin_drain, METH_O,
-     registry_type_begin_drain_doc},
-    {"_end_drain", registry_type_end_drain, METH_NOARGS,
-     registry_type_end_drain_doc},
+    {"_begin_shutdown", registry_type_begin_shutdown, METH_O,
+     registry_type_begin_shutdown_doc},
+    {"_end_shutdown", registry_type_end_shutdown, METH_NOARGS,
+     registry_type_end_shutdown_doc},
     {"_bind", registry_type_bind, METH_O, registry_type_bind_doc},
     {"_find", registry_type_find, METH_O, registry_type_find_doc},
     {NULL, NULL, 0, NULL},
@@ -591,6 +711,7 @@ static PyType_Slot registry_type_slots[] = {
     {Py_mp_subscript, registry_type_subscript},
     {Py_sq_contains, registry_type_contains},
     {Py_tp_methods, registry_type_methods},
+    {Py_tp_getset, registry_type_getset},
     {Py_tp_members, registry_type_members},
     {Py_tp_traverse, registry_type_traverse},
     {Py_tp_clear, registry_type_clear},

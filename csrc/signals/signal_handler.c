@@ -1,23 +1,53 @@
-/* The handler of one signal: what SignalCoordinator does without the loop.
+/* The Python-level handler of one signal, for SignalCoordinator.
  *
- * CPython's own C handler only trips a flag; it calls us between any two
- * bytecodes of the main thread, be the loop busy, idle or not running, and
- * again in the middle of our own call.  So a call first stores the fact in
- * plain fields, then pokes the loop, at most once until the loop has taken
- * what there is, then calls the handler that was found.  Nothing of ours
- * raises there; what the found handler raises (a host's SystemExit) goes on.
+ * The layers, once a coordinator handles the signal:
  *
- * The action that was found is kept as the kernel has it: the table of
- * signal.getsignal() knows nothing of the SA_RESTART flag, nor of a handler
- * that C code has set.
+ *     kernel                the action of the signal, as sigaction() has it
+ *        |
+ *     CPython's C handler   sets a flag, and writes a byte to the wake-up file
+ *        |                  that the loop has set with signal.set_wakeup_fd()
+ *        |
+ *        +----> main thread, between two bytecodes:
+ *        |        SignalHandler(signum, frame)
+ *        |          wake()              -> call_soon_threadsafe(deliver)
+ *        |          previous(signum, frame), if it is chained
+ *        |
+ *        +----> event loop, when it reads the byte:
+ *                 the callback of loop.add_signal_handler()
+ *                   on_loop_wakeup()
+ *                   deliver()           -> take()
  *
- * A handler that is disarmed, or finds itself in a forked child, or whose
- * loop is closed, may still be called: somebody put it back (uvicorn restores
- * what it found), or nobody could take it away (uvloop cannot, once stopped).
- * Then it stands in for what it covers, so that no process becomes deaf.
+ * The order of events of one signal:
  *
- * No module state is used after birth: a signal may come while the
- * interpreter goes down.
+ *  1. CPython's C handler sets its flag and writes the byte.
+ *  2. The interpreter calls us, whether the loop is busy, idle or not running.
+ *     We count the signal in plain fields: it cannot be lost from here on.
+ *  3. We call wake(), unless an earlier wake-up has not been answered.
+ *  4. We call the handler that was there before, if it is chained.  What it
+ *     raises propagates, such as the SystemExit of a host.
+ *  5. In the loop, take() returns how many signals came since the last take().
+ *
+ * The interpreter may call us again in the middle of any of these steps, as
+ * soon as Python code runs.  Therefore the count comes first, and the call
+ * that counts runs no Python code.  Nothing of ours raises.
+ *
+ * add_signal_handler() is not enough: its callback waits for a free loop, the
+ * byte is lost when the wake-up file is full, and whoever calls
+ * signal.signal() later displaces it.  It is used for the byte that wakes the
+ * loop.  Its callback counts a signal only if it was not us that the
+ * interpreter called.
+ *
+ * The previous action is kept as the kernel has it.  signal.getsignal() knows
+ * neither the flag SA_RESTART nor a handler that C code has set.
+ *
+ * We may be called after we were disarmed, in a forked child, or when the loop
+ * is closed: a host has put us back (uvicorn restores the handler that it
+ * found), or nobody could remove us (a uvloop that has stopped cannot).  Then
+ * we fall back to the previous handler or action, so that the signal keeps its
+ * effect.
+ *
+ * A handler uses no module state after it was made: a signal may come while
+ * the interpreter shuts down.
  */
 #include "base/compat.h"
 #include "base/fault.h"
@@ -29,41 +59,41 @@
 #include <errno.h>
 #include <signal.h>
 #include <unistd.h>
-typedef struct sigaction signal_handler_action;
+typedef struct sigaction al_action;
 #else
 #include <process.h>
 #include <signal.h>
 #define getpid _getpid
 typedef struct {
     void (*sa_handler)(int);
-} signal_handler_action;
+} al_action;
 #endif
 
 typedef struct {
     PyObject_HEAD
-    PyObject *previous;  /* owned: as getsignal() had it; NULL once cleared */
-    PyObject *poke;      /* owned: wakes the loop; NULL once disarmed */
-    PyObject *entry;     /* owned: the loop with an entry of ours, or NULL */
-    PyObject *getsignal; /* owned; NULL once cleared */
-    signal_handler_action found; /* as the kernel had it */
+    PyObject *previous; /* owned: as getsignal() had it; NULL once cleared */
+    PyObject *wake;     /* owned: wakes the loop; NULL once disarmed */
+    PyObject *registered_loop; /* owned, or NULL: calls on_loop_wakeup() */
+    PyObject *getsignal;       /* owned; NULL once cleared */
+    al_action previous_action; /* as the kernel had it */
     int signum;
-    long pid;       /* the process that armed it */
-    uint64_t count; /* signals so far */
-    uint64_t taken; /* of them, told to the coordinator */
-    uint64_t heard; /* of them, known when the loop last called */
-    double since;   /* when the oldest that is not taken came */
+    long armed_pid;           /* the process that armed it */
+    uint64_t count;           /* signals so far */
+    uint64_t delivered;       /* of them, returned by take() */
+    uint64_t count_at_wakeup; /* `count` when the loop last called */
+    double pending_since;     /* when the oldest undelivered signal came */
     bool armed;
-    bool chained; /* `previous` is called too */
-    bool native;  /* `found` is a function that C code has set */
-    bool poked;   /* the loop has not answered the last poke yet */
-    bool gap;     /* for a moment the loop's handler took our place */
+    bool chained;      /* `previous` is called too */
+    bool is_c_handler; /* C code has set previous_action, not Python */
+    bool wake_pending; /* wake() was called, take() not yet */
+    bool installing;   /* the loop's own handler may be in our place */
 } SignalHandlerObject;
 
-/* ------------------------------------------------------ the kernel's side */
+/* ----------------------------------------------------- the kernel's action */
 
-/* Read the action of a signal.  0; -1 with OSError. */
+/* Read the action of a signal.  Returns 0; -1 with OSError. */
 static int
-action_read(int signum, signal_handler_action *action)
+action_read(int signum, al_action *action)
 {
 #ifndef _WIN32
     if (sigaction(signum, NULL, action) < 0) {
@@ -77,9 +107,9 @@ action_read(int signum, signal_handler_action *action)
     return 0;
 }
 
-/* Set the action of a signal.  0; -1 with OSError. */
+/* Set the action of a signal.  Returns 0; -1 with OSError. */
 static int
-action_write(int signum, const signal_handler_action *action)
+action_write(int signum, const al_action *action)
 {
 #ifndef _WIN32
     if (sigaction(signum, action, NULL) < 0) {
@@ -93,17 +123,17 @@ action_write(int signum, const signal_handler_action *action)
     return 0;
 }
 
-/* Tell whether an action is a function. */
+/* Tell whether an action calls a function: not SIG_DFL, not SIG_IGN. */
 static bool
-action_is_function(const signal_handler_action *action)
+action_is_function(const al_action *action)
 {
     return action->sa_handler != SIG_DFL && action->sa_handler != SIG_IGN;
 }
 
-/* Call a function that C code has set, as the kernel would.  One that wants
-   a siginfo_t and a context gets no call: we have neither. */
+/* Call a function that C code has set, as the kernel would.  A function with
+   SA_SIGINFO is not called: we have no siginfo_t and no context for it. */
 static void
-action_call(const signal_handler_action *action, int signum)
+action_call(const al_action *action, int signum)
 {
 #ifndef _WIN32
     if (action->sa_flags & SA_SIGINFO) {
@@ -115,28 +145,29 @@ action_call(const signal_handler_action *action, int signum)
 
 /* ------------------------------------------------------------------ core */
 
-/* Tell whether a handler still works for its coordinator. */
+/* Tell whether a handler still works for its coordinator, in this process. */
 static bool
 signal_handler_is_alive(const SignalHandlerObject *self)
 {
-    return self->armed && self->pid == (long)getpid();
+    return self->armed && self->armed_pid == (long)getpid();
 }
 
-/* Count one signal. */
+/* Count one signal.  Pure C: nothing may interrupt this. */
 static void
 signal_handler_record(SignalHandlerObject *self)
 {
-    if (self->count++ == self->taken) {
-        self->since = al_clock();
+    if (self->count++ == self->delivered) {
+        self->pending_since = al_clock();
     }
 }
 
-/* Call what was found, if it can be called.  0; -1 with its exception. */
+/* Call the previous handler, if it can be called.  Returns 0; -1 with its
+   exception. */
 static int
 signal_handler_chain(SignalHandlerObject *self, PyObject *frame)
 {
-    if (self->native) {
-        action_call(&self->found, self->signum);
+    if (self->is_c_handler) {
+        action_call(&self->previous_action, self->signum);
         return 0;
     }
     if (self->previous == NULL || !PyCallable_Check(self->previous)) {
@@ -150,55 +181,59 @@ signal_handler_chain(SignalHandlerObject *self, PyObject *frame)
     return answer == NULL ? -1 : 0;
 }
 
-/* Have the loop woken.  1 if it will be, or a poke is under way; 0 if there
-   is no loop any more; -1 with what a foreign handler raised meanwhile. */
+/* Wake the loop.  Returns 1 if it will wake, or an earlier wake-up is on its
+   way; 0 if the loop is closed; -1 with an exception that the handler of
+   another signal raised during the call. */
 static int
 signal_handler_wake_loop(SignalHandlerObject *self)
 {
-    if (self->poked || self->poke == NULL) {
+    if (self->wake_pending || self->wake == NULL) {
         return 1;
     }
-    self->poked = true; /* a signal may come in the middle of the call */
-    PyObject *poke = Py_NewRef(self->poke);
-    PyObject *answer = PyObject_CallNoArgs(poke);
-    Py_DECREF(poke);
+    self->wake_pending = true; /* before the call, for a signal during it */
+    PyObject *wake = Py_NewRef(self->wake);
+    PyObject *answer = PyObject_CallNoArgs(wake);
+    Py_DECREF(wake);
     if (answer != NULL) {
         int reached = answer != Py_False;
-        self->poked = reached;
+        self->wake_pending = reached;
         Py_DECREF(answer);
         return reached;
     }
-    self->poked = false;
+    self->wake_pending = false;
     if (!PyErr_ExceptionMatches(PyExc_Exception)) {
-        return -1; /* KeyboardInterrupt of somebody's: not ours to swallow */
+        return -1; /* KeyboardInterrupt or SystemExit of another handler */
     }
-    /* No memory or no stack left: the fact is stored, and the byte that
-       CPython wrote to the wake-up file wakes the loop. */
+    /* MemoryError or RecursionError.  The signal is counted, and the byte in
+       the wake-up file wakes the loop. */
     PyErr_Clear();
     return 1;
 }
 
-/* Do what would have happened had we never been here.  0; -1 with what a
-   Python handler raised. */
+/* Do what would have happened without us: call the previous handler, or let
+   the kernel take the previous action.  Returns 0; -1 with an exception of a
+   Python handler. */
 static int
-signal_handler_call_found(SignalHandlerObject *self, PyObject *frame)
+signal_handler_fall_back(SignalHandlerObject *self, PyObject *frame)
 {
-    SignalHandlerObject *base = self; /* below it nothing of ours is dead */
+    /* Our handlers may lie one over another: skip those that do not work. */
+    SignalHandlerObject *base = self;
     while (base->previous != NULL && Py_TYPE(base->previous) == Py_TYPE(self)
            && !signal_handler_is_alive((SignalHandlerObject *)base->previous))
     {
         base = (SignalHandlerObject *)base->previous;
     }
-    if (!base->native && base->found.sa_handler == SIG_IGN) {
+    if (!base->is_c_handler && base->previous_action.sa_handler == SIG_IGN) {
         return 0;
     }
-    if (!base->native && base->previous != NULL
+    if (!base->is_c_handler && base->previous != NULL
         && PyCallable_Check(base->previous))
     {
         return signal_handler_chain(base, frame);
     }
-    /* The rest is the kernel's to do, if the signal was sent to us, and not
-       to a handler that calls us in its turn. */
+    /* Left are SIG_DFL and functions of C, which the kernel has to call.  If
+       another handler is on top and called us in its turn, the kernel's action
+       is its business. */
     PyObject *top =
         self->getsignal == NULL
             ? Py_NewRef(Py_None)
@@ -208,16 +243,17 @@ signal_handler_call_found(SignalHandlerObject *self, PyObject *frame)
     }
     Py_DECREF(top);
     if (top != (PyObject *)self) {
-        return base->native ? signal_handler_chain(base, frame) : 0;
+        return base->is_c_handler ? signal_handler_chain(base, frame) : 0;
     }
-    if (action_write(self->signum, &base->found) < 0) {
+    /* Give up the signal and send it again: SIGTERM ends the process now. */
+    if (action_write(self->signum, &base->previous_action) < 0) {
         return -1;
     }
     (void)raise(self->signum);
     return 0;
 }
 
-/* ------------------------------------------------------------------ door */
+/* ------------------------------------------------------------ Python API */
 
 static PyObject *
 signal_handler_call(PyObject *op, PyObject *args, PyObject *kwargs)
@@ -229,14 +265,14 @@ signal_handler_call(PyObject *op, PyObject *args, PyObject *kwargs)
         return PyErr_Format(PyExc_TypeError,
                             "a signal handler takes a number and a frame");
     }
-    Py_INCREF(op); /* what we call may remove us */
+    Py_INCREF(op); /* a handler that we call may remove us */
     int reached = 0;
     if (signal_handler_is_alive(self)) {
         signal_handler_record(self);
         reached = signal_handler_wake_loop(self);
     }
     int done = reached < 0     ? -1
-               : reached == 0  ? signal_handler_call_found(self, frame)
+               : reached == 0  ? signal_handler_fall_back(self, frame)
                : self->chained ? signal_handler_chain(self, frame)
                                : 0;
     Py_DECREF(op);
@@ -248,96 +284,102 @@ signal_handler_call(PyObject *op, PyObject *args, PyObject *kwargs)
 
 PyDoc_STRVAR(signal_handler_arm_doc,
 "arm($self, chain, /)\n--\n\n"
-"Begin to count, once installed; `chain`: call what was found too.");
+"Begin to count; to be called after the installation.\n\n"
+"chain: whether to call the previous handler too.");
 
 static PyObject *
 signal_handler_arm(PyObject *op, PyObject *chain)
 {
     SignalHandlerObject *self = (SignalHandlerObject *)op;
-    signal_handler_action ours;
+    al_action ours;
     int chained = PyObject_IsTrue(chain);
     if (chained < 0 || action_read(self->signum, &ours) < 0) {
         return NULL;
     }
-    /* What is installed now is CPython's function: any other that was found
-       is somebody's who did not ask Python. */
-    self->native = action_is_function(&self->found)
-                   && self->found.sa_handler != ours.sa_handler;
-    self->chained = chained || self->native;
-    self->pid = (long)getpid();
+    /* The action now is CPython's C handler.  If the previous action was
+       another function, C code has set it without signal.signal(). */
+    self->is_c_handler =
+        action_is_function(&self->previous_action)
+        && self->previous_action.sa_handler != ours.sa_handler;
+    self->chained = chained || self->is_c_handler;
+    self->armed_pid = (long)getpid();
     self->armed = true;
     Py_RETURN_NONE;
 }
 
 PyDoc_STRVAR(signal_handler_disarm_doc,
 "disarm($self, /)\n--\n\n"
-"Count no more: from now on stand in for what was found.");
+"Count no more: from now on only the previous handler or action has effect.");
 
 static PyObject *
 signal_handler_disarm(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     SignalHandlerObject *self = (SignalHandlerObject *)op;
     self->armed = false;
-    Py_CLEAR(self->poke);
+    Py_CLEAR(self->wake);
     Py_RETURN_NONE;
 }
 
 PyDoc_STRVAR(signal_handler_take_doc,
 "take($self, /)\n--\n\n"
-"Return how many signals came since the last call, and answer the poke.");
+"Return how many signals came since the last call; the next one wakes again.");
 
 static PyObject *
 signal_handler_take(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     SignalHandlerObject *self = (SignalHandlerObject *)op;
-    uint64_t count = self->count - self->taken;
+    uint64_t count = self->count - self->delivered;
     PyObject *answer = AL_ALLOC(PyLong_FromUnsignedLongLong(count));
     if (answer != NULL) {
-        self->poked = false;
-        self->taken += count;
+        self->wake_pending = false;
+        self->delivered += count;
     }
     return answer;
 }
 
 PyDoc_STRVAR(signal_handler_set_installing_doc,
-"open($self, gap, /)\n--\n\n"
-"Tell whether the next word of the loop may be of a signal that came while\n"
-"the loop's own handler was on top, in the middle of installing.");
+"set_installing($self, installing, /)\n--\n\n"
+"Mark the time during installation in which the loop's own handler may\n"
+"receive a signal instead of us.");
 
 static PyObject *
-signal_handler_set_installing(PyObject *op, PyObject *gap)
+signal_handler_set_installing(PyObject *op, PyObject *installing)
 {
-    int open = PyObject_IsTrue(gap);
-    if (open < 0) {
+    int is = PyObject_IsTrue(installing);
+    if (is < 0) {
         return NULL;
     }
-    ((SignalHandlerObject *)op)->gap = open;
+    ((SignalHandlerObject *)op)->installing = is;
     Py_RETURN_NONE;
 }
 
 PyDoc_STRVAR(signal_handler_on_loop_wakeup_doc,
-"hear($self, installed, /)\n--\n\n"
-"Take note that the loop was told of the signal.  If we were not called,\n"
-"being displaced or not yet in place, count it; else it is a wake-up, or the\n"
-"word of a forked child, which on 3.11 writes into our pipe.");
+"on_loop_wakeup($self, on_top, /)\n--\n\n"
+"Called by the loop for this signal: count it if we did not see it.\n\n"
+"on_top: whether we are the installed handler.  We do not see a signal\n"
+"while another handler is installed, or ours not yet.  Any other call is\n"
+"just the wake-up, or is due to a forked child, which on 3.11 writes to our\n"
+"wake-up file.");
 
 static PyObject *
-signal_handler_on_loop_wakeup(PyObject *op, PyObject *installed)
+signal_handler_on_loop_wakeup(PyObject *op, PyObject *on_top)
 {
     SignalHandlerObject *self = (SignalHandlerObject *)op;
-    int known = PyObject_IsTrue(installed);
-    if (known < 0) {
+    int is_on_top = PyObject_IsTrue(on_top);
+    if (is_on_top < 0) {
         return NULL;
     }
-    bool missed = (!known || self->gap) && self->count == self->heard
+    bool missed = (!is_on_top || self->installing)
+                  && self->count == self->count_at_wakeup
                   && signal_handler_is_alive(self);
     if (missed) {
         signal_handler_record(self);
     }
-    self->heard = self->count;
-    self->gap = false; /* what came in it is told first */
-    /* Whoever displaced us was called; whom we cover was not, in the gap. */
-    if (missed && known && self->chained
+    self->count_at_wakeup = self->count;
+    self->installing = false; /* a signal of that time is reported first */
+    /* A handler that displaced us was called; during the installation the
+       previous handler was not. */
+    if (missed && is_on_top && self->chained
         && signal_handler_chain(self, Py_None) < 0)
     {
         return NULL;
@@ -346,22 +388,23 @@ signal_handler_on_loop_wakeup(PyObject *op, PyObject *installed)
 }
 
 PyDoc_STRVAR(signal_handler_restore_action_doc,
-"put_back($self, /)\n--\n\n"
-"Give the kernel the action that was found: its function, its flags.");
+"restore_action($self, /)\n--\n\n"
+"Give the kernel the previous action, with its function and flags.");
 
 static PyObject *
 signal_handler_restore_action(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     SignalHandlerObject *self = (SignalHandlerObject *)op;
-    if (action_write(self->signum, &self->found) < 0) {
+    if (action_write(self->signum, &self->previous_action) < 0) {
         return NULL;
     }
     Py_RETURN_NONE;
 }
 
 PyDoc_STRVAR(signal_handler_take_over_doc,
-"inherit($self, below, /)\n--\n\n"
-"Cover what the handler below covers, which is about to go.");
+"take_over($self, below, /)\n--\n\n"
+"Take over the previous handler, action and loop of the handler below, which\n"
+"is about to go.");
 
 static PyObject *
 signal_handler_take_over(PyObject *op, PyObject *other)
@@ -371,12 +414,12 @@ signal_handler_take_over(PyObject *op, PyObject *other)
         return PyErr_Format(PyExc_TypeError, "expected another handler");
     }
     SignalHandlerObject *below = (SignalHandlerObject *)other;
-    self->found = below->found;
-    self->native = below->native;
+    self->previous_action = below->previous_action;
+    self->is_c_handler = below->is_c_handler;
     self->chained = below->chained;
-    if (self->entry == NULL) {
-        self->entry = below->entry;
-        below->entry = NULL;
+    if (self->registered_loop == NULL) {
+        self->registered_loop = below->registered_loop;
+        below->registered_loop = NULL;
     }
     Py_XSETREF(self->previous, Py_XNewRef(below->previous));
     Py_RETURN_NONE;
@@ -398,7 +441,8 @@ signal_handler_get_count(PyObject *op, void *Py_UNUSED(closure))
 static PyObject *
 signal_handler_get_since(PyObject *op, void *Py_UNUSED(closure))
 {
-    return AL_ALLOC(PyFloat_FromDouble(((SignalHandlerObject *)op)->since));
+    return AL_ALLOC(
+        PyFloat_FromDouble(((SignalHandlerObject *)op)->pending_since));
 }
 
 static PyObject *
@@ -411,24 +455,25 @@ signal_handler_get_previous(PyObject *op, void *Py_UNUSED(closure))
 static PyObject *
 signal_handler_get_registered_loop(PyObject *op, void *Py_UNUSED(closure))
 {
-    PyObject *entry = ((SignalHandlerObject *)op)->entry;
-    return Py_NewRef(entry == NULL ? Py_None : entry);
+    PyObject *loop = ((SignalHandlerObject *)op)->registered_loop;
+    return Py_NewRef(loop == NULL ? Py_None : loop);
 }
 
 static int
-signal_handler_set_registered_loop(PyObject *op, PyObject *entry,
+signal_handler_set_registered_loop(PyObject *op, PyObject *loop,
                                    void *Py_UNUSED(closure))
 {
     SignalHandlerObject *self = (SignalHandlerObject *)op;
-    Py_XSETREF(self->entry, entry == Py_None ? NULL : Py_XNewRef(entry));
+    Py_XSETREF(self->registered_loop,
+               loop == Py_None ? NULL : Py_XNewRef(loop));
     return 0;
 }
 
 static PyObject *
 signal_handler_get_ignored(PyObject *op, void *Py_UNUSED(closure))
 {
-    return PyBool_FromLong(((SignalHandlerObject *)op)->found.sa_handler
-                           == SIG_IGN);
+    return PyBool_FromLong(
+        ((SignalHandlerObject *)op)->previous_action.sa_handler == SIG_IGN);
 }
 
 static PyObject *
@@ -441,19 +486,19 @@ static PyObject *
 signal_handler_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     int signum;
-    PyObject *previous, *poke;
+    PyObject *previous, *wake;
     if (kwargs != NULL) {
         return PyErr_Format(PyExc_TypeError,
                             "SignalHandler() takes no keyword arguments");
     }
     if (!PyArg_ParseTuple(args, "iOO:SignalHandler", &signum, &previous,
-                          &poke))
+                          &wake))
     {
         return NULL;
     }
     al_state *st = al_state_of_type(type);
-    signal_handler_action found;
-    if (st == NULL || action_read(signum, &found) < 0) {
+    al_action action;
+    if (st == NULL || action_read(signum, &action) < 0) {
         return NULL;
     }
     SignalHandlerObject *self =
@@ -462,9 +507,9 @@ signal_handler_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         return NULL;
     }
     self->signum = signum;
-    self->found = found;
+    self->previous_action = action;
     self->previous = Py_NewRef(previous);
-    self->poke = Py_NewRef(poke);
+    self->wake = Py_NewRef(wake);
     self->getsignal = Py_NewRef(st->getsignal);
     return (PyObject *)self;
 }
@@ -475,8 +520,8 @@ signal_handler_traverse(PyObject *op, visitproc visit, void *arg)
     SignalHandlerObject *self = (SignalHandlerObject *)op;
     Py_VISIT(Py_TYPE(op));
     Py_VISIT(self->previous);
-    Py_VISIT(self->poke);
-    Py_VISIT(self->entry);
+    Py_VISIT(self->wake);
+    Py_VISIT(self->registered_loop);
     Py_VISIT(self->getsignal);
     return 0;
 }
@@ -487,8 +532,8 @@ signal_handler_clear(PyObject *op)
     SignalHandlerObject *self = (SignalHandlerObject *)op;
     self->armed = false;
     Py_CLEAR(self->previous);
-    Py_CLEAR(self->poke);
-    Py_CLEAR(self->entry);
+    Py_CLEAR(self->wake);
+    Py_CLEAR(self->registered_loop);
     Py_CLEAR(self->getsignal);
     return 0;
 }
@@ -497,39 +542,43 @@ static PyMethodDef signal_handler_methods[] = {
     {"arm", signal_handler_arm, METH_O, signal_handler_arm_doc},
     {"disarm", signal_handler_disarm, METH_NOARGS, signal_handler_disarm_doc},
     {"take", signal_handler_take, METH_NOARGS, signal_handler_take_doc},
-    {"open", signal_handler_set_installing, METH_O,
+    {"set_installing", signal_handler_set_installing, METH_O,
      signal_handler_set_installing_doc},
-    {"hear", signal_handler_on_loop_wakeup, METH_O,
+    {"on_loop_wakeup", signal_handler_on_loop_wakeup, METH_O,
      signal_handler_on_loop_wakeup_doc},
-    {"put_back", signal_handler_restore_action, METH_NOARGS,
+    {"restore_action", signal_handler_restore_action, METH_NOARGS,
      signal_handler_restore_action_doc},
-    {"inherit", signal_handler_take_over, METH_O,
+    {"take_over", signal_handler_take_over, METH_O,
      signal_handler_take_over_doc},
     {NULL, NULL, 0, NULL},
 };
 
 static PyGetSetDef signal_handler_getset[] = {
-    {"signum", signal_handler_get_signum, NULL, "The signal.", NULL},
-    {"count", signal_handler_get_count, NULL, "Signals so far.", NULL},
+    {"signum", signal_handler_get_signum, NULL, "The signal's number.", NULL},
+    {"count", signal_handler_get_count, NULL,
+     "How many signals came so far.", NULL},
     {"since", signal_handler_get_since, NULL,
-     "Monotonic time at which the oldest signal not yet taken came.", NULL},
+     "Monotonic time of the oldest signal that take() has not returned yet.",
+     NULL},
     {"previous", signal_handler_get_previous, NULL,
-     "What signal.getsignal() had before; None: nothing it knew.", NULL},
-    {"entry", signal_handler_get_registered_loop,
+     "What signal.getsignal() returned before; None: a handler of C code.",
+     NULL},
+    {"registered_loop", signal_handler_get_registered_loop,
      signal_handler_set_registered_loop,
-     "The loop that was given an entry for this signal, or None.", NULL},
+     "The loop whose add_signal_handler() was called for us, or None.", NULL},
     {"ignored", signal_handler_get_ignored, NULL,
      "Whether the signal was ignored before.", NULL},
     {"alive", signal_handler_get_alive, NULL,
-     "Whether it is armed, and not in a forked child.", NULL},
+     "Whether it is armed, in the process that armed it.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
 PyDoc_STRVAR(signal_handler_doc,
-"SignalHandler(signum, previous, poke, /)\n--\n\n"
+"SignalHandler(signum, previous, wake, /)\n--\n\n"
 "The Python-level handler of one signal, for SignalCoordinator alone.\n\n"
-"Makes a note of the action that the signal has now.  `poke()` is called in\n"
-"the handler and must have the loop call take(); False: there is no loop.");
+"Reads the present action of the signal.  previous: the present handler, of\n"
+"signal.getsignal().  wake: called without arguments in the handler; it must\n"
+"have the loop call take(), and return False if there is no loop.");
 
 static PyType_Slot signal_handler_slots[] = {
     {Py_tp_doc, (void *)signal_handler_doc},

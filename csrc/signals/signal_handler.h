@@ -1,11 +1,11 @@
-/* What SignalCoordinator must do without the loop's help. */
+/* The signal handlers that SignalCoordinator installs. */
 #ifndef AL_SIGNAL_HANDLER_H
 #define AL_SIGNAL_HANDLER_H
 
 #include "base/compat.h"
 #include "base/state.h"
 
-/* Make the type of the signal handlers.  Returns 0; -1 with an exception.
+/* Make the type SignalHandler.  Returns 0; -1 with an exception.
    Runs Python. */
 int al_signal_handler_setup(PyObject *module, al_state *st);
 

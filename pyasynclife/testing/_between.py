@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any
 
-from pyasynclife._dump import dump_tasks
+from pyasynclife._await_chain import dump_tasks
 
 
 class Between(Coroutine[Any, Any, None]):

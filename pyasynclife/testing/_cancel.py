@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from pyasynclife._checks import check_callable, check_count, check_seconds
+from pyasynclife._arguments import check_count, check_hook, check_seconds
 from pyasynclife.testing._report import CancelReport, Point, Violation
 from pyasynclife.testing._run import Run, Scenario
 
@@ -76,7 +76,7 @@ def cancel_everywhere(
         assert report.ok, report
     """
     _refuse(scenario)
-    check_callable("check", check)
+    check_hook("check", check)
     offsets = [check_count("again", offset) for offset in again]
     harness = _Harness(
         scenario,

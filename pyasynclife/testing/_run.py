@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine
 from types import CoroutineType
 from typing import Any
 
-from pyasynclife._dump import dump_tasks
+from pyasynclife._await_chain import dump_tasks
 from pyasynclife.testing._between import Between
 from pyasynclife.testing._report import Kind, Point, Violation
 from pyasynclife.testing._virtual import HangError, VirtualTimeLoop

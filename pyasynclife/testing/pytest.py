@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from pyasynclife import testing
-from pyasynclife._dump import dump_tasks
+from pyasynclife._await_chain import dump_tasks
 from pyasynclife.testing import CancelReport, VirtualTimeLoop
 
 

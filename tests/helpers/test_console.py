@@ -1,4 +1,4 @@
-"""track(): a bar on a terminal, lines elsewhere, and the batch as it is without."""
+"""track(): a bar on a terminal, lines elsewhere, and the batch's own result."""
 
 import asyncio
 import contextlib
@@ -11,6 +11,8 @@ import subprocess
 import sys
 import termios
 import threading
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import pytest
 
@@ -20,18 +22,18 @@ from support.coroutines import forever
 from support.loops import settle
 
 console = pytest.importorskip("pyasynclife.console", reason="rich is not installed")
-rich = pytest.importorskip("rich.console")
+from rich.console import Console  # noqa: E402
 
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 HIDE, SHOW = "\x1b[?25l", "\x1b[?25h"
 
 
-async def work(x):
+async def work(x: int) -> int:
     await asyncio.sleep(0.001)
     return x
 
 
-async def work_but_3(x):
+async def work_but_3(x: int) -> int:
     await asyncio.sleep(0.001)
     if x == 3:
         raise ValueError(x)
@@ -41,23 +43,23 @@ async def work_but_3(x):
 class Terminal:
     """A pseudo-terminal and what was written to it."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._ours, theirs = pty.openpty()
         termios.tcsetwinsize(theirs, (40, 120))
         self.file = os.fdopen(theirs, "w", buffering=1)
-        self.console = rich.Console(
+        self.console = Console(
             file=self.file, force_terminal=True, force_interactive=True, width=120
         )
-        self._pieces = []
+        self._pieces: list[bytes] = []
         self._thread = threading.Thread(target=self._read)
         self._thread.start()
 
-    def _read(self):
+    def _read(self) -> None:
         with contextlib.suppress(OSError):  # the other end is closed
             while piece := os.read(self._ours, 65536):
                 self._pieces.append(piece)
 
-    def finish(self):
+    def finish(self) -> str:
         self.file.close()
         self._thread.join(10)
         os.close(self._ours)
@@ -65,7 +67,7 @@ class Terminal:
 
 
 @pytest.fixture
-def terminal():
+def terminal() -> Iterator[Terminal]:
     made = Terminal()
     yield made
     if not made.file.closed:
@@ -73,36 +75,36 @@ def terminal():
 
 
 @pytest.fixture
-def plain():
-    """A console that is no terminal, and what it was told."""
-    return rich.Console(file=io.StringIO(), width=120)
+def plain() -> Console:
+    """A console that is no terminal; its file has what was written."""
+    return Console(file=io.StringIO(), width=120)
 
 
-def last_frame(raw):
+def last_frame(raw: str) -> str:
     return ESCAPES.sub("", raw).replace("\r", "\n").strip().split("\n")[-1]
 
 
-# ---------------------------------------------------------------- as the batch
+# ------------------------------------------------------- used like the batch
 
 
-async def test_awaiting_gives_the_batchs_result(plain):
+async def test_awaiting_gives_the_batchs_result(plain: Console) -> None:
     batch = bounded_gather(work_but_3, range(10))
     result = await console.track(batch, "fetching", console=plain)
     assert result is await batch
-    assert 10 == len(result)
+    assert len(result) == 10
     line = plain.file.getvalue()
     assert re.fullmatch(r"fetching: 10 of 10, [\d,]+/s, 1 failed, in \d+\.\d s\n", line)
 
 
-async def test_iterating_gives_the_batchs_results(plain):
+async def test_iterating_gives_the_batchs_results(plain: Console) -> None:
     tracked = console.track(bounded_gather(work, range(5)), console=plain)
-    assert [0, 1, 2, 3, 4] == [result.item async for result in tracked]
+    assert [result.item async for result in tracked] == [0, 1, 2, 3, 4]
     assert plain.file.getvalue().startswith("items: 5 of 5")
-    assert 1 == plain.file.getvalue().count("\n")
+    assert plain.file.getvalue().count("\n") == 1
 
 
-async def test_a_block_that_is_left_cancels_and_waits(plain):
-    async def fn(x):
+async def test_a_block_that_is_left_cancels_and_waits(plain: Console) -> None:
+    async def fn(x: int) -> int | None:
         return await (forever(x) if x else work(x))
 
     batch = bounded_gather(fn, range(1000), max_concurrent=2)
@@ -113,30 +115,30 @@ async def test_a_block_that_is_left_cancels_and_waits(plain):
     assert re.search(r"\d cancelled, in", plain.file.getvalue())
 
 
-async def test_a_block_that_does_neither_waits(plain):
+async def test_a_block_without_await_or_loop_waits(plain: Console) -> None:
     async with console.track(bounded_gather(work, range(5)), console=plain) as tracked:
         pass
-    assert 5 == tracked.batch.progress.done
+    assert tracked.batch.progress.done == 5
     assert "5 of 5" in plain.file.getvalue()
 
 
-async def test_nothing_is_shown_before_the_first_use(plain):
+async def test_nothing_is_shown_before_the_first_use(plain: Console) -> None:
     tracked = console.track(bounded_gather(work, range(5)), console=plain)
     await settle()
     assert not plain.file.getvalue()
     assert not tracked.batch.progress.started
 
 
-async def test_a_cancellation_reaches_items_and_caller(plain):
-    ended = []
+async def test_a_cancellation_reaches_items_and_caller(plain: Console) -> None:
+    ended: list[int] = []
 
-    async def fn(x):
+    async def fn(x: int) -> None:
         try:
             await forever(x)
         finally:
             ended.append(x)
 
-    async def fetch_all():
+    async def fetch_all() -> None:
         await console.track(bounded_gather(fn, [1, 2]), "fetching", console=plain)
 
     task = asyncio.create_task(fetch_all())
@@ -144,12 +146,12 @@ async def test_a_cancellation_reaches_items_and_caller(plain):
     task.cancel("stop")
     with pytest.raises(asyncio.CancelledError, match="stop"):
         await task
-    assert [1, 2] == ended
+    assert ended == [1, 2]
     assert "fetching: 2 of 2" in plain.file.getvalue()
     assert "2 cancelled" in plain.file.getvalue()
 
 
-async def test_what_the_batch_raises_comes_out(plain):
+async def test_what_the_batch_raises_propagates(plain: Console) -> None:
     with pytest.raises(BatchError):
         await console.track(
             bounded_gather(work_but_3, range(9), max_errors=0), console=plain
@@ -159,14 +161,16 @@ async def test_what_the_batch_raises_comes_out(plain):
         batch = bounded_gather(work_but_3, range(9), max_errors=0)
         async for _ in console.track(batch, console=plain):
             pass
-    assert 2 == plain.file.getvalue().count("\n")
+    assert plain.file.getvalue().count("\n") == 2
 
 
-# ---------------------------------------------------------------- elsewhere
+# --------------------------------------------------------- on no terminal
 
 
-async def test_a_line_every_interval_and_one_at_the_end(plain):
-    async def fn(x):
+async def test_a_line_is_written_every_interval_and_at_the_end(
+    plain: Console,
+) -> None:
+    async def fn(x: int) -> None:
         await asyncio.sleep(0.01)
 
     batch = bounded_gather(fn, range(20), max_concurrent=1)
@@ -178,8 +182,8 @@ async def test_a_line_every_interval_and_one_at_the_end(plain):
     assert "\x1b" not in plain.file.getvalue()
 
 
-async def test_a_source_of_unknown_length_has_no_time_left(plain):
-    async def source():
+async def test_a_source_of_unknown_length_has_no_time_left(plain: Console) -> None:
+    async def source() -> AsyncIterator[int]:
         for x in range(6):
             await asyncio.sleep(0.01)
             yield x
@@ -191,31 +195,33 @@ async def test_a_source_of_unknown_length_has_no_time_left(plain):
     assert lines[-1].startswith("feed: 6, ") or lines[-1].startswith("feed: 6 of 6, ")
 
 
-async def test_a_file_that_cannot_be_written_does_not_hurt_the_batch(loop_errors):
+async def test_a_closed_file_does_not_affect_the_batch(
+    loop_errors: list[dict[str, Any]],
+) -> None:
     file = io.StringIO()
-    closed = rich.Console(file=file)
+    closed = Console(file=file)
     tracked = console.track(bounded_gather(work, range(5)), console=closed)
     file.close()
-    assert 5 == len((await tracked).by_id())
-    assert ["the progress of a batch cannot be shown"] == [
-        context["message"] for context in loop_errors
+    assert len((await tracked).by_id()) == 5
+    assert [context["message"] for context in loop_errors] == [
+        "the progress of a batch cannot be shown"
     ]
 
 
 @pytest.mark.standard_loop_only
-async def test_no_timer_is_left(plain):
+async def test_no_timer_is_left(plain: Console) -> None:
     await console.track(bounded_gather(work, range(5)), console=plain)
     timers = asyncio.get_running_loop()._scheduled
     assert not [timer for timer in timers if not timer.cancelled()]
 
 
-async def test_stderr_that_is_no_terminal_gets_lines_whatever_the_colours(
-    capsys, monkeypatch
-):
+async def test_stderr_that_is_no_terminal_gets_lines_even_with_force_color(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     await console.track(bounded_gather(work, range(5)), "x")
     out, err = capsys.readouterr()
-    assert "" == out
+    assert out == ""
     assert err.startswith("x: 5 of 5")
     assert "\x1b" not in err
 
@@ -223,26 +229,28 @@ async def test_stderr_that_is_no_terminal_gets_lines_whatever_the_colours(
 # ---------------------------------------------------------------- on a terminal
 
 
-async def test_a_terminal_gets_a_bar_with_rate_failures_and_time(terminal):
-    async def fn(x):
+async def test_a_terminal_gets_a_bar_with_rate_failures_and_time(
+    terminal: Terminal,
+) -> None:
+    async def fn(x: int) -> int:
         await asyncio.sleep(0.002)
         return await work_but_3(x)
 
     batch = bounded_gather(fn, range(100), max_concurrent=1)
     result = await console.track(batch, "fetch [a]", console=terminal.console)
-    assert 1 == len(result.failures())
+    assert len(result.failures()) == 1
     raw = terminal.finish()
     assert raw.count("100 of 100") >= 1
     frames = re.findall(r"(\d+) of 100", raw)
-    assert len(set(frames)) >= 3, "it did not move"
+    assert len(set(frames)) >= 3, "the bar did not move"
     assert re.match(
         r"fetch \[a\] ━+ 100 of 100, [\d,]+/s, 1 failed 0:00:\d\d", last_frame(raw)
     )
     assert raw.count(HIDE) == raw.count(SHOW) == 1
 
 
-async def test_two_batches_have_two_bars_on_one_screen(terminal):
-    async def show(name, n):
+async def test_two_batches_have_two_bars_on_one_screen(terminal: Terminal) -> None:
+    async def show(name: str, n: int) -> None:
         batch = bounded_gather(work, range(n), max_concurrent=1)
         await console.track(batch, name, console=terminal.console)
 
@@ -256,8 +264,8 @@ async def test_two_batches_have_two_bars_on_one_screen(terminal):
     assert not console._screens
 
 
-async def test_a_cancelled_bar_gives_the_cursor_back(terminal):
-    async def fetch_all():
+async def test_a_cancelled_bar_gives_the_cursor_back(terminal: Terminal) -> None:
+    async def fetch_all() -> None:
         batch = bounded_gather(forever, range(5))
         await console.track(batch, console=terminal.console)
 
@@ -270,7 +278,9 @@ async def test_a_cancelled_bar_gives_the_cursor_back(terminal):
     assert raw.count(HIDE) == raw.count(SHOW) == 1
 
 
-async def test_an_iteration_that_is_dropped_gives_the_cursor_back(terminal):
+async def test_an_iteration_that_is_dropped_gives_the_cursor_back(
+    terminal: Terminal,
+) -> None:
     with pytest.warns(ResourceWarning, match="was dropped while it ran"):
         async for _ in console.track(
             bounded_gather(work, range(1000)), console=terminal.console
@@ -283,7 +293,7 @@ async def test_an_iteration_that_is_dropped_gives_the_cursor_back(terminal):
     assert not console._screens
 
 
-def test_in_a_program_the_bar_is_on_stderr_and_print_goes_where_it_should():
+def test_in_a_program_the_bar_is_on_stderr_and_print_goes_where_it_should() -> None:
     code = """
 import asyncio
 from pyasynclife import bounded_gather
@@ -306,8 +316,8 @@ asyncio.run(track(bounded_gather(work, range(3)), "fetching").collect())
         check=False,
     )
     raw = made.finish()
-    assert 0 == child.returncode, raw
-    assert b"item 0\nitem 1\nitem 2\n" == child.stdout
+    assert child.returncode == 0, raw
+    assert child.stdout == b"item 0\nitem 1\nitem 2\n"
     assert "3 of 3" in last_frame(raw)
     assert SHOW in raw
 
@@ -315,7 +325,7 @@ asyncio.run(track(bounded_gather(work, range(3)), "fetching").collect())
 # ---------------------------------------------------------------- refusals
 
 
-async def test_what_is_no_batch_is_refused():
+async def test_only_a_batch_can_be_tracked() -> None:
     result = await bounded_gather(work, [1])
     with pytest.raises(TypeError, match="takes the batch itself"):
         console.track(result)
@@ -327,7 +337,7 @@ async def test_what_is_no_batch_is_refused():
         console.track(batch, console=sys.stderr)
 
 
-def test_without_rich_the_remedy_is_named():
+def test_without_rich_the_remedy_is_named() -> None:
     code = """
 import sys
 sys.modules["rich.console"] = None

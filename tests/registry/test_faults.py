@@ -1,5 +1,6 @@
-"""Every allocation of the registry, of Ready and of Drain fails once: MemoryError or
-nothing, and afterwards all is as it should be.
+"""Every allocation of the registry, of Ready and of Drain fails once.
+
+The operation succeeds or raises MemoryError, and the registry is as it should be.
 
 Only a build with PYASYNCLIFE_FAULTS has fault points; tools/sanitize.sh makes one.
 """
@@ -17,21 +18,26 @@ from typing import Any
 import pytest
 
 from pyasynclife import TaskRegistry
-from pyasynclife._core import Drain
-from support.coroutines import echo, forever
-from support.faults import failing, needs_faults
+from pyasynclife._core import Drain, Registry, adopt_methods
+from support.coroutines import echo, forever, swallow
+from support.faults import (
+    fail_each_allocation,
+    failing,
+    ignores_what_cannot_be_raised,
+    needs_faults,
+)
 from support.loops import eager, settle, task_factory
 from support.registries import adds_up
 
 pytestmark = needs_faults
 
 ROUNDS = 200
-TRIES = 5  # so one block that is lost each time shows
+TRIES = 5  # enough to see one block that is lost each time
 
 
 @pytest.fixture
 def quiet(monkeypatch: pytest.MonkeyPatch, loop_errors: list[Any]) -> None:
-    """What cannot be raised is told; here nobody minds."""
+    """Errors that cannot be raised are reported elsewhere; ignore those reports."""
     monkeypatch.setattr(sys, "unraisablehook", lambda *_: None)
     monkeypatch.setattr(logging.getLogger("pyasynclife"), "disabled", True)
 
@@ -40,18 +46,11 @@ async def raises() -> None:
     raise ValueError("no price")
 
 
-async def swallows() -> None:
-    try:
-        await forever()
-    except asyncio.CancelledError:
-        pass
-
-
 Operation = Callable[[TaskRegistry], object]
 
 
 async def ends(registry: TaskRegistry) -> None:
-    """Tasks end, and their ends are booked and told."""
+    """Tasks end; their ends are recorded and reported."""
     registry.cancel("beating")
     await settle(4)
 
@@ -110,7 +109,7 @@ async def tracks(registry: TaskRegistry) -> None:
         raise
 
 
-async def tracks_over(registry: TaskRegistry) -> None:
+async def tracks_a_finished_task(registry: TaskRegistry) -> None:
     task = asyncio.create_task(echo(1))
     await task
     registry.track(task, "tracked")
@@ -119,7 +118,7 @@ async def tracks_over(registry: TaskRegistry) -> None:
 async def drains(registry: TaskRegistry) -> None:
     loop = asyncio.get_running_loop()
     over = loop.create_task(echo(1))
-    odd = [loop.create_task(swallows()), loop.create_task(forever())]
+    odd = [loop.create_task(swallow()), loop.create_task(forever())]
     await settle()
     try:
         drain = Drain()
@@ -149,7 +148,7 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "register many": lambda r: [r.register(forever()) for _ in range(20)],
     "track": tracks,
-    "track what is over": tracks_over,
+    "track a finished task": tracks_a_finished_task,
     "heartbeat": lambda r: r.heartbeat("beating"),
     "heartbeat of none": lambda r: r.heartbeat(),
     "complete": lambda r: r.complete("beating", 5),
@@ -191,7 +190,7 @@ async def prepared() -> TaskRegistry:
         (echo(1), "over"),
         (raises(), "failed"),
         (forever(), "beating"),
-        (swallows(), "swallows"),
+        (swallow(), "swallows"),
     ):
         registry.register(coro, task_id)
     await settle()
@@ -202,7 +201,7 @@ async def prepared() -> TaskRegistry:
 
 
 async def attempt(operation: Operation, nth: int) -> bool:
-    """Try it with the nth allocation failing; tell whether it got that far."""
+    """Run it with the nth allocation failing; return whether it got that far."""
     registry = await prepared()
     before = registry.stats()
     raised = False
@@ -249,7 +248,7 @@ async def test_a_failed_allocation_leaks_nothing(
     nth = 1
     while await attempt(OPERATIONS[name], nth):
         growths = []
-        for _ in range(40):  # it takes a while until nothing grows
+        for _ in range(40):  # caches may grow at first
             gc.collect()
             blocks = sys.getallocatedblocks()
             for _ in range(TRIES):
@@ -263,7 +262,7 @@ async def test_a_failed_allocation_leaks_nothing(
         nth += 1
 
 
-async def test_an_import_whose_allocations_fail(quiet: None) -> None:
+async def test_each_allocation_of_the_import_fails_once(quiet: None) -> None:
     spec = importlib.util.find_spec("pyasynclife._core")
     assert spec is not None
     assert spec.loader is not None
@@ -279,3 +278,57 @@ async def test_an_import_whose_allocations_fail(quiet: None) -> None:
         del module
         gc.collect()
     assert nth > 100
+
+
+# --------------------------------------- allocations that the above do not reach
+
+
+class WithoutStr(Exception):
+    def __str__(self) -> str:
+        raise LookupError("str")
+
+
+async def closes_an_awaitable() -> None:
+    registry = TaskRegistry()
+    task, _ = registry.register(forever()).result()
+    waiting = registry.wait(5)
+    try:
+        waiting.close()
+    finally:
+        waiting.close()
+        task.cancel()
+
+
+async def reports_an_error_without_str() -> None:
+    async def raises() -> None:
+        raise WithoutStr
+
+    registry = TaskRegistry()
+    registry.register(raises(), "mute")
+    await settle()
+    assert registry["mute"].error_text in ("WithoutStr: <str() failed>", None)
+
+
+async def makes_a_registry() -> None:
+    TaskRegistry(history=1)
+
+
+async def copies_the_methods() -> None:
+    type("Own", (Registry,), {})
+    adopt_methods(type("Own", (Registry,), {}))
+
+
+SCENARIOS = [
+    closes_an_awaitable,
+    reports_an_error_without_str,
+    makes_a_registry,
+    copies_the_methods,
+]
+
+
+@ignores_what_cannot_be_raised
+@pytest.mark.parametrize("scenario", SCENARIOS)
+async def test_each_allocation_of_a_scenario_fails_once(
+    scenario: Callable[[], Awaitable[None]], loop_errors: list[dict[str, Any]]
+) -> None:
+    await fail_each_allocation(scenario, loop_errors)

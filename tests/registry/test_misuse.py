@@ -1,22 +1,20 @@
-"""TaskRegistry under bad input, foreign loops and hostile objects."""
+"""What a TaskRegistry refuses: bad input, other loops, other threads."""
 
 import asyncio
 import gc
-import inspect
 import math
 import sys
 import threading
-import weakref
 from collections.abc import Callable
 from contextlib import closing
 from typing import Any
 
 import pytest
 
-from pyasynclife import DuplicateTaskError, TaskRegistry, TaskState, UnknownTaskError
-from support.children import run_child
+from pyasynclife import DuplicateTaskError, TaskRegistry, UnknownTaskError
 from support.coroutines import echo, forever
 from support.loops import settle
+from support.registries import adds_up
 
 BAD = [
     (TypeError, "call it", lambda r: r.register(forever)),
@@ -87,36 +85,54 @@ def test_bad_options_are_refused_by_name(
         TaskRegistry(**options)
 
 
-async def test_a_coroutine_that_runs_or_has_run_is_refused_and_left_alone() -> None:
+async def test_configuring_a_registry_that_is_in_use_is_refused() -> None:
+    registry = TaskRegistry()
+    registry.register(echo(1))
+    with pytest.raises(RuntimeError, match="in use"):
+        registry.__init__()  # type: ignore[misc]
+    await registry.wait()
+
+
+def test_one_loop_at_a_time_and_the_next_when_it_is_closed_and_empty() -> None:
     registry = TaskRegistry()
 
-    async def registers_itself() -> None:
-        coro = asyncio.current_task().get_coro()  # type: ignore[union-attr]
-        with pytest.raises(RuntimeError, match="started already"):
-            registry.register(coro)  # type: ignore[arg-type]
+    async def run() -> None:
+        registry.register(echo(1), "feed")
+        assert await registry.wait(5)
 
-    await asyncio.create_task(registers_itself())
-    task = asyncio.create_task(forever())
-    await settle()
-    with pytest.raises(RuntimeError, match="started already"):
-        registry.register(task.get_coro())  # type: ignore[arg-type]
-    assert not task.done()
-    task.cancel()
-    over = echo(1)
-    await over
-    with pytest.raises(RuntimeError, match="started already"):
-        registry.register(over)
-    assert len(registry) == 0
-    await asyncio.wait([task])
+    first, second = asyncio.new_event_loop(), asyncio.new_event_loop()
+    with closing(second):
+        with closing(first):
+            first.run_until_complete(run())
+            with pytest.raises(RuntimeError, match="one registry per loop"):
+                second.run_until_complete(run())
+        second.run_until_complete(run())
+    assert registry.stats().done == 2
 
 
-def test_without_a_running_loop_the_coroutine_is_closed() -> None:
+def test_waiting_in_another_loop_is_refused() -> None:
     registry = TaskRegistry()
-    coro = forever()
-    with pytest.raises(RuntimeError, match="running event loop"):
-        registry.register(coro)
-    assert inspect.getcoroutinestate(coro) == inspect.CORO_CLOSED
-    assert len(registry) == 0
+    first, second = asyncio.new_event_loop(), asyncio.new_event_loop()
+
+    async def register() -> None:
+        registry.register(forever())
+
+    async def waits() -> None:
+        for call in (registry.wait, registry.monitor_loop, registry.__aenter__):
+            with pytest.raises(RuntimeError, match="one registry per loop"):
+                await call()
+
+    try:
+        first.run_until_complete(register())
+        thread = threading.Thread(target=second.run_until_complete, args=(waits(),))
+        thread.start()
+        thread.join()
+        second.run_until_complete(waits())
+        registry.cancel_all()
+        assert first.run_until_complete(registry.wait(5))
+    finally:
+        first.close()
+        second.close()
 
 
 async def test_a_call_from_another_thread_is_refused() -> None:
@@ -140,320 +156,47 @@ async def test_a_call_from_another_thread_is_refused() -> None:
         thread.join()
     assert [type(error) for error in raised] == [RuntimeError] * 3
     assert all("another thread" in str(error) for error in raised)
-    # What only reads may be asked from anywhere.
+    # Methods that only read may be called from any thread.
     assert await asyncio.to_thread(list, registry) == ["feed"]
     assert (await asyncio.to_thread(registry.stats)).alive == 1
     registry.cancel_all()
     await registry.wait()
 
 
-def test_one_loop_at_a_time_and_the_next_when_it_is_closed_and_empty() -> None:
-    registry = TaskRegistry()
+async def test_other_threads_may_read_while_the_loop_runs() -> None:
+    registry = TaskRegistry(history=3, stale_threshold=0.0)
+    errors: list[BaseException] = []
+    over = threading.Event()
 
-    async def run() -> None:
-        registry.register(echo(1), "feed")
-        assert await registry.wait(5)
+    def read() -> None:
+        try:
+            while not over.is_set():
+                for number in range(20):
+                    registry.heartbeat(str(number))
+                registry.stats()
+                registry.get_stale_tasks()
+                registry.get_status()
+                registry.dump()
+                list(registry)
+        except BaseException as error:
+            errors.append(error)
 
-    first, second = asyncio.new_event_loop(), asyncio.new_event_loop()
-    with closing(second):
-        with closing(first):
-            first.run_until_complete(run())
-            with pytest.raises(RuntimeError, match="one registry per loop"):
-                second.run_until_complete(run())
-        second.run_until_complete(run())
-    assert registry.stats().done == 2
-
-
-def test_track_refuses_a_task_of_another_loop() -> None:
-    async def track() -> None:
-        with pytest.raises(RuntimeError, match="belongs to"):
-            TaskRegistry().track(task)
-
-    other = asyncio.new_event_loop()
-    with closing(other):
-        task = other.create_task(echo(1))
-        asyncio.run(track())
-        other.run_until_complete(task)
-
-
-async def test_configuring_a_registry_that_is_in_use_is_refused() -> None:
-    registry = TaskRegistry()
-    registry.register(echo(1))
-    with pytest.raises(RuntimeError, match="in use"):
-        registry.__init__()  # type: ignore[misc]
-    await registry.wait()
-
-
-def test_a_registry_made_by_new_alone_works() -> None:
-    async def run() -> None:
-        registry = TaskRegistry.__new__(TaskRegistry)
-        registry.register(echo(1), "feed")
-        await registry.wait()
-        assert registry["feed"].result == 1
-
-    asyncio.run(run())
-
-
-async def test_a_subclass_may_add_to_it() -> None:
-    class Mine(TaskRegistry):
-        def __init__(self) -> None:
-            super().__init__(history=0)
-            self.extra = 1
-
-    registry = Mine()
-    registry.register(echo(1), "feed")
-    await registry.wait()
-    assert await registry.get_status() == {}
-
-
-# ------------------------------------------------------------------- factories
-
-
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with 3.12")
-async def test_an_eager_task_is_in_the_registry_in_its_first_step() -> None:
-    registry = TaskRegistry()
-    seen: list[object] = []
-
-    async def first() -> None:
-        seen.append(registry["feed"].state)
-        seen.append(await registry.heartbeat())
-        seen.append(await registry.heartbeat("feed"))
-        asyncio.create_task(outsider())
-        await asyncio.sleep(0)
-
-    async def outsider() -> None:
-        seen.append(await registry.heartbeat())
-
-    loop = asyncio.get_running_loop()
-
-    def eager(
-        loop: asyncio.AbstractEventLoop, coro: Any, **options: Any
-    ) -> asyncio.Task[Any]:
-        options.pop("eager_start", None)
-        return asyncio.Task(coro, loop=loop, eager_start=True, **options)
-
-    loop.set_task_factory(eager)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    threads = [threading.Thread(target=read) for _ in range(3)]
+    for thread in threads:
+        thread.start()
     try:
-        task, _ = await registry.register(first(), "feed")
-        assert registry["feed"].task is task
-        await registry.wait()
+        for _ in range(60):
+            for number in range(20):
+                if str(number) not in registry:
+                    registry.register(settle(number % 7), str(number))
+            await settle(2)
     finally:
-        loop.set_task_factory(None)
-    assert seen == [TaskState.RUNNING, True, True, False]
-    assert registry["feed"].heartbeats == 2
-
-
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with 3.12")
-async def test_an_eager_task_may_cancel_itself_by_id_and_end_at_once() -> None:
-    registry = TaskRegistry()
-
-    async def suicidal() -> None:
-        assert await registry.cancel("feed")
-        await asyncio.sleep(3600)
-
-    def eager(
-        loop: asyncio.AbstractEventLoop, coro: Any, **options: Any
-    ) -> asyncio.Task[Any]:
-        options.pop("eager_start", None)
-        return asyncio.Task(coro, loop=loop, eager_start=True, **options)
-
-    loop = asyncio.get_running_loop()
-    loop.set_task_factory(eager)
-    try:
-        registry.register(suicidal(), "feed")
-        registry.register(echo(5), "quick")
-        assert await registry.wait(5)
-    finally:
-        loop.set_task_factory(None)
-    assert registry["feed"].state is TaskState.CANCELLED
-    assert registry["quick"].result == 5
-
-
-@pytest.mark.parametrize("makes", ["raises", "nonsense"])
-async def test_a_bad_task_factory_changes_nothing(makes: str) -> None:
-    registry = TaskRegistry()
-
-    class Nonsense:
-        def set_name(self, name: str) -> None:
-            """3.11 and 3.12 warn of a Task that has none."""
-
-    def factory(loop: Any, coro: Any, **options: Any) -> Any:
-        coro.close()
-        if makes == "raises":
-            raise LookupError("no tasks today")
-        return Nonsense()
-
-    loop = asyncio.get_running_loop()
-    loop.set_task_factory(factory)
-    try:
-        with pytest.raises((LookupError, AttributeError, TypeError)):
-            registry.register(forever(), "feed")
-    finally:
-        loop.set_task_factory(None)
-    assert len(registry) == 0
-    registry.register(echo(1), "feed")
+        over.set()
+        for thread in threads:
+            thread.join()
+        sys.setswitchinterval(interval)
+    assert not errors
     await registry.wait()
-    assert registry["feed"].result == 1
-
-
-# --------------------------------------------------------------------- hostile
-
-
-async def test_an_error_whose_str_raises_is_told_all_the_same(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    class Mute(Exception):
-        def __str__(self) -> str:
-            raise RuntimeError("I say nothing")
-
-    async def fails() -> None:
-        raise Mute
-
-    registry = TaskRegistry()
-    registry.register(fails(), "feed")
-    await registry.wait()
-    assert registry["feed"].state is TaskState.FAILED
-    assert "Mute" in str(registry["feed"].error_text)
-    caplog.clear()
-
-
-async def test_callbacks_that_use_the_registry_they_are_called_by() -> None:
-    def reenter(meta: Any) -> None:
-        registry.cancel_all()
-        registry.heartbeat(meta.task_id)
-        registry.stats()
-        if len(made) < 20:
-            made.append(registry.register(echo(1)))
-
-    made: list[object] = []
-    registry = TaskRegistry(history=3, on_finish=reenter)
-    for _ in range(10):
-        registry.register(forever())
-    registry.cancel_all()
-    assert await registry.wait(5)
-    assert registry.stats().registered == 30
-    assert len(await registry.get_status()) == 3
-
-
-async def test_results_that_come_back_when_they_are_dropped() -> None:
-    registry = TaskRegistry(history=2, keep_results=True)
-    dropped = []
-
-    class Bomb:
-        def __del__(self) -> None:
-            dropped.append(len(registry))
-            registry.register(echo(None), f"from the grave {len(dropped)}")
-
-    for number in range(6):
-        registry.register(echo(Bomb()), str(number))
-        await registry.wait()
-    await registry.wait()
-    assert dropped
-    assert len(await registry.get_status()) == 2
-    for _ in range(4):
-        registry.register(echo(None))
-        await registry.wait()
-
-
-async def test_the_collector_at_every_allocation() -> None:
-    threshold = gc.get_threshold()
-    gc.set_threshold(1)
-    try:
-        registry = TaskRegistry(history=10, stale_threshold=0.0)
-        for number in range(50):
-            registry.register(forever(), str(number), stale_after=number % 3)
-        await settle()
-        await registry.get_stale_tasks()
-        await registry.get_status()
-        registry.dump()
-        await registry.shutdown()
-    finally:
-        gc.set_threshold(*threshold)
-
-
-async def test_a_dropped_registry_takes_its_cycles_along() -> None:
-    registry = TaskRegistry()
-    for number in range(10):
-        registry.register(echo(number))
-    await registry.wait()
-    gone = weakref.ref(registry)
-    del registry
-    gc.collect()
-    assert gone() is None
-
-
-async def test_a_dropped_registry_lives_while_its_tasks_do() -> None:
-    registry = TaskRegistry()
-    task, _ = await registry.register(forever())
-    gone = weakref.ref(registry)
-    del registry
-    gc.collect()
-    assert gone() is not None
-    task.cancel()
-    await asyncio.wait([task])
-    await settle()
-    gc.collect()
-    assert gone() is None
-
-
-@pytest.mark.parametrize("trace", [sys.settrace, sys.setprofile])
-async def test_readies_are_awaited_alike_under_a_trace_function(
-    trace: Callable[[Any], None],
-) -> None:
-    registry = TaskRegistry()
-
-    async def awaits() -> list[object]:
-        _, task_id = await registry.register(echo(1))
-        return [
-            task_id,
-            await registry.heartbeat(task_id),
-            await registry.heartbeat("nobody"),
-            await registry.complete(task_id),
-            await registry.cancel_all(),
-            await registry.get_stale_tasks(),
-        ]
-
-    plain = await awaits()
-    trace(lambda *_: None)
-    try:
-        traced = await awaits()
-    finally:
-        trace(None)
-    assert plain[1:4] == traced[1:4] == [True, False, None]
-    assert plain[5] == traced[5] == []
-    await registry.wait()
-
-
-@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-def test_exit_with_everything_alive_prints_nothing(loop: str) -> None:
-    pytest.importorskip(loop)
-    child = run_child(
-        f"""
-        import asyncio, {loop}
-        from pyasynclife import TaskRegistry
-
-        async def swallows():
-            while True:
-                try:
-                    await asyncio.sleep(3600)
-                except asyncio.CancelledError:
-                    pass
-
-        async def main():
-            global registry
-            registry = TaskRegistry()
-            for _ in range(10):
-                registry.register(asyncio.sleep(3600))
-            await asyncio.sleep(0)
-            await registry.cancel_all()
-            registry.register(asyncio.sleep(3600), "never started")
-
-        loop = {loop}.new_event_loop()
-        loop.set_exception_handler(lambda loop, context: None)
-        loop.run_until_complete(main())
-        print("over")
-        """,
-        # A debug build warns of the loop that nobody closes.
-        env={"PYTHONWARNINGS": "ignore::ResourceWarning"},
-    )
-    assert (child.returncode, child.stdout, child.stderr) == (0, "over\n", "")
+    adds_up(registry)

@@ -17,7 +17,7 @@ from pyasynclife import (
     TaskState,
     UnknownTaskError,
 )
-from support.loops import settle
+from support.loops import ManualClockLoop, settle
 from support.registries import adds_up
 
 STEPS = int(os.environ.get("PYASYNCLIFE_MODEL_STEPS", "2000"))
@@ -27,23 +27,16 @@ DEFAULT = 5.0
 HISTORY, ERRORS = 7, 2
 
 
-class VirtualLoop(asyncio.SelectorEventLoop):
-    now = 100.0
-
-    def time(self) -> float:
-        return self.now
-
-
 @dataclass(eq=False)
 class Twin:
-    """What the model knows of one task."""
+    """The model's counterpart of one task."""
 
     task_id: str
     stale_after: float
     birth: float
     last: float
     gate: "asyncio.Future[Any]"
-    due: int  # when what happens to it next was put in the loop's queue
+    due: int  # when its next step or end was put in the loop's queue
     state: TaskState = TaskState.PENDING
     beats: int = 0
     ending: tuple[TaskState, Any] | None = None
@@ -70,7 +63,7 @@ ENDED = {
 
 @dataclass
 class Model:
-    loop: VirtualLoop
+    loop: ManualClockLoop
     choice: random.Random
     registry: TaskRegistry
     alive: dict[str, Twin] = field(default_factory=dict)
@@ -178,7 +171,7 @@ class Model:
             twin.gate.set_result(value)
         else:
             twin.gate.set_exception(value)
-            twin.gate.exception()  # its task may be cancelled before it asks
+            twin.gate.exception()  # its task may be cancelled before it awaits
         twin.ending = (state, value)
         if twin.state is TaskState.RUNNING:
             twin.due = self.clock
@@ -205,7 +198,7 @@ class Model:
     def advance(self) -> None:
         self.loop.now += self.choice.choice([0.0, 0.5, 1.0, 4.0, 11.0])
 
-    async def turns(self) -> None:
+    async def iterate(self) -> None:
         await settle(4)
         self.settled()
 
@@ -221,7 +214,7 @@ class Model:
             assert {exit.task_id for exit in report.cancelled} == expected
 
     def settled(self) -> None:
-        """The loop has had its turns: what was due has happened, in this order."""
+        """The loop has iterated: what was due has happened, in this order."""
         ending = [twin for twin in self.alive.values() if twin.ending is not None]
         for twin in self.alive.values():
             twin.state = TaskState.RUNNING
@@ -298,12 +291,12 @@ class Model:
         assert since == pytest.approx(twin.last - twin.birth, abs=1e-3)
 
 
-async def run_model(loop: VirtualLoop, seed: int) -> None:
+async def run_model(loop: ManualClockLoop, seed: int) -> None:
     choice = random.Random(seed)
     registry = TaskRegistry(1.0, DEFAULT, history=HISTORY, keep_errors=ERRORS)
     model = Model(loop, choice, registry)
     operations = [
-        *[model.register, model.turns, model.heartbeat, model.advance] * 3,
+        *[model.register, model.iterate, model.heartbeat, model.advance] * 3,
         *[model.track, model.cancel, model.finish, model.fail, model.complete],
         *[model.cancel_all, model.shutdown],
     ]
@@ -321,7 +314,7 @@ async def run_model(loop: VirtualLoop, seed: int) -> None:
 def test_a_registry_and_its_model_agree(caplog: pytest.LogCaptureFixture) -> None:
     seed = int(os.environ.get("PYASYNCLIFE_SEED", random.randrange(2**32)))
     print(f"PYASYNCLIFE_SEED={seed}")
-    loop = VirtualLoop()
+    loop = ManualClockLoop()
     try:
         loop.run_until_complete(run_model(loop, seed))
     finally:

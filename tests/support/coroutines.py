@@ -45,3 +45,22 @@ async def fail(value: object) -> None:
 
 async def raises(error: BaseException) -> None:
     raise error
+
+
+async def after(iterations: int, value: Any = "value") -> Any:
+    """Return a value, or raise it, after some iterations of the loop."""
+    for _ in range(iterations):
+        await asyncio.sleep(0)
+    if isinstance(value, BaseException):
+        raise value
+    return value
+
+
+async def swallow(value: Any = "swallowed", times: int = 1) -> Any:
+    """Wait for ever, and return at the last of so many cancellations."""
+    for _ in range(times):
+        try:
+            await forever()
+        except asyncio.CancelledError:
+            pass
+    return value

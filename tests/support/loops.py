@@ -5,9 +5,11 @@ import gc
 import os
 import random
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any
+
+from pyasynclife.testing import VirtualTimeLoop
 
 SEED = os.environ.get("PYASYNCLIFE_SEED") or str(random.randrange(2**32))
 """The seed of every random choice. The header of a run prints it, and so does the end
@@ -49,3 +51,36 @@ def task_factory(factory: Callable[..., Any]) -> Iterator[None]:
 def eager(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> Any:
     options.pop("eager_start", None)
     return asyncio.Task(coro, loop=loop, eager_start=True, **options)  # type: ignore[call-arg]
+
+
+class ManualClockLoop(asyncio.SelectorEventLoop):
+    """A loop whose clock a test sets; a hook is called once, when the clock is read."""
+
+    now = 1000.0
+    hook: Callable[[], object] | None = None
+
+    def time(self) -> float:
+        if self.hook is not None:
+            hook, self.hook = self.hook, None
+            hook()
+        return self.now
+
+
+def in_virtual_time(main: Coroutine[Any, Any, Any]) -> Any:
+    """Run a coroutine on a loop whose clock jumps to the next timer."""
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        return runner.run(main)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Let the loop run until the condition holds."""
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0)
+
+
+async def result_of(task: asyncio.Future[Any]) -> Any:
+    """Wait for a task, and fail if it hangs."""
+    await asyncio.wait([task], timeout=5)
+    assert task.done()
+    return task.result()

@@ -1,6 +1,19 @@
-"""What holds of every TaskRegistry."""
+"""A TaskRegistry that cleans up, and what holds of every one."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
 
 from pyasynclife import TaskRegistry
+
+
+@asynccontextmanager
+async def a_registry(**options: Any) -> AsyncIterator[TaskRegistry]:
+    """A registry whose tasks have ended when the block has."""
+    registry = TaskRegistry(**options)
+    yield registry
+    registry.cancel_all()
+    assert await registry.wait(5)
 
 
 def adds_up(registry: TaskRegistry) -> None:

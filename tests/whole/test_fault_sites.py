@@ -17,8 +17,7 @@ SWEEPS = {
     "batch/test_faults.py",
     "group/test_faults.py",
     "registry/test_faults.py",
-    "signals/test_shutdown.py",
-    "whole/test_rare_faults.py",
+    "signals/test_faults.py",
 }
 # Functions whose allocation no test can make fail, and why.
 OUT_OF_REACH: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""Where a task waits: the await chain, through what the public one hides."""
+"""The await chain of a task: where it waits, through asynchronous generators too."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _CHAIN_LIMIT = 1000
 def await_chain(task: asyncio.Task[Any]) -> list[str]:
     """Return where a task waits, "file:line in function", outermost first.
 
-    A task that runs shows its live stack, one that has not started the line of its
-    ``def``, one that is done nothing.  An ``async for`` or an ``async with`` over an
-    asynchronous generator is followed into the generator, which CPython's own chain
-    hides behind ``async_generator_asend``.
+    For the running task it is its live stack, for a task that has not started the line
+    of its ``def``, for a task that is done an empty list. The chain goes on into an
+    asynchronous generator under ``async for`` or ``async with``; CPython's own chain
+    ends there, at ``async_generator_asend``.
     """
     if task.done():
         return []
@@ -36,7 +36,7 @@ def await_chain(task: asyncio.Task[Any]) -> list[str]:
 
 
 def dump_tasks(tasks: Iterable[asyncio.Task[Any]]) -> str:
-    """Return the await chains of tasks as text: equal ones once, with their count."""
+    """Return the await chains of tasks as text; equal chains once, with a count."""
     groups: Counter[tuple[str, ...]] = Counter()
     names: dict[tuple[str, ...], list[str]] = {}
     for task in tasks:
@@ -60,7 +60,7 @@ def _frame_of(awaitable: Any) -> FrameType | None:
 
 
 def _attribute(awaitable: Any, name: str) -> Any:
-    """What it says, or None: a report is not to fail for a stranger's property."""
+    """Return an attribute or None: a broken property must not break a report."""
     try:
         return getattr(awaitable, name, None)
     except Exception:
@@ -76,8 +76,8 @@ def _awaited_by(awaitable: Any) -> Any:
         return None
     if isinstance(awaitable, asyncio.Future):
         return None
-    # async_generator_asend, coroutine_wrapper and the like tell only the collector
-    # what they hold.
+    # async_generator_asend, coroutine_wrapper and the like show what they hold to the
+    # garbage collector only.
     for inner in gc.get_referents(awaitable):
         if isinstance(inner, (CoroutineType, GeneratorType, AsyncGeneratorType)):
             return inner
@@ -85,7 +85,7 @@ def _awaited_by(awaitable: Any) -> Any:
 
 
 def _live_stack(coro: Any) -> list[str]:
-    """The stack of a coroutine that runs now, in this thread or another."""
+    """Return the stack of a coroutine that runs now, in this thread or another."""
     outermost = _frame_of(coro)
     for frame in sys._current_frames().values():
         lines: list[str] = []

@@ -1,54 +1,53 @@
-"""The articles' helpers that look at tasks which others have made, or end them."""
+"""The articles' helpers for existing tasks: observe, monitor and cancel them."""
 
 from __future__ import annotations
 
 import asyncio
-import inspect
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
-from pyasynclife._checks import check_callable, check_seconds, check_tasks
-from pyasynclife._core import TaskResult
-from pyasynclife._report import (
-    ShutdownReport,
-    drain_tasks,
-    follow_drain,
-    wait_among,
-    wake,
+from pyasynclife._arguments import (
+    check_hook,
+    check_optional_seconds,
+    check_seconds,
+    check_tasks,
 )
-from pyasynclife._states import TaskState, logger
+from pyasynclife._constants import RESULT_CANCELLED, RESULT_DONE, RESULT_FAILED
+from pyasynclife._core import TaskResult
+from pyasynclife._log import logger
+from pyasynclife._report import ShutdownReport
+from pyasynclife._states import TaskState
+from pyasynclife._waiting import drain_tasks, follow_drain, wait_among, wake
 
 Observer = Callable[[TaskResult[Any]], object]
 Report = Callable[[int, list[TaskResult[Any]]], object]
 
-_SHUTDOWN_TIMEOUT = 30.0  # as TaskRegistry and SignalCoordinator have it
-_DONE, _FAILED, _CANCELLED = 1, 2, 3  # of the native states
+_SHUTDOWN_TIMEOUT = 30.0  # the default of TaskRegistry and SignalCoordinator
 
 
 async def cancel_all_tasks(
     tasks: Iterable[asyncio.Task[Any]], *, timeout: float | None = None
 ) -> ShutdownReport:
-    """Cancel tasks, all at once, wait for them, and say what became of each.
+    """Cancel tasks, all at once, wait for them, and report how each ended.
 
     Args:
-        tasks: Of this loop; each is cancelled once, the calling task is spared.
-        timeout: Seconds to wait; None: 30; ``math.inf``: for ever.
+        tasks: Tasks of the running loop. Each is cancelled once; the calling task is
+            left out.
+        timeout: Seconds to wait; None: 30; ``math.inf``: no limit.
 
     Returns:
-        The report; those that swallow the cancellation and run on are its ``stuck``.
+        The report. Tasks that swallow the cancellation and run on are in its ``stuck``.
 
     Raises:
-        TypeError, RuntimeError: One of ``tasks`` is no Task, or of another loop;
-            nothing has been cancelled.
+        TypeError: One of ``tasks`` is not a Task. Nothing has been cancelled.
+        RuntimeError: One belongs to another loop. Nothing has been cancelled.
 
     Cancelled, it leaves at once; the tasks stay cancelled.
 
     Source: the articles' ``cancel_all_tasks``.
     """
-    seconds = check_seconds(
-        "timeout", _SHUTDOWN_TIMEOUT if timeout is None else timeout
-    )
+    seconds = check_optional_seconds("timeout", timeout, _SHUTDOWN_TIMEOUT)
     loop = asyncio.get_running_loop()
     drain = drain_tasks(_others(tasks, loop))
     now = loop.time()
@@ -61,25 +60,27 @@ async def monitor_tasks(
     *,
     report: Report | None = None,
 ) -> None:
-    """Report every ``interval`` seconds on tasks, until all have ended.
+    """Report on tasks every ``interval`` seconds until all have ended.
 
     Args:
-        tasks: Of this loop; the calling task is left out.
-        interval: Seconds between two reports; the last one comes with the last end.
-        report: Called with how many run and a TaskResult of each that has ended since
-            the last report: task_id is the Task's name, item the Task.
-            None: the logger "pyasynclife" tells, of failures at ERROR. What it raises
-            goes to the loop's exception handler, and the monitor goes on.
+        tasks: Tasks of the running loop; the calling task is left out.
+        interval: Seconds between two reports. The last report comes when the last task
+            ends.
+        report: Called with the number of running tasks, and a TaskResult of each task
+            that has ended since the last report: task_id is the Task's name, item the
+            Task. Its exceptions go to the loop's exception handler, and the monitor
+            goes on. None: the logger "pyasynclife" reports, failures at ERROR.
 
     Raises:
-        TypeError, RuntimeError: One of ``tasks`` is no Task, or of another loop.
+        TypeError: One of ``tasks`` is not a Task.
+        RuntimeError: One belongs to another loop.
 
-    Costs O(1) for each task. Cancelled, it cancels none and leaves nothing on them.
+    Costs O(1) for each task. Cancelled, it cancels no task and removes its callbacks.
 
     Source: the articles' ``monitor_tasks``.
     """
     seconds = check_seconds("interval", interval, zero=False)
-    _check_hook("report", report)
+    check_hook("report", report)
     loop = asyncio.get_running_loop()
     running = {task: index for index, task in enumerate(_others(tasks, loop))}
     ended: list[TaskResult[Any]] = []
@@ -111,54 +112,49 @@ async def monitor_tasks(
 def add_task_observers(
     tasks: Iterable[asyncio.Task[Any]], observer: Observer | None = None
 ) -> None:
-    """Have a function called with the TaskResult of each task as it ends.
+    """Call a function with the TaskResult of each task when it ends.
 
     Args:
-        tasks: Of the running loop; one that has ended is told of in the next turn.
+        tasks: Tasks of the running loop. For a task that has ended, the function is
+            called in the next loop iteration.
         observer: Called with a TaskResult: task_id is the Task's name, item the Task.
-            None: the logger "pyasynclife" tells, of failures at ERROR.
-            What it raises goes to the loop's exception handler.
+            Its exceptions go to the loop's exception handler. None: the logger
+            "pyasynclife" reports, failures at ERROR.
 
     Raises:
-        TypeError, RuntimeError: One of ``tasks`` is no Task, or of another loop; none
-            is observed.
+        TypeError: One of ``tasks`` is not a Task. No task is observed.
+        RuntimeError: One belongs to another loop. No task is observed.
 
     Source: the articles' ``add_task_observers``.
     """
-    _check_hook("observer", observer)
+    check_hook("observer", observer)
     for index, task in enumerate(check_tasks(tasks, asyncio.get_running_loop())):
-        task.add_done_callback(partial(_tell, observer or _log_result, index))
+        task.add_done_callback(partial(_notify, observer or _log_result, index))
 
 
-def _tell(observer: Observer, index: int, task: asyncio.Task[Any]) -> None:
+def _notify(observer: Observer, index: int, task: asyncio.Task[Any]) -> None:
     observer(_result_of(task, index))
 
 
 def _others(
     tasks: Iterable[asyncio.Task[Any]], loop: asyncio.AbstractEventLoop
 ) -> list[asyncio.Task[Any]]:
-    """The tasks, each once, without the calling one."""
+    """Return the tasks, each once, without the calling task."""
     caller = asyncio.current_task()
     return [task for task in check_tasks(tasks, loop) if task is not caller]
 
 
-def _check_hook(name: str, value: Any) -> None:
-    check_callable(name, value)
-    if inspect.iscoroutinefunction(value):
-        raise TypeError(f"{name} is called, not awaited: pass a plain function")
-
-
 def _result_of(task: asyncio.Task[Any], index: int) -> TaskResult[Any]:
-    """What became of a task that has ended; its error counts as seen."""
+    """Return the result of a task that has ended; its exception counts as retrieved."""
     data: Any = None
     error: BaseException | None = None
     if task.cancelled():
-        error = asyncio.CancelledError()  # its own belongs to who awaits it
-        state = _CANCELLED
+        error = asyncio.CancelledError()  # that of the task is for its waiter
+        state = RESULT_CANCELLED
     elif (error := task.exception()) is not None:
-        state = _FAILED
+        state = RESULT_FAILED
     else:
-        data, state = task.result(), _DONE
+        data, state = task.result(), RESULT_DONE
     return TaskResult._restore(
         task.get_name(), data, error, index, task, state, False, 0.0
     )

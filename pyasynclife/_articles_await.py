@@ -1,4 +1,4 @@
-"""The articles' helpers for one operation: a time limit, a retry, a shield."""
+"""The articles' helpers for one awaitable: a timeout, a retry, a shield."""
 
 from __future__ import annotations
 
@@ -8,43 +8,48 @@ import math
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
-from pyasynclife._checks import (
+from pyasynclife._arguments import (
+    check_awaitable,
     check_count,
     check_function,
+    check_optional_seconds,
     check_seconds,
     close_unstarted,
+    short,
 )
-from pyasynclife._loop import add_awaited_by, discard_awaited_by
-from pyasynclife._report import wake
+from pyasynclife._core_support import add_awaited_by, discard_awaited_by
+from pyasynclife._waiting import wake
 
 T = TypeVar("T")
 
-# ---------------------------------------------------------------- a limit, a retry
+# ---------------------------------------------------------------- timeout and retry
 
 
 async def task_with_individual_timeout(coro: Awaitable[T], timeout: float = 10.0) -> T:
-    """Await something for so long and no longer.
+    """Await something for a limited time.
 
     Args:
         coro: A coroutine, which runs in the calling task, or another awaitable.
-        timeout: Seconds; then it is cancelled and waited for. ``math.inf``: for ever.
+        timeout: Seconds; then ``coro`` is cancelled and awaited. ``math.inf``: no
+            limit.
 
     Returns:
-        Its value; also if it caught the cancellation and returned one.
+        The value of ``coro``, also if it caught the cancellation and returned one.
 
     Raises:
-        TimeoutError: It was cancelled because its time was up.
+        TimeoutError: ``coro`` was cancelled because its time was up.
 
-    A cancellation of the caller goes to ``coro``, and what that lets pass comes out,
-    also if it came before, or in the same turn of the loop.
+    If the caller is cancelled, so is ``coro``; unless ``coro`` catches it, the
+    CancelledError propagates. That holds for a cancellation from before the call, and
+    from the loop iteration of the timeout, too.
 
     Source: the articles' ``task_with_individual_timeout``.
     """
     try:
-        _check_awaitable("task_with_individual_timeout(fetch(url))", coro)
+        check_awaitable("task_with_individual_timeout(fetch(url))", coro)
         seconds = check_seconds("timeout", timeout)
         if getattr(asyncio.current_task(), "_must_cancel", False):
-            await asyncio.sleep(0)  # a timeout of 0 would eat it: gh-134471
+            await asyncio.sleep(0)  # a timeout of 0 would swallow it: gh-134471
     except BaseException:
         close_unstarted(coro)
         raise
@@ -66,22 +71,22 @@ async def cancellation_with_retry(
     *,
     retry_on: type[Exception] | tuple[type[Exception], ...] = Exception,
 ) -> T:
-    """Call ``fn()`` and await it, again if it fails, and stop when cancelled.
+    """Call ``fn()`` and await it, again if it fails; never retry a cancellation.
 
     Args:
-        fn: Called for each attempt: a coroutine can be awaited once only.
-        max_retries: How many attempts there are in all, as in the article: 1 or more.
+        fn: Called for each attempt, since a coroutine can be awaited only once.
+        max_retries: The number of all attempts, as in the article; at least 1.
         retry_delay: Seconds between two attempts.
-        retry_on: What to try again after; other exceptions come out at once.
+        retry_on: The exceptions to retry after; others propagate at once.
 
     Returns:
         The value of the first attempt that succeeds.
 
     Raises:
-        Exception: That of the last attempt.
+        Exception: The exception of the last attempt.
 
-    A cancellation, of an attempt or of the wait, is passed on at once and never
-    retried. For more than this, exponential waits say, see the recipes.
+    A cancellation of an attempt or of the delay propagates at once. For more, such as
+    exponential delays, see the recipes.
 
     Source: the articles' ``cancellation_with_retry``.
     """
@@ -92,8 +97,8 @@ async def cancellation_with_retry(
     for kind in retry_on if isinstance(retry_on, tuple) else (retry_on,):
         if not (isinstance(kind, type) and issubclass(kind, Exception)):
             raise TypeError(
-                f"retry_on is an Exception class or a tuple of them, got {kind!r}: "
-                "a cancellation is never retried"
+                "retry_on must be an Exception class or a tuple of them, got "
+                f"{short(kind)}: a cancellation is never retried"
             )
     for attempt in range(1, attempts + 1):
         try:
@@ -104,21 +109,21 @@ async def cancellation_with_retry(
             if attempt == attempts:
                 raise
         else:
-            raise TypeError(f"fn returned {awaitable!r}, which cannot be awaited")
+            raise TypeError(f"fn returned {short(awaitable)}, which cannot be awaited")
         await asyncio.sleep(delay)
     raise AssertionError("unreachable")
 
 
-# ---------------------------------------------------------------- a shield
+# ---------------------------------------------------------------- shield
 
 
 class _Shield:
-    """Who waits for an operation: one callback on it, however many they are."""
+    """The waiters of an operation, which share one done callback."""
 
     __slots__ = ("kept", "waiters")
 
     def __init__(self, kept: bool) -> None:
-        self.kept = kept  # nobody else holds it: until it has ended, we do
+        self.kept = kept  # we hold the operation until it has ended
         self.waiters: set[asyncio.Future[None]] = set()
 
 
@@ -126,29 +131,30 @@ _shields: dict[asyncio.Future[Any], _Shield] = {}
 
 
 async def shielded_operation(aw: Awaitable[T], *, timeout: float | None = None) -> T:
-    """Await something that goes on when its caller is cancelled or has waited enough.
+    """Await an operation that goes on when its caller is cancelled or times out.
 
     Args:
-        aw: A coroutine, which becomes a task and is held until it has ended, or a
-            future, any number of callers at once.
-        timeout: Seconds to wait for it; None: as long as it takes.
+        aw: A coroutine, which becomes a task that is held until it has ended; or a
+            future, for any number of callers at once.
+        timeout: Seconds to wait; None: no limit.
 
     Returns:
-        Its value.
+        The value of the operation.
 
     Raises:
-        TimeoutError: It goes on, but ``timeout`` has passed.
-        CancelledError: The caller was cancelled, and it goes on; or itself was.
+        TimeoutError: ``timeout`` has passed; the operation goes on.
+        CancelledError: The caller was cancelled, and the operation goes on; or the
+            operation was cancelled.
 
-    If it fails when its callers have left, the loop's exception handler is told, once.
-    The end of the loop, or whoever cancels all its tasks, ends it too: give such work
-    a `TaskRegistry`, whose ``wait()`` lets it end.
+    If the operation fails after all callers have left, the loop's exception handler is
+    called, once. ``asyncio.run`` cancels it at its end, like all tasks. Register it in
+    a `TaskRegistry` and await ``wait()`` to let it finish.
 
     Source: the articles' ``shielded_operation``.
     """
     try:
-        _check_awaitable("shielded_operation(save(order))", aw)
-        seconds = math.inf if timeout is None else check_seconds("timeout", timeout)
+        check_awaitable("shielded_operation(save(order))", aw)
+        seconds = check_optional_seconds("timeout", timeout, math.inf)
     except BaseException:
         close_unstarted(aw)
         raise
@@ -169,7 +175,7 @@ async def shielded_operation(aw: Awaitable[T], *, timeout: float | None = None) 
 async def _wait_shielded(
     operation: asyncio.Future[Any], made: bool, seconds: float
 ) -> None:
-    """Wait until it has ended or the time is up."""
+    """Wait until the operation has ended or the time is up."""
     loop = asyncio.get_running_loop()
     shield = _shields.get(operation)
     if shield is None:
@@ -197,11 +203,6 @@ async def _wait_shielded(
 
 def _release(operation: asyncio.Future[Any]) -> None:
     shield = _shields.pop(operation, None)
-    if shield is not None:  # else the last waiter left as the operation ended
+    if shield is not None:  # else the last waiter left when the operation ended
         for waiter in shield.waiters:
             wake(waiter)
-
-
-def _check_awaitable(call: str, value: Any) -> None:
-    if not inspect.isawaitable(value):
-        raise TypeError(f"expected a coroutine, got {value!r}: call it: {call}")

@@ -1,9 +1,10 @@
-"""The articles' helpers for many coroutines at once: presets over bounded_gather."""
+"""The articles' helpers for many coroutines at once, made of `bounded_gather`."""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
+import math
 from collections.abc import (
     AsyncIterable,
     Awaitable,
@@ -14,7 +15,13 @@ from collections.abc import (
 )
 from typing import Any, TypeVar
 
-from pyasynclife._checks import check_function, check_seconds, close_unstarted
+from pyasynclife._arguments import (
+    check_function,
+    check_optional_seconds,
+    check_seconds,
+    close_unstarted,
+    short,
+)
 from pyasynclife._core import TaskResult
 from pyasynclife._gather import bounded_gather
 from pyasynclife._states import TaskState
@@ -30,18 +37,18 @@ _MISSING: Any = ...
 async def gather_with_error_handling(
     fn: Callable[[Any], Awaitable[T]], items: Items = _MISSING, **options: Any
 ) -> list[TaskResult[T]]:
-    """Run ``fn(item)`` for every item; one that fails stops no other.
+    """Run ``fn(item)`` for every item; a failure stops no other item.
 
     Args:
-        fn: What to run on an item.
-        items: Any iterable, also an asynchronous one.
-        options: What `bounded_gather` takes, ``max_concurrent=50`` among it.
+        fn: An ``async def`` of one argument.
+        items: An iterable or an asynchronous one.
+        options: Any option of `bounded_gather`, such as ``max_concurrent``.
 
     Returns:
         One TaskResult for each item, in input order.
 
     Raises:
-        BatchError: More items failed than ``max_errors``, if that is given.
+        BatchError: More than ``max_errors`` items failed, if that is given.
 
     Cancelled, it cancels the items and waits for them.
 
@@ -60,25 +67,25 @@ async def gather_with_timeout_and_budget(
     budget: float | None = None,
     **options: Any,
 ) -> dict[str, TaskResult[T]]:
-    """Run ``fn(item)`` for every item: a limit, a timeout each, a budget for all.
+    """Run ``fn(item)`` for every item, with a limit, a timeout and a budget.
 
     Args:
-        fn: What to run on an item.
-        items: Any iterable, also an asynchronous one.
-        timeout: Seconds for each item; None: as long as it takes.
+        fn: An ``async def`` of one argument.
+        items: An iterable or an asynchronous one.
+        timeout: Seconds for each item; None: no limit.
         max_concurrent: How many items run at once, at most.
-        budget: Seconds for all of them; then the rest is cancelled, and its error is
-            a TimeoutError.
-        options: What else `bounded_gather` takes; ``key=`` makes the task ids.
+        budget: Seconds for all items; then those that have not ended are cancelled,
+            and their error is a TimeoutError. None: no limit.
+        options: Any other option of `bounded_gather`; ``key`` makes the task ids.
 
     Returns:
-        The results by task id, in input order. Of two items with one id the later one
-        is there; ``key=`` tells them apart.
+        The results by task id, in input order. Of items with the same id it has the
+        last one; pass ``key`` to tell them apart.
 
     Raises:
-        BatchError: More items failed than ``max_errors``, if that is given.
+        BatchError: More than ``max_errors`` items failed, if that is given.
 
-    Cancelled, it cancels the items and waits for them; no value stands for that.
+    Cancelled, it cancels the items, waits for them, and raises CancelledError.
 
     Source: the articles' ``gather_with_timeout_and_budget``.
     """
@@ -100,22 +107,21 @@ async def process_batch_with_deadline(
     deadline: float = 30.0,
     **options: Any,
 ) -> list[T]:
-    """Run ``fn(item)`` for every item and return what is done in time.
+    """Run ``fn(item)`` for every item and return the values that come in time.
 
     Args:
-        fn: What to run on an item.
-        items: Any iterable, also an asynchronous one.
-        deadline: Seconds for all items; then the rest is cancelled.
-        options: What else `bounded_gather` takes. ``max_errors`` is 0 here; with
-            another value failed items, up to so many, are left out of the list; None:
-            any number.
+        fn: An ``async def`` of one argument.
+        items: An iterable or an asynchronous one.
+        deadline: Seconds for all items; then those that have not ended are cancelled.
+        options: Any other option of `bounded_gather`. ``max_errors`` is 0 by default;
+            with a higher one the list leaves out the items that failed.
 
     Returns:
-        The values, in input order, of the items that were done by the deadline.
+        The values, in input order, of the items that ended before the deadline.
 
     Raises:
-        BatchError: An item failed by itself (more than ``max_errors`` did); its
-            ``result`` has what was done. The rest is cancelled, as in a group.
+        BatchError: More than ``max_errors`` items failed before the deadline. The
+            others were cancelled; its ``result`` has the results of all.
 
     Cancelled, it cancels the items and waits for them.
 
@@ -123,39 +129,40 @@ async def process_batch_with_deadline(
     """
     _check("process_batch_with_deadline", fn, items)
     options.setdefault("max_errors", 0)
-    result = await bounded_gather(fn, items, budget=deadline, **options)
+    budget = check_optional_seconds("deadline", deadline, math.inf)
+    result = await bounded_gather(fn, items, budget=budget, **options)
     return [one.unwrap() for one in result.successes()]
 
 
 def _check(name: str, fn: Any, items: Any) -> None:
-    """Refuse first of all the articles' way to call these."""
+    """Refuse the articles' way to call these, before anything else."""
     check_function(f"{name}(fetch, urls)", fn, items)
     if items is _MISSING:
         raise TypeError(f"there are no items: {name}(fetch, urls)")
 
 
-# ---------------------------------------------------------------- a race
+# ---------------------------------------------------------------- race
 
 
 async def wait_for_first_completion(
     coros: Sequence[Coroutine[Any, Any, T]], timeout: float = 5.0
 ) -> tuple[int, T]:
-    """Run coroutines at once; return the first to end, cancel and await the others.
+    """Run coroutines at once and return the first value; cancel the others.
 
     Args:
-        coros: Coroutines, or other awaitables.
-        timeout: Seconds to wait for the first; ``math.inf``: for ever.
+        coros: Coroutines or other awaitables.
+        timeout: Seconds to wait for the first; ``math.inf``: no limit.
 
     Returns:
-        The place in ``coros`` of the first to end, and its value.
+        The index in ``coros`` of the first to end, and its value.
 
     Raises:
         TimeoutError: None ended in time.
-        Exception: The first to end failed: its exception.
+        Exception: The first to end raised this exception.
 
-    When it returns, raises or is cancelled, all have ended. One that was cancelled by
-    itself is out of the race. What another than the first raises goes to the loop's
-    exception handler. For the first *success* see the recipes.
+    All have ended when it returns, raises or is cancelled. An awaitable that is
+    cancelled from elsewhere does not count as the first. Exceptions of the others go
+    to the loop's exception handler. For the first *success* see the recipes.
 
     Source: the articles' ``wait_for_first_completion``.
     """
@@ -192,7 +199,7 @@ async def wait_for_first_completion(
         if winner is not None:
             return winner.unwrap()
         if ended and not any(one.timed_out for one in ended):
-            ended[-1].unwrap()  # all cancelled themselves
+            ended[-1].unwrap()  # all were cancelled from elsewhere
         raise TimeoutError(f"none of {len(entrants)} was done within {seconds} s")
     finally:
         entrants.clear()
@@ -200,11 +207,11 @@ async def wait_for_first_completion(
 
 
 def _entrants(coros: Any) -> list[Any]:
-    """Refuse what cannot race."""
+    """Return the awaitables as a list; refuse a value that is not one."""
     if inspect.isawaitable(coros) or not isinstance(coros, Iterable):
         close_unstarted(coros)
         raise TypeError(
-            f"expected coroutines, got {coros!r}: pass them in a list: "
+            f"expected coroutines, got {short(coros)}: pass them in a list: "
             "wait_for_first_completion([fetch(a), fetch(b)])"
         )
     entrants = list(coros)
@@ -214,7 +221,7 @@ def _entrants(coros: Any) -> list[Any]:
         if not inspect.isawaitable(entrant):
             close_unstarted(*entrants)
             raise TypeError(
-                f"expected a coroutine, got {entrant!r}: call the function: "
+                f"expected a coroutine, got {short(entrant)}: call the function: "
                 "wait_for_first_completion([fetch(a), fetch(b)])"
             )
     return entrants
@@ -223,7 +230,7 @@ def _entrants(coros: Any) -> list[Any]:
 def _report_losers(
     ended: list[TaskResult[tuple[int, T]]], winner: TaskResult[tuple[int, T]] | None
 ) -> None:
-    """Hand to the loop what others than the first raised: nobody else can have it."""
+    """Report the losers' exceptions to the loop: no caller will see them."""
     loop = asyncio.get_running_loop()
     for one in ended:
         if one is not winner and one.state is TaskState.FAILED and not one.timed_out:

@@ -1,0 +1,333 @@
+/* The heartbeat lists of a registry.
+ *
+ * Every alive entry is in exactly one list, and each list is in the order of
+ * last_heartbeat, oldest first:
+ *
+ *     pending                    of the registry: not started yet
+ *        |  first step
+ *        v
+ *     never_beat --------+       one trio of lists for every distinct
+ *        |  heartbeat    |       stale_after (a threshold)
+ *        v               |
+ *     beating  <------+  |       a heartbeat moves the entry to the tail
+ *        |  overdue   |  |
+ *        v            |  |
+ *     stale ----------+  |       back after a heartbeat
+ *        ^   overdue     |
+ *        +---------------+
+ *
+ * A pending entry may have heartbeats too, by its id; it goes to `beating`
+ * with its first step.  At its end an entry leaves whatever list it is in.
+ *
+ * All entries of one trio wait for the same number of seconds, so those that
+ * are overdue are at the heads.  A sweep looks at the heads, moves what is
+ * overdue, and stops at the first entry that is not: get_stale_tasks() costs
+ * what has become stale and what is stale, not what is alive.  asyncio does
+ * not say when a Task runs its first step, so a sweep asks the first pending
+ * Tasks, and a heartbeat, `state` or `health` asks its own.
+ *
+ * The overdue entries are moved by a sweep only.  Therefore an entry may be in
+ * `beating` although it is stale already, and `health` computes its answer
+ * from the clock.
+ */
+#include "base/compat.h"
+#include "base/fault.h"
+#include "base/list.h"
+#include "base/ptr_table.h"
+#include "base/state.h"
+#include "aio/loop.h"
+#include "aio/task.h"
+#include "registry/entry.h"
+#include "registry/heartbeats.h"
+
+/* Make a threshold without entries.  NULL with MemoryError. */
+static al_threshold *
+threshold_new(al_heartbeats *heartbeats, double stale_after)
+{
+    al_threshold *threshold = AL_ALLOC(PyMem_Malloc(sizeof(al_threshold)));
+    if (threshold == NULL) {
+        PyErr_NoMemory();
+        return NULL;
+    }
+    threshold->next = NULL;
+    threshold->heartbeats = heartbeats;
+    threshold->stale_after = stale_after;
+    threshold->members = 0;
+    al_list_init(&threshold->never_beat);
+    al_list_init(&threshold->beating);
+    al_list_init(&threshold->stale);
+    return threshold;
+}
+
+/* Find or make the threshold of a stale_after.  The list is short: most
+   programs use one or two values.  NULL with MemoryError. */
+static al_threshold *
+threshold_get(al_heartbeats *heartbeats, double stale_after)
+{
+    al_threshold *last = heartbeats->thresholds;
+    for (al_threshold *threshold = last; threshold != NULL;
+         threshold = threshold->next)
+    {
+        if (threshold->stale_after == stale_after) {
+            return threshold;
+        }
+        last = threshold;
+    }
+    last->next = threshold_new(heartbeats, stale_after);
+    return last->next;
+}
+
+/* Drop one member.  A threshold without members is freed, unless it is the
+   default. */
+static void
+threshold_release(al_threshold *threshold)
+{
+    al_heartbeats *heartbeats = threshold->heartbeats;
+    if (--threshold->members > 0 || threshold == heartbeats->thresholds) {
+        return;
+    }
+    al_threshold *before = heartbeats->thresholds;
+    while (before->next != threshold) {
+        before = before->next;
+    }
+    before->next = threshold->next;
+    PyMem_Free(threshold);
+}
+
+/* Put an entry into the list of a place, in the order of last_heartbeat.  The
+   walk begins at the tail, where a heartbeat or a registration belongs. */
+static void
+heartbeats_put(EntryObject *entry, al_place place)
+{
+    al_heartbeats *heartbeats = entry->threshold->heartbeats;
+    al_link *head = place == AL_PENDING      ? &heartbeats->pending
+                    : place == AL_NEVER_BEAT ? &entry->threshold->never_beat
+                    : place == AL_BEATING    ? &entry->threshold->beating
+                                             : &entry->threshold->stale;
+    al_link *at = head->prev;
+    while (at != head
+           && AL_CONTAINER_OF(at, EntryObject, heartbeat_link)->last_heartbeat
+                  > entry->last_heartbeat)
+    {
+        at = at->prev;
+    }
+    al_link_after(&entry->heartbeat_link, at);
+    entry->place = (uint8_t)place;
+    heartbeats->count[place]++;
+}
+
+/* Take an entry out of its list. */
+static void
+heartbeats_take(EntryObject *entry)
+{
+    al_link_unlink(&entry->heartbeat_link);
+    entry->threshold->heartbeats->count[entry->place]--;
+    entry->place = AL_NOWHERE;
+}
+
+int
+al_heartbeats_init(al_heartbeats *heartbeats, al_state *st, al_loop *bound,
+                   double stale_after)
+{
+    heartbeats->st = st;
+    heartbeats->bound = bound;
+    al_list_init(&heartbeats->pending);
+    heartbeats->thresholds = threshold_new(heartbeats, stale_after);
+    return heartbeats->thresholds == NULL ? -1 : 0;
+}
+
+void
+al_heartbeats_clear(al_heartbeats *heartbeats)
+{
+    while (heartbeats->thresholds != NULL) {
+        al_threshold *threshold = heartbeats->thresholds;
+        heartbeats->thresholds = threshold->next;
+        PyMem_Free(threshold);
+    }
+    PyMem_Free(heartbeats->by_task.buckets);
+    PyMem_Free(heartbeats->by_id.buckets);
+    heartbeats->by_task = heartbeats->by_id = (al_ptr_table){NULL, 0, 0};
+}
+
+int
+al_heartbeats_add(al_heartbeats *heartbeats, EntryObject *entry)
+{
+    al_threshold *threshold = threshold_get(heartbeats, entry->stale_after);
+    if (threshold == NULL) {
+        return -1;
+    }
+    entry->threshold = threshold;
+    threshold->members++;
+    heartbeats_put(entry, AL_PENDING);
+    return 0;
+}
+
+void
+al_heartbeats_remove(EntryObject *entry)
+{
+    if (entry->threshold != NULL) {
+        heartbeats_take(entry);
+        al_ptr_table_remove(&entry->threshold->heartbeats->by_task,
+                            &entry->task_link);
+        al_ptr_table_remove(&entry->threshold->heartbeats->by_id,
+                            &entry->id_link);
+        threshold_release(entry->threshold);
+        entry->threshold = NULL;
+    }
+}
+
+int
+al_heartbeats_started(EntryObject *entry)
+{
+    if (entry->place != AL_PENDING) {
+        return 1;
+    }
+    al_state *st = entry->threshold->heartbeats->st;
+    PyObject *coro = entry->task != NULL
+                         ? al_task_coro(st, entry->task)
+                         : Py_XNewRef(entry->coro); /* an eager first step */
+    int started = coro == NULL ? -1 : al_coro_started(st, coro);
+    Py_XDECREF(coro);
+    if (started > 0 && entry->place == AL_PENDING) {
+        heartbeats_take(entry);
+        heartbeats_put(entry,
+                       entry->heartbeats > 0 ? AL_BEATING : AL_NEVER_BEAT);
+    }
+    return started;
+}
+
+/* Move the started entries out of pending.  A loop starts Tasks in the order
+   in which they were made, so the first one that has not started ends the
+   walk.  Asking a Task may run code that ends any entry: only the head is
+   looked at, and it is fetched anew each time. */
+static int
+heartbeats_move_started(al_heartbeats *heartbeats)
+{
+    int started = 1;
+    while (started > 0 && !al_list_is_empty(&heartbeats->pending)) {
+        EntryObject *entry = AL_CONTAINER_OF(heartbeats->pending.next,
+                                             EntryObject, heartbeat_link);
+        Py_INCREF(entry);
+        started = al_heartbeats_started(entry);
+        Py_DECREF(entry);
+    }
+    return started < 0 ? -1 : 0;
+}
+
+int
+al_heartbeats_record(al_heartbeats *heartbeats, EntryObject *entry, double now)
+{
+    int started = 1;
+    if (entry->place == AL_PENDING) {
+        started = al_heartbeats_started(entry);
+    }
+    if (entry->threshold == NULL) {
+        return started < 0 ? -1 : 0; /* it ended while its Task was asked */
+    }
+    assert(entry->threshold->heartbeats == heartbeats);
+    al_place place = entry->place == AL_PENDING ? AL_PENDING : AL_BEATING;
+    /* heartbeats_take() would reset the place for nothing: this is the hot
+       path, and the entry is put back below. */
+    al_link_unlink(&entry->heartbeat_link);
+    heartbeats->count[entry->place]--;
+    entry->last_heartbeat = now;
+    entry->heartbeats++;
+    entry->stale_reported = false;
+    heartbeats_put(entry, place);
+    return started < 0 ? -1 : 1;
+}
+
+/* The first entry of a list, if it is overdue at `now`; else NULL. */
+static EntryObject *
+threshold_overdue(al_threshold *threshold, al_link *head, double now)
+{
+    if (al_list_is_empty(head)) {
+        return NULL;
+    }
+    EntryObject *entry =
+        AL_CONTAINER_OF(head->next, EntryObject, heartbeat_link);
+    return now - entry->last_heartbeat > threshold->stale_after ? entry : NULL;
+}
+
+int
+al_heartbeats_sweep(al_heartbeats *heartbeats, double now)
+{
+    int answer = heartbeats_move_started(heartbeats);
+    for (al_threshold *threshold = heartbeats->thresholds; threshold != NULL;
+         threshold = threshold->next)
+    {
+        for (;;) {
+            EntryObject *silent =
+                threshold_overdue(threshold, &threshold->never_beat, now);
+            EntryObject *beating =
+                threshold_overdue(threshold, &threshold->beating, now);
+            /* The older one goes first, so that `stale` keeps its order
+               without a search. */
+            EntryObject *first = silent == NULL
+                                         || (beating != NULL
+                                             && beating->last_heartbeat
+                                                    < silent->last_heartbeat)
+                                     ? beating
+                                     : silent;
+            if (first == NULL) {
+                break;
+            }
+            heartbeats_take(first);
+            heartbeats_put(first, AL_STALE);
+        }
+    }
+    return answer;
+}
+
+/* The qsort() order of the result: by last_heartbeat. */
+static int
+heartbeats_compare(const void *left, const void *right)
+{
+    double a = (*(EntryObject *const *)left)->last_heartbeat;
+    double b = (*(EntryObject *const *)right)->last_heartbeat;
+    return (a > b) - (a < b);
+}
+
+PyObject *
+al_heartbeats_stale(al_heartbeats *heartbeats, bool report)
+{
+    Py_ssize_t most = heartbeats->count[AL_STALE];
+    EntryObject **found =
+        AL_ALLOC(PyMem_Calloc((size_t)most + 1, sizeof(EntryObject *)));
+    if (found == NULL) {
+        return PyErr_NoMemory();
+    }
+    Py_ssize_t n = 0;
+    int lists = 0;
+    for (al_threshold *threshold = heartbeats->thresholds; threshold != NULL;
+         threshold = threshold->next)
+    {
+        lists += !al_list_is_empty(&threshold->stale);
+        for (al_link *at = threshold->stale.next; at != &threshold->stale;
+             at = at->next)
+        {
+            EntryObject *entry =
+                AL_CONTAINER_OF(at, EntryObject, heartbeat_link);
+            if (!report || !entry->stale_reported) {
+                found[n++] = (EntryObject *)Py_NewRef((PyObject *)entry);
+            }
+        }
+    }
+    if (lists > 1) {
+        qsort(found, (size_t)n, sizeof(found[0]), heartbeats_compare);
+    }
+    /* Making the list may run the collector, and that may run anything: from
+       here on only the references in `found` are used. */
+    PyObject *list = AL_ALLOC(PyList_New(n));
+    for (Py_ssize_t i = 0; i < n; i++) {
+        if (list == NULL) {
+            Py_DECREF(found[i]);
+        }
+        else {
+            found[i]->stale_reported = found[i]->stale_reported || report;
+            PyList_SET_ITEM(list, i, (PyObject *)found[i]);
+        }
+    }
+    PyMem_Free(found);
+    return list;
+}

@@ -1,0 +1,171 @@
+"""Checks of arguments: one function for each kind, one answer for every option.
+
+What is refused is refused at the call, with TypeError or ValueError, and the message
+names the option, what it must be and what it was. Imports nothing of the package: the
+native core calls
+`check_optional_seconds`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import math
+import operator
+import sys
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+D = TypeVar("D")
+
+
+def check_seconds(name: str, value: Any, *, zero: bool = True) -> float:
+    """Return a duration as a float.
+
+    Any real number is accepted: an int, a float, a Decimal, a Fraction, a scalar of
+    numpy. One that is too large for a float is ``math.inf``.
+
+    Raises:
+        TypeError: It is not a number, or it is a bool.
+        ValueError: It is negative or nan, or 0 where ``zero`` is false.
+    """
+    return _seconds(name, value, zero, "")
+
+
+def check_optional_seconds(name: str, value: Any, default: D) -> float | D:
+    """Return a duration as a float, and ``default`` for None; see `check_seconds`."""
+    return default if value is None else _seconds(name, value, True, " or None")
+
+
+def _seconds(name: str, value: Any, zero: bool, or_none: str) -> float:
+    kind = type(value)
+    if kind is bool or not (hasattr(kind, "__float__") or hasattr(kind, "__index__")):
+        raise _not_seconds(name, value, or_none)
+    try:
+        seconds = float(value)
+    except TypeError:  # an array, say
+        raise _not_seconds(name, value, or_none) from None
+    except OverflowError:  # an int or a Fraction of more than 308 digits
+        seconds = math.inf if value > 0 else -math.inf
+    except ValueError:  # Decimal("sNaN")
+        seconds = math.nan
+    if math.isnan(seconds) or seconds < 0 or (seconds == 0 and not zero):
+        least = "0 or more seconds" if zero else "more than 0 seconds"
+        raise ValueError(f"{name} must be {least}, got {_shortened(value)}")
+    return seconds
+
+
+def _not_seconds(name: str, value: Any, or_none: str) -> TypeError:
+    return TypeError(f"{name} must be a number of seconds{or_none}, got {short(value)}")
+
+
+def check_count(name: str, value: Any, least: int = 0) -> int:
+    """Return a number of things as an int of any size.
+
+    Raises:
+        TypeError: It is not an int, nor anything with ``__index__``; or it is a bool.
+        ValueError: It is less than ``least``.
+    """
+    if isinstance(value, bool) or not hasattr(type(value), "__index__"):
+        raise TypeError(f"{name} must be an int, got {short(value)}")
+    number = int(operator.index(value))
+    if number < least:
+        raise ValueError(f"{name} must be {least} or more, got {_shortened(number)}")
+    return number
+
+
+def check_size(name: str, value: Any, least: int = 0) -> int:
+    """Return a count for the native core, where ``sys.maxsize`` means any number."""
+    return min(check_count(name, value, least), sys.maxsize)
+
+
+def check_hook(name: str, value: Any) -> None:
+    """Refuse a hook that cannot be called, or that would have to be awaited.
+
+    Raises:
+        TypeError: It is neither None nor callable, or calling it makes a coroutine:
+            an ``async def``, a partial of one, an object whose ``__call__`` is one.
+    """
+    if value is None:
+        return
+    if not callable(value):
+        raise TypeError(f"{name} must be a function or None, got {short(value)}")
+    if _is_coroutine_function(value):
+        raise TypeError(
+            f"{name} is called, not awaited: pass a plain function, got {short(value)}"
+        )
+
+
+def _is_coroutine_function(value: Any) -> bool:
+    while isinstance(value, functools.partial):
+        value = value.func
+    return inspect.iscoroutinefunction(value) or inspect.iscoroutinefunction(
+        type(value).__call__
+    )
+
+
+def check_function(call: str, fn: Any, *others: Any) -> None:
+    """Refuse something that cannot be called where a function comes first.
+
+    ``call`` is the right call, for the message. Coroutines among ``fn`` and
+    ``others`` that have not started are closed.
+    """
+    if callable(fn):
+        return
+    close_unstarted(fn, *others)
+    what = "a coroutine" if inspect.iscoroutine(fn) else short(fn)
+    raise TypeError(
+        f"fn must be a function, got {what}: pass the function first: {call}"
+    )
+
+
+def check_awaitable(call: str, value: Any) -> None:
+    """Refuse something that cannot be awaited; ``call`` is the right call."""
+    if not inspect.isawaitable(value):
+        raise TypeError(f"expected a coroutine, got {short(value)}: call it: {call}")
+
+
+def check_tasks(
+    tasks: Iterable[asyncio.Task[Any]], loop: asyncio.AbstractEventLoop
+) -> list[asyncio.Task[Any]]:
+    """Return the tasks, each once.
+
+    Raises:
+        TypeError: One is not a Task. Coroutines among them that have not started are
+            closed.
+        RuntimeError: One belongs to another loop.
+    """
+    if asyncio.isfuture(tasks) or not isinstance(tasks, Iterable):
+        raise TypeError(f"expected tasks, got {short(tasks)}: wrap it in a list")
+    chosen: list[Any] = list(dict.fromkeys(tasks))
+    for task in chosen:
+        if not (asyncio.isfuture(task) and hasattr(task, "get_coro")):
+            close_unstarted(*chosen)
+            raise TypeError(f"expected an asyncio.Task, got {short(task)}")
+        if task.get_loop() is not loop:
+            raise RuntimeError(
+                f"{task!r} belongs to {task.get_loop()!r}, not to the running "
+                f"loop {loop!r}"
+            )
+    return chosen
+
+
+def close_unstarted(*values: Any) -> None:
+    """Close the coroutines among refused arguments that have not started."""
+    for coro in filter(inspect.iscoroutine, values):
+        if inspect.getcoroutinestate(coro) == inspect.CORO_CREATED:
+            coro.close()
+
+
+def short(value: Any) -> str:
+    """Describe a value for a message: its type, and its repr, cut where it is long."""
+    return f"{type(value).__name__} {_shortened(value)}"
+
+
+def _shortened(value: Any) -> str:
+    try:
+        text = repr(value)
+    except Exception:  # an int of more than 4,300 digits, or a broken __repr__
+        text = object.__repr__(value)
+    return text if len(text) <= 60 else text[:57] + "..."

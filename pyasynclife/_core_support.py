@@ -1,0 +1,248 @@
+"""Python that only the native core calls: csrc/state.h imports it by name.
+
+Nothing of the package's Python uses most of these functions, and none of them may be
+removed or renamed without that table. In three parts: which fast paths a loop permits,
+callbacks, and the coroutines of a batch's Tasks.
+"""
+
+from __future__ import annotations
+
+import _asyncio
+import asyncio
+import asyncio.base_events
+import asyncio.events
+import contextvars
+import os
+import sys
+from collections.abc import AsyncIterable, Awaitable, Callable
+from types import FunctionType, ModuleType
+from typing import Any, Protocol
+
+# The fields of a Future, read without looking up their names; None: call the method.
+future_state: Any = getattr(_asyncio.Future, "_state", None)
+future_exception: Any = getattr(_asyncio.Future, "_exception", None)
+future_callbacks: Any = getattr(_asyncio.Future, "_callbacks", None)
+task_waiter: Any = getattr(_asyncio.Task, "_fut_waiter", None)
+
+# The two halves of an edge in the await graph; None before 3.14.
+add_awaited_by: Any = getattr(asyncio, "future_add_to_awaited_by", None)
+discard_awaited_by: Any = getattr(asyncio, "future_discard_from_awaited_by", None)
+
+# ---------------------------------------------------------------- fast paths
+
+
+def loop_clock(loop: asyncio.AbstractEventLoop) -> int:
+    """Return what kind of clock a loop has.
+
+    0: one of its own. 1: ``time.monotonic``, so that C may read the system's clock.
+    2: the same, but read once per loop iteration, as in uvloop.
+    """
+    clock: Any = getattr(type(loop), "time", None)
+    if getattr(loop.time, "__func__", None) is not clock:
+        return 0
+    if isinstance(clock, FunctionType):
+        return int(_is_unpatched(clock, asyncio.base_events, "BaseEventLoop.time"))
+    native = _uvloop()
+    return 2 if native is not None and clock is native.time else 0
+
+
+def loop_fast_paths(loop_type: type) -> tuple[Any, ...]:
+    """Return which methods of a type of loops the core may bypass.
+
+    Asked again when the type or ``Handle`` has changed.
+
+    Returns:
+        Two items, or six for a type of uvloop's:
+
+        - ``create_task``, if nobody could tell a direct call of the Task type from a
+          call of it; else None.
+        - ``call_soon``, if steps of several Tasks may share a handle; else None: some
+          method is patched or overridden, and may have to see each step by itself.
+        - uvloop's native type, and its ``get_task_factory``, ``get_debug`` and
+          ``is_closed``.
+    """
+    kind: Any = loop_type
+    native = _uvloop()
+    if kind.__getattribute__ is not object.__getattribute__ or hasattr(
+        kind, "__getattr__"
+    ):
+        return None, None
+    if native is not None and issubclass(loop_type, native):
+        return _uvloop_fast_paths(kind, native)
+    base, events = asyncio.base_events, asyncio.events
+    if not _is_unpatched(
+        getattr(kind, "create_task", None), base, "BaseEventLoop.create_task"
+    ) or any(
+        # a property is user code, which may raise anything
+        hasattr(kind, name)
+        for name in ("_task_factory", "_ready", "_debug", "_closed")
+    ):
+        return None, None
+    for name in ("call_soon", "_call_soon", "get_debug"):
+        if not _is_unpatched(getattr(kind, name), base, f"BaseEventLoop.{name}"):
+            return kind.create_task, None
+    for name in ("__init__", "_run"):
+        if not _is_unpatched(getattr(events.Handle, name), events, f"Handle.{name}"):
+            return kind.create_task, None
+    return kind.create_task, kind.call_soon
+
+
+def _is_unpatched(function: object, module: ModuleType, name: str) -> bool:
+    return (
+        isinstance(function, FunctionType)
+        and function.__code__.co_qualname == name
+        and function.__code__.co_filename == module.__file__
+    )
+
+
+def _uvloop() -> Any:
+    """Return uvloop's native loop type if uvloop is imported, and is not a mock."""
+    native: Any = getattr(sys.modules.get("uvloop.loop"), "Loop", None)
+    made = getattr(native, "create_task", None)
+    compiled = isinstance(native, type) and not isinstance(made, FunctionType)
+    return native if compiled and native.__module__ == "uvloop.loop" else None
+
+
+def _uvloop_fast_paths(kind: Any, native: Any) -> tuple[Any, ...]:
+    """Judge a type of uvloop's; the native type beneath it cannot be patched."""
+    methods = native.get_task_factory, native.get_debug, native.is_closed
+    if kind.create_task is not native.create_task:
+        return None, None, native, *methods
+    shares = kind.call_soon is native.call_soon and kind.get_debug is native.get_debug
+    return kind.create_task, kind.call_soon if shares else None, native, *methods
+
+
+def is_capture_allowed() -> bool:
+    """Tell whether the environment allows the capture; asked at its first use."""
+    return os.environ.get("PYASYNCLIFE_PLAIN", "0") in ("", "0")
+
+
+async def self_test_coroutine() -> None:
+    """Make the coroutine of the capture's self-test: its Task never runs."""
+
+
+# ---------------------------------------------------------------- callbacks
+
+
+def report_callback_error(
+    loop: asyncio.AbstractEventLoop,
+    error: BaseException,
+    context: contextvars.Context,
+    callback: Callable[..., object],
+    *args: object,
+) -> None:
+    """Report an error in a callback to the loop, as its Handle would have done.
+
+    From 3.12 on the exception handler runs in the handle's context. That is a copy
+    here, since the error may be that the context itself cannot be entered.
+    """
+    handle = asyncio.Handle(callback, args, loop, context.copy())
+    about = {
+        "message": f"Exception in callback {handle!r}",
+        "exception": error,
+        "handle": handle,
+    }
+    loop.call_exception_handler(about)
+
+
+def cancel_again(task: asyncio.Task[Any]) -> None:
+    """Cancel a task once more if a cancellation that it received still stands.
+
+    It does not stand if the task has taken it back with ``uncancel()``. If another
+    cancellation is pending, a second one is not wanted.
+    """
+    waiter: Any = getattr(task, "_fut_waiter", None)
+    is_pending = getattr(task, "_must_cancel", False) or (waiter and waiter.done())
+    if not task.done() and task.cancelling() and not is_pending:
+        task.uncancel()
+        task.cancel()
+
+
+def raise_exit(error: BaseException) -> None:
+    """Raise SystemExit or KeyboardInterrupt in a callback, which ends the loop's run.
+
+    For an exit that was raised where it could not propagate.
+    """
+    raise error
+
+
+# ---------------------------------------------------------------- Tasks of a batch
+
+
+class _Pump(Protocol):
+    def offer(self, item: Any) -> Awaitable[None]: ...
+
+
+async def run_worker(step: Awaitable[Any]) -> Any:
+    """Run items one after the other; the native step does all of it.
+
+    Returns None; if its item was abandoned, the value of that item.
+    """
+    return await step
+
+
+class _Slot(Protocol):
+    def pause(self) -> Awaitable[None] | None: ...
+    def begin(self) -> Awaitable[Any]: ...
+    def returned(self, value: Any) -> Any: ...
+    def raised(self, error: BaseException) -> bool: ...
+
+
+async def run_item(slot: _Slot) -> Any:
+    """Run one item in a Task of its own, and pass its outcome to the core.
+
+    SystemExit and KeyboardInterrupt do not leave the Task: see `read_source`.
+    """
+    try:
+        while (pause := slot.pause()) is not None:
+            await pause
+        value = await slot.begin()
+    except BaseException as error:
+        if slot.raised(error):
+            return None
+        raise
+    return slot.returned(value)
+
+
+async def read_source(source: AsyncIterable[Any], pump: _Pump) -> BaseException | None:
+    """Read an asynchronous source to its end, one item ahead of the pump.
+
+    Returns None, or the SystemExit or KeyboardInterrupt that the source raised: a Task
+    that raised it would end the loop's run at once. The batch raises it when all
+    items have ended.
+    """
+    iterator = None
+    try:
+        try:
+            iterator = aiter(source)
+            async for item in iterator:
+                await pump.offer(item)
+        finally:
+            close = getattr(iterator, "aclose", None)
+            if close is not None:
+                await close()
+    except (SystemExit, KeyboardInterrupt) as error:
+        return error
+    return None
+
+
+# Abandoned tasks by loop. Those of a closed loop never end; they are dropped with it.
+_abandoned: dict[asyncio.AbstractEventLoop, set[asyncio.Task[Any]]] = {}
+
+
+def hold_abandoned(task: asyncio.Task[Any]) -> None:
+    """Hold a reference to an abandoned task until it ends: the loop holds none."""
+    for loop in list(_abandoned):  # other threads have loops too
+        if loop.is_closed():
+            _abandoned.pop(loop, None)
+    loop = task.get_loop()
+    _abandoned.setdefault(loop, set()).add(task)
+    task.add_done_callback(_release_abandoned)
+
+
+def _release_abandoned(task: asyncio.Task[Any]) -> None:
+    loop = task.get_loop()
+    tasks = _abandoned.get(loop, set())
+    tasks.discard(task)
+    if not tasks:
+        _abandoned.pop(loop, None)

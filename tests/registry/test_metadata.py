@@ -1,0 +1,127 @@
+"""TaskMetadata and RegistryStats: states, health, times and numbers."""
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+
+from pyasynclife import RegistryStats, TaskHealth, TaskMetadata, TaskRegistry, TaskState
+from support.coroutines import echo, forever, raises
+from support.loops import settle
+from support.registries import a_registry, adds_up
+
+
+async def test_a_task_is_pending_until_its_first_step() -> None:
+    seen: list[TaskState] = []
+    registry = TaskRegistry()
+
+    async def look() -> None:
+        seen.extend(registry[name].state for name in ("a", "b", "c"))
+
+    registry.register(look(), "a")
+    registry.register(look(), "b")
+    registry.register(look(), "c")
+    assert registry.stats().pending == 3
+    await registry.wait()
+    running, pending = TaskState.RUNNING, TaskState.PENDING
+    assert seen[:3] == [running, pending, pending]
+    assert seen[3:6] == [running, running, pending]
+    assert seen[6:] == [running, running, running]
+
+
+async def test_each_end_has_its_state_its_health_and_its_value(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    registry = TaskRegistry()
+    error = ValueError("no price")
+    registry.register(echo(5), "done")
+    registry.register(raises(error), "failed")
+    registry.register(raises(asyncio.CancelledError()), "cancelled")
+    await registry.wait()
+
+    done, failed, cancelled = (registry[n] for n in ("done", "failed", "cancelled"))
+    assert (done.state, done.health) == (TaskState.DONE, TaskHealth.HEALTHY)
+    assert (done.result, done.error, done.error_text) == (5, None, None)
+    assert (failed.state, failed.health) == (TaskState.FAILED, TaskHealth.FAILED)
+    assert (failed.result, failed.error) == (None, error)
+    assert failed.error_text == "ValueError: no price"
+    assert cancelled.state is TaskState.CANCELLED
+    assert cancelled.health is TaskHealth.UNKNOWN
+    assert done.task is failed.task is cancelled.task is None
+    assert len(registry) == 0
+
+
+async def test_metadata_is_live_and_knows_its_times() -> None:
+    async with a_registry() as registry:
+        before = time.time()
+        await registry.register(forever(), "feed")
+        meta = registry["feed"]
+        await asyncio.sleep(0.02)
+        assert before <= meta.created_at <= time.time()
+        assert meta.last_heartbeat == meta.created_at
+        assert 0.015 < meta.age < 5
+        assert 0.015 < meta.silence < 5
+        await registry.heartbeat("feed")
+        assert meta.silence < 0.015
+        assert meta.heartbeats == 1
+        assert abs(meta.last_heartbeat - time.time()) < 0.01
+        assert meta.finished_at is None
+        registry.cancel("feed")
+        await registry.wait()
+        age = meta.age
+        await asyncio.sleep(0.01)
+        assert meta.age == age
+        assert meta.finished_at == pytest.approx(time.time(), abs=1)
+
+
+async def test_as_dict_has_the_attributes_values() -> None:
+    registry = TaskRegistry()
+    await registry.register(echo(5), "feed")
+    await registry.wait()
+    meta = registry["feed"]
+    for name, value in meta.as_dict().items():
+        assert getattr(meta, name) == value
+    assert len(meta.as_dict()) == 14
+
+
+async def test_stats_add_up() -> None:
+    async with a_registry(stale_threshold=0.02) as registry:
+        registry.register(echo(1))
+        registry.register(forever(), "cancelled")
+        registry.register(forever(), "stale")
+        registry.register(forever(), "healthy")
+        await settle()
+        registry.cancel("cancelled")
+        registry.heartbeat("stale")
+        await asyncio.sleep(0.03)
+        registry.register(forever(), "unknown")
+        registry.heartbeat("healthy")
+        await settle()
+        registry.register(forever(), "pending")
+        stats = registry.stats()
+        assert stats.alive == 4
+        assert (stats.pending, stats.healthy, stats.stale, stats.unknown) == (1,) * 4
+        assert (stats.done, stats.failed, stats.cancelled) == (1, 0, 1)
+        assert (stats.registered, stats.heartbeats) == (6, 2)
+
+
+def test_metadata_and_stats_cannot_be_constructed() -> None:
+    for made in (TaskMetadata, RegistryStats):
+        with pytest.raises(TypeError):
+            made()
+
+
+async def test_calling_metadata_by_hand_changes_nothing() -> None:
+    registry = TaskRegistry()
+    task, _ = await registry.register(forever(), "feed")
+    meta: Any = registry["feed"]
+    for args in ((), (None,), (task,), (task, 1)):
+        with pytest.raises(TypeError, match="not for calling"):
+            meta(*args) if args != (None,) else meta()
+    assert "feed" in registry
+    adds_up(registry)
+    registry.cancel("feed")
+    await registry.wait()
+    meta(task)
+    adds_up(registry)

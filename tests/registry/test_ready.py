@@ -1,0 +1,61 @@
+"""Ready: what register(), heartbeat() and their like return."""
+
+import asyncio
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pyasynclife import TaskRegistry
+from support.coroutines import echo, forever
+from support.registries import a_registry
+
+
+async def test_result_and_await_of_a_ready_agree_any_number_of_times() -> None:
+    async with a_registry() as registry:
+        ready = registry.register(forever())
+        assert await ready == await ready == ready.result()
+        assert await asyncio.gather(ready) == [ready.result()]
+        assert await asyncio.wait_for(ready, 1) == ready.result()
+
+
+async def test_a_ready_has_no_truth_value() -> None:
+    registry = TaskRegistry()
+    with pytest.raises(TypeError, match="await this"):
+        bool(registry.cancel("nobody"))
+
+
+async def test_a_ready_is_not_a_coroutine() -> None:
+    ready = TaskRegistry().cancel("nobody")
+    assert not asyncio.iscoroutine(ready)
+    with pytest.raises(TypeError):
+        asyncio.create_task(ready)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("trace", [sys.settrace, sys.setprofile])
+async def test_readies_are_awaited_alike_under_a_trace_function(
+    trace: Callable[[Any], None],
+) -> None:
+    registry = TaskRegistry()
+
+    async def awaits() -> list[object]:
+        _, task_id = await registry.register(echo(1))
+        return [
+            task_id,
+            await registry.heartbeat(task_id),
+            await registry.heartbeat("nobody"),
+            await registry.complete(task_id),
+            await registry.cancel_all(),
+            await registry.get_stale_tasks(),
+        ]
+
+    untraced = await awaits()
+    trace(lambda *_: None)
+    try:
+        traced = await awaits()
+    finally:
+        trace(None)
+    assert untraced[1:4] == traced[1:4] == [True, False, None]
+    assert untraced[5] == traced[5] == []
+    await registry.wait()

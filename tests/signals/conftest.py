@@ -1,0 +1,32 @@
+"""Programs that handle signals, on the standard loop and on uvloop."""
+
+import subprocess
+
+import pytest
+
+from support.children import run_child, start_child
+from support.signals import Run, Start, program
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def loop_name(request: pytest.FixtureRequest) -> str:
+    if request.param == "uvloop":
+        pytest.importorskip("uvloop")
+    return str(request.param)
+
+
+@pytest.fixture
+def run(loop_name: str) -> Run:
+    """Run a program to its end; it must not write to stderr."""
+
+    def run(source: str) -> subprocess.CompletedProcess[str]:
+        done = run_child(program(source), env={"LOOP": loop_name})
+        assert done.stderr == ""
+        return done
+
+    return run
+
+
+@pytest.fixture
+def start(loop_name: str) -> Start:
+    return lambda source: start_child(program(source), env={"LOOP": loop_name})

@@ -1,0 +1,55 @@
+"""Every allocation of a coordinator's handlers fails once."""
+
+import signal
+from typing import Any
+
+import pytest
+
+from pyasynclife import SignalCoordinator
+from pyasynclife._core import SignalHandler
+from support.faults import (
+    fail_each_allocation,
+    failing,
+    ignores_what_cannot_be_raised,
+    needs_faults,
+)
+from support.signals import actions, needs_posix
+
+pytestmark = [needs_posix, needs_faults]
+
+
+async def test_no_allocation_that_fails_breaks_setup_or_removal() -> None:
+    before = actions()
+    for nth in range(1, 30):
+        coordinator = SignalCoordinator()
+        with failing(nth) as left:
+            try:
+                coordinator.setup_handlers()
+            except MemoryError:
+                assert actions() == before
+                assert not coordinator._handlers
+        coordinator.remove_handlers()
+        assert actions() == before
+        if left[0]:
+            return
+    pytest.fail("the faults never ended")
+
+
+async def reads_a_handler() -> None:
+    handler = SignalHandler(signal.SIGUSR1, None, bool)
+    handler.arm(False)
+    handler(signal.SIGUSR1, None)
+    try:
+        assert handler.count
+        assert handler.since
+        assert handler.signum == signal.SIGUSR1
+        assert handler.take() == 1
+    finally:
+        handler.disarm()
+
+
+@ignores_what_cannot_be_raised
+async def test_each_allocation_of_a_handler_fails_once(
+    loop_errors: list[dict[str, Any]],
+) -> None:
+    await fail_each_allocation(reads_a_handler, loop_errors)

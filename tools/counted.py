@@ -1,0 +1,116 @@
+"""The programs whose instructions tools/instructions.py counts.
+
+python tools/counted.py ROW COLUMN COUNT
+
+Runs one program over COUNT items. The programs of a row do the same work, each in the
+way its column names.
+"""
+
+import asyncio
+import gc
+import sys
+from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+# At the end, so that an installed pyasynclife comes before the checkout's.
+sys.path.append(str(Path(__file__).resolve().parent.parent))
+
+from benchmarks import peers, seed
+from benchmarks.gather_rows import (
+    Function,
+    SeedFunction,
+    return_at_once,
+    return_at_once_seed,
+    sleep_0,
+    sleep_0_seed,
+)
+from pyasynclife import TaskGroup, TaskRegistry
+
+Program = Callable[[list[str]], Coroutine[Any, Any, Any]]
+
+OURS = "ours"
+STOCK = "stock"  # the running version's asyncio, or the articles' own code
+HAND = "by hand"
+UNTIMED = "no timeout"  # by hand, without a timeout
+FLOOR = "floor"
+COLUMNS = (STOCK, HAND, UNTIMED, FLOOR, OURS)
+
+
+async def await_each(function: Function, items: list[str]) -> list[str]:
+    """Await the function's coroutines one after the other: the least there can be."""
+    return [await function(item) for item in items]
+
+
+def gather_programs(
+    function: Function, seed_function: SeedFunction
+) -> dict[str, Program]:
+    """Return the programs that run a function on every item and keep its results.
+
+    seed_function does the same work, and returns the articles' TaskResult.
+    """
+    gather_seed = partial(
+        seed.gather_with_timeout_and_budget,
+        seed_function,
+        timeout=peers.TIMEOUT,
+        max_concurrent=peers.LIMIT,
+    )
+    return {
+        OURS: partial(peers.ours_timed, function),
+        STOCK: gather_seed,
+        HAND: partial(peers.hand_timed, function),
+        UNTIMED: partial(peers.hand, function),
+        FLOOR: partial(await_each, function),
+    }
+
+
+async def enter_groups(group_type: type[Any], size: int, items: list[str]) -> None:
+    """Run a child for each item, in groups of `size`, one group after the other."""
+    for begin in range(0, len(items), size):
+        async with group_type() as group:
+            for item in items[begin : begin + size]:
+                group.create_task(return_at_once(item))
+
+
+def group_programs(size: int) -> dict[str, Program]:
+    """Return the programs that run the items as children of groups of `size`."""
+    return {
+        OURS: partial(enter_groups, TaskGroup, size),
+        STOCK: partial(enter_groups, asyncio.TaskGroup, size),
+    }
+
+
+async def register_each(registry_type: type[Any], items: list[str]) -> None:
+    """Register a task for each item, with the item as its id, and let all finish."""
+    registry = registry_type()
+    for item in items:
+        await registry.register(return_at_once(item), item)
+    for _ in range(3):
+        await asyncio.sleep(0)
+
+
+ROWS: Mapping[str, Mapping[str, Program]] = {
+    "gather, item returns at once": gather_programs(
+        return_at_once, return_at_once_seed
+    ),
+    "gather, item does sleep(0)": gather_programs(sleep_0, sleep_0_seed),
+    "group of 100, per child": group_programs(100),
+    "group of 5, per child": group_programs(5),
+    "group of 1, per child": group_programs(1),
+    "register, run, finish": {
+        OURS: partial(register_each, TaskRegistry),
+        STOCK: partial(register_each, seed.TaskRegistry),
+    },
+}
+
+
+def main(row: str, column: str, count: str) -> None:
+    """Run the program of a row and a column on that many items."""
+    gc.disable()
+    items = [f"SYM{index}" for index in range(int(count))]
+    asyncio.run(ROWS[row][column](items))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,135 @@
+"""The CPythons that the suite runs on: found, given a place, and built for.
+
+3.11 to 3.15 are looked for on this machine, under pyenv and on PATH. Some of those that
+are not there come from tools/debian_tree.py. Each interpreter has a copy of the
+sources, a venv and a log of its own under .matrix/.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import threading
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import debian_tree
+from debian_tree import ROOT, WORK, Unavailable
+
+# The slow ones first; the first of the tree makes it while another runs on the host.
+VERSIONS = ["3.15d", "3.11", "3.13", "3.12", "3.15", "3.14"]
+NOT_COPIED = shutil.ignore_patterns(
+    ".git", ".venv", ".matrix", "build", "dist", "*.so", "*.egg-info", "__pycache__"
+)
+TIMEOUT = 1800.0
+# For the debug build. multidict's own C crashes there, without us, too.
+DEBUG = {
+    "PYASYNCLIFE_DEBUG": "1",
+    "PYASYNCLIFE_FAULTS": "1",
+    "MULTIDICT_NO_EXTENSIONS": "1",
+}
+_tree_lock = threading.Lock()
+
+
+def capture(*command: str | Path) -> str:
+    """The output of a command, "" if it fails or is not there."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return done.stdout.strip()
+
+
+def find_on_host(version: str) -> str | None:
+    name = f"python{version}"
+    versions = Path(capture("pyenv", "root") or Path.home() / ".pyenv") / "versions"
+    candidates = sorted(
+        (path / "bin" / name for path in versions.glob(f"{version}.*")),
+        key=lambda path: [int(n) for n in re.findall(r"\d+", path.parts[-3])],
+        reverse=True,
+    )
+    for python in [*map(str, candidates), shutil.which(name)]:
+        if python and capture(python, "-c", "import ensurepip, venv; print('can')"):
+            return python
+    return None
+
+
+@dataclass
+class Place:
+    """Where an interpreter runs: `path` as the host sees it, `inside` as it does."""
+
+    version: str
+    python: str
+    path: Path
+    inside: Path
+    in_tree: bool
+
+    def run(self, *arguments: str | Path, switches: Mapping[str, str] = {}) -> int:
+        """Run the venv's Python, or before there is one, the interpreter."""
+        venv = self.inside / "venv/bin/python"
+        exists = (self.path / "venv/bin/python").is_symlink()
+        command: list[str | Path] = [venv if exists else self.python, *arguments]
+        environment = {**os.environ, **switches}
+        directory = self.path / "src"
+        if self.in_tree:
+            command = debian_tree.enter(self.inside / "src", command)
+        if self.version.endswith("d"):
+            environment |= DEBUG
+        with self.log.open("a") as log:
+            print("$", command[-len(arguments) - 1], *arguments, file=log, flush=True)
+            return subprocess.run(
+                command,
+                cwd=directory,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                timeout=TIMEOUT,
+                check=False,
+            ).returncode
+
+    @property
+    def log(self) -> Path:
+        return WORK / f"{self.version}.log"
+
+
+def find_place(version: str, may_install: bool) -> Place:
+    """Return the place of a version, or raise Unavailable.
+
+    may_install: apt-get may install mmdebstrap on this machine, if that is needed.
+    """
+    python = find_on_host(version)
+    if python is not None:
+        path = WORK / version
+        return Place(version, python, path, path, in_tree=False)
+    if version not in debian_tree.VERSIONS:
+        raise Unavailable("not found under pyenv or on PATH")
+    with _tree_lock:
+        debian_tree.prepare(may_install)
+    inside = Path("/matrix") / version
+    path = debian_tree.on_host(inside)
+    return Place(version, f"/usr/bin/python{version}", path, inside, in_tree=True)
+
+
+def install(place: Place) -> str:
+    """Build and install into the place's venv; returns what was left out."""
+    shutil.rmtree(place.path / "src", ignore_errors=True)
+    shutil.copytree(ROOT, place.path / "src", ignore=NOT_COPIED)
+    place.log.unlink(missing_ok=True)
+    if not (place.path / "venv/bin/pip").exists():
+        shutil.rmtree(place.path / "venv", ignore_errors=True)
+        if place.run("-m", "venv", place.inside / "venv") != 0:
+            raise RuntimeError("venv failed")
+    pip = ["-m", "pip", "install", "-qq", "--editable"]
+    if place.run(*pip, ".[test]") == 0:
+        return ""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    wanted = [need for need in extras["demo"] + extras["test"] if "[" not in need]
+    wanted = [need for need in wanted if not need.startswith("uvloop")]
+    if place.run(*pip, ".", *wanted) != 0:
+        raise RuntimeError("the build failed")
+    return "without uvloop: pip could not install it"
