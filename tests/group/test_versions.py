@@ -154,7 +154,7 @@ ASYNCIO = f"""
 
 
 @pytest.fixture(scope="module")
-def outcomes() -> dict[str, tuple[int, str]]:
+def asyncios_results() -> dict[str, tuple[int, str]]:
     """The exit status and the stderr of each scenario with asyncio's own group."""
     names = [trap.scenario.__name__ for trap in TRAPS if MINOR in trap.on.split()]
     child = run_child(["-c", textwrap.dedent(ASYNCIO), *names], timeout=120)
@@ -166,9 +166,9 @@ def outcomes() -> dict[str, tuple[int, str]]:
 @pytest.mark.skipif(HERE not in MADE_ON, reason="the table was made on other releases")
 @pytest.mark.parametrize("trap", TRIED_HERE)
 def test_asyncios_group_fails_where_the_table_says(
-    trap: Trap, outcomes: dict[str, tuple[int, str]]
+    trap: Trap, asyncios_results: dict[str, tuple[int, str]]
 ) -> None:
-    status, stderr = outcomes[trap.scenario.__name__]
+    status, stderr = asyncios_results[trap.scenario.__name__]
     assert (status != 0) == (MINOR in trap.asyncio_fails.split()), stderr
 
 
