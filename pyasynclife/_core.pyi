@@ -20,7 +20,6 @@ from typing import (
     Self,
     TypeVar,
     final,
-    type_check_only,
 )
 
 from typing_extensions import disjoint_base
@@ -140,10 +139,10 @@ class JoinSet:
     @property
     def callers(self) -> list[asyncio.Task[Any] | None]: ...
 
-# The type of JoinSet.members; the module does not export it.
 @final
-@type_check_only
 class JoinSetMember:
+    # The Task's done callback.
+    def __call__(self, *args: Any, **kwargs: Any) -> None: ...
     @property
     def task(self) -> asyncio.Task[Any]: ...
     @property

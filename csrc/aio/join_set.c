@@ -444,7 +444,7 @@ al_join_set_setup(PyObject *module, al_state *st)
 {
     return al_state_add_type(module, &st->JoinSet, &join_set_spec, true) < 0
                    || al_state_add_type(module, &st->JoinSetMember,
-                                        &member_spec, false)
+                                        &member_spec, true)
                           < 0
                ? -1
                : 0;
