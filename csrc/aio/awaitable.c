@@ -32,8 +32,7 @@
 typedef struct {
     PyObject_HEAD
     PyObject *value; /* owned */
-    PyObject
-        *stop; /* owned: the StopIteration that was raised last, or NULL */
+    PyObject *stop;  /* owned: the StopIteration to raise again, or NULL */
 } ReadyObject;
 
 typedef struct {

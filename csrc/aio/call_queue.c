@@ -197,14 +197,13 @@ call_queue_push(CallQueueObject *self, al_call *call)
     return 0;
 }
 
-/* Find our handle in the ready queue.  It is the last one, unless somebody has
-   put something between the loop and us: what call_soon() returned need not be
-   the Handle. */
+/* Find our handle in the ready queue (may be NULL).  It is the last one,
+   unless somebody has put something between the loop and us: what call_soon()
+   returned need not be the Handle. */
 static void
-call_queue_find_handle(CallQueueObject *self)
+call_queue_find_handle(CallQueueObject *self, PyObject *ready)
 {
     al_state *st = self->st;
-    PyObject *ready = al_fast_path_ready_queue(st, self->loop);
     Py_ssize_t n = ready == NULL ? 0 : PySequence_Size(ready);
     PyObject *last = n == 0 ? NULL
                             : call_queue_read_handle(st, self->loop, ready,
@@ -220,15 +219,15 @@ call_queue_find_handle(CallQueueObject *self)
         self->run_no = st->call_queues_run;
     }
     Py_XDECREF(last);
-    Py_XDECREF(ready);
 }
 
 /* loop.call_soon(queue), in a context of its own (R6): the loop enters it
-   around the calls, and that of a call cannot be entered twice.  -1 with an
-   exception; if a signal handler raised it the queue may be scheduled all the
-   same. */
+   around the calls, and that of a call cannot be entered twice.  `ready` was
+   the ready queue just before; if it was replaced meanwhile our handle is not
+   in it, and no call joins.  -1 with an exception; if a signal handler raised
+   it the queue may be scheduled all the same. */
 static int
-call_queue_schedule(CallQueueObject *self)
+call_queue_schedule(CallQueueObject *self, PyObject *ready)
 {
     PyObject *context = AL_ALLOC(PyContext_CopyCurrent());
     if (context == NULL) {
@@ -244,7 +243,7 @@ call_queue_schedule(CallQueueObject *self)
         return -1;
     }
     Py_DECREF(answer);
-    call_queue_find_handle(self);
+    call_queue_find_handle(self, ready);
     return 0;
 }
 
@@ -270,7 +269,7 @@ call_queue_begin(al_state *st, PyObject *loop, al_call *call, PyObject *ready,
     PyObject_GC_Track((PyObject *)self);
     int begun = call_queue_push(self, call);
     if (begun == 0) {
-        begun = call_queue_schedule(self);
+        begun = call_queue_schedule(self, ready);
     }
     if (begun < 0 && self->next < self->count) {
         *call = self->calls[--self->count];
@@ -658,8 +657,12 @@ static void
 call_queue_put_back(CallQueueObject *self)
 {
     PyObject *error = PyErr_GetRaisedException();
-    if (!call_queue_put_in_front(self) && call_queue_schedule(self) < 0) {
-        PyErr_WriteUnraisable((PyObject *)self);
+    if (!call_queue_put_in_front(self)) {
+        PyObject *ready = al_fast_path_ready_queue(self->st, self->loop);
+        if (call_queue_schedule(self, ready) < 0) {
+            PyErr_WriteUnraisable((PyObject *)self);
+        }
+        Py_XDECREF(ready);
     }
     self->place = -1; /* nothing may join it */
     PyErr_SetRaisedException(error);

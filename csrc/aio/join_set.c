@@ -19,7 +19,7 @@
  *
  * A Task has swallowed its cancellation if it returned a value, this set had
  * cancelled it, and the request still counts in cancelling().  A Task that
- * took the request back by uncancel() meant to go on, and is not accused.
+ * took the request back by uncancel() meant to go on, and has finished.
  */
 #include "base/compat.h"
 #include "base/fault.h"

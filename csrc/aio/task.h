@@ -36,10 +36,9 @@ PyObject *al_task_name(al_state *st, PyObject *task);
    Runs Python. */
 PyObject *al_task_coro(al_state *st, PyObject *task);
 
-/* Read a field of one of asyncio's own Tasks or Futures through the descriptor
-   of its type (new), at a third of the cost of getattr.  NULL with an
-   exception, or without one if this CPython has no such descriptor.  Pure C.
- */
+/* Return a field of one of asyncio's own Tasks or Futures, read through the
+   descriptor of its type at a third of the cost of getattr (new).  NULL with
+   an exception, or without one if CPython has no such descriptor.  Pure C. */
 PyObject *al_future_get(PyObject *descriptor, PyObject *future);
 
 /* Tell whether the Task has ended: 1 or 0; -1 with an exception.
