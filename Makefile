@@ -65,6 +65,7 @@ lint: $(VENV)/linters
 	$(BIN)/ruff check $(PYFILES)
 	$(BIN)/ruff format --check $(PYFILES)
 	$(BIN)/mypy --strict pyasynclife
+	$(BIN)/python -m mypy.stubtest pyasynclife._core
 	$(BIN)/python tools/format_c.py --check
 	bash tools/lint_c.sh $(BIN)/python
 

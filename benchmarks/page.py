@@ -18,7 +18,7 @@ Written by `make bench`. [How to read it and what falls short](../benchmarks/REA
 *seed* is the reference implementation: the code that the articles on asyncio print for
 the same work, or, in the rows of the group, the running version's `asyncio.TaskGroup`.
 *hand* is 50 workers written by hand. A row marked `<-- SHORT` is below its target. The
-rows of `TaskGroup`, `register` and `cancel_all` [on every
+rows of `TaskGroup`, `register` and `cancel_all` were also measured [on every
 version](benchmarks-versions.md).
 """
 

@@ -21,7 +21,7 @@ from pyasynclife._core import TaskResult
 from pyasynclife._log import logger
 from pyasynclife._report import ShutdownReport
 from pyasynclife._states import TaskState
-from pyasynclife._waiting import drain_tasks, follow_drain, wait_among, wake
+from pyasynclife._waiting import cancel_tasks, join_and_report, wait_among, wake
 
 Observer = Callable[[TaskResult[Any]], object]
 Report = Callable[[int, list[TaskResult[Any]]], object]
@@ -54,9 +54,9 @@ async def cancel_all_tasks(
     """
     seconds = check_optional_seconds("timeout", timeout, _SHUTDOWN_TIMEOUT)
     loop = asyncio.get_running_loop()
-    cancelled = drain_tasks(_others(tasks, loop))
+    join_set = cancel_tasks(_others(tasks, loop))
     now = loop.time()
-    return await follow_drain(cancelled, now, now + seconds)
+    return await join_and_report(join_set, now, now + seconds)
 
 
 async def monitor_tasks(

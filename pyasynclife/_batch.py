@@ -17,7 +17,7 @@ from pyasynclife._constants import (
     MODE_STREAM,
     STOP_ERRORS,
 )
-from pyasynclife._core import Books, TaskResult
+from pyasynclife._core import BatchCore, TaskResult
 from pyasynclife._errors import BatchError, as_exception
 from pyasynclife._results import (
     BatchProgress,
@@ -54,7 +54,7 @@ class Batch(Sealed, Generic[T]):
     __slots__ = ("__weakref__", "_awaited", "_books", "_budget", "_delivered", "_items",
                  "_key", "_max_concurrent", "_max_errors", "_result")  # fmt: skip
 
-    _books: Books
+    _books: BatchCore
     _items: Any  # the source, if it is a list, tuple or range; else None
     _key: Callable[[Any], str] | None
     _budget: float
@@ -96,7 +96,7 @@ class Batch(Sealed, Generic[T]):
         self._max_errors = max_errors
         self._awaited = self._delivered = False
         self._result = None
-        self._books = Books(
+        self._books = BatchCore(
             fn,
             items,
             is_async,
@@ -131,7 +131,7 @@ class Batch(Sealed, Generic[T]):
     @max_concurrent.setter
     def max_concurrent(self, value: int) -> None:
         limit = check_count("max_concurrent", value, 1)
-        self._books.set("limit", min(limit, sys.maxsize))
+        self._books.set_limit(min(limit, sys.maxsize))
         self._max_concurrent = limit
 
     @property
@@ -276,15 +276,15 @@ class Batch(Sealed, Generic[T]):
 
     def close(self) -> None:
         """Accept no more items: the batch ends when no item runs or waits."""
-        self._books.set("closed", 1)
+        self._books.close()
 
     def pause(self) -> None:
         """Start no item. Running items go on; so do timeouts and the budget."""
-        self._books.set("paused", 1)
+        self._books.set_paused(True)
 
     def resume(self) -> None:
         """Start items again."""
-        self._books.set("paused", 0)
+        self._books.set_paused(False)
 
     def cancel(self, msg: str | None = None) -> None:
         """Cancel the running items and start no more.
@@ -363,7 +363,7 @@ class Batch(Sealed, Generic[T]):
         if loop.is_closed() or sys.is_finalizing():
             return
         try:
-            if not (books.quiet or books.stopping or books.over):
+            if not (books.is_idle or books.stopping or books.over):
                 warnings.warn(
                     f"{self!r} was dropped while it ran and is cancelled: iterate it "
                     "to its end, or use `async with`",
@@ -373,6 +373,6 @@ class Batch(Sealed, Generic[T]):
                 )
         finally:
             try:
-                books.drop()
+                books.detach()
             except RuntimeError:  # collected in another thread
-                loop.call_soon_threadsafe(books.drop)
+                loop.call_soon_threadsafe(books.detach)

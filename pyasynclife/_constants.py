@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Final
 
-# Books.use(), Books.mode: who takes the results of a batch.
+# BatchCore.use(), BatchCore.mode: who takes the results of a batch.
 MODE_OPEN: Final = 1  # an `async with` block, which may still await or iterate
 MODE_COLLECT: Final = 2  # an await
 MODE_STREAM: Final = 3  # an iteration
 MODE_BLOCK: Final = 4  # an `async with` block that did neither
 
-# Books.stopping: why a batch was stopped.
+# BatchCore.stopping: why a batch was stopped.
 STOP_NONE: Final = 0
 STOP_BUDGET: Final = 1
 STOP_ERRORS: Final = 2

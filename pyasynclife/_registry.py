@@ -19,7 +19,7 @@ from pyasynclife._core import Registry, TaskMetadata, adopt_methods
 from pyasynclife._log import logger
 from pyasynclife._report import ShutdownReport
 from pyasynclife._sealed import Sealed
-from pyasynclife._waiting import follow_drain, wait_among
+from pyasynclife._waiting import join_and_report, wait_among
 
 
 @final
@@ -198,11 +198,11 @@ class TaskRegistry(Registry):
         seconds = check_optional_seconds("timeout", timeout, self.shutdown_timeout)
         loop = asyncio.get_running_loop()
         started = loop.time()
-        drain = self._begin_shutdown(asyncio.current_task())
+        join_set = self._begin_shutdown(asyncio.current_task())
         try:
             if self._starting:  # a task in its eager first step is cancelled after it
                 await asyncio.sleep(0)
-            return await follow_drain(drain, started, started + seconds)
+            return await join_and_report(join_set, started, started + seconds)
         finally:
             self._end_shutdown()
 

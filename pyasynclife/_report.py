@@ -11,7 +11,7 @@ from pyasynclife._await_chain import await_chain
 from pyasynclife._sealed import Sealed
 
 if TYPE_CHECKING:
-    from pyasynclife._core import DrainNode
+    from pyasynclife._core import JoinSetMember
 
 
 @final
@@ -67,19 +67,19 @@ class ShutdownReport(Sealed):
 
     def __str__(self) -> str:
         """Return a table of the counts, with details of the tasks that went wrong."""
-        lists = {how: getattr(self, how) for how in _HOW}
+        lists = {outcome: getattr(self, outcome) for outcome in _OUTCOMES}
         total = sum(map(len, lists.values()))
         met = "deadline met" if self.deadline_met else "DEADLINE MISSED"
         lines = [f"shutdown of {total} tasks in {self.duration:.3f} s, {met}"]
-        lines += [f"  {how:<10}{len(exits):>8}" for how, exits in lists.items()]
-        for how in ("failed", "swallowed", "stuck"):
-            for one in lists[how]:
-                lines.append(f"{how}: {_describe(one)}")
+        lines += [f"  {outcome:<10}{len(exits):>8}" for outcome, exits in lists.items()]
+        for outcome in ("failed", "swallowed", "stuck"):
+            for one in lists[outcome]:
+                lines.append(f"{outcome}: {_describe(one)}")
                 lines += [f"    {line}" for line in one.where]
         return "\n".join(lines)
 
 
-_HOW = ("finished", "cancelled", "failed", "swallowed", "stuck")
+_OUTCOMES = ("finished", "cancelled", "failed", "swallowed", "stuck")
 
 
 def _describe(one: TaskExit) -> str:
@@ -92,36 +92,38 @@ def _describe(one: TaskExit) -> str:
 
 
 def make_report(
-    nodes: Iterable[DrainNode],
+    members: Iterable[JoinSetMember],
     caller: asyncio.Task[Any] | None,
     excluded: Container[asyncio.Task[Any] | None],
     duration: float,
 ) -> ShutdownReport:
-    """Report on the tasks of a drain.
+    """Report on the tasks of a join set.
 
     Args:
-        nodes: The tasks of the drain.
+        members: The members of the join set.
         caller: The calling task; it is left out of the report.
         excluded: Tasks that are left out of the report unless they have ended.
         duration: Seconds since the shutdown began.
     """
-    lists: dict[str, list[TaskExit]] = {how: [] for how in _HOW}
-    for node in nodes:
-        if node.task is caller or (node.how == "stuck" and node.task in excluded):
+    lists: dict[str, list[TaskExit]] = {outcome: [] for outcome in _OUTCOMES}
+    for member in members:
+        if member.task is caller or (
+            member.outcome == "stuck" and member.task in excluded
+        ):
             continue
-        lists[node.how].append(_task_exit(node))
+        lists[member.outcome].append(_task_exit(member))
     return ShutdownReport._make(
         **lists, duration=duration, deadline_met=not lists["stuck"]
     )
 
 
-def _task_exit(node: DrainNode) -> TaskExit:
-    meta = node.meta
+def _task_exit(member: JoinSetMember) -> TaskExit:
+    meta = member.meta
     return TaskExit._make(
-        name=node.task.get_name(),
+        name=member.task.get_name(),
         task_id=None if meta is None else meta.task_id,
         age=None if meta is None else meta.age,
         silence=None if meta is None else meta.silence,
-        error=node.error,
-        where=await_chain(node.task) if node.how == "stuck" else [],
+        error=member.error,
+        where=await_chain(member.task) if member.outcome == "stuck" else [],
     )

@@ -16,7 +16,7 @@ from pyasynclife._constants import (
     STOP_FATAL,
     STOP_NONE,
 )
-from pyasynclife._core import Books, TaskResult
+from pyasynclife._core import BatchCore, TaskResult
 from pyasynclife._errors import BatchError, as_exception
 from pyasynclife._sealed import Sealed
 from pyasynclife._states import BatchStatus, TaskState
@@ -58,7 +58,7 @@ class BatchProgress(Sealed):
     elapsed: float
 
     @classmethod
-    def _of(cls, books: Books) -> Self:
+    def _of(cls, books: BatchCore) -> Self:
         total, *others = books.counts()
         counts = (None if total < 0 else total, *others)
         return cls._make(**dict(zip(cls.__slots__, counts, strict=True)))
@@ -108,7 +108,11 @@ class BatchResult(Sealed, Sequence[TaskResult[T]], Generic[T]):
 
     @classmethod
     def _of(
-        cls, books: Books, items: Any, key: Callable[[Any], str] | None, budget: float
+        cls,
+        books: BatchCore,
+        items: Any,
+        key: Callable[[Any], str] | None,
+        budget: float,
     ) -> Self:
         """Make the result of a batch that has ended.
 
@@ -121,7 +125,9 @@ class BatchResult(Sealed, Sequence[TaskResult[T]], Generic[T]):
         running, _, failed, _, _, elapsed = books.counts()[2:]
         self = cls._make()
         self._results = books.results
-        self._rest = () if items is None or books.exhausted else items[books.own :]
+        self._rest = (
+            () if items is None or books.exhausted else items[books.from_items :]
+        )
         self._added = books.queued
         self._why_rest = None
         self._key = key
@@ -260,7 +266,7 @@ class BatchResult(Sealed, Sequence[TaskResult[T]], Generic[T]):
             )
 
 
-def status_of(books: Books) -> BatchStatus | None:
+def status_of(books: BatchCore) -> BatchStatus | None:
     """Return how a batch ended; None while it runs, and before."""
     return _STATUS[books.stopping] if books.over else None
 

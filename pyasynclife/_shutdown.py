@@ -15,12 +15,12 @@ from pyasynclife._arguments import (
     check_seconds,
     check_tasks,
 )
-from pyasynclife._core import Drain
+from pyasynclife._core import JoinSet
 from pyasynclife._log import logger
 from pyasynclife._registry import TaskRegistry
 from pyasynclife._report import ShutdownReport
 from pyasynclife._signal_events import SignalEvents
-from pyasynclife._waiting import follow_drain
+from pyasynclife._waiting import join_and_report
 
 Phase = Literal["running", "draining", "cancelling", "stopped"]
 
@@ -70,8 +70,8 @@ class SignalCoordinator(SignalEvents):
         self._signum: int | None = None
         self._deadline: float | None = None
         self._until: float | None = None
-        self._drain: Drain | None = None
-        self._draining: set[asyncio.Task[Any]] = set()
+        self._join_set: JoinSet | None = None
+        self._joining: set[asyncio.Task[Any]] = set()
         self._calls = 0
 
     # ------------------------------------------------------------ state
@@ -229,27 +229,27 @@ class SignalCoordinator(SignalEvents):
                 assert self._registry is not None
                 report = await self._registry.shutdown(max(until - now, 0.0))
             else:
-                report = await follow_drain(self._joined(chosen), now, until)
+                report = await join_and_report(self._joined(chosen), now, until)
         finally:
             self._calls -= 1
             if not self._calls:
-                self._drain = None
-                self._draining = set()
+                self._join_set = None
+                self._joining = set()
         if not self._calls:
             self._phase = "stopped"
         return report
 
-    def _joined(self, tasks: list[asyncio.Task[Any]]) -> Drain:
+    def _joined(self, tasks: list[asyncio.Task[Any]]) -> JoinSet:
         """Cancel the tasks that no call in progress has cancelled; return all."""
-        if self._drain is None:
-            self._drain = Drain()
+        if self._join_set is None:
+            self._join_set = JoinSet()
         current = asyncio.current_task()
         for task in tasks:
-            if task is not current and task not in self._draining:
-                self._draining.add(task)
+            if task is not current and task not in self._joining:
+                self._joining.add(task)
                 known = self._registry is not None and self._registry._find(task)
-                self._drain.add(task, known or None)
-        return self._drain
+                self._join_set.add(task, known or None)
+        return self._join_set
 
     def __enter__(self) -> Self:
         """Call `setup_handlers`."""

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from pyasynclife._core import Drain
+from pyasynclife._core import JoinSet
 from pyasynclife._report import ShutdownReport, make_report
 
 # If the deadline has passed already, obedient tasks still need these loop iterations to
@@ -15,11 +15,13 @@ from pyasynclife._report import ShutdownReport, make_report
 _ITERATIONS = 5
 
 
-async def follow_drain(drain: Drain, started: float, deadline: float) -> ShutdownReport:
-    """Wait until a drain is empty or its deadline has passed, and report.
+async def join_and_report(
+    join_set: JoinSet, started: float, deadline: float
+) -> ShutdownReport:
+    """Wait until a join set is empty or its deadline has passed, and report.
 
     Args:
-        drain: The tasks that were cancelled. The calling task is not waited for.
+        join_set: The tasks that were cancelled. The calling task is not waited for.
         started: Loop time at which the shutdown began.
         deadline: Loop time; ``math.inf``: no deadline.
 
@@ -28,17 +30,17 @@ async def follow_drain(drain: Drain, started: float, deadline: float) -> Shutdow
     """
     loop = asyncio.get_running_loop()
     caller = asyncio.current_task()
-    drain.callers.append(caller)
+    join_set.callers.append(caller)
     try:
         for _ in range(_ITERATIONS if deadline <= loop.time() else 0):
-            if _is_waiting(drain, caller):
+            if _is_waiting(join_set, caller):
                 await asyncio.sleep(0)
-        while loop.time() < deadline and _is_waiting(drain, caller):
-            await wait_among(drain.waiters, deadline)
-        excluded = _excluded(drain, caller)
-        return make_report(drain.nodes, caller, excluded, loop.time() - started)
+        while loop.time() < deadline and _is_waiting(join_set, caller):
+            await wait_among(join_set.waiters, deadline)
+        excluded = _excluded(join_set, caller)
+        return make_report(join_set.members, caller, excluded, loop.time() - started)
     finally:
-        drain.callers.remove(caller)
+        join_set.callers.remove(caller)
 
 
 async def wait_among(
@@ -71,30 +73,34 @@ def wake(waiter: asyncio.Future[None]) -> None:
         waiter.set_result(None)
 
 
-def drain_tasks(tasks: Iterable[asyncio.Task[Any]]) -> Drain:
-    """Cancel tasks, all at once, each once; return their Drain."""
-    drain = Drain()
+def cancel_tasks(tasks: Iterable[asyncio.Task[Any]]) -> JoinSet:
+    """Cancel tasks, all at once, each once; return their JoinSet."""
+    join_set = JoinSet()
     for task in {id(task): task for task in tasks}.values():
-        drain.add(task)
-    return drain
+        join_set.add(task)
+    return join_set
 
 
-def _is_waiting(drain: Drain, caller: asyncio.Task[Any] | None) -> bool:
-    """Tell whether the drain has a task that the caller has to wait for."""
-    if not 0 < drain.pending <= len(drain.callers):
-        return drain.pending > 0
-    excluded = _excluded(drain, caller)
-    return any(node.task not in excluded for node in drain.nodes if node.how == "stuck")
+def _is_waiting(join_set: JoinSet, caller: asyncio.Task[Any] | None) -> bool:
+    """Tell whether the join set has a task that the caller has to wait for."""
+    if not 0 < join_set.pending <= len(join_set.callers):
+        return join_set.pending > 0
+    excluded = _excluded(join_set, caller)
+    return any(
+        member.task not in excluded
+        for member in join_set.members
+        if member.outcome == "stuck"
+    )
 
 
 def _excluded(
-    drain: Drain, caller: asyncio.Task[Any] | None
+    join_set: JoinSet, caller: asyncio.Task[Any] | None
 ) -> list[asyncio.Task[Any] | None]:
     """Return the tasks that the caller does not wait for.
 
-    This is the caller itself or, if the drain contains the caller, all callers: they
+    This is the caller itself or, if the join set contains the caller, all callers: they
     would wait for each other.
     """
-    if any(node.task is caller for node in drain.nodes):
-        return drain.callers
+    if any(member.task is caller for member in join_set.members):
+        return join_set.callers
     return [caller]

@@ -1,5 +1,5 @@
-"""Every asynchronous test runs on the standard loop and on uvloop, and none leaves
-anything behind: no task, signal handler, thread, unraisable exception, loop error."""
+"""Each asynchronous test runs on the standard loop and on uvloop, and leaves nothing
+behind: no task, signal handler, thread, unraisable exception or loop error."""
 
 import asyncio
 import functools
@@ -33,8 +33,8 @@ collect_ignore = ["regrtest"]  # for CPython's own runner
 
 _loop_errors: LoopErrors = []
 
-# A shell starts what is in the background with SIGINT ignored, nohup with SIGHUP, and
-# children inherit it; what is found ignored we leave so.
+# A shell ignores SIGINT for background processes, nohup ignores SIGHUP, and children
+# inherit that. The package leaves an ignored signal ignored; the tests need a default.
 for _signum in SIGNALS:
     if signal.getsignal(_signum) is signal.SIG_IGN:
         _interrupts = _signum == signal.SIGINT
@@ -69,24 +69,24 @@ def pytest_report_header() -> list[str]:
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, exitstatus: int
 ) -> None:
-    """What fails by lot must be had again, and `-q` hides the header."""
+    """Print the seed of a random failure again: `-q` hides the header."""
     if exitstatus:
         terminalreporter.write_line(f"PYASYNCLIFE_SEED={SEED}")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What looks back at the faults that the others injected comes last."""
+    """Put the module last that checks the faults injected by the others."""
     items.sort(key=lambda item: item.path.name == "test_fault_sites.py")
 
 
 @pytest.fixture
 def loop_errors() -> LoopErrors:
-    """The contexts handed to the loop's exception handler; asking allows them."""
+    """The contexts passed to the loop's exception handler, which may then be called."""
     return _loop_errors
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run the tests of a module that says BOTH_WAYS with a Task for each item too."""
+    """Run the tests of a module that sets BOTH_WAYS with a Task for each item too."""
     if getattr(metafunc.module, "BOTH_WAYS", False):
         ways = ["workers", "tasks"]
         if metafunc.definition.get_closest_marker("workers_only"):
@@ -96,7 +96,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(autouse=True)
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """How items run: the module's bounded_gather has them run so."""
+    """How the module's bounded_gather runs its items."""
     way = getattr(request, "param", "workers")
     if way == "tasks":
         monkeypatch.setattr(
@@ -108,7 +108,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 class _ErrorLog(logging.Handler):
-    """What a loop that a test made for itself says through its default handler."""
+    """The errors that the default handler of a test's own loop has logged."""
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)
@@ -118,8 +118,8 @@ class _ErrorLog(logging.Handler):
         self.messages.append(record.getMessage())
 
 
-# A closing loop cancels its tasks and puts signal handlers back, so those are looked at
-# while it is open; it ends its threads and reports what went wrong, so these come last.
+# A closing loop cancels its tasks and restores signal handlers: these are checked while
+# it is open. It ends its threads and reports errors: these are checked at the end.
 
 
 @pytest.fixture
@@ -128,9 +128,9 @@ def nothing_left_after_loop(request: pytest.FixtureRequest) -> Iterator[None]:
     logged = _ErrorLog()
     logging.getLogger("asyncio").addHandler(logged)
     yield
-    # pytest makes an error of what is unraisable: let it be this test's.
+    # pytest turns an unraisable exception into an error: it must be this test's.
     gc.collect()
-    gc.freeze()  # what is there by now stays: the next test's need not look at it
+    gc.freeze()  # the next collections skip the objects that exist by now
     logging.getLogger("asyncio").removeHandler(logged)
     reported, _loop_errors[:] = list(_loop_errors), []
     left = [thread for thread in threading.enumerate() if thread not in threads]

@@ -25,7 +25,11 @@ from pythons import VERSIONS, Place, find_place, install
 # The tests of code that uses the capture, which run once more without it.
 PLAIN_PATH = [
     "tests/group/test_group.py",
+    "tests/group/test_create_task.py",
+    "tests/group/test_cancel.py",
+    "tests/group/test_errors.py",
     "tests/group/test_capture.py",
+    "tests/group/test_capture_unseen.py",
     "tests/registry",
     "--ignore=tests/registry/test_faults.py",
 ]

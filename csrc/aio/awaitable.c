@@ -1,12 +1,27 @@
-/* Ready awaitables, and one awaitable that drives a room's step function.
+/* Awaitables in C: one with a value, and one that runs a step function.
  *
- * `await` asks a C object by am_send on 3.11 and 3.15 and by tp_iternext on
- * 3.12 to 3.14, or on any version under a trace function; so both slots stand
- * on one function.  tp_iternext may answer NULL without an exception for
- * "returned None"; the methods send() and throw() may not.
+ * A Ready has its value and never suspends.  An Awaitable is a small state
+ * machine around two functions of a feature:
  *
- * A Ready has no send, throw and close, else asyncio.iscoroutine() would take
- * it for a coroutine.
+ *     lazy --first send(None)--> begin(first owner) --> its owner for steps
+ *       |                              |
+ *       |                              v
+ *       |        made eagerly --> suspended --send, throw--> step(owner)
+ *       |                              ^                       |  |
+ *       |                              +----- PYGEN_NEXT ------+  |
+ *       +--throw, close--> ended <---- PYGEN_RETURN, PYGEN_ERROR -+
+ *
+ * It owns its owner until it has ended; `await` after that raises.
+ *
+ * `await` calls am_send of a C object on 3.11 and 3.15, tp_iternext on 3.12 to
+ * 3.14, and on every version under a trace function.  So both slots call one
+ * function.  tp_iternext may return NULL without an exception for "returned
+ * None"; the methods send() and throw() may not.
+ *
+ * Danger spots.  A step runs Python, and may be entered again through the
+ * object; while begin() runs there is no owner, so a second call raises.  A
+ * Ready has no send, throw and close, or asyncio.iscoroutine() would take it
+ * for a coroutine.
  */
 #include "base/compat.h"
 #include "base/fault.h"
@@ -17,19 +32,19 @@
 typedef struct {
     PyObject_HEAD
     PyObject *value; /* owned */
-    PyObject *stop;  /* owned: the StopIteration of True or False, or NULL */
+    PyObject *stop;  /* owned: the StopIteration to raise again, or NULL */
 } ReadyObject;
 
 typedef struct {
     PyObject_HEAD
-    PyObject *owner; /* owned; NULL once closed */
+    PyObject *owner; /* owned; NULL: it has ended, or begin() runs */
     al_begin begin;  /* NULL: it has begun */
     al_step step;
 } AwaitableObject;
 
-/* Raise StopIteration with a value, which is stolen.  The exception is made
-   without calling its type, which would take a tuple apart and costs as much
-   as the rest of an await. */
+/* Raise StopIteration with a value (stolen).  The exception is made without a
+   call of its type: that would take apart a value that is a tuple, and costs
+   as much as the rest of an await. */
 static void
 awaitable_stop(PyObject *value)
 {
@@ -85,7 +100,7 @@ al_awaitable_new(al_state *st, PyObject *owner, al_step step)
     return al_awaitable_lazy(st, owner, NULL, step);
 }
 
-/* ------------------------------------------------------------- Ready */
+/* ----------------------------------------------- Ready: the Python API */
 
 static PySendResult
 ready_am_send(PyObject *op, PyObject *Py_UNUSED(arg), PyObject **result)
@@ -94,8 +109,9 @@ ready_am_send(PyObject *op, PyObject *Py_UNUSED(arg), PyObject **result)
     return PYGEN_RETURN;
 }
 
-/* A shared Ready keeps the StopIteration that it raised, to raise it again;
-   not while somebody else has it, nor with what he left on it. */
+/* A Ready of True or False, which is shared, keeps the StopIteration that it
+   has raised and raises it again, unless somebody else holds it or it has got
+   a traceback. */
 static PyObject *
 ready_iternext(PyObject *op)
 {
@@ -136,7 +152,7 @@ ready_repr(PyObject *op)
 
 PyDoc_STRVAR(ready_result_doc,
 "result($self, /)\n--\n\n"
-"Return the value, which await gives too.");
+"Return the value, as await does.");
 
 static PyObject *
 ready_result(PyObject *op, PyObject *Py_UNUSED(ignored))
@@ -156,12 +172,13 @@ ready_traverse(PyObject *op, visitproc visit, void *arg)
 static int
 ready_clear(PyObject *op)
 {
-    /* To None, not NULL: a Ready in a cycle may still be awaited. */
+    /* None, not NULL: finalizers in its cycle may still await it. */
     Py_XSETREF(((ReadyObject *)op)->value, Py_NewRef(Py_None));
     Py_CLEAR(((ReadyObject *)op)->stop);
     return 0;
 }
 
+/* Not al_object_dealloc: ready_clear does not drop the None that it sets. */
 static void
 ready_dealloc(PyObject *op)
 {
@@ -180,10 +197,10 @@ static PyMethodDef ready_methods[] = {
 };
 
 PyDoc_STRVAR(ready_doc,
-"What a call that acted at once returns.\n\n"
-"Await it (it does not suspend, and any number of times), read result(),\n"
-"or drop it.  It has no truth value: `if registry.cancel(id):` without\n"
-"await raises TypeError.");
+"The value of a call that has acted already, as an awaitable.\n\n"
+"Await it, which does not suspend and works any number of times, read\n"
+"result(), or drop it.  It has no truth value: `if registry.cancel(id):`\n"
+"without await raises TypeError.");
 
 static PyType_Slot ready_slots[] = {
     {Py_tp_doc, (void *)ready_doc},
@@ -208,10 +225,11 @@ static PyType_Spec ready_spec = {
     .slots = ready_slots,
 };
 
-/* --------------------------------------------------------- Awaitable */
+/* ----------------------------------------------- Awaitable: core half */
 
-/* The first step of one that was made lazily.  PYGEN_NEXT: it has its owner
-   for the steps that follow.  Meanwhile it has none: it is not re-entered. */
+/* Begin a lazy awaitable, or end it with what is thrown into it.  PYGEN_NEXT:
+   it has its owner for the steps.  While begin() runs it has none, so that it
+   cannot be entered again. */
 static PySendResult
 awaitable_begin(AwaitableObject *self, PyObject *thrown, PyObject **result)
 {
@@ -234,7 +252,8 @@ awaitable_begin(AwaitableObject *self, PyObject *thrown, PyObject **result)
     return answer;
 }
 
-/* One step, and the end noted: an awaitable that has ended says so. */
+/* Run one step, or raise if the awaitable has ended.  The owner is dropped at
+   the end. */
 static PySendResult
 awaitable_step(AwaitableObject *self, PyObject *thrown, PyObject **result)
 {
@@ -265,13 +284,16 @@ awaitable_step(AwaitableObject *self, PyObject *thrown, PyObject **result)
     return answer;
 }
 
+/* ------------------------------------------- Awaitable: the Python API */
+
 static PySendResult
 awaitable_am_send(PyObject *op, PyObject *Py_UNUSED(arg), PyObject **result)
 {
     return awaitable_step((AwaitableObject *)op, NULL, result);
 }
 
-/* What send() and throw() answer: a yield, or StopIteration, or the error. */
+/* Turn the outcome of a step into what send() and throw() return: what was
+   yielded (new), or NULL with StopIteration or the error. */
 static PyObject *
 awaitable_answer(PySendResult answer, PyObject *result)
 {
@@ -302,7 +324,8 @@ awaitable_send(PyObject *op, PyObject *Py_UNUSED(arg))
     return awaitable_answer(answer, result);
 }
 
-/* The exception that throw(type, value, traceback) means (new). */
+/* Return the exception that the arguments of throw(type, value, traceback)
+   mean (new); NULL with an exception. */
 static PyObject *
 awaitable_thrown(PyObject *const *args, Py_ssize_t nargs)
 {
@@ -381,8 +404,8 @@ awaitable_close(PyObject *op, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
-/* Who looks down a chain of awaits (asyncio.capture_call_graph) is shown what
-   the owner drives, if it says so. */
+/* Show what the owner drives to code that follows a chain of awaits, such as
+   asyncio.capture_call_graph(): the owner's attribute, or AttributeError. */
 static PyObject *
 awaitable_get_driven(PyObject *op, void *name)
 {

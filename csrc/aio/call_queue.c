@@ -1,19 +1,59 @@
 /* Calls that the loop would make one after the other, in one handle.
  *
- * Most of what a Task costs are call_soon() and the Handle for its first step,
- * for its wake-up when cancelled, and for its done callback.  A queue is one
- * callback of the loop that makes many such calls.  A call joins it only while
- * its handle is the last that the loop has scheduled, and while the loop has
- * gone on to no other handle, so everything happens in the order and in the
- * turn in which it would happen without.
+ * Most of what a Task costs is call_soon() and the Handle: for its first step,
+ * for its wake-up when it is cancelled, and for its done callback.  A call
+ * queue is one callback of the loop that makes many such calls.  The rules R1
+ * to R7 below are those of docs/internals/capture.md.
  *
- * A queue owns its calls, and its place in them is moved on before each is
- * made.  While there are more, its handle stands at the front of the loop's
- * queue, where their handles would be: there the rest is found by who runs the
- * loop from inside a call, and by the loop's next run should a call end this
- * one.  uvloop cannot be run from inside a call, so there it is put there only
- * when one ends the run.  A queue that is called without calls does nothing,
- * so a handle too many does no harm.
+ * Who holds what:
+ *
+ *     loop._ready                 the deque that this file calls "ready queue"
+ *       Handle                    made by call_soon(); its callback is ours
+ *         CallQueueObject         .handle refers back to that Handle, until
+ *           .calls                the last call was made
+ *             [next .. count - 1] each an al_call, which owns
+ *               .call             a step of a Task (it holds the Task)
+ *               .task             the Task, looked at after the step
+ *               .on_done          our done callback, and its context
+ *
+ * The order of events, one line for each loop iteration:
+ *
+ *     a child that returns in its first step
+ *       1  create_task()    its step joins the open queue, or opens one
+ *       2  queue is called  step; done: on_done joins the next open queue
+ *       3  queue is called  on_done(task): the group or registry is notified
+ *
+ *     a child that suspends
+ *       2  queue is called  step; not done: on_done becomes the first of the
+ *                           Task's done callbacks; from here on the Task is
+ *                           one like any other
+ *
+ *     a child that waits for a future and is cancelled
+ *       n    cancel()         its wake-up joins the open queue (capture.c)
+ *       n+1  queue is called  on_done is taken off the Task; step; then as
+ *                             above: joins a queue, or becomes first again
+ *       n+2  queue is called  on_done(task)
+ *
+ * So every event comes in the order and in the loop iteration in which it
+ * would come from asyncio.  A child that is cancelled before its first step is
+ * the first case: asyncio throws the CancelledError in that step.
+ *
+ * Danger spots.
+ *
+ * Re-entrancy: any call may add calls, run the loop from inside (nest_asyncio)
+ * or drop the queue.  So a call is moved out of the queue before it is made
+ * (R6), and while there are more the queue's handle stands at the front of the
+ * ready queue, where their handles would stand: a nested run of the loop finds
+ * the rest there.  A queue that is called when it is empty does nothing, so a
+ * handle too many does no harm.
+ *
+ * Exits: KeyboardInterrupt and SystemExit end the loop's run in the middle of
+ * the calls.  The rest stands at the front already, or is put there, and the
+ * loop's next run goes on with it (R4).  uvloop cannot be run from inside a
+ * call, so there the rest is put in front only when an exit ends the run.
+ *
+ * Memory: a call that cannot be scheduled is tried a second time, and made at
+ * once as the last resort: a group would wait for its child for ever.
  */
 #include "base/compat.h"
 #include "base/fault.h"
@@ -22,92 +62,96 @@
 #include "aio/loop.h"
 #include "aio/task.h"
 #include "aio/fast_path.h"
-#include "aio/first_callback.h"
 #include "aio/call_queue.h"
 
-#define BURST_ROOM 4
+#define CALL_QUEUE_FIRST_ROOM 4
 
-/* As many calls as a queue takes; then comes another, right behind it.  Their
-   place is used again by those that follow: the pages of a bigger one would be
-   had anew from the system each time. */
-#define BURST_MOST 512
+/* A full queue takes no more calls, and another one follows right behind it in
+   the same iteration (R5).  Its block of memory is used again by the queue
+   that follows: bigger blocks would be fetched anew from the system. */
+#define CALL_QUEUE_MAX 512
 
 typedef struct {
     PyObject_HEAD
     al_state *st;
     PyObject *loop;   /* owned */
-    PyObject *handle; /* owned: the loop's for us; NULL: not scheduled, over */
+    PyObject *handle; /* owned: the loop's for us; NULL: unknown, or done */
     al_call *calls;   /* owned, from `next` to `count` */
     Py_ssize_t next, count, room;
-    Py_ssize_t behind; /* the queue's length with our handle; -1: unknown */
-    unsigned long run; /* how many bursts had been run when it was scheduled */
+    Py_ssize_t place;     /* length of the ready queue up to our handle; -1:
+                             unknown, and nothing may join */
+    unsigned long run_no; /* st->call_queues_run when it was scheduled */
 } CallQueueObject;
 
-/* ------------------------------------------------------------- the queue */
+/* ----------------------------------------------------- the ready queue */
 
-/* What a handle in the queue holds of that very type: the queue that it calls,
-   or the tuple of what it calls with (new).  NULL without an exception if
-   there is none, or if the handle is not of the loop's own type: its owner
-   wants to see each call. */
+/* Return the object of exactly type `wanted` to which a handle in the ready
+   queue refers: its call queue, or its tuple of arguments (new).  NULL without
+   an exception if there is none, or if the handle is not of the loop's own
+   type, for then its author wants to see each call. */
 static PyObject *
-call_queue_peek(al_state *st, PyObject *loop, PyObject *ready, Py_ssize_t at,
-                PyObject *wanted)
+call_queue_read_handle(al_state *st, PyObject *loop, PyObject *ready,
+                       Py_ssize_t at, PyObject *wanted)
 {
     PyObject *handle = at >= 0 ? PySequence_GetItem(ready, at) : NULL;
     PyObject *found = NULL;
     if (handle == NULL) {
-        PyErr_Clear(); /* another thread was quicker: nothing is there */
+        PyErr_Clear(); /* another thread was faster: nothing is there */
     }
     else if ((PyObject *)Py_TYPE(handle) == st->Handle
-             || al_fast_path_is_native(st, loop))
+             || al_fast_path_is_uvloop(st, loop))
     {
-        found = al_fast_path_held(handle, Py_TYPE(handle), wanted);
+        found = al_fast_path_find_referent(handle, Py_TYPE(handle), wanted);
     }
     Py_XDECREF(handle);
     return found;
 }
 
-/* The queue that may be joined (new); else NULL, without an exception.  It is
-   not full, is scheduled last, and the queue as long as then: what was
-   scheduled before it by an earlier turn would otherwise have it run a turn
-   too early.  A queue that runs may make the queue as long again, so none must
-   have begun. */
+/* Return the queue that a call may join (new); else NULL, without an
+   exception.  This is R1: its handle must stand last in the ready queue, or
+   something scheduled since would run too late.  The ready queue must be as
+   long as when that handle was scheduled, and no queue may have run since, for
+   one that runs may make it as long again: otherwise the loop has gone on to
+   the iteration of that handle, and the call would run an iteration early. */
 static CallQueueObject *
-call_queue_open(al_state *st, PyObject *loop, PyObject *ready)
+call_queue_find_open(al_state *st, PyObject *loop, PyObject *ready)
 {
     Py_ssize_t n = PySequence_Size(ready);
-    CallQueueObject *open = (CallQueueObject *)call_queue_peek(
+    CallQueueObject *open = (CallQueueObject *)call_queue_read_handle(
         st, loop, ready, n - 1, st->CallQueue);
     if (open != NULL
-        && (open->behind != n || open->run != st->call_queues_run
-            || open->count == BURST_MOST))
+        && (open->place != n || open->run_no != st->call_queues_run
+            || open->count == CALL_QUEUE_MAX))
     {
         Py_CLEAR(open);
     }
     return open;
 }
 
-/* Where in the queue the handles of a Task's own callbacks begin, which its
-   end has just scheduled; -1: there are none. */
+/* Return where in the ready queue the handles of a Task's other done callbacks
+   begin, which asyncio has scheduled at its end; -1: there are none.  A handle
+   is taken for one of them if its argument is the Task. */
 static Py_ssize_t
-call_queue_own(al_state *st, PyObject *loop, PyObject *ready, PyObject *task)
+call_queue_find_callbacks(al_state *st, PyObject *loop, PyObject *ready,
+                          PyObject *task)
 {
     Py_ssize_t n = PySequence_Size(ready), at = n;
-    bool its = true;
-    while (its) {
-        PyObject *args = call_queue_peek(st, loop, ready, at - 1,
-                                         (PyObject *)&PyTuple_Type);
-        its = args != NULL && PyTuple_GET_SIZE(args) == 1
-              && PyTuple_GET_ITEM(args, 0) == task;
-        at -= its;
+    bool is_callback = true;
+    while (is_callback) {
+        PyObject *args = call_queue_read_handle(st, loop, ready, at - 1,
+                                                (PyObject *)&PyTuple_Type);
+        is_callback = args != NULL && PyTuple_GET_SIZE(args) == 1
+                      && PyTuple_GET_ITEM(args, 0) == task;
+        at -= is_callback;
         Py_XDECREF(args);
     }
     return at < n ? at : -1;
 }
 
-/* Move the last handle to a place further in front. */
+/* Move the last handle of the ready queue forward, to the place `at`.  If that
+   fails it stays the last. */
 static void
-call_queue_move(al_state *st, PyObject *ready, Py_ssize_t at)
+call_queue_move_last(al_state *st, PyObject *ready, Py_ssize_t at)
 {
     PyObject *where = AL_ALLOC(PyLong_FromSsize_t(at));
     PyObject *handle =
@@ -117,13 +161,13 @@ call_queue_move(al_state *st, PyObject *ready, Py_ssize_t at)
                          : PyObject_CallMethodObjArgs(ready, st->s_insert,
                                                       where, handle, NULL);
     if (none == NULL) {
-        PyErr_Clear(); /* MemoryError: then it stays the last */
+        PyErr_Clear(); /* MemoryError */
         none = handle == NULL
                    ? NULL
                    : PyObject_CallMethodOneArg(ready, st->s_append, handle);
     }
     if (none == NULL) {
-        PyErr_Clear(); /* nothing was popped: the room for it is there */
+        PyErr_Clear(); /* nothing was popped: append() reuses its room */
     }
     Py_XDECREF(none);
     Py_XDECREF(handle);
@@ -132,12 +176,13 @@ call_queue_move(al_state *st, PyObject *ready, Py_ssize_t at)
 
 /* ------------------------------------------------------------ scheduling */
 
-/* Move a call in, which is then emptied.  -1 with MemoryError. */
+/* Move a call into the queue; it is then empty.  -1 with MemoryError. */
 static int
 call_queue_push(CallQueueObject *self, al_call *call)
 {
     if (self->count == self->room) {
-        Py_ssize_t room = self->room == 0 ? BURST_ROOM : 2 * self->room;
+        Py_ssize_t room =
+            self->room == 0 ? CALL_QUEUE_FIRST_ROOM : 2 * self->room;
         al_call *calls = AL_ALLOC(
             PyMem_Realloc(self->calls, (size_t)room * sizeof(al_call)));
         if (calls == NULL) {
@@ -152,36 +197,37 @@ call_queue_push(CallQueueObject *self, al_call *call)
     return 0;
 }
 
-/* Find our handle, which is the queue's last if nobody has put something
-   between the loop and us: what call_soon() answers need not be it. */
+/* Find our handle in the ready queue (may be NULL).  It is the last one,
+   unless somebody has put something between the loop and us: what call_soon()
+   returned need not be the Handle. */
 static void
-call_queue_find(CallQueueObject *self)
+call_queue_find_handle(CallQueueObject *self, PyObject *ready)
 {
     al_state *st = self->st;
-    PyObject *ready = al_fast_path_queue(st, self->loop);
     Py_ssize_t n = ready == NULL ? 0 : PySequence_Size(ready);
-    PyObject *last =
-        n == 0 ? NULL
-               : call_queue_peek(st, self->loop, ready, n - 1, st->CallQueue);
+    PyObject *last = n == 0 ? NULL
+                            : call_queue_read_handle(st, self->loop, ready,
+                                                     n - 1, st->CallQueue);
     Py_XSETREF(self->handle, last == (PyObject *)self
                                  ? PySequence_GetItem(ready, n - 1)
                                  : NULL);
     if (self->handle == NULL) {
-        PyErr_Clear(); /* another thread was quicker: then it has one call */
+        PyErr_Clear(); /* another thread was faster: it keeps its one call */
     }
     else {
-        self->behind = n;
-        self->run = st->call_queues_run;
+        self->place = n;
+        self->run_no = st->call_queues_run;
     }
     Py_XDECREF(last);
-    Py_XDECREF(ready);
 }
 
-/* loop.call_soon(queue), in a context of its own: that of a call may be one
-   that is not to be entered twice.  -1 with an exception: if it came from a
-   signal the queue may be scheduled all the same. */
+/* loop.call_soon(queue), in a context of its own (R6): the loop enters it
+   around the calls, and that of a call cannot be entered twice.  `ready` was
+   the ready queue just before; if it was replaced meanwhile our handle is not
+   in it, and no call joins.  -1 with an exception; if a signal handler raised
+   it the queue may be scheduled all the same. */
 static int
-call_queue_schedule(CallQueueObject *self)
+call_queue_schedule(CallQueueObject *self, PyObject *ready)
 {
     PyObject *context = AL_ALLOC(PyContext_CopyCurrent());
     if (context == NULL) {
@@ -197,13 +243,13 @@ call_queue_schedule(CallQueueObject *self)
         return -1;
     }
     Py_DECREF(answer);
-    call_queue_find(self);
+    call_queue_find_handle(self, ready);
     return 0;
 }
 
-/* Schedule a new queue of one call, its handle `at` a place in the queue; -1:
-   at the end.  -1 with an exception: the call is the caller's again, and a
-   handle that the loop may have does nothing. */
+/* Schedule a new queue with one call, its handle at the place `at` of the
+   ready queue, or at the end if that is -1.  -1 with an exception: the call is
+   the caller's again, and a handle that the loop may have does nothing. */
 static int
 call_queue_begin(al_state *st, PyObject *loop, al_call *call, PyObject *ready,
                  Py_ssize_t at)
@@ -218,18 +264,18 @@ call_queue_begin(al_state *st, PyObject *loop, al_call *call, PyObject *ready,
     self->handle = NULL;
     self->calls = NULL;
     self->next = self->count = self->room = 0;
-    self->behind = -1;
-    self->run = 0;
+    self->place = -1;
+    self->run_no = 0;
     PyObject_GC_Track((PyObject *)self);
     int begun = call_queue_push(self, call);
     if (begun == 0) {
-        begun = call_queue_schedule(self);
+        begun = call_queue_schedule(self, ready);
     }
     if (begun < 0 && self->next < self->count) {
         *call = self->calls[--self->count];
     }
     if (at >= 0 && self->handle != NULL) {
-        call_queue_move(st, ready, at);
+        call_queue_move_last(st, ready, at);
     }
     Py_DECREF((PyObject *)self);
     return begun;
@@ -240,20 +286,20 @@ call_queue_begin(al_state *st, PyObject *loop, al_call *call, PyObject *ready,
 static int
 call_queue_add(al_state *st, PyObject *loop, al_call *call, PyObject *task)
 {
-    PyObject *ready = al_fast_path_queue(st, loop);
+    PyObject *ready = al_fast_path_ready_queue(st, loop);
     CallQueueObject *open =
-        ready == NULL ? NULL : call_queue_open(st, loop, ready);
+        ready == NULL ? NULL : call_queue_find_open(st, loop, ready);
     int queued = -1;
     if (open != NULL) {
         queued = call_queue_push(open, call);
         Py_DECREF((PyObject *)open);
     }
     if (queued < 0) {
-        PyErr_Clear(); /* MemoryError: a new queue may do with less */
-        Py_ssize_t own = ready == NULL || task == NULL
-                             ? -1
-                             : call_queue_own(st, loop, ready, task);
-        queued = call_queue_begin(st, loop, call, ready, own);
+        PyErr_Clear(); /* MemoryError: a new queue may need less */
+        Py_ssize_t at = ready == NULL || task == NULL
+                            ? -1
+                            : call_queue_find_callbacks(st, loop, ready, task);
+        queued = call_queue_begin(st, loop, call, ready, at);
     }
     Py_XDECREF(ready);
     return queued;
@@ -281,9 +327,147 @@ al_call_queue_deliver(al_state *st, PyObject *loop, al_call *call,
     return al_loop_raise_more_severe(error);
 }
 
+/* ------------------------------------------------- the done callback (R2)
+ *
+ * A Task calls its done callbacks in the order in which they were added, and
+ * asyncio's TaskGroup adds its own right after it has made the Task.  We do
+ * not: if the Task ends in a step that a queue runs, the queue schedules the
+ * callback itself.  If the Task does not end there, the callback is put on the
+ * Task, before those that somebody has added meanwhile.
+ *
+ * To do so the others are taken off and added again with their contexts.
+ * asyncio takes off by ==, which may run anybody's code and raise; so what has
+ * come off is found out by identity, and nobody's callback is lost.
+ *
+ * All of this is for asyncio's own Task only, whose callbacks can be read.
+ */
+
+/* Return a Task's callbacks as a list of our own, pairs of callback and
+   context (new).  NULL without an exception: it has none, or there is no
+   memory. */
+static PyObject *
+call_copy_callbacks(al_state *st, PyObject *task)
+{
+    PyObject *pairs = al_future_get(st->future_callbacks, task);
+    if (pairs != NULL && PyList_Check(pairs)) {
+        /* Up to 3.13.0 it may be the Task's own, which taking off changes. */
+        Py_SETREF(pairs,
+                  AL_ALLOC(PyList_GetSlice(pairs, 0, PyList_GET_SIZE(pairs))));
+    }
+    else {
+        Py_CLEAR(pairs);
+    }
+    if (pairs == NULL) {
+        PyErr_Clear(); /* MemoryError: no Python runs here */
+    }
+    return pairs;
+}
+
+/* Before a step: take our done callback off the Task if it is the only one.
+   Tells whether it did.  Pure C: a single callback is found by identity. */
+static bool
+call_detach_callback(al_state *st, const al_call *call)
+{
+    PyObject *pairs = al_future_get(st->future_callbacks, call->task);
+    bool taken =
+        pairs != NULL && PyList_Check(pairs) && PyList_GET_SIZE(pairs) == 1
+        && PyTuple_GET_ITEM(PyList_GET_ITEM(pairs, 0), 0) == call->on_done
+        && al_task_remove_done_callback(st, call->task, call->on_done) > 0;
+    Py_XDECREF(pairs);
+    if (!taken) {
+        PyErr_Clear(); /* MemoryError: then it stays where it is */
+    }
+    return taken;
+}
+
+/* Take callbacks off a Task, the last one first, so that those that stay keep
+   their order.  -1 with what an == raised: any of them may still be on it. */
+static int
+call_remove_callbacks(al_state *st, PyObject *task, PyObject *pairs)
+{
+    for (Py_ssize_t i = PyList_GET_SIZE(pairs) - 1; i >= 0; i--) {
+        PyObject *pair = PyList_GET_ITEM(pairs, i);
+        if (al_task_remove_done_callback(st, task, PyTuple_GET_ITEM(pair, 0))
+            < 0)
+        {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+/* Tell whether a callback is among those that stayed on the Task, and strike
+   it from that list, for it may have been added twice. */
+static bool
+call_strike_callback(PyObject *stayed, PyObject *pair)
+{
+    Py_ssize_t n = stayed == NULL ? 0 : PyList_GET_SIZE(stayed);
+    for (Py_ssize_t i = 0; i < n; i++) {
+        PyObject *other = PyList_GET_ITEM(stayed, i);
+        if (other != Py_None
+            && PyTuple_GET_ITEM(other, 0) == PyTuple_GET_ITEM(pair, 0)
+            && PyTuple_GET_ITEM(other, 1) == PyTuple_GET_ITEM(pair, 1))
+        {
+            (void)PyList_SetItem(stayed, i, Py_NewRef(Py_None));
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Add a done callback, in a context.  If memory fails, try once more, for a
+   callback that is not added is lost.  -1 with an exception. */
+static int
+call_add_callback(al_state *st, PyObject *task, PyObject *callback,
+                  PyObject *context)
+{
+    al_loop in = {.context = context};
+    int put = al_task_add_done_callback(st, &in, task, callback);
+    if (put < 0 && PyErr_ExceptionMatches(PyExc_MemoryError)) {
+        PyErr_Clear();
+        put = al_task_add_done_callback(st, &in, task, callback);
+    }
+    return put;
+}
+
+/* After a step that did not end the Task: add our done callback before those
+   that the Task has.  Failures are reported to the loop and lose nobody's
+   callback.  -1 with an exception that ends the loop's run, all else done. */
+static int
+call_attach_callback(al_state *st, PyObject *loop, const al_call *call)
+{
+    const char *adding = "adding a done callback failed";
+    PyObject *task = call->task, *exit = NULL, *stayed = NULL;
+    PyObject *pairs = call_copy_callbacks(st, task);
+    if (pairs != NULL && call_remove_callbacks(st, task, pairs) < 0) {
+        al_loop_handle_error_keep_exit(
+            st, loop, "comparing done callbacks failed", task, &exit);
+        stayed = call_copy_callbacks(st, task);
+    }
+    if (call_add_callback(st, task, call->on_done, call->callback_context) < 0)
+    {
+        al_loop_handle_error_keep_exit(st, loop, adding, task, &exit);
+    }
+    Py_ssize_t n = pairs == NULL ? 0 : PyList_GET_SIZE(pairs);
+    for (Py_ssize_t i = 0; i < n; i++) {
+        PyObject *pair = PyList_GET_ITEM(pairs, i);
+        if (!call_strike_callback(stayed, pair)
+            && call_add_callback(st, task, PyTuple_GET_ITEM(pair, 0),
+                                 PyTuple_GET_ITEM(pair, 1))
+                   < 0)
+        {
+            al_loop_handle_error_keep_exit(st, loop, adding, task, &exit);
+        }
+    }
+    Py_XDECREF(pairs);
+    Py_XDECREF(stayed);
+    return al_loop_raise_exit(exit);
+}
+
 /* -------------------------------------------------------------- running */
 
-/* Enter the context and make the call; the answer is dropped. */
+/* Enter the context and make the call; what it returns is dropped.  -1 with
+   an exception, fetched before the context is left, for leaving may fail. */
 static int
 call_make(al_call *call)
 {
@@ -303,10 +487,11 @@ call_make(al_call *call)
     return left;
 }
 
-/* What a Handle of this call would do with its error: KeyboardInterrupt and
-   SystemExit end the loop's run, -1; of any other the loop is told. */
+/* Do with the raised error of a call what its own Handle would do: return -1
+   with KeyboardInterrupt and SystemExit, which end the loop's run (R4), and
+   report any other to the loop. */
 static int
-call_queue_take_error(CallQueueObject *self, al_call *call)
+call_queue_handle_error(CallQueueObject *self, al_call *call)
 {
     PyObject *error = PyErr_GetRaisedException();
     PyObject *none = NULL;
@@ -317,7 +502,8 @@ call_queue_take_error(CallQueueObject *self, al_call *call)
                                    call->arg == NULL ? 4 : 5, NULL);
     }
     if (none == NULL) {
-        /* An exit, its own or the handler's; else it could not be told. */
+        /* An exit, of the call or of the loop's handler; or the report could
+           not be made, and is now made without the Handle. */
         (void)al_loop_raise_more_severe(error);
         return al_loop_handle_error(self->st, self->loop,
                                     "Exception in a callback", NULL);
@@ -327,91 +513,98 @@ call_queue_take_error(CallQueueObject *self, al_call *call)
     return 0;
 }
 
-/* Have the watcher of a Task that has ended called next; if that cannot be, at
-   once, for who waits must hear of it.  -1 with an exception, the watcher
-   being told. */
+/* Schedule the done callback of a Task that has ended; if that is impossible,
+   call it at once, for a group would wait for its child for ever.  -1 with an
+   exception; the callback is called all the same. */
 static int
 call_queue_notify(CallQueueObject *self, al_call *call)
 {
-    al_call notice = {
-        .call = Py_NewRef(call->watcher),
+    al_call done_call = {
+        .call = Py_NewRef(call->on_done),
         .arg = Py_NewRef(call->task),
         .context = Py_NewRef(call->callback_context),
     };
-    int told =
-        al_call_queue_deliver(self->st, self->loop, &notice, call->task);
-    if (notice.call != NULL) {
+    int notified =
+        al_call_queue_deliver(self->st, self->loop, &done_call, call->task);
+    if (done_call.call != NULL) {
         PyObject *error = PyErr_GetRaisedException();
-        told =
-            call_make(&notice) < 0 ? call_queue_take_error(self, &notice) : 0;
-        if (told < 0 || !PyErr_GivenExceptionMatches(error, PyExc_MemoryError))
+        notified = call_make(&done_call) < 0
+                       ? call_queue_handle_error(self, &done_call)
+                       : 0;
+        if (notified < 0
+            || !PyErr_GivenExceptionMatches(error, PyExc_MemoryError))
         {
-            told = al_loop_raise_more_severe(error);
+            notified = al_loop_raise_more_severe(error);
         }
         else {
             Py_DECREF(error);
         }
     }
-    al_call_clear(&notice);
-    return told;
+    al_call_clear(&done_call);
+    return notified;
 }
 
-/* After a step for which the watcher was ours.  -1 with an exception. */
+/* After a step whose Task has our done callback not on it: notify if the Task
+   has ended, else put the callback on.  -1 with an exception. */
 static int
-call_queue_settle(CallQueueObject *self, al_call *call)
+call_queue_finish_step(CallQueueObject *self, al_call *call)
 {
     int done = al_task_done(self->st, call->task);
     if (done > 0) {
         return call_queue_notify(self, call);
     }
     if (done < 0) {
-        PyErr_Clear(); /* MemoryError: a Task that is done takes one too */
+        PyErr_Clear(); /* MemoryError.  To add it to a Task that is done is
+                          right too: asyncio then schedules it */
     }
-    return al_first_callback_put(self->st, self->loop, call->task,
-                                 call->watcher, call->callback_context);
+    return call_attach_callback(self->st, self->loop, call);
 }
 
-/* One call, and what belongs to it.  Before a Task's first step nobody has put
-   the watcher on it.  -1 with an exception that ends the loop's run. */
+/* Make one call, and see to the done callback if it is a step.  A first step
+   has no argument, and our callback is not on the Task yet; a wake-up has one,
+   and the callback is taken off.  -1 with an exception that ends the loop's
+   run. */
 static int
-call_queue_make(CallQueueObject *self, al_call *call)
+call_queue_run(CallQueueObject *self, al_call *call)
 {
-    bool ours =
-        call->watcher != NULL
-        && (call->arg == NULL
-            || al_first_callback_take(self->st, call->task, call->watcher));
+    bool detached =
+        call->on_done != NULL
+        && (call->arg == NULL || call_detach_callback(self->st, call));
     PyObject *error = call_make(call) < 0 ? PyErr_GetRaisedException() : NULL;
-    int made = ours && call_queue_settle(self, call) < 0
-                   ? call_queue_take_error(self, call)
+    int made = detached && call_queue_finish_step(self, call) < 0
+                   ? call_queue_handle_error(self, call)
                    : 0;
     if (error == NULL) {
         return made;
     }
     PyObject *exit = made < 0 ? PyErr_GetRaisedException() : NULL;
     PyErr_SetRaisedException(error);
-    made = call_queue_take_error(self, call);
+    made = call_queue_handle_error(self, call);
     return exit == NULL ? made : al_loop_raise_more_severe(exit);
 }
 
-/* Tell whether the loop may be run from inside a call: uvloop cannot be. */
+/* ------------------------------------------- the rest, while a call runs */
+
+/* Tell whether the loop can be run from inside a call: uvloop cannot. */
 static bool
-call_queue_nests(const CallQueueObject *self)
+call_queue_can_nest(const CallQueueObject *self)
 {
     return self->handle != NULL
-           && !al_fast_path_is_native(self->st, self->loop);
+           && !al_fast_path_is_uvloop(self->st, self->loop);
 }
 
-/* Have the rest found at the queue's front, in a context that nobody has
-   entered.  Tells whether it stands there; if not it is tried again. */
+/* Put our handle at the front of the ready queue, where the handles of the
+   remaining calls would stand (R4), with a context that nobody has entered.
+   Tells whether it stands there; if not, the caller tries again. */
 static bool
-call_queue_stand(CallQueueObject *self)
+call_queue_put_in_front(CallQueueObject *self)
 {
     al_state *st = self->st;
     PyObject *ready =
-        self->handle == NULL ? NULL : al_fast_path_queue(st, self->loop);
+        self->handle == NULL ? NULL : al_fast_path_ready_queue(st, self->loop);
     PyObject *context = NULL, *none = NULL;
-    bool fresh =
-        ready != NULL && !call_queue_nests(self); /* it is left by then */
+    /* uvloop has left the context of the handle by the time it runs again. */
+    bool fresh = ready != NULL && !call_queue_can_nest(self);
     if (ready != NULL && !fresh) {
         context = AL_ALLOC(PyContext_CopyCurrent());
         fresh =
@@ -431,20 +624,21 @@ call_queue_stand(CallQueueObject *self)
     return none != NULL;
 }
 
-/* There is no rest: take our handle from the queue's front if it is there.
-   What may be joined may be joined all the same. */
+/* No calls remain behind the one that is made next: take our handle from the
+   front of the ready queue, if it is there.  The queue that is open stays
+   open, its handle one place further in front. */
 static void
-call_queue_step_down(CallQueueObject *self)
+call_queue_leave_front(CallQueueObject *self)
 {
     al_state *st = self->st;
-    PyObject *ready = al_fast_path_queue(st, self->loop);
+    PyObject *ready = al_fast_path_ready_queue(st, self->loop);
     PyObject *first = ready == NULL ? NULL : PySequence_GetItem(ready, 0);
     PyObject *taken = NULL;
     if (first != NULL && first == self->handle) {
-        CallQueueObject *open = call_queue_open(st, self->loop, ready);
+        CallQueueObject *open = call_queue_find_open(st, self->loop, ready);
         taken = PyObject_CallMethodNoArgs(ready, st->s_popleft);
         if (open != NULL && taken != NULL) {
-            open->behind--;
+            open->place--;
         }
         Py_XDECREF((PyObject *)open);
     }
@@ -456,22 +650,27 @@ call_queue_step_down(CallQueueObject *self)
     Py_XDECREF(ready);
 }
 
-/* The loop's run ends, and the rest is not in its queue: it must not be lost.
-   Keeps the raised exception. */
+/* An exit ends the loop's run, and the remaining calls are not in the ready
+   queue: put them there, at the front or else at the end, for they must not be
+   lost (R4).  Keeps the raised exception. */
 static void
 call_queue_put_back(CallQueueObject *self)
 {
     PyObject *error = PyErr_GetRaisedException();
-    if (!call_queue_stand(self) && call_queue_schedule(self) < 0) {
-        PyErr_WriteUnraisable((PyObject *)self);
+    if (!call_queue_put_in_front(self)) {
+        PyObject *ready = al_fast_path_ready_queue(self->st, self->loop);
+        if (call_queue_schedule(self, ready) < 0) {
+            PyErr_WriteUnraisable((PyObject *)self);
+        }
+        Py_XDECREF(ready);
     }
-    self->behind = -1; /* it is not to be joined */
+    self->place = -1; /* nothing may join it */
     PyErr_SetRaisedException(error);
 }
 
-/* Drop the calls that are left. */
+/* Drop the calls that were not made. */
 static void
-call_queue_empty(CallQueueObject *self)
+call_queue_drop_calls(CallQueueObject *self)
 {
     while (self->next < self->count) {
         al_call call = self->calls[self->next++];
@@ -482,32 +681,34 @@ call_queue_empty(CallQueueObject *self)
     self->next = self->count = self->room = 0;
 }
 
+/* The loop calls the handle: make all calls, or those until an exit. */
 static PyObject *
 call_queue_call(PyObject *op, PyObject *Py_UNUSED(args),
                 PyObject *Py_UNUSED(kwargs))
 {
     CallQueueObject *self = (CallQueueObject *)op;
-    bool stands = false;
+    bool in_front = false;
     int made = 0;
-    self->behind = -1;
+    self->place = -1;
     self->st->call_queues_run++;
     while (made == 0 && self->next < self->count) {
         al_call call = self->calls[self->next++];
-        bool rest = self->next < self->count;
-        if (stands && !rest) {
-            call_queue_step_down(self);
+        bool more = self->next < self->count;
+        if (in_front && !more) {
+            call_queue_leave_front(self);
         }
-        stands =
-            rest
-            && (stands || (call_queue_nests(self) && call_queue_stand(self)));
-        made = call_queue_make(self, &call);
+        in_front = more
+                   && (in_front
+                       || (call_queue_can_nest(self)
+                           && call_queue_put_in_front(self)));
+        made = call_queue_run(self, &call);
         al_call_clear(&call);
     }
     if (self->next == self->count) {
-        call_queue_empty(self);
+        call_queue_drop_calls(self);
         Py_CLEAR(self->handle);
     }
-    else if (!stands) {
+    else if (!in_front) {
         call_queue_put_back(self);
     }
     return made < 0 ? NULL : Py_NewRef(Py_None);
@@ -528,7 +729,7 @@ call_queue_traverse(PyObject *op, visitproc visit, void *arg)
         Py_VISIT(call->arg);
         Py_VISIT(call->context);
         Py_VISIT(call->task);
-        Py_VISIT(call->watcher);
+        Py_VISIT(call->on_done);
         Py_VISIT(call->callback_context);
     }
     return 0;
@@ -538,7 +739,7 @@ static int
 call_queue_clear(PyObject *op)
 {
     CallQueueObject *self = (CallQueueObject *)op;
-    call_queue_empty(self);
+    call_queue_drop_calls(self);
     Py_CLEAR(self->handle);
     Py_CLEAR(self->loop);
     return 0;
@@ -557,7 +758,7 @@ static PyType_Slot call_queue_slots[] = {
 };
 
 static PyType_Spec call_queue_spec = {
-    .name = "pyasynclife._core.Burst",
+    .name = "pyasynclife._core.CallQueue",
     .basicsize = sizeof(CallQueueObject),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE
              | Py_TPFLAGS_DISALLOW_INSTANTIATION,

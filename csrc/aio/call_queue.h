@@ -9,14 +9,14 @@
 /* One call of a queue, as call_soon() would schedule it. */
 typedef struct {
     PyObject *call;             /* owned */
-    PyObject *arg;              /* owned; NULL: called without one */
+    PyObject *arg;              /* owned; NULL: called without an argument */
     PyObject *context;          /* owned: entered for the call */
-    PyObject *task;             /* owned: whose step it is; NULL: nobody's */
-    PyObject *watcher;          /* owned: called at the task's end, or NULL */
-    PyObject *callback_context; /* owned: the context for that, or NULL */
+    PyObject *task;             /* owned: the Task whose step it is, or NULL */
+    PyObject *on_done;          /* owned: our done callback of it, or NULL */
+    PyObject *callback_context; /* owned: the context of on_done, or NULL */
 } al_call;
 
-/* Let go of what a call owns; it is then empty.  Runs Python. */
+/* Drop what a call owns; it is then empty.  Runs Python. */
 static inline void
 al_call_clear(al_call *call)
 {
@@ -24,21 +24,22 @@ al_call_clear(al_call *call)
     Py_CLEAR(call->arg);
     Py_CLEAR(call->context);
     Py_CLEAR(call->task);
-    Py_CLEAR(call->watcher);
+    Py_CLEAR(call->on_done);
     Py_CLEAR(call->callback_context);
 }
 
-/* Have the loop make a call next: in the handle that it has scheduled last if
-   that is a queue, else in a new one.  Returns 0, the call being emptied; -1
-   with an exception, nothing scheduled and the call as it was.
-   Runs Python, but Pure C. where it joins. */
+/* Schedule a call for the next loop iteration: it joins the handle that the
+   loop has scheduled last if that is a call queue, else a new one is made.
+   Returns 0, and the call is emptied; -1 with an exception: nothing is
+   scheduled and the call is as it was.  Runs Python.  (If the call joins a
+   queue it does not.) */
 int al_call_queue_add(al_state *st, PyObject *loop, al_call *call);
 
-/* al_call_queue_add, for a call that must not be lost: what fails is tried
-   once more.  It goes before the handles of the callbacks of `task` (may be
-   NULL) that are scheduled last.  Returns 0; -1 with an exception, which may
-   have come from a signal: the call is empty if it was scheduled all the same.
-   Runs Python. */
+/* al_call_queue_add for a call that must not be lost: if it fails it is tried
+   once more.  A new handle goes before those of the done callbacks of `task`
+   (may be NULL) that stand last in the loop's ready queue.  Returns 0; -1 with
+   an exception, which may come from a signal handler while the call was
+   scheduled all the same: the call is empty then.  Runs Python. */
 int al_call_queue_deliver(al_state *st, PyObject *loop, al_call *call,
                           PyObject *task);
 

@@ -1,17 +1,45 @@
 /* Starting and cancelling many Tasks from one handle of the loop.
  *
  * A Task hands its first step to its loop's call_soon() while it is being
- * made, and a Future the wake-up of a Task that waits for it while it is being
- * cancelled.  For the length of such a call its first field, the loop, holds a
- * stand-in of ours, whose call_soon() keeps what it is given; then the real
- * loop is put in, and what was kept goes to the loop in a burst.  The loop
- * itself is never touched.
+ * made, and a Future hands it the wake-up of the Task that waits for it while
+ * it is being cancelled.  For the length of such a call the loop in the Task
+ * or Future is a proxy of ours, whose call_soon() keeps what it is given.  The
+ * loop itself is never touched:
  *
- * That field is the one pointer of a private struct that we write.  It has
- * stood right behind the object's head from 3.11 to 3.15; a self-test at first
- * use looks whether it does, each time the field is looked at before it is
- * written, and anything unexpected turns the capture off for good.  At first
- * use, not at import: an import makes no Task.
+ *     al_capture_start          Task(coro, loop=proxy)
+ *                                 -> proxy.call_soon(step, context=...)
+ *                               Task's loop = the real loop
+ *                               al_call_queue_add(step, task, on_done)
+ *
+ *     al_capture_cancel         Future's loop = proxy
+ *                               task.cancel()
+ *                                 -> future.cancel()
+ *                                   -> proxy.call_soon(wakeup, future, ...)
+ *                               Future's loop = the real loop
+ *                               al_call_queue_deliver(wakeup, task, on_done)
+ *
+ * What follows stands in call_queue.c, with the order of events.
+ *
+ * The loop is the first field of both structs, and the one pointer of a
+ * private struct that we write.  It has stood right behind the object's head
+ * from 3.11 to 3.15.  A self-test at first use checks that it does, each use
+ * checks the field before it is written, and anything unexpected turns the
+ * capture off for good.  The self-test runs at first use, not at import: an
+ * import makes no Task.
+ *
+ * Danger spots.
+ *
+ * Re-entrancy: to make a Task may run finalizers, which may make Tasks; so a
+ * proxy is taken out of the Capture while it is in use (R6).  While a proxy is
+ * in a Future nothing runs but asyncio's C code, so nobody sees it there: only
+ * a Future whose one callback is the Task's wake-up is taken (R7).
+ *
+ * Exits: a signal handler may raise at any call into Python.  A Task whose
+ * step is not scheduled is abandoned without a warning; a wake-up is scheduled
+ * before the exception is raised again.
+ *
+ * Memory: a cancellation is never lost for want of memory; what the capture
+ * cannot do, asyncio does by itself.
  */
 #include "base/compat.h"
 #include "base/fault.h"
@@ -23,47 +51,40 @@
 #include "aio/call_queue.h"
 #include "aio/capture.h"
 
-/* Where a Task, and a Future, keeps its loop. */
-static inline PyObject **
-capture_field(PyObject *future)
-{
-    return (PyObject **)((char *)future + sizeof(PyObject));
-}
-
 /* Stands for the loop during one call. */
 typedef struct {
     PyObject_HEAD
-    PyObject *kwargs;  /* owned: {"loop": this, "name": name}; NULL: used up */
-    PyObject *name;    /* borrowed, from there: the last Task's, or None */
+    PyObject *kwargs;  /* owned: {"loop": self, "name": name}; NULL: used up */
+    PyObject *name;    /* borrowed from there: the last Task's, or None */
     PyObject *call;    /* owned: what call_soon() was given, or NULL */
     PyObject *arg;     /* owned, or NULL */
     PyObject *context; /* owned, or NULL */
 } LoopProxyObject;
 
 typedef enum {
-    CAPTURE_UNTRIED = 0,
+    CAPTURE_UNTESTED = 0,
     CAPTURE_OFF, /* for good */
     CAPTURE_ON,
 } capture_mode;
 
-/* The one object that remembers, for a module. */
+/* The state of the capture.  There is one for each module, st->capture. */
 typedef struct {
     PyObject_HEAD
-    PyObject *spare; /* owned: a stand-in that nobody uses, or NULL */
+    PyObject *idle; /* owned: a LoopProxy that is not in use, or NULL */
     capture_mode mode;
-    bool allowed;
+    bool allowed; /* by al_capture_allow() */
 } CaptureObject;
 
-/* ---------------------------------------------------------- stand-ins */
+/* ------------------------------------------------------------ LoopProxy */
 
-/* A stand-in for one use (new). */
+/* Return a proxy for one use (new): the idle one, or one that is made. */
 static LoopProxyObject *
-loop_proxy_take(al_state *st)
+loop_proxy_acquire(al_state *st)
 {
-    CaptureObject *all = (CaptureObject *)st->capture;
-    LoopProxyObject *self = (LoopProxyObject *)all->spare;
+    CaptureObject *capture = (CaptureObject *)st->capture;
+    LoopProxyObject *self = (LoopProxyObject *)capture->idle;
     if (self != NULL) {
-        all->spare = NULL;
+        capture->idle = NULL;
         return self;
     }
     self = AL_ALLOC(
@@ -88,23 +109,55 @@ loop_proxy_take(al_state *st)
     return self;
 }
 
-/* Give a stand-in back, emptied.  Keeps the raised exception. */
+/* Empty a proxy after its use (stolen), and keep it if none is idle.  Keeps
+   the raised exception. */
 static void
-loop_proxy_give(al_state *st, LoopProxyObject *self)
+loop_proxy_release(al_state *st, LoopProxyObject *self)
 {
-    CaptureObject *all = (CaptureObject *)st->capture;
+    CaptureObject *capture = (CaptureObject *)st->capture;
     Py_CLEAR(self->call);
     Py_CLEAR(self->arg);
     Py_CLEAR(self->context);
-    if (all->spare == NULL && self->kwargs != NULL) {
-        all->spare = (PyObject *)self;
+    if (capture->idle == NULL && self->kwargs != NULL) {
+        capture->idle = (PyObject *)self;
         return;
     }
-    Py_CLEAR(self->kwargs); /* it holds itself */
+    Py_CLEAR(self->kwargs); /* it holds the proxy */
     Py_DECREF((PyObject *)self);
 }
 
-/* call_soon(callback, *args, context): as Tasks and Futures call it. */
+/* Move what call_soon() was given out of the proxy, as a call of a queue. */
+static al_call
+loop_proxy_take_call(LoopProxyObject *self, const al_loop *bound,
+                     PyObject *task, PyObject *on_done)
+{
+    al_call call = {
+        .call = self->call,
+        .arg = self->arg,
+        .context = self->context,
+        .task = Py_NewRef(task),
+        .on_done = Py_XNewRef(on_done),
+        .callback_context = Py_XNewRef(bound->context),
+    };
+    self->call = self->arg = self->context = NULL;
+    return call;
+}
+
+/* Put a name into the proxy's keywords.  -1 with MemoryError. */
+static int
+loop_proxy_set_name(al_state *st, LoopProxyObject *self, PyObject *name)
+{
+    if (self->name == name) {
+        return 0;
+    }
+    if (AL_ALLOC_INT(PyDict_SetItem(self->kwargs, st->s_name, name)) < 0) {
+        return -1;
+    }
+    self->name = name;
+    return 0;
+}
+
+/* call_soon(callback, *args, context), as Tasks and Futures call it. */
 static PyObject *
 loop_proxy_call_soon(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
                      PyObject *kwnames)
@@ -115,7 +168,7 @@ loop_proxy_call_soon(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
         || !PyContext_CheckExact(args[nargs]))
     {
         PyErr_SetString(PyExc_RuntimeError,
-                        "a stand-in for a loop takes one step of one task");
+                        "a LoopProxy takes one step of one task");
         return NULL;
     }
     self->call = Py_NewRef(args[0]);
@@ -124,78 +177,55 @@ loop_proxy_call_soon(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     Py_RETURN_NONE;
 }
 
+/* A Task asks for it while it is being made. */
 static PyObject *
 loop_proxy_get_debug(PyObject *Py_UNUSED(op), PyObject *Py_UNUSED(ignored))
 {
     Py_RETURN_FALSE;
 }
 
-/* What a stand-in has kept, as a call of a burst; it is then empty. */
-static al_call
-loop_proxy_yield(LoopProxyObject *self, const al_loop *bound, PyObject *task,
-                 PyObject *watcher)
+/* ---------------------------------------------------- a Task with a proxy */
+
+/* The field of a Task or Future that holds its loop. */
+static inline PyObject **
+capture_loop_field(PyObject *future)
 {
-    al_call call = {
-        .call = self->call,
-        .arg = self->arg,
-        .context = self->context,
-        .task = Py_NewRef(task),
-        .watcher = Py_XNewRef(watcher),
-        .callback_context = Py_XNewRef(bound->context),
-    };
-    self->call = self->arg = self->context = NULL;
-    return call;
+    return (PyObject **)((char *)future + sizeof(PyObject));
 }
 
-/* --------------------------------------------------------- may it be? */
-
-/* Have the stand-in's ready-made keywords name the next Task.  -1 with
-   MemoryError. */
-static int
-capture_name(al_state *st, LoopProxyObject *loop, PyObject *name)
-{
-    if (loop->name == name) {
-        return 0;
-    }
-    if (AL_ALLOC_INT(PyDict_SetItem(loop->kwargs, st->s_name, name)) < 0) {
-        return -1;
-    }
-    loop->name = name;
-    return 0;
-}
-
-/* Make the Task of a coroutine, with a stand-in for its loop.  Without a
-   keyword, or with a name alone, its ready-made dict is enough. */
+/* Make the Task of a coroutine with a proxy for its loop (new).  Without a
+   keyword, or with a name alone, the proxy's ready-made dict is enough. */
 static PyObject *
-capture_make(al_state *st, LoopProxyObject *loop, PyObject *coro,
-             PyObject *kwnames, PyObject *const *values)
+capture_make_task(al_state *st, LoopProxyObject *proxy, PyObject *coro,
+                  PyObject *kwnames, PyObject *const *values)
 {
     Py_ssize_t n = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
     bool named = n == 1 && PyTuple_GET_ITEM(kwnames, 0) == st->s_name
                  && PyUnicode_CheckExact(values[0]);
     if (n > 0 && !named) {
-        return al_task_make(st, st->Task, (PyObject *)loop, coro, kwnames,
+        return al_task_make(st, st->Task, (PyObject *)proxy, coro, kwnames,
                             values);
     }
     PyObject *args = AL_ALLOC(PyTuple_Pack(1, coro));
     PyObject *task = NULL;
     if (args != NULL
-        && capture_name(st, loop, named ? values[0] : Py_None) == 0)
+        && loop_proxy_set_name(st, proxy, named ? values[0] : Py_None) == 0)
     {
-        task = AL_ALLOC(PyObject_Call(st->Task, args, loop->kwargs));
+        task = AL_ALLOC(PyObject_Call(st->Task, args, proxy->kwargs));
     }
     Py_XDECREF(args);
     return task;
 }
 
-/* A Task that will never run: let it go without a word, and its step if that
-   is here.  Keeps the raised exception. */
+/* Drop a Task that will never run (stolen), without asyncio's warning that it
+   was destroyed while pending, and its step if that is passed.  Keeps the
+   raised exception. */
 static void
-capture_forget(al_state *st, PyObject *task, al_call *step)
+capture_abandon_task(al_state *st, PyObject *task, al_call *step)
 {
     PyObject *error = PyErr_GetRaisedException();
     if (PyObject_SetAttr(task, st->s__log_destroy_pending, Py_False) < 0) {
-        PyErr_Clear(); /* then it is logged as destroyed */
+        PyErr_Clear(); /* then the warning is logged */
     }
     if (step != NULL) {
         al_call_clear(step);
@@ -206,47 +236,50 @@ capture_forget(al_state *st, PyObject *task, al_call *step)
     }
 }
 
-/* Put the loop where a stand-in stands.  Tells whether it stood there. */
+/* Replace the proxy in a Task by the loop.  Returns whether the proxy was
+   where it must be; if not, nothing is written. */
 static bool
-capture_swap(PyObject *future, PyObject *stands, PyObject *loop)
+capture_set_loop(PyObject *task, PyObject *proxy, PyObject *loop)
 {
-    PyObject **field = capture_field(future);
-    if (*field != stands) {
+    PyObject **field = capture_loop_field(task);
+    if (*field != proxy) {
         return false;
     }
     *field = Py_NewRef(loop);
-    Py_DECREF(stands);
+    Py_DECREF(proxy);
     return true;
 }
 
-/* The self-test: 1 if a Task is laid out as it must be, 0 if not; -1 with an
-   exception, nothing known. */
+/* ------------------------------------------------------------ on or off */
+
+/* The self-test: 1 if Tasks and Futures are laid out as expected; 0 if not; -1
+   with an exception that leaves it open. */
 static int
-capture_try(al_state *st, const al_loop *bound)
+capture_test(al_state *st, const al_loop *bound)
 {
     int fit = 0;
     PyObject *task = NULL, *future = NULL, *seen = NULL, *coro = NULL;
-    LoopProxyObject *loop = loop_proxy_take(st);
-    coro = loop == NULL ? NULL : PyObject_CallNoArgs(st->self_test_coroutine);
+    LoopProxyObject *proxy = loop_proxy_acquire(st);
+    coro = proxy == NULL ? NULL : PyObject_CallNoArgs(st->self_test_coroutine);
     future = coro == NULL ? NULL
                           : AL_ALLOC(PyObject_Vectorcall(
                                 st->Future, &bound->loop, 0, st->kw_loop));
     if (future != NULL && (PyObject *)Py_TYPE(future) == st->Future
-        && *capture_field(future) == bound->loop)
+        && *capture_loop_field(future) == bound->loop)
     {
-        /* With a name, for the others are numbered. */
-        task = al_task_make(st, st->Task, (PyObject *)loop, coro, st->kw_name,
+        /* With a name: one without would use up a number of asyncio's. */
+        task = al_task_make(st, st->Task, (PyObject *)proxy, coro, st->kw_name,
                             &st->s_loop);
     }
     if (task != NULL) {
-        fit = loop->call != NULL && loop->arg == NULL
-              && capture_swap(task, (PyObject *)loop, bound->loop);
+        fit = proxy->call != NULL && proxy->arg == NULL
+              && capture_set_loop(task, (PyObject *)proxy, bound->loop);
         seen = fit ? PyObject_CallMethodNoArgs(task, st->s_get_loop) : NULL;
         fit = fit && seen == bound->loop;
-        capture_forget(st, task, NULL);
+        capture_abandon_task(st, task, NULL);
     }
     if (PyErr_Occurred()) {
-        /* Memory, or a signal that came just now, says nothing of Tasks. */
+        /* MemoryError, or the exit of a signal: it says nothing of Tasks. */
         fit = PyErr_ExceptionMatches(PyExc_MemoryError)
                       || !PyErr_ExceptionMatches(PyExc_Exception)
                   ? -1
@@ -257,8 +290,8 @@ capture_try(al_state *st, const al_loop *bound)
     if (coro != NULL) {
         al_coro_close_unstarted(st, coro);
     }
-    if (loop != NULL) {
-        loop_proxy_give(st, loop);
+    if (proxy != NULL) {
+        loop_proxy_release(st, proxy);
     }
     Py_XDECREF(seen);
     Py_XDECREF(future);
@@ -269,9 +302,10 @@ capture_try(al_state *st, const al_loop *bound)
     return fit;
 }
 
-/* Ask the environment, and the self-test.  -1 with an exception. */
+/* At first use: ask the environment, then run the self-test.  -1 with an
+   exception. */
 static int
-capture_begin(al_state *st, CaptureObject *all, const al_loop *bound)
+capture_decide(al_state *st, CaptureObject *capture, const al_loop *bound)
 {
     PyObject *wanted = PyObject_CallNoArgs(st->is_capture_allowed);
     int fit = wanted == NULL ? -1 : wanted == Py_True;
@@ -279,30 +313,31 @@ capture_begin(al_state *st, CaptureObject *all, const al_loop *bound)
     if (fit > 0) {
         bool known =
             st->future_callbacks != Py_None && st->task_waiter != Py_None;
-        fit = known ? capture_try(st, bound) : 0;
+        fit = known ? capture_test(st, bound) : 0;
     }
     if (fit >= 0) {
-        all->mode = fit ? CAPTURE_ON : CAPTURE_OFF;
+        capture->mode = fit ? CAPTURE_ON : CAPTURE_OFF;
     }
     return fit;
 }
 
-/* Tell whether we may: 1 or 0; -1 with an exception. */
+/* Tell whether the capture is on: 1 or 0; -1 with an exception. */
 static int
-capture_may(al_state *st, const al_loop *bound)
+capture_is_on(al_state *st, const al_loop *bound)
 {
-    CaptureObject *all = (CaptureObject *)st->capture;
-    return !all->allowed                  ? 0
-           : all->mode == CAPTURE_UNTRIED ? capture_begin(st, all, bound)
-                                          : all->mode == CAPTURE_ON;
+    CaptureObject *capture = (CaptureObject *)st->capture;
+    return !capture->allowed ? 0
+           : capture->mode == CAPTURE_UNTESTED
+               ? capture_decide(st, capture, bound)
+               : capture->mode == CAPTURE_ON;
 }
 
 bool
 al_capture_allow(al_state *st, bool allowed)
 {
-    CaptureObject *all = (CaptureObject *)st->capture;
-    bool was = all->allowed;
-    all->allowed = allowed;
+    CaptureObject *capture = (CaptureObject *)st->capture;
+    bool was = capture->allowed;
+    capture->allowed = allowed;
     return was;
 }
 
@@ -310,34 +345,36 @@ al_capture_allow(al_state *st, bool allowed)
 
 int
 al_capture_start(al_state *st, const al_loop *bound, PyObject *coro,
-                 PyObject *kwnames, PyObject *const *values, PyObject *watcher,
+                 PyObject *kwnames, PyObject *const *values, PyObject *on_done,
                  PyObject **task)
 {
-    int may = capture_may(st, bound);
-    if (may <= 0) {
-        return may;
+    int is_on = capture_is_on(st, bound);
+    if (is_on <= 0) {
+        return is_on;
     }
-    LoopProxyObject *loop = loop_proxy_take(st);
-    *task =
-        loop == NULL ? NULL : capture_make(st, loop, coro, kwnames, values);
+    LoopProxyObject *proxy = loop_proxy_acquire(st);
+    *task = proxy == NULL
+                ? NULL
+                : capture_make_task(st, proxy, coro, kwnames, values);
     if (*task == NULL) {
-        if (loop != NULL) {
-            loop_proxy_give(st, loop);
+        if (proxy != NULL) {
+            loop_proxy_release(st, proxy);
         }
         return -1;
     }
-    if (loop->call == NULL || loop->arg != NULL
-        || !capture_swap(*task, (PyObject *)loop, bound->loop))
+    if (proxy->call == NULL || proxy->arg != NULL
+        || !capture_set_loop(*task, (PyObject *)proxy, bound->loop))
     {
+        /* Not what the self-test found: never write that field again. */
         ((CaptureObject *)st->capture)->mode = CAPTURE_OFF;
-        capture_forget(st, *task, NULL);
-        loop_proxy_give(st, loop);
+        capture_abandon_task(st, *task, NULL);
+        loop_proxy_release(st, proxy);
         return 0;
     }
-    al_call call = loop_proxy_yield(loop, bound, *task, watcher);
-    loop_proxy_give(st, loop);
-    if (al_call_queue_add(st, bound->loop, &call) < 0) {
-        capture_forget(st, *task, &call);
+    al_call step = loop_proxy_take_call(proxy, bound, *task, on_done);
+    loop_proxy_release(st, proxy);
+    if (al_call_queue_add(st, bound->loop, &step) < 0) {
+        capture_abandon_task(st, *task, &step);
         return -1;
     }
     return 1;
@@ -345,10 +382,12 @@ al_capture_start(al_state *st, const al_loop *bound, PyObject *coro,
 
 /* ------------------------------------------------------------ cancelling */
 
-/* The future that a Task waits for, if it is one of asyncio's that wakes this
-   Task and nobody else (new); else NULL, without an exception. */
+/* Return the future that a Task waits for, if it is one of asyncio's that
+   wakes this Task and does nothing else (R7) (new); else NULL, without an
+   exception.  A gather() or shield() has other callbacks, and to cancel a Task
+   runs its own code. */
 static PyObject *
-capture_waiter(al_state *st, const al_loop *bound, PyObject *task)
+capture_find_waiter(al_state *st, const al_loop *bound, PyObject *task)
 {
     if ((PyObject *)Py_TYPE(task) != st->Task) {
         return NULL;
@@ -356,7 +395,7 @@ capture_waiter(al_state *st, const al_loop *bound, PyObject *task)
     PyObject *waiter = al_future_get(st->task_waiter, task);
     PyObject *callbacks = NULL;
     if (waiter != NULL && (PyObject *)Py_TYPE(waiter) == st->Future
-        && *capture_field(waiter) == bound->loop)
+        && *capture_loop_field(waiter) == bound->loop)
     {
         callbacks = al_future_get(st->future_callbacks, waiter);
     }
@@ -370,55 +409,57 @@ capture_waiter(al_state *st, const al_loop *bound, PyObject *task)
     Py_XDECREF(callbacks);
     if (!alone) {
         Py_CLEAR(waiter);
-        PyErr_Clear(); /* AttributeError, MemoryError: the plain way */
+        PyErr_Clear(); /* AttributeError, MemoryError: cancel by asyncio */
     }
     return waiter;
 }
 
-/* Cancel without the capture, and raise what has failed so far, if that was
-   not memory: the cancellation is not to be lost by it. */
+/* al_task_cancel, then raise the exception that is set when this is called,
+   unless it is a MemoryError: that must not cost the cancellation. */
 static int
 capture_cancel_plain(al_state *st, PyObject *task, PyObject *msg)
 {
     PyObject *error = PyErr_GetRaisedException();
-    int asked = al_task_cancel(st, task, msg);
+    int cancelled = al_task_cancel(st, task, msg);
     if (error == NULL || PyErr_GivenExceptionMatches(error, PyExc_MemoryError))
     {
         Py_XDECREF(error);
-        return asked;
+        return cancelled;
     }
     return al_loop_raise_more_severe(error);
 }
 
 int
 al_capture_cancel(al_state *st, const al_loop *bound, PyObject *task,
-                  PyObject *msg, PyObject *watcher)
+                  PyObject *msg, PyObject *on_done)
 {
-    int may = al_fast_path_shares(st, bound);
-    may = may > 0 ? capture_may(st, bound) : may;
-    PyObject *waiter = may > 0 ? capture_waiter(st, bound, task) : NULL;
-    LoopProxyObject *loop = waiter == NULL ? NULL : loop_proxy_take(st);
-    if (loop == NULL) {
+    int may = al_fast_path_can_share(st, bound);
+    may = may > 0 ? capture_is_on(st, bound) : may;
+    PyObject *waiter = may > 0 ? capture_find_waiter(st, bound, task) : NULL;
+    LoopProxyObject *proxy = waiter == NULL ? NULL : loop_proxy_acquire(st);
+    if (proxy == NULL) {
         Py_XDECREF(waiter);
         return capture_cancel_plain(st, task, msg);
     }
-    /* Nothing of anybody's runs while the stand-in is in the future. */
-    PyObject *real = *capture_field(waiter);
-    *capture_field(waiter) = (PyObject *)loop;
-    int asked = al_task_cancel(st, task, msg);
-    *capture_field(waiter) = real;
-    if (loop->call != NULL && loop->arg != NULL) {
-        PyObject *error = asked < 0 ? PyErr_GetRaisedException() : NULL;
-        al_call wake = loop_proxy_yield(loop, bound, task, watcher);
-        int woken = al_call_queue_deliver(st, bound->loop, &wake, NULL);
+    /* No code but asyncio's runs while the proxy is in the future. */
+    PyObject *real = *capture_loop_field(waiter);
+    *capture_loop_field(waiter) = (PyObject *)proxy;
+    int cancelled = al_task_cancel(st, task, msg);
+    *capture_loop_field(waiter) = real;
+    if (proxy->call != NULL && proxy->arg != NULL) {
+        PyObject *error = cancelled < 0 ? PyErr_GetRaisedException() : NULL;
+        al_call wakeup = loop_proxy_take_call(proxy, bound, task, on_done);
+        int woken = al_call_queue_deliver(st, bound->loop, &wakeup, NULL);
         if (woken < 0 || error != NULL) {
-            asked = al_loop_raise_more_severe(error);
+            cancelled = al_loop_raise_more_severe(error);
         }
-        al_call_clear(&wake); /* in vain, twice: as asyncio's own may be */
+        /* Not scheduled after two attempts: it is lost, as asyncio's is when
+           its call_soon() fails. */
+        al_call_clear(&wakeup);
     }
-    loop_proxy_give(st, loop);
+    loop_proxy_release(st, proxy);
     Py_DECREF(waiter);
-    return asked;
+    return cancelled;
 }
 
 /* --------------------------------------------------------- GC and specs */
@@ -451,7 +492,7 @@ capture_traverse(PyObject *op, visitproc visit, void *arg)
 {
     CaptureObject *self = (CaptureObject *)op;
     Py_VISIT(Py_TYPE(op));
-    Py_VISIT(self->spare);
+    Py_VISIT(self->idle);
     return 0;
 }
 
@@ -459,7 +500,7 @@ static int
 capture_clear(PyObject *op)
 {
     CaptureObject *self = (CaptureObject *)op;
-    Py_CLEAR(self->spare);
+    Py_CLEAR(self->idle);
     return 0;
 }
 
@@ -479,7 +520,7 @@ static PyType_Slot loop_proxy_slots[] = {
 };
 
 static PyType_Spec loop_proxy_spec = {
-    .name = "pyasynclife._core.StandIn",
+    .name = "pyasynclife._core.LoopProxy",
     .basicsize = sizeof(LoopProxyObject),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE
              | Py_TPFLAGS_DISALLOW_INSTANTIATION,
@@ -509,15 +550,15 @@ al_capture_setup(PyObject *module, al_state *st)
     {
         return -1;
     }
-    CaptureObject *all =
+    CaptureObject *capture =
         AL_ALLOC(PyObject_GC_New(CaptureObject, (PyTypeObject *)st->Capture));
-    if (all == NULL) {
+    if (capture == NULL) {
         return -1;
     }
-    all->spare = NULL;
-    all->mode = CAPTURE_UNTRIED;
-    all->allowed = true;
-    PyObject_GC_Track((PyObject *)all);
-    st->capture = (PyObject *)all;
+    capture->idle = NULL;
+    capture->mode = CAPTURE_UNTESTED;
+    capture->allowed = true;
+    PyObject_GC_Track((PyObject *)capture);
+    st->capture = (PyObject *)capture;
     return 0;
 }

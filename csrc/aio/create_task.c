@@ -1,9 +1,20 @@
-/* Making a Task of a coroutine, as the loop's create_task would.
+/* Makes a Task of a coroutine, as the loop's create_task would.
  *
- * What create_task is given is handed on untouched, so a task factory sees
- * what it would see from asyncio.  The Task type is called in its place where
- * nobody could tell, and for an eager start, which loops and versions take or
- * refuse each in their own way.
+ * There are four ways, and no code can tell which one was taken:
+ *
+ *     al_create_task   eager_start passed?  -> create_task_eager
+ *                                                Task(..., eager_start=True)
+ *     _named, _plain   otherwise            -> create_task_lazy
+ *       fast_path.c says HANDLE: al_capture_start(): a Task, its first step
+ *                                in a call queue, no done callback on it
+ *       fast_path.c says TASK,   Task(coro, loop=loop): a Task whose first
+ *       or the capture is off:   step has a Handle of its own
+ *       fast_path.c says NONE:   loop.create_task(...): somebody must see it
+ *
+ * The keywords of create_task are passed on untouched, so a task factory sees
+ * what asyncio would show it.  An eager start does not go through create_task,
+ * because every loop and version accepts or refuses that keyword in its own
+ * way.
  */
 #include "base/compat.h"
 #include "base/fault.h"
@@ -14,7 +25,7 @@
 #include "aio/capture.h"
 #include "aio/create_task.h"
 
-/* loop.create_task(coro, **keywords) */
+/* loop.create_task(coro, **keywords) (new) */
 static PyObject *
 create_task_by_loop(al_state *st, const al_loop *bound, PyObject *const *args,
                     PyObject *kwnames)
@@ -29,9 +40,9 @@ create_task_by_loop(al_state *st, const al_loop *bound, PyObject *const *args,
         kwnames));
 }
 
-/* Where a keyword is among others; -1: it is not. */
+/* Return the place of a keyword among others; -1: it is not there. */
 static Py_ssize_t
-create_task_find(PyObject *kwnames, PyObject *name)
+create_task_find_keyword(PyObject *kwnames, PyObject *name)
 {
     Py_ssize_t n = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
     for (Py_ssize_t i = 0; i < n; i++) {
@@ -44,7 +55,8 @@ create_task_find(PyObject *kwnames, PyObject *name)
 }
 
 /* Refuse an eager start that would hang the loop: a Task that cannot enter its
-   context stays the current one for ever (CPython gh-157301). */
+   context stays the current one for ever (CPython gh-157301).  -1 with an
+   exception. */
 static int
 create_task_check_context(PyObject *context)
 {
@@ -61,16 +73,16 @@ create_task_check_context(PyObject *context)
     return PyContext_Enter(context) < 0 ? -1 : PyContext_Exit(context);
 }
 
-/* The Task type for an eager Task that is ours to make (new): there is no task
-   factory, and create_task is no Python code that somebody put there.  A
-   native one may not know of eager_start.  NULL without an exception: it is
-   not. */
+/* Return the type to call for an eager Task (new): the loop has no task
+   factory, and its create_task is not Python code that somebody put there.
+   Native code (uvloop's) is passed over, for it may not know eager_start.
+   NULL without an exception: the loop's create_task must see the call. */
 static PyObject *
 create_task_type(al_state *st, const al_loop *bound)
 {
-    al_fast_path stock = al_fast_path_ask(st, bound, AL_FAST_PATH_TASKS);
-    if (stock != AL_FAST_PATH_NOTHING) {
-        return stock == AL_FAST_PATH_ERROR ? NULL : Py_NewRef(st->Task);
+    al_fast_path path = al_fast_path_find(st, bound, AL_FAST_PATH_TASK);
+    if (path != AL_FAST_PATH_NONE) {
+        return path == AL_FAST_PATH_ERROR ? NULL : Py_NewRef(st->Task);
     }
     PyObject *method = PyObject_GetAttr(bound->loop, st->s_create_task);
     if (method == NULL) {
@@ -88,7 +100,7 @@ create_task_type(al_state *st, const al_loop *bound)
                               : NULL;
 }
 
-/* al_create_task() where eager_start was passed. */
+/* al_create_task() where eager_start was passed (new). */
 static PyObject *
 create_task_eager(al_state *st, const al_loop *bound, PyObject *const *args,
                   PyObject *kwnames)
@@ -99,11 +111,11 @@ create_task_eager(al_state *st, const al_loop *bound, PyObject *const *args,
                         "3.11");
         return NULL;
     }
-    Py_ssize_t eager = create_task_find(kwnames, st->s_eager_start);
-    Py_ssize_t context = create_task_find(kwnames, st->s_context);
-    int begins = PyObject_IsTrue(args[1 + eager]);
-    if (begins < 0
-        || (begins && context >= 0
+    Py_ssize_t eager = create_task_find_keyword(kwnames, st->s_eager_start);
+    Py_ssize_t context = create_task_find_keyword(kwnames, st->s_context);
+    int is_eager = PyObject_IsTrue(args[1 + eager]);
+    if (is_eager < 0
+        || (is_eager && context >= 0
             && create_task_check_context(args[1 + context]) < 0))
     {
         return NULL;
@@ -124,27 +136,29 @@ create_task_eager(al_state *st, const al_loop *bound, PyObject *const *args,
 typedef struct {
     PyObject *kwnames;       /* borrowed, or NULL */
     PyObject *const *values; /* borrowed */
-    PyObject *name;          /* borrowed: to be given later, or NULL */
-} create_task_keys;
+    PyObject *name;          /* borrowed: to set afterwards, or NULL */
+} create_task_keywords;
 
-/* Bring the keywords of create_task to those of the Task type.  uvloop, and
-   asyncio until 3.12, name a Task after it was made, so it uses up a number;
-   as ours must, for others to be numbered as they would be.  Tells whether it
-   can be done. */
+/* Turn the keywords of create_task into those of the Task type.  Tells whether
+   that is possible.  uvloop, and asyncio until 3.12, set the name after the
+   Task was made, so every Task uses up a number of the default names.  Ours
+   must do so too, or the next Task without a name would get another one. */
 static bool
-create_task_sort(al_state *st, const al_loop *bound, create_task_keys *keys)
+create_task_convert_keywords(al_state *st, const al_loop *bound,
+                             create_task_keywords *keys)
 {
     Py_ssize_t n = keys->kwnames == NULL ? 0 : PyTuple_GET_SIZE(keys->kwnames);
-    Py_ssize_t at = create_task_find(keys->kwnames, st->s_name);
-    if (n == 0 || create_task_find(keys->kwnames, st->s_loop) >= 0) {
-        return n == 0; /* the loop is no keyword of create_task */
+    Py_ssize_t at = create_task_find_keyword(keys->kwnames, st->s_name);
+    if (n == 0 || create_task_find_keyword(keys->kwnames, st->s_loop) >= 0) {
+        return n == 0; /* create_task() has no such keyword */
     }
     if (at < 0
-        || !(AL_NAMES_TASKS_LATE || al_fast_path_is_native(st, bound->loop)))
+        || !(AL_NAMES_TASKS_LATE || al_fast_path_is_uvloop(st, bound->loop)))
     {
         return true;
     }
-    Py_ssize_t context = create_task_find(keys->kwnames, st->s_context);
+    Py_ssize_t context =
+        create_task_find_keyword(keys->kwnames, st->s_context);
     PyObject *name = keys->values[at];
     if (n - 1 != (context >= 0)
         || !(name == Py_None || PyUnicode_CheckExact(name)))
@@ -157,21 +171,21 @@ create_task_sort(al_state *st, const al_loop *bound, create_task_keys *keys)
     return true;
 }
 
-/* create_task_task() where calling the Task type will do. */
+/* create_task_lazy() where calling the Task type is safe (new). */
 static PyObject *
-create_task_direct(al_state *st, const al_loop *bound, al_fast_path stock,
+create_task_direct(al_state *st, const al_loop *bound, al_fast_path path,
                    PyObject *const *args, PyObject *kwnames,
-                   const create_task_keys *keys, PyObject *watcher,
+                   const create_task_keywords *keys, PyObject *on_done,
                    al_created *how)
 {
     PyObject *task = NULL;
     int captured = 0;
-    if (stock == AL_FAST_PATH_CALLS) {
+    if (path == AL_FAST_PATH_HANDLE) {
         captured = al_capture_start(st, bound, args[0], keys->kwnames,
-                                    keys->values, watcher, &task);
+                                    keys->values, on_done, &task);
     }
     if (captured == 0) {
-        /* In a closed loop it would stay behind and never run. */
+        /* In a closed loop the Task would stay pending for ever. */
         int open = al_fast_path_is_open(st, bound->loop);
         if (open <= 0) {
             return open < 0 ? NULL
@@ -188,34 +202,36 @@ create_task_direct(al_state *st, const al_loop *bound, al_fast_path stock,
         PyObject *none =
             PyObject_CallMethodOneArg(task, st->s_set_name, keys->name);
         if (none == NULL) {
-            PyErr_Clear(); /* no memory for a name: it keeps its number */
+            PyErr_Clear(); /* MemoryError: it keeps its default name */
         }
         Py_XDECREF(none);
     }
     return task;
 }
 
-/* A Task of args[0], by whichever way nobody can tell from create_task. */
+/* Make a Task of args[0] by the fastest way that nobody can tell from
+   create_task (new). */
 static PyObject *
-create_task_task(al_state *st, const al_loop *bound, al_fast_path most,
-                 PyObject *const *args, PyObject *kwnames, PyObject *watcher,
+create_task_lazy(al_state *st, const al_loop *bound, al_fast_path most,
+                 PyObject *const *args, PyObject *kwnames, PyObject *on_done,
                  al_created *how)
 {
     *how = AL_CREATED;
-    create_task_keys keys = {kwnames, args + 1, NULL};
-    al_fast_path stock = al_fast_path_ask(st, bound, most);
-    if (stock == AL_FAST_PATH_ERROR) {
+    create_task_keywords keys = {kwnames, args + 1, NULL};
+    al_fast_path path = al_fast_path_find(st, bound, most);
+    if (path == AL_FAST_PATH_ERROR) {
         return NULL;
     }
-    return stock == AL_FAST_PATH_NOTHING || !create_task_sort(st, bound, &keys)
+    return path == AL_FAST_PATH_NONE
+                   || !create_task_convert_keywords(st, bound, &keys)
                ? create_task_by_loop(st, bound, args, kwnames)
-               : create_task_direct(st, bound, stock, args, kwnames, &keys,
-                                    watcher, how);
+               : create_task_direct(st, bound, path, args, kwnames, &keys,
+                                    on_done, how);
 }
 
 PyObject *
 al_create_task(al_state *st, al_loop *bound, PyObject *const *args,
-               PyObject *kwnames, PyObject *watcher, al_created *how)
+               PyObject *kwnames, PyObject *on_done, al_created *how)
 {
     *how = AL_CREATED;
     if (kwnames != NULL && PyTuple_GET_SIZE(kwnames) > AL_TASK_KEYWORDS) {
@@ -227,21 +243,21 @@ al_create_task(al_state *st, al_loop *bound, PyObject *const *args,
     if (al_loop_check_thread(st, bound, "TaskGroup.create_task()") < 0) {
         return NULL;
     }
-    return create_task_find(kwnames, st->s_eager_start) >= 0
+    return create_task_find_keyword(kwnames, st->s_eager_start) >= 0
                ? create_task_eager(st, bound, args, kwnames)
-               : create_task_task(st, bound, AL_FAST_PATH_CALLS, args, kwnames,
-                                  watcher, how);
+               : create_task_lazy(st, bound, AL_FAST_PATH_HANDLE, args,
+                                  kwnames, on_done, how);
 }
 
 PyObject *
 al_create_task_named(al_state *st, const al_loop *bound, PyObject *coro,
-                     PyObject *name, PyObject *context, PyObject *watcher,
+                     PyObject *name, PyObject *context, PyObject *on_done,
                      al_created *how)
 {
     PyObject *args[] = {coro, name, context};
-    return create_task_task(
-        st, bound, AL_FAST_PATH_CALLS, args,
-        context == NULL ? st->kw_name : st->kw_name_context, watcher, how);
+    return create_task_lazy(
+        st, bound, AL_FAST_PATH_HANDLE, args,
+        context == NULL ? st->kw_name : st->kw_name_context, on_done, how);
 }
 
 PyObject *
@@ -250,7 +266,7 @@ al_create_task_plain(al_state *st, const al_loop *bound, PyObject *coro,
 {
     al_created how;
     PyObject *args[] = {coro, name, context};
-    return create_task_task(
-        st, bound, AL_FAST_PATH_TASKS, args,
+    return create_task_lazy(
+        st, bound, AL_FAST_PATH_TASK, args,
         context == NULL ? st->kw_name : st->kw_name_context, NULL, &how);
 }

@@ -1,10 +1,21 @@
 /* One loop timer for a queue of deadlines.
  *
- * Equal timeouts fall due in the order of their starts, so a sorted insert
- * from the tail looks at one neighbour.  The timer is armed lazily: nothing
- * happens when something ends in time, and what is found not yet due when the
- * timer fires has it armed again.  So a batch makes about one timer per
- * timeout's length of its run, not one per item.
+ *     owner (a pump)
+ *       al_deadlines  queue: d1 -> d2 -> d3        each inside its item
+ *                     timer: TimerHandle           armed for d1, or earlier
+ *                              callback: Alarm     owns the owner
+ *
+ * Equal timeouts fall due in the order in which they started, so a sorted
+ * insert from the tail compares with one neighbour.  The timer is armed
+ * lazily: an item that ends in time only leaves the queue, and when the timer
+ * fires too early it is armed again for the deadline that is first by then.
+ * So a batch arms about one timer in each timeout's length of its run, instead
+ * of one for each item.
+ *
+ * Danger spot: due() runs Python, and may add deadlines, remove them or disarm
+ * the queue.  What is due is therefore moved to a local list first, from which
+ * a deadline that is dropped meanwhile removes itself, and the list is read
+ * anew after each call.
  */
 #include "base/compat.h"
 #include "base/fault.h"
@@ -12,18 +23,18 @@
 #include "base/object.h"
 #include "base/state.h"
 #include "aio/loop.h"
-#include "aio/task.h"
 #include "aio/deadline.h"
 
-/* uvloop's clock has milliseconds: its timers may come that much early. */
+/* How early a timer may fire.  uvloop's clock counts milliseconds. */
 #define DEADLINE_COARSE 1e-3
 #define DEADLINE_FINE 1e-6
 
-/* The callback of a timer. */
+/* The callback of a timer.  Each timer has its own, so that the loop's handle
+   owns the owner for as long as it may fire. */
 typedef struct {
     PyObject_HEAD
     PyObject *owner;   /* owned */
-    al_deadlines *all; /* inside the owner */
+    al_deadlines *all; /* borrowed: inside the owner */
 } AlarmObject;
 
 static PyObject *
@@ -40,7 +51,7 @@ alarm_new(al_deadlines *all)
     return (PyObject *)self;
 }
 
-/* How early a deadline counts as due on this loop. */
+/* Return how long before its time a deadline counts as due on this loop. */
 static double
 deadline_slack(const al_deadlines *all)
 {
@@ -48,19 +59,24 @@ deadline_slack(const al_deadlines *all)
                                                 : DEADLINE_FINE;
 }
 
+/* Cancel a TimerHandle (stolen; may be NULL).  Errors are reported. */
 static void
-deadline_cancel(al_deadlines *all, PyObject *timer)
+deadline_cancel_timer(al_deadlines *all, PyObject *timer)
 {
-    if (timer != NULL) {
-        if (al_task_cancel(all->st, timer, NULL) < 0) {
-            al_loop_report_or_exit_later(all->st, all->bound->loop,
-                                         "cancelling a timer failed", NULL);
-        }
-        Py_DECREF(timer);
+    if (timer == NULL) {
+        return;
     }
+    PyObject *none = PyObject_CallMethodNoArgs(timer, all->st->s_cancel);
+    if (none == NULL) {
+        al_loop_report_or_exit_later(all->st, all->bound->loop,
+                                     "cancelling a timer failed", NULL);
+    }
+    Py_XDECREF(none);
+    Py_DECREF(timer);
 }
 
-/* Have the timer fire for the head of the queue, or before. */
+/* Arm the timer for the head of the queue, unless it fires no later already.
+   -1 with an exception. */
 static int
 deadline_arm(al_deadlines *all)
 {
@@ -83,11 +99,11 @@ deadline_arm(al_deadlines *all)
     PyObject *before = all->timer;
     all->timer = timer;
     all->armed = when;
-    deadline_cancel(all, before);
+    deadline_cancel_timer(all, before);
     return 0;
 }
 
-/* Tell what is due, then arm for what is not. */
+/* The timer fires: call due() for what is due, then arm it for the rest. */
 static void
 deadline_fire(al_deadlines *all)
 {
@@ -108,7 +124,7 @@ deadline_fire(al_deadlines *all)
         al_link_unlink(first);
         al_list_append(&due, first);
     }
-    /* What ends meanwhile takes itself out of the local list. */
+    /* An item that ends meanwhile removes itself from the local list. */
     while (!al_list_is_empty(&due)) {
         al_link *first = due.next;
         al_link_unlink(first);
@@ -158,7 +174,7 @@ al_deadline_disarm(al_deadlines *all)
     }
     PyObject *timer = all->timer;
     all->timer = NULL;
-    deadline_cancel(all, timer);
+    deadline_cancel_timer(all, timer);
 }
 
 /* ------------------------------------------------------------- Alarm */

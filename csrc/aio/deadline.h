@@ -7,7 +7,7 @@
 #include "base/state.h"
 #include "aio/loop.h"
 
-/* A deadline lives in what is due then. */
+/* A deadline, embedded in the thing that is due then. */
 typedef struct {
     al_link link;
     double when; /* loop time */
@@ -15,38 +15,40 @@ typedef struct {
 
 typedef struct al_deadlines al_deadlines;
 
-/* What is due, already out of the queue; or NULL, with an exception set, which
-   is to be taken: the timer has failed, and nothing will fall due any more.
+/* Called for each deadline that is due, after it was taken out of the queue.
+   `deadline` is NULL, with an exception set that the callee handles, if the
+   clock or the timer failed: nothing in the queue will fall due any more.
    Runs Python. */
 typedef void (*al_due)(al_deadlines *all, al_deadline *deadline);
 
 /* A queue of deadlines, embedded in its owner. */
 struct al_deadlines {
-    al_link queue;   /* by time */
-    PyObject *owner; /* borrowed: embeds this */
-    const al_loop *bound;
+    al_link queue;        /* of deadlines, by time */
+    PyObject *owner;      /* borrowed: embeds this */
+    const al_loop *bound; /* borrowed: the owner's */
     al_state *st;
     al_due due;
-    PyObject *timer; /* owned: the loop's handle; NULL: none is armed */
-    double armed;    /* what the timer is armed for */
+    PyObject *timer; /* owned: the TimerHandle; NULL: none is armed */
+    double armed;    /* the loop time that the timer is armed for */
 };
 
-/* Make an empty queue of an owner that embeds it and its loop.  Pure C. */
+/* Initialize an empty queue, embedded in `owner` as `bound` is.  Pure C. */
 void al_deadline_init(al_deadlines *all, al_state *st, PyObject *owner,
                       const al_loop *bound, al_due due);
 
-/* Queue a deadline that is in no queue.  Returns 0; -1 with an exception, and
-   it is in none.  Runs Python. */
+/* Add a deadline that is in no queue.  Returns 0; -1 with an exception, the
+   deadline not added.  Runs Python. */
 int al_deadline_add(al_deadlines *all, al_deadline *deadline, double when);
 
-/* Cancel the timer and forget the queue.  Errors go to the loop's exception
-   handler.  Runs Python. */
+/* Cancel the timer and empty the queue.  Errors are reported to the loop.
+   Runs Python. */
 void al_deadline_disarm(al_deadlines *all);
 
-/* Make the type of the timer's callback.  Runs Python. */
+/* Make the type of the timer's callback.  Returns 0; -1 with an exception.
+   Runs Python. */
 int al_deadline_setup(PyObject *module, al_state *st);
 
-/* Take a deadline out of its queue, if it is in one.  Pure C. */
+/* Remove a deadline from its queue, if it is in one.  Pure C. */
 static inline void
 al_deadline_drop(al_deadline *deadline)
 {

@@ -1,12 +1,24 @@
-/* What may be done in a loop's place, for the loop is as it was made.
+/* Decides which fast paths are safe on a loop of asyncio or uvloop.
  *
- * A Task made by calling the Task type is what create_task makes, less two
- * frames, if the loop's create_task is the loop's own, no task factory is set
- * and asyncio.Task is the C type.  And calls may share a handle if the loop's
- * call_soon is its own as well, nobody debugs, and its queue can be seen.
+ * This is rule R3 of docs/internals/capture.md.  A Task made by calling the
+ * Task type is what create_task makes, less two frames, if
+ *   - the loop's create_task is asyncio's or uvloop's own,
+ *   - no task factory is set, and
+ *   - asyncio.Task is the C type.
+ * Calls may also share a handle if
+ *   - the loop's call_soon is its own as well,
+ *   - the loop is not in debug mode, and
+ *   - asyncio's Handle is as asyncio made it: some profilers patch it.
  *
- * The type of a loop is judged in Python (pyasynclife._loop), once, and again
- * when it has changed; the loop itself is looked at each time.
+ * The type of a loop is examined in Python (loop_terms()), once, and again
+ * when that type or Handle has changed, which CPython's type version tags
+ * tell.  The loop itself is looked at each time: anybody may set an attribute
+ * of it.
+ *
+ * Each question fetches the loop's dict anew.  To pass it on from the question
+ * to the scheduling of the Task would save 40 of the 15,000 instructions of a
+ * child; but finalizers may run while the Task is made, and a dict that they
+ * replace would not be noticed.
  */
 #include "base/compat.h"
 #include "base/fault.h"
@@ -15,45 +27,48 @@
 #include "aio/loop.h"
 #include "aio/fast_path.h"
 
-/* The one object that remembers, for a module. */
+/* What is remembered of the last type of loop that was examined.  There is one
+   for each module, st->fast_path. */
 typedef struct {
     PyObject_HEAD
-    PyObject *type;      /* owned: the last type of loop that was judged */
-    PyObject *maker;     /* owned: its own create_task; NULL: it is not fit */
-    PyObject *call_soon; /* owned: its own; NULL: it is not fit */
-    PyObject *native;    /* owned: uvloop's type, if seen, or NULL; and */
-    PyObject *factory;   /* owned: its get_task_factory */
-    PyObject *debug;     /* owned: its get_debug */
-    PyObject *closed;    /* owned: its is_closed */
-    unsigned int tag;    /* of that type, and of Handle, when judged; 0: ask */
-    unsigned int handle_tag;
-    bool handles_differ; /* that type's are not asyncio's */
+    PyObject *type;        /* owned: that type */
+    PyObject *create_task; /* owned: its own; NULL: no fast path */
+    PyObject *call_soon;   /* owned: its own; NULL: no sharing of handles */
+    PyObject *uvloop;      /* owned: uvloop's native type, or NULL; and its */
+    PyObject *get_task_factory;  /* owned */
+    PyObject *get_debug;         /* owned */
+    PyObject *is_closed;         /* owned */
+    unsigned int version;        /* of that type when examined; 0: unknown */
+    unsigned int handle_version; /* of asyncio's Handle then */
+    bool has_own_handles;        /* that type's are not asyncio's */
 } FastPathObject;
 
 /* ----------------------------------------------------------- the type */
 
-/* A type's version, which changes with it. */
+/* Return a type's version tag, which changes whenever the type does. */
 static unsigned int
-fast_path_tag(al_state *st, PyTypeObject *type)
+fast_path_version(al_state *st, PyTypeObject *type)
 {
-    (void)PyObject_HasAttr((PyObject *)type, st->s_call_soon); /* gives one */
+    /* A lookup assigns a tag to a type that has none. */
+    (void)PyObject_HasAttr((PyObject *)type, st->s_call_soon);
     return type->tp_version_tag;
 }
 
-/* Judge a type of loop.  -1 with an exception. */
+/* Examine a type of loop, and remember the result.  -1 with an exception. */
 static int
-fast_path_judge(al_state *st, FastPathObject *self, PyTypeObject *type)
+fast_path_examine(al_state *st, FastPathObject *self, PyTypeObject *type)
 {
     PyTypeObject *handle = (PyTypeObject *)st->Handle;
-    unsigned int tag = fast_path_tag(st, type);
-    unsigned int handle_tag = fast_path_tag(st, handle);
+    unsigned int version = fast_path_version(st, type);
+    unsigned int handle_version = fast_path_version(st, handle);
     PyObject *terms =
         PyObject_CallOneArg(st->loop_fast_paths, (PyObject *)type);
     if (terms == NULL) {
         return -1;
     }
-    PyObject **fields[] = {&self->maker,   &self->call_soon, &self->native,
-                           &self->factory, &self->debug,     &self->closed};
+    PyObject **fields[] = {&self->create_task, &self->call_soon,
+                           &self->uvloop,      &self->get_task_factory,
+                           &self->get_debug,   &self->is_closed};
     PyObject *old[Py_ARRAY_LENGTH(fields) + 1] = {self->type};
     Py_ssize_t n = PyTuple_GET_SIZE(terms); /* two, or all for uvloop's */
     for (Py_ssize_t i = 0; i < n; i++) {
@@ -62,10 +77,11 @@ fast_path_judge(al_state *st, FastPathObject *self, PyTypeObject *type)
         *fields[i] = term == Py_None ? NULL : Py_NewRef(term);
     }
     self->type = Py_NewRef((PyObject *)type);
-    /* Somebody may have changed them meanwhile. */
-    self->tag = type->tp_version_tag == tag ? tag : 0;
-    self->handle_tag = handle->tp_version_tag == handle_tag ? handle_tag : 0;
-    self->handles_differ = n > 2;
+    /* If a type has changed meanwhile it is examined again next time. */
+    self->version = type->tp_version_tag == version ? version : 0;
+    self->handle_version =
+        handle->tp_version_tag == handle_version ? handle_version : 0;
+    self->has_own_handles = n > 2;
     for (size_t i = 0; i < Py_ARRAY_LENGTH(old); i++) {
         Py_XDECREF(old[i]);
     }
@@ -73,29 +89,31 @@ fast_path_judge(al_state *st, FastPathObject *self, PyTypeObject *type)
     return 0;
 }
 
+/* Tell whether what is remembered holds for a type of loop. */
 static bool
-fast_path_is_judged(al_state *st, const FastPathObject *self,
-                    PyTypeObject *type)
+fast_path_is_current(al_state *st, const FastPathObject *self,
+                     PyTypeObject *type)
 {
-    unsigned int handle_tag = ((PyTypeObject *)st->Handle)->tp_version_tag;
-    return (PyObject *)type == self->type && self->tag != 0
-           && type->tp_version_tag == self->tag
-           && (self->handles_differ
-               || (self->handle_tag != 0 && handle_tag == self->handle_tag));
+    unsigned int handle_version = ((PyTypeObject *)st->Handle)->tp_version_tag;
+    return (PyObject *)type == self->type && self->version != 0
+           && type->tp_version_tag == self->version
+           && (self->has_own_handles
+               || (self->handle_version != 0
+                   && handle_version == self->handle_version));
 }
 
-/* Tell whether a loop is of uvloop's making. */
+/* Tell whether a loop is uvloop's. */
 static bool
-fast_path_is_native(const FastPathObject *self, PyObject *loop)
+fast_path_is_uvloop(const FastPathObject *self, PyObject *loop)
 {
-    return self->native != NULL
-           && PyObject_TypeCheck(loop, (PyTypeObject *)self->native);
+    return self->uvloop != NULL
+           && PyObject_TypeCheck(loop, (PyTypeObject *)self->uvloop);
 }
 
 /* ------------------------------------------------------------ the loop */
 
-/* The attributes of the loop itself, where looking at them as a dict costs it
-   nothing (new); else NULL, without an exception. */
+/* Return the loop's own attributes as a dict (new); NULL without an exception
+   where to look at them so would slow the loop down (see AL_DICT_IS_FREE). */
 static PyObject *
 fast_path_dict(PyObject *loop)
 {
@@ -104,13 +122,13 @@ fast_path_dict(PyObject *loop)
     }
     PyObject *dict = PyObject_GenericGetDict(loop, NULL);
     if (dict == NULL) {
-        PyErr_Clear(); /* it has none; MemoryError: the other way works */
+        PyErr_Clear(); /* it has none, or MemoryError: getattr works too */
     }
     return dict;
 }
 
-/* loop.name is that method of its type, for the loop has none of its own: 1 or
-   0; -1 with an exception. */
+/* Tell whether loop.name is the method `function` of its type, not replaced on
+   the loop itself: 1 or 0; -1 with an exception. */
 static int
 fast_path_has_method(PyObject *loop, PyObject *dict, PyObject *name,
                      PyObject *function)
@@ -122,8 +140,9 @@ fast_path_has_method(PyObject *loop, PyObject *dict, PyObject *name,
     return al_is_method(loop, name, function);
 }
 
-/* An attribute of a loop that only the loop itself has, not its type (new);
-   NULL with an exception, or without one if there is none. */
+/* Return an attribute that asyncio's loops set on themselves (new); NULL with
+   an exception, or without one if there is none.  loop_terms() has seen to it
+   that the type has no such attribute, which might be a property. */
 static PyObject *
 fast_path_attribute(PyObject *loop, PyObject *dict, PyObject *name)
 {
@@ -131,103 +150,100 @@ fast_path_attribute(PyObject *loop, PyObject *dict, PyObject *name)
                         : Py_XNewRef(PyDict_GetItemWithError(dict, name));
 }
 
-/* What is found is that very object, a constant: 1 or 0; -1 with an exception.
-   Steals what is found. */
+/* Tell whether what was found (stolen; NULL: nothing, or it raised) is that
+   constant: 1 or 0; -1 with an exception. */
 static int
-fast_path_is(PyObject *found, PyObject *what)
+fast_path_is(PyObject *found, PyObject *constant)
 {
     if (found == NULL) {
         return PyErr_Occurred() ? -1 : 0;
     }
     Py_DECREF(found);
-    return found == what;
+    return found == constant;
 }
 
-/* create_task is the loop's own, and there is no task factory. */
+/* Tell whether calling the Task type is safe: create_task is the loop's own,
+   and there is no task factory.  1 or 0; -1 with an exception. */
 static int
-fast_path_makes(al_state *st, const FastPathObject *self, PyObject *loop,
-                PyObject *dict)
+fast_path_can_make_task(al_state *st, const FastPathObject *self,
+                        PyObject *loop, PyObject *dict)
 {
-    int makes =
-        fast_path_has_method(loop, dict, st->s_create_task, self->maker);
-    if (makes <= 0) {
-        return makes;
+    int own =
+        fast_path_has_method(loop, dict, st->s_create_task, self->create_task);
+    if (own <= 0) {
+        return own;
     }
     return fast_path_is(
-        fast_path_is_native(self, loop)
-            ? PyObject_CallOneArg(self->factory, loop)
+        fast_path_is_uvloop(self, loop)
+            ? PyObject_CallOneArg(self->get_task_factory, loop)
             : fast_path_attribute(loop, dict, st->s__task_factory),
         Py_None);
 }
 
-/* call_soon is the loop's own, and nobody debugs. */
+/* Tell whether sharing a handle is safe: call_soon is the loop's own, and it
+   is not in debug mode.  1 or 0; -1 with an exception. */
 static int
-fast_path_calls(al_state *st, const FastPathObject *self, PyObject *loop,
-                PyObject *dict)
+fast_path_can_share(al_state *st, const FastPathObject *self, PyObject *loop,
+                    PyObject *dict)
 {
     if (self->call_soon == NULL) {
         return 0;
     }
-    int calls =
+    int own =
         fast_path_has_method(loop, dict, st->s_call_soon, self->call_soon);
-    if (calls <= 0) {
-        return calls;
+    if (own <= 0) {
+        return own;
     }
-    return fast_path_is(fast_path_is_native(self, loop)
-                            ? PyObject_CallOneArg(self->debug, loop)
+    return fast_path_is(fast_path_is_uvloop(self, loop)
+                            ? PyObject_CallOneArg(self->get_debug, loop)
                             : fast_path_attribute(loop, dict, st->s__debug),
                         Py_False);
 }
 
-/* Judge the type of the bound loop if that is to be done.  -1 with an
-   exception. */
-static int
-fast_path_know(al_state *st, FastPathObject *self, const al_loop *bound)
-{
-    PyTypeObject *type = Py_TYPE(bound->loop);
-    return fast_path_is_judged(st, self, type)
-               ? 0
-               : fast_path_judge(st, self, type);
-}
-
 al_fast_path
-al_fast_path_ask(al_state *st, const al_loop *bound, al_fast_path most)
+al_fast_path_find(al_state *st, const al_loop *bound, al_fast_path most)
 {
     FastPathObject *self = (FastPathObject *)st->fast_path;
-    if (fast_path_know(st, self, bound) < 0) {
+    PyTypeObject *type = Py_TYPE(bound->loop);
+    if (!fast_path_is_current(st, self, type)
+        && fast_path_examine(st, self, type) < 0)
+    {
         return AL_FAST_PATH_ERROR;
     }
-    if (self->maker == NULL) {
-        return AL_FAST_PATH_NOTHING;
+    if (self->create_task == NULL) {
+        return AL_FAST_PATH_NONE;
     }
-    /* The dict of a module, for a module's attributes are slow. */
+    /* Read from the dict: getattr on a module is slow. */
     PyObject *task_type = PyDict_GetItemWithError(
         PyModule_GetDict(st->tasks_module), st->s_Task);
     if (task_type != st->Task) {
-        return PyErr_Occurred() ? AL_FAST_PATH_ERROR : AL_FAST_PATH_NOTHING;
+        return PyErr_Occurred() ? AL_FAST_PATH_ERROR : AL_FAST_PATH_NONE;
     }
     PyObject *dict = fast_path_dict(bound->loop);
-    int makes = fast_path_makes(st, self, bound->loop, dict);
-    int calls = 0;
-    if (makes > 0 && most == AL_FAST_PATH_CALLS) {
-        calls = fast_path_calls(st, self, bound->loop, dict);
+    int makes = fast_path_can_make_task(st, self, bound->loop, dict);
+    int shares = 0;
+    if (makes > 0 && most == AL_FAST_PATH_HANDLE) {
+        shares = fast_path_can_share(st, self, bound->loop, dict);
     }
     Py_XDECREF(dict);
-    return makes < 0 || calls < 0 ? AL_FAST_PATH_ERROR
-           : calls                ? AL_FAST_PATH_CALLS
-           : makes                ? AL_FAST_PATH_TASKS
-                                  : AL_FAST_PATH_NOTHING;
+    return makes < 0 || shares < 0 ? AL_FAST_PATH_ERROR
+           : shares                ? AL_FAST_PATH_HANDLE
+           : makes                 ? AL_FAST_PATH_TASK
+                                   : AL_FAST_PATH_NONE;
 }
 
 int
-al_fast_path_shares(al_state *st, const al_loop *bound)
+al_fast_path_can_share(al_state *st, const al_loop *bound)
 {
     FastPathObject *self = (FastPathObject *)st->fast_path;
-    if (fast_path_know(st, self, bound) < 0) {
+    PyTypeObject *type = Py_TYPE(bound->loop);
+    if (!fast_path_is_current(st, self, type)
+        && fast_path_examine(st, self, type) < 0)
+    {
         return -1;
     }
     PyObject *dict = fast_path_dict(bound->loop);
-    int shares = fast_path_calls(st, self, bound->loop, dict);
+    int shares = fast_path_can_share(st, self, bound->loop, dict);
     Py_XDECREF(dict);
     return shares;
 }
@@ -236,8 +252,9 @@ int
 al_fast_path_is_open(al_state *st, PyObject *loop)
 {
     FastPathObject *self = (FastPathObject *)st->fast_path;
-    if (fast_path_is_native(self, loop)) {
-        return fast_path_is(PyObject_CallOneArg(self->closed, loop), Py_False);
+    if (fast_path_is_uvloop(self, loop)) {
+        return fast_path_is(PyObject_CallOneArg(self->is_closed, loop),
+                            Py_False);
     }
     PyObject *dict = fast_path_dict(loop);
     int open =
@@ -247,13 +264,14 @@ al_fast_path_is_open(al_state *st, PyObject *loop)
 }
 
 bool
-al_fast_path_is_native(al_state *st, PyObject *loop)
+al_fast_path_is_uvloop(al_state *st, PyObject *loop)
 {
-    return fast_path_is_native((FastPathObject *)st->fast_path, loop);
+    return fast_path_is_uvloop((FastPathObject *)st->fast_path, loop);
 }
 
-/* ----------------------------------------------------------- its queue */
+/* ----------------------------------------------------- the ready queue */
 
+/* What a traversal looks for. */
 typedef struct {
     PyObject *wanted; /* borrowed: the type */
     PyObject *found;  /* borrowed, or NULL */
@@ -270,7 +288,8 @@ fast_path_visit(PyObject *object, void *arg)
 }
 
 PyObject *
-al_fast_path_held(PyObject *object, PyTypeObject *type, PyObject *wanted)
+al_fast_path_find_referent(PyObject *object, PyTypeObject *type,
+                           PyObject *wanted)
 {
     fast_path_search search = {wanted, NULL};
     if (type->tp_traverse != NULL) {
@@ -280,13 +299,13 @@ al_fast_path_held(PyObject *object, PyTypeObject *type, PyObject *wanted)
 }
 
 PyObject *
-al_fast_path_queue(al_state *st, PyObject *loop)
+al_fast_path_ready_queue(al_state *st, PyObject *loop)
 {
     FastPathObject *self = (FastPathObject *)st->fast_path;
     PyObject *queue = NULL;
-    if (fast_path_is_native(self, loop)) {
-        queue =
-            al_fast_path_held(loop, (PyTypeObject *)self->native, st->deque);
+    if (fast_path_is_uvloop(self, loop)) {
+        queue = al_fast_path_find_referent(loop, (PyTypeObject *)self->uvloop,
+                                           st->deque);
     }
     else {
         PyObject *dict = fast_path_dict(loop);
@@ -294,7 +313,7 @@ al_fast_path_queue(al_state *st, PyObject *loop)
         Py_XDECREF(dict);
     }
     if (queue == NULL) {
-        PyErr_Clear(); /* none to be seen; loop_terms() wants no property */
+        PyErr_Clear(); /* no such attribute, or no memory */
     }
     else if ((PyObject *)Py_TYPE(queue) != st->deque) {
         Py_CLEAR(queue);
@@ -310,12 +329,12 @@ fast_path_traverse(PyObject *op, visitproc visit, void *arg)
     FastPathObject *self = (FastPathObject *)op;
     Py_VISIT(Py_TYPE(op));
     Py_VISIT(self->type);
-    Py_VISIT(self->maker);
+    Py_VISIT(self->create_task);
     Py_VISIT(self->call_soon);
-    Py_VISIT(self->native);
-    Py_VISIT(self->factory);
-    Py_VISIT(self->debug);
-    Py_VISIT(self->closed);
+    Py_VISIT(self->uvloop);
+    Py_VISIT(self->get_task_factory);
+    Py_VISIT(self->get_debug);
+    Py_VISIT(self->is_closed);
     return 0;
 }
 
@@ -324,12 +343,12 @@ fast_path_clear(PyObject *op)
 {
     FastPathObject *self = (FastPathObject *)op;
     Py_CLEAR(self->type);
-    Py_CLEAR(self->maker);
+    Py_CLEAR(self->create_task);
     Py_CLEAR(self->call_soon);
-    Py_CLEAR(self->native);
-    Py_CLEAR(self->factory);
-    Py_CLEAR(self->debug);
-    Py_CLEAR(self->closed);
+    Py_CLEAR(self->uvloop);
+    Py_CLEAR(self->get_task_factory);
+    Py_CLEAR(self->get_debug);
+    Py_CLEAR(self->is_closed);
     return 0;
 }
 
@@ -341,7 +360,7 @@ static PyType_Slot fast_path_slots[] = {
 };
 
 static PyType_Spec fast_path_spec = {
-    .name = "pyasynclife._core.Stock",
+    .name = "pyasynclife._core.FastPath",
     .basicsize = sizeof(FastPathObject),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE
              | Py_TPFLAGS_DISALLOW_INSTANTIATION,
@@ -359,10 +378,10 @@ al_fast_path_setup(PyObject *module, al_state *st)
     if (self == NULL) {
         return -1;
     }
-    self->type = self->maker = self->call_soon = self->native = NULL;
-    self->factory = self->debug = self->closed = NULL;
-    self->tag = self->handle_tag = 0;
-    self->handles_differ = false;
+    self->type = self->create_task = self->call_soon = self->uvloop = NULL;
+    self->get_task_factory = self->get_debug = self->is_closed = NULL;
+    self->version = self->handle_version = 0;
+    self->has_own_handles = false;
     PyObject_GC_Track((PyObject *)self);
     st->fast_path = (PyObject *)self;
     return 0;

@@ -1,13 +1,25 @@
-/* Cancel many, wait for all, know what became of each.
+/* Cancel many Tasks, wait for all, know the outcome of each.
  *
- * A set holds one member for each Task.  The member is the Task's done
- * callback where nobody else would tell of its end; a registry's entries have
- * a callback already and pass the word on.  The waiting itself, with its
- * timer, is a few lines of Python over `pending`, `waiters` and `callers`.
+ * This is the idea of Tokio's JoinSet: abort all, join all.  A shutdown makes
+ * one; its report reads it.
  *
- * Whether a Task swallowed its cancellation is asked at its end: it gave a
- * value, we had asked, and the request still stands.  A Task that took the
- * request back by uncancel() meant to go on, and is not accused.
+ *     JoinSet
+ *       .members    [JoinSetMember, ...]      one for each Task
+ *       .pending    members whose Task has not ended
+ *       .waiters    futures, woken when .pending may be low enough
+ *       .callers    the Tasks that wait
+ *
+ *     a member      stuck --al_member_end--> finished, cancelled, failed or
+ *                                            swallowed
+ *
+ * A member holds its set, and the set its members, until the Task ends.
+ * add() makes the member a done callback of the Task.  A registry that shuts
+ * down does not: its entry is one already, and calls al_member_end.  The
+ * waiting itself, with its timer, is a few lines of Python (follow_drain).
+ *
+ * A Task has swallowed its cancellation if it returned a value, this set had
+ * cancelled it, and the request still counts in cancelling().  A Task that
+ * took the request back by uncancel() meant to go on, and has finished.
  */
 #include "base/compat.h"
 #include "base/fault.h"
@@ -22,19 +34,19 @@ typedef struct {
     PyObject_HEAD
     al_state *st;
     al_loop bound;
-    PyObject *nodes;   /* owned: list */
+    PyObject *members; /* owned: list */
     PyObject *waiters; /* owned: list of futures */
-    PyObject *callers; /* owned: list of the Tasks that wait */
+    PyObject *callers; /* owned: list of the Tasks that wait, or None */
     Py_ssize_t pending;
 } JoinSetObject;
 
 typedef enum {
-    MEMBER_STUCK = 0,
+    MEMBER_STUCK = 0, /* it has not ended */
     MEMBER_FINISHED,
     MEMBER_CANCELLED,
     MEMBER_FAILED,
     MEMBER_SWALLOWED,
-} member_how;
+} member_outcome;
 
 static const char *const member_words[] = {
     "stuck", "finished", "cancelled", "failed", "swallowed",
@@ -47,25 +59,25 @@ typedef struct {
     PyObject *task;     /* owned */
     PyObject *meta;     /* owned: the entry, or None */
     PyObject *error;    /* owned, or NULL */
-    member_how how;
-    bool asked; /* cancel() was called, and true */
+    member_outcome outcome;
+    bool cancel_sent; /* our cancel() is under way, or has returned True */
     bool ended;
 } MemberObject;
 
-/* ---------------------------------------------------------- core half */
+/* ----------------------------------------------------------- core half */
 
 PyObject *
 al_join_set_new(al_state *st, const al_loop *bound)
 {
-    PyObject *nodes = AL_ALLOC(PyList_New(0));
-    PyObject *waiters = nodes == NULL ? NULL : AL_ALLOC(PyList_New(0));
+    PyObject *members = AL_ALLOC(PyList_New(0));
+    PyObject *waiters = members == NULL ? NULL : AL_ALLOC(PyList_New(0));
     PyObject *callers = waiters == NULL ? NULL : AL_ALLOC(PyList_New(0));
     JoinSetObject *self =
         callers == NULL ? NULL
                         : AL_ALLOC(PyObject_GC_New(
                               JoinSetObject, (PyTypeObject *)st->JoinSet));
     if (self == NULL) {
-        Py_XDECREF(nodes);
+        Py_XDECREF(members);
         Py_XDECREF(waiters);
         Py_XDECREF(callers);
         return NULL;
@@ -74,7 +86,7 @@ al_join_set_new(al_state *st, const al_loop *bound)
     self->bound = *bound;
     Py_XINCREF(self->bound.loop);
     Py_XINCREF(self->bound.context);
-    self->nodes = nodes;
+    self->members = members;
     self->waiters = waiters;
     self->callers = callers;
     self->pending = 0;
@@ -82,17 +94,17 @@ al_join_set_new(al_state *st, const al_loop *bound)
     return (PyObject *)self;
 }
 
-/* Tell whether a cancellation of ours still stands, uncaught or swallowed. */
+/* Tell whether our cancellation still counts in the Task's cancelling(). */
 static bool
-member_request_stands(JoinSetObject *set, MemberObject *member)
+member_still_cancelling(JoinSetObject *set, MemberObject *member)
 {
     al_state *st = set->st;
-    if (!member->asked) {
+    if (!member->cancel_sent) {
         return false;
     }
     long count = al_task_cancelling(st, member->task);
     if (count < 0 && PyErr_ExceptionMatches(PyExc_AttributeError)) {
-        PyErr_Clear(); /* a Task of another make that does not count */
+        PyErr_Clear(); /* another library's Task, which does not count */
     }
     else if (count < 0) {
         al_loop_report_or_exit_later(
@@ -109,22 +121,25 @@ al_member_end(PyObject *op, al_outcome outcome, PyObject *error)
     if (member->ended) {
         return;
     }
+    /* The state first: all that follows may run Python, and come here again.
+       Without its set the member is in no cycle any more. */
     member->ended = true;
-    JoinSetObject *set = member->set; /* let go: the set holds its nodes */
+    JoinSetObject *set = member->set;
     member->set = NULL;
     if (set == NULL || set->waiters == NULL) {
         Py_XDECREF((PyObject *)set);
-        return; /* the collector has been here */
+        return; /* the collector has cleared the set */
     }
     PyObject *waiters = Py_NewRef(set->waiters);
-    member->how = outcome == AL_CANCELLED ? MEMBER_CANCELLED
-                  : outcome == AL_DONE    ? MEMBER_FINISHED
-                                          : MEMBER_FAILED;
-    if (outcome == AL_DONE && member_request_stands(set, member)) {
-        member->how = MEMBER_SWALLOWED;
+    member->outcome = outcome == AL_CANCELLED ? MEMBER_CANCELLED
+                      : outcome == AL_DONE    ? MEMBER_FINISHED
+                                              : MEMBER_FAILED;
+    if (outcome == AL_DONE && member_still_cancelling(set, member)) {
+        member->outcome = MEMBER_SWALLOWED;
     }
     Py_XSETREF(member->error, Py_XNewRef(error));
-    /* What is left may be no others than the tasks that wait. */
+    /* The Tasks that are pending may all be among those that wait here: each
+       of them decides in Python whether it waits for any other. */
     Py_ssize_t waiting = PyList_GET_SIZE(waiters);
     if (--set->pending <= (waiting > 1 ? waiting : 1)) {
         al_loop_wake_waiters(set->st, &set->bound, waiters);
@@ -133,10 +148,10 @@ al_member_end(PyObject *op, al_outcome outcome, PyObject *error)
     Py_DECREF((PyObject *)set);
 }
 
-/* Ask a Task that is done how it ended, and note it; one that would not tell
-   has failed.  Returns 0; -1 with the Task's error. */
+/* Ask a Task that is done for its outcome, and record it.  If asking raises,
+   that is recorded as a failure.  Returns 0; -1 with that exception. */
 static int
-member_look(MemberObject *member)
+member_record_outcome(MemberObject *member)
 {
     PyObject *value;
     al_outcome outcome =
@@ -157,16 +172,17 @@ void
 al_member_cancel(PyObject *op)
 {
     MemberObject *member = (MemberObject *)op;
-    if (member->asked || member->ended || member->set == NULL) {
+    if (member->cancel_sent || member->ended || member->set == NULL) {
         return;
     }
     JoinSetObject *set = (JoinSetObject *)Py_NewRef((PyObject *)member->set);
     PyObject *task = Py_NewRef(member->task);
-    member->asked = true;
-    PyObject *watcher = member->meta == Py_None ? op : member->meta;
-    int asked = al_capture_cancel(set->st, &set->bound, task, NULL, watcher);
-    member->asked = asked > 0;
-    if (asked < 0) {
+    /* Set before the call, which may run code that ends the Task. */
+    member->cancel_sent = true;
+    PyObject *on_done = member->meta == Py_None ? op : member->meta;
+    int sent = al_capture_cancel(set->st, &set->bound, task, NULL, on_done);
+    member->cancel_sent = sent > 0;
+    if (sent < 0) {
         al_loop_report_or_exit_later(set->st, set->bound.loop,
                                      "cancelling a task failed", task);
     }
@@ -174,17 +190,20 @@ al_member_cancel(PyObject *op)
     Py_DECREF((PyObject *)set);
 }
 
+/* The done callback. */
 static PyObject *
 member_vectorcall(PyObject *op, PyObject *const *args, size_t nargsf,
                   PyObject *Py_UNUSED(kwnames))
 {
     MemberObject *member = (MemberObject *)op;
     if (PyVectorcall_NARGS(nargsf) != 1 || args[0] != member->task) {
-        PyErr_SetString(PyExc_TypeError, "a DrainNode is not for calling");
+        PyErr_SetString(PyExc_TypeError, "a JoinSetMember is not for calling");
         return NULL;
     }
-    if (!member->ended && member->set != NULL && member_look(member) < 0) {
-        return NULL; /* to the loop's handler */
+    if (!member->ended && member->set != NULL
+        && member_record_outcome(member) < 0)
+    {
+        return NULL; /* the loop reports it */
     }
     Py_RETURN_NONE;
 }
@@ -202,8 +221,8 @@ member_new(JoinSetObject *set, PyObject *task, PyObject *meta)
     member->task = Py_NewRef(task);
     member->meta = Py_NewRef(meta);
     member->error = NULL;
-    member->how = MEMBER_STUCK;
-    member->asked = false;
+    member->outcome = MEMBER_STUCK;
+    member->cancel_sent = false;
     member->ended = false;
     PyObject_GC_Track((PyObject *)member);
     return member;
@@ -215,7 +234,7 @@ al_join_set_add(PyObject *op, PyObject *task, PyObject *meta)
     JoinSetObject *set = (JoinSetObject *)op;
     MemberObject *member = member_new(set, task, meta);
     if (member == NULL
-        || AL_ALLOC_INT(PyList_Append(set->nodes, (PyObject *)member)) < 0)
+        || AL_ALLOC_INT(PyList_Append(set->members, (PyObject *)member)) < 0)
     {
         Py_XDECREF((PyObject *)member);
         return NULL;
@@ -224,7 +243,7 @@ al_join_set_add(PyObject *op, PyObject *task, PyObject *meta)
     return (PyObject *)member;
 }
 
-/* ---------------------------------------------------------- door half */
+/* ---------------------------------------------------------- Python API */
 
 static PyObject *
 join_set_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
@@ -234,7 +253,7 @@ join_set_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         return NULL;
     }
     if (PyTuple_GET_SIZE(args) != 0 || kwargs != NULL) {
-        PyErr_SetString(PyExc_TypeError, "Drain() takes no arguments");
+        PyErr_SetString(PyExc_TypeError, "JoinSet() takes no arguments");
         return NULL;
     }
     al_loop bound = {NULL, NULL, 0, AL_CLOCK_ITS_OWN};
@@ -250,7 +269,10 @@ join_set_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 
 PyDoc_STRVAR(join_set_add_doc,
 "add($self, task, meta=None, /)\n--\n\n"
-"Cancel a Task, or note how it has ended, and follow it to its end.");
+"Cancel a Task and follow it to its end; record the outcome of one that is\n"
+"done.\n\n"
+"meta: the Task's entry in a registry, or None; kept for the report.\n"
+"Returns the JoinSetMember.  Raises what asking a done Task raises.");
 
 static PyObject *
 join_set_add(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
@@ -266,13 +288,13 @@ join_set_add(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
     if (member == NULL) {
         return NULL;
     }
-    if (done ? member_look((MemberObject *)member) < 0
+    if (done ? member_record_outcome((MemberObject *)member) < 0
              : al_task_add_done_callback(set->st, &set->bound, args[0], member)
                    < 0)
     {
+        /* Nothing will call it at the Task's end, so it ends here. */
         PyObject *error = PyErr_GetRaisedException();
-        al_member_end(member, AL_FAILED,
-                      error); /* nobody will tell of its end */
+        al_member_end(member, AL_FAILED, error);
         PyErr_SetRaisedException(error);
         Py_DECREF(member);
         return NULL;
@@ -288,32 +310,36 @@ static PyMethodDef join_set_methods[] = {
 
 static PyMemberDef join_set_members[] = {
     {"pending", T_PYSSIZET, offsetof(JoinSetObject, pending), READONLY,
-     "How many have not ended."},
-    {"nodes", T_OBJECT_EX, offsetof(JoinSetObject, nodes), READONLY, NULL},
+     "How many of its Tasks have not ended."},
+    {"members", T_OBJECT_EX, offsetof(JoinSetObject, members), READONLY,
+     "The list of its JoinSetMembers, in the order of their add()."},
     {"waiters", T_OBJECT_EX, offsetof(JoinSetObject, waiters), READONLY,
-     "Futures, given None when none may be pending but those who wait."},
+     "Futures that get None when no Tasks but the callers may be pending."},
     {"callers", T_OBJECT_EX, offsetof(JoinSetObject, callers), READONLY,
-     "The Tasks that wait."},
+     "The list of the Tasks that wait for this set."},
     {NULL, 0, 0, 0, NULL},
 };
 
 static PyObject *
-member_get_how(PyObject *op, void *Py_UNUSED(closure))
+member_get_outcome(PyObject *op, void *Py_UNUSED(closure))
 {
     return AL_ALLOC(
-        PyUnicode_FromString(member_words[((MemberObject *)op)->how]));
+        PyUnicode_FromString(member_words[((MemberObject *)op)->outcome]));
 }
 
 static PyGetSetDef member_getset[] = {
-    {"how", member_get_how, NULL,
-     "'stuck', 'finished', 'cancelled', 'failed' or 'swallowed'.", NULL},
+    {"outcome", member_get_outcome, NULL,
+     "'stuck', 'finished', 'cancelled', 'failed' or 'swallowed'; stuck is a\n"
+     "Task that has not ended.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
 static PyMemberDef member_members[] = {
-    {"task", T_OBJECT, offsetof(MemberObject, task), READONLY, NULL},
-    {"meta", T_OBJECT, offsetof(MemberObject, meta), READONLY, NULL},
-    {"error", T_OBJECT, offsetof(MemberObject, error), READONLY, NULL},
+    {"task", T_OBJECT, offsetof(MemberObject, task), READONLY, "The Task."},
+    {"meta", T_OBJECT, offsetof(MemberObject, meta), READONLY,
+     "The Task's entry in a registry, or None."},
+    {"error", T_OBJECT, offsetof(MemberObject, error), READONLY,
+     "The exception of a Task that failed, or None."},
     {"__vectorcalloffset__", T_PYSSIZET, offsetof(MemberObject, vectorcall),
      READONLY, NULL},
     {NULL, 0, 0, 0, NULL},
@@ -326,7 +352,7 @@ join_set_traverse(PyObject *op, visitproc visit, void *arg)
 {
     JoinSetObject *self = (JoinSetObject *)op;
     Py_VISIT(Py_TYPE(op));
-    Py_VISIT(self->nodes);
+    Py_VISIT(self->members);
     Py_VISIT(self->waiters);
     Py_VISIT(self->callers);
     return al_loop_visit(&self->bound, visit, arg);
@@ -336,7 +362,7 @@ static int
 join_set_clear(PyObject *op)
 {
     JoinSetObject *self = (JoinSetObject *)op;
-    Py_CLEAR(self->nodes);
+    Py_CLEAR(self->members);
     Py_CLEAR(self->waiters);
     Py_CLEAR(self->callers);
     al_loop_clear(&self->bound);
@@ -368,7 +394,12 @@ member_clear(PyObject *op)
 }
 
 PyDoc_STRVAR(join_set_doc,
-"Tasks that were told to end, and what became of each.");
+"JoinSet()\n--\n\n"
+"Tasks that are cancelled and awaited together, and the outcome of each.\n\n"
+"Raises RuntimeError if no event loop is running.");
+
+PyDoc_STRVAR(member_doc,
+"One Task of a JoinSet, and how it has ended.");
 
 static PyType_Slot join_set_slots[] = {
     {Py_tp_doc, (void *)join_set_doc},
@@ -382,7 +413,7 @@ static PyType_Slot join_set_slots[] = {
 };
 
 static PyType_Spec join_set_spec = {
-    .name = "pyasynclife._core.Drain",
+    .name = "pyasynclife._core.JoinSet",
     .basicsize = sizeof(JoinSetObject),
     .flags =
         Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
@@ -390,6 +421,7 @@ static PyType_Spec join_set_spec = {
 };
 
 static PyType_Slot member_slots[] = {
+    {Py_tp_doc, (void *)member_doc},
     {Py_tp_call, PyVectorcall_Call},
     {Py_tp_getset, member_getset},
     {Py_tp_members, member_members},
@@ -400,7 +432,7 @@ static PyType_Slot member_slots[] = {
 };
 
 static PyType_Spec member_spec = {
-    .name = "pyasynclife._core.DrainNode",
+    .name = "pyasynclife._core.JoinSetMember",
     .basicsize = sizeof(MemberObject),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE
              | Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_HAVE_VECTORCALL,
@@ -412,7 +444,7 @@ al_join_set_setup(PyObject *module, al_state *st)
 {
     return al_state_add_type(module, &st->JoinSet, &join_set_spec, true) < 0
                    || al_state_add_type(module, &st->JoinSetMember,
-                                        &member_spec, false)
+                                        &member_spec, true)
                           < 0
                ? -1
                : 0;

@@ -1,4 +1,4 @@
-/* Cancel many, wait for all, know what became of each. */
+/* Cancel many Tasks, wait for all, know the outcome of each. */
 #ifndef AL_JOIN_SET_H
 #define AL_JOIN_SET_H
 
@@ -7,23 +7,25 @@
 #include "aio/loop.h"
 #include "aio/task.h"
 
-/* An empty set of a bound loop (new).  Pure C. */
+/* Make an empty set of a bound loop (new).  NULL with MemoryError.  Pure C. */
 PyObject *al_join_set_new(al_state *st, const al_loop *bound);
 
-/* Put a Task in, whose end the caller will tell by al_member_end.  `meta` is
-   its entry or None.  Returns the member (new); NULL with an exception. Runs
-   Python. */
+/* Add a Task; the caller calls al_member_end when it has ended.  `meta` is the
+   Task's registry entry or None.  Returns the member (new); NULL with an
+   exception, the set unchanged.  Runs Python. */
 PyObject *al_join_set_add(PyObject *set, PyObject *task, PyObject *meta);
 
-/* Cancel a member's Task, if nobody has through this set; an error goes to
-   the loop's exception handler.  Runs Python. */
+/* Cancel a member's Task, unless this set has cancelled it before.  Errors go
+   to the loop's exception handler.  Runs Python. */
 void al_member_cancel(PyObject *member);
 
-/* Note that a member's Task has ended.  `error` is its exception, or NULL.
-   Runs Python. */
+/* Record that a member's Task has ended; later calls do nothing.  `error` is
+   its exception, or NULL.  Wakes the waiters when no other Tasks than theirs
+   may be pending.  Runs Python. */
 void al_member_end(PyObject *member, al_outcome outcome, PyObject *error);
 
-/* Make the types Drain and DrainNode.  Runs Python. */
+/* Make the types JoinSet and JoinSetMember.  Returns 0; -1 with an exception.
+   Runs Python. */
 int al_join_set_setup(PyObject *module, al_state *st);
 
 #endif

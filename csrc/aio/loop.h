@@ -5,75 +5,103 @@
 #include "base/compat.h"
 #include "base/state.h"
 
-/* What clock a loop has, as pyasynclife._loop numbers it. */
+/* The clock of a loop, numbered as by loop_clock() in Python. */
 typedef enum {
-    AL_CLOCK_ITS_OWN = 0,
-    AL_CLOCK_SYSTEM = 1, /* time.monotonic(), which C reads itself */
-    AL_CLOCK_COARSE = 2, /* that too, but looked at once a turn */
+    AL_CLOCK_ITS_OWN = 0, /* call loop.time() */
+    AL_CLOCK_SYSTEM = 1,  /* time.monotonic(), which C reads itself */
+    AL_CLOCK_COARSE = 2,  /* the same, read by the loop once an iteration */
 } al_clock_kind;
 
 /* A loop that an object of ours is bound to. */
 typedef struct {
     PyObject *loop;       /* owned; NULL: not bound */
-    PyObject *context;    /* owned: what callbacks of ours run in */
-    unsigned long thread; /* of the loop's last run that we saw */
+    PyObject *context;    /* owned: the context of our callbacks */
+    unsigned long thread; /* the thread in which we last saw it run */
     al_clock_kind clock;
 } al_loop;
 
-/* The running loop (new); NULL with RuntimeError saying what `what` needs.
-   Runs Python. */
+/* Return the running loop (new); NULL with RuntimeError, which says that
+   `what` needs one.  Runs Python. */
 PyObject *al_loop_running(al_state *st, const char *what);
 
-/* Bind to a loop that runs in this thread: its clock, and a context for
-   callbacks.  Returns 0; -1 with an exception, nothing
+/* Bind to a loop that runs in this thread: find out its clock, and copy the
+   current context for callbacks.  Returns 0; -1 with an exception, nothing
    bound.  Runs Python. */
 int al_loop_bind(al_state *st, al_loop *bound, PyObject *loop);
 
-/* Bind to a loop that runs in this thread, whose clock will not be asked for.
-   Returns 0; -1 with an exception, nothing bound.
-   Pure C. */
+/* al_loop_bind for an object that never asks for the time.  Returns 0; -1 with
+   an exception, nothing bound.  Pure C. */
 int al_loop_bind_tasks(al_loop *bound, PyObject *loop);
 
 /* Tell whether a loop is closed: 1 or 0; -1 with an exception.
    Runs Python. */
 int al_loop_is_closed(al_state *st, PyObject *loop);
 
-/* The task that runs in the bound loop, or None (new); NULL with an
+/* Return the task that runs in the bound loop, or None (new); NULL with an
    exception.  Runs Python. */
 PyObject *al_loop_current_task(al_state *st, const al_loop *bound);
 
-/* Make sure that this is the bound loop's thread.  `bound` may be unbound.
-   Returns 0; -1 with RuntimeError naming `what`.  Runs Python. */
+/* Check that this is the bound loop's thread; an unbound `bound` passes.
+   Returns 0; -1 with RuntimeError, which names `what`.  Runs Python. */
 int al_loop_check_thread(al_state *st, al_loop *bound, const char *what);
 
-/* The bound loop's time, in seconds; -1.0 with an exception.  Runs Python,
-   but Pure C. where the clock is the system's. */
+/* Return the bound loop's time in seconds; -1.0 with an exception.
+   Runs Python.  (For AL_CLOCK_ITS_OWN alone.) */
 double al_loop_time(al_state *st, const al_loop *bound);
 
-/* Call `callback()` at loop time `when`, in the bound context.  Returns the
-   TimerHandle (new); NULL with an exception.  Runs Python. */
+/* Schedule `callback()` at loop time `when`, in the bound context.  Returns
+   the TimerHandle (new); NULL with an exception.  Runs Python. */
 PyObject *al_loop_call_at(al_state *st, const al_loop *bound, double when,
                           PyObject *callback);
 
-/* Tell whether an exception is one that ends the loop's run.  Pure C. */
+/* ------------------------------------------------------------- errors
+ *
+ * What we call may raise where no caller can receive the exception.  An
+ * ordinary exception is then reported to the loop's exception handler.  An
+ * exit (KeyboardInterrupt, SystemExit) must end the loop's run instead, as it
+ * does when a callback of asyncio raises it.  These functions take the raised
+ * exception (report_exception: an argument), and do with
+ *
+ *                            an ordinary exception    an exit
+ *   handle_error             report it, return 0      leave it raised, -1
+ *   handle_error_keep_exit   report it                keep it in *exit
+ *   report_or_exit_later     report it                raise it in the next
+ *                                                     loop iteration
+ *   report_exception         report it                report it too
+ *
+ *   raise_exit               raises what handle_error_keep_exit has kept
+ *   raise_more_severe        of two exceptions, raises an exit before an
+ *                            ordinary one, else the earlier; drops the other
+ *
+ * Use handle_error in a callback of the loop; keep_exit, with raise_exit at
+ * the end, in one that must finish its work first; report_or_exit_later where
+ * nothing can be raised; report_exception for an exception that is raised or
+ * recorded elsewhere and never received.
+ *
+ * If the loop's exception handler raises an exit, that exit goes the way of
+ * the right column (report_exception: the next loop iteration).  Anything else
+ * that the handler raises goes to sys.unraisablehook.
+ */
+
+/* Tell whether an exception is an exit: it ends the loop's run.  Pure C. */
 bool al_loop_is_exit(PyObject *error);
 
-/* What a Handle does with the raised exception: one that ends the loop's run
-   stays raised, -1; of any other the loop's exception handler is told, and it
-   is cleared; `message` says what failed, `source` (may be NULL) is named with
-   it as its task.  Returns 0; -1 with that exception or one that the handler
-   raised to end the run.  Runs Python. */
+/* Do with the raised exception what a Handle does: leave an exit raised, and
+   report any other with `message`, which says what failed, and `source` (may
+   be NULL) as its task.  Returns 0, no exception being set; -1 with the exit,
+   or one that the exception handler raised.  Runs Python. */
 int al_loop_handle_error(al_state *st, PyObject *loop, const char *message,
                          PyObject *source);
 
-/* al_loop_handle_error, for who has more to do: what ends the loop's run is
-   kept in *exit (owned, or NULL), the first.  Never fails.  Runs Python. */
+/* al_loop_handle_error for a caller with more to do: an exit is moved to *exit
+   (owned, or NULL), unless one is there.  No exception is set afterwards.
+   Runs Python. */
 void al_loop_handle_error_keep_exit(al_state *st, PyObject *loop,
                                     const char *message, PyObject *source,
                                     PyObject **exit);
 
-/* Raise what al_loop_handle_error_keep_exit() has kept, if anything (stolen).
-   Returns 0; -1 with it raised.  Pure C. */
+/* Raise the exit that al_loop_handle_error_keep_exit() has kept (stolen), if
+   any.  Returns 0; -1 with it set.  Pure C. */
 static inline int
 al_loop_raise_exit(PyObject *exit)
 {
@@ -83,37 +111,39 @@ al_loop_raise_exit(PyObject *exit)
     return exit == NULL ? 0 : -1;
 }
 
-/* Keep one of two exceptions, the raised one and `earlier` (may be NULL),
-   which is stolen: one that ends the loop's run, or else the earlier.  One
-   must be. Returns -1 with it raised.  Runs Python. */
+/* Of the raised exception and `earlier` (stolen; either may be NULL, not
+   both), raise an exit before an ordinary one, else the earlier, and drop the
+   other.  Returns -1 with it set.  Runs Python. */
 int al_loop_raise_more_severe(PyObject *earlier);
 
-/* al_loop_handle_error, for who cannot raise: what ends the loop's run does so
-   a turn later, from a callback of its own.  Never fails.  Runs Python. */
+/* al_loop_handle_error for a caller that cannot raise: an exit is raised by a
+   callback of its own in the loop's next iteration.  No exception is set
+   afterwards.  Runs Python. */
 void al_loop_report_or_exit_later(al_state *st, PyObject *loop,
                                   const char *message, PyObject *source);
 
-/* Tell the loop's exception handler of an error, whatever it is, that is
-   raised where it belongs but will not be received, or gives way to a graver
-   one. Never fails.  Runs Python. */
+/* Report an exception that will not be received, an exit too.  No exception
+   is set afterwards.  Runs Python. */
 void al_loop_report_exception(al_state *st, PyObject *loop,
                               const char *message, PyObject *source,
                               PyObject *error);
 
-/* Give None to every future of a list that still waits, and empty the list.
-   Errors go to the loop's exception handler.  Runs Python. */
+/* ------------------------------------------------------------- waiters */
+
+/* Make a Future of the bound loop (new), marked so that a Task to which it is
+   yielded waits for it.  NULL with an exception.  Runs Python. */
+PyObject *al_loop_create_waiter(al_state *st, const al_loop *bound);
+
+/* Set the result None on a future unless it is done.  Errors are reported.
+   Runs Python. */
+void al_loop_wake_waiter(al_state *st, const al_loop *bound, PyObject *future);
+
+/* Set the result None on every future of a list that is not done, and empty
+   the list.  Errors are reported.  Runs Python. */
 void al_loop_wake_waiters(al_state *st, const al_loop *bound,
                           PyObject *futures);
 
-/* A new Future of the bound loop, ready to be yielded to a Task, which then
-   waits for it (new).  Runs Python. */
-PyObject *al_loop_create_waiter(al_state *st, const al_loop *bound);
-
-/* Give None to a future unless it is done.  Errors go to the loop's exception
-   handler.  Runs Python. */
-void al_loop_wake_waiter(al_state *st, const al_loop *bound, PyObject *future);
-
-/* The visit of an embedded al_loop.  Pure C. */
+/* The traverse of an embedded al_loop.  Pure C. */
 static inline int
 al_loop_visit(al_loop *bound, visitproc visit, void *arg)
 {
@@ -122,7 +152,8 @@ al_loop_visit(al_loop *bound, visitproc visit, void *arg)
     return 0;
 }
 
-/* The clear of an embedded al_loop: unbound.  Runs Python. */
+/* The clear of an embedded al_loop, which is unbound afterwards.
+   Runs Python. */
 static inline void
 al_loop_clear(al_loop *bound)
 {

@@ -1,8 +1,11 @@
 /* Wrappers around the public API of Tasks, and the coroutines in them.
  *
- * asyncio's own C Task and Future are read through the descriptors of their
- * types where that is cheaper than a call; any other Task is asked by its
- * public methods.
+ * Some fields of asyncio's own C Task and Future are read through the
+ * descriptors of their types, where a call of the public method costs three
+ * times as much.  Any other Task is asked by its public methods.
+ *
+ * Sections as in task.h: making, asking and ending; cancelling; the await
+ * graph; coroutines.
  */
 #include "base/compat.h"
 #include "base/fault.h"
@@ -11,7 +14,9 @@
 #include "aio/loop.h"
 #include "aio/task.h"
 
-/* type(coro, **keywords, loop=loop), any keywords. */
+/* ------------------------------------------------- making, asking, ending */
+
+/* al_task_make with any keywords. */
 static PyObject *
 task_make_any(al_state *st, PyObject *type, PyObject *loop, PyObject *coro,
               PyObject *kwnames, PyObject *const *values)
@@ -39,16 +44,17 @@ task_make_any(al_state *st, PyObject *type, PyObject *loop, PyObject *coro,
     return task;
 }
 
-/* type(coro, loop=loop, key=value).  A type is called with a dict of keywords,
-   and to make one is a quarter of the call, so *spare is used again, with None
-   for the loop and what it was made with for the key.  Not while it is in use:
-   an eager Task runs here. */
+/* al_task_make with one keyword, whose value is a constant.  A type is called
+   with a dict of keywords, and to make one is a quarter of the call; so the
+   dict is kept in *kept, with None for the loop.  It is taken out of there
+   while it is in use: an eager Task runs in this call, and may come here. */
 static PyObject *
-task_make_again(al_state *st, PyObject *type, PyObject *loop, PyObject *coro,
-                PyObject *key, PyObject *value, PyObject **spare)
+task_make_constant(al_state *st, PyObject *type, PyObject *loop,
+                   PyObject *coro, PyObject *key, PyObject *value,
+                   PyObject **kept)
 {
-    PyObject *keywords = *spare, *task = NULL;
-    *spare = NULL;
+    PyObject *keywords = *kept, *task = NULL;
+    *kept = NULL;
     PyObject *args = AL_ALLOC(PyTuple_Pack(1, coro));
     if (args != NULL && keywords == NULL) {
         keywords = AL_ALLOC(Py_BuildValue("{OO}", key, value));
@@ -59,12 +65,12 @@ task_make_again(al_state *st, PyObject *type, PyObject *loop, PyObject *coro,
         task = AL_ALLOC(PyObject_Call(type, args, keywords));
     }
     Py_XDECREF(args);
-    if (task != NULL && *spare == NULL) {
+    if (task != NULL && *kept == NULL) {
         if (AL_ALLOC_INT(PyDict_SetItem(keywords, st->s_loop, Py_None)) == 0) {
-            *spare = Py_NewRef(keywords);
+            *kept = Py_NewRef(keywords);
         }
         else {
-            PyErr_Clear(); /* MemoryError: then another is made */
+            PyErr_Clear(); /* MemoryError: the next call makes another */
         }
     }
     Py_XDECREF(keywords);
@@ -77,159 +83,23 @@ al_task_make(al_state *st, PyObject *type, PyObject *loop, PyObject *coro,
 {
     Py_ssize_t n = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
     if (n == 0) {
-        return task_make_again(st, type, loop, coro, st->s_name, Py_None,
-                               &st->spare_plain);
+        return task_make_constant(st, type, loop, coro, st->s_name, Py_None,
+                                  &st->kwargs_lazy);
     }
     if (n == 1 && PyTuple_GET_ITEM(kwnames, 0) == st->s_eager_start
         && values[0] == Py_True)
     {
-        return task_make_again(st, type, loop, coro, st->s_eager_start,
-                               Py_True, &st->spare_eager);
+        return task_make_constant(st, type, loop, coro, st->s_eager_start,
+                                  Py_True, &st->kwargs_eager);
     }
     return task_make_any(st, type, loop, coro, kwnames, values);
-}
-
-PyObject *
-al_future_get(PyObject *descriptor, PyObject *future)
-{
-    descrgetfunc get = Py_TYPE(descriptor)->tp_descr_get;
-    return get == NULL ? NULL
-                       : get(descriptor, future, (PyObject *)Py_TYPE(future));
-}
-
-/* Tell whether one of asyncio's Tasks holds that very object: a constant, an
-   interned word. */
-static bool
-task_is(al_state *st, PyObject *task, PyObject *descriptor, PyObject *what)
-{
-    if ((PyObject *)Py_TYPE(task) != st->Task) {
-        return false;
-    }
-    PyObject *found = al_future_get(descriptor, task);
-    Py_XDECREF(found);
-    if (found == NULL) {
-        PyErr_Clear(); /* then it is asked by a call */
-    }
-    return found == what;
-}
-
-int
-al_task_done(al_state *st, PyObject *task)
-{
-    return task_is(st, task, st->future_state, st->s_FINISHED) ? 1
-           : task_is(st, task, st->future_state, st->s_PENDING)
-               ? 0
-               : al_object_truth(PyObject_CallMethodNoArgs(task, st->s_done));
-}
-
-int
-al_task_cancel(al_state *st, PyObject *task, PyObject *msg)
-{
-    PyObject *stack[3] = {NULL, task, msg};
-    return al_object_truth(PyObject_VectorcallMethod(
-        st->s_cancel, stack + 1, 1 | PY_VECTORCALL_ARGUMENTS_OFFSET,
-        msg == NULL || msg == Py_None ? NULL : st->kw_msg));
-}
-
-int
-al_task_add_done_callback(al_state *st, const al_loop *bound, PyObject *task,
-                          PyObject *callback)
-{
-    PyObject *stack[4] = {NULL, task, callback, bound->context};
-    PyObject *none = AL_ALLOC(PyObject_VectorcallMethod(
-        st->s_add_done_callback, stack + 1, 2 | PY_VECTORCALL_ARGUMENTS_OFFSET,
-        st->kw_context));
-    if (none == NULL) {
-        return -1;
-    }
-    Py_DECREF(none);
-    return 0;
-}
-
-al_outcome
-al_task_outcome(al_state *st, PyObject *task, PyObject **value)
-{
-    *value = NULL;
-    if (task_is(st, task, st->future_state, st->s_FINISHED)
-        && task_is(st, task, st->future_exception, Py_None))
-    {
-        *value = PyObject_CallMethodNoArgs(task, st->s_result);
-        return *value == NULL ? AL_ERROR : AL_DONE;
-    }
-    int cancelled =
-        al_object_truth(PyObject_CallMethodNoArgs(task, st->s_cancelled));
-    if (cancelled != 0) {
-        return cancelled < 0 ? AL_ERROR : AL_CANCELLED;
-    }
-    *value = PyObject_CallMethodNoArgs(task, st->s_exception);
-    if (*value != Py_None) {
-        return *value == NULL ? AL_ERROR : AL_FAILED;
-    }
-    Py_SETREF(*value, PyObject_CallMethodNoArgs(task, st->s_result));
-    return *value == NULL ? AL_ERROR : AL_DONE;
-}
-
-int
-al_task_error(al_state *st, PyObject *task, PyObject **error)
-{
-    *error = NULL;
-    if (task_is(st, task, st->future_exception, Py_None)) {
-        return 0; /* nothing was retrieved */
-    }
-    int cancelled =
-        al_object_truth(PyObject_CallMethodNoArgs(task, st->s_cancelled));
-    if (cancelled != 0) {
-        return cancelled < 0 ? -1 : 0;
-    }
-    *error = PyObject_CallMethodNoArgs(task, st->s_exception);
-    if (*error == Py_None) {
-        Py_CLEAR(*error);
-        return 0;
-    }
-    return *error == NULL ? -1 : 1;
-}
-
-/* One of asyncio's two functions on the await graph, or None. */
-static int
-task_edge(PyObject *function, PyObject *task, PyObject *waiter)
-{
-    if (function == Py_None || waiter == NULL) {
-        return 0;
-    }
-    PyObject *stack[3] = {NULL, task, waiter};
-    PyObject *none = PyObject_Vectorcall(
-        function, stack + 1, 2 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
-    Py_XDECREF(none);
-    return none == NULL ? -1 : 0;
-}
-
-int
-al_task_link(al_state *st, PyObject *task, PyObject *waiter)
-{
-    return task_edge(st->add_awaited_by, task, waiter);
-}
-
-int
-al_task_unlink(al_state *st, PyObject *task, PyObject *waiter)
-{
-    return task_edge(st->discard_awaited_by, task, waiter);
-}
-
-long
-al_task_cancelling(al_state *st, PyObject *task)
-{
-    PyObject *count = PyObject_CallMethodNoArgs(task, st->s_cancelling);
-    if (count == NULL) {
-        return -1;
-    }
-    long number = PyLong_AsLong(count);
-    Py_DECREF(count);
-    return number;
 }
 
 int
 al_task_check(al_state *st, const al_loop *bound, PyObject *task)
 {
+    /* Not by its type: a task factory may make Tasks of another one.  A Future
+       has no get_coro(). */
     if (!PyObject_HasAttr(task, st->s_get_coro)
         || !PyObject_HasAttr(task, st->s_add_done_callback))
     {
@@ -264,24 +134,97 @@ al_task_coro(al_state *st, PyObject *task)
     return PyObject_CallMethodNoArgs(task, st->s_get_coro);
 }
 
-long
-al_task_uncancel(al_state *st, PyObject *task)
+PyObject *
+al_future_get(PyObject *descriptor, PyObject *future)
 {
-    return al_object_long(PyObject_CallMethodNoArgs(task, st->s_uncancel));
+    descrgetfunc get = Py_TYPE(descriptor)->tp_descr_get;
+    return get == NULL ? NULL
+                       : get(descriptor, future, (PyObject *)Py_TYPE(future));
+}
+
+/* Tell whether a field of one of asyncio's own Tasks is that very object: None
+   or an interned str.  False for any other Task, which is asked by a call. */
+static bool
+task_is(al_state *st, PyObject *task, PyObject *descriptor, PyObject *what)
+{
+    if ((PyObject *)Py_TYPE(task) != st->Task) {
+        return false;
+    }
+    PyObject *found = al_future_get(descriptor, task);
+    Py_XDECREF(found);
+    if (found == NULL) {
+        PyErr_Clear(); /* no descriptor: it is asked by a call */
+    }
+    return found == what;
 }
 
 int
-al_task_cancel_again(al_state *st, const al_loop *bound, PyObject *task)
+al_task_done(al_state *st, PyObject *task)
 {
-    if (!AL_UNCANCEL_KEEPS_REQUEST) {
-        long left = al_task_uncancel(st, task);
-        return left < 0 || al_task_cancel(st, task, NULL) < 0 ? -1 : 0;
+    /* asyncio's third state, CANCELLED, is rare and left to the call. */
+    return task_is(st, task, st->future_state, st->s_FINISHED) ? 1
+           : task_is(st, task, st->future_state, st->s_PENDING)
+               ? 0
+               : al_object_truth(PyObject_CallMethodNoArgs(task, st->s_done));
+}
+
+al_outcome
+al_task_outcome(al_state *st, PyObject *task, PyObject **value)
+{
+    *value = NULL;
+    /* A result is the common case, and takes one call instead of three. */
+    if (task_is(st, task, st->future_state, st->s_FINISHED)
+        && task_is(st, task, st->future_exception, Py_None))
+    {
+        *value = PyObject_CallMethodNoArgs(task, st->s_result);
+        return *value == NULL ? AL_ERROR : AL_DONE;
     }
-    /* Asked for now, a timeout around could not take it back. */
-    PyObject *handle = PyObject_CallMethodObjArgs(
-        bound->loop, st->s_call_soon, st->cancel_again, task, NULL);
-    Py_XDECREF(handle);
-    return handle == NULL ? -1 : 0;
+    int cancelled =
+        al_object_truth(PyObject_CallMethodNoArgs(task, st->s_cancelled));
+    if (cancelled != 0) {
+        return cancelled < 0 ? AL_ERROR : AL_CANCELLED;
+    }
+    *value = PyObject_CallMethodNoArgs(task, st->s_exception);
+    if (*value != Py_None) {
+        return *value == NULL ? AL_ERROR : AL_FAILED;
+    }
+    Py_SETREF(*value, PyObject_CallMethodNoArgs(task, st->s_result));
+    return *value == NULL ? AL_ERROR : AL_DONE;
+}
+
+int
+al_task_error(al_state *st, PyObject *task, PyObject **error)
+{
+    *error = NULL;
+    if (task_is(st, task, st->future_exception, Py_None)) {
+        return 0; /* done or cancelled: nothing was retrieved */
+    }
+    int cancelled =
+        al_object_truth(PyObject_CallMethodNoArgs(task, st->s_cancelled));
+    if (cancelled != 0) {
+        return cancelled < 0 ? -1 : 0;
+    }
+    *error = PyObject_CallMethodNoArgs(task, st->s_exception);
+    if (*error == Py_None) {
+        Py_CLEAR(*error);
+        return 0;
+    }
+    return *error == NULL ? -1 : 1;
+}
+
+int
+al_task_add_done_callback(al_state *st, const al_loop *bound, PyObject *task,
+                          PyObject *callback)
+{
+    PyObject *stack[4] = {NULL, task, callback, bound->context};
+    PyObject *none = AL_ALLOC(PyObject_VectorcallMethod(
+        st->s_add_done_callback, stack + 1, 2 | PY_VECTORCALL_ARGUMENTS_OFFSET,
+        st->kw_context));
+    if (none == NULL) {
+        return -1;
+    }
+    Py_DECREF(none);
+    return 0;
 }
 
 long
@@ -289,6 +232,29 @@ al_task_remove_done_callback(al_state *st, PyObject *task, PyObject *callback)
 {
     return al_object_long(
         PyObject_CallMethodOneArg(task, st->s_remove_done_callback, callback));
+}
+
+/* ------------------------------------------------------------ cancelling */
+
+int
+al_task_cancel(al_state *st, PyObject *task, PyObject *msg)
+{
+    PyObject *stack[3] = {NULL, task, msg};
+    return al_object_truth(PyObject_VectorcallMethod(
+        st->s_cancel, stack + 1, 1 | PY_VECTORCALL_ARGUMENTS_OFFSET,
+        msg == NULL || msg == Py_None ? NULL : st->kw_msg));
+}
+
+long
+al_task_cancelling(al_state *st, PyObject *task)
+{
+    PyObject *count = PyObject_CallMethodNoArgs(task, st->s_cancelling);
+    if (count == NULL) {
+        return -1;
+    }
+    long number = PyLong_AsLong(count);
+    Py_DECREF(count);
+    return number;
 }
 
 PyObject *
@@ -300,6 +266,8 @@ al_task_cancelling_method(al_state *st, PyObject *task)
 al_cancel_state
 al_task_cancel_state(al_state *st, PyObject *task, PyObject *cancelling)
 {
+    /* Where uncancel() clears an undelivered request, a count of zero says
+       that there is none; before, _must_cancel has to be read. */
     long count = al_object_long(PyObject_CallNoArgs(cancelling));
     if (count < 0 || (count == 0 && !AL_UNCANCEL_KEEPS_REQUEST)) {
         return count < 0 ? AL_CANCEL_ERROR : AL_CANCEL_NONE;
@@ -307,7 +275,7 @@ al_task_cancel_state(al_state *st, PyObject *task, PyObject *cancelling)
     int requested =
         al_object_truth(PyObject_GetAttr(task, st->s__must_cancel));
     if (requested < 0 && PyErr_ExceptionMatches(PyExc_AttributeError)) {
-        /* Not asyncio's Task: take a count for one that is under way. */
+        /* Another library's Task: assume that a request is under way. */
         PyErr_Clear();
         requested = count > 0;
     }
@@ -315,6 +283,57 @@ al_task_cancel_state(al_state *st, PyObject *task, PyObject *cancelling)
            : requested > 0 ? AL_CANCEL_PENDING
            : count > 0     ? AL_CANCEL_COUNTED
                            : AL_CANCEL_NONE;
+}
+
+long
+al_task_uncancel(al_state *st, PyObject *task)
+{
+    return al_object_long(PyObject_CallMethodNoArgs(task, st->s_uncancel));
+}
+
+int
+al_task_cancel_again(al_state *st, const al_loop *bound, PyObject *task)
+{
+    if (!AL_UNCANCEL_KEEPS_REQUEST) {
+        /* The request that was delivered is exchanged for a new one. */
+        long left = al_task_uncancel(st, task);
+        return left < 0 || al_task_cancel(st, task, NULL) < 0 ? -1 : 0;
+    }
+    /* On these versions uncancel() leaves a request that was not delivered, so
+       an enclosing timeout could not take this one back (CPython gh-117407).
+       Hence a callback, which cancels only if the count still stands. */
+    PyObject *handle = PyObject_CallMethodObjArgs(
+        bound->loop, st->s_call_soon, st->cancel_again, task, NULL);
+    Py_XDECREF(handle);
+    return handle == NULL ? -1 : 0;
+}
+
+/* ------------------------------------------------ the await graph (3.14+) */
+
+/* Call one of asyncio's two functions on the await graph; None before 3.14. */
+static int
+task_edge(PyObject *function, PyObject *task, PyObject *waiter)
+{
+    if (function == Py_None || waiter == NULL) {
+        return 0;
+    }
+    PyObject *stack[3] = {NULL, task, waiter};
+    PyObject *none = PyObject_Vectorcall(
+        function, stack + 1, 2 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
+    Py_XDECREF(none);
+    return none == NULL ? -1 : 0;
+}
+
+int
+al_task_link(al_state *st, PyObject *task, PyObject *waiter)
+{
+    return task_edge(st->add_awaited_by, task, waiter);
+}
+
+int
+al_task_unlink(al_state *st, PyObject *task, PyObject *waiter)
+{
+    return task_edge(st->discard_awaited_by, task, waiter);
 }
 
 /* ------------------------------------------------------------ coroutines */
@@ -326,7 +345,7 @@ coro_started(al_state *Py_UNUSED(st), PyObject *coro)
     return !AL_CORO_IS_FRESH(coro);
 }
 #else
-/* The truth of an attribute; -1 with an exception. */
+/* Return the truth of an attribute; -1 with an exception. */
 static int
 coro_is(PyObject *coro, PyObject *name)
 {
@@ -336,7 +355,8 @@ coro_is(PyObject *coro, PyObject *name)
     return truth;
 }
 
-/* A frame refers to its function; a coroutine without a frame is over. */
+/* Look for the function that a coroutine's frame refers to.  A coroutine that
+   has ended has no frame. */
 static int
 coro_visit_function(PyObject *object, void *found)
 {
@@ -346,7 +366,8 @@ coro_visit_function(PyObject *object, void *found)
     return 0;
 }
 
-/* Without making the frame object that cr_frame would leave behind. */
+/* From 3.14 on the struct is private.  cr_frame would tell, but it makes a
+   frame object that stays with the coroutine. */
 static int
 coro_started(al_state *st, PyObject *coro)
 {
@@ -372,6 +393,7 @@ al_coro_started(al_state *st, PyObject *coro)
 void
 al_coro_close_unstarted(al_state *st, PyObject *coro)
 {
+    /* To close a coroutine that has started would run its finally blocks. */
     PyObject *error = PyErr_GetRaisedException();
     if (PyCoro_CheckExact(coro) && al_coro_started(st, coro) == 0) {
         Py_XDECREF(PyObject_CallMethodNoArgs(coro, st->s_close));
@@ -392,6 +414,7 @@ al_coro_close(al_state *st, PyObject *coro)
         Py_DECREF(none);
         return 0;
     }
+    /* A Future has no close(); but a close() may raise AttributeError, too. */
     PyObject *error = PyErr_GetRaisedException();
     if (PyErr_GivenExceptionMatches(error, PyExc_AttributeError)
         && !PyObject_HasAttr(coro, st->s_close))

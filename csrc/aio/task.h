@@ -6,109 +6,123 @@
 #include "base/state.h"
 #include "aio/loop.h"
 
-/* What cancellations have left with a Task that runs. */
-typedef enum {
-    AL_CANCEL_ERROR = -1, /* an exception is set */
-    AL_CANCEL_NONE = 0,
-    AL_CANCEL_COUNTED = 1, /* delivered, and not taken back */
-    AL_CANCEL_PENDING = 2, /* not delivered yet */
-} al_cancel_state;
+/* ------------------------------------------------- making, asking, ending */
+
+/* The most keywords that a Task can be made with. */
+#define AL_TASK_KEYWORDS 8
 
 /* How a Task ended. */
 typedef enum {
-    AL_ERROR = -1, /* the Task would not tell: an exception is set */
+    AL_ERROR = -1, /* unknown: asking it raised, an exception is set */
     AL_DONE = 0,
     AL_CANCELLED = 1,
     AL_FAILED = 2,
 } al_outcome;
 
-/* As many keywords as a Task can be made with. */
-#define AL_TASK_KEYWORDS 8
-
-/* type(coro, **keywords, loop=loop) (new); on error the coroutine is left
-   alone.  Runs Python. */
+/* Make a Task: type(coro, **keywords, loop=loop) (new).  NULL with an
+   exception, the coroutine left alone.  Runs Python. */
 PyObject *al_task_make(al_state *st, PyObject *type, PyObject *loop,
                        PyObject *coro, PyObject *kwnames,
                        PyObject *const *values);
 
-/* What one of asyncio's own Tasks or Futures holds, by the descriptor of its
-   type (new): a third of what it costs by its name.  NULL if that CPython has
-   no such descriptor, or with an exception.  Pure C. */
+/* Check that an object is a Task, and of the bound loop.  Returns 0; -1 with
+   TypeError or RuntimeError.  Runs Python. */
+int al_task_check(al_state *st, const al_loop *bound, PyObject *task);
+
+/* Return the Task's name (new); NULL with an exception.  Runs Python. */
+PyObject *al_task_name(al_state *st, PyObject *task);
+
+/* Return the Task's coroutine, or None (new); NULL with an exception.
+   Runs Python. */
+PyObject *al_task_coro(al_state *st, PyObject *task);
+
+/* Return a field of one of asyncio's own Tasks or Futures, read through the
+   descriptor of its type at a third of the cost of getattr (new).  NULL with
+   an exception, or without one if CPython has no such descriptor.  Pure C. */
 PyObject *al_future_get(PyObject *descriptor, PyObject *future);
 
 /* Tell whether the Task has ended: 1 or 0; -1 with an exception.
    Runs Python. */
 int al_task_done(al_state *st, PyObject *task);
 
-/* Ask for the Task's cancellation.  Returns 1 if asked, 0 if it had ended,
-   -1 with an exception.  Runs Python. */
-int al_task_cancel(al_state *st, PyObject *task, PyObject *msg);
+/* Return how a Task that is done has ended.  *value is its result, its
+   exception or, if it was cancelled, NULL (new).  An exception counts as
+   retrieved.  AL_ERROR with an exception.  Runs Python. */
+al_outcome al_task_outcome(al_state *st, PyObject *task, PyObject **value);
 
-/* Have `callback(task)` called in the bound context once it has ended.
-   Returns 0; -1 with an exception.  Runs Python. */
+/* Return the exception of a Task that is done: 1 with *error (new), which
+   counts as retrieved; 0 if it has not failed; -1 with an exception.
+   Runs Python. */
+int al_task_error(al_state *st, PyObject *task, PyObject **error);
+
+/* Have `callback(task)` called in the bound context when the Task has ended.
+   Returns 0; -1 with an exception, nothing added.  Runs Python. */
 int al_task_add_done_callback(al_state *st, const al_loop *bound,
                               PyObject *task, PyObject *callback);
 
-/* How a Task that is done has ended; *value is its result, its exception or,
-   cancelled, NULL (new).  Marks an exception as retrieved.  Runs Python. */
-al_outcome al_task_outcome(al_state *st, PyObject *task, PyObject **value);
-
-/* Whether a Task that is done has failed: 1 with *error (new), which counts
-   as retrieved; 0: it has not; -1 with an exception.  Runs Python. */
-int al_task_error(al_state *st, PyObject *task, PyObject **error);
-
-/* Draw the edge of the await graph from a Task to who waits for it, where
-   there is a graph.  Returns 0; -1 with an exception.  Runs Python. */
-int al_task_link(al_state *st, PyObject *task, PyObject *waiter);
-
-/* Take that edge away.  Returns 0; -1 with an exception.  Runs Python. */
-int al_task_unlink(al_state *st, PyObject *task, PyObject *waiter);
-
-/* The Task's count of cancellations not taken back; -1 with an exception.
-   Runs Python. */
-long al_task_cancelling(al_state *st, PyObject *task);
-
-/* Refuse what is no Task, or one of another loop than the bound.  Returns 0;
-   -1 with TypeError or RuntimeError.  Runs Python. */
-int al_task_check(al_state *st, const al_loop *bound, PyObject *task);
-
-/* The Task's name (new).  Runs Python. */
-PyObject *al_task_name(al_state *st, PyObject *task);
-
-/* The Task's coroutine, or None (new).  Runs Python. */
-PyObject *al_task_coro(al_state *st, PyObject *task);
-
-/* Let a cancellation that a running Task has had come once more, at its next
-   await.  Returns 0; -1 with an exception.  Runs Python. */
-int al_task_cancel_again(al_state *st, const al_loop *bound, PyObject *task);
-
-/* Take one cancellation of ours back.  Returns how many are left; -1 with an
+/* Remove a done callback.  Returns how often it was there; -1 with an
    exception.  Runs Python. */
-long al_task_uncancel(al_state *st, PyObject *task);
-
-/* The Task's bound `cancelling`, for al_task_cancel_state (new).  Runs Python.
- */
-PyObject *al_task_cancelling_method(al_state *st, PyObject *task);
-
-/* What cancellations have left with the current Task.  `cancelling` is its
-   bound method, from al_task_cancelling_method().  Runs Python. */
-al_cancel_state al_task_cancel_state(al_state *st, PyObject *task,
-                                     PyObject *cancelling);
-
-/* Take al_task_add_done_callback's callback off again.  Returns how many were;
-   -1 with an exception.  Runs Python. */
 long al_task_remove_done_callback(al_state *st, PyObject *task,
                                   PyObject *callback);
 
+/* ------------------------------------------------------------ cancelling */
+
+/* The cancellation requests that a running Task has left. */
+typedef enum {
+    AL_CANCEL_ERROR = -1, /* an exception is set */
+    AL_CANCEL_NONE = 0,
+    AL_CANCEL_COUNTED = 1, /* delivered, but not taken back by uncancel() */
+    AL_CANCEL_PENDING = 2, /* not delivered yet */
+} al_cancel_state;
+
+/* Cancel the Task, with a message unless `msg` is NULL or None.  Returns 1 if
+   the request was made, 0 if the Task had ended; -1 with an exception.
+   Runs Python. */
+int al_task_cancel(al_state *st, PyObject *task, PyObject *msg);
+
+/* Return the Task's cancelling(), the count of requests that were not taken
+   back; -1 with an exception.  Runs Python. */
+long al_task_cancelling(al_state *st, PyObject *task);
+
+/* Return the Task's bound method `cancelling` (new), for
+   al_task_cancel_state(); NULL with an exception.  Runs Python. */
+PyObject *al_task_cancelling_method(al_state *st, PyObject *task);
+
+/* Return which requests the current Task has left.  `cancelling` is its bound
+   method, which is kept because this runs for each item.  Runs Python. */
+al_cancel_state al_task_cancel_state(al_state *st, PyObject *task,
+                                     PyObject *cancelling);
+
+/* Take one request of ours back.  Returns how many are left; -1 with an
+   exception.  Runs Python. */
+long al_task_uncancel(al_state *st, PyObject *task);
+
+/* Deliver a cancellation that the running Task has received once more, at its
+   next await.  Returns 0; -1 with an exception.  Runs Python. */
+int al_task_cancel_again(al_state *st, const al_loop *bound, PyObject *task);
+
+/* ------------------------------------------------ the await graph (3.14+) */
+
+/* Add the edge from a Task to the Task that waits for it; nothing before 3.14.
+   Returns 0; -1 with an exception.  Runs Python. */
+int al_task_link(al_state *st, PyObject *task, PyObject *waiter);
+
+/* Remove that edge.  Returns 0; -1 with an exception.  Runs Python. */
+int al_task_unlink(al_state *st, PyObject *task, PyObject *waiter);
+
+/* ------------------------------------------------------------ coroutines */
+
 /* Tell whether the coroutine has run its first step, or was closed before it:
-   1 or 0; where it cannot be told, 1.  -1 with an exception.  Runs Python. */
+   1 or 0; 1 for any other awaitable, which cannot be asked.  -1 with an
+   exception.  Runs Python. */
 int al_coro_started(al_state *st, PyObject *coro);
 
-/* Close a coroutine that has never started; leave any other alone.  Keeps
-   the raised exception.  Runs Python. */
+/* Close a coroutine that has never started, so that Python does not warn that
+   it was never awaited; leave any other alone.  Keeps the raised exception.
+   Runs Python. */
 void al_coro_close_unstarted(al_state *st, PyObject *coro);
 
-/* Close whatever was passed for a coroutine, if it can be closed.  Returns 0;
+/* Close whatever was passed for a coroutine, if it has a close().  Returns 0;
    -1 with what close() raised.  Runs Python. */
 int al_coro_close(al_state *st, PyObject *coro);
 

@@ -1,7 +1,9 @@
-/* The only file that names a Python version.
+/* What differs between CPython 3.11 and 3.15.
  *
- * Everything above sees one CPython: what differs between 3.11 and 3.15 is
- * bridged here, and every other file includes this one first.
+ * This is the only file that tests for a version; a test of the sources holds
+ * that.  Every other file includes it first and sees one CPython.  Where two
+ * versions need different code, a constant AL_... is 0 or 1, so that both ways
+ * are compiled on every version; the compiler drops one.
  */
 #ifndef AL_COMPAT_H
 #define AL_COMPAT_H
@@ -22,10 +24,10 @@
 #error "pyasynclife needs CPython 3.11 or newer"
 #endif
 
-/* A FASTCALL or NOARGS entry point in a method table. */
+/* Cast a METH_FASTCALL function for a method table. */
 #define AL_METHOD(function) ((PyCFunction)(void (*)(void))(function))
 
-/* 3.11 keeps the raised exception in three pieces. */
+/* 3.11 has the raised exception as type, value and traceback only. */
 #if PY_VERSION_HEX < 0x030C0000
 static inline PyObject *
 PyErr_GetRaisedException(void)
@@ -52,15 +54,15 @@ PyErr_SetRaisedException(PyObject *error)
 }
 #endif
 
-/* Before 3.14 the public struct of a coroutine says where it stands: this much
-   until its first step, and no more when it is closed before that. */
+/* Before 3.14 the public struct of a coroutine has its state: FRAME_CREATED
+   until the first step, or until it is closed before that. */
 #if PY_VERSION_HEX < 0x030E0000
 #define AL_FRAME_CREATED (PY_VERSION_HEX < 0x030D0000 ? -2 : -3)
 #define AL_CORO_IS_FRESH(coro)                                                \
     (((PyCoroObject *)(coro))->cr_frame_state == AL_FRAME_CREATED)
 #endif
 
-/* The clock of time.monotonic(), in seconds.  Pure C. */
+/* Return what time.monotonic() would, in seconds.  Pure C. */
 static inline double
 al_clock(void)
 {
@@ -77,7 +79,7 @@ al_clock(void)
 #endif
 }
 
-/* The clock of time.time(), in seconds.  Pure C. */
+/* Return what time.time() would, in seconds.  Pure C. */
 static inline double
 al_wall_clock(void)
 {
@@ -94,7 +96,8 @@ al_wall_clock(void)
 #endif
 }
 
-/* All state is per module, so an interpreter of its own GIL may import us. */
+/* All state is per module, so an interpreter with its own GIL may import us.
+   The slot came with 3.12. */
 #if PY_VERSION_HEX >= 0x030C0000
 #define AL_INTERPRETERS_SLOT                                                  \
     {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
@@ -102,37 +105,39 @@ al_wall_clock(void)
 #define AL_INTERPRETERS_SLOT
 #endif
 
-/* 3.12: a Task may run its first step inside its constructor. */
+/* From 3.12 on a Task may run its first step in its constructor. */
 #if PY_VERSION_HEX < 0x030C0000
 #define AL_HAS_EAGER_START 0
 #else
 #define AL_HAS_EAGER_START 1
 #endif
 
-/* 3.11 and 3.12: the loop's create_task names a Task after it was made. */
+/* On 3.11 and 3.12 loop.create_task() names a Task after it was made. */
 #if PY_VERSION_HEX < 0x030D0000
 #define AL_NAMES_TASKS_LATE 1
 #else
 #define AL_NAMES_TASKS_LATE 0
 #endif
 
-/* 3.11 and 3.12: uncancel() leaves a cancellation that was not delivered. */
+/* On 3.11 and 3.12 uncancel() leaves a request that was not delivered yet
+   (CPython gh-117407). */
 #if PY_VERSION_HEX < 0x030D0000
 #define AL_UNCANCEL_KEEPS_REQUEST 1
 #else
 #define AL_UNCANCEL_KEEPS_REQUEST 0
 #endif
 
-/* 3.11 and 3.12: an object whose attributes were once looked at as a dict is
-   slower to everybody for good. */
+/* On 3.11 and 3.12 to ask for an object's __dict__ makes the dict, and from
+   then on every access to its attributes is slower, for everybody. */
 #if PY_VERSION_HEX < 0x030D0000
 #define AL_DICT_IS_FREE 0
 #else
 #define AL_DICT_IS_FREE 1
 #endif
 
-/* Tell whether object.name is a method that this function is: 1 or 0; -1 with
-   an exception.  On 3.11 and 3.12 without making the method.  Runs Python. */
+/* Tell whether object.name is the method of this function: 1 or 0; -1 with an
+   exception.  On 3.11 and 3.12, where fast_path.c asks this for each Task, no
+   method object is made.  Runs Python. */
 static inline int
 al_is_method(PyObject *object, PyObject *name, PyObject *function)
 {

@@ -1,7 +1,8 @@
-/* The switch of the fault points, and which of them were seen to fail.
+/* Which allocation is to fail next, and which have failed so far.
  *
- * This is the one thing of ours that is shared by all interpreters of a
- * process: a build for tests, in which one thread at a time injects faults.
+ * The three variables are shared by all interpreters of a process, the only
+ * ones of ours that are.  They exist in test builds alone, where one thread at
+ * a time injects faults.
  */
 #include "base/fault.h"
 
@@ -13,13 +14,14 @@ typedef struct {
 
 #define FAULT_SITES 1024
 
-/* Counts down to the allocation that fails; 0: none will. */
+/* Counts down to the allocation that fails; 0: none fails. */
 static long fault_countdown = 0;
 static Site fault_sites[FAULT_SITES];
 static int fault_n_sites = 0;
 
+/* Record that the allocation of a source line has failed. */
 static void
-fault_note(const char *file, int line)
+fault_record(const char *file, int line)
 {
     for (int i = 0; i < fault_n_sites; i++) {
         if (fault_sites[i].line == line && fault_sites[i].file == file) {
@@ -37,16 +39,18 @@ al_fault(const char *file, int line)
     if (fault_countdown == 0 || --fault_countdown != 0) {
         return false;
     }
-    fault_note(file, line);
+    fault_record(file, line);
     PyErr_NoMemory();
     return true;
 }
 
-/* ---------------------------------------------------------------- door */
+/* ---------------------------------------------------------- Python API */
 
 PyDoc_STRVAR(fault_fail_allocation_doc,
 "fail_allocation($module, nth, /)\n--\n\n"
-"Make the nth allocation from now fail; 0: none.  Returns what was left.");
+"Make the nth allocation from now on fail.\n\n"
+"nth: 0 makes none fail.\n"
+"Returns what was left to count of the call before.");
 
 static PyObject *
 fault_fail_allocation(PyObject *Py_UNUSED(module), PyObject *nth)
@@ -61,7 +65,7 @@ fault_fail_allocation(PyObject *Py_UNUSED(module), PyObject *nth)
 
 PyDoc_STRVAR(fault_failed_allocations_doc,
 "failed_allocations($module, /)\n--\n\n"
-"The (file, line) of every allocation that was made to fail so far.");
+"Return the (file, line) of every allocation that has failed so far.");
 
 static PyObject *
 fault_failed_allocations(PyObject *Py_UNUSED(module),

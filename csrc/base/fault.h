@@ -1,8 +1,9 @@
-/* Every allocation of ours goes through here.
+/* Allocations that tests can make fail.
  *
- * In a build with AL_FAULTS the nth one fails with MemoryError, so that tests
- * can walk every error path, and which ones failed is remembered; in any other
- * build the macros are the expression.
+ * Every allocation of ours is wrapped in AL_ALLOC.  In a build with AL_FAULTS
+ * the nth one fails with MemoryError, so that tests can take every error path,
+ * and its source line is recorded.  In any other build the macros are their
+ * argument and cost nothing.
  */
 #ifndef AL_FAULT_H
 #define AL_FAULT_H
@@ -10,8 +11,8 @@
 #include "base/compat.h"
 
 #ifdef AL_FAULTS
-/* Tells whether this allocation is the one; sets MemoryError if so, and notes
-   where it stands.  Pure C. */
+/* Tell whether this allocation is the one that fails; if so, MemoryError is
+   set and the source line recorded.  Pure C. */
 bool al_fault(const char *file, int line);
 
 /* Add fail_allocation() and failed_allocations() to the module.  Returns 0;
@@ -24,7 +25,8 @@ int al_fault_setup(PyObject *module);
 #else
 #define al_fault_setup(module) ((void)(module), 0)
 
-/* An allocation that answers NULL, or -1, with an exception set. */
+/* An expression that allocates, and returns NULL, or -1, with an exception if
+   it fails. */
 #define AL_ALLOC(expression) (expression)
 #define AL_ALLOC_INT(expression) (expression)
 #endif

@@ -1,7 +1,9 @@
 /* An intrusive doubly linked list: the link lives in the object it links.
  *
- * A head is a link that points at itself when the list is empty; an object
- * that is in no list has a link of two NULLs.  Nothing here owns anything.
+ *     head <--> a.link <--> b.link <--> head        both ways, a ring
+ *     an empty list: head <--> head                 no list: {NULL, NULL}
+ *
+ * Nothing here owns anything: the object removes itself before it dies.
  */
 #ifndef AL_LIST_H
 #define AL_LIST_H
@@ -17,21 +19,21 @@ typedef struct al_link {
 #define AL_CONTAINER_OF(link, type, member)                                   \
     ((type *)((char *)(link) - offsetof(type, member)))
 
-/* Make a head of an empty list.  Pure C. */
+/* Make an empty list.  Pure C. */
 static inline void
 al_list_init(al_link *head)
 {
     head->next = head->prev = head;
 }
 
-/* Tell whether a head has nothing in it.  Pure C. */
+/* Tell whether a list is empty.  Pure C. */
 static inline bool
 al_list_is_empty(const al_link *head)
 {
     return head->next == head;
 }
 
-/* Make `to` a list of all that is in `from`, which is empty then.  Pure C. */
+/* Move all links of `from` to `to`, which may be uninitialized.  Pure C. */
 static inline void
 al_list_move(al_link *from, al_link *to)
 {
@@ -43,14 +45,14 @@ al_list_move(al_link *from, al_link *to)
     }
 }
 
-/* Tell whether an object is in a list.  Pure C. */
+/* Tell whether a link is in a list.  Pure C. */
 static inline bool
 al_link_is_in(const al_link *link)
 {
     return link->next != NULL;
 }
 
-/* Put a link that is in no list behind `before`.  Pure C. */
+/* Insert a link that is in no list after `before`.  Pure C. */
 static inline void
 al_link_after(al_link *link, al_link *before)
 {
@@ -61,14 +63,14 @@ al_link_after(al_link *link, al_link *before)
     before->next = link;
 }
 
-/* Put a link that is in no list at the tail.  Pure C. */
+/* Append a link that is in no list to the end of a list.  Pure C. */
 static inline void
 al_list_append(al_link *head, al_link *link)
 {
     al_link_after(link, head->prev);
 }
 
-/* Take a link out of its list; nothing if it is in none.  Pure C. */
+/* Remove a link from its list, if it is in one.  Pure C. */
 static inline void
 al_link_unlink(al_link *link)
 {

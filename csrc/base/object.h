@@ -1,11 +1,11 @@
-/* What every type of ours shares, and the answers of calls. */
+/* The dealloc that our types share, and C values of what calls return. */
 #ifndef AL_OBJECT_H
 #define AL_OBJECT_H
 
 #include "base/compat.h"
 
-/* The tp_dealloc of a collected type without subclasses: clear, free, and drop
-   the reference to the type.  Runs Python. */
+/* The tp_dealloc of a type with GC and without subclasses: clear, free, and
+   drop the instance's reference to its heap type.  Runs Python. */
 static inline void
 al_object_dealloc(PyObject *op)
 {
@@ -16,8 +16,8 @@ al_object_dealloc(PyObject *op)
     Py_DECREF(type);
 }
 
-/* The truth of what a call answered (stolen; NULL: it raised): 1 or 0; -1 with
-   an exception.  Runs Python. */
+/* Return the truth of what a call returned (stolen; NULL: it raised): 1 or 0;
+   -1 with an exception.  Runs Python. */
 static inline int
 al_object_truth(PyObject *answer)
 {
@@ -29,8 +29,8 @@ al_object_truth(PyObject *answer)
     return truth;
 }
 
-/* The integer that a call answered (stolen; NULL: it raised); -1 with an
-   exception.  Runs Python. */
+/* Return the integer that a call returned (stolen; NULL: it raised); -1 with
+   an exception.  Runs Python. */
 static inline long
 al_object_long(PyObject *answer)
 {

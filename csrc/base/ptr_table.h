@@ -1,8 +1,13 @@
-/* A hash table by address, of a Task or of an id: what heartbeat() asks.
+/* A hash table by address: a registry finds its entry of a Task, or of an id,
+ * with it, which is most of what heartbeat() costs.
  *
- * Intrusive, chained: the link lives in the object it finds.  The key's own
- * hash and equality are never called, and nothing here owns anything: whoever
- * puts a link in keeps its key alive until it is out.
+ *     buckets[0] -> link -> link        link.key == address of a Task or str
+ *     buckets[1] -> NULL
+ *     buckets[2] -> link
+ *
+ * It is intrusive and chained: the link lives in the object that is found.  No
+ * __hash__ or __eq__ is called, so a lookup runs no Python.  Nothing here owns
+ * anything: the owner of a link keeps its key alive while it is in the table.
  */
 #ifndef AL_PTR_TABLE_H
 #define AL_PTR_TABLE_H
@@ -16,11 +21,12 @@ typedef struct al_ptr_link {
 } al_ptr_link;
 
 typedef struct {
-    al_ptr_link **buckets;
-    size_t size; /* a power of two, or 0 */
-    size_t used;
+    al_ptr_link **buckets; /* owned */
+    size_t size;           /* of buckets: a power of two, or 0 */
+    size_t used;           /* links in the table */
 } al_ptr_table;
 
+/* Return the bucket of a key.  The low four bits of an address are zero. */
 static inline al_ptr_link **
 ptr_table_bucket(const al_ptr_table *table, const void *key)
 {
@@ -29,7 +35,7 @@ ptr_table_bucket(const al_ptr_table *table, const void *key)
     return &table->buckets[hash & (table->size - 1)];
 }
 
-/* The link of a key, or NULL.  Pure C. */
+/* Return the link of a key; NULL if it is not there.  Pure C. */
 static inline al_ptr_link *
 al_ptr_table_find(const al_ptr_table *table, const void *key)
 {
@@ -43,8 +49,9 @@ al_ptr_table_find(const al_ptr_table *table, const void *key)
     return link;
 }
 
-/* Make room for one more.  Returns 0; -1 with MemoryError, and only where
-   there is no table at all: a crowded one still works.  Pure C. */
+/* Make room for one more link.  Returns 0; -1 with MemoryError, but only if
+   there are no buckets at all: a table that cannot grow still works, with
+   longer chains.  Pure C. */
 static inline int
 al_ptr_table_reserve(al_ptr_table *table)
 {
@@ -55,7 +62,7 @@ al_ptr_table_reserve(al_ptr_table *table)
     next.buckets = AL_ALLOC(PyMem_Calloc(next.size, sizeof(al_ptr_link *)));
     if (next.buckets == NULL) {
         if (table->size != 0) {
-            PyErr_Clear(); /* the MemoryError of a test build */
+            PyErr_Clear(); /* set in test builds only */
             return 0;
         }
         PyErr_NoMemory();
@@ -77,7 +84,7 @@ al_ptr_table_reserve(al_ptr_table *table)
     return 0;
 }
 
-/* Put a link that is in no table in; there is room.  Pure C. */
+/* Add a link that is in no table, after al_ptr_table_reserve().  Pure C. */
 static inline void
 al_ptr_table_add(al_ptr_table *table, al_ptr_link *link, const void *key)
 {
@@ -89,7 +96,7 @@ al_ptr_table_add(al_ptr_table *table, al_ptr_link *link, const void *key)
     table->used++;
 }
 
-/* Take a link out; nothing if it is in no table.  Pure C. */
+/* Remove a link from the table, if it is in it.  Pure C. */
 static inline void
 al_ptr_table_remove(al_ptr_table *table, al_ptr_link *link)
 {

@@ -1,4 +1,9 @@
-/* The table of state.h and the loops over it. */
+/* The module state: loops over the lists of state.h.
+ *
+ * visit and clear treat the front of the struct, up to its first member that
+ * is no object, as an array of pointers.  So a new object needs one row in one
+ * list and is imported, visited and cleared.
+ */
 #include "base/compat.h"
 #include "base/fault.h"
 #include "base/state.h"
@@ -25,7 +30,7 @@ static const struct {
 #undef AL_ROW
 };
 
-/* Keyword names of vectorcalls: up to two names of the table each. */
+/* Tuples of keyword names for vectorcalls, one or two names each. */
 static const struct {
     size_t offset;
     const char *first;
@@ -44,7 +49,8 @@ static const struct {
 #define STATE_OBJECTS offsetof(al_state, call_queues_run)
 #define STATE_FIELD(st, at) ((PyObject **)((char *)(st) + (at)))
 
-/* Follow a dotted path from an object.  Steals the object. */
+/* Return the attribute at a dotted path from an object (stolen), or the object
+   itself for an empty path (new).  NULL with an exception. */
 static PyObject *
 state_follow(PyObject *object, const char *path)
 {
@@ -123,6 +129,7 @@ al_state_add_type(PyObject *module, PyObject **field, PyType_Spec *spec,
 int
 al_state_adopt_methods(PyTypeObject *type)
 {
+    /* The base is immutable, so its dict does not change during the walk. */
     PyObject *name, *method;
     Py_ssize_t at = 0;
     while (PyDict_Next(type->tp_base->tp_dict, &at, &name, &method)) {

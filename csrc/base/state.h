@@ -1,15 +1,16 @@
-/* Module state: everything imported, interned or made at import, in one table.
+/* The module state: every object that is imported, interned or made once.
  *
- * The three lists below are the table; import, visit and clear are loops over
- * it.  Objects keep a plain pointer to the state for their methods; traverse,
- * clear and dealloc never follow it, for at exit it may be gone before them.
+ * Each row of the three lists below is a member of the struct; import, visit
+ * and clear are loops over them.  Our objects keep a plain pointer to the
+ * state for their methods.  Their traverse, clear and dealloc never follow it:
+ * at exit the state may be freed before them (CPython gh-130221).
  */
 #ifndef AL_STATE_H
 #define AL_STATE_H
 
 #include "base/compat.h"
 
-/* Imported: field, module, dotted attribute. */
+/* Imported: member, module, dotted attribute. */
 #define AL_IMPORTS(X)                                                         \
     X(tasks_module, "asyncio.tasks", "")                                      \
     X(Task, "_asyncio", "Task")                                               \
@@ -54,7 +55,7 @@
     X(hold_abandoned, "pyasynclife._core_support", "hold_abandoned")          \
     X(run_item, "pyasynclife._core_support", "run_item")
 
-/* Interned: each is st->s_<name>. */
+/* Interned names: the member is st->s_<name>. */
 #define AL_NAMES(X)                                                           \
     X(FINISHED) X(PENDING) X(Task) X(_asyncio_future_blocking) X(_closed)     \
     X(_context) X(_debug) X(_ended) X(_log_destroy_pending) X(_must_cancel)   \
@@ -65,11 +66,11 @@
     X(create_future) X(create_task) X(done) X(eager_start) X(error)           \
     X(exception) X(get_coro) X(get_loop) X(get_name) X(get_task_factory)      \
     X(gi_code) X(insert) X(is_closed) X(loop) X(name) X(pop) X(popleft)       \
-    X(reader_done) X(register) X(remove_done_callback) X(result) X(set_name)  \
-    X(set_result) X(task) X(throw) X(time) X(uncancel) X(value)
+    X(reader_ended) X(register) X(remove_done_callback) X(result)             \
+    X(set_name) X(set_result) X(task) X(throw) X(time) X(uncancel) X(value)
 
-/* Made at import: our types, and objects that several files share.  A file
-   that needs one more adds a row. */
+/* Made while the module is imported, or once later: our types, and objects
+   that several files share.  Whoever needs one more adds a row. */
 #define AL_MADE(X)                                                            \
     X(Ready) X(Awaitable) X(JoinSet) X(JoinSetMember) X(Alarm) X(Entry)       \
     X(Registry) X(SignalHandler) X(TaskResult) X(Worker) X(ItemHandle)        \
@@ -77,7 +78,7 @@
     X(CallQueue) X(LoopProxy) X(Capture) X(capture) X(TaskGroup) X(GroupExit) \
     X(ready_none) X(ready_true) X(ready_false) X(kw_context) X(kw_name)       \
     X(kw_name_context) X(kw_loop) X(kw_name_loop) X(kw_exc_info) X(kw_msg)    \
-    X(no_args) X(spare_plain) X(spare_eager)
+    X(no_args) X(kwargs_lazy) X(kwargs_eager)
 
 typedef struct al_state {
 #define AL_FIELD(field, ...) PyObject *field;
@@ -92,38 +93,38 @@ typedef struct al_state {
     unsigned long call_queues_run; /* so far; must follow the objects */
 } al_state;
 
-/* The one module definition, in module.c. */
+/* The module definition, in module.c. */
 extern struct PyModuleDef al_module;
 
-/* The state of a module of ours (borrowed).  Pure C. */
+/* Return the state of our module (borrowed).  Pure C. */
 static inline al_state *
 al_state_of(PyObject *module)
 {
     return (al_state *)PyModule_GetState(module);
 }
 
-/* The state behind a type of ours or a subclass of one; NULL with TypeError
-   for any other.  Pure C. */
+/* Return the state of one of our types or of a subclass of one (borrowed);
+   NULL with TypeError for any other type.  Pure C. */
 al_state *al_state_of_type(PyTypeObject *type);
 
-/* Import and intern the table.  Returns 0; -1 with the error of the import.
-   Runs Python. */
+/* Fill the first two lists, and the tuples of keyword names.  Returns 0; -1
+   with the error of an import.  Runs Python. */
 int al_state_load(al_state *st);
 
-/* Make a heap type from its spec, keep it in *field and, where `public`, in
-   the module too.  Returns 0; -1 with an exception.  Runs Python. */
+/* Make a heap type from its spec, store it in *field and, if `public`, as an
+   attribute of the module.  Returns 0; -1 with an exception.  Runs Python. */
 int al_state_add_type(PyObject *module, PyObject **field, PyType_Spec *spec,
                       bool public);
 
-/* Give a subclass native methods of its own, those of its base, a heap type:
-   the interpreter has a short way to a method of an object's very type and a
-   long one to a base's.  Returns 0; -1 with an exception.  Runs Python. */
+/* Copy the native methods of a type's base, a heap type, to the type itself.
+   The interpreter calls a method of an object's exact type faster than one
+   that is inherited.  Returns 0; -1 with an exception.  Runs Python. */
 int al_state_adopt_methods(PyTypeObject *type);
 
-/* The loops of the module's traverse and clear.  Pure C. */
+/* The module's traverse.  Pure C. */
 int al_state_visit(al_state *st, visitproc visit, void *arg);
 
-/* Drop everything in the table.  Runs Python. */
+/* The module's clear.  Runs Python. */
 int al_state_clear(al_state *st);
 
 #endif

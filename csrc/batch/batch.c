@@ -1,57 +1,158 @@
-/* The batch of a batch: who takes the results, counts, status.
+/* A batch: a pump with its results, its counts and its waiters.
  *
  * The user holds a Batch (pyasynclife/_batch.py), which owns the batch, which
- * embed the pump.  Workers, timers and the reader own the batch and never the
- * Batch, so one that is dropped while it runs is noticed, and stops it.
+ * embeds the pump.  Workers, timers and the reader own the batch and never the
+ * Batch, so a Batch that is dropped while it runs is noticed, and stops it:
  *
- * Those who wait, for the next result, for the end or for the reader's item to
- * be taken, are Waits in a list; each is woken by a future of its own.
+ *     Batch --owns--> batch [pump, results, waiters] <--owns-- workers, timers
+ *
+ * The first use of the Batch decides who takes the results:
+ *
+ *     UNUSED --async with--> OPEN --left without a choice--> BLOCK
+ *        |                    |
+ *        +------ await -------+--> COLLECT: all results, each in its place
+ *        +----- async for ----+--> STREAM:  one after the other, none kept
+ *
+ * In STREAM, and in OPEN without an on_result, the pump's room bounds how many
+ * results wait for their consumer.
+ *
+ * Waiters wait for the next result, for the end, or for the reader's item to
+ * be taken.  Each is in a list and is woken by a future of its own.
  */
 #include "base/compat.h"
 #include "base/fault.h"
 #include "base/list.h"
 #include "base/state.h"
 #include "aio/loop.h"
-#include "aio/awaitable.h"
+#include "batch/fifo.h"
+#include "batch/result.h"
 #include "batch/drive.h"
 #include "batch/source.h"
-#include "batch/result.h"
-#include "batch/result_buffer.h"
-#include "batch/worker.h"
 #include "batch/pump.h"
 #include "batch/batch.h"
 
-/* --------------------------------------------------- what the pump tells */
+/* --------------------------------------------------- the result buffer */
 
+/* Put a result at a place.  Results come nearly in the order of their items,
+   so the place is mostly the one behind the last. */
+static int
+result_buffer_place(PyObject *list, Py_ssize_t place, PyObject *result)
+{
+    assert(place >= 0);
+    while (PyList_GET_SIZE(list) < place) {
+        if (AL_ALLOC_INT(PyList_Append(list, Py_None)) < 0) {
+            return -1;
+        }
+    }
+    if (place == PyList_GET_SIZE(list)) {
+        return AL_ALLOC_INT(PyList_Append(list, result));
+    }
+    return PyList_SetItem(list, place, Py_NewRef(result));
+}
+
+/* Put a result where it belongs.  Returns 0; -1 with an exception, and it is
+   not there. */
+static int
+result_buffer_put(al_result_buffer *buffer, PyObject *result)
+{
+    if (buffer->by_index) {
+        Py_ssize_t index = ((ResultObject *)result)->index;
+        return result_buffer_place(buffer->list, index - buffer->base, result);
+    }
+    return AL_ALLOC_INT(PyList_Append(buffer->list, result));
+}
+
+/* The result that is taken next (borrowed); NULL if it is not there yet.
+   `last`: no more results come, so gaps are passed over. */
+static PyObject *
+result_buffer_peek(al_result_buffer *buffer, bool last)
+{
+    while (buffer->front < PyList_GET_SIZE(buffer->list)) {
+        PyObject *result = PyList_GET_ITEM(buffer->list, buffer->front);
+        if (result != Py_None) {
+            return result;
+        }
+        if (!last) {
+            return NULL;
+        }
+        buffer->front++;
+    }
+    return NULL;
+}
+
+/* Give every result its item's place from now on.  Returns 0; -1 with an
+   exception, nothing changed. */
+static int
+result_buffer_sort(al_result_buffer *buffer)
+{
+    if (buffer->by_index) {
+        return 0;
+    }
+    assert(buffer->base == 0 && buffer->front == 0);
+    PyObject *list = AL_ALLOC(PyList_New(0));
+    if (list == NULL) {
+        return -1;
+    }
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(buffer->list); i++) {
+        PyObject *result = PyList_GET_ITEM(buffer->list, i);
+        Py_ssize_t index = ((ResultObject *)result)->index;
+        if (result_buffer_place(list, index, result) < 0) {
+            Py_DECREF(list);
+            return -1;
+        }
+    }
+    buffer->by_index = true;
+    Py_SETREF(buffer->list, list);
+    return 0;
+}
+
+/* Drop all results. */
+static void
+result_buffer_drop(al_result_buffer *buffer)
+{
+    PyObject *list = buffer->list;
+    Py_ssize_t size = PyList_GET_SIZE(list);
+    buffer->base += size;
+    buffer->front = 0;
+    if (PyList_SetSlice(list, 0, size, NULL) < 0
+        && PyErr_ExceptionMatches(PyExc_MemoryError))
+    {
+        PyErr_Clear();
+    }
+}
+
+/* ------------------------------------------------ the pump's four calls */
+
+/* Wake all waiters of a kind. */
 static void
 batch_wake(BatchObject *self, al_waiter_kind kind)
 {
-    al_link *at = self->waits.next;
-    while (at != &self->waits) {
-        al_waiter *wait = AL_CONTAINER_OF(at, al_waiter, link);
+    al_link *at = self->waiters.next;
+    while (at != &self->waiters) {
+        al_waiter *waiter = AL_CONTAINER_OF(at, al_waiter, link);
         at = at->next;
-        if (wait->kind == kind) {
-            PyObject *future = Py_XNewRef(wait->future);
-            al_link_unlink(&wait->link);
+        if (waiter->kind == kind) {
+            PyObject *future = Py_XNewRef(waiter->future);
+            al_link_unlink(&waiter->link);
             if (future != NULL) {
                 al_loop_wake_waiter(self->pump.st, &self->pump.bound, future);
                 Py_DECREF(future);
             }
-            at = self->waits.next; /* waking may have changed the list */
+            at = self->waiters.next; /* waking may have changed the list */
         }
     }
 }
 
 static void
-batch_count(BatchObject *self, PyObject *result)
+batch_count(BatchObject *self, const ResultObject *result)
 {
-    switch (al_result_state_of(result)) {
+    switch ((al_result_state)result->state) {
     case AL_RESULT_DONE:
         self->done++;
         break;
     case AL_RESULT_FAILED:
         self->failed++;
-        self->timed_out += al_result_timed_out(result);
+        self->timed_out += result->timed_out;
         break;
     case AL_RESULT_CANCELLED:
         self->cancelled++;
@@ -59,37 +160,37 @@ batch_count(BatchObject *self, PyObject *result)
     case AL_RESULT_PENDING:
         self->refused++;
         break;
-    case AL_RESULT_RUNNING: /* that it counts as, for good */
+    case AL_RESULT_RUNNING: /* it counts as running for good */
         break;
     }
 }
 
-/* Keep a result for whoever takes it. */
+/* Keep a result for the consumer, if there may be one.  Returns 0; -1 with an
+   exception. */
 static int
-batch_keep(BatchObject *self, PyObject *result)
+batch_keep(BatchObject *self, PyObject *result, bool started)
 {
-    bool started = al_result_state_of(result) != AL_RESULT_PENDING;
     if (self->mode == AL_MODE_BLOCK
         || (self->mode == AL_MODE_STREAM && !started))
     {
         return 0;
     }
-    if (al_result_buffer_put(&self->results, result) < 0) {
+    if (result_buffer_put(&self->results, result) < 0) {
         return -1;
     }
-    if (self->mode == AL_MODE_STREAM && !al_list_is_empty(&self->waits)
-        && al_result_buffer_peek(&self->results, false) != NULL)
+    if (self->mode == AL_MODE_STREAM && !al_list_is_empty(&self->waiters)
+        && result_buffer_peek(&self->results, false) != NULL)
     {
         batch_wake(self, AL_WAIT_NEXT);
     }
     return 0;
 }
 
-/* Keep the error of a failed item, and stop if it is one too many. */
+/* Keep the error of a failed item, and stop if it is one too many.  Returns 0;
+   -1 with an exception. */
 static int
-batch_note_error(BatchObject *self, PyObject *result)
+batch_note_error(BatchObject *self, PyObject *error)
 {
-    PyObject *error = al_result_error(result);
     if (self->max_errors < 0 || self->errors == NULL) {
         return 0;
     }
@@ -105,8 +206,29 @@ batch_note_error(BatchObject *self, PyObject *result)
     return 0;
 }
 
+/* Report the failure of an item to the loop: the Batch is gone and there is no
+   on_result, so nobody else can. */
 static void
-batch_tell(BatchObject *self, PyObject *result)
+batch_report_lost(BatchObject *self, const ResultObject *result)
+{
+    al_pump *p = &self->pump;
+    PyObject *error = result->error;
+    if (self->dropped && self->on_result == NULL && error != NULL
+        && !result->timed_out
+        && PyErr_GivenExceptionMatches(error, PyExc_Exception))
+    {
+        al_loop_report_exception(
+            p->st, p->bound.loop,
+            "an item of a batch that was dropped while it ran "
+            "has failed",
+            NULL, error);
+    }
+}
+
+/* Call on_result.  Its errors go to the loop's exception handler; an exit
+   stops the batch, which raises it. */
+static void
+batch_call_on_result(BatchObject *self, PyObject *result)
 {
     al_pump *p = &self->pump;
     PyObject *on_result = Py_NewRef(self->on_result);
@@ -126,54 +248,37 @@ batch_tell(BatchObject *self, PyObject *result)
     Py_DECREF(on_result);
 }
 
-/* Nobody holds the Batch any more, and nobody hears of this failure else. */
 static void
-batch_tell_lost(BatchObject *self, PyObject *result)
-{
-    al_pump *p = &self->pump;
-    PyObject *error = al_result_error(result);
-    if (self->dropped && self->on_result == NULL && error != NULL
-        && !al_result_timed_out(result)
-        && PyErr_GivenExceptionMatches(error, PyExc_Exception))
-    {
-        al_loop_report_exception(
-            p->st, p->bound.loop,
-            "an item of a batch that was dropped while it ran "
-            "has failed",
-            NULL, error);
-    }
-}
-
-static void
-batch_finished(PyObject *op, PyObject *result)
+batch_item_ended(PyObject *op, PyObject *ended)
 {
     BatchObject *self = (BatchObject *)op;
-    al_result_state state = al_result_state_of(result);
-    bool failed =
-        state == AL_RESULT_FAILED
-        || (state == AL_RESULT_RUNNING && al_result_timed_out(result));
+    const ResultObject *result = (const ResultObject *)ended;
+    bool started = result->state != AL_RESULT_PENDING;
+    /* An abandoned item counts as failed if its time had run out. */
+    bool failed = result->state == AL_RESULT_FAILED
+                  || (result->state == AL_RESULT_RUNNING && result->timed_out);
     batch_count(self, result);
-    if (batch_keep(self, result) < 0
-        || (failed && batch_note_error(self, result) < 0))
+    if (batch_keep(self, ended, started) < 0
+        || (failed && batch_note_error(self, result->error) < 0))
     {
         al_pump_fail(&self->pump);
     }
     if (failed) {
-        batch_tell_lost(self, result);
+        batch_report_lost(self, result);
     }
-    if (self->on_result != NULL && state != AL_RESULT_PENDING) {
-        batch_tell(self, result);
+    if (self->on_result != NULL && started) {
+        batch_call_on_result(self, ended);
     }
 }
 
 static void
-batch_taken(PyObject *op)
+batch_item_taken(PyObject *op)
 {
     batch_wake((BatchObject *)op, AL_WAIT_TAKEN);
 }
 
 void
-al_batch_tell_fatal(BatchObject *self)
+al_batch_report_fatal(BatchObject *self)
 {
     al_pump *p = &self->pump;
     if (p->fatal != NULL) {
@@ -190,39 +295,40 @@ static void
 batch_over(PyObject *op)
 {
     BatchObject *self = (BatchObject *)op;
-    self->ended = al_loop_time(self->pump.st, &self->pump.bound);
-    if (self->ended == -1.0 && PyErr_Occurred()) {
+    self->over_at = al_loop_time(self->pump.st, &self->pump.bound);
+    if (self->over_at == -1.0 && PyErr_Occurred()) {
         al_loop_report_or_exit_later(self->pump.st, self->pump.bound.loop,
                                      "the loop's clock failed", NULL);
     }
     if (self->dropped) {
-        al_batch_tell_fatal(self);
+        al_batch_report_fatal(self);
     }
     batch_wake(self, AL_WAIT_NEXT);
     batch_wake(self, AL_WAIT_END);
 }
 
-/* A block may add until it is left, and a consumer until he asks again. */
+/* A block may add items until it is left, and the consumer of a stream until
+   it asks for the next result. */
 static bool
-batch_may_end(PyObject *op)
+batch_may_be_over(PyObject *op)
 {
     BatchObject *self = (BatchObject *)op;
     return self->mode == AL_MODE_STREAM
-               ? self->asking
-                     && al_result_buffer_peek(&self->results, false) == NULL
+               ? self->consumer_waits
+                     && result_buffer_peek(&self->results, false) == NULL
                : self->mode != AL_MODE_OPEN;
 }
 
 const al_pump_calls al_batch_calls = {
-    .finished = batch_finished,
-    .taken = batch_taken,
+    .item_ended = batch_item_ended,
+    .item_taken = batch_item_taken,
     .over = batch_over,
-    .may_end = batch_may_end,
+    .may_be_over = batch_may_be_over,
 };
 
-/* ------------------------------------------------------------ modes */
+/* ------------------------------------------------------ mode and limit */
 
-/* Tell whether somebody must take results for more items to be started. */
+/* Tell whether results must be taken before more items can be started. */
 static bool
 batch_is_bounded(const BatchObject *self)
 {
@@ -230,7 +336,7 @@ batch_is_bounded(const BatchObject *self)
            || (self->mode == AL_MODE_OPEN && self->on_result == NULL);
 }
 
-/* How many a stream may have started and not handed over. */
+/* How many items of a stream may be started and not handed over. */
 static Py_ssize_t
 batch_window(const BatchObject *self)
 {
@@ -238,13 +344,13 @@ batch_window(const BatchObject *self)
     Py_ssize_t buffer = self->buffer >= 0             ? self->buffer
                         : limit <= PY_SSIZE_T_MAX / 4 ? 2 * limit
                                                       : PY_SSIZE_T_MAX / 4;
-    /* Half of all numbers, so that no sum of two windows overflows. */
+    /* A quarter of the range each, so that no sum of two windows overflows. */
     limit = limit < PY_SSIZE_T_MAX / 4 ? limit : PY_SSIZE_T_MAX / 4;
     buffer = buffer < PY_SSIZE_T_MAX / 4 ? buffer : PY_SSIZE_T_MAX / 4;
     return limit + buffer;
 }
 
-/* Let the pump start as many items as this use allows. */
+/* Let the pump start as many items as the mode allows. */
 static void
 batch_set_room(BatchObject *self)
 {
@@ -285,14 +391,39 @@ al_batch_set_mode(BatchObject *self, al_mode mode)
                   "to on_result: await or iterate inside the block");
         return -1;
     }
-    if (mode == AL_MODE_COLLECT && al_result_buffer_sort(&self->results) < 0) {
+    if (mode == AL_MODE_COLLECT && result_buffer_sort(&self->results) < 0) {
         return -1;
     }
     self->mode = mode;
     if (mode == AL_MODE_BLOCK) {
-        al_result_buffer_drop(&self->results);
+        result_buffer_drop(&self->results);
     }
     batch_set_room(self);
+    return 0;
+}
+
+/* ------------------------------------------------------ items, results */
+
+int
+al_batch_add(BatchObject *self, PyObject *item)
+{
+    al_pump *p = &self->pump;
+    if (p->over || p->closed) {
+        PyErr_SetString(PyExc_RuntimeError,
+                        p->over ? "this batch has ended: nothing can be added "
+                                  "to it"
+                                : "this batch was closed: nothing can be "
+                                  "added to it");
+        return -1;
+    }
+    if (PyCoro_CheckExact(item)) {
+        al_source_refuse_coroutine(p->st, item);
+        return -1;
+    }
+    if (al_source_add(&p->source, item) < 0) {
+        return -1;
+    }
+    al_pump_update(p);
     return 0;
 }
 
@@ -300,18 +431,20 @@ PyObject *
 al_batch_hand_over(BatchObject *self)
 {
     al_pump *p = &self->pump;
+    al_result_buffer *results = &self->results;
     PyObject *result = NULL;
     while (result == NULL) {
-        result = Py_XNewRef(al_result_buffer_peek(&self->results, p->over));
+        /* Once the pump is over, no gap will be filled any more. */
+        result = Py_XNewRef(result_buffer_peek(results, p->over));
         if (result == NULL) {
             return NULL;
         }
-        al_result_buffer_take(&self->results);
-        if (al_result_state_of(result) == AL_RESULT_PENDING) {
+        results->base += al_fifo_take(results->list, &results->front);
+        if (((ResultObject *)result)->state == AL_RESULT_PENDING) {
             Py_CLEAR(result); /* kept while a block might have awaited all */
         }
     }
-    p->room++;
+    p->room++; /* the consumer has taken one: one more may start */
     if (p->unstarted == 0 && !p->over) {
         al_pump_update(p);
     }
@@ -337,16 +470,4 @@ al_batch_clear(PyObject *op)
     Py_CLEAR(self->on_result);
     Py_CLEAR(self->errors);
     return 0;
-}
-
-void
-al_batch_dealloc(PyObject *op)
-{
-    BatchObject *self = (BatchObject *)op;
-    PyTypeObject *type = Py_TYPE(op);
-    PyObject_GC_UnTrack(op);
-    (void)al_batch_clear(op);
-    Py_CLEAR(self->results.list);
-    type->tp_free(op);
-    Py_DECREF(type);
 }

@@ -1,81 +1,88 @@
-/* The batch of a batch: who takes the results, counts, status. */
+/* A batch: a pump with its results, its counts and its waiters. */
 #ifndef AL_BATCH_H
 #define AL_BATCH_H
 
 #include "base/compat.h"
 #include "base/list.h"
 #include "base/state.h"
-#include "batch/result_buffer.h"
-#include "batch/worker.h"
+#include "batch/pump.h"
 
-/* Who takes the results: the first use decides.  OPEN is a block (async with)
-   that may still await or iterate, BLOCK one that did neither. */
+/* Who takes the results.  The first use decides: see batch.c. */
 typedef enum {
     AL_MODE_UNUSED,
-    AL_MODE_OPEN,
-    AL_MODE_COLLECT,
-    AL_MODE_STREAM,
-    AL_MODE_BLOCK,
+    AL_MODE_OPEN,    /* an `async with` block, which may still choose */
+    AL_MODE_COLLECT, /* it is awaited */
+    AL_MODE_STREAM,  /* it is iterated */
+    AL_MODE_BLOCK,   /* nobody: the block was left without a choice */
 } al_mode;
 
-typedef struct {
-    PyObject_HEAD
-    al_pump pump;
-    al_result_buffer results;
-    al_link waits;       /* borrowed */
-    PyObject *on_result; /* owned, or NULL */
-    PyObject *errors;    /* owned: list, where there is a max_errors */
-    al_mode mode;
-    bool ordered;
-    bool asking;       /* the consumer waits, and nothing is there for it */
-    bool dropped;      /* nobody holds the Batch any more */
-    Py_ssize_t buffer; /* of a stream; -1: twice the limit */
-    Py_ssize_t max_errors; /* -1: none */
-    Py_ssize_t done;
-    Py_ssize_t failed; /* with those whose time ran out */
-    Py_ssize_t cancelled;
-    Py_ssize_t timed_out;
-    Py_ssize_t refused; /* pulled and never started */
-    double ended;       /* loop time, once over */
-} BatchObject;
-
-/* What somebody waits for. */
+/* What a waiter waits for. */
 typedef enum { AL_WAIT_NEXT, AL_WAIT_END, AL_WAIT_TAKEN } al_waiter_kind;
 
-/* Somebody who waits, in the batch' list while suspended. */
+/* A waiter, in its batch's list while it is suspended. */
 typedef struct {
     al_link link;
     al_waiter_kind kind;
     PyObject *future; /* owned, while suspended */
 } al_waiter;
 
-/* What the pump tells its owner. */
+/* The results that nobody has taken yet: a list with a place for each item, or
+   with the results in the order in which the items ended. */
+typedef struct {
+    PyObject *list;   /* owned; None: nothing there (yet, or any more) */
+    Py_ssize_t base;  /* index of the item of the first place */
+    Py_ssize_t front; /* the place that is taken next */
+    bool by_index;
+} al_result_buffer;
+
+typedef struct {
+    PyObject_HEAD
+    al_pump pump;
+    al_result_buffer results;
+    al_link waiters;     /* of al_waiter, borrowed */
+    PyObject *on_result; /* owned, or NULL */
+    PyObject *errors;    /* owned: list, of failed items, for max_errors */
+    al_mode mode;
+    bool consumer_waits;   /* for a result that is not there yet */
+    bool dropped;          /* the Batch, which Python code held, is gone */
+    Py_ssize_t buffer;     /* of a stream; -1: twice the limit */
+    Py_ssize_t max_errors; /* -1: none */
+    Py_ssize_t done;
+    Py_ssize_t failed; /* includes timed_out */
+    Py_ssize_t cancelled;
+    Py_ssize_t timed_out;
+    Py_ssize_t refused; /* pulled and never started */
+    double over_at;     /* loop time */
+} BatchObject;
+
+/* How the pump of a batch notifies it. */
 extern const al_pump_calls al_batch_calls;
 
-/* Change to a use that the one before allows.  Returns 0; -1 with an
+/* Change to a mode that the one before allows.  Returns 0; -1 with an
    exception, nothing changed.  Runs Python. */
 int al_batch_set_mode(BatchObject *batch, al_mode mode);
 
-/* Change the limit, and with it how far a stream may be ahead.
-   Runs Python. */
+/* Change the limit, and with it how many results a stream may be ahead of its
+   consumer.  Runs Python. */
 void al_batch_set_limit(BatchObject *batch, Py_ssize_t limit);
 
-/* Report what ended a batch that nobody holds any more, if something did.
-   Sets no exception.  Runs Python. */
-void al_batch_tell_fatal(BatchObject *batch);
+/* Add an item, also before the batch has begun.  Returns 0; -1 with an
+   exception, nothing changed.  Runs Python. */
+int al_batch_add(BatchObject *batch, PyObject *item);
 
-/* What is to be handed over next (new); NULL if there is none.  Sets no
-   exception.  Runs Python. */
+/* The next result of a stream, which is taken (new); NULL if it is not there
+   yet.  Sets no exception.  Runs Python. */
 PyObject *al_batch_hand_over(BatchObject *batch);
 
-/* The slots of the type, which batch.c makes.  Traverse: Pure C.; the others:
-   Runs Python. */
+/* Report the exception that stopped a batch, if one did, because the Batch is
+   gone and nobody can raise it.  Sets no exception.  Runs Python. */
+void al_batch_report_fatal(BatchObject *batch);
+
+/* The tp_traverse of the type, which batch_type.c makes.  Pure C. */
 int al_batch_traverse(PyObject *op, visitproc visit, void *arg);
 
-/* See al_batch_traverse.  Runs Python. */
+/* The tp_clear of the type.  The list of results stays until the dealloc, so
+   that a batch in a cycle can still be asked.  Runs Python. */
 int al_batch_clear(PyObject *op);
-
-/* See al_batch_traverse.  Runs Python. */
-void al_batch_dealloc(PyObject *op);
 
 #endif

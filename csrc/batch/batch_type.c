@@ -1,26 +1,36 @@
-/* Books: the door to a batch, for pyasynclife/_batch.py.
+/* The Python API of a batch: BatchCore, for pyasynclife/_batch.py.
  *
- * The user holds a Batch, which owns the batch, which embed the pump.
- * Workers, timers and the reader own the batch and never the Batch, so one
- * that is dropped while it runs is noticed, and stops it.
+ * The structure and its ownership are explained in batch.c.  Every method that
+ * changes the batch first refuses other threads than the loop's.
  */
 #include "base/compat.h"
 #include "base/fault.h"
 #include "base/list.h"
 #include "base/state.h"
 #include "aio/loop.h"
+#include "batch/result.h"
 #include "batch/source.h"
-#include "batch/result_buffer.h"
-#include "batch/worker.h"
+#include "batch/item.h"
 #include "batch/pump.h"
+#include "batch/reader.h"
 #include "batch/batch.h"
 #include "batch/batch_wait.h"
 #include "batch/batch_type.h"
 
+/* Refuse a call from another thread than the loop's, unless the batch is over.
+   Returns 0; -1 with RuntimeError. */
+static int
+batch_type_check_thread(BatchObject *self)
+{
+    al_pump *p = &self->pump;
+    return p->over ? 0 : al_loop_check_thread(p->st, &p->bound, "a batch");
+}
+
 PyDoc_STRVAR(batch_type_use_doc,
 "use($self, mode, /)\n--\n\n"
-"Say who takes the results (1 a block, 2 await, 3 iteration, 4 nobody), and\n"
-"begin if it has not begun.");
+"Choose who takes the results, and begin if the batch has not begun.\n\n"
+"mode is one of MODE_OPEN, MODE_COLLECT, MODE_STREAM and MODE_BLOCK.\n"
+"Raises RuntimeError if an earlier use does not allow it.");
 
 static PyObject *
 batch_type_use(PyObject *op, PyObject *arg)
@@ -34,21 +44,16 @@ batch_type_use(PyObject *op, PyObject *arg)
     if (mode < AL_MODE_OPEN || mode > AL_MODE_BLOCK) {
         return PyErr_Format(PyExc_ValueError, "no such use: %ld", mode);
     }
-    if (!p->over && al_loop_check_thread(p->st, &p->bound, "a batch") < 0) {
+    al_mode before = self->mode;
+    if (batch_type_check_thread(self) < 0
+        || al_batch_set_mode(self, (al_mode)mode) < 0)
+    {
         return NULL;
     }
     if (p->begun) {
-        if (al_batch_set_mode(self, (al_mode)mode) < 0) {
-            return NULL;
-        }
         al_pump_update(p);
-        Py_RETURN_NONE;
     }
-    al_mode before = self->mode;
-    if (al_batch_set_mode(self, (al_mode)mode) < 0) {
-        return NULL;
-    }
-    if (al_pump_begin(p) < 0) {
+    else if (al_pump_begin(p) < 0) {
         self->mode = before;
         return NULL;
     }
@@ -57,8 +62,9 @@ batch_type_use(PyObject *op, PyObject *arg)
 
 PyDoc_STRVAR(batch_type_wait_doc,
 "wait($self, /)\n--\n\n"
-"An awaitable of the end.  What cancels who waits cancels the items, and\n"
-"comes out, the very object, when they have ended.");
+"Return an awaitable of the end.\n\n"
+"If its task is cancelled, so are the items; when they have ended, that very\n"
+"CancelledError is raised.");
 
 static PyObject *
 batch_type_wait(PyObject *op, PyObject *Py_UNUSED(ignored))
@@ -68,7 +74,7 @@ batch_type_wait(PyObject *op, PyObject *Py_UNUSED(ignored))
 
 PyDoc_STRVAR(batch_type_stream_doc,
 "stream($self, batch, /)\n--\n\n"
-"An asynchronous iterator of the results, which owns the Batch.");
+"Return an asynchronous iterator of the results, which owns the Batch.");
 
 static PyObject *
 batch_type_stream(PyObject *op, PyObject *handle)
@@ -78,100 +84,128 @@ batch_type_stream(PyObject *op, PyObject *handle)
 
 PyDoc_STRVAR(batch_type_stop_doc,
 "stop($self, msg=None, /)\n--\n\n"
-"Cancel what runs and start nothing new.");
+"Start nothing new and cancel the items that run, each call once more.");
 
 static PyObject *
 batch_type_stop(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
 {
-    al_pump *p = &((BatchObject *)op)->pump;
-    if (!p->over && al_loop_check_thread(p->st, &p->bound, "a batch") < 0) {
+    BatchObject *self = (BatchObject *)op;
+    if (batch_type_check_thread(self) < 0) {
         return NULL;
     }
-    al_pump_stop(p, AL_STOP_CANCEL, nargs > 0 ? args[0] : NULL);
+    al_pump_stop(&self->pump, AL_STOP_CANCEL, nargs > 0 ? args[0] : NULL);
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(batch_type_drop_doc,
-"drop($self, /)\n--\n\n"
-"Nobody holds the Batch any more: stop, and report what it fails with.");
+PyDoc_STRVAR(batch_type_detach_doc,
+"detach($self, /)\n--\n\n"
+"Stop, and report failures to the loop: the Batch is gone.");
 
 static PyObject *
-batch_type_drop(PyObject *op, PyObject *Py_UNUSED(ignored))
+batch_type_detach(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     BatchObject *self = (BatchObject *)op;
-    al_pump *p = &self->pump;
-    if (!p->over && al_loop_check_thread(p->st, &p->bound, "a batch") < 0) {
+    if (batch_type_check_thread(self) < 0) {
         return NULL;
     }
-    if (p->over) {
-        al_batch_tell_fatal(self);
+    if (self->pump.over) {
+        al_batch_report_fatal(self);
     }
     self->dropped = true;
-    al_pump_stop(p, AL_STOP_CANCEL, NULL);
+    al_pump_stop(&self->pump, AL_STOP_CANCEL, NULL);
     Py_RETURN_NONE;
 }
 
 PyDoc_STRVAR(batch_type_add_doc,
 "add($self, item, /)\n--\n\n"
-"One more item, behind all others.");
+"Add an item behind all others.");
 
 static PyObject *
 batch_type_add(PyObject *op, PyObject *item)
 {
-    al_pump *p = &((BatchObject *)op)->pump;
-    if (!p->over && al_loop_check_thread(p->st, &p->bound, "a batch") < 0) {
+    BatchObject *self = (BatchObject *)op;
+    if (batch_type_check_thread(self) < 0 || al_batch_add(self, item) < 0) {
         return NULL;
     }
-    return al_pump_add(p, item) < 0 ? NULL : Py_NewRef(Py_None);
+    Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(batch_type_set_doc,
-"set($self, what, value, /)\n--\n\n"
-"Change \"limit\", \"paused\" or \"closed\".");
+PyDoc_STRVAR(batch_type_set_limit_doc,
+"set_limit($self, limit, /)\n--\n\n"
+"Change how many items may run at once.");
 
 static PyObject *
-batch_type_set(PyObject *op, PyObject *args)
+batch_type_set_limit(PyObject *op, PyObject *arg)
 {
-    al_pump *p = &((BatchObject *)op)->pump;
-    const char *what;
-    Py_ssize_t value;
-    if (!PyArg_ParseTuple(args, "sn:set", &what, &value)
-        || (!p->over && al_loop_check_thread(p->st, &p->bound, "a batch") < 0))
+    BatchObject *self = (BatchObject *)op;
+    Py_ssize_t limit = PyLong_AsSsize_t(arg);
+    if ((limit == -1 && PyErr_Occurred()) || batch_type_check_thread(self) < 0)
     {
         return NULL;
     }
-    if (what[0] == 'l') {
-        al_batch_set_limit((BatchObject *)op, value);
-        Py_RETURN_NONE;
+    al_batch_set_limit(self, limit);
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(batch_type_set_paused_doc,
+"set_paused($self, paused, /)\n--\n\n"
+"Start nothing new, or go on.");
+
+static PyObject *
+batch_type_set_paused(PyObject *op, PyObject *arg)
+{
+    BatchObject *self = (BatchObject *)op;
+    int paused = PyObject_IsTrue(arg);
+    if (paused < 0 || batch_type_check_thread(self) < 0) {
+        return NULL;
     }
-    *(what[0] == 'p' ? &p->paused : &p->closed) = value != 0;
-    al_pump_limit_changed(p);
+    self->pump.paused = paused;
+    al_pump_limit_changed(&self->pump);
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(batch_type_close_doc,
+"close($self, /)\n--\n\n"
+"Refuse further add(): the batch is over when nothing runs.");
+
+static PyObject *
+batch_type_close(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    BatchObject *self = (BatchObject *)op;
+    if (batch_type_check_thread(self) < 0) {
+        return NULL;
+    }
+    self->pump.closed = true;
+    al_pump_limit_changed(&self->pump);
     Py_RETURN_NONE;
 }
 
 PyDoc_STRVAR(batch_type_offer_doc,
 "offer($self, item, /)\n--\n\n"
-"The reader's next item; await until it is taken.");
+"Hand over the reader's next item; return an awaitable of its being taken.\n\n"
+"The awaitable raises CancelledError if the batch was stopped.");
 
 static PyObject *
 batch_type_offer(PyObject *op, PyObject *item)
 {
     BatchObject *self = (BatchObject *)op;
-    /* A reader that was given up offers in vain. */
-    if (!self->pump.source.done && self->pump.source.ahead == NULL) {
-        al_pump_offer(&self->pump, item);
-    }
+    al_reader_offer(&self->pump, item);
     return al_batch_wait_awaitable(self, NULL, AL_WAIT_TAKEN);
 }
 
+PyDoc_STRVAR(batch_type_reader_ended_doc,
+"reader_ended($self, task, /)\n--\n\n"
+"The done callback of the reader's task.");
+
 static PyObject *
-batch_type_reader_done(PyObject *op, PyObject *task)
+batch_type_reader_ended(PyObject *op, PyObject *task)
 {
-    al_pump_read(&((BatchObject *)op)->pump, task);
+    al_reader_ended(&((BatchObject *)op)->pump, task);
     Py_RETURN_NONE;
 }
 
-/* How many were started and have no outcome, or RUNNING for one. */
+/* How many items were started and have not ended; abandoned ones are among
+   them. */
 static Py_ssize_t
 batch_type_running(const BatchObject *self)
 {
@@ -181,8 +215,9 @@ batch_type_running(const BatchObject *self)
 
 PyDoc_STRVAR(batch_type_counts_doc,
 "counts($self, /)\n--\n\n"
-"total (-1: not known), started, running, done, failed, cancelled,\n"
-"timed_out, elapsed.");
+"Return how far the batch is.\n\n"
+"A tuple of total (-1: not known), started, running, done, failed,\n"
+"cancelled, timed_out and elapsed (seconds).");
 
 static PyObject *
 batch_type_counts(PyObject *op, PyObject *Py_UNUSED(ignored))
@@ -191,11 +226,11 @@ batch_type_counts(PyObject *op, PyObject *Py_UNUSED(ignored))
     al_pump *p = &self->pump;
     double elapsed = 0.0;
     if (p->begun) {
-        double now = p->over ? self->ended : al_loop_time(p->st, &p->bound);
+        double now = p->over ? self->over_at : al_loop_time(p->st, &p->bound);
         if (now == -1.0 && PyErr_Occurred()) {
             return NULL;
         }
-        elapsed = now - p->began;
+        elapsed = now - p->begun_at;
     }
     Py_ssize_t started = p->source.pulled - self->refused;
     Py_ssize_t waiting = al_source_waiting(&p->source);
@@ -214,10 +249,13 @@ static PyMethodDef batch_type_methods[] = {
     {"stream", batch_type_stream, METH_O, batch_type_stream_doc},
     {"stop", AL_METHOD(batch_type_stop), METH_FASTCALL, batch_type_stop_doc},
     {"offer", batch_type_offer, METH_O, batch_type_offer_doc},
-    {"reader_done", batch_type_reader_done, METH_O, NULL},
-    {"drop", batch_type_drop, METH_NOARGS, batch_type_drop_doc},
+    {"reader_ended", batch_type_reader_ended, METH_O,
+     batch_type_reader_ended_doc},
+    {"detach", batch_type_detach, METH_NOARGS, batch_type_detach_doc},
     {"add", batch_type_add, METH_O, batch_type_add_doc},
-    {"set", batch_type_set, METH_VARARGS, batch_type_set_doc},
+    {"set_limit", batch_type_set_limit, METH_O, batch_type_set_limit_doc},
+    {"set_paused", batch_type_set_paused, METH_O, batch_type_set_paused_doc},
+    {"close", batch_type_close, METH_NOARGS, batch_type_close_doc},
     {"counts", batch_type_counts, METH_NOARGS, batch_type_counts_doc},
     {NULL, NULL, 0, NULL},
 };
@@ -235,16 +273,17 @@ batch_type_get_queued(PyObject *op, void *Py_UNUSED(closure))
 }
 
 static PyObject *
-batch_type_get_own(PyObject *op, void *Py_UNUSED(closure))
+batch_type_get_from_items(PyObject *op, void *Py_UNUSED(closure))
 {
-    return AL_ALLOC(PyLong_FromSsize_t(((BatchObject *)op)->pump.source.own));
+    return AL_ALLOC(
+        PyLong_FromSsize_t(((BatchObject *)op)->pump.source.from_items));
 }
 
 static PyObject *
-batch_type_get_quiet(PyObject *op, void *Py_UNUSED(closure))
+batch_type_get_is_idle(PyObject *op, void *Py_UNUSED(closure))
 {
     BatchObject *self = (BatchObject *)op;
-    return PyBool_FromLong(al_source_is_over(&self->pump.source)
+    return PyBool_FromLong(al_source_is_empty(&self->pump.source)
                            && batch_type_running(self) == 0);
 }
 
@@ -306,22 +345,38 @@ batch_type_get_mode(PyObject *op, void *Py_UNUSED(closure))
 }
 
 static PyGetSetDef batch_type_getset[] = {
-    {"results", batch_type_get_results, NULL, "The list, by index.", NULL},
-    {"queued", batch_type_get_queued, NULL, "Added and never pulled.", NULL},
-    {"own", batch_type_get_own, NULL, "How many were pulled, not added.",
+    {"results", batch_type_get_results, NULL,
+     "The list of results that nobody has taken.", NULL},
+    {"queued", batch_type_get_queued, NULL,
+     "A list of the items that were added and not pulled.", NULL},
+    {"from_items", batch_type_get_from_items, NULL,
+     "How many items were pulled that were not added.", NULL},
+    {"is_idle", batch_type_get_is_idle, NULL,
+     "Whether nothing runs and nothing is left to pull.", NULL},
+    {"paused", batch_type_get_paused, NULL, "Whether nothing new is started.",
      NULL},
-    {"quiet", batch_type_get_quiet, NULL, "Nothing runs, nothing waits.",
+    {"errors", batch_type_get_errors, NULL,
+     "The exceptions of failed items, with None for one without; kept for\n"
+     "max_errors.",
      NULL},
-    {"paused", batch_type_get_paused, NULL, NULL, NULL},
-    {"errors", batch_type_get_errors, NULL, "Of failed items.", NULL},
-    {"fatal", batch_type_get_fatal, NULL, "What ended it, bare.", NULL},
-    {"loop", batch_type_get_loop, NULL, "Bound to it, or None.", NULL},
-    {"begun", batch_type_get_begun, NULL, NULL, NULL},
-    {"over", batch_type_get_over, NULL, NULL, NULL},
-    {"exhausted", batch_type_get_exhausted, NULL, "The source has ended.",
+    {"fatal", batch_type_get_fatal, NULL,
+     "The exception that stopped the batch and that it raises, or None.",
      NULL},
-    {"stopping", batch_type_get_stopping, NULL, "Why, 0: it is not.", NULL},
-    {"mode", batch_type_get_mode, NULL, "Who takes the results.", NULL},
+    {"loop", batch_type_get_loop, NULL,
+     "The event loop, or None before the beginning.", NULL},
+    {"begun", batch_type_get_begun, NULL, "Whether it has begun.", NULL},
+    {"over", batch_type_get_over, NULL,
+     "Whether nothing runs and nothing will.", NULL},
+    {"exhausted", batch_type_get_exhausted, NULL,
+     "Whether the source was read to its end.", NULL},
+    {"stopping", batch_type_get_stopping, NULL,
+     "Why the batch was stopped: one of STOP_NONE, STOP_BUDGET,\n"
+     "STOP_ERRORS, STOP_CANCEL and STOP_FATAL.",
+     NULL},
+    {"mode", batch_type_get_mode, NULL,
+     "Who takes the results: one of MODE_UNUSED, MODE_OPEN, MODE_COLLECT,\n"
+     "MODE_STREAM and MODE_BLOCK.",
+     NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
@@ -329,13 +384,13 @@ static PyObject *
 batch_type_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwargs))
 {
     PyObject *fn, *items, *name, *key, *on_result, *registry;
-    int async, ordered, solo;
+    int async, ordered, task_per_item;
     Py_ssize_t limit, buffer, max_errors;
     double timeout, budget, grace;
-    if (!PyArg_ParseTuple(args, "OOpOndddnpnOOpO:Books", &fn, &items, &async,
-                          &name, &limit, &timeout, &budget, &grace,
+    if (!PyArg_ParseTuple(args, "OOpOndddnpnOOpO:BatchCore", &fn, &items,
+                          &async, &name, &limit, &timeout, &budget, &grace,
                           &max_errors, &ordered, &buffer, &key, &on_result,
-                          &solo, &registry))
+                          &task_per_item, &registry))
     {
         return NULL;
     }
@@ -346,7 +401,7 @@ batch_type_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwargs))
         return NULL;
     }
     al_pump *p = &self->pump;
-    al_list_init(&self->waits);
+    al_list_init(&self->waiters);
     al_pump_init(p, st, (PyObject *)self, &al_batch_calls);
     p->fn = Py_NewRef(fn);
     p->name = Py_NewRef(name);
@@ -354,46 +409,94 @@ batch_type_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwargs))
     p->timeout = timeout;
     p->budget = budget;
     p->grace = grace;
-    if (solo) {
-        al_pump_set_task_per_item(p, registry == Py_None ? NULL : registry);
-    }
+    p->task_per_item = task_per_item != 0;
+    p->registry = registry == Py_None ? NULL : Py_NewRef(registry);
     p->source.items = Py_NewRef(items);
     p->source.async = async != 0;
     p->source.key = key == Py_None ? NULL : Py_NewRef(key);
+    /* For progress before the beginning; the source may change until then. */
     p->source.length = al_source_length(&p->source);
     self->on_result = on_result == Py_None ? NULL : Py_NewRef(on_result);
     self->max_errors = max_errors;
-    self->ordered = ordered != 0;
     self->buffer = buffer;
-    self->errors = AL_ALLOC(PyList_New(0));
-    if (self->errors == NULL
-        || al_result_buffer_init(&self->results, ordered) < 0)
-    {
+    self->results.by_index = ordered != 0;
+    self->results.list = AL_ALLOC(PyList_New(0));
+    if (self->results.list != NULL) {
+        self->errors = AL_ALLOC(PyList_New(0));
+    }
+    if (self->errors == NULL) {
         Py_CLEAR(self);
     }
     return (PyObject *)self;
 }
 
+static void
+batch_type_dealloc(PyObject *op)
+{
+    PyTypeObject *type = Py_TYPE(op);
+    PyObject_GC_UnTrack(op);
+    (void)al_batch_clear(op);
+    Py_CLEAR(((BatchObject *)op)->results.list);
+    type->tp_free(op);
+    Py_DECREF(type);
+}
+
+PyDoc_STRVAR(batch_type_doc,
+"The native half of a Batch: see pyasynclife/_batch.py.");
+
 static PyType_Slot batch_type_slots[] = {
+    {Py_tp_doc, (void *)batch_type_doc},
     {Py_tp_new, batch_type_new},
     {Py_tp_methods, batch_type_methods},
     {Py_tp_getset, batch_type_getset},
     {Py_tp_traverse, al_batch_traverse},
     {Py_tp_clear, al_batch_clear},
-    {Py_tp_dealloc, al_batch_dealloc},
+    {Py_tp_dealloc, batch_type_dealloc},
     {0, NULL},
 };
 
 static PyType_Spec batch_type_spec = {
-    .name = "pyasynclife._core.Books",
+    .name = "pyasynclife._core.BatchCore",
     .basicsize = sizeof(BatchObject),
     .flags =
         Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
     .slots = batch_type_slots,
 };
 
+/* The enums that Python code shares. */
+static const struct {
+    const char *name;
+    long value;
+} batch_type_constants[] = {
+    {"MODE_UNUSED", AL_MODE_UNUSED},
+    {"MODE_OPEN", AL_MODE_OPEN},
+    {"MODE_COLLECT", AL_MODE_COLLECT},
+    {"MODE_STREAM", AL_MODE_STREAM},
+    {"MODE_BLOCK", AL_MODE_BLOCK},
+    {"STOP_NONE", AL_STOP_NONE},
+    {"STOP_BUDGET", AL_STOP_BUDGET},
+    {"STOP_ERRORS", AL_STOP_ERRORS},
+    {"STOP_CANCEL", AL_STOP_CANCEL},
+    {"STOP_FATAL", AL_STOP_FATAL},
+    {"RESULT_PENDING", AL_RESULT_PENDING},
+    {"RESULT_DONE", AL_RESULT_DONE},
+    {"RESULT_FAILED", AL_RESULT_FAILED},
+    {"RESULT_CANCELLED", AL_RESULT_CANCELLED},
+    {"RESULT_RUNNING", AL_RESULT_RUNNING},
+};
+
 int
 al_batch_type_setup(PyObject *module, al_state *st)
 {
+    size_t count =
+        sizeof(batch_type_constants) / sizeof(*batch_type_constants);
+    for (size_t i = 0; i < count; i++) {
+        if (PyModule_AddIntConstant(module, batch_type_constants[i].name,
+                                    batch_type_constants[i].value)
+            < 0)
+        {
+            return -1;
+        }
+    }
     return al_state_add_type(module, &st->Batch, &batch_type_spec, true);
 }

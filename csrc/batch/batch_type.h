@@ -1,11 +1,12 @@
-/* Books: the door to a batch, for pyasynclife/_batch.py. */
+/* The Python API of a batch: BatchCore, for pyasynclife/_batch.py. */
 #ifndef AL_BATCH_TYPE_H
 #define AL_BATCH_TYPE_H
 
 #include "base/compat.h"
 #include "base/state.h"
 
-/* Make the type.  Runs Python. */
+/* Make the type, and the constants of the enums that Python code shares.
+   Returns 0; -1 with an exception.  Runs Python. */
 int al_batch_type_setup(PyObject *module, al_state *st);
 
 #endif

@@ -1,10 +1,17 @@
-/* Those who wait for a batch: for the next result, for the end, or for the
- * reader's item to be taken.
+/* The awaitables of a batch, and the iterator of its results.
  *
- * Each is woken by a future of its own.  Of who waits for the end, the first
- * CancelledError thrown in cancels the items, and comes out when they have
- * ended: the very object, for a fresh one would escape anyio's cancel scopes.
- * Further ones are absorbed meanwhile, as often as they come.
+ * A waiter waits for the next result, for the end, or for the reader's item to
+ * be taken.  Each suspends on a future of its own, looks again when it is
+ * woken, and is in the batch's list only while it is suspended:
+ *
+ *     step -> settle: there it is    -> return or raise
+ *               |
+ *               +---- not yet        -> into the list, yield a future
+ *
+ * The waiter for the end stands for the batch: the first CancelledError that
+ * is thrown into it cancels the items, and is raised when these have ended.
+ * It is the very object, for a new one would escape anyio's cancel scopes.
+ * Further ones are absorbed meanwhile, however many come.
  */
 #include "base/compat.h"
 #include "base/fault.h"
@@ -14,7 +21,7 @@
 #include "aio/loop.h"
 #include "aio/awaitable.h"
 #include "batch/source.h"
-#include "batch/worker.h"
+#include "batch/pump.h"
 #include "batch/batch.h"
 #include "batch/batch_wait.h"
 
@@ -23,10 +30,10 @@ typedef struct {
     al_waiter wait;
     BatchObject *batch; /* owned */
     PyObject *handle;   /* owned: the Batch that is iterated, or NULL */
-    PyObject *thrown;   /* owned: the first CancelledError of who waits */
+    PyObject *thrown;   /* owned: the first CancelledError, or NULL */
 } BatchWaitObject;
 
-/* The iterator of a Batch. */
+/* The asynchronous iterator of a Batch. */
 typedef struct {
     PyObject_HEAD
     PyObject *handle;   /* owned */
@@ -50,8 +57,8 @@ batch_wait_new(BatchObject *batch, PyObject *handle, al_waiter_kind kind)
     return (PyObject *)self;
 }
 
-/* What is thrown into who waits.  Returns 1 if that is to go on waiting; 0
-   with what was thrown raised. */
+/* Handle an exception that is thrown into a waiter.  Returns 1 if it goes on
+   waiting; 0 with the exception set. */
 static int
 batch_wait_take_thrown(BatchWaitObject *self, PyObject *thrown)
 {
@@ -63,15 +70,14 @@ batch_wait_take_thrown(BatchWaitObject *self, PyObject *thrown)
             al_pump_stop(p, AL_STOP_CANCEL, NULL);
         }
         if (!first || !p->over) {
-            return 1; /* until the items have ended; then the first is raised
-                       */
+            return 1; /* until the items have ended */
         }
     }
     PyErr_SetRaisedException(Py_NewRef(thrown));
     return 0;
 }
 
-/* The iteration has come to its end: the Batch raises why, or it just ends. */
+/* End the iteration: Batch._ended() raises the reason, if there is one. */
 static PySendResult
 batch_wait_finish_stream(BatchWaitObject *self)
 {
@@ -84,7 +90,7 @@ batch_wait_finish_stream(BatchWaitObject *self)
     return PYGEN_ERROR;
 }
 
-/* PYGEN_NEXT: not yet. */
+/* Look for what the waiter waits for.  PYGEN_NEXT: it is not there yet. */
 static PySendResult
 batch_wait_settle(BatchWaitObject *self, PyObject **result)
 {
@@ -94,14 +100,15 @@ batch_wait_settle(BatchWaitObject *self, PyObject **result)
         if (*result != NULL) {
             return PYGEN_RETURN;
         }
-        self->batch->asking = true;
-        if (al_source_is_over(&p->source)) {
-            al_pump_update(p); /* that may have been the end */
+        self->batch->consumer_waits = true;
+        if (al_source_is_empty(&p->source)) {
+            /* The consumer has added nothing more: that may be the end. */
+            al_pump_update(p);
         }
         return p->over ? batch_wait_finish_stream(self) : PYGEN_NEXT;
     }
     if (self->wait.kind == AL_WAIT_TAKEN && p->stopping != AL_STOP_NONE) {
-        /* A source that swallowed its cancellation is not read on. */
+        /* A source that has swallowed its cancellation is not read on. */
         PyErr_SetNone(p->st->CancelledError);
         return PYGEN_ERROR;
     }
@@ -118,12 +125,14 @@ batch_wait_settle(BatchWaitObject *self, PyObject **result)
     return PYGEN_RETURN;
 }
 
-/* Suspend on a future of our own. */
+/* Enter the list and suspend on a future. */
 static PySendResult
 batch_wait_suspend(BatchWaitObject *self, PyObject **result)
 {
     BatchObject *batch = self->batch;
-    for (al_link *at = batch->waits.next; at != &batch->waits; at = at->next) {
+    for (al_link *at = batch->waiters.next; at != &batch->waiters;
+         at = at->next)
+    {
         if (self->wait.kind == AL_WAIT_NEXT
             && AL_CONTAINER_OF(at, al_waiter, link)->kind == AL_WAIT_NEXT)
         {
@@ -137,6 +146,7 @@ batch_wait_suspend(BatchWaitObject *self, PyObject **result)
         al_loop_create_waiter(batch->pump.st, &batch->pump.bound);
     if (future == NULL) {
         if (self->wait.kind == AL_WAIT_END) {
+            /* Nobody would notice the end of the items. */
             PyObject *error = PyErr_GetRaisedException();
             al_pump_stop(&batch->pump, AL_STOP_CANCEL, NULL);
             PyErr_SetRaisedException(error);
@@ -144,13 +154,13 @@ batch_wait_suspend(BatchWaitObject *self, PyObject **result)
         return PYGEN_ERROR;
     }
     al_link_unlink(&self->wait.link);
-    al_list_append(&batch->waits, &self->wait.link);
+    al_list_append(&batch->waiters, &self->wait.link);
     Py_XSETREF(self->wait.future, Py_NewRef(future));
     *result = future;
     return PYGEN_NEXT;
 }
 
-/* The collector has taken it apart, and something dying still uses it. */
+/* Refuse the use of a waiter that the collector has cleared. */
 static PySendResult
 batch_wait_is_gone(void)
 {
@@ -158,8 +168,8 @@ batch_wait_is_gone(void)
     return PYGEN_ERROR;
 }
 
-/* Who waits is closed, maybe by the collector, in any thread, or long after
-   its loop: stop the batch if that can be. */
+/* The waiter's coroutine is closed, maybe by the collector, in any thread, or
+   long after its loop.  Stop the batch if that is possible. */
 static PySendResult
 batch_wait_close(BatchWaitObject *self, PyObject *thrown)
 {
@@ -178,6 +188,7 @@ batch_wait_close(BatchWaitObject *self, PyObject *thrown)
     return PYGEN_ERROR;
 }
 
+/* The al_step of all waiters. */
 static PySendResult
 batch_wait_step(PyObject *op, PyObject *thrown, PyObject **result)
 {
@@ -187,10 +198,11 @@ batch_wait_step(PyObject *op, PyObject *thrown, PyObject **result)
         return batch_wait_is_gone();
     }
     al_pump *p = &self->batch->pump;
+    /* Not suspended any more, whatever follows. */
     al_link_unlink(&self->wait.link);
     Py_CLEAR(self->wait.future);
     if (self->wait.kind == AL_WAIT_NEXT) {
-        self->batch->asking = false;
+        self->batch->consumer_waits = false;
     }
     if (thrown != NULL
         && PyErr_GivenExceptionMatches(thrown, PyExc_GeneratorExit))
@@ -238,18 +250,18 @@ batch_wait_clear(PyObject *op)
 {
     BatchWaitObject *self = (BatchWaitObject *)op;
     al_link_unlink(&self->wait.link);
-    Py_CLEAR(self->batch); /* first: without them nothing else is used */
+    Py_CLEAR(self->batch); /* first: without it nothing else is used */
     Py_CLEAR(self->handle);
     Py_CLEAR(self->wait.future);
     Py_CLEAR(self->thrown);
     return 0;
 }
 
-/* ------------------------------------------------------------ Stream */
+/* -------------------------------------------------------- the iterator */
 
-/* The first step of an anext(): what is ready, or a Wait. */
+/* The first step of an anext(): a result that is ready, or a waiter. */
 static PySendResult
-stream_begin(PyObject *op, PyObject **result)
+batch_stream_begin(PyObject *op, PyObject **result)
 {
     BatchStreamObject *self = (BatchStreamObject *)op;
     BatchObject *batch = self->batch;
@@ -268,21 +280,22 @@ stream_begin(PyObject *op, PyObject **result)
     return *result == NULL ? PYGEN_ERROR : PYGEN_NEXT;
 }
 
-/* Takes nothing yet: one that is dropped unawaited loses no result. */
+/* anext() takes nothing before it is awaited, so one that is dropped loses no
+   result. */
 static PyObject *
-stream_anext(PyObject *op)
+batch_stream_anext(PyObject *op)
 {
     BatchObject *batch = ((BatchStreamObject *)op)->batch;
     if (batch == NULL) {
         (void)batch_wait_is_gone();
         return NULL;
     }
-    return al_awaitable_lazy(batch->pump.st, op, stream_begin,
+    return al_awaitable_lazy(batch->pump.st, op, batch_stream_begin,
                              batch_wait_step);
 }
 
 static int
-stream_traverse(PyObject *op, visitproc visit, void *arg)
+batch_stream_traverse(PyObject *op, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(op));
     Py_VISIT(((BatchStreamObject *)op)->handle);
@@ -291,7 +304,7 @@ stream_traverse(PyObject *op, visitproc visit, void *arg)
 }
 
 static int
-stream_clear(PyObject *op)
+batch_stream_clear(PyObject *op)
 {
     Py_CLEAR(((BatchStreamObject *)op)->handle);
     Py_CLEAR(((BatchStreamObject *)op)->batch);
@@ -321,28 +334,28 @@ static PyType_Slot batch_wait_slots[] = {
 };
 
 static PyType_Spec batch_wait_spec = {
-    .name = "pyasynclife._core.Wait",
+    .name = "pyasynclife._core.BatchWait",
     .basicsize = sizeof(BatchWaitObject),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE
              | Py_TPFLAGS_DISALLOW_INSTANTIATION,
     .slots = batch_wait_slots,
 };
 
-static PyType_Slot stream_slots[] = {
+static PyType_Slot batch_stream_slots[] = {
     {Py_am_aiter, PyObject_SelfIter},
-    {Py_am_anext, stream_anext},
-    {Py_tp_traverse, stream_traverse},
-    {Py_tp_clear, stream_clear},
+    {Py_am_anext, batch_stream_anext},
+    {Py_tp_traverse, batch_stream_traverse},
+    {Py_tp_clear, batch_stream_clear},
     {Py_tp_dealloc, al_object_dealloc},
     {0, NULL},
 };
 
-static PyType_Spec stream_spec = {
-    .name = "pyasynclife._core.Stream",
+static PyType_Spec batch_stream_spec = {
+    .name = "pyasynclife._core.BatchStream",
     .basicsize = sizeof(BatchStreamObject),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE
              | Py_TPFLAGS_DISALLOW_INSTANTIATION,
-    .slots = stream_slots,
+    .slots = batch_stream_slots,
 };
 
 int
@@ -350,8 +363,8 @@ al_batch_wait_setup(PyObject *module, al_state *st)
 {
     return al_state_add_type(module, &st->BatchWait, &batch_wait_spec, false)
                        < 0
-                   || al_state_add_type(module, &st->BatchStream, &stream_spec,
-                                        false)
+                   || al_state_add_type(module, &st->BatchStream,
+                                        &batch_stream_spec, false)
                           < 0
                ? -1
                : 0;

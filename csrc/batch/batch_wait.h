@@ -1,4 +1,4 @@
-/* Those who wait for a batch. */
+/* The awaitables of a batch, and the iterator of its results. */
 #ifndef AL_BATCH_WAIT_H
 #define AL_BATCH_WAIT_H
 
@@ -6,17 +6,17 @@
 #include "base/state.h"
 #include "batch/batch.h"
 
-/* An awaitable of the next result (of `handle`, the Batch; else NULL), of the
-   end, or of the reader's item being taken (new).  Runs no Python, but
-   allocates: Pure C. */
+/* An awaitable of the next result, of the end, or of the reader's item being
+   taken (new).  `handle` is the Batch for the next result, otherwise NULL.
+   Pure C. */
 PyObject *al_batch_wait_awaitable(BatchObject *batch, PyObject *handle,
                                   al_waiter_kind kind);
 
-/* An asynchronous iterator of the results; it owns `handle`, the Batch (new).
-   Pure C. */
+/* An asynchronous iterator of the results, which owns `handle`, the Batch
+   (new).  Pure C. */
 PyObject *al_batch_wait_stream(BatchObject *batch, PyObject *handle);
 
-/* Make the types.  Runs Python. */
+/* Make the types.  Returns 0; -1 with an exception.  Runs Python. */
 int al_batch_wait_setup(PyObject *module, al_state *st);
 
 #endif

@@ -1,16 +1,19 @@
-/* One awaitable driven by hand, in a context of its own.
+/* An awaitable that is stepped by hand, in a context of its own.
  *
- * What a Task does for its coroutine, less the Task: enter the context, send
- * or throw, leave the context, look at what came out.  An exception is fetched
- * before the context is left, for leaving it may fail and would replace it.
+ * This is what a Task does for its coroutine, without the Task: enter the
+ * context, send or throw, leave the context, and look at the answer.  The
+ * exception is fetched before the context is left, for leaving it can fail,
+ * and would replace the exception:
+ *
+ *     enter -> fn(item), send or throw -> fetch the exception -> leave
  */
 #include "base/compat.h"
 #include "base/fault.h"
 #include "base/state.h"
 #include "batch/drive.h"
 
-/* Enter the context, or a copy of it where it is entered already, which only
-   re-entrant code can bring about.  What was entered (new). */
+/* Enter the context, or a copy of it if it is entered already, which only
+   re-entrant code can cause.  Returns the context that was entered (new). */
 static PyObject *
 drive_enter(PyObject *context)
 {
@@ -28,7 +31,7 @@ drive_enter(PyObject *context)
     return copy;
 }
 
-/* Leave it, whatever exception is set. */
+/* Leave a context, which is stolen.  Keeps the raised exception. */
 static void
 drive_leave(PyObject *entered)
 {
@@ -42,7 +45,7 @@ drive_leave(PyObject *entered)
     }
 }
 
-/* Tell whether a generator was made one by types.coroutine. */
+/* Tell whether a generator may be awaited: types.coroutine marks its code. */
 static bool
 drive_is_coroutine(al_state *st, PyObject *generator)
 {
@@ -55,8 +58,9 @@ drive_is_coroutine(al_state *st, PyObject *generator)
     return marked;
 }
 
-int
-al_drive_check(al_state *st, PyObject *awaitable)
+/* Refuse what cannot be awaited.  Returns 0; -1 with TypeError. */
+static int
+drive_check(al_state *st, PyObject *awaitable)
 {
     PyAsyncMethods *methods = Py_TYPE(awaitable)->tp_as_async;
     if ((methods != NULL && methods->am_await != NULL)
@@ -71,15 +75,25 @@ al_drive_check(al_state *st, PyObject *awaitable)
     return -1;
 }
 
-/* What `await` would make of an object that is no native coroutine. */
-static PyObject *
-drive_iterator(al_state *st, PyObject *awaitable)
+PyObject *
+al_drive_open(al_state *st, PyObject *fn, PyObject *item)
 {
-    if (al_drive_check(st, awaitable) < 0) {
-        return NULL;
+    PyObject *awaitable = PyObject_CallOneArg(fn, item);
+    if (awaitable != NULL && !PyCoro_CheckExact(awaitable)
+        && drive_check(st, awaitable) < 0)
+    {
+        Py_CLEAR(awaitable);
     }
-    if (PyGen_CheckExact(awaitable)) {
-        return Py_NewRef(awaitable);
+    return awaitable;
+}
+
+/* The iterator that `await` would take from a checked awaitable (new; it is
+   stolen). */
+static PyObject *
+drive_iterator(PyObject *awaitable)
+{
+    if (PyCoro_CheckExact(awaitable) || PyGen_CheckExact(awaitable)) {
+        return awaitable; /* both are their own iterators */
     }
     PyObject *iterator = Py_TYPE(awaitable)->tp_as_async->am_await(awaitable);
     if (iterator != NULL
@@ -90,18 +104,6 @@ drive_iterator(al_state *st, PyObject *awaitable)
                      Py_TYPE(iterator)->tp_name);
         Py_CLEAR(iterator);
     }
-    return iterator;
-}
-
-/* fn(item), and what is to be sent into (new). */
-static PyObject *
-drive_open(al_state *st, PyObject *fn, PyObject *item)
-{
-    PyObject *awaitable = PyObject_CallOneArg(fn, item);
-    if (awaitable == NULL || PyCoro_CheckExact(awaitable)) {
-        return awaitable;
-    }
-    PyObject *iterator = drive_iterator(st, awaitable);
     Py_DECREF(awaitable);
     return iterator;
 }
@@ -119,7 +121,8 @@ drive_stopped(al_state *st)
     return value;
 }
 
-/* iterator.throw(thrown); an iterator without one just gets the exception. */
+/* Call iterator.throw(thrown).  For an iterator without a throw(), the
+   exception propagates at once, as it does from `yield from`. */
 static PySendResult
 drive_throw(al_state *st, PyObject *iterator, PyObject *thrown,
             PyObject **result)
@@ -141,7 +144,8 @@ drive_throw(al_state *st, PyObject *iterator, PyObject *thrown,
     return *result == NULL ? PYGEN_ERROR : PYGEN_RETURN;
 }
 
-/* The end of a step: the error out of the air, then out of the context. */
+/* Finish a step: fetch the exception, then leave the context, which is
+   stolen.  A drive that has ended is emptied. */
 static PySendResult
 drive_close(al_drive *drive, PyObject *entered, PySendResult answer,
             PyObject **result)
@@ -155,6 +159,8 @@ drive_close(al_drive *drive, PyObject *entered, PySendResult answer,
     }
     Py_DECREF(entered);
     if (answer != PYGEN_NEXT) {
+        /* Emptied first: dropping the iterator may run code that looks here.
+         */
         PyObject *iterator = drive->iterator;
         PyObject *context = drive->context;
         drive->iterator = drive->context = NULL;
@@ -178,7 +184,8 @@ al_drive_begin(al_state *st, al_drive *drive, PyObject *context, PyObject *fn,
     }
     drive->context = own;
     PySendResult answer = PYGEN_ERROR;
-    PyObject *iterator = drive_open(st, fn, item);
+    PyObject *awaitable = al_drive_open(st, fn, item);
+    PyObject *iterator = awaitable == NULL ? NULL : drive_iterator(awaitable);
     if (iterator != NULL) {
         drive->iterator = iterator;
         answer = PyIter_Send(iterator, Py_None, result);
@@ -191,6 +198,7 @@ al_drive_resume(al_state *st, al_drive *drive, PyObject *thrown,
                 PyObject **result)
 {
     *result = NULL;
+    /* Held: the step runs any code, which may clear the drive. */
     PyObject *iterator = Py_NewRef(drive->iterator);
     PyObject *entered = drive_enter(drive->context);
     PySendResult answer = PYGEN_ERROR;

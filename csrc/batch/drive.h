@@ -1,39 +1,38 @@
-/* One awaitable driven by hand, in a context of its own. */
+/* An awaitable that is stepped by hand, in a context of its own. */
 #ifndef AL_DRIVE_H
 #define AL_DRIVE_H
 
 #include "base/compat.h"
 #include "base/state.h"
 
-/* What is being driven; both NULL: nothing. */
+/* An awaitable that has suspended; both NULL: there is none. */
 typedef struct {
-    PyObject *iterator; /* owned: what is sent into */
-    PyObject *context;  /* owned: what it runs in */
+    PyObject *iterator; /* owned: its coroutine or iterator */
+    PyObject *context;  /* owned: it runs in this */
 } al_drive;
 
-/* Call `fn(item)` in a copy of `context` and take the first step of what it
-   returns.  PYGEN_NEXT: *result is what it waits for; PYGEN_RETURN: its
-   value; PYGEN_ERROR: its exception, fetched before the context was left, and
-   none is set (all new).  After the last two nothing is driven.
-   Runs Python. */
+/* Call `fn(item)` in a copy of `context` and take the first step of the
+   awaitable.  PYGEN_NEXT: *result is what it waits for.  PYGEN_RETURN:
+   *result is its value.  PYGEN_ERROR: *result is its exception, and none is
+   set.  All are new.  After the last two the drive is empty.  Runs Python. */
 PySendResult al_drive_begin(al_state *st, al_drive *drive, PyObject *context,
                             PyObject *fn, PyObject *item, PyObject **result);
 
-/* One more step; `thrown` (borrowed) is thrown in unless NULL.  Answers like
-   al_drive_begin.  Runs Python. */
+/* Take one more step.  `thrown` (borrowed), unless NULL, is thrown into the
+   awaitable.  Returns what al_drive_begin returns.  Runs Python. */
 PySendResult al_drive_resume(al_state *st, al_drive *drive, PyObject *thrown,
                              PyObject **result);
 
-/* Refuse what cannot be awaited.  Returns 0; -1 with TypeError.
-   Runs Python. */
-int al_drive_check(al_state *st, PyObject *awaitable);
+/* fn(item), which must be awaitable (new); NULL with its exception, or with
+   TypeError.  Runs Python. */
+PyObject *al_drive_open(al_state *st, PyObject *fn, PyObject *item);
 
 /* callable(arg) in the context (new); NULL with an exception.
    Runs Python. */
 PyObject *al_drive_call(PyObject *context, PyObject *callable, PyObject *arg);
 
-/* The iterator's next item in the context (new); NULL at its end, with or
-   without an exception, as tp_iternext has it.  Runs Python. */
+/* The iterator's next item, taken in the context (new); NULL at its end, with
+   or without StopIteration, or with its exception.  Runs Python. */
 PyObject *al_drive_next(PyObject *context, PyObject *iterator);
 
 /* The visit of an embedded drive.  Pure C. */

@@ -1,10 +1,19 @@
-/* One item of a batch, while it is driven, and what its end means.
+/* One item of a batch while it is driven, and what its end means.
  *
- * As with asyncio.timeout: each cancel() of ours is paired with one
- * uncancel(), and only if none of anybody else's is left was it ours that
- * ended the item.  A value stands although the item was told to stop, for a
- * Task that swallows its cancellation has a value too; but one whose
- * cancellation was never delivered is cancelled, as a Task would be.
+ * An item can be cancelled by us (timeout, budget, max_errors, a stop) and by
+ * others (its own code, a scope around it, the Task).  As in asyncio.timeout,
+ * each cancel() of ours is paired with one uncancel(), and only if no
+ * cancellation of anybody else is left was it ours that ended the item:
+ *
+ *     it raised CancelledError, ours, none left    timed out: TimeoutError
+ *     it raised CancelledError, otherwise          cancelled
+ *     it raised anything else                      failed
+ *     it returned, another's cancellation pending  cancelled
+ *     it returned                                  done
+ *
+ * A value counts although the item was cancelled, for a Task that swallows its
+ * cancellation has a value too.  But a cancellation of somebody else that was
+ * never delivered makes the item cancelled, as it would a Task.
  */
 #include "base/compat.h"
 #include "base/fault.h"
@@ -21,8 +30,7 @@ al_item_id(const al_item *item)
                : al_result_default_id(item->value, item->index);
 }
 
-/* An exception of a type, whose text has a place for the id and for seconds.
- */
+/* An exception (new) whose text is made of the item's id and of seconds. */
 static PyObject *
 item_error(const al_item *item, PyObject *type, const char *format,
            double seconds)
@@ -59,35 +67,40 @@ item_timeout(const al_item *item, double seconds, PyObject *cancelled)
     return error;
 }
 
-/* Tell whether the reason of its first cancellation is a time that ran out. */
+/* Tell whether its timeout or the budget was the first to cancel it. */
 static bool
 item_ran_out(const al_item *item)
 {
     return item->why == AL_STOP_NONE || item->why == AL_STOP_BUDGET;
 }
 
-/* Take our cancellations back; how many of others are left. */
+/* Take our cancellations back.  Returns how many of others are left; -1 with
+   an exception. */
 static long
 item_uncancel(al_state *st, al_item *item, PyObject *task)
 {
     long left = 0;
-    while (item->asked > 0 && left >= 0) {
-        item->asked--;
+    while (item->cancels_sent > 0 && left >= 0) {
+        item->cancels_sent--;
         left = al_task_uncancel(st, task);
     }
     return left;
 }
 
+/* al_item_judge() of an item that has a value. */
 static int
-item_returned(al_state *st, al_item *item, PyObject *task, PyObject *counter,
-              PyObject **end, al_result_fields *facts)
+item_returned(al_state *st, al_item *item, PyObject *task,
+              PyObject *cancelling, PyObject **end, al_result_fields *fields)
 {
-    bool ours = item->asked > 0;
+    bool ours = item->cancels_sent > 0;
     long left = ours ? item_uncancel(st, item, task) : 0;
+    /* If all of them were ours, none is left; otherwise ask the Task.  One
+       that we have cancelled is never clean: on 3.11 and 3.12 uncancel()
+       leaves a request that was not delivered (CPython 117407). */
     al_cancel_state left_behind =
         left < 0            ? AL_CANCEL_ERROR
         : ours && left == 0 ? AL_CANCEL_NONE
-                            : al_task_cancel_state(st, task, counter);
+                            : al_task_cancel_state(st, task, cancelling);
     if (left_behind == AL_CANCEL_ERROR) {
         return -1;
     }
@@ -97,28 +110,31 @@ item_returned(al_state *st, al_item *item, PyObject *task, PyObject *counter,
             return -1;
         }
         Py_SETREF(*end, error);
-        facts->error = error;
-        facts->state = AL_RESULT_CANCELLED;
+        fields->error = error;
+        fields->state = AL_RESULT_CANCELLED;
         return 0;
     }
-    facts->data = *end;
-    facts->state = AL_RESULT_DONE;
+    fields->data = *end;
+    fields->state = AL_RESULT_DONE;
     return !ours && left_behind == AL_CANCEL_NONE;
 }
 
+/* al_item_judge() of an item that raised: never clean, so its worker is
+   retired. */
 static int
 item_raised(al_state *st, al_item *item, PyObject *task, double seconds,
-            PyObject **end, al_result_fields *facts)
+            PyObject **end, al_result_fields *fields)
 {
-    bool ours = item->asked > 0;
+    bool ours = item->cancels_sent > 0;
     long left = item_uncancel(st, item, task);
     if (left < 0) {
         return -1;
     }
-    facts->state = AL_RESULT_FAILED;
+    fields->state = AL_RESULT_FAILED;
+    /* As in asyncio.timeout: ours only if no other cancellation is left. */
     if (PyErr_GivenExceptionMatches(*end, st->CancelledError)) {
-        facts->timed_out = ours && left == 0 && item_ran_out(item);
-        if (facts->timed_out) {
+        fields->timed_out = ours && left == 0 && item_ran_out(item);
+        if (fields->timed_out) {
             PyObject *error = item_timeout(item, seconds, *end);
             if (error == NULL) {
                 return -1;
@@ -126,24 +142,24 @@ item_raised(al_state *st, al_item *item, PyObject *task, double seconds,
             Py_SETREF(*end, error);
         }
         else {
-            facts->state = AL_RESULT_CANCELLED;
+            fields->state = AL_RESULT_CANCELLED;
         }
     }
-    facts->error = *end;
+    fields->error = *end;
     return 0;
 }
 
 int
-al_item_judge(al_state *st, al_item *item, PyObject *task, PyObject *counter,
-              PySendResult answer, double seconds, PyObject **end,
-              al_result_fields *facts)
+al_item_judge(al_state *st, al_item *item, PyObject *task,
+              PyObject *cancelling, PySendResult answer, double seconds,
+              PyObject **end, al_result_fields *fields)
 {
-    facts->item = item->value;
-    facts->task_id = item->task_id;
-    facts->index = item->index;
+    fields->item = item->value;
+    fields->task_id = item->task_id;
+    fields->index = item->index;
     return answer == PYGEN_RETURN
-               ? item_returned(st, item, task, counter, end, facts)
-               : item_raised(st, item, task, seconds, end, facts);
+               ? item_returned(st, item, task, cancelling, end, fields)
+               : item_raised(st, item, task, seconds, end, fields);
 }
 
 PyObject *
@@ -155,12 +171,12 @@ al_item_unstarted(al_state *st, const al_item *item, al_stop why)
     if (error == NULL) {
         return NULL;
     }
-    al_result_fields facts = {.item = item->value,
-                              .task_id = item->task_id,
-                              .error = error,
-                              .index = item->index,
-                              .timed_out = budget};
-    PyObject *result = al_result_new(st, &facts);
+    al_result_fields fields = {.item = item->value,
+                               .task_id = item->task_id,
+                               .error = error,
+                               .index = item->index,
+                               .timed_out = budget};
+    PyObject *result = al_result_new(st, &fields);
     Py_DECREF(error);
     return result;
 }
@@ -169,7 +185,7 @@ PyObject *
 al_item_stuck(al_state *st, const al_item *item, double seconds, double grace,
               double duration)
 {
-    bool timed_out = item->asked > 0 && item_ran_out(item);
+    bool timed_out = item->cancels_sent > 0 && item_ran_out(item);
     PyObject *error;
     if (!timed_out) {
         error = item_error(item, st->CancelledError,
@@ -189,14 +205,14 @@ al_item_stuck(al_state *st, const al_item *item, double seconds, double grace,
     if (error == NULL) {
         return NULL;
     }
-    al_result_fields facts = {.item = item->value,
-                              .task_id = item->task_id,
-                              .error = error,
-                              .index = item->index,
-                              .duration = duration,
-                              .state = AL_RESULT_RUNNING,
-                              .timed_out = timed_out};
-    PyObject *result = al_result_new(st, &facts);
+    al_result_fields fields = {.item = item->value,
+                               .task_id = item->task_id,
+                               .error = error,
+                               .index = item->index,
+                               .duration = duration,
+                               .state = AL_RESULT_RUNNING,
+                               .timed_out = timed_out};
+    PyObject *result = al_result_new(st, &fields);
     Py_DECREF(error);
     return result;
 }

@@ -8,47 +8,48 @@
 #include "batch/drive.h"
 #include "batch/result.h"
 
-/* Why a batch was stopped, or an item cancelled; the first reason counts. */
+/* Why a batch was stopped, or an item cancelled.  The first reason counts. */
 typedef enum {
     AL_STOP_NONE = 0, /* of an item: its own timeout */
-    AL_STOP_BUDGET,
-    AL_STOP_ERRORS,
-    AL_STOP_CANCEL,
-    AL_STOP_FATAL,
+    AL_STOP_BUDGET,   /* the budget ran out */
+    AL_STOP_ERRORS,   /* more items failed than max_errors allows */
+    AL_STOP_CANCEL,   /* the batch was cancelled or dropped */
+    AL_STOP_FATAL,    /* by an exception that the batch raises */
 } al_stop;
 
 typedef struct {
-    PyObject *value;   /* owned: the item itself; NULL: none is driven */
-    PyObject *task_id; /* owned: what the key said of it, or NULL */
+    PyObject *value;   /* owned: the item itself; NULL: there is none */
+    PyObject *task_id; /* owned: the answer of key(), or NULL */
     al_drive drive;
-    al_deadline deadline;
+    al_deadline deadline; /* of its timeout, then of its grace */
     Py_ssize_t index;
-    double started; /* loop time */
-    long asked;     /* cancellations of ours that it got */
-    al_stop why;    /* of the first of them */
-    bool suspended; /* has been, once */
-    bool late;      /* its own time ran out, and it was told */
+    double started;    /* loop time */
+    long cancels_sent; /* cancellations of ours, not taken back */
+    al_stop why;       /* of the first of these */
+    bool suspended;    /* it has been, at least once */
+    bool timeout_sent; /* its own timeout has cancelled it */
 } al_item;
 
-/* The id that its result has (new).  Runs Python. */
+/* The task id of the item's result (new).  Runs Python. */
 PyObject *al_item_id(const al_item *item);
 
-/* Judge how an item, driven by `task` (with al_task_cancelling_method's
-   answer), ended:
-   `*end` (owned; may be replaced) is its value (PYGEN_RETURN) or exception.
-   Fills in `facts`, which borrow from `item` and `*end`, and takes our
-   cancellations of the Task back.  Returns 1 if the Task is as clean as it
-   was, 0 if not; -1 with an exception.  Runs Python. */
+/* Judge how an item that was driven by `task` ended, and take our
+   cancellations of the Task back.  `cancelling` is the answer of
+   al_task_cancelling_method; `seconds` the timeout or budget for the message
+   of a TimeoutError.  *end (owned, may be replaced) is the item's value
+   (PYGEN_RETURN) or exception.  Fills in `fields`, which borrow from `item`
+   and `*end`.  Returns 1 if the Task is as clean as before the item, 0 if not;
+   -1 with an exception.  Runs Python. */
 int al_item_judge(al_state *st, al_item *item, PyObject *task,
-                  PyObject *counter, PySendResult answer, double seconds,
-                  PyObject **end, al_result_fields *facts);
+                  PyObject *cancelling, PySendResult answer, double seconds,
+                  PyObject **end, al_result_fields *fields);
 
 /* The result of an item that was pulled and never started (new).
    Runs Python. */
 PyObject *al_item_unstarted(al_state *st, const al_item *item, al_stop why);
 
-/* The result of an item that was cancelled and did not stop in `grace`
-   seconds (new); `seconds` is its timeout, or the budget.  Runs Python. */
+/* The result of an item that was cancelled and did not stop in `grace` seconds
+   (new).  `seconds` is its timeout, or the budget.  Runs Python. */
 PyObject *al_item_stuck(al_state *st, const al_item *item, double seconds,
                         double grace, double duration);
 
@@ -61,8 +62,8 @@ al_item_visit(al_item *item, visitproc visit, void *arg)
     return al_drive_visit(&item->drive, visit, arg);
 }
 
-/* Make it no item; *value and *task_id are what it was, to be dropped
-   afterwards (new; the drive of an item that has ended is empty).  Pure C. */
+/* Reset the item, whose drive has ended.  Its value and task id are handed to
+   the caller (new), to be dropped after the state change.  Pure C. */
 static inline void
 al_item_detach(al_item *item, PyObject **value, PyObject **task_id)
 {
@@ -71,12 +72,12 @@ al_item_detach(al_item *item, PyObject **value, PyObject **task_id)
     *value = item->value;
     *task_id = item->task_id;
     item->value = item->task_id = NULL;
-    item->asked = 0;
+    item->cancels_sent = 0;
     item->why = AL_STOP_NONE;
-    item->suspended = item->late = false;
+    item->suspended = item->timeout_sent = false;
 }
 
-/* The clear of an item.  Runs Python. */
+/* The clear of an embedded item.  Runs Python. */
 static inline void
 al_item_clear(al_item *item)
 {

@@ -1,18 +1,24 @@
-/* Items in Tasks of their own.
+/* Items that have Tasks of their own (task_per_item).
  *
- * Here a worker drives nothing: its Task runs a coroutine (run_item in
- * pyasynclife/_workers.py) that asks the worker's handle when it may begin,
- * awaits what the function returns, and says how that ended.  So all that
- * looks at Tasks sees the item: a registry, a tracer, `python -m asyncio
- * pstree`.  What an end means is judged in the Task's last step, as in a
- * worker's of many items, and the Task itself ends in the same way.
+ * Here a worker drives nothing.  Its Task runs a coroutine of Python, which
+ * asks the worker's handle when the item may begin, awaits what the function
+ * returned, and says how that ended:
  *
- * Such a Task is pulled for, named and made before it runs, so it may be
- * cancelled before its first step: then its callback brings the outcome.
+ *     pump      spawn: pull an item, make its worker, handle and Task
+ *     run_item    handle.pause()     until the item may begin
+ *                 handle.begin()     calls fn(item), whose awaitable it awaits
+ *                 handle.returned()  or handle.raised(): makes the result
+ *     pump      the next item takes the place
+ *
+ * So everything that looks at Tasks sees the item: a registry, a tracer,
+ * `python -m asyncio pstree`.  An end is judged in the Task's last step, as in
+ * a worker of many items, and the Task itself ends in the same way.
+ *
+ * The item is pulled and named, and its Task made, before it begins.  So the
+ * Task may be cancelled before its first step; then only its callback tells.
  */
 #include "base/compat.h"
 #include "base/fault.h"
-#include "base/list.h"
 #include "base/object.h"
 #include "base/state.h"
 #include "aio/loop.h"
@@ -22,20 +28,21 @@
 #include "aio/deadline.h"
 #include "batch/drive.h"
 #include "batch/source.h"
-#include "batch/result.h"
 #include "batch/item.h"
+#include "batch/pump.h"
 #include "batch/worker.h"
-#include "batch/step.h"
 #include "batch/item_task.h"
 
-/* How long items are begun before the loop has a turn, in seconds. */
+/* How long items begin one after the other before the loop gets an iteration,
+   in seconds. */
 #define ITEM_TASK_SLICE 0.010
 
-/* What the coroutine of such a Task is given. */
+/* The handle that the coroutine of such a Task is given. */
 typedef struct {
     PyObject_HEAD
     WorkerObject *worker; /* owned */
-    PyObject *held_by;    /* owned: what it waits for, None: one turn */
+    PyObject *held_by;    /* owned: the future it waits for; None: one
+                             iteration; NULL: nothing */
 } ItemHandleObject;
 
 static PyObject *
@@ -52,10 +59,11 @@ item_handle_new(WorkerObject *worker)
     return (PyObject *)self;
 }
 
-/* ----------------------------------------------------------- making one */
+/* ----------------------------------------------------- making the Task */
 
-/* registry.register(coro, name, context=context), and its Task (new); NULL
-   without an exception: the name is taken.  It closes what it refuses. */
+/* The Task that registry.register(coro, name, context=context) makes (new).
+   NULL without an exception if a living task has the name; the worker then has
+   the error.  register() closes a coroutine that it refuses. */
 static PyObject *
 item_task_register(WorkerObject *self, PyObject *coro, PyObject *name,
                    PyObject *context)
@@ -67,7 +75,7 @@ item_task_register(WorkerObject *self, PyObject *coro, PyObject *name,
         st->kw_context);
     if (ready == NULL) {
         if (PyErr_ExceptionMatches(st->DuplicateTaskError)) {
-            self->refused = PyErr_GetRaisedException();
+            self->register_error = PyErr_GetRaisedException();
         }
         return NULL;
     }
@@ -87,7 +95,9 @@ item_task_register(WorkerObject *self, PyObject *coro, PyObject *name,
     return task;
 }
 
-/* One try at the Task of a worker (new); NULL as item_task_register has it. */
+/* Make the Task of a worker (new).  NULL without an exception if a living task
+   has the name: the next try makes a Task that is not registered, and whose
+   item fails with the error. */
 static PyObject *
 item_task_make_task(WorkerObject *self, PyObject *name, PyObject *context)
 {
@@ -98,7 +108,7 @@ item_task_make_task(WorkerObject *self, PyObject *name, PyObject *context)
                          ? NULL
                          : AL_ALLOC(PyObject_CallOneArg(st->run_item, handle));
     PyObject *task = NULL;
-    if (coro != NULL && p->registry != NULL && self->refused == NULL) {
+    if (coro != NULL && p->registry != NULL && self->register_error == NULL) {
         task = item_task_register(self, coro, name, context);
     }
     else if (coro != NULL) {
@@ -112,7 +122,8 @@ item_task_make_task(WorkerObject *self, PyObject *name, PyObject *context)
     return task;
 }
 
-/* The Task of a worker that has its item. */
+/* Make the Task of a worker that has its item.  Returns 0; -1 with an
+   exception. */
 static int
 item_task_start(WorkerObject *self)
 {
@@ -125,35 +136,12 @@ item_task_start(WorkerObject *self)
         task = item_task_make_task(self, name, context);
     }
     if (task != NULL) {
-        failed = al_worker_own(self, task);
+        failed = al_worker_attach(self, task);
     }
     Py_XDECREF(task);
     Py_XDECREF(name);
     Py_XDECREF(context);
     return failed;
-}
-
-/* Pull the item of a new worker.  Returns 1; 0 if there is none, or it is not
-   to be started; -1 with an exception. */
-static int
-item_task_pull(WorkerObject *self)
-{
-    al_pump *p = self->pump;
-    int more = al_source_pull(p->st, &p->source, &self->item.value,
-                              &self->item.task_id);
-    if (more <= 0) {
-        return more;
-    }
-    p->room--;
-    self->item.index = p->source.pulled - 1;
-    if (p->source.async && p->source.ahead == NULL) {
-        p->calls->taken(p->owner);
-    }
-    if (p->stopping != AL_STOP_NONE) {
-        al_worker_refuse(self);
-        return 0;
-    }
-    return 1;
 }
 
 int
@@ -164,19 +152,22 @@ al_item_task_spawn(al_pump *p)
         return -1;
     }
     Py_INCREF(self);
-    int pulled = item_task_pull(self);
-    if (pulled < 0 && p->unstarted > 1 && p->fatal == NULL) {
-        /* What was pulled before is started first. */
+    al_pull pulled = al_worker_pull(self);
+    if (pulled == AL_PULL_ERROR && p->unstarted > 1 && p->fatal == NULL) {
+        /* The source has failed, but the items that were pulled before begin
+           first: al_pump_update() stops the pump when they have. */
         p->fatal = PyErr_GetRaisedException();
-        pulled = 0;
+        pulled = AL_PULL_NOTHING;
     }
-    int failed = pulled > 0 ? item_task_start(self) : pulled;
-    if (pulled <= 0 || failed) {
+    int failed = pulled == AL_PULL_ITEM    ? item_task_start(self)
+                 : pulled == AL_PULL_ERROR ? -1
+                                           : 0;
+    if (pulled != AL_PULL_ITEM || failed) {
         PyObject *error = PyErr_GetRaisedException();
-        if (pulled > 0) {
-            al_worker_refuse(self);
+        if (pulled == AL_PULL_ITEM) {
+            al_worker_end_unstarted(self);
         }
-        al_worker_detach(self); /* its Task, if there is one, finds that */
+        al_worker_detach(self); /* its Task, if there is one, ends at once */
         if (error != NULL) {
             PyErr_SetRaisedException(error);
         }
@@ -185,48 +176,35 @@ al_item_task_spawn(al_pump *p)
     return failed;
 }
 
-/* ------------------------------------------------------------ its end */
+/* ---------------------------------------------------- the Task's end */
 
-/* It has ended before it began, so it took no time. */
-static void
-item_task_stamp(WorkerObject *self)
-{
-    al_pump *p = self->pump;
-    double now = al_loop_time(p->st, &p->bound);
-    if (now == -1.0 && PyErr_Occurred()) {
-        al_pump_fail(p);
-    }
-    self->item.started = now;
-}
-
-/* It was cancelled before it began: by us, then it was never started; or by
-   somebody else. */
+/* End an item that was cancelled before it began.  If the pump was stopped, it
+   was never started; otherwise somebody else has cancelled its Task. */
 static void
 item_task_end_unbegun(WorkerObject *self)
 {
     if (self->pump->stopping != AL_STOP_NONE) {
-        al_worker_refuse(self);
+        al_worker_end_unstarted(self);
         return;
     }
-    item_task_stamp(self);
-    al_worker_abandon(self);
+    self->item.started = al_pump_time(self->pump); /* it took no time */
+    al_worker_end_cancelled(self);
 }
 
 void
-al_item_task_ended(PyObject *op)
+al_item_task_ended(WorkerObject *self)
 {
-    WorkerObject *self = (WorkerObject *)op;
     al_pump *p = self->pump;
     PyObject *error = NULL;
     if (self->item.value != NULL) {
         if (self->begun) {
-            al_worker_abandon(self);
+            al_worker_end_cancelled(self);
         }
         else {
             item_task_end_unbegun(self);
         }
     }
-    /* The item's result has the exception, so it is not lost. */
+    /* Marks the Task's exception as retrieved: the item's result has it. */
     if (self->task != NULL && al_task_error(p->st, self->task, &error) < 0) {
         al_loop_report_or_exit_later(p->st, p->bound.loop,
                                      "the task of an item failed", self->task);
@@ -236,8 +214,9 @@ al_item_task_ended(PyObject *op)
     al_pump_spawn(p, 1);
 }
 
-/* The Task is about to end well: nobody need be told of that.  But a registry
-   has the id until it has ended, so there the next item waits for that. */
+/* The Task is about to end, and its callback has nothing left to do: remove
+   it, and let the next item take the place at once.  Not with a registry: it
+   has the id until the Task has ended, so the next item waits for that. */
 static void
 item_task_leave(WorkerObject *self)
 {
@@ -257,9 +236,10 @@ item_task_leave(WorkerObject *self)
     }
 }
 
-/* ---------------------------------------------------------------- Slot */
+/* --------------------------------------------- the handle's Python API */
 
-/* One turn, or until the batch is resumed or fewer items run. */
+/* The al_step of pause(): wait for one loop iteration or, if items are held,
+   until the pump admits this one. */
 static PySendResult
 item_handle_wait(PyObject *op, PyObject *thrown, PyObject **result)
 {
@@ -270,6 +250,8 @@ item_handle_wait(PyObject *op, PyObject *thrown, PyObject **result)
         PyErr_SetRaisedException(Py_NewRef(thrown));
         return PYGEN_ERROR;
     }
+    /* The second step ends the wait, whatever woke it: run_item() asks again.
+     */
     if (self->held_by != NULL || worker == NULL || worker->owner == NULL) {
         Py_CLEAR(self->held_by);
         *result = Py_NewRef(Py_None);
@@ -279,11 +261,11 @@ item_handle_wait(PyObject *op, PyObject *thrown, PyObject **result)
     PyObject *held_by = Py_NewRef(Py_None);
     if (worker->task != NULL && al_pump_holds_items(p)) {
         Py_SETREF(held_by, al_loop_create_waiter(p->st, &p->bound));
-        if (held_by != NULL && p->gates == NULL) {
-            p->gates = AL_ALLOC(PyList_New(0));
+        if (held_by != NULL && p->held == NULL) {
+            p->held = AL_ALLOC(PyList_New(0));
         }
-        if (held_by == NULL || p->gates == NULL
-            || AL_ALLOC_INT(PyList_Append(p->gates, held_by)) < 0)
+        if (held_by == NULL || p->held == NULL
+            || AL_ALLOC_INT(PyList_Append(p->held, held_by)) < 0)
         {
             Py_XDECREF(held_by);
             return PYGEN_ERROR;
@@ -294,20 +276,20 @@ item_handle_wait(PyObject *op, PyObject *thrown, PyObject **result)
     return PYGEN_NEXT;
 }
 
-/* Tell whether an item may begin in this turn. */
+/* Tell whether an item may begin in this loop iteration. */
 static bool
 item_handle_is_ready(WorkerObject *worker)
 {
     al_pump *p = worker->pump;
     double now = al_clock();
     if (p->yielding == worker) {
-        p->yielding = NULL; /* also if it is held: the others need not wait */
-        p->turn_at = now;
+        p->yielding = NULL; /* even if it is held: the others go on */
+        p->yielded_at = now;
     }
     if (worker->task == NULL || al_pump_holds_items(p)) {
-        return false; /* no Task: an eager factory is making it */
+        return false; /* without a Task: an eager factory is making it */
     }
-    if (p->yielding != NULL || now - p->turn_at > ITEM_TASK_SLICE) {
+    if (p->yielding != NULL || now - p->yielded_at > ITEM_TASK_SLICE) {
         if (p->yielding == NULL) {
             p->yielding = worker;
         }
@@ -318,7 +300,8 @@ item_handle_is_ready(WorkerObject *worker)
 
 PyDoc_STRVAR(item_handle_pause_doc,
 "pause($self, /)\n--\n\n"
-"None if the item may begin, else what to await before asking again.");
+"Return None if the item may begin, or an awaitable to await before asking\n"
+"again.");
 
 static PyObject *
 item_handle_pause(PyObject *op, PyObject *Py_UNUSED(ignored))
@@ -333,24 +316,19 @@ item_handle_pause(PyObject *op, PyObject *Py_UNUSED(ignored))
     return al_awaitable_new(worker->st, op, item_handle_wait);
 }
 
-/* fn(item), which is checked (new). */
+/* fn(item) (new), or the error of a registration that failed. */
 static PyObject *
 item_handle_call(WorkerObject *worker)
 {
     al_pump *p = worker->pump;
-    if (worker->refused != NULL) {
-        PyErr_SetRaisedException(worker->refused);
-        worker->refused = NULL;
+    if (worker->register_error != NULL) {
+        PyErr_SetRaisedException(worker->register_error);
+        worker->register_error = NULL;
         return NULL;
     }
     PyObject *fn = Py_NewRef(p->fn);
     PyObject *item = Py_NewRef(worker->item.value);
-    PyObject *awaitable = PyObject_CallOneArg(fn, item);
-    if (awaitable != NULL && !PyCoro_CheckExact(awaitable)
-        && al_drive_check(worker->st, awaitable) < 0)
-    {
-        Py_CLEAR(awaitable);
-    }
+    PyObject *awaitable = al_drive_open(worker->st, fn, item);
     Py_DECREF(item);
     Py_DECREF(fn);
     return awaitable;
@@ -358,14 +336,17 @@ item_handle_call(WorkerObject *worker)
 
 PyDoc_STRVAR(item_handle_begin_doc,
 "begin($self, /)\n--\n\n"
-"Call the function; what it returned is to be awaited.");
+"Call the function and return its awaitable.\n\n"
+"Raises CancelledError if the batch was stopped.");
 
 static PyObject *
 item_handle_begin(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     WorkerObject *worker = ((ItemHandleObject *)op)->worker;
     if (worker != NULL && worker->owner != NULL) {
-        al_pump_spawn(worker->pump, 2); /* double, up to the limit */
+        /* Each item that begins makes two more, so the Tasks double, up to the
+           limit, as long as they are waiting to begin. */
+        al_pump_spawn(worker->pump, 2);
     }
     if (worker == NULL || worker->owner == NULL || worker->begun
         || worker->pump->stopping != AL_STOP_NONE)
@@ -376,10 +357,7 @@ item_handle_begin(PyObject *op, PyObject *Py_UNUSED(ignored))
         return NULL;
     }
     al_pump *p = worker->pump;
-    double now = al_loop_time(p->st, &p->bound);
-    if (now == -1.0 && PyErr_Occurred()) {
-        al_pump_fail(p);
-    }
+    double now = al_pump_time(p);
     worker->begun = true;
     p->unstarted--;
     worker->item.started = now;
@@ -396,7 +374,7 @@ item_handle_begin(PyObject *op, PyObject *Py_UNUSED(ignored))
     return item_handle_call(worker);
 }
 
-/* The item of a worker that was given up is the Task's alone. */
+/* Drop the abandoned item of a worker: it has ended, and has its result. */
 static void
 item_handle_drop_item(WorkerObject *worker)
 {
@@ -410,7 +388,7 @@ item_handle_drop_item(WorkerObject *worker)
 
 PyDoc_STRVAR(item_handle_returned_doc,
 "returned($self, value, /)\n--\n\n"
-"The item has returned that, which is returned.");
+"Record the value that the item returned, and return it.");
 
 static PyObject *
 item_handle_returned(PyObject *op, PyObject *value)
@@ -421,14 +399,15 @@ item_handle_returned(PyObject *op, PyObject *value)
     }
     else if (worker != NULL && worker->item.value != NULL) {
         PyObject *owner = Py_NewRef(worker->owner);
-        (void)al_worker_finish(worker, PYGEN_RETURN, Py_NewRef(value), NULL);
+        (void)al_worker_end_item(worker, PYGEN_RETURN, Py_NewRef(value), NULL);
         item_task_leave(worker);
         Py_DECREF(owner);
     }
     return Py_NewRef(value);
 }
 
-/* Tell whether the Task is being closed, and not the item raising that. */
+/* Tell whether the Task is being closed.  Otherwise the item itself has raised
+   GeneratorExit, which is an exception like any other. */
 static bool
 item_handle_is_closing(WorkerObject *worker, PyObject *error)
 {
@@ -444,10 +423,11 @@ item_handle_is_closing(WorkerObject *worker, PyObject *error)
     return closing;
 }
 
-/* An exit would end the loop's run there and then, so it does not leave the
-   Task; the pump has it.  A registry is told. */
+/* Record an exit in the registry.  It does not leave the Task, where it would
+   end the loop's run at once: the batch raises it.  Returns 0; -1 with an
+   exception. */
 static int
-item_handle_keep_exit(WorkerObject *worker, PyObject *name, PyObject *error)
+item_handle_record_exit(WorkerObject *worker, PyObject *name, PyObject *error)
 {
     al_pump *p = worker->pump;
     if (p->registry == NULL) {
@@ -461,25 +441,25 @@ item_handle_keep_exit(WorkerObject *worker, PyObject *name, PyObject *error)
     return ready == NULL ? -1 : 0;
 }
 
-/* The item has raised.  Returns 1: the Task is to return None; 0: to raise
-   that; -1: to raise the exception that is set. */
+/* End an item that has raised `error`.  Returns 1 if the Task is to return
+   None; 0 if it is to raise `error`; -1 if it is to raise the exception that
+   is set. */
 static int
 item_handle_judge(WorkerObject *worker, PyObject *error)
 {
-    bool exits =
-        PyErr_GivenExceptionMatches(error, PyExc_SystemExit)
-        || PyErr_GivenExceptionMatches(error, PyExc_KeyboardInterrupt);
+    bool exits = al_loop_is_exit(error);
+    /* Taken now: al_worker_end_item() resets the item. */
     PyObject *name = exits ? al_item_id(&worker->item) : NULL;
     PyObject *verdict = NULL;
     if (exits
-        && (name == NULL || item_handle_keep_exit(worker, name, error) < 0))
+        && (name == NULL || item_handle_record_exit(worker, name, error) < 0))
     {
         al_loop_report_or_exit_later(worker->st, worker->pump->bound.loop,
                                      "telling a registry of an exit failed",
                                      worker->task);
     }
     Py_XDECREF(name);
-    (void)al_worker_finish(worker, PYGEN_ERROR, Py_NewRef(error), &verdict);
+    (void)al_worker_end_item(worker, PYGEN_ERROR, Py_NewRef(error), &verdict);
     if (exits || verdict == error) {
         Py_DECREF(verdict);
         return exits;
@@ -490,8 +470,9 @@ item_handle_judge(WorkerObject *worker, PyObject *error)
 
 PyDoc_STRVAR(item_handle_raised_doc,
 "raised($self, error, /)\n--\n\n"
-"The item has raised that.  True: swallow it.  Raises what is to be raised\n"
-"in its place.");
+"Record the exception that the item raised.\n\n"
+"Returns True if the task must not raise it again.  Raises the exception\n"
+"that takes its place, if there is one: the TimeoutError of a timeout.");
 
 static PyObject *
 item_handle_raised(PyObject *op, PyObject *error)
@@ -512,11 +493,11 @@ item_handle_raised(PyObject *op, PyObject *error)
             item_task_end_unbegun(worker);
         }
         else if (closing) {
-            al_worker_abandon(worker);
+            al_worker_end_cancelled(worker);
         }
         else {
             if (!worker->begun) {
-                item_task_stamp(worker);
+                worker->item.started = al_pump_time(worker->pump);
             }
             swallow = item_handle_judge(worker, error);
         }
@@ -559,7 +540,7 @@ static PyType_Slot item_handle_slots[] = {
 };
 
 static PyType_Spec item_handle_spec = {
-    .name = "pyasynclife._core.Slot",
+    .name = "pyasynclife._core.ItemHandle",
     .basicsize = sizeof(ItemHandleObject),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE
              | Py_TPFLAGS_DISALLOW_INSTANTIATION,

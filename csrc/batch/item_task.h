@@ -1,20 +1,23 @@
-/* Items in Tasks of their own. */
+/* Items that have Tasks of their own (task_per_item). */
 #ifndef AL_ITEM_TASK_H
 #define AL_ITEM_TASK_H
 
 #include "base/compat.h"
 #include "base/state.h"
+#include "batch/pump.h"
 #include "batch/worker.h"
 
-/* Pull an item and make its Task, where there is one.  Returns 0; -1 with an
-   exception.  Runs Python. */
+/* Pull an item, if there is one, and make its Task and worker.  Returns 0; -1
+   with an exception.  Runs Python. */
 int al_item_task_spawn(al_pump *pump);
 
-/* The Task of a worker has ended; an item it still had is cancelled, and the
-   next one has its place.  Sets no exception.  Runs Python. */
-void al_item_task_ended(PyObject *op);
+/* The Task of a worker has ended: an item that it still has is cancelled, the
+   worker is detached, and the next item takes its place.  Sets no exception.
+   Runs Python. */
+void al_item_task_ended(WorkerObject *worker);
 
-/* Make the type of what such a Task is given.  Runs Python. */
+/* Make the type of the handle that such a Task is given.  Returns 0; -1 with
+   an exception.  Runs Python. */
 int al_item_task_setup(PyObject *module, al_state *st);
 
 #endif

@@ -1,90 +1,446 @@
-/* A pump: items from a source, driven by its workers, with one budget.
+/* The pump: takes items from a source and has workers run them.
  *
- * An asynchronous source has one reader, a Task of its own from the first item
- * to aclose(), so that cancel scopes and context variables inside the source
- * work; it is at most one item ahead, and no item's timeout is its own.
+ * The owner embeds the pump and is notified by four calls.  The pump owns its
+ * workers; each worker owns the owner, and so keeps the pump alive until it
+ * is detached:
+ *
+ *     owner --embeds--> pump --owns--> workers, reader Task, timer
+ *       ^                                 |
+ *       +--------------owns---------------+
+ *
+ * No worker waits for an item: one that finds nothing to pull ends.  So every
+ * change that may bring an item, or room for one, calls al_pump_update(),
+ * which makes the next worker.  In a batch's life:
+ *
+ *     begin -> update -> spawn -> worker pulls an item and drives it
+ *                                 item suspends -> grow -> more workers
+ *                                 item ends     -> the worker pulls the next
+ *     stop, fail: nothing new; workers and reader are cancelled
+ *     no worker, no reader, nothing to pull: the pump is over
+ *
+ * Almost every call below can run Python code, which may stop, pause or even
+ * end the pump.  Members that are used after such a call are read again.
  */
 #include "base/compat.h"
-#include "base/fault.h"
 #include "base/list.h"
 #include "base/state.h"
 #include "aio/loop.h"
 #include "aio/task.h"
-#include "aio/create_task.h"
 #include "aio/deadline.h"
 #include "batch/source.h"
-#include "batch/result.h"
 #include "batch/item.h"
-#include "batch/worker.h"
-#include "batch/abandon.h"
-#include "batch/step.h"
-#include "batch/item_task.h"
 #include "batch/pump.h"
+#include "batch/reader.h"
+#include "batch/worker.h"
+#include "batch/item_task.h"
 
-/* The item that was ahead when the pump was stopped. */
-static void
-pump_refuse_ahead(al_pump *p)
+/* How many Tasks of one item each are made at once, if none is waiting to
+   begin. */
+#define PUMP_ITEM_TASKS 64
+
+/* How many workers the first item that suspends brings, if the length of the
+   source is known, and if it is not.  From then on they double. */
+#define PUMP_RAMP_KNOWN 64
+#define PUMP_RAMP 8
+
+/* ------------------------------------------------------------ the end */
+
+/* Tell whether nothing more happens by itself.  While workers are being made
+   the answer is no: the item that one of them pulls may be the last. */
+static bool
+pump_may_be_over(const al_pump *p)
 {
-    al_item item = {0};
-    PyObject *ahead = Py_NewRef(p->source.ahead);
-    p->source.added_first = 0;
-    int more = al_source_pull(p->st, &p->source, &item.value, &item.task_id);
-    if (more < 0 && PyErr_ExceptionMatches(PyExc_Exception)) {
-        PyErr_Clear(); /* no batch that is ending fails for such a key */
-        more = 1;
-        item.value = Py_NewRef(ahead);
-        p->source.pulled++;
-        p->source.own++;
+    if (!p->begun || p->alive > 0 || p->spawning || p->reader != NULL
+        || p->source.ahead != NULL)
+    {
+        return false;
     }
-    Py_DECREF(ahead);
-    item.index = p->source.pulled - 1;
-    PyObject *result =
-        more > 0 ? al_item_unstarted(p->st, &item, p->stopping) : NULL;
-    if (result != NULL) {
-        p->calls->finished(p->owner, result);
-        Py_DECREF(result);
-    }
-    else if (PyErr_Occurred()) {
-        al_pump_fail(p);
-    }
-    al_item_clear(&item);
+    return p->stopping != AL_STOP_NONE
+           || (al_source_is_empty(&p->source)
+               && (p->closed || p->calls->may_be_over(p->owner)));
 }
 
-/* The reader was cancelled and has not stopped in time. */
+/* Notify the owner, once, if the pump is over. */
 static void
-pump_give_up_reader(al_pump *p)
+pump_check_over(al_pump *p)
+{
+    if (p->over || !pump_may_be_over(p)) {
+        return;
+    }
+    p->over = true;
+    al_deadline_disarm(&p->deadlines);
+    p->calls->over(p->owner);
+}
+
+/* ----------------------------------------------------- making workers */
+
+/* al_pump_spawn() without the check whether the pump is over. */
+static void
+pump_make_workers(al_pump *p, Py_ssize_t n)
+{
+    if (p->spawning) {
+        return; /* the call that is making workers goes on */
+    }
+    p->spawning = true;
+    while (n-- > 0 && al_pump_may_pull(p) && p->alive < p->limit) {
+        int failed =
+            p->task_per_item ? al_item_task_spawn(p) : al_worker_spawn(p);
+        if (failed) {
+            al_pump_fail(p);
+        }
+    }
+    p->spawning = false;
+}
+
+void
+al_pump_spawn(al_pump *p, Py_ssize_t n)
+{
+    pump_make_workers(p, n);
+    pump_check_over(p);
+}
+
+void
+al_pump_grow(al_pump *p)
+{
+    if (p->unstarted > 0 || p->alive >= p->limit || !al_pump_may_pull(p)) {
+        return;
+    }
+    Py_ssize_t left = al_source_left(&p->source);
+    Py_ssize_t n = left < 0 ? PUMP_RAMP : PUMP_RAMP_KNOWN;
+    n = n < p->alive ? p->alive : n;
+    n = n > p->room ? p->room : n;
+    if (p->source.async && !p->source.ended) {
+        /* The reader has one item ready; the next takes an iteration. */
+        left = 1 + al_source_waiting(&p->source);
+    }
+    if (left == 0) {
+        return; /* every item has its worker: min(max_concurrent, n) Tasks */
+    }
+    if (left >= 0 && n > left) {
+        n = left;
+    }
+    al_pump_spawn(p, n);
+}
+
+/* Let held items begin, in the order in which they were held. */
+static void
+pump_admit(al_pump *p)
+{
+    int done = 1;
+    /* A future that is done belongs to an item that was cancelled meanwhile.
+     */
+    while (done > 0 && p->held != NULL && PyList_GET_SIZE(p->held) > 0
+           && !al_pump_holds_items(p))
+    {
+        PyObject *future = Py_NewRef(PyList_GET_ITEM(p->held, 0));
+        done = PyList_SetSlice(p->held, 0, 1, NULL) < 0
+                   ? -1
+                   : al_task_done(p->st, future);
+        if (done < 0) {
+            al_pump_fail(p);
+        }
+        else if (done == 0) {
+            al_loop_wake_waiter(p->st, &p->bound, future);
+        }
+        Py_DECREF(future);
+    }
+}
+
+void
+al_pump_update(al_pump *p)
+{
+    /* A source that failed stops the pump once all items that were pulled
+       before have begun: see al_item_task_spawn(). */
+    if (p->fatal != NULL && p->stopping == AL_STOP_NONE && p->unstarted == 0) {
+        al_pump_stop(p, AL_STOP_FATAL, NULL);
+    }
+    if (p->begun && p->unstarted == 0) {
+        pump_make_workers(p, p->task_per_item ? PUMP_ITEM_TASKS : 1);
+    }
+    pump_admit(p);
+    pump_check_over(p);
+}
+
+void
+al_pump_limit_changed(al_pump *p)
+{
+    al_pump_update(p);
+    if (p->held != NULL && !p->paused) {
+        (void)PyList_Reverse(p->held); /* the last is woken first */
+        al_loop_wake_waiters(p->st, &p->bound, p->held);
+    }
+    if (p->begun) {
+        al_pump_spawn(p, p->limit - p->alive < al_source_left(&p->source)
+                             ? p->limit - p->alive
+                             : al_source_left(&p->source));
+        al_pump_grow(p);
+    }
+}
+
+/* ----------------------------------------------------------- stopping */
+
+/* Call `visit` for each worker.  Each moves back to the pump's list before its
+   call, so workers may end, and new ones begin, meanwhile. */
+static void
+pump_each_worker(al_pump *p, void (*visit)(WorkerObject *, const void *),
+                 const void *arg)
+{
+    al_link before;
+    al_list_move(&p->workers, &before);
+    while (!al_list_is_empty(&before)) {
+        WorkerObject *worker =
+            AL_CONTAINER_OF(before.next, WorkerObject, link);
+        al_link_unlink(&worker->link);
+        al_list_append(&p->workers, &worker->link);
+        Py_INCREF(worker);
+        visit(worker, arg);
+        Py_DECREF(worker);
+    }
+}
+
+/* Tell whether every item has ended, although workers are still there. */
+static bool
+pump_items_have_ended(const al_pump *p)
+{
+    if (!p->begun || !al_source_is_empty(&p->source)) {
+        return false;
+    }
+    al_link *at = p->workers.next;
+    while (at != &p->workers
+           && AL_CONTAINER_OF(at, WorkerObject, link)->item.value == NULL)
+    {
+        at = at->next;
+    }
+    return at == &p->workers;
+}
+
+/* Start the grace of everything that has just been cancelled.  Returns 0; -1
+   with an exception. */
+static int
+pump_begin_grace(al_pump *p)
+{
+    if (p->over || !p->begun || p->grace == Py_HUGE_VAL) {
+        return 0;
+    }
+    double now = al_loop_time(p->st, &p->bound);
+    if (now == -1.0 && PyErr_Occurred()) {
+        return -1;
+    }
+    return al_deadline_add(&p->deadlines, &p->grace_end, now + p->grace);
+}
+
+typedef struct {
+    al_stop why;
+    PyObject *msg; /* borrowed, or NULL */
+} pump_cancellation;
+
+static void
+pump_cancel_worker(WorkerObject *worker, const void *arg)
+{
+    const pump_cancellation *cancellation = arg;
+    al_worker_cancel(worker, cancellation->why, cancellation->msg);
+}
+
+void
+al_pump_stop(al_pump *p, al_stop why, PyObject *msg)
+{
+    bool first = p->stopping == AL_STOP_NONE;
+    if (p->over) {
+        return;
+    }
+    if (first && (why == AL_STOP_BUDGET || why == AL_STOP_CANCEL)
+        && pump_items_have_ended(p))
+    {
+        /* Too late to change what became of the batch. */
+        p->closed = true;
+        pump_check_over(p);
+        return;
+    }
+    if (first) {
+        p->stopping = why;
+    }
+    al_reader_cancel(p);
+    pump_each_worker(p, pump_cancel_worker,
+                     &(pump_cancellation){.why = why, .msg = msg});
+    pump_check_over(p);
+    if (first && pump_begin_grace(p) < 0) {
+        al_pump_fail(p);
+    }
+}
+
+void
+al_pump_fail(al_pump *p)
+{
+    const char *message = "a batch failed more than once, and raises another "
+                          "exception";
+    PyObject *error = PyErr_GetRaisedException(), *other = p->fatal;
+    assert(error != NULL);
+    /* Whoever waited for the end may have raised the first one already. */
+    if (other != NULL && p->over) {
+        PyErr_SetRaisedException(error);
+        al_loop_report_or_exit_later(p->st, p->bound.loop, message, NULL);
+        return;
+    }
+    if (other == NULL || (al_loop_is_exit(error) && !al_loop_is_exit(other))) {
+        p->fatal = error;
+    }
+    else {
+        other = error;
+    }
+    if (other != NULL) {
+        al_loop_report_exception(p->st, p->bound.loop, message, NULL, other);
+        Py_DECREF(other);
+    }
+    al_pump_stop(p, AL_STOP_FATAL, NULL);
+}
+
+/* ------------------------------------- deadlines, and what outlives them
+ *
+ * An item that runs on after its grace is abandoned: its outcome is RUNNING,
+ * its place goes to the next item, and its worker leaves the pump.  The Task
+ * drives the item on, as any Task drives its coroutine, and is held until it
+ * ends; whatever the item then returns or raises is the Task's own.
+ */
+
+/* Tell whether a Task has ended.  Then its callback brings the outcome, in
+   this loop iteration or the next. */
+static bool
+pump_task_has_ended(al_pump *p, PyObject *task)
+{
+    int done = al_task_done(p->st, task);
+    if (done < 0) {
+        al_loop_report_or_exit_later(
+            p->st, p->bound.loop, "a task does not tell whether it has ended",
+            task);
+    }
+    return done > 0;
+}
+
+/* Hold a Task that nothing waits for any more until it ends: the loop itself
+   only has a weak reference. */
+static void
+pump_hold_task(al_pump *p, PyObject *task)
+{
+    PyObject *none = PyObject_CallOneArg(p->st->hold_abandoned, task);
+    if (none == NULL) {
+        al_loop_report_or_exit_later(p->st, p->bound.loop,
+                                     "a task that did not stop cannot be held",
+                                     task);
+    }
+    Py_XDECREF(none);
+}
+
+/* The result of an abandoned item (new).  An item whose Task has not begun
+   counts as never started. */
+static PyObject *
+pump_abandoned_result(WorkerObject *worker, double now)
+{
+    al_pump *p = worker->pump;
+    if (!worker->begun) {
+        return al_item_unstarted(p->st, &worker->item, p->stopping);
+    }
+    bool budget = worker->item.why == AL_STOP_BUDGET;
+    return al_item_stuck(p->st, &worker->item, budget ? p->budget : p->timeout,
+                         p->grace, now - worker->item.started);
+}
+
+/* Abandon the item of a worker; the worker keeps it, and nothing else. */
+static void
+pump_abandon_item(WorkerObject *worker, double now)
+{
+    al_pump *p = worker->pump;
+    PyObject *task = Py_XNewRef(worker->task);
+    if (worker->stepping || (task != NULL && pump_task_has_ended(p, task))
+        || worker->owner == NULL || worker->item.value == NULL)
+    {
+        Py_XDECREF(task);
+        return;
+    }
+    PyObject *owner = Py_NewRef(worker->owner);
+    PyObject *result = pump_abandoned_result(worker, now);
+    if (result == NULL) {
+        al_pump_fail(p);
+    }
+    al_worker_detach(worker); /* its place is free */
+    if (task != NULL) {
+        pump_hold_task(p, task);
+    }
+    if (result != NULL) {
+        p->calls->item_ended(p->owner, result);
+    }
+    al_pump_update(p);
+    Py_XDECREF(result);
+    Py_XDECREF(task);
+    Py_DECREF(owner);
+}
+
+static void
+pump_abandon_worker(WorkerObject *worker, const void *now)
+{
+    if (worker->item.value != NULL) {
+        pump_abandon_item(worker, *(const double *)now);
+    }
+}
+
+/* Abandon a reader that was cancelled and has not stopped in time. */
+static void
+pump_abandon_reader(al_pump *p)
 {
     PyObject *reader = Py_XNewRef(p->reader);
-    if (reader != NULL && !al_pump_task_has_ended(p, reader)) {
-        Py_CLEAR(p->reader);
-        p->source.done = true;
-        al_pump_keep_task(p, reader);
-        if (p->source.ahead != NULL) {
-            pump_refuse_ahead(p);
-        }
-        al_pump_update(p);
+    if (reader != NULL && !pump_task_has_ended(p, reader)) {
+        pump_hold_task(p, reader);
+        al_reader_abandon(p);
     }
     Py_XDECREF(reader);
+}
+
+/* An item's deadline is due: its timeout, or the grace that follows. */
+static void
+pump_item_due(al_deadline *deadline)
+{
+    al_item *item = AL_CONTAINER_OF(deadline, al_item, deadline);
+    WorkerObject *worker = AL_CONTAINER_OF(item, WorkerObject, item);
+    al_pump *p = worker->pump;
+    Py_INCREF(worker);
+    if (item->timeout_sent) {
+        pump_abandon_item(worker, al_pump_time(p));
+    }
+    else {
+        item->timeout_sent = true;
+        al_worker_cancel(worker, AL_STOP_NONE, NULL);
+        /* The flag is off again if the cancellation has ended the item. */
+        if (item->timeout_sent && p->grace != Py_HUGE_VAL
+            && al_deadline_add(&p->deadlines, deadline,
+                               al_pump_time(p) + p->grace)
+                   < 0)
+        {
+            al_pump_fail(p);
+        }
+    }
+    Py_DECREF(worker);
 }
 
 static void
 pump_due(al_deadlines *all, al_deadline *deadline)
 {
     al_pump *p = AL_CONTAINER_OF(all, al_pump, deadlines);
-    if (deadline == NULL) {
+    if (deadline == NULL) { /* the timer itself failed */
         al_pump_fail(p);
     }
     else if (deadline == &p->budget_end) {
         al_pump_stop(p, AL_STOP_BUDGET, NULL);
     }
     else if (deadline == &p->grace_end) {
-        al_pump_abandon_all(p);
-        pump_give_up_reader(p);
+        double now = al_pump_time(p);
+        pump_each_worker(p, pump_abandon_worker, &now);
+        pump_abandon_reader(p);
     }
     else {
-        al_pump_item_due(deadline);
+        pump_item_due(deadline);
     }
 }
+
+/* ---------------------------------------------------------- beginning */
 
 void
 al_pump_init(al_pump *p, al_state *st, PyObject *owner,
@@ -94,77 +450,34 @@ al_pump_init(al_pump *p, al_state *st, PyObject *owner,
     p->st = st;
     p->owner = owner;
     p->calls = calls;
-    p->step = al_worker_step;
-    p->left = al_worker_task_ended;
     p->timeout = p->budget = p->grace = Py_HUGE_VAL;
     al_list_init(&p->workers);
     al_deadline_init(&p->deadlines, st, owner, &p->bound, pump_due);
 }
 
-/* The Task that reads an asynchronous source. */
-static int
-pump_start_reader(al_pump *p)
-{
-    al_state *st = p->st;
-    PyObject *stack[] = {p->source.items, p->owner};
-    PyObject *coro =
-        AL_ALLOC(PyObject_Vectorcall(st->read_source, stack, 2, NULL));
-    PyObject *callback =
-        coro == NULL ? NULL : PyObject_GetAttr(p->owner, st->s_reader_done);
-    PyObject *task = NULL;
-    if (callback != NULL) {
-        task = al_create_task_plain(st, &p->bound, coro, p->name, NULL);
-    }
-    if (coro != NULL && task == NULL) {
-        al_coro_close_unstarted(st, coro);
-    }
-    int failed = -1;
-    if (task != NULL) {
-        p->reader = Py_NewRef(task);
-        failed = al_task_add_done_callback(st, &p->bound, task, callback);
-        if (failed) {
-            Py_CLEAR(p->reader);
-        }
-        else if (p->stopping != AL_STOP_NONE) {
-            /* An eager one, that stopped its batch before it was known. */
-            failed = al_task_cancel(st, task, NULL) < 0 ? -1 : 0;
-        }
-    }
-    Py_XDECREF(task);
-    Py_XDECREF(callback);
-    Py_XDECREF(coro);
-    return failed;
-}
-
-/* Source, budget and the first worker or the reader. */
+/* Begin with the source, the budget and the reader.  Returns 0; -1 with an
+   exception. */
 static int
 pump_start(al_pump *p)
 {
     if (al_source_begin(&p->source) < 0) {
         return -1;
     }
-    if (p->source.length == 0) {
-        p->source.done = p->source.exhausted = true;
+    if (p->source.length == 0) { /* without a Task that finds nothing */
+        p->source.ended = p->source.exhausted = true;
     }
     if (p->budget <= 0.0) {
         al_pump_stop(p, AL_STOP_BUDGET, NULL);
         return 0;
     }
     if (p->budget != Py_HUGE_VAL
-        && al_deadline_add(&p->deadlines, &p->budget_end, p->began + p->budget)
+        && al_deadline_add(&p->deadlines, &p->budget_end,
+                           p->begun_at + p->budget)
                < 0)
     {
         return -1;
     }
-    return p->source.async ? pump_start_reader(p) : 0;
-}
-
-void
-al_pump_set_task_per_item(al_pump *p, PyObject *registry)
-{
-    p->solo = al_item_task_spawn;
-    p->left = al_item_task_ended;
-    p->registry = Py_XNewRef(registry);
+    return p->source.async ? al_reader_start(p) : 0;
 }
 
 int
@@ -180,11 +493,11 @@ al_pump_begin(al_pump *p)
     if (failed) {
         return -1;
     }
-    p->began = al_loop_time(st, &p->bound);
-    if (p->began == -1.0 && PyErr_Occurred()) {
+    p->begun_at = al_loop_time(st, &p->bound);
+    if (p->begun_at == -1.0 && PyErr_Occurred()) {
         return -1;
     }
-    p->turn_at = al_clock();
+    p->yielded_at = al_clock();
     p->begun = true;
     p->spawning = true; /* whatever the source does meanwhile */
     if (p->stopping == AL_STOP_NONE && pump_start(p) < 0) {
@@ -195,126 +508,7 @@ al_pump_begin(al_pump *p)
     return 0;
 }
 
-void
-al_pump_offer(al_pump *p, PyObject *item)
-{
-    p->source.added_first = al_source_waiting(&p->source);
-    Py_XSETREF(p->source.ahead, Py_NewRef(item));
-    al_pump_update(p);
-}
-
-/* What the reader's end says: raise it, or not.  Returns -1 if raised. */
-static int
-pump_judge_reader(al_pump *p, PyObject *reader)
-{
-    PyObject *value;
-    al_outcome outcome = al_task_outcome(p->st, reader, &value);
-    bool stopped = p->stopping != AL_STOP_NONE;
-    if (outcome == AL_CANCELLED && !stopped) {
-        PyErr_SetString(p->st->CancelledError,
-                        "the batch's asynchronous source was cancelled");
-        outcome = AL_ERROR;
-    }
-    else if (outcome == AL_FAILED
-             || (outcome == AL_DONE && PyExceptionInstance_Check(value)))
-    {
-        PyErr_SetRaisedException(Py_NewRef(value));
-        if (outcome == AL_FAILED && stopped) {
-            al_loop_report_or_exit_later(
-                p->st, p->bound.loop,
-                "a batch's asynchronous source failed while it "
-                "was being cancelled",
-                NULL);
-        }
-        else {
-            outcome = AL_ERROR;
-        }
-    }
-    Py_XDECREF(value);
-    return outcome == AL_ERROR ? -1 : 0;
-}
-
-/* The end of a reader that was given up: nobody waits for it. */
-static void
-pump_end_late_reader(al_pump *p, PyObject *reader)
-{
-    PyObject *value;
-    al_outcome outcome = al_task_outcome(p->st, reader, &value);
-    if (outcome != AL_CANCELLED && value != NULL
-        && PyExceptionInstance_Check(value))
-    {
-        PyErr_SetRaisedException(Py_NewRef(value));
-        outcome = AL_ERROR;
-    }
-    if (outcome == AL_ERROR) {
-        al_loop_report_or_exit_later(
-            p->st, p->bound.loop,
-            "a batch's asynchronous source, which did not stop in "
-            "time, failed",
-            reader);
-    }
-    Py_XDECREF(value);
-}
-
-void
-al_pump_read(al_pump *p, PyObject *task)
-{
-    PyObject *reader = p->reader;
-    if (reader == NULL) {
-        pump_end_late_reader(p, task);
-        return;
-    }
-    p->reader = NULL;
-    p->source.done = true;
-    bool stopped = p->stopping != AL_STOP_NONE;
-    if (pump_judge_reader(p, reader) < 0) {
-        al_pump_fail(p);
-    }
-    p->source.exhausted = !stopped && p->fatal == NULL;
-    if (p->stopping != AL_STOP_NONE && p->source.ahead != NULL) {
-        pump_refuse_ahead(p);
-    }
-    Py_DECREF(reader);
-    al_pump_update(p);
-}
-
-int
-al_pump_add(al_pump *p, PyObject *item)
-{
-    if (p->over || p->closed) {
-        PyErr_SetString(PyExc_RuntimeError,
-                        p->over ? "this batch has ended: nothing can be added "
-                                  "to it"
-                                : "this batch was closed: nothing can be "
-                                  "added to it");
-        return -1;
-    }
-    if (PyCoro_CheckExact(item)) {
-        al_source_refuse(p->st, item);
-        return -1;
-    }
-    if (al_source_add(&p->source, item) < 0) {
-        return -1;
-    }
-    al_pump_update(p);
-    return 0;
-}
-
-void
-al_pump_limit_changed(al_pump *p)
-{
-    al_pump_update(p);
-    if (p->gates != NULL && !p->paused) {
-        (void)PyList_Reverse(p->gates); /* the last is woken first */
-        al_loop_wake_waiters(p->st, &p->bound, p->gates);
-    }
-    if (p->begun) {
-        al_pump_spawn(p, p->limit - p->alive < al_source_left(&p->source)
-                             ? p->limit - p->alive
-                             : al_source_left(&p->source));
-        al_pump_grow(p);
-    }
-}
+/* ---------------------------------------------------------- collecting */
 
 int
 al_pump_visit(al_pump *p, visitproc visit, void *arg)
@@ -324,10 +518,10 @@ al_pump_visit(al_pump *p, visitproc visit, void *arg)
     Py_VISIT(p->reader);
     Py_VISIT(p->fatal);
     Py_VISIT(p->registry);
-    Py_VISIT(p->gates);
+    Py_VISIT(p->held);
     Py_VISIT(p->deadlines.timer);
     for (al_link *at = p->workers.next; at != &p->workers; at = at->next) {
-        Py_VISIT(AL_CONTAINER_OF(at, WorkerObject, link));
+        Py_VISIT((PyObject *)AL_CONTAINER_OF(at, WorkerObject, link));
     }
     int stop = al_source_visit(&p->source, visit, arg);
     return stop != 0 ? stop : al_loop_visit(&p->bound, visit, arg);
@@ -343,7 +537,7 @@ al_pump_clear(al_pump *p)
     Py_CLEAR(p->deadlines.timer);
     Py_CLEAR(p->fatal);
     Py_CLEAR(p->registry);
-    Py_CLEAR(p->gates);
+    Py_CLEAR(p->held);
     Py_CLEAR(p->reader);
     Py_CLEAR(p->name);
     Py_CLEAR(p->fn);

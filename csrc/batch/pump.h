@@ -1,43 +1,137 @@
-/* A pump: items from a source, driven by its workers, with one budget. */
+/* The pump: takes items from a source and has workers run them. */
 #ifndef AL_PUMP_H
 #define AL_PUMP_H
 
 #include "base/compat.h"
+#include "base/list.h"
 #include "base/state.h"
-#include "batch/worker.h"
+#include "aio/loop.h"
+#include "aio/deadline.h"
+#include "batch/source.h"
+#include "batch/item.h"
 
-/* Make an idle pump; what it works on is put into its fields, limit, room,
-   timeout and budget included.  Pure C. */
+/* How a pump notifies its owner. */
+typedef struct {
+    /* An item has ended, or was pulled and never started (PENDING); its
+       TaskResult is borrowed.  Sets no exception.  Runs Python. */
+    void (*item_ended)(PyObject *owner, PyObject *result);
+    /* The item that the reader had ready was taken.  Runs Python. */
+    void (*item_taken)(PyObject *owner);
+    /* The pump is over.  Called once.  Runs Python. */
+    void (*over)(PyObject *owner);
+    /* Nothing runs and nothing is left to pull.  Tell whether the pump is
+       over, or whether items may still be added.  Pure C. */
+    bool (*may_be_over)(PyObject *owner);
+} al_pump_calls;
+
+typedef struct WorkerObject WorkerObject;
+
+/* A pump, embedded in its owner. */
+typedef struct al_pump {
+    al_state *st;
+    PyObject *owner; /* borrowed: embeds this */
+    const al_pump_calls *calls;
+    al_loop bound;
+    al_source source;
+    al_deadlines deadlines;
+    al_deadline budget_end;
+    al_deadline grace_end;
+    al_link workers;         /* owns a reference to each */
+    WorkerObject *yielding;  /* borrowed: has yielded to the loop */
+    PyObject *fn;            /* owned */
+    PyObject *name;          /* owned: of the workers' Tasks */
+    PyObject *reader;        /* owned: Task of an asynchronous source */
+    PyObject *fatal;         /* owned: the exception that stopped the pump */
+    PyObject *registry;      /* owned: registers the items' Tasks, or NULL */
+    PyObject *held;          /* owned: list of futures of held items */
+    Py_ssize_t limit;        /* of workers */
+    Py_ssize_t alive;        /* workers */
+    Py_ssize_t unstarted;    /* of these, not begun yet */
+    Py_ssize_t room;         /* how many more items may be pulled now */
+    int cancelled_unstarted; /* workers, in a row */
+    double timeout;          /* of an item; inf: none */
+    double budget;           /* of the whole batch; inf: none */
+    double grace;            /* of cancelled items; inf: none */
+    double begun_at;         /* loop time */
+    double yielded_at;       /* system clock, of the last yield to the loop */
+    al_stop stopping;
+    bool task_per_item;
+    bool begun;
+    bool over;
+    bool driving;  /* a worker of this pump is on the C stack */
+    bool spawning; /* workers are being made */
+    bool paused;
+    bool closed; /* nothing can be added any more */
+} al_pump;
+
+/* Make an idle pump.  The caller then fills in fn, name, source, limit, room,
+   timeout, budget, grace, task_per_item and registry.  Pure C. */
 void al_pump_init(al_pump *pump, al_state *st, PyObject *owner,
                   const al_pump_calls *calls);
 
-/* Make a Task for each item, registered where there is a `registry`, a
-   TaskRegistry or NULL.  Pure C. */
-void al_pump_set_task_per_item(al_pump *pump, PyObject *registry);
-
-/* Begin in the running loop.  Returns 0, also where the source or the first
-   worker failed, which ends it as AL_STOP_FATAL; -1 with an exception where
-   there is no loop, nothing begun.  Runs Python. */
+/* Begin in the running loop.  Returns 0, also if the source or the first
+   worker failed: that stops the pump with AL_STOP_FATAL.  -1 with an exception
+   if no loop runs; then nothing has begun.  Runs Python. */
 int al_pump_begin(al_pump *pump);
 
-/* The reader has its next item; the one before was taken.  Runs Python. */
-void al_pump_offer(al_pump *pump, PyObject *item);
+/* The state has changed: make a worker if an item may be pulled, let held
+   items begin, and notify the owner if the pump is over.  A failure stops the
+   pump.  Runs Python. */
+void al_pump_update(al_pump *pump);
 
-/* The reader (a Task, borrowed) has ended.  Runs Python. */
-void al_pump_read(al_pump *pump, PyObject *task);
+/* Make up to `n` more workers, as far as the limit allows and there is
+   something to pull.  A failure stops the pump.  Runs Python. */
+void al_pump_spawn(al_pump *pump, Py_ssize_t n);
 
-/* Add an item; before the pump has begun, too.  Returns 0; -1 with an
-   exception, nothing changed.  Runs Python. */
-int al_pump_add(al_pump *pump, PyObject *item);
+/* An item has suspended, or the limit was raised: double the workers if there
+   are more items than workers.  Runs Python. */
+void al_pump_grow(al_pump *pump);
 
-/* Its limit, or whether it is paused or closed, has been changed: see that as
-   many workers come as may.  Runs Python. */
+/* The limit has changed, or the pump was paused, resumed or closed: make as
+   many workers as may run now.  Runs Python. */
 void al_pump_limit_changed(al_pump *pump);
+
+/* Start nothing new and cancel everything that runs; each further call cancels
+   it once more.  `msg` may be NULL.  Runs Python. */
+void al_pump_stop(al_pump *pump, al_stop why, PyObject *msg);
+
+/* Stop because of the exception that is set, and take it.  The batch raises
+   the first one, or the first that ends the loop's run.  Runs Python. */
+void al_pump_fail(al_pump *pump);
 
 /* The visit of an embedded pump.  Pure C. */
 int al_pump_visit(al_pump *pump, visitproc visit, void *arg);
 
 /* The clear of an embedded pump.  Runs Python. */
 void al_pump_clear(al_pump *pump);
+
+/* Tell whether an item may be pulled now.  Pure C. */
+static inline bool
+al_pump_may_pull(const al_pump *p)
+{
+    return p->stopping == AL_STOP_NONE && p->fatal == NULL && !p->paused
+           && p->room > 0 && al_source_may_give(&p->source);
+}
+
+/* Tell whether an item that already has its Task must be held: the pump is
+   paused, or the limit was lowered.  Pure C. */
+static inline bool
+al_pump_holds_items(const al_pump *p)
+{
+    return p->paused
+           || (p->alive - p->unstarted >= p->limit && p->fatal == NULL);
+}
+
+/* The loop's time; -1.0 if the clock fails, which stops the pump.
+   Runs Python. */
+static inline double
+al_pump_time(al_pump *p)
+{
+    double now = al_loop_time(p->st, &p->bound);
+    if (now == -1.0 && PyErr_Occurred()) {
+        al_pump_fail(p);
+    }
+    return now;
+}
 
 #endif

@@ -1,30 +1,18 @@
-/* TaskResult: what became of one item.
+/* TaskResult: how one item ended.
  *
- * A batch of a million makes a million of these, so: 64 bytes and the
- * collector's head; the id is made when it is asked for; and a result whose
- * parts cannot be in a cycle is not shown to the collector at all, which from
- * 100,000 results on is most of what a batch costs.
+ * A batch of a million items makes a million of these.  So a result has 64
+ * bytes and the collector's head; its id is made on the first demand; and a
+ * result whose parts cannot be in a cycle is not tracked by the collector.
+ * From 100,000 results on, tracking them is most of what a batch costs.
  */
 #include "base/compat.h"
 #include "base/fault.h"
 #include "base/state.h"
 #include "batch/result.h"
 
-typedef struct {
-    PyObject_HEAD
-    PyObject *item;    /* owned */
-    PyObject *task_id; /* owned; NULL: not asked for yet */
-    PyObject *data;    /* owned */
-    PyObject *error;   /* owned; NULL: None */
-    Py_ssize_t index;
-    float duration;
-    uint8_t state;
-    bool success;
-    bool timed_out;
-} ResultObject;
-
-/* Tell whether an object may ever be in a reference cycle.  A dict without
-   references is untracked too, but will not stay so; a tuple will. */
+/* Tell whether an object may ever be in a reference cycle.  Dicts and tuples
+   of atoms are untracked by the collector; a tuple stays so, a dict may not.
+ */
 static bool
 result_may_cycle(PyObject *part)
 {
@@ -33,35 +21,35 @@ result_may_cycle(PyObject *part)
 }
 
 PyObject *
-al_result_new(al_state *st, const al_result_fields *facts)
+al_result_new(al_state *st, const al_result_fields *fields)
 {
     ResultObject *self = AL_ALLOC(
         PyObject_GC_New(ResultObject, (PyTypeObject *)st->TaskResult));
     if (self == NULL) {
         return NULL;
     }
-    PyObject *task_id = facts->task_id;
-    PyObject *data = facts->data == NULL ? Py_None : facts->data;
-    PyObject *error = facts->error;
-    self->state = (uint8_t)facts->state;
-    self->timed_out = facts->timed_out;
-    if (facts->state == AL_RESULT_DONE
+    PyObject *task_id = fields->task_id;
+    PyObject *data = fields->data == NULL ? Py_None : fields->data;
+    PyObject *error = fields->error;
+    self->state = (uint8_t)fields->state;
+    self->timed_out = fields->timed_out;
+    if (fields->state == AL_RESULT_DONE
         && Py_IS_TYPE(data, (PyTypeObject *)st->TaskResult))
     {
-        ResultObject *told = (ResultObject *)data;
-        if (told->task_id != NULL) {
-            task_id = told->task_id;
+        ResultObject *own = (ResultObject *)data;
+        if (own->task_id != NULL) {
+            task_id = own->task_id;
         }
-        self->state = told->success                        ? AL_RESULT_DONE
-                      : told->state == AL_RESULT_CANCELLED ? told->state
-                                                           : AL_RESULT_FAILED;
-        error = told->error;
-        data = told->data;
+        self->state = own->success                        ? AL_RESULT_DONE
+                      : own->state == AL_RESULT_CANCELLED ? own->state
+                                                          : AL_RESULT_FAILED;
+        error = own->error;
+        data = own->data;
     }
     self->success = self->state == AL_RESULT_DONE;
-    self->index = facts->index;
-    self->duration = (float)facts->duration;
-    self->item = Py_NewRef(facts->item);
+    self->index = fields->index;
+    self->duration = (float)fields->duration;
+    self->item = Py_NewRef(fields->item);
     self->task_id = Py_XNewRef(task_id);
     self->data = Py_NewRef(data);
     self->error = Py_XNewRef(error);
@@ -71,30 +59,6 @@ al_result_new(al_state *st, const al_result_fields *facts)
         PyObject_GC_Track(self);
     }
     return (PyObject *)self;
-}
-
-al_result_state
-al_result_state_of(PyObject *result)
-{
-    return (al_result_state)((ResultObject *)result)->state;
-}
-
-PyObject *
-al_result_error(PyObject *result)
-{
-    return ((ResultObject *)result)->error;
-}
-
-Py_ssize_t
-al_result_index(PyObject *result)
-{
-    return ((ResultObject *)result)->index;
-}
-
-bool
-al_result_timed_out(PyObject *result)
-{
-    return ((ResultObject *)result)->timed_out;
 }
 
 PyObject *
@@ -116,7 +80,7 @@ al_result_default_id(PyObject *item, Py_ssize_t index)
     return AL_ALLOC(PyUnicode_FromFormat("%zd", index));
 }
 
-/* The id (borrowed), made on first demand; NULL with an exception. */
+/* The task id (borrowed), made on the first demand; NULL with an exception. */
 static PyObject *
 result_id(ResultObject *self)
 {
@@ -126,7 +90,7 @@ result_id(ResultObject *self)
     return self->task_id;
 }
 
-/* ------------------------------------------------------ what Python sees */
+/* ------------------------------------------------------ the Python API */
 
 static PyObject *
 result_get_task_id(PyObject *op, void *Py_UNUSED(closure))
@@ -191,7 +155,8 @@ result_get_duration(PyObject *op, void *Py_UNUSED(closure))
 
 PyDoc_STRVAR(result_unwrap_doc,
 "unwrap($self, /)\n--\n\n"
-"Return data, or raise error.");
+"Return data if the item succeeded, otherwise raise error.\n\n"
+"Raises RuntimeError for a failure without an error.");
 
 static PyObject *
 result_unwrap(PyObject *op, PyObject *Py_UNUSED(ignored))
@@ -213,18 +178,22 @@ result_unwrap(PyObject *op, PyObject *Py_UNUSED(ignored))
     return NULL;
 }
 
-/* The fields that as_dict() gives, in order; also the doors to them. */
+/* as_dict() walks over this table, in its order. */
 static PyGetSetDef result_getset[] = {
     {"task_id", result_get_task_id, NULL,
-     "key(item); else the item as a str, or its index.", NULL},
-    {"success", result_get_success, NULL, "Did it end with a value?", NULL},
+     "The answer of key(item), otherwise the item as a str, or its index.",
+     NULL},
+    {"success", result_get_success, NULL,
+     "Whether the item returned a value.", NULL},
     {"data", result_get_data, NULL, "The value, or None.", NULL},
     {"error", result_get_error, NULL, "The exception, or None.", NULL},
-    {"index", result_get_index, NULL, "Place in the input, from 0.", NULL},
+    {"index", result_get_index, NULL, "The item's place in the input, from 0.",
+     NULL},
     {"item", result_get_item, NULL, "The item itself.", NULL},
-    {"state", result_get_state, NULL, "A TaskState.", NULL},
+    {"state", result_get_state, NULL, "How the item ended: a TaskState.",
+     NULL},
     {"timed_out", result_get_timed_out, NULL,
-     "Did its timeout or the budget end it?", NULL},
+     "Whether its timeout or the budget ended it.", NULL},
     {"duration", result_get_duration, NULL,
      "Seconds from the call of the function to the end.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
@@ -232,7 +201,7 @@ static PyGetSetDef result_getset[] = {
 
 PyDoc_STRVAR(result_as_dict_doc,
 "as_dict($self, /)\n--\n\n"
-"Return all fields as a dict.");
+"Return all attributes as a dict of their names.");
 
 static PyObject *
 result_as_dict(PyObject *op, PyObject *Py_UNUSED(ignored))
@@ -255,34 +224,34 @@ result_as_dict(PyObject *op, PyObject *Py_UNUSED(ignored))
 PyDoc_STRVAR(result_restore_doc,
 "_restore($type, task_id, data, error, index, item, state, timed_out,\n"
 "         duration, /)\n--\n\n"
-"Make a result of its parts: pickle's way back, and a batch's way to the\n"
-"items that it never started.");
+"Make a result of its parts, for pickle and for items that never started.");
 
 static PyObject *
 result_restore(PyObject *type, PyObject *args)
 {
-    al_result_fields facts = {0};
+    al_result_fields fields = {0};
     int state, timed_out;
     al_state *st = al_state_of_type((PyTypeObject *)type);
     if (st == NULL
-        || !PyArg_ParseTuple(args, "OOOnOipd:_restore", &facts.task_id,
-                             &facts.data, &facts.error, &facts.index,
-                             &facts.item, &state, &timed_out, &facts.duration))
+        || !PyArg_ParseTuple(args, "OOOnOipd:_restore", &fields.task_id,
+                             &fields.data, &fields.error, &fields.index,
+                             &fields.item, &state, &timed_out,
+                             &fields.duration))
     {
         return NULL;
     }
-    facts.task_id = facts.task_id == Py_None ? NULL : facts.task_id;
-    facts.error = facts.error == Py_None ? NULL : facts.error;
-    facts.state = (al_result_state)state;
-    facts.timed_out = timed_out != 0;
+    fields.task_id = fields.task_id == Py_None ? NULL : fields.task_id;
+    fields.error = fields.error == Py_None ? NULL : fields.error;
+    fields.state = (al_result_state)state;
+    fields.timed_out = timed_out != 0;
     if (state < AL_RESULT_PENDING || state > AL_RESULT_RUNNING
-        || (facts.task_id != NULL && !PyUnicode_CheckExact(facts.task_id))
-        || (facts.error != NULL && !PyExceptionInstance_Check(facts.error)))
+        || (fields.task_id != NULL && !PyUnicode_CheckExact(fields.task_id))
+        || (fields.error != NULL && !PyExceptionInstance_Check(fields.error)))
     {
         PyErr_SetString(PyExc_ValueError, "not the parts of a TaskResult");
         return NULL;
     }
-    return al_result_new(st, &facts);
+    return al_result_new(st, &fields);
 }
 
 static PyObject *
@@ -308,7 +277,7 @@ result_reduce(PyObject *op, PyObject *Py_UNUSED(ignored))
 
 /* ----------------------------------------------------------- the type */
 
-/* What a user's own result says: checked, as ids are everywhere. */
+/* TaskResult(...) as user code calls it, with its arguments checked. */
 static PyObject *
 result_make(al_state *st, PyObject *task_id, int success, PyObject *data,
             PyObject *error)
@@ -330,7 +299,7 @@ result_make(al_state *st, PyObject *task_id, int success, PyObject *data,
         Py_XDECREF(exact);
         return NULL;
     }
-    al_result_fields facts = {
+    al_result_fields fields = {
         .item = Py_None,
         .task_id = exact,
         .error = error,
@@ -338,7 +307,7 @@ result_make(al_state *st, PyObject *task_id, int success, PyObject *data,
                  : cancelled ? AL_RESULT_CANCELLED
                              : AL_RESULT_FAILED,
     };
-    PyObject *self = al_result_new(st, &facts);
+    PyObject *self = al_result_new(st, &fields);
     Py_DECREF(exact);
     if (self != NULL) {
         Py_SETREF(((ResultObject *)self)->data, Py_NewRef(data));
@@ -431,7 +400,7 @@ result_traverse(PyObject *op, visitproc visit, void *arg)
 static int
 result_clear(PyObject *op)
 {
-    /* To None, not NULL: a result in a cycle may still be read. */
+    /* None, not NULL: a result in a cycle may still be read. */
     ResultObject *self = (ResultObject *)op;
     Py_SETREF(self->item, Py_NewRef(Py_None));
     Py_SETREF(self->data, Py_NewRef(Py_None));
@@ -446,8 +415,8 @@ result_dealloc(PyObject *op)
     ResultObject *self = (ResultObject *)op;
     PyTypeObject *type = Py_TYPE(op);
     PyObject_GC_UnTrack(op);
-    Py_TRASHCAN_BEGIN(op, result_dealloc) /* results nest in results */
-        Py_DECREF(self->item);
+    /* Results nest in results, to any depth. */
+    Py_TRASHCAN_BEGIN(op, result_dealloc) Py_DECREF(self->item);
     Py_DECREF(self->data);
     Py_XDECREF(self->task_id);
     Py_XDECREF(self->error);
@@ -468,9 +437,10 @@ static PyMethodDef result_methods[] = {
 
 PyDoc_STRVAR(result_doc,
 "TaskResult(task_id, success, data=None, error=None)\n--\n\n"
-"What became of one item: read-only, picklable.\n\n"
-"Equality compares the four fields of the constructor.  A function that is\n"
-"run by bounded_gather may return one: they are then taken from it.");
+"How one item of a batch ended: read-only and picklable.\n\n"
+"Two results are equal if the four arguments of their constructors are.  A\n"
+"function that bounded_gather runs may return a TaskResult, from which the\n"
+"four are then taken.");
 
 static PyType_Slot result_slots[] = {
     {Py_tp_doc, (void *)result_doc},
@@ -505,7 +475,7 @@ al_result_setup(PyObject *module, al_state *st)
         names == NULL
         || PyObject_SetAttrString(st->TaskResult, "__match_args__", names) < 0;
     Py_XDECREF(names);
-    /* Only now, for an immutable type takes no attribute. */
+    /* Only now: an immutable type accepts no attribute. */
     ((PyTypeObject *)st->TaskResult)->tp_flags |= Py_TPFLAGS_IMMUTABLETYPE;
     return failed ? -1 : 0;
 }

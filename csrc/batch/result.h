@@ -1,4 +1,4 @@
-/* TaskResult: what became of one item. */
+/* TaskResult: how one item ended. */
 #ifndef AL_RESULT_H
 #define AL_RESULT_H
 
@@ -10,13 +10,26 @@ typedef enum {
     AL_RESULT_DONE,
     AL_RESULT_FAILED,
     AL_RESULT_CANCELLED,
-    AL_RESULT_RUNNING, /* did not stop in time */
+    AL_RESULT_RUNNING, /* abandoned: it did not stop in time */
 } al_result_state;
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *item;    /* owned */
+    PyObject *task_id; /* owned; NULL: not asked for yet */
+    PyObject *data;    /* owned */
+    PyObject *error;   /* owned; NULL: None */
+    Py_ssize_t index;
+    float duration;
+    uint8_t state; /* an al_result_state */
+    bool success;
+    bool timed_out;
+} ResultObject;
 
 /* What a result is made of; the objects are borrowed. */
 typedef struct {
     PyObject *item;
-    PyObject *task_id; /* NULL: made of the item when asked for */
+    PyObject *task_id; /* an exact str; NULL: made of the item on demand */
     PyObject *data;    /* NULL: None */
     PyObject *error;   /* NULL: None */
     Py_ssize_t index;
@@ -25,27 +38,15 @@ typedef struct {
     bool timed_out;
 } al_result_fields;
 
-/* A TaskResult (new).  Where it is DONE and its data is a TaskResult itself,
-   id, success, data and error are taken from that.  Pure C. */
-PyObject *al_result_new(al_state *st, const al_result_fields *facts);
+/* A TaskResult (new).  If the item returned a TaskResult itself, then id,
+   success, data and error are taken from that one.  Pure C. */
+PyObject *al_result_new(al_state *st, const al_result_fields *fields);
 
-/* How it ended.  Pure C. */
-al_result_state al_result_state_of(PyObject *result);
-
-/* Its exception (borrowed), or NULL.  Pure C. */
-PyObject *al_result_error(PyObject *result);
-
-/* Its place in the input.  Pure C. */
-Py_ssize_t al_result_index(PyObject *result);
-
-/* Tell whether its time ran out.  Pure C. */
-bool al_result_timed_out(PyObject *result);
-
-/* The id that an item without a key has: the item as a str if it is a
-   non-empty str or an int but no bool, else its index (new).  Pure C. */
+/* The task id of an item without a key (new): the item itself, if it is a
+   non-empty str, or an int other than a bool; otherwise its index.  Pure C. */
 PyObject *al_result_default_id(PyObject *item, Py_ssize_t index);
 
-/* Make the type.  Runs Python. */
+/* Make the type.  Returns 0; -1 with an exception.  Runs Python. */
 int al_result_setup(PyObject *module, al_state *st);
 
 #endif

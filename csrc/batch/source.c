@@ -1,20 +1,26 @@
 /* Where a batch's items come from.
  *
- * next() and key() run in the batch's own context, entered around each call;
- * of a list, a tuple or a range without a key nothing of the user's runs, and
- * nothing is entered.
+ * The items themselves are read lazily, by next() or by the reader; added ones
+ * wait in a list.  Which comes next:
+ *
+ *     iterable:       items, to their end, then what was added
+ *     asynchronous:   what was added before the reader's item arrived,
+ *                     that item, what was added since, ...
+ *
+ * next() and key() run in the batch's own context, which is entered around
+ * each call.  For a list, a tuple or a range without a key, none of the user's
+ * code runs and nothing is entered.
  */
 #include "base/compat.h"
 #include "base/fault.h"
 #include "base/state.h"
-#include "aio/loop.h"
 #include "aio/task.h"
+#include "batch/fifo.h"
 #include "batch/drive.h"
 #include "batch/source.h"
 
-/* Added items that were pulled, before they are cut off. */
-#define SOURCE_CUT 64
-
+/* Tell whether reading the items runs no code of the user's.  A subclass may
+   have an __iter__ or __len__ of its own. */
 static bool
 source_is_plain(PyObject *items)
 {
@@ -61,8 +67,9 @@ al_source_begin(al_source *source)
     if (source->async) {
         return 0;
     }
-    source->quiet = source_is_plain(source->items) && source->key == NULL;
-    source->length = al_source_length(source);
+    source->runs_no_python =
+        source_is_plain(source->items) && source->key == NULL;
+    source->length = al_source_length(source); /* it may have changed */
     source->iterator = source_iterate(source);
     return source->iterator == NULL ? -1 : 0;
 }
@@ -92,32 +99,22 @@ al_source_queued(const al_source *source)
                                     PyList_GET_SIZE(source->added)));
 }
 
-/* The next one that was added (new), or NULL.  Sets no exception. */
+/* The next item that was added (new), or NULL.  Sets no exception. */
 static PyObject *
 source_next_added(al_source *source)
 {
     if (al_source_waiting(source) == 0) {
         return NULL;
     }
-    PyObject *list = source->added;
-    Py_ssize_t place = source->added_front++;
-    PyObject *item = Py_NewRef(PyList_GET_ITEM(list, place));
-    (void)PyList_SetItem(list, place, Py_NewRef(Py_None));
+    PyObject *item =
+        Py_NewRef(PyList_GET_ITEM(source->added, source->added_front));
     source->added_first -= source->added_first > 0;
-    if (source->added_front >= SOURCE_CUT
-        && source->added_front * 2 >= PyList_GET_SIZE(list))
-    {
-        if (PyList_SetSlice(list, 0, source->added_front, NULL) == 0) {
-            source->added_front = 0;
-        }
-        else if (PyErr_ExceptionMatches(PyExc_MemoryError)) {
-            PyErr_Clear(); /* the next one will try again */
-        }
-    }
+    (void)al_fifo_take(source->added, &source->added_front);
     return item;
 }
 
-/* What the key says of an item, as an exact str (new). */
+/* key(item) as an exact str (new).  The key is held, for its own call may
+   clear the source. */
 static PyObject *
 source_key(al_source *source, PyObject *item)
 {
@@ -140,18 +137,20 @@ source_key(al_source *source, PyObject *item)
     return NULL;
 }
 
-/* The next item of the iterator (new); NULL at its end, or with its error. */
+/* The next item of the iterator (new); NULL at its end, or with its exception.
+   Either ends the source. */
 static PyObject *
 source_next(al_source *source)
 {
     PyObject *iterator = Py_NewRef(source->iterator);
-    PyObject *item = source->quiet ? Py_TYPE(iterator)->tp_iternext(iterator)
-                                   : al_drive_next(source->context, iterator);
+    PyObject *item = source->runs_no_python
+                         ? Py_TYPE(iterator)->tp_iternext(iterator)
+                         : al_drive_next(source->context, iterator);
     if (item == NULL && PyErr_ExceptionMatches(PyExc_StopIteration)) {
         PyErr_Clear();
     }
     if (item == NULL) {
-        source->done = true;
+        source->ended = true;
         source->exhausted = !PyErr_Occurred();
         Py_CLEAR(source->iterator);
     }
@@ -160,7 +159,7 @@ source_next(al_source *source)
 }
 
 void
-al_source_refuse(al_state *st, PyObject *coro)
+al_source_refuse_coroutine(al_state *st, PyObject *coro)
 {
     PyErr_SetString(PyExc_TypeError,
                     "the items are coroutines, which bounded_gather makes "
@@ -170,22 +169,23 @@ al_source_refuse(al_state *st, PyObject *coro)
     al_coro_close_unstarted(st, coro);
 }
 
-/* The next item of all (new); NULL: none, or with an exception.  *own: it is
-   none that was added. */
+/* The next item (new); NULL if there is none, or with an exception.  Tells in
+ *from_items whether it comes from the items and was not added. */
 static PyObject *
-source_take(al_source *source, bool *own)
+source_take(al_source *source, bool *from_items)
 {
-    *own = true;
+    *from_items = true;
     PyObject *item = NULL;
     if (!source->async && source->iterator != NULL) {
         item = source_next(source);
     }
     else if (source->added_first == 0) {
+        /* Of an asynchronous source; else `ahead` is NULL. */
         item = source->ahead;
         source->ahead = NULL;
     }
     if (item == NULL && !PyErr_Occurred()) {
-        *own = false;
+        *from_items = false;
         item = source_next_added(source);
     }
     return item;
@@ -195,26 +195,28 @@ int
 al_source_pull(al_state *st, al_source *source, PyObject **item,
                PyObject **task_id)
 {
-    bool own;
+    bool from_items;
     *task_id = NULL;
-    *item = source_take(source, &own);
+    *item = source_take(source, &from_items);
     if (*item == NULL) {
         return PyErr_Occurred() ? -1 : 0;
     }
+    /* Counted before key() is called, whose error names the index. */
     source->pulled++;
-    source->own += own;
+    source->from_items += from_items;
     bool refused = PyCoro_CheckExact(*item);
     if (refused) {
-        al_source_refuse(st, *item);
+        al_source_refuse_coroutine(st, *item);
     }
     else if (source->key != NULL) {
         *task_id = source_key(source, *item);
         refused = *task_id == NULL;
     }
     if (refused) {
-        source->done = true;
+        /* An item without an id has no result: as if it was never pulled. */
+        source->ended = true;
         source->pulled--;
-        source->own -= own;
+        source->from_items -= from_items;
         Py_CLEAR(*item);
         return -1;
     }

@@ -5,48 +5,50 @@
 #include "base/compat.h"
 #include "base/state.h"
 
-/* A source of items: an iterable, or an asynchronous one, whose reader puts
-   one item ahead; and what is added to it.  Added items come after those of an
-   iterable, and among those of a reader as they arrive. */
+/* A source of items: an iterable, or an asynchronous one, whose reader has one
+   item ready; and the items that are added.  Added items come after those of
+   an iterable, and among those of a reader in the order of arrival. */
 typedef struct {
-    PyObject *items;        /* owned: as the user gave them */
-    PyObject *key;          /* owned; NULL: none */
-    PyObject *context;      /* owned: what the user's code here runs in */
-    PyObject *iterator;     /* owned; NULL: not begun, done or asynchronous */
-    PyObject *ahead;        /* owned: what the reader has ready, or NULL */
+    PyObject *items;        /* owned: as the user passed them */
+    PyObject *key;          /* owned, or NULL */
+    PyObject *context;      /* owned: next(), key() and on_result run in it */
+    PyObject *iterator;     /* owned; NULL: not begun, ended or asynchronous */
+    PyObject *ahead;        /* owned: the item that the reader has ready */
     PyObject *added;        /* owned: list; NULL: nothing was ever added */
-    Py_ssize_t added_front; /* place in it of what is pulled next */
-    Py_ssize_t added_count; /* ever */
-    Py_ssize_t added_first; /* how many of them come before what is ahead */
-    Py_ssize_t own;         /* pulled from the items themselves */
-    Py_ssize_t pulled;      /* with those that were added */
-    Py_ssize_t length;      /* -1: not known */
+    Py_ssize_t added_front; /* the place in it that is pulled next */
+    Py_ssize_t added_count; /* how many were ever added */
+    Py_ssize_t added_first; /* how many of them come before `ahead` */
+    Py_ssize_t from_items;  /* how many were pulled from the items */
+    Py_ssize_t pulled;      /* with the added ones */
+    Py_ssize_t length;      /* of the items; -1: not known */
     bool async;
-    bool quiet;     /* pulling runs none of the user's code */
-    bool done;      /* nothing comes any more, but for what is ahead */
-    bool exhausted; /* done because it was read to its end */
+    bool runs_no_python; /* pulling runs none of the user's code */
+    bool ended;          /* the items give nothing more, except `ahead` */
+    bool exhausted;      /* ended because they were read to their end */
 } al_source;
 
-/* The length of an exact list, tuple or range; -1 for all else.  Pure C. */
+/* The length of an exact list, tuple or range; -1 for any other items.
+   Pure C. */
 Py_ssize_t al_source_length(const al_source *source);
 
-/* Begin in the current context, which is copied.  Returns 0; -1 with an
-   exception, which may be the source's own.  Runs Python. */
+/* Take a copy of the current context and the items' iterator.  Returns 0; -1
+   with an exception, which may be the items' own.  Runs Python. */
 int al_source_begin(al_source *source);
 
-/* A coroutine where an item belongs: raise TypeError with the right call, and
-   close it if it has not started.  Runs Python. */
-void al_source_refuse(al_state *st, PyObject *coro);
+/* Refuse a coroutine that was passed as an item: raise TypeError, which shows
+   the right call, and close it if it has not started.  Runs Python. */
+void al_source_refuse_coroutine(al_state *st, PyObject *coro);
 
-/* Put an item behind all others.  Returns 0; -1 with an exception, nothing
+/* Add an item behind all others.  Returns 0; -1 with an exception, nothing
    changed.  Pure C. */
 int al_source_add(al_source *source, PyObject *item);
 
-/* What was added and not yet pulled (a new list).  Pure C. */
+/* A list of the items that were added and not yet pulled (new).  Pure C. */
 PyObject *al_source_queued(const al_source *source);
 
-/* Pull one item and the key's answer, NULL without a key (both new).  Returns
-   1; 0 if there is none now; -1 with an exception.  Runs Python. */
+/* Pull one item and its task id, which is NULL without a key (both new).
+   Returns 1; 0 if there is none now; -1 with an exception, which ends the
+   source.  Runs Python. */
 int al_source_pull(al_state *st, al_source *source, PyObject **item,
                    PyObject **task_id);
 
@@ -63,26 +65,26 @@ al_source_waiting(const al_source *source)
 static inline bool
 al_source_may_give(const al_source *source)
 {
-    return (source->async ? source->ahead != NULL : !source->done)
+    return (source->async ? source->ahead != NULL : !source->ended)
            || al_source_waiting(source) > 0;
 }
 
-/* Tell whether nothing comes any more, unless it is added.  Pure C. */
+/* Tell whether nothing is left to pull, unless something is added.  Pure C. */
 static inline bool
-al_source_is_over(const al_source *source)
+al_source_is_empty(const al_source *source)
 {
-    return source->done && source->ahead == NULL
+    return source->ended && source->ahead == NULL
            && al_source_waiting(source) == 0;
 }
 
-/* How many are to come; -1: not known.  Pure C. */
+/* How many items are left to pull; -1: not known.  Pure C. */
 static inline Py_ssize_t
 al_source_left(const al_source *source)
 {
-    if (!source->done && source->length < 0) {
+    if (!source->ended && source->length < 0) {
         return -1;
     }
-    return (source->done ? 0 : source->length - source->own)
+    return (source->ended ? 0 : source->length - source->from_items)
            + al_source_waiting(source);
 }
 

@@ -1,9 +1,25 @@
-/* The workers of a pump: real Tasks that drive items, one after the other.
+/* A worker: a real Task that drives items, one after the other.
  *
- * Here they are made, counted, told to stop and let go; what one does in a
- * step of its Task is in step.c.  A worker is an object in the pump's list,
- * which owns it, and the callback of its Task's end, so that the end is always
- * noticed, also of one that was cancelled before its first step.
+ * In one step of its Task a worker pulls an item, calls the function, drives
+ * what that returns in a context of the item's own, and passes on whatever the
+ * item waits for.  When the item ends, the next one follows in the same step.
+ * So an item costs no Task, no wrapper, no semaphore and no timer:
+ *
+ *     step -> pull -> fn(item) -> send ... suspended: yield what it waits for
+ *               ^                  |
+ *               +--- succeeded ----+---- failed or cancelled: retire
+ *
+ * A worker is retired, not cleaned: after an item that did not succeed, or
+ * that left a cancellation behind, it ends, and a fresh worker takes its place
+ * and pulls in a later loop iteration.
+ *
+ * A worker is an object in the pump's list, which owns it, and the callback of
+ * its Task.  So its end is always noticed, also if the Task was cancelled
+ * before its first step.
+ *
+ * Nothing here is entered twice.  While one worker of a pump is on the C
+ * stack, any other that is stepped (by an eager task factory, or by hostile
+ * code) yields once and tries again in the next loop iteration.
  *
  * Every member that is used after a call that can run Python is read again.
  */
@@ -20,23 +36,18 @@
 #include "batch/source.h"
 #include "batch/result.h"
 #include "batch/item.h"
+#include "batch/pump.h"
 #include "batch/worker.h"
+#include "batch/item_task.h"
 
 #include <string.h>
 
-/* How many Tasks of one item each are made at once, from nothing. */
-#define ITEM_TASK_RAMP 64
+/* How long a pump pulls items before it yields to the loop, in seconds. */
+#define WORKER_SLICE 0.010
 
-/* How often the workers may be replaced that were cancelled before they began,
-   with none between them that did. */
-#define CANCELLED_UNSTARTED_MAX 100
-
-bool
-al_pump_may_pull(const al_pump *p)
-{
-    return p->stopping == AL_STOP_NONE && p->fatal == NULL && !p->paused
-           && p->room > 0 && al_source_may_give(&p->source);
-}
+/* How many workers in a row may be replaced that were cancelled before they
+   began. */
+#define WORKER_CANCELLED_UNSTARTED_MAX 100
 
 void
 al_worker_detach(WorkerObject *self)
@@ -44,11 +55,13 @@ al_worker_detach(WorkerObject *self)
     al_pump *p = self->pump;
     PyObject *owner = self->owner;
     PyObject *task = self->task;
-    PyObject *counter = self->counter;
+    PyObject *cancelling = self->cancelling;
     if (owner == NULL) {
         return;
     }
-    self->owner = self->task = self->counter = NULL;
+    /* All state first: dropping the references may run code and, with the last
+       one to the owner, free the pump. */
+    self->owner = self->task = self->cancelling = NULL;
     al_deadline_drop(&self->item.deadline);
     al_link_unlink(&self->link);
     p->alive--;
@@ -58,39 +71,331 @@ al_worker_detach(WorkerObject *self)
     if (p->yielding == self) {
         p->yielding = NULL;
     }
-    Py_XDECREF(counter);
+    Py_XDECREF(cancelling);
     Py_XDECREF(task);
     Py_DECREF(owner);
     Py_DECREF(self); /* the list's */
 }
 
-/* Tell whether nothing more happens by itself. */
-static bool
-pump_is_at_end(const al_pump *p)
+/* ---------------------------------------------------- the item's end */
+
+bool
+al_worker_end_item(WorkerObject *self, PySendResult answer, PyObject *end,
+                   PyObject **verdict)
 {
-    if (!p->begun || p->alive > 0 || p->spawning || p->reader != NULL
-        || p->source.ahead != NULL)
-    {
-        return false;
+    al_pump *p = self->pump;
+    PyObject *value, *task_id;
+    al_result_fields fields = {0};
+    double now = al_pump_time(p);
+    bool budget = self->item.why == AL_STOP_BUDGET;
+    int clean =
+        al_item_judge(p->st, &self->item, self->task, self->cancelling, answer,
+                      budget ? p->budget : p->timeout, &end, &fields);
+    fields.duration = now - self->item.started;
+    /* The item is detached before the owner is notified, so nothing that runs
+       meanwhile finds an item that has ended. */
+    PyObject *result = clean < 0 ? NULL : al_result_new(p->st, &fields);
+    al_item_detach(&self->item, &value, &task_id);
+    if (result == NULL) {
+        al_pump_fail(p);
     }
-    return p->stopping != AL_STOP_NONE
-           || (al_source_is_over(&p->source)
-               && (p->closed || p->calls->may_end(p->owner)));
+    else {
+        self->now = now;
+        p->calls->item_ended(p->owner, result);
+        Py_DECREF(result);
+    }
+    /* A bare BaseException is a result like any other, and also stops the
+       batch, which raises it: SystemExit, KeyboardInterrupt and the like. */
+    if (answer == PYGEN_ERROR
+        && !PyErr_GivenExceptionMatches(end, PyExc_Exception)
+        && !PyErr_GivenExceptionMatches(end, p->st->CancelledError))
+    {
+        PyErr_SetRaisedException(Py_NewRef(end));
+        al_pump_fail(p);
+    }
+    Py_DECREF(value);
+    Py_XDECREF(task_id);
+    if (verdict != NULL) {
+        *verdict = end;
+    }
+    else {
+        Py_DECREF(end);
+    }
+    return answer == PYGEN_RETURN && clean == 1;
 }
 
-/* Nothing runs, nothing comes: tell the owner, once. */
-static void
-pump_check_over(al_pump *p)
+void
+al_worker_end_cancelled(WorkerObject *self)
 {
-    if (p->over || !pump_is_at_end(p)) {
+    al_pump *p = self->pump;
+    self->item.cancels_sent = 0; /* the Task is gone: nothing to take back */
+    al_drive_clear(&self->item.drive);
+    PyObject *error = AL_ALLOC(PyObject_CallNoArgs(p->st->CancelledError));
+    if (error != NULL) {
+        (void)al_worker_end_item(self, PYGEN_ERROR, error, NULL);
+    }
+    else {
+        PyObject *value, *task_id;
+        al_item_detach(&self->item, &value, &task_id);
+        al_pump_fail(p);
+        Py_DECREF(value);
+        Py_XDECREF(task_id);
+    }
+}
+
+void
+al_worker_end_unstarted(WorkerObject *self)
+{
+    al_pump *p = self->pump;
+    PyObject *value, *task_id;
+    PyObject *result = al_item_unstarted(p->st, &self->item, p->stopping);
+    al_item_detach(&self->item, &value, &task_id);
+    if (result == NULL) {
+        al_pump_fail(p);
+    }
+    else {
+        p->calls->item_ended(p->owner, result);
+        Py_DECREF(result);
+    }
+    Py_DECREF(value);
+    Py_XDECREF(task_id);
+}
+
+/* ------------------------------------------------------------ a step */
+
+/* Leave the pump before the Task ends, whose callback is removed: the loop
+   need not call it then.  Returns whether the worker was detached. */
+static bool
+worker_leave(WorkerObject *self)
+{
+    al_pump *p = self->pump;
+    if (al_task_remove_done_callback(p->st, self->task, (PyObject *)self) > 0)
+    {
+        al_worker_detach(self);
+        return true;
+    }
+    if (PyErr_Occurred()) {
+        al_loop_report_or_exit_later(p->st, p->bound.loop,
+                                     "retiring a worker failed", self->task);
+    }
+    return false;
+}
+
+al_pull
+al_worker_pull(WorkerObject *self)
+{
+    al_pump *p = self->pump;
+    int more = al_source_pull(p->st, &p->source, &self->item.value,
+                              &self->item.task_id);
+    if (more <= 0) {
+        return more < 0 ? AL_PULL_ERROR : AL_PULL_NOTHING;
+    }
+    p->room--;
+    self->item.index = p->source.pulled - 1;
+    if (p->source.async && p->source.ahead == NULL) {
+        p->calls->item_taken(p->owner);
+    }
+    if (p->stopping != AL_STOP_NONE) { /* by the source, or by its key */
+        al_worker_end_unstarted(self);
+        return AL_PULL_NOTHING;
+    }
+    return AL_PULL_ITEM;
+}
+
+/* Pull the next item, if this worker may go on.  Sets no exception. */
+static al_pull
+worker_next(WorkerObject *self)
+{
+    al_pump *p = self->pump;
+    if (!al_pump_may_pull(p)) {
+        return AL_PULL_NOTHING;
+    }
+    /* The end of the item before is the time, unless something was awaited
+       since: so the clock is read once for each item. */
+    double now = self->now != 0.0 ? self->now : al_pump_time(p);
+    double wall = p->bound.clock != AL_CLOCK_ITS_OWN ? now : al_clock();
+    if (p->alive > p->limit) {
+        (void)worker_leave(self); /* the limit was lowered */
+        return AL_PULL_NOTHING;
+    }
+    /* One worker yields for all: until the loop has come back to it, the
+       others must not use up its iteration. */
+    if (p->yielding != NULL || wall - p->yielded_at > WORKER_SLICE) {
+        if (p->yielding == NULL) {
+            p->yielding = self;
+        }
+        return AL_PULL_YIELD;
+    }
+    al_pull pulled = al_worker_pull(self);
+    if (pulled == AL_PULL_ERROR) {
+        al_pump_fail(p);
+    }
+    if (pulled == AL_PULL_ITEM) {
+        self->item.started = p->source.runs_no_python ? now : al_pump_time(p);
+    }
+    return pulled;
+}
+
+/* The item has suspended.  The first time, start its timeout and make more
+   workers. */
+static void
+worker_suspend(WorkerObject *self)
+{
+    al_pump *p = self->pump;
+    self->now = 0.0;
+    if (self->item.suspended) {
         return;
     }
-    p->over = true;
-    al_deadline_disarm(&p->deadlines);
-    p->calls->over(p->owner);
+    self->item.suspended = true;
+    if (p->timeout != Py_HUGE_VAL
+        && al_deadline_add(&p->deadlines, &self->item.deadline,
+                           self->item.started + p->timeout)
+               < 0)
+    {
+        al_pump_fail(p);
+    }
+    al_pump_grow(p);
 }
 
-/* ---------------------------------------------------- making workers */
+/* A fresh worker takes the place of this one. */
+static void
+worker_retire(WorkerObject *self)
+{
+    if (al_pump_may_pull(self->pump) && worker_leave(self)) {
+        /* Two, while the limit allows.  Otherwise items that fail at once, and
+           so never suspend, would be driven one to a loop iteration. */
+        al_pump_spawn(self->pump, 2);
+    }
+}
+
+/* Drive items until one suspends (PYGEN_NEXT) or the worker is to end.
+   `nested`: this step runs inside another worker's, and takes one item. */
+static PySendResult
+worker_run(WorkerObject *self, PyObject *thrown, bool nested,
+           PyObject **result)
+{
+    al_pump *p = self->pump;
+    al_state *st = p->st;
+    PyObject *value;
+    PySendResult answer;
+    /* Closing the Task's coroutine closes the item, but only the item may
+       catch that; no further one is pulled. */
+    bool closing = thrown != NULL
+                   && PyErr_GivenExceptionMatches(thrown, PyExc_GeneratorExit);
+    for (;;) {
+        if (self->item.value != NULL) {
+            answer = al_drive_resume(st, &self->item.drive, thrown, &value);
+        }
+        else {
+            al_pull pulled = worker_next(self);
+            if (pulled != AL_PULL_ITEM) {
+                *result = Py_NewRef(Py_None);
+                return pulled == AL_PULL_YIELD ? PYGEN_NEXT : PYGEN_RETURN;
+            }
+            answer = al_drive_begin(st, &self->item.drive, p->source.context,
+                                    p->fn, self->item.value, &value);
+        }
+        if (answer == PYGEN_NEXT) {
+            worker_suspend(self);
+            *result = value;
+            return PYGEN_NEXT;
+        }
+        if (closing && answer == PYGEN_ERROR && value != NULL
+            && PyErr_GivenExceptionMatches(value, PyExc_GeneratorExit))
+        {
+            Py_DECREF(value);
+            al_worker_end_cancelled(self);
+        }
+        else if (!al_worker_end_item(self, answer, value, NULL) && !closing) {
+            worker_retire(self);
+            *result = Py_NewRef(Py_None);
+            return PYGEN_RETURN;
+        }
+        if (closing) {
+            PyErr_SetRaisedException(Py_NewRef(thrown));
+            return PYGEN_ERROR;
+        }
+        if (nested) {
+            *result = Py_NewRef(Py_None);
+            return PYGEN_RETURN;
+        }
+        thrown = NULL;
+    }
+}
+
+/* A step of an abandoned item, whose end is the Task's. */
+static PySendResult
+worker_step_abandoned(WorkerObject *self, PyObject *thrown, PyObject **result)
+{
+    self->stepping = true;
+    PySendResult answer =
+        al_drive_resume(self->st, &self->item.drive, thrown, result);
+    self->stepping = false;
+    if (answer == PYGEN_ERROR) {
+        PyErr_SetRaisedException(*result);
+        *result = NULL;
+    }
+    if (answer != PYGEN_NEXT) {
+        PyObject *error = PyErr_GetRaisedException();
+        PyObject *value, *task_id;
+        al_item_detach(&self->item, &value, &task_id);
+        Py_XDECREF(value);
+        Py_XDECREF(task_id);
+        if (error != NULL) {
+            PyErr_SetRaisedException(error);
+        }
+    }
+    return answer;
+}
+
+/* The al_step of a worker's awaitable. */
+static PySendResult
+worker_step(PyObject *op, PyObject *thrown, PyObject **result)
+{
+    WorkerObject *self = (WorkerObject *)op;
+    al_pump *p = self->pump;
+    if (self->stepping) {
+        PyErr_SetString(PyExc_RuntimeError,
+                        "a worker was stepped by the item it is driving");
+        return PYGEN_ERROR;
+    }
+    if (self->item.value == NULL && thrown != NULL) { /* between two items */
+        PyErr_SetRaisedException(Py_NewRef(thrown));
+        return PYGEN_ERROR;
+    }
+    if (self->owner == NULL && self->item.value != NULL) {
+        return worker_step_abandoned(self, thrown, result);
+    }
+    if (self->owner == NULL) { /* detached before it began */
+        *result = Py_NewRef(Py_None);
+        return PYGEN_RETURN;
+    }
+    /* An eager task factory steps a Task inside the step of another worker, or
+       before it is known here: not now, then. */
+    if (thrown == NULL && (p->driving || self->task == NULL)) {
+        *result = Py_NewRef(Py_None);
+        return PYGEN_NEXT;
+    }
+    PyObject *owner = Py_NewRef(self->owner); /* embeds the pump */
+    bool nested = p->driving;
+    p->driving = self->stepping = true;
+    if (!self->begun) {
+        self->begun = true;
+        p->unstarted--;
+        p->cancelled_unstarted = 0;
+    }
+    if (p->yielding == self) {
+        p->yielding = NULL;
+        p->yielded_at = al_clock();
+    }
+    PySendResult answer = worker_run(self, thrown, nested, result);
+    self->stepping = false;
+    p->driving = nested;
+    Py_DECREF(owner);
+    return answer;
+}
+
+/* ------------------------------------------------------- its Task */
 
 WorkerObject *
 al_worker_new(al_pump *p)
@@ -113,24 +418,24 @@ al_worker_new(al_pump *p)
 }
 
 int
-al_worker_own(WorkerObject *self, PyObject *task)
+al_worker_attach(WorkerObject *self, PyObject *task)
 {
     al_pump *p = self->pump;
-    self->counter = al_task_cancelling_method(p->st, task);
-    if (self->counter == NULL) {
+    self->cancelling = al_task_cancelling_method(p->st, task);
+    if (self->cancelling == NULL) {
         return -1;
     }
     self->task = Py_NewRef(task); /* from now on it may be stepped */
     return al_task_add_done_callback(p->st, &p->bound, task, (PyObject *)self);
 }
 
-/* The Task of a worker (new). */
+/* Make the Task of a worker (new). */
 static PyObject *
 worker_make_task(WorkerObject *self)
 {
     al_state *st = self->pump->st;
     PyObject *task = NULL;
-    PyObject *step = al_awaitable_new(st, (PyObject *)self, self->pump->step);
+    PyObject *step = al_awaitable_new(st, (PyObject *)self, worker_step);
     PyObject *coro = step == NULL
                          ? NULL
                          : AL_ALLOC(PyObject_CallOneArg(st->run_worker, step));
@@ -146,9 +451,8 @@ worker_make_task(WorkerObject *self)
     return task;
 }
 
-/* One more worker.  Returns 0; -1 with an exception. */
-static int
-pump_spawn(al_pump *p)
+int
+al_worker_spawn(al_pump *p)
 {
     WorkerObject *self = al_worker_new(p);
     if (self == NULL) {
@@ -156,12 +460,13 @@ pump_spawn(al_pump *p)
     }
     Py_INCREF(self);
     int failed = -1;
+    /* An eager task factory runs the Task's first step in here. */
     PyObject *task = worker_make_task(self);
     if (task != NULL && self->owner != NULL) {
-        failed = al_worker_own(self, task);
+        failed = al_worker_attach(self, task);
     }
     if (failed) {
-        /* Its Task, if there is one, finds it ended. */
+        /* The Task, if there is one, finds its worker detached and ends. */
         PyObject *error = PyErr_GetRaisedException();
         al_worker_detach(self);
         PyErr_SetRaisedException(error);
@@ -172,100 +477,13 @@ pump_spawn(al_pump *p)
 }
 
 void
-al_pump_spawn(al_pump *p, Py_ssize_t n)
-{
-    if (p->spawning) {
-        return; /* who makes them goes on */
-    }
-    p->spawning = true;
-    while (n-- > 0 && al_pump_may_pull(p) && p->alive < p->limit) {
-        if ((p->solo != NULL ? p->solo : pump_spawn)(p) < 0) {
-            al_pump_fail(p);
-        }
-    }
-    p->spawning = false;
-    pump_check_over(p);
-}
-
-/* One item that has its Task and was held may begin. */
-static void
-pump_admit(al_pump *p)
-{
-    int done = 1;
-    while (done > 0 && p->gates != NULL && PyList_GET_SIZE(p->gates) > 0
-           && !al_pump_holds_items(p))
-    {
-        PyObject *gate = Py_NewRef(PyList_GET_ITEM(p->gates, 0));
-        done = PyList_SetSlice(p->gates, 0, 1, NULL) < 0
-                   ? -1
-                   : al_task_done(p->st, gate);
-        if (done < 0) {
-            al_pump_fail(p);
-        }
-        else if (done == 0) {
-            al_loop_wake_waiter(p->st, &p->bound, gate);
-        }
-        Py_DECREF(gate);
-    }
-}
-
-void
-al_pump_update(al_pump *p)
-{
-    if (p->fatal != NULL && p->stopping == AL_STOP_NONE && p->unstarted == 0) {
-        al_pump_stop(p, AL_STOP_FATAL, NULL);
-    }
-    if (p->begun && p->unstarted == 0) {
-        al_pump_spawn(p, p->solo != NULL ? ITEM_TASK_RAMP : 1);
-    }
-    pump_admit(p);
-    pump_check_over(p);
-}
-
-/* A worker ends.  One that was cancelled before it began is replaced; but from
-   a task factory that cancels what it makes, no end of them would come. */
-static void
-pump_count_unstarted(al_pump *p)
-{
-    if (p->unstarted == 0 && p->stopping == AL_STOP_NONE
-        && ++p->cancelled_unstarted == CANCELLED_UNSTARTED_MAX)
-    {
-        PyErr_SetString(PyExc_RuntimeError,
-                        "a batch's workers are cancelled before they begin, "
-                        "again and again: look at the loop's task factory");
-        al_pump_fail(p);
-    }
-}
-
-/* The worker's Task has ended. */
-static PyObject *
-worker_call(PyObject *op, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kw))
-{
-    WorkerObject *self = (WorkerObject *)op;
-    al_pump *p = self->pump;
-    if (self->owner != NULL && !self->stepping) {
-        PyObject *owner = Py_NewRef(self->owner);
-        p->left(op);
-        al_worker_detach(self);
-        if (!self->begun && p->solo == NULL) {
-            pump_count_unstarted(p);
-        }
-        al_pump_update(p);
-        Py_DECREF(owner);
-    }
-    Py_RETURN_NONE;
-}
-
-/* ------------------------------------------------- all of the workers */
-
-void
 al_worker_cancel(WorkerObject *self, al_stop why, PyObject *msg)
 {
     al_pump *p = self->pump;
     if (self->item.value == NULL || self->task == NULL) {
         return;
     }
-    if (self->item.asked++ == 0) {
+    if (self->item.cancels_sent++ == 0) {
         self->item.why = why;
     }
     PyObject *task = Py_NewRef(self->task);
@@ -276,111 +494,60 @@ al_worker_cancel(WorkerObject *self, al_stop why, PyObject *msg)
     Py_DECREF(task);
 }
 
-/* Tell whether every item has ended, and only the workers have not. */
-static bool
-pump_is_through(const al_pump *p)
-{
-    if (!p->begun || !al_source_is_over(&p->source)) {
-        return false;
-    }
-    al_link *at = p->workers.next;
-    while (at != &p->workers
-           && AL_CONTAINER_OF(at, WorkerObject, link)->item.value == NULL)
-    {
-        at = at->next;
-    }
-    return at == &p->workers;
-}
-
+/* A worker that was cancelled before it began has ended and will be replaced.
+   With a task factory that cancels every Task it makes, this would go on for
+   ever, so fail after many in a row. */
 static void
-pump_cancel_reader(al_pump *p)
+worker_count_unstarted(al_pump *p)
 {
-    PyObject *reader = Py_XNewRef(p->reader);
-    if (reader != NULL && al_task_cancel(p->st, reader, NULL) < 0) {
-        al_loop_report_or_exit_later(p->st, p->bound.loop,
-                                     "cancelling the source's reader failed",
-                                     reader);
-    }
-    Py_XDECREF(reader);
-}
-
-/* What is cancelled has `grace` seconds from now. */
-static int
-pump_begin_grace(al_pump *p)
-{
-    if (p->over || !p->begun || p->grace == Py_HUGE_VAL) {
-        return 0;
-    }
-    double now = al_loop_time(p->st, &p->bound);
-    if (now == -1.0 && PyErr_Occurred()) {
-        return -1;
-    }
-    return al_deadline_add(&p->deadlines, &p->grace_end, now + p->grace);
-}
-
-void
-al_pump_stop(al_pump *p, al_stop why, PyObject *msg)
-{
-    bool late = why == AL_STOP_BUDGET || why == AL_STOP_CANCEL;
-    bool first = p->stopping == AL_STOP_NONE;
-    if (p->over) {
-        return;
-    }
-    if (late && first && pump_is_through(p)) {
-        p->closed = true;
-        pump_check_over(p);
-        return;
-    }
-    if (first) {
-        p->stopping = why;
-    }
-    pump_cancel_reader(p);
-    /* Each moves back before it is told, so what ends meanwhile is safe. */
-    al_link before;
-    al_list_move(&p->workers, &before);
-    while (!al_list_is_empty(&before)) {
-        WorkerObject *worker =
-            AL_CONTAINER_OF(before.next, WorkerObject, link);
-        al_link_unlink(&worker->link);
-        al_list_append(&p->workers, &worker->link);
-        Py_INCREF(worker);
-        al_worker_cancel(worker, why, msg);
-        Py_DECREF(worker);
-    }
-    pump_check_over(p);
-    if (first && pump_begin_grace(p) < 0) {
+    if (p->unstarted == 0 && p->stopping == AL_STOP_NONE
+        && ++p->cancelled_unstarted == WORKER_CANCELLED_UNSTARTED_MAX)
+    {
+        PyErr_SetString(PyExc_RuntimeError,
+                        "a batch's workers are cancelled before they begin, "
+                        "again and again: look at the loop's task factory");
         al_pump_fail(p);
     }
 }
 
-void
-al_pump_fail(al_pump *p)
+/* The Task of a worker of many items has ended. */
+static void
+worker_task_ended(WorkerObject *self)
 {
-    const char *message = "a batch failed more than once, and raises another "
-                          "exception";
-    PyObject *error = PyErr_GetRaisedException(), *other = p->fatal;
-    assert(error != NULL);
-    if (other != NULL && p->over) {
-        PyErr_SetRaisedException(error);
-        al_loop_report_or_exit_later(p->st, p->bound.loop, message, NULL);
-        return;
+    al_pump *p = self->pump;
+    if (self->item.value != NULL) {
+        al_worker_end_cancelled(self);
     }
-    if (other == NULL || (al_loop_is_exit(error) && !al_loop_is_exit(other))) {
-        p->fatal = error;
+    al_worker_detach(self);
+    if (!self->begun) {
+        worker_count_unstarted(p);
     }
-    else {
-        other = error;
+}
+
+/* The callback of a worker's Task. */
+static PyObject *
+worker_call(PyObject *op, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kw))
+{
+    WorkerObject *self = (WorkerObject *)op;
+    al_pump *p = self->pump;
+    if (self->owner != NULL && !self->stepping) {
+        PyObject *owner = Py_NewRef(self->owner);
+        if (p->task_per_item) {
+            al_item_task_ended(self);
+        }
+        else {
+            worker_task_ended(self);
+        }
+        al_pump_update(p);
+        Py_DECREF(owner);
     }
-    if (other != NULL) {
-        al_loop_report_exception(p->st, p->bound.loop, message, NULL, other);
-        Py_DECREF(other);
-    }
-    al_pump_stop(p, AL_STOP_FATAL, NULL);
+    Py_RETURN_NONE;
 }
 
 /* ----------------------------------------------------------- the type */
 
-/* What the item's coroutine says of itself; AttributeError between items. */
+/* An attribute of the item's coroutine; AttributeError between two items.  So
+   traceback tools that walk cr_await find their way through a worker. */
 static PyObject *
 worker_get_driven(PyObject *op, void *name)
 {
@@ -407,8 +574,8 @@ worker_traverse(PyObject *op, visitproc visit, void *arg)
     Py_VISIT(Py_TYPE(op));
     Py_VISIT(self->owner);
     Py_VISIT(self->task);
-    Py_VISIT(self->counter);
-    Py_VISIT(self->refused);
+    Py_VISIT(self->cancelling);
+    Py_VISIT(self->register_error);
     return al_item_visit(&self->item, visit, arg);
 }
 
@@ -418,7 +585,7 @@ worker_clear(PyObject *op)
     WorkerObject *self = (WorkerObject *)op;
     al_worker_detach(self);
     al_item_clear(&self->item);
-    Py_CLEAR(self->refused);
+    Py_CLEAR(self->register_error);
     return 0;
 }
 

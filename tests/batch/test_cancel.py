@@ -1,178 +1,24 @@
-"""bounded_gather: timeouts and cancellation."""
+"""Cancellation: Batch.cancel, a cancelled caller, a cancelled worker, a closed loop."""
 
 import asyncio
 import gc
 import warnings
+from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
-from pyasynclife import BatchStatus, TaskState, bounded_gather
-from pyasynclife.testing import VirtualTimeLoop
+from pyasynclife import Batch, BatchStatus, TaskState, bounded_gather
 from support.coroutines import sleep_for
 from support.loops import in_turns, settle
 
 BOTH_WAYS = True
 
 
-# ---------------------------------------------------------------- timeouts
-
-
-async def test_an_item_that_takes_too_long_times_out():
-    result = await bounded_gather(sleep_for, [0.0, 10], timeout=0.2)
-    slow = result[1]
-    assert result[0].success
-    assert slow.state is TaskState.FAILED
-    assert slow.timed_out
-    assert type(slow.error) is TimeoutError
-    assert str(slow.error) == "'10' timed out after 0.2 s"
-    assert isinstance(slow.error.__cause__, asyncio.CancelledError)
-    assert 0.01 < slow.duration < 5
-    assert result.status is BatchStatus.COMPLETED
-
-
-async def test_the_timeout_runs_from_the_call_of_the_function():
-    async def fn(x):
-        await asyncio.sleep(0.03)
-        return x
-
-    result = await bounded_gather(fn, range(10), max_concurrent=1, timeout=0.2)
-    assert result.ok
-
-
-async def test_every_item_that_takes_too_long_times_out():
-    result = await bounded_gather(
-        sleep_for, [10 + i for i in range(50)], timeout=0.02, max_concurrent=5
-    )
-    assert all(r.timed_out for r in result)
-    assert result.duration >= 0.18
-
-
-async def test_a_timeout_of_nothing_needs_one_turn():
-    async def at_once(x):
-        return x
-
-    assert (await bounded_gather(at_once, [1], timeout=0)).values() == [1]
-    (result,) = await bounded_gather(sleep_for, [10], timeout=0)
-    assert result.timed_out
-
-
-async def test_an_item_that_swallows_its_timeout_keeps_its_value():
-    async def fn(x):
-        try:
-            await asyncio.sleep(10)
-        except asyncio.CancelledError:
-            return "value"
-
-    (result,) = await bounded_gather(fn, [1], timeout=0.01)
-    assert (result.data, result.success, result.timed_out) == ("value", True, False)
-
-
-async def test_an_item_that_turns_its_timeout_into_an_error_has_that_error():
-    async def fn(x):
-        try:
-            await asyncio.sleep(10)
-        finally:
-            raise LookupError
-
-    (result,) = await bounded_gather(fn, [1], timeout=0.01)
-    assert isinstance(result.error, LookupError)
-    assert not result.timed_out
-
-
-async def test_an_items_own_timeout_is_its_own():
-    async def fn(x):
-        try:
-            async with asyncio.timeout(0.01):
-                await asyncio.sleep(10)
-        except TimeoutError:
-            return "own"
-
-    (result,) = await bounded_gather(fn, [1], timeout=5)
-    assert result.data == "own"
-
-
-async def test_an_items_cleanup_may_wait():
-    async def fn(x):
-        try:
-            await asyncio.sleep(10)
-        finally:
-            async with asyncio.timeout(5):
-                await asyncio.sleep(0.01)
-
-    (result,) = await bounded_gather(fn, [1], timeout=0.01)
-    assert result.timed_out
-
-
-async def test_an_outer_cancellation_beats_a_timeout():
-    async def fn(x):
-        try:
-            await asyncio.sleep(10)
-        finally:
-            asyncio.current_task().cancel()
-
-    (result,) = await bounded_gather(fn, [1], timeout=0.01)
-    assert result.state is TaskState.CANCELLED
-    assert not result.timed_out
-
-
-async def test_each_cancel_of_ours_is_taken_back():
-    counts = []
-
-    async def fn(x):
-        try:
-            await asyncio.sleep(10)
-        except asyncio.CancelledError:
-            counts.append(asyncio.current_task().cancelling())
-            raise
-
-    await settle()
-    (result,) = await bounded_gather(fn, [1], timeout=0.01)
-    assert result.timed_out
-    assert counts == [1]
-
-
-@pytest.mark.standard_loop_only
-async def test_one_timer_serves_the_whole_batch():
-    loop = asyncio.get_running_loop()
-    made = []
-    call_at = loop.call_at
-
-    def counting(*args, **kwargs):
-        made.append(args)
-        return call_at(*args, **kwargs)
-
-    loop.call_at = counting
-    try:
-        await bounded_gather(
-            lambda x: asyncio.sleep(0), range(1000), timeout=5, budget=50
-        )
-    finally:
-        del loop.call_at
-    assert len(made) <= 3
-    assert not [h for h in loop._scheduled if not h.cancelled()]
-
-
-def test_a_virtual_clock_is_followed():
-    async def main():
-        loop = asyncio.get_running_loop()
-        begin = loop.time()
-        result = await bounded_gather(
-            sleep_for, [100, 10_000, 200], timeout=3600, budget=7200
-        )
-        return result, loop.time() - begin
-
-    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
-        result, took = runner.run(main())
-    assert [r.timed_out for r in result] == [False, True, False]
-    assert took == pytest.approx(3600, abs=0.01)
-    assert result[0].duration == pytest.approx(100, abs=0.01)
-    assert result.duration == pytest.approx(3600, abs=0.01)
-
-
 # ---------------------------------------------------------- Batch.cancel
 
 
-async def test_cancel_ends_what_runs_and_starts_no_more():
+async def test_cancel_ends_what_runs_and_starts_no_more() -> None:
     batch = bounded_gather(sleep_for, [0.0, 10, 10, 10], max_concurrent=2)
     in_turns(50, batch.cancel, "enough")
     result = await batch
@@ -190,7 +36,7 @@ async def test_cancel_ends_what_runs_and_starts_no_more():
     assert len(result.failures()) == 3
 
 
-async def test_cancel_of_a_lazy_source_says_that_there_was_more():
+async def test_cancelling_a_lazy_source_gives_a_result_that_is_not_exhausted() -> None:
     batch = bounded_gather(sleep_for, iter([10] * 10), max_concurrent=2)
     in_turns(50, batch.cancel)
     result = await batch
@@ -198,7 +44,7 @@ async def test_cancel_of_a_lazy_source_says_that_there_was_more():
     assert not result.exhausted
 
 
-async def test_cancel_before_the_start_starts_nothing():
+async def test_cancel_before_the_start_starts_nothing() -> None:
     calls = []
     batch = bounded_gather(calls.append, [1, 2])
     batch.cancel()
@@ -208,15 +54,15 @@ async def test_cancel_before_the_start_starts_nothing():
     assert result.status is BatchStatus.CANCELLED
 
 
-async def test_cancel_after_the_end_changes_nothing():
+async def test_cancel_after_the_end_changes_nothing() -> None:
     batch = bounded_gather(sleep_for, [0.0])
     result = await batch
     batch.cancel()
     assert result.status is batch.status is BatchStatus.COMPLETED
 
 
-async def test_an_item_may_cancel_its_batch_and_keep_its_value():
-    async def fn(x):
+async def test_an_item_may_cancel_its_batch_and_keep_its_value() -> None:
+    async def fn(x: int) -> str | None:
         if x == 1:
             batch.cancel()
             return "found"
@@ -230,10 +76,10 @@ async def test_an_item_may_cancel_its_batch_and_keep_its_value():
     assert result.status is BatchStatus.CANCELLED
 
 
-async def test_cancelling_again_cancels_once_more():
+async def test_cancelling_again_cancels_once_more() -> None:
     swallowed = []
 
-    async def fn(x):
+    async def fn(x: int) -> str:
         for _ in range(3):
             try:
                 await asyncio.sleep(10)
@@ -251,8 +97,8 @@ async def test_cancelling_again_cancels_once_more():
     assert result[0].data == "stubborn"
 
 
-async def test_a_message_reaches_the_items():
-    async def fn(x):
+async def test_a_message_reaches_the_items() -> None:
+    async def fn(x: int) -> Any:
         asyncio.get_running_loop().call_soon(batch.cancel, "why")
         try:
             await asyncio.sleep(10)
@@ -263,30 +109,32 @@ async def test_a_message_reaches_the_items():
     assert (await batch)[0].data == ("why",)
 
 
-# ---------------------------------------------------- the caller's own end
+# ---------------------------------------------------- a cancelled caller
 
 
-async def cancelled_while(batch, turns, msg="outer", times=1):
-    """Await the batch in a task, cancel it, and say what came out."""
+async def cancel_while_awaiting(
+    batch: Batch[Any], iterations: int, msg: str = "outer", times: int = 1
+) -> Any:
+    """Cancel a task that awaits the batch; the error and the task's cancelling()."""
 
-    async def main():
+    async def main() -> Any:
         try:
             return await batch
         except asyncio.CancelledError as error:
             return error, asyncio.current_task().cancelling()
 
     task = asyncio.create_task(main())
-    await settle(turns)
+    await settle(iterations)
     for _ in range(times):
         task.cancel(msg)
         await settle(1)
     return await task
 
 
-async def test_a_cancelled_caller_gets_its_cancellation_when_the_items_have_ended():
+async def test_a_cancelled_caller_is_cancelled_when_the_items_have_ended() -> None:
     ended = []
 
-    async def fn(x):
+    async def fn(x: int) -> None:
         try:
             await asyncio.sleep(10)
         finally:
@@ -294,7 +142,7 @@ async def test_a_cancelled_caller_gets_its_cancellation_when_the_items_have_ende
             ended.append(x)
 
     batch = bounded_gather(fn, range(3))
-    error, count = await cancelled_while(batch, 5)
+    error, count = await cancel_while_awaiting(batch, 5)
     assert error.args == ("outer",)
     assert count == 1
     assert ended == [0, 1, 2]
@@ -303,7 +151,7 @@ async def test_a_cancelled_caller_gets_its_cancellation_when_the_items_have_ende
     assert [r.state for r in result] == [TaskState.CANCELLED] * 3
 
 
-async def test_the_very_object_thrown_in_comes_out():
+async def test_the_first_exception_thrown_in_is_the_one_raised() -> None:
     batch = bounded_gather(sleep_for, [10])
     coro = batch.collect()
     coro.send(None)._asyncio_future_blocking = False
@@ -321,10 +169,10 @@ async def test_the_very_object_thrown_in_comes_out():
     assert caught.value is thrown
 
 
-async def test_a_host_that_cancels_on_every_turn_is_survived():
+async def test_a_caller_cancelled_on_every_iteration_waits_for_its_items() -> None:
     ended = []
 
-    async def fn(x):
+    async def fn(x: int) -> None:
         try:
             await asyncio.sleep(10)
         finally:
@@ -332,16 +180,16 @@ async def test_a_host_that_cancels_on_every_turn_is_survived():
             ended.append(x)
 
     batch = bounded_gather(fn, range(3))
-    error, count = await cancelled_while(batch, 5, times=15)
+    error, count = await cancel_while_awaiting(batch, 5, times=15)
     assert count == 15
     assert error.args == ("outer",)
     assert ended == [0, 1, 2]
 
 
-async def test_a_caller_cancelled_when_all_has_ended_is_cancelled_and_loses_nothing():
+async def test_a_caller_cancelled_after_the_last_item_loses_nothing() -> None:
     batch = bounded_gather(sleep_for, [0.0])
 
-    async def main():
+    async def main() -> None:
         await batch
 
     task = asyncio.create_task(main())
@@ -353,11 +201,11 @@ async def test_a_caller_cancelled_when_all_has_ended_is_cancelled_and_loses_noth
     assert (await batch).ok
 
 
-async def test_an_item_that_finished_in_the_tick_of_the_cancellation_is_reported():
+async def test_an_item_done_in_the_iteration_of_the_cancellation_is_reported() -> None:
     gate = asyncio.get_running_loop().create_future()
     seen = []
 
-    async def fn(x):
+    async def fn(x: int) -> Any:
         return await gate
 
     batch = bounded_gather(fn, [1], on_result=lambda r: seen.append(r.data))
@@ -375,8 +223,10 @@ async def test_an_item_that_finished_in_the_tick_of_the_cancellation_is_reported
 @pytest.mark.parametrize("use", ["await", "iterate", "block", "break"])
 @pytest.mark.parametrize("again", [None, 0, 1, 3])
 @pytest.mark.parametrize("kind", ["list", "async", "stuck"])
-async def test_cancelling_at_every_turn_leaves_nothing(use, again, kind):
-    async def fn(x):
+async def test_cancelling_at_any_iteration_leaves_nothing(
+    use: str, again: int | None, kind: str
+) -> None:
+    async def fn(x: int) -> int:
         if x % 4 == 0:
             return x
         if x % 4 == 1:
@@ -387,12 +237,12 @@ async def test_cancelling_at_every_turn_leaves_nothing(use, again, kind):
             await asyncio.sleep(0)
         return x
 
-    async def source():
+    async def source() -> AsyncIterator[int]:
         for i in range(9):
             await asyncio.sleep(0)
             yield i
 
-    async def main(outcomes, box):
+    async def main(outcomes: list[Any], box: list[Batch[Any]]) -> None:
         items = source() if kind == "async" else list(range(9))
         batch = bounded_gather(
             fn, items, max_concurrent=3, timeout=5, on_result=outcomes.append
@@ -435,131 +285,17 @@ async def test_cancelling_at_every_turn_leaves_nothing(use, again, kind):
         pytest.fail("the scenario never ended by itself")
 
 
-# ------------------------------------------------- items and their workers
+# ----------------------------------------------------- cancelled workers
 
 
-async def test_an_item_that_cancels_its_task_is_cancelled_and_the_next_is_not():
-    async def fn(x):
-        if x == 1:
-            asyncio.current_task().cancel()
-            return "returned"
-        await asyncio.sleep(0)
-        return x
-
-    result = await bounded_gather(fn, range(4), max_concurrent=1)
-    assert [r.state for r in result] == [
-        TaskState.DONE,
-        TaskState.CANCELLED,
-        TaskState.DONE,
-        TaskState.DONE,
-    ]
-    assert result.status is BatchStatus.COMPLETED
-
-
-async def test_an_item_that_cancels_and_uncancels_its_task_hurts_no_other():
-    async def fn(x):
-        if x == 1:
-            task = asyncio.current_task()
-            task.cancel()
-            task.uncancel()
-        else:
-            await asyncio.sleep(0)
-        return x
-
-    result = await bounded_gather(fn, range(4), max_concurrent=1)
-    assert [r.state for r in result if r.index != 1] == [TaskState.DONE] * 3
-
-
-async def test_an_item_that_swallows_a_cancellation_of_its_task_has_its_value():
-    async def fn(x):
-        if x == 1:
-            asyncio.current_task().cancel()
-            try:
-                await asyncio.sleep(1)
-            except asyncio.CancelledError:
-                pass
-        return asyncio.current_task(), asyncio.current_task().cancelling()
-
-    result = await bounded_gather(fn, range(3), max_concurrent=1)
-    assert [r.data[1] for r in result] == [0, 1, 0]
-    assert result[2].data[0] is not result[1].data[0]
-
-
-async def test_an_item_that_raises_cancelled_error_is_cancelled():
-    class Own(asyncio.CancelledError):
-        pass
-
-    async def fn(x):
-        if x == 1:
-            raise asyncio.CancelledError
-        if x == 2:
-            raise Own
-        return x
-
-    result = await bounded_gather(fn, range(4))
-    assert [r.state for r in result] == [
-        TaskState.DONE,
-        TaskState.CANCELLED,
-        TaskState.CANCELLED,
-        TaskState.DONE,
-    ]
-
-
-@pytest.mark.workers_only
-@pytest.mark.parametrize("how", ["raise", "timeout", "cancel"])
-async def test_the_worker_of_an_item_that_did_not_succeed_is_retired(how):
-    tasks = []
-    turns = []
-    turn = 0
-
-    async def count():
-        nonlocal turn
-        while True:
-            turn += 1
-            await asyncio.sleep(0)
-
-    counter = asyncio.create_task(count())
-
-    async def fn(x):
-        tasks.append(asyncio.current_task())
-        turns.append(turn)
-        if x % 2:
-            if how == "raise":
-                raise ValueError
-            if how == "cancel":
-                asyncio.current_task().cancel()
-            await asyncio.sleep(10)
-
-    result = await bounded_gather(fn, range(6), max_concurrent=1, timeout=0.01)
-    counter.cancel()
-    assert tasks[0] is tasks[1]
-    assert tasks[1] is not tasks[2]
-    assert turns[2] > turns[1]
-    assert len(set(map(id, tasks))) == len({id(t) for t in tasks}) >= 3
-    assert len(result.failures()) == 3
-
-
-async def test_never_more_workers_than_the_limit_but_for_a_turn():
-    most = 0
-
-    async def fn(x):
-        nonlocal most
-        most = max(most, len(asyncio.all_tasks()))
-        await asyncio.sleep(0)
-        raise ValueError
-
-    (await bounded_gather(fn, range(100), max_concurrent=5)).failures()
-    assert most <= 1 + 2 * 5
-
-
-async def test_a_sweep_over_all_tasks_starts_nothing_new():
+async def test_a_sweep_over_all_tasks_starts_nothing_new() -> None:
     started = []
 
-    async def fn(x):
+    async def fn(x: int) -> None:
         started.append(x)
         await asyncio.sleep(10)
 
-    async def main():
+    async def main() -> None:
         await bounded_gather(fn, range(100), max_concurrent=5)
 
     task = asyncio.create_task(main())
@@ -572,10 +308,10 @@ async def test_a_sweep_over_all_tasks_starts_nothing_new():
     assert len(started) == 5
 
 
-async def test_a_worker_cancelled_by_somebody_costs_its_item_alone():
+async def test_cancelling_a_worker_cancels_only_its_item() -> None:
     workers = []
 
-    async def fn(x):
+    async def fn(x: int) -> int:
         workers.append(asyncio.current_task())
         await asyncio.sleep(0.02)
         return x
@@ -590,8 +326,8 @@ async def test_a_worker_cancelled_by_somebody_costs_its_item_alone():
     assert len(result.successes()) == 9
 
 
-async def test_workers_cancelled_before_their_first_step_are_replaced():
-    async def fn(x):
+async def test_workers_cancelled_before_their_first_step_are_replaced() -> None:
+    async def fn(x: int) -> int:
         await asyncio.sleep(0)
         return x
 
@@ -608,24 +344,27 @@ async def test_workers_cancelled_before_their_first_step_are_replaced():
     result.failures()
 
 
-async def test_no_task_of_ours_is_left_when_the_await_returns():
-    async def fn(x):
+# --------------------------------------------------- the end of the loop
+
+
+async def test_no_task_of_a_batch_is_left_when_the_await_returns() -> None:
+    async def fn(x: int) -> None:
         await asyncio.sleep(0)
 
     await bounded_gather(fn, range(100), max_concurrent=7)
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
-def test_asyncio_run_ends_a_batch_that_nobody_waits_for():
+def test_asyncio_run_ends_a_batch_that_nobody_awaits() -> None:
     ended = []
 
-    async def fn(x):
+    async def fn(x: int) -> None:
         try:
             await asyncio.sleep(10)
         finally:
             ended.append(x)
 
-    async def main():
+    async def main() -> Any:
         task = asyncio.create_task(bounded_gather(fn, range(3)).collect())
         await settle(5)
         return task
@@ -635,8 +374,8 @@ def test_asyncio_run_ends_a_batch_that_nobody_waits_for():
     assert sorted(ended) == [0, 1, 2]
 
 
-def test_a_loop_that_is_closed_under_a_batch_is_no_crash():
-    async def fn(x):
+def test_closing_the_loop_under_a_batch_does_not_crash() -> None:
+    async def fn(x: int) -> None:
         await asyncio.sleep(10)
 
     loop = asyncio.new_event_loop()
@@ -651,10 +390,10 @@ def test_a_loop_that_is_closed_under_a_batch_is_no_crash():
         gc.collect()
 
 
-async def test_a_worker_whose_caller_is_closed_is_cancelled():
+async def test_a_worker_whose_caller_is_closed_is_cancelled() -> None:
     ended = []
 
-    async def fn(x):
+    async def fn(x: int) -> None:
         try:
             await asyncio.sleep(10)
         finally:

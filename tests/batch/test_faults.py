@@ -1,20 +1,29 @@
-"""bounded_gather when an allocation of ours fails: every one, in turn."""
+"""bounded_gather when an allocation of the core fails: each of them in turn."""
 
 import asyncio
 import contextlib
 import gc
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any
 
 import pytest
 
-from pyasynclife import BatchError, TaskRegistry, TaskResult, _core, bounded_gather
+from pyasynclife import BatchError, TaskRegistry, TaskResult, bounded_gather
+from support.coroutines import echo_later, forever
+from support.faults import fail_allocation, needs_faults
+from support.items import Stubborn
+from support.loops import settle
 
 BOTH_WAYS = True
+pytestmark = needs_faults
+# A batch whose source refers to it is collected during a later attempt, and the
+# allocation that fails then may be one of its __del__.
+in_a_cycle = pytest.mark.filterwarnings(
+    "ignore:.*Batch.__del__:pytest.PytestUnraisableExceptionWarning"
+)
 
-if not hasattr(_core, "fail_allocation"):
-    pytest.skip("a build without PYASYNCLIFE_FAULTS", allow_module_level=True)
 
-
-async def fn(x):
+async def fn(x: int) -> int:
     if x % 3 == 1:
         await asyncio.sleep(0)
     if x == 4:
@@ -26,12 +35,12 @@ async def fn(x):
     return x
 
 
-async def numbers():
+async def numbers() -> AsyncIterator[int]:
     for i in range(8):
         yield i
 
 
-async def collected():
+async def collected() -> None:
     result = await bounded_gather(
         fn, range(8), max_concurrent=3, timeout=0.005, budget=60, key=str
     )
@@ -39,7 +48,7 @@ async def collected():
     result.by_id()
 
 
-async def collected_from_a_generator():
+async def collected_from_a_generator() -> None:
     result = await bounded_gather(
         fn, (i for i in range(8)), timeout=0.005, on_result=lambda r: None
     )
@@ -47,49 +56,49 @@ async def collected_from_a_generator():
     [r.task_id for r in result]
 
 
-async def read_by_a_reader():
+async def read_by_a_reader() -> None:
     (await bounded_gather(fn, numbers(), max_concurrent=2, timeout=0.005)).failures()
 
 
-async def streamed():
+async def streamed() -> None:
     async for result in bounded_gather(fn, range(12), max_concurrent=3, timeout=0.05):
         result.as_dict()
         repr(result)
 
 
-async def streamed_as_finished():
+async def streamed_as_finished() -> None:
     batch = bounded_gather(fn, range(8), max_concurrent=3, buffer=0, ordered=False)
     async with batch:
         async for _ in batch:
             await asyncio.sleep(0)
 
 
-async def decided_late():
+async def decided_late() -> None:
     async with bounded_gather(fn, range(8), ordered=False) as batch:
         await asyncio.sleep(0.001)
         (await batch).failures()
 
 
-async def aborted():
+async def aborted() -> None:
     with pytest.raises((BatchError, MemoryError)) as caught:
         await bounded_gather(fn, range(8), max_errors=0)
     if caught.type is MemoryError:
         raise caught.value
 
 
-async def cancelled():
+async def cancelled() -> None:
     batch = bounded_gather(fn, numbers(), max_concurrent=1)
     asyncio.get_running_loop().call_later(0.001, batch.cancel)
     (await batch).failures()
 
 
-async def lived():
+async def changed_while_it_ran() -> None:
     batch = bounded_gather(fn, range(3), max_concurrent=1)
     batch.add(3)
     async with batch:
         async for result in batch:
             if result.index < 2:
-                with contextlib.suppress(RuntimeError):  # it has failed
+                with contextlib.suppress(RuntimeError):  # the batch has failed
                     batch.add(7)
                 batch.max_concurrent = 4
                 batch.pause()
@@ -98,29 +107,25 @@ async def lived():
         batch.close()
 
 
-async def given_up():
-    free = asyncio.Event()
+async def abandoned() -> None:
+    stubborn = Stubborn()
 
-    async def stubborn(x):
-        while x and not free.is_set():
-            try:
-                await free.wait()
-            except asyncio.CancelledError:
-                pass
+    async def item(x: int) -> Any:
+        return await (stubborn(x) if x else echo_later(x))
 
     try:
         result = await bounded_gather(
-            stubborn, range(3), timeout=0.001, cancel_grace=0.001, max_concurrent=2
+            item, range(3), timeout=0.001, cancel_grace=0.001, max_concurrent=2
         )
         result.failures()
     finally:
-        free.set()
+        stubborn.free.set()
 
 
-async def registered():
+async def registered() -> None:
     registry = TaskRegistry(history=2)
 
-    async def beat(x):
+    async def beat(x: int) -> Any:
         registry.heartbeat()
         return await fn(x)
 
@@ -130,7 +135,86 @@ async def registered():
     result.failures()
 
 
-async def results():
+class Name(str):
+    """A task id that is not an exact str."""
+
+    __slots__ = ()
+
+
+async def ended_with_unstarted_items() -> None:
+    """Unstarted items of the source, and some that were added."""
+    for added in ([], [3]):
+        batch = bounded_gather(forever, [1, 2], max_concurrent=1)
+        for item in added:
+            batch.add(item)
+        collecting = asyncio.create_task(batch.collect())
+        await settle()
+        batch.cancel()
+        assert len(await collecting) == 2 + len(added)
+
+
+async def named_by_subclasses_of_str() -> None:
+    results = await bounded_gather(echo_later, [Name("a"), 1.5, 7, 10**5000])
+    assert set(results.by_id()) == {"a", "1", "7", "3"}
+    keyed = await bounded_gather(echo_later, [1], key=lambda item: Name("one"))
+    assert [result.task_id for result in keyed] == ["one"]
+
+
+async def cancelled_by_its_source() -> None:
+    def items() -> Iterator[int]:
+        yield 1
+        batch.cancel()
+        yield 2
+
+    seen = []
+    batch = bounded_gather(
+        echo_later, items(), max_concurrent=1, key=Name, on_result=seen.append
+    )
+    results = await batch
+    assert len(seen) <= len(results) <= 2
+
+
+async def with_workers_closed_from_outside() -> None:
+    """Closed by the caller, and while another worker calls the source."""
+
+    def items() -> Iterator[int]:
+        yield 1
+        workers.update(asyncio.all_tasks() - before - {collecting})
+        for worker in workers - {asyncio.current_task()}:
+            worker.get_coro().close()
+        yield 2
+        yield 3
+
+    before = asyncio.all_tasks()
+    workers = set()
+    batch = bounded_gather(forever, items(), on_result=repr)
+    collecting = asyncio.create_task(batch.collect())
+    try:
+        await settle()
+        for worker in workers:
+            worker.get_coro().close()
+    finally:
+        workers.update(asyncio.all_tasks() - before - {collecting})
+        for worker in workers:
+            worker.cancel()
+        batch.cancel()
+        await asyncio.wait([*workers, collecting])
+        for worker in workers:
+            worker.cancelled() or worker.exception()
+    collecting.result().failures()
+
+
+async def a_result_in_its_own_repr() -> None:
+    inside = []
+    result = TaskResult("a", True, inside)
+    inside.append(result)
+    try:
+        assert "TaskResult(...)" in repr(result)
+    finally:
+        inside.clear()
+
+
+async def results() -> None:
     result = TaskResult("a", False, [1], ValueError())
     result.as_dict()
     repr(result)
@@ -150,16 +234,23 @@ async def results():
         decided_late,
         aborted,
         cancelled,
-        lived,
-        given_up,
+        changed_while_it_ran,
+        abandoned,
+        ended_with_unstarted_items,
+        named_by_subclasses_of_str,
+        pytest.param(cancelled_by_its_source, marks=in_a_cycle),
+        pytest.param(with_workers_closed_from_outside, marks=in_a_cycle),
         registered,
         results,
+        a_result_in_its_own_repr,
     ],
 )
-async def test_every_allocation_may_fail(scenario, loop_errors):
+async def test_every_allocation_may_fail(
+    scenario: Callable[[], Awaitable[None]], loop_errors: list[dict[str, Any]]
+) -> None:
     failed = 0
     for nth in range(1, 2000):
-        _core.fail_allocation(nth)
+        fail_allocation(nth)
         try:
             async with asyncio.timeout(10):
                 await scenario()
@@ -168,7 +259,7 @@ async def test_every_allocation_may_fail(scenario, loop_errors):
         except TimeoutError:
             pytest.fail(f"allocation {nth}: hang")
         finally:
-            left = _core.fail_allocation(0)
+            left = fail_allocation(0)
         for _ in range(20):
             if len(asyncio.all_tasks()) == 1:
                 break

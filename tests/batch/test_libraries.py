@@ -1,31 +1,35 @@
-"""Libraries inside an item: what they expect of a Task they have, in a worker too."""
+"""asyncio's own tools and other libraries around and inside items, workers included."""
 
 import asyncio
-import contextvars
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
 
+import anyio.abc
+import anyio.lowlevel
 import pytest
 
-from pyasynclife import TaskGroup, bounded_gather
+from pyasynclife import TaskGroup, TaskState, bounded_gather
+from support.coroutines import double_later, echo_later, fail
 from support.loops import settle
+
+BOTH_WAYS = True
+
+
+# --------------------------------------------------------- a real server
+
 
 N = 60
 
-var = contextvars.ContextVar("var", default="unset")
-
-BOTH_WAYS = True  # conftest.py: with a Task for each item, too
-
-
-# ---------------------------------------------------------------- a real server
-
 
 @pytest.fixture
-async def server():
-    """An aiohttp server on loopback; how many requests it serves at once is seen."""
+async def server() -> AsyncIterator[tuple[str, dict[str, int]]]:
+    """An aiohttp server on loopback that counts the requests it serves at once."""
     web = pytest.importorskip("aiohttp.web", reason="aiohttp is not installed")
     seen = {"now": 0, "most": 0, "ended": 0}
 
-    async def answer(request):
+    async def answer(request: Any) -> Any:
         seen["now"] += 1
         seen["most"] = max(seen["most"], seen["now"])
         try:
@@ -49,15 +53,15 @@ async def server():
         yield f"http://{host}:{port}", seen
     finally:
         await runner.cleanup()
-        await asyncio.sleep(0.01)  # transports close in a turn of their own
+        await asyncio.sleep(0.01)  # transports close in an iteration of their own
 
 
 @asynccontextmanager
-async def aiohttp_client(url):
+async def aiohttp_client(url: str) -> AsyncIterator[tuple[Any, Any]]:
     aiohttp = pytest.importorskip("aiohttp", reason="aiohttp is not installed")
     async with aiohttp.ClientSession(url, raise_for_status=True) as session:
 
-        async def fetch(number):
+        async def fetch(number: int) -> Any:
             async with session.get(f"/{number}") as response:
                 return (await response.json())["number"]
 
@@ -65,11 +69,11 @@ async def aiohttp_client(url):
 
 
 @asynccontextmanager
-async def httpx_client(url):
+async def httpx_client(url: str) -> AsyncIterator[tuple[Any, Any]]:
     httpx = pytest.importorskip("httpx", reason="httpx is not installed")
     async with httpx.AsyncClient(base_url=url, timeout=30, trust_env=False) as client:
 
-        async def fetch(number):
+        async def fetch(number: int) -> Any:
             response = await client.get(f"/{number}")
             response.raise_for_status()
             return response.json()["number"]
@@ -81,49 +85,53 @@ CLIENTS = [aiohttp_client, httpx_client]
 
 
 @pytest.mark.parametrize("make_client", CLIENTS)
-async def test_requests_to_a_server(make_client, server):
+async def test_a_batch_of_requests_to_a_server_keeps_its_limit(
+    make_client: Any, server: tuple[str, dict[str, int]]
+) -> None:
     url, seen = server
     async with make_client(url) as (fetch, error):
         result = await bounded_gather(fetch, range(N), max_concurrent=20, timeout=20.0)
-    assert [n for n in range(N) if n % 10 != 3] == [
-        one.data for one in result.successes()
-    ]
-    assert {error} == {type(one.error) for one in result.failures()}
+    assert [r.data for r in result.successes()] == [n for n in range(N) if n % 10 != 3]
+    assert {type(r.error) for r in result.failures()} == {error}
     assert 1 < seen["most"] <= 20
 
 
 @pytest.mark.parametrize("make_client", CLIENTS)
-async def test_requests_that_time_out_leave_the_session_whole(make_client, server):
+async def test_requests_that_time_out_leave_the_session_usable(
+    make_client: Any, server: tuple[str, dict[str, int]]
+) -> None:
     url, _ = server
     hang = [number for number in range(1001, 1041) if number % 10 in (1, 7)]
     async with make_client(url) as (fetch, _):
         result = await bounded_gather(fetch, hang, max_concurrent=4, timeout=1.0)
-        assert [n for n in hang if n % 10 == 7] == [
-            one.item for one in result if one.timed_out
+        assert [r.item for r in result if r.timed_out] == [
+            n for n in hang if n % 10 == 7
         ]
-        assert 4 == len(result.successes())
+        assert len(result.successes()) == 4
         again = await bounded_gather(fetch, [0, 1, 2], timeout=20.0)
-        assert [0, 1, 2] == again.values()
+        assert again.values() == [0, 1, 2]
 
 
 @pytest.mark.parametrize("make_client", CLIENTS)
-async def test_a_stream_of_requests_that_is_left_ends_them(make_client, server):
+async def test_leaving_a_stream_of_requests_ends_them(
+    make_client: Any, server: tuple[str, dict[str, int]]
+) -> None:
     url, _ = server
     async with make_client(url) as (fetch, _):
         batch = bounded_gather(fetch, range(1004, 2000), max_concurrent=5)
         async with batch:
             async for result in batch:
-                assert 1004 == result.data
+                assert result.data == 1004
                 break
-        assert 0 == batch.progress.running
+        assert batch.progress.running == 0
         assert batch.progress.started < 50
 
 
-# ---------------------------------------------------------------- SQLAlchemy
+# ------------------------------------------------------------ SQLAlchemy
 
 
 @pytest.fixture
-async def database(tmp_path):
+async def database(tmp_path: Path) -> AsyncIterator[tuple[Any, Any]]:
     """A scoped session keyed by the current task, over SQLite in a file."""
     pytest.importorskip("aiosqlite", reason="aiosqlite is not installed")
     pytest.importorskip("greenlet", reason="greenlet is not installed")
@@ -147,11 +155,13 @@ async def database(tmp_path):
         await engine.dispose()
 
 
-async def test_a_scoped_session_that_the_item_removes_is_its_own(database):
+async def test_a_scoped_session_that_the_item_removes_is_its_own(
+    database: tuple[Any, Any],
+) -> None:
     scoped, text = database
     sessions = []
 
-    async def store(number):
+    async def store(number: int) -> int:
         try:
             session = scoped()
             assert not session.info, "another item's session"
@@ -167,92 +177,122 @@ async def test_a_scoped_session_that_the_item_removes_is_its_own(database):
             await scoped.remove()
 
     result = await bounded_gather(store, range(30), max_concurrent=3)
-    assert list(range(30)) == result.values()
-    assert 30 == len(set(sessions))
+    assert result.values() == list(range(30))
+    assert len(set(sessions)) == 30
     stored = await scoped.scalar(text("select count(*) from item"))
     await scoped.remove()
-    assert 30 == stored
+    assert stored == 30
 
 
-async def test_a_session_that_a_failed_item_left_reaches_no_other(database):
+async def test_a_session_that_a_failed_item_left_reaches_no_other(
+    database: tuple[Any, Any],
+) -> None:
     scoped, text = database
     failed_with = set()
 
-    async def store(number):
+    async def store(number: int) -> int:
         session = scoped()
         assert session not in failed_with
         await session.execute(text("select 1"))
         if number % 3 == 1:
             failed_with.add(session)
-            raise ValueError(number)  # and the session stays as it is
+            raise ValueError(number)  # the session is not removed
         await scoped.remove()
         return number
 
     result = await bounded_gather(store, range(12), max_concurrent=2)
-    assert [n for n in range(12) if n % 3 != 1] == [
-        one.data for one in result.successes()
-    ]
-    assert {ValueError} == {type(one.error) for one in result.failures()}
+    assert [r.data for r in result.successes()] == [n for n in range(12) if n % 3 != 1]
+    assert {type(r.error) for r in result.failures()} == {ValueError}
     for session in failed_with:
         await session.close()
 
 
-async def test_a_session_that_is_kept_is_the_next_items_too_unless_each_has_a_task(
-    database, way
-):
-    """What docs/tasks.md warns of."""
+async def test_a_session_that_is_kept_reaches_the_next_item_unless_each_has_a_task(
+    database: tuple[Any, Any], way: str
+) -> None:
+    """docs/tasks.md warns of this."""
     scoped, _ = database
     sessions = set()
 
-    async def use(number):
+    async def use(number: int) -> None:
         sessions.add(scoped())
         await asyncio.sleep(0)
 
     await bounded_gather(use, range(10), max_concurrent=2)
-    assert (10 if way == "tasks" else 2) == len(sessions)
+    assert len(sessions) == (10 if way == "tasks" else 2)
     for session in sessions:
         await session.close()
 
 
-# ---------------------------------------------------------------- asyncio itself
+# -------------------------------------------------------- asyncio itself
 
 
-async def test_context_variables_are_the_items_own():
-    var.set("outside")
-
-    async def fn(x):
-        before = var.get()
-        var.set(x)
-        await settle(2)
-        assert x == var.get()
-        return before, await asyncio.to_thread(var.get)
-
-    result = await bounded_gather(fn, range(10), max_concurrent=3)
-    assert [("outside", x) for x in range(10)] == result.values()
-    assert "outside" == var.get()
-
-
-async def test_asyncio_timeout_and_wait_for_inside_an_item():
-    async def fn(x):
+async def test_asyncio_timeout_inside_an_item_is_its_own() -> None:
+    async def fn(x: int) -> tuple[Any, ...]:
         try:
+            async with asyncio.timeout(0.01 if x % 2 else 5):
+                await asyncio.sleep(0.05)
+        except TimeoutError:
+            return asyncio.current_task().cancelling(), "own"
+        return asyncio.current_task().cancelling(), "slept"
+
+    result = await bounded_gather(fn, range(6), max_concurrent=2, timeout=5)
+    assert result.values() == [(0, "own" if x % 2 else "slept") for x in range(6)]
+
+
+async def test_an_items_timeout_propagates_through_inner_timeouts() -> None:
+    async def fn(x: int) -> None:
+        async with asyncio.timeout(5), asyncio.timeout(6):
+            await asyncio.sleep(10)
+
+    result = await bounded_gather(fn, range(4), max_concurrent=2, timeout=0.01)
+    assert all(r.timed_out for r in result)
+    assert "timed out after 0.01 s" in str(result[0].error)
+
+
+async def test_wait_for_and_shield_inside_an_item_work_as_usual() -> None:
+    async def fn(x: int) -> int:
+        inner = asyncio.create_task(echo_later(x))
+        with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.005):
                 await asyncio.sleep(10)
-        except TimeoutError:
-            pass
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(asyncio.sleep(10), 0.005)
-        assert 0 == asyncio.current_task().cancelling()
-        return x
+        assert asyncio.current_task().cancelling() == 0
+        return await asyncio.shield(inner)
 
-    items = range(20)
-    result = await bounded_gather(fn, items, max_concurrent=4, timeout=10.0)
-    assert list(items) == result.values()
+    result = await bounded_gather(fn, range(20), max_concurrent=4, timeout=10.0)
+    assert result.values() == list(range(20))
 
 
-@pytest.mark.parametrize("group_type", [TaskGroup, asyncio.TaskGroup])
-async def test_groups_inside_an_item(group_type):
-    async def fn(x):
-        async with group_type() as outer, group_type() as inner:
+@pytest.mark.parametrize("group_type", [asyncio.TaskGroup, TaskGroup])
+async def test_nested_groups_inside_an_item_cancel_as_usual(group_type: Any) -> None:
+    async def fails(x: int) -> None:
+        await asyncio.sleep(0)
+        raise LookupError(x)
+
+    async def fn(x: int) -> tuple[Any, ...]:
+        try:
+            async with group_type() as outer:
+                outer.create_task(asyncio.sleep(10))
+                async with group_type() as inner:
+                    inner.create_task(echo_later(x))
+                    if x % 2:
+                        inner.create_task(fails(x))
+                    await asyncio.sleep(0.01)
+                raise KeyError(x)
+        except* LookupError as group:
+            failures = len(group.exceptions)
+        return failures, asyncio.current_task().cancelling()
+
+    result = await bounded_gather(fn, range(6), max_concurrent=2)
+    assert result.values() == [(1, 0)] * 6
+
+
+@pytest.mark.parametrize("group_type", [asyncio.TaskGroup, TaskGroup])
+async def test_groups_inside_an_item_work_as_usual(group_type: Any) -> None:
+    async def fn(x: int) -> int:
+        async with asyncio.timeout(5), group_type() as outer, group_type() as inner:
             first = outer.create_task(asyncio.sleep(0, x))
             second = inner.create_task(asyncio.sleep(0, x))
         with pytest.raises(ExceptionGroup):
@@ -262,102 +302,207 @@ async def test_groups_inside_an_item(group_type):
         return first.result() + second.result()
 
     result = await bounded_gather(fn, range(10), max_concurrent=3)
-    assert [2 * x for x in range(10)] == result.values()
+    assert result.values() == [2 * x for x in range(10)]
 
 
-# ---------------------------------------------------------------- anyio
+@pytest.mark.parametrize("group_type", [asyncio.TaskGroup, TaskGroup])
+async def test_a_failing_group_inside_an_item_is_its_error(group_type: Any) -> None:
+    async def fn(x: int) -> None:
+        async with group_type() as group:
+            group.create_task(fail(x))
+            await asyncio.sleep(10)
+
+    result = await bounded_gather(fn, range(3), max_concurrent=1)
+    assert all(isinstance(r.error, ExceptionGroup) for r in result)
+
+
+async def test_a_batch_may_run_inside_an_item_of_a_batch() -> None:
+    async def inner(x: int) -> Any:
+        return await bounded_gather(double_later, range(x))
+
+    result = await bounded_gather(inner, [1, 2, 3])
+    assert [r.values() for r in result.values()] == [[0], [0, 2], [0, 2, 4]]
+
+
+@pytest.mark.parametrize("group_type", [asyncio.TaskGroup, TaskGroup])
+async def test_a_batch_inside_a_group_that_fails_ends_with_it(group_type: Any) -> None:
+    ended = []
+
+    async def fn(x: int) -> None:
+        try:
+            await asyncio.sleep(10)
+        finally:
+            ended.append(x)
+
+    async def fails() -> None:
+        await settle(4)
+        raise LookupError
+
+    with pytest.raises(ExceptionGroup) as caught:
+        async with group_type() as group:
+            group.create_task(bounded_gather(fn, range(3)).collect())
+            group.create_task(fails())
+    assert isinstance(caught.value.exceptions[0], LookupError)
+    assert sorted(ended) == [0, 1, 2]
+
+
+async def test_a_timeout_around_a_batch_waits_for_the_items() -> None:
+    ended = []
+
+    async def fn(x: int) -> None:
+        if x == 2:
+            scope.reschedule(asyncio.get_running_loop().time())
+        try:
+            await asyncio.sleep(10)
+        finally:
+            await asyncio.sleep(0)
+            ended.append(x)
+
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(None) as scope:
+            await bounded_gather(fn, range(3))
+    assert sorted(ended) == [0, 1, 2]
+    assert asyncio.current_task().cancelling() == 0
+
+
+# ----------------------------------------------------------------- anyio
 
 
 @pytest.fixture
-def anyio():
+def anyio() -> Any:
     return pytest.importorskip("anyio", reason="anyio is not installed")
 
 
-async def test_anyio_scopes_and_groups_inside_an_item(anyio):
-    async def fn(x):
+async def test_anyio_scopes_and_groups_inside_an_item_work_as_usual(anyio: Any) -> None:
+    async def fn(x: int) -> list[int]:
         with anyio.move_on_after(0.005) as scope:
             await anyio.sleep(10)
         assert scope.cancelled_caught
+        with anyio.CancelScope() as own:
+            own.cancel()
+            await anyio.sleep(10)
+        with pytest.raises(TimeoutError), anyio.fail_after(0.005):
+            await anyio.sleep(10)
         seen = []
 
-        async def child(number):
-            await anyio.sleep(0)
+        async def child(number: int) -> None:
+            await anyio.lowlevel.checkpoint()
             seen.append(number)
 
         async with anyio.create_task_group() as group:
             group.start_soon(child, x)
             group.start_soon(child, -x)
-        with pytest.raises(TimeoutError), anyio.fail_after(0.005):
-            await anyio.sleep(10)
+        assert asyncio.current_task().cancelling() == 0
         return sorted(seen)
 
-    result = await bounded_gather(fn, range(10), max_concurrent=3)
-    assert [[-x, x] for x in range(10)] == result.values()
+    result = await bounded_gather(fn, range(10), max_concurrent=3, timeout=5)
+    assert result.values() == [[-x, x] for x in range(10)]
 
 
-async def test_a_timeout_goes_through_anyios_scopes(anyio):
+async def test_an_anyio_group_that_fails_inside_an_item_is_its_error(
+    anyio: Any,
+) -> None:
+    async def fails() -> None:
+        raise LookupError
+
+    async def fn(x: int) -> int:
+        async with anyio.create_task_group() as group:
+            if x % 2:
+                group.start_soon(fails)
+            await anyio.sleep(0.01)
+        return x
+
+    result = await bounded_gather(fn, range(4), max_concurrent=1)
+    assert [r.success for r in result] == [True, False, True, False]
+    assert all(isinstance(r.error, ExceptionGroup) for r in result.failures())
+
+
+async def test_an_items_timeout_propagates_through_anyios_scopes(anyio: Any) -> None:
     cleaned = []
 
-    async def fn(x):
+    async def fn(x: int) -> None:
         async with anyio.create_task_group() as group:
             group.start_soon(anyio.sleep_forever)
             try:
-                await anyio.sleep_forever()
+                with anyio.fail_after(5):
+                    await anyio.sleep_forever()
             finally:
                 with anyio.CancelScope(shield=True):
                     await anyio.sleep(0.001)
                 cleaned.append(x)
 
-    result = await bounded_gather(fn, [1, 2], timeout=0.02)
-    assert [True, True] == [one.timed_out for one in result]
-    assert {1, 2} == set(cleaned)
+    result = await bounded_gather(fn, range(4), max_concurrent=2, timeout=0.02)
+    assert [r.state for r in result] == [TaskState.FAILED] * 4
+    assert all(r.timed_out for r in result)
+    assert sorted(cleaned) == [0, 1, 2, 3]
 
 
-async def test_an_anyio_scope_around_the_batch_cancels_it(anyio):
+@pytest.mark.parametrize("how", ["scope", "deadline", "group"])
+async def test_anyio_around_a_batch_cancels_and_waits(how: str, anyio: Any) -> None:
     ended = []
 
-    async def fn(x):
+    async def fn(x: int) -> None:
+        if how == "scope" and x == 2:
+            scope.cancel()
         try:
             await anyio.sleep_forever()
         finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.sleep(0.01)
             ended.append(x)
 
-    with anyio.move_on_after(0.02) as scope:
-        await bounded_gather(fn, [1, 2, 3])
-    assert scope.cancelled_caught
-    assert {1, 2, 3} == set(ended)
-    assert 0 == asyncio.current_task().cancelling()
-
-
-async def test_an_anyio_scope_and_group_inside_an_asynchronous_source(anyio):
-    async def source():
-        send, receive = anyio.create_memory_object_stream(2)
-
-        async def feed():
-            async with send:
-                for x in range(20):
-                    await send.send(x)
-
+    if how == "group":
         async with anyio.create_task_group() as group:
-            group.start_soon(feed)
-            with anyio.fail_after(20):
-                async with receive:
-                    async for x in receive:
-                        yield x
-
-    async def fn(x):
-        await anyio.sleep(0)
-        return x
-
-    result = await bounded_gather(fn, source(), max_concurrent=3)
-    assert list(range(20)) == result.values()
+            group.start_soon(bounded_gather(fn, range(3)).collect)
+            await settle(5)
+            group.cancel_scope.cancel()
+    else:
+        with anyio.move_on_after(0.02 if how == "deadline" else 60) as scope:
+            await bounded_gather(fn, range(3))
+        assert scope.cancelled_caught
+    assert sorted(ended) == [0, 1, 2]
+    assert asyncio.current_task().cancelling() == 0
 
 
-async def test_a_limiter_token_is_the_items_while_it_has_it(anyio):
+async def test_anyio_scopes_and_groups_inside_a_source_work_as_usual(
+    anyio: Any,
+) -> None:
+    async def source() -> AsyncIterator[int]:
+        with anyio.fail_after(5):
+            async with anyio.create_task_group() as group:
+                for i in range(5):
+                    group.start_soon(anyio.sleep, 0)
+                    with anyio.move_on_after(0.001):
+                        await anyio.sleep(10)
+                    yield i
+
+    result = await bounded_gather(echo_later, source(), max_concurrent=2)
+    assert result.values() == list(range(5))
+    async with bounded_gather(echo_later, source()) as batch:
+        async for _ in batch:
+            break
+
+
+async def test_an_anyio_stream_is_a_source(anyio: Any) -> None:
+    send, receive = anyio.create_memory_object_stream[int](0)
+
+    async def produce() -> None:
+        async with send:
+            for i in range(10):
+                await send.send(i)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(produce)
+        async with receive:
+            result = await bounded_gather(echo_later, receive, max_concurrent=2)
+    assert result.values() == list(range(10))
+
+
+async def test_an_item_may_hold_a_token_of_an_anyio_limiter(anyio: Any) -> None:
     limiter = anyio.CapacityLimiter(2)
     most = 0
 
-    async def fn(x):
+    async def fn(x: int) -> int:
         nonlocal most
         async with limiter:
             most = max(most, limiter.borrowed_tokens)
@@ -365,5 +510,5 @@ async def test_a_limiter_token_is_the_items_while_it_has_it(anyio):
         return await anyio.to_thread.run_sync(lambda: x)
 
     result = await bounded_gather(fn, range(20), max_concurrent=5)
-    assert list(range(20)) == result.values()
-    assert 2 == most
+    assert result.values() == list(range(20))
+    assert most == 2

@@ -1,10 +1,15 @@
-"""Random programs on a live batch: whatever is called from wherever, every item has
-exactly one outcome, the limit holds, nothing hangs and nothing is left."""
+"""Random programs that change a batch while it runs.
+
+Whichever method is called from whichever callback: every item has exactly one
+outcome, the limit holds, nothing hangs and nothing is left.
+"""
 
 import asyncio
 import random
 import sys
 from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import pytest
 
@@ -13,6 +18,7 @@ from pyasynclife import (
     BatchResult,
     BatchStatus,
     TaskRegistry,
+    TaskResult,
     TaskState,
     bounded_gather,
 )
@@ -25,21 +31,21 @@ ENDS = (BatchError, LookupError, ArithmeticError, SystemExit)
 
 
 class Program:
-    """One batch with random options, source, items and use."""
+    """One batch with random options, a random source, random items and a random use."""
 
-    def __init__(self, seed):
+    def __init__(self, seed: str) -> None:
         self.random = random.Random(seed)
         self.calls = self.random.sample(CALLS, self.random.choice([1, 2, 4]))
         self.rate = self.random.choice([0.02, 0.1, 0.5])
         self.size = self.random.choice([0, 1, 5, 20, 60])
         self.use = self.random.choice([self.collect, self.iterate, self.block])
         self.exits = 0.16 + self.random.choice([0, 0.01, 0.1])
-        self.began, self.told, self.running = Counter(), Counter(), set()
+        self.began, self.reported, self.running = Counter(), Counter(), set()
         self.states, self.streamed, self.result = {}, None, None
         self.added = 0
 
-    def options(self):
-        def maybe(name, *values):
+    def options(self) -> dict[str, Any]:
+        def maybe(name: str, *values: Any) -> None:
             if self.random.random() < 0.4:
                 chosen[name] = self.random.choice(values)
 
@@ -55,8 +61,8 @@ class Program:
         self.graced = "cancel_grace" in chosen
         return chosen
 
-    def call(self, where):
-        """Call anything, now and then."""
+    def call(self, where: str) -> None:
+        """Call a random method, now and then."""
         if self.random.random() > self.rate:
             return
         name = self.random.choice(self.calls)
@@ -83,13 +89,13 @@ class Program:
         elif name in ("close", "resume", "cancel"):
             getattr(batch, name)()
 
-    async def nap(self):
+    async def nap(self) -> None:
         await asyncio.sleep(self.random.choice([0, 0, 0.001, 0.002]))
 
-    async def item(self, x):
+    async def item(self, x: int) -> int:
         self.began[x] += 1
         self.running.add(x)
-        assert len(self.running - self.told.keys()) <= self.batch.max_concurrent
+        assert len(self.running - self.reported.keys()) <= self.batch.max_concurrent
         try:
             self.call("item")
             for _ in range(self.random.choice([0, 1, 3])):
@@ -115,7 +121,7 @@ class Program:
             self.running.discard(x)
             self.call("item")
 
-    def source(self):
+    def source(self) -> Iterator[int]:
         fails = self.random.choice([None, None, None, 3])
         for x in range(self.size):
             self.call("source")
@@ -123,7 +129,7 @@ class Program:
                 raise ArithmeticError
             yield x
 
-    async def later(self):
+    async def later(self) -> AsyncIterator[Any]:
         try:
             for x in self.source():
                 await self.nap()
@@ -131,19 +137,19 @@ class Program:
         finally:
             await self.nap()
 
-    def on_result(self, result):
-        self.told[result.item] += 1
+    def on_result(self, result: TaskResult[Any]) -> None:
+        self.reported[result.item] += 1
         self.states[result.item] = result.state
         self.call("result")
 
-    def check_progress(self):
+    def check_progress(self) -> None:
         p = self.batch.progress
         assert p.started == p.running + p.done + p.failed + p.cancelled
 
-    async def collect(self):
+    async def collect(self) -> None:
         self.result = await self.batch
 
-    async def iterate(self):
+    async def iterate(self) -> None:
         self.streamed = []
         async with self.batch:
             async for result in self.batch:
@@ -151,22 +157,24 @@ class Program:
                 self.call("use")
                 await self.nap()
 
-    async def block(self):
+    async def block(self) -> None:
         async with self.batch:
             await self.nap()
             self.call("use")
             if self.random.random() < 0.2:
                 raise ArithmeticError
 
-    async def hosted(self):
-        self.host = asyncio.current_task()  # an eager one is not known yet
-        # An exit that leaves a Task would leave the loop with it.
+    async def hosted(self) -> BaseException | None:
+        self.host = (
+            asyncio.current_task()
+        )  # create_task has not returned an eager task yet
+        # An exit that leaves a Task would leave the loop too.
         try:
             await self.use()
         except ENDS as error:
             return error
 
-    async def main(self):
+    async def main(self) -> None:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda *_: None)
         if sys.version_info >= (3, 12) and self.random.random() < 0.3:
@@ -183,21 +191,21 @@ class Program:
             self.result = getattr(error, "result", None) or self.result
         self.check(error=self.host.cancelled() or error)
         self.rate = 0
-        await asyncio.sleep(1)  # what was given up ends
+        await asyncio.sleep(1)  # abandoned items end
         await settle(5)
         assert asyncio.all_tasks() == {self.main_task}
 
-    def check(self, error):
+    def check(self, error: Any) -> None:
         assert isinstance(self.batch.status, BatchStatus)
         self.check_progress()
-        assert set(self.told.values()) <= {1}
+        assert set(self.reported.values()) <= {1}
         assert set(self.began.values()) <= {1}
-        assert self.began.keys() <= self.told.keys()
-        assert self.batch.progress.started == len(self.told)
+        assert self.began.keys() <= self.reported.keys()
+        assert self.batch.progress.started == len(self.reported)
         stuck = [s for s in self.states.values() if s is TaskState.RUNNING]
         assert self.batch.progress.running == len(stuck)
         if self.streamed is not None and error is None:
-            assert Counter(self.streamed) == self.told
+            assert Counter(self.streamed) == self.reported
         if isinstance(self.result, BatchResult):
             assert [r.index for r in self.result] == list(range(len(self.result)))
             for r in self.result:
@@ -205,7 +213,7 @@ class Program:
 
 
 @pytest.mark.parametrize("number", range(20))
-def test_a_random_program(number):
+def test_a_random_program_keeps_every_invariant(number: int) -> None:
     for part in range(10):
         program = Program(f"{SEED} {number} {part}")
         with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:

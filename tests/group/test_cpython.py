@@ -1,8 +1,8 @@
-"""CPython's own tests of TaskGroup, with ours in the place of asyncio's.
+"""CPython's own tests of TaskGroup, run with ours in place of asyncio's.
 
-Run from an interpreter's own tree: the running version's, and 3.15's on the older
-ones, whose behaviour ours has everywhere. Where that tree is, `make matrix` knows,
-or PYASYNCLIFE_CPYTHON_315 says: a folder with 3.15's `test` package in it.
+They are the tests of the running version, and on older versions those of 3.15 too:
+ours behaves as 3.15's everywhere. `make matrix` finds 3.15's tree; elsewhere
+PYASYNCLIFE_CPYTHON_315 names a folder that contains 3.15's `test` package.
 """
 
 import asyncio
@@ -22,25 +22,25 @@ FILE = "test/test_asyncio/test_taskgroups.py"
 OWN = Path(unittest.__file__).parent.parent
 RUNNING = sys.version_info[:2]
 
-STOCK_CLOSES = "coro.close()" in inspect.getsource(asyncio.taskgroups)
+ASYNCIO_CLOSES = "coro.close()" in inspect.getsource(asyncio.taskgroups)
 
 EAGER = "TestEagerTaskTaskGroup"
 
-# Whose tests, test, where, reason: these fail there, and are meant to.
-REFUSED = "uses a coroutine again that the group refused: ours closes it, as 3.13's"
-KEPT = "an eager task stays in the frame of the loop's create_task (gh-128552)"
+# Version of the tests, test, where it fails, why: each is meant to fail there.
+REFUSED = "reuses a coroutine that the group refused: ours closes it, as 3.13's does"
+KEPT = "the frame of the loop's create_task keeps an eager task (gh-128552)"
 LOOP_KEEPS = RUNNING >= (3, 12) and "del task\n" not in inspect.getsource(
     asyncio.BaseEventLoop.create_task
 )
 NAMED = "this version's loop names an eager task after its first step"
 DIFFERENCES: list[tuple[str, str, bool, str]] = [
-    ("own", "test_taskgroup_finished", not STOCK_CLOSES, REFUSED),
-    ("own", "test_taskgroup_not_entered", not STOCK_CLOSES, REFUSED),
-    ("own", "test_taskgroup_without_parent_task", not STOCK_CLOSES, REFUSED),
+    ("own", "test_taskgroup_finished", not ASYNCIO_CLOSES, REFUSED),
+    ("own", "test_taskgroup_not_entered", not ASYNCIO_CLOSES, REFUSED),
+    ("own", "test_taskgroup_without_parent_task", not ASYNCIO_CLOSES, REFUSED),
     (
         "own",
         "test_taskgroup_no_create_task_after_failure",
-        not STOCK_CLOSES,
+        not ASYNCIO_CLOSES,
         REFUSED,
     ),
     ("3.15", f"{EAGER}.test_name", RUNNING < (3, 14), NAMED),
@@ -53,7 +53,7 @@ DIFFERENCES: list[tuple[str, str, bool, str]] = [
 
 
 def load(label: str, path: Path) -> ModuleType | None:
-    """The test module, and what it expects of asyncio."""
+    """The test module, given what it expects of asyncio."""
     spec = importlib.util.spec_from_file_location(f"cpython_{label}", path)
     if not path.exists() or spec is None or spec.loader is None:
         return None
@@ -61,7 +61,7 @@ def load(label: str, path: Path) -> ModuleType | None:
     with pytest.MonkeyPatch.context() as patch:
         give_event_loop(patch)
         spec.loader.exec_module(module)
-    if RUNNING < (3, 14):  # only then coroutines own up to their locals
+    if RUNNING < (3, 14):  # coroutines show their locals to gc from 3.14 on
         vars(module)["no_other_refs"] = list
     return module
 
@@ -86,7 +86,7 @@ class WithLoopFactory:
 def cases(label: str, tree: Path) -> list[tuple[str, str, type]]:
     try:
         module = load(label, tree / FILE)
-    except ImportError:  # a distribution may leave the test package out
+    except ImportError:  # a distribution may omit the test package
         return []
     found = []
     for name, kind in sorted(vars(module).items() if module else ()):
@@ -105,8 +105,8 @@ if RUNNING < (3, 15):
 
 
 def difference(label: str, test: str) -> str | None:
-    for whose, named, differs, reason in DIFFERENCES:
-        if differs and whose == label and named in (test, test.split(".")[1]):
+    for version, named, differs, reason in DIFFERENCES:
+        if differs and version == label and named in (test, test.split(".")[1]):
             return reason
     return None
 
@@ -121,7 +121,7 @@ def test_the_tests_of_the_running_version_are_there() -> None:
 @pytest.mark.parametrize(
     ("label", "test", "kind"), [pytest.param(*c, id=f"{c[0]}-{c[1]}") for c in CASES]
 )
-def test_cpython(
+def test_a_test_of_cpython_passes(
     label: str,
     test: str,
     kind: type[unittest.TestCase],
@@ -133,11 +133,11 @@ def test_cpython(
     monkeypatch.setattr(asyncio.taskgroups, "TaskGroup", pyasynclife.TaskGroup)
     result = unittest.TestResult()
     kind(test.split(".")[1]).run(result)
-    said = "\n".join(text for _, text in result.errors + result.failures)
+    failures = "\n".join(text for _, text in result.errors + result.failures)
     reason = difference(label, test)
     if reason is not None:
-        assert said, f"listed as a difference, and passes: {reason}"
+        assert failures, f"listed as a difference, and passes: {reason}"
         return
-    assert not said, said
+    assert not failures, failures
     if result.skipped:
         pytest.skip(result.skipped[0][1])

@@ -1,8 +1,8 @@
-"""Random programs of tasks cannot tell our TaskGroup from asyncio's of CPython 3.15,
-nor the capture from the plain way: the same effects, in the same turns of the loop.
+"""Random programs have the same effects in the same iterations of the loop with our
+TaskGroup and with CPython 3.15's, and with the capture and without it.
 
-PYASYNCLIFE_PROGRAMS programs are played from PYASYNCLIFE_SEED on; `make differential`
-plays 10,000 on every version.
+There are PYASYNCLIFE_PROGRAMS programs, from the seed PYASYNCLIFE_SEED on;
+`make differential` runs 10,000 on every version.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ PROGRAMS = int(os.environ.get("PYASYNCLIFE_PROGRAMS", "500"))
 SEED = int(os.environ.get("PYASYNCLIFE_SEED", "0"))
 PARTS = 10
 LOOPS = {"asyncio": VirtualLoop, "uvloop": uvloop_type()}
-# Each of these happened in some program, or the programs show less than they should.
+# Some program must have each of these, or the programs test less than they should.
 EFFECTS = {
     "begin",
     "end",
@@ -55,7 +55,7 @@ EFFECTS = {
 
 
 @pytest.fixture(autouse=True)
-def both_ways(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def both_paths(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(logging.getLogger("pyasynclife"), "disabled", True)
     was = _core.allow_capture(True)
     yield
@@ -73,33 +73,33 @@ def plain(program: Body, loop: Any) -> Log:
 
 
 FOUND = reference()
-Stock = FOUND and in_order(FOUND[0])
+Theirs = FOUND and in_order(FOUND[0])
 
 
-def stock(program: Body, loop: Any) -> Log | None:
-    """What asyncio does; None where it is no guide."""
-    if Stock is None:
+def asyncios(program: Body, loop: Any) -> Log | None:
+    """The log of asyncio's group; None where it is no guide."""
+    if Theirs is None:
         return None
-    Stock.trapped = False
-    log = run(Stock, Registry, program, loop)
-    return None if Stock.trapped else log
+    Theirs.trapped = False
+    log = run(Theirs, Registry, program, loop)
+    return None if Theirs.trapped else log
 
 
 def differ(program: Body, loop: Any) -> str:
-    """What is told apart: the two ways, or ours and asyncio's."""
+    """The pair whose logs differ: the two paths, or ours and asyncio's; or ""."""
     ours = captured(program, loop)
     if ours != plain(program, loop):
-        return "the capture from the plain way"
-    theirs = stock(program, loop)
-    return "ours from asyncio's" if theirs is not None and ours != theirs else ""
+        return "the capture and the plain path"
+    theirs = asyncios(program, loop)
+    return "ours and asyncio's" if theirs is not None and ours != theirs else ""
 
 
 def explain(seed: int, program: Body, loop: Any) -> str:
-    what = differ(program, loop)
-    program = shrink(program, lambda less: differ(less, loop) == what)
+    pair = differ(program, loop)
+    program = shrink(program, lambda less: differ(less, loop) == pair)
     ours = captured(program, loop)
-    other = plain(program, loop) if "plain" in what else stock(program, loop) or []
-    lines = [f"seed {seed} tells {what}", show(program), repr(program)]
+    other = plain(program, loop) if "plain" in pair else asyncios(program, loop) or []
+    lines = [f"seed {seed}: {pair} differ", show(program), repr(program)]
     for i in range(max(len(ours), len(other))):
         here, there = (str(log[i]) if i < len(log) else "" for log in (ours, other))
         lines.append(f"{' ' if here == there else '!'} {here:50} {there}")
@@ -121,7 +121,7 @@ def test_no_program_tells_them_apart(part: int, loop_type: Any) -> None:
 
 def test_the_reference_is_there() -> None:
     if FOUND is None:
-        pytest.skip("not compared with asyncio: 3.15's taskgroups.py cannot be had")
+        pytest.skip("not compared with asyncio: 3.15's taskgroups.py is not there")
     print(f"compared with {FOUND[1]}")
 
 
@@ -130,7 +130,7 @@ def test_the_programs_reach_every_effect() -> None:
     for seed in range(300):
         for _, what in captured(Writer(seed).program()):
             seen[str(what[0])] += 1
-    assert set() == EFFECTS - set(seen)
+    assert EFFECTS - set(seen) == set()
 
 
 def test_the_programs_go_through_the_capture(loop_type: Any) -> None:
@@ -153,13 +153,13 @@ def test_the_programs_go_through_the_capture(loop_type: Any) -> None:
 
 def test_a_difference_is_found_and_shrunk() -> None:
     class Harsh(TaskGroup):
-        def create_task(self, coro, **keywords):  # type: ignore[no-untyped-def]
+        def create_task(self, coro: Any, **keywords: Any) -> Any:
             task = super().create_task(coro, **keywords)
             task.cancel()
             return task
 
-    def tells(program: Body) -> bool:
+    def differs(program: Body) -> bool:
         return run(Harsh, TaskRegistry, program) != run(TaskGroup, Registry, program)
 
-    program = next(p for seed in range(99) if tells(p := Writer(seed).program()))
-    assert len(repr(shrink(program, tells))) < 100
+    program = next(p for seed in range(99) if differs(p := Writer(seed).program()))
+    assert len(repr(shrink(program, differs))) < 100

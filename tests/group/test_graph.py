@@ -1,4 +1,4 @@
-"""Groups in the await graph, which asyncio has from 3.14 on: as asyncio's own show."""
+"""Groups in the await graph of 3.14 and later look like asyncio's own."""
 
 import asyncio
 import re
@@ -14,12 +14,12 @@ from support.coroutines import forever
 from support.loops import settle
 
 pytestmark = pytest.mark.skipif(
-    sys.version_info < (3, 14), reason="the graph came with 3.14"
+    sys.version_info < (3, 14), reason="the await graph came with 3.14"
 )
 
 
 async def graph_of_a_grandchild(Group: Any) -> tuple[list[str], str]:
-    """Who awaits a child of a group in a child of a group, and how that is shown."""
+    """The tasks that await a grandchild of a group, and the formatted graph."""
     tasks: list[Any] = []
 
     async def inner() -> None:
@@ -48,27 +48,27 @@ async def graph_of_a_grandchild(Group: Any) -> tuple[list[str], str]:
 
 async def test_the_graph_goes_from_a_child_to_its_groups_parent() -> None:
     names, shown = await graph_of_a_grandchild(TaskGroup)
-    stock_names, stock_shown = await graph_of_a_grandchild(asyncio.TaskGroup)
-    assert ["grandchild", "child", "parent"] == names == stock_names
+    their_names, their_shown = await graph_of_a_grandchild(asyncio.TaskGroup)
+    assert names == their_names == ["grandchild", "child", "parent"]
 
     def tasks_in(text: str) -> list[str]:
         return re.findall(r"Task\(name='(\w+)'", text)
 
-    assert ["grandchild", "child", "parent"] == tasks_in(shown)
-    assert tasks_in(stock_shown) == tasks_in(shown)
+    assert tasks_in(shown) == ["grandchild", "child", "parent"]
+    assert tasks_in(shown) == tasks_in(their_shown)
     assert "inner()" in shown
     assert "outer()" in shown
 
 
-async def test_the_edges_go_with_the_child(
+async def test_the_edges_end_with_the_child(
     loop_errors: list[dict[str, Any]],
 ) -> None:
     me = asyncio.current_task()
     async with TaskGroup() as group:
         task: Any = group.create_task(forever())
-        assert {me} == set(task._asyncio_awaited_by)
+        assert set(task._asyncio_awaited_by) == {me}
         eager: Any = group.create_task(forever(), eager_start=True)
-        assert {me} == set(eager._asyncio_awaited_by)
+        assert set(eager._asyncio_awaited_by) == {me}
         await asyncio.sleep(0)
         task.cancel()
         await settle()
@@ -107,21 +107,23 @@ def pstree(module: str) -> str:
         )
     if done.returncode != 0:
         if re.search(r"permission|not permitted|privileg", done.stderr, re.IGNORECASE):
-            pytest.skip(f"no right to look into another process: {done.stderr[-200:]}")
+            pytest.skip(
+                f"not permitted to look into another process: {done.stderr[-200:]}"
+            )
         pytest.fail(done.stderr)
     return done.stdout
 
 
 def test_pstree_shows_groups_from_another_process() -> None:
     def tasks_in(text: str) -> list[tuple[int, str]]:
-        """The tasks of the tree and how deep each is, leaves in any order."""
+        """The tasks of the tree and the depth of each, leaves in any order."""
         found = re.finditer(r"^(.*?)\(T\) (\w+)(?: \d)?$", text, re.MULTILINE)
         depths = [(len(match[1]), match[2]) for match in found]
         ranks = sorted({depth for depth, _ in depths})
         return [(ranks.index(depth), name) for depth, name in depths]
 
-    ours, stock = pstree("pyasynclife"), pstree("asyncio")
-    names = [name for _, name in tasks_in(stock)]
-    assert ["root", "branch", "leaf", "leaf"] == names, stock
+    ours, theirs = pstree("pyasynclife"), pstree("asyncio")
+    names = [name for _, name in tasks_in(theirs)]
+    assert names == ["root", "branch", "leaf", "leaf"], theirs
     assert [name for _, name in tasks_in(ours)] == names, ours
     assert tasks_in(ours) == [(0, "root"), (1, "branch"), (2, "leaf"), (2, "leaf")]

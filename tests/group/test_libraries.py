@@ -1,7 +1,7 @@
-"""TaskGroup inside real code: aiohttp, Starlette, anyio, timeouts, Ctrl-C.
+"""TaskGroup in other code: aiohttp, Starlette, anyio, timeouts, Ctrl-C.
 
-From 3.13 on each test runs with asyncio's own group too: a host must not be able to
-tell. Before, asyncio's has the faults of test_traps.py.
+From 3.13 on each test runs with asyncio's own group too: a library must not notice the
+difference. Before 3.13 asyncio's has the faults of test_versions.py.
 """
 
 import asyncio
@@ -74,7 +74,7 @@ async def aiohttp_server(begun: list[str], ended: list[str]) -> AsyncIterator[st
 
 
 @needs("aiohttp")
-async def test_an_aiohttp_fan_out_answers_all(Group: Any) -> None:
+async def test_many_aiohttp_requests_are_all_answered(Group: Any) -> None:
     import aiohttp
 
     async def get(n: int) -> str:
@@ -88,7 +88,7 @@ async def test_an_aiohttp_fan_out_answers_all(Group: Any) -> None:
         Group() as group,
     ):
         tasks = [group.create_task(get(n)) for n in range(40)]
-    assert [str(n) for n in range(40)] == [task.result() for task in tasks]
+    assert [task.result() for task in tasks] == [str(n) for n in range(40)]
 
 
 @needs("aiohttp")
@@ -115,19 +115,19 @@ async def test_an_aiohttp_request_that_fails_cancels_the_rest(Group: Any) -> Non
                 tasks += [group.create_task(get("/hang")) for _ in range(10)]
         (error,) = caught.value.exceptions
         assert isinstance(error, aiohttp.ClientResponseError)
-        assert 503 == error.status
+        assert error.status == 503
         assert error is failing.exception()
         assert all(task.cancelled() for task in tasks)
         assert cancelling() == 0
 
-        # the five connections are free again, and the server was told
+        # the five connections are free again, and the server's handlers ended
         async with asyncio.timeout(5), Group() as group:
             for n in range(10):
                 group.create_task(get(f"/answer?n={n}"))
         async with asyncio.timeout(5):
             while len(ended) < len(begun):
                 await asyncio.sleep(0.01)
-    assert len(begun) in (4, 5)  # the fifth has taken the connection of the failed one
+    assert len(begun) in (4, 5)  # the fifth may take the connection of the failed one
 
 
 # ------------------------------------------------------------------ Starlette
@@ -137,7 +137,7 @@ async def test_an_aiohttp_request_that_fails_cancels_the_rest(Group: Any) -> Non
 async def uvicorn_server(
     handler: Any, patience: float = 1
 ) -> AsyncIterator[tuple[Any, str, int]]:
-    """A server, which waits so long for its handlers when it is told to end."""
+    """Run a server that ends at most `patience` seconds after it is asked to."""
     import uvicorn
     from starlette.applications import Starlette
     from starlette.routing import Route
@@ -196,7 +196,7 @@ async def test_a_starlette_handler_answers_from_its_group(Group: Any) -> None:
 
 
 @needs("uvicorn", "starlette")
-async def test_a_client_that_hangs_up_ends_the_handler_s_group(Group: Any) -> None:
+async def test_a_client_that_hangs_up_ends_the_group_of_the_handler(Group: Any) -> None:
     from starlette.responses import PlainTextResponse
 
     started, ended = asyncio.Event(), asyncio.Event()
@@ -235,7 +235,7 @@ async def test_a_client_that_hangs_up_ends_the_handler_s_group(Group: Any) -> No
         await started.wait()
         await hang_up(writer)
         await ended.wait()
-    assert ["work ended", "hung up", "cancelling 0"] == seen
+    assert seen == ["work ended", "hung up", "cancelling 0"]
 
 
 @needs("uvicorn", "starlette")
@@ -268,7 +268,7 @@ async def test_a_server_that_cancels_the_handler_ends_its_group(Group: Any) -> N
             while "cancelled" not in seen:
                 await asyncio.sleep(0.02)
         await hang_up(writer)
-    assert ["work ended"] * 3 + ["cancelled"] == seen
+    assert seen == ["work ended"] * 3 + ["cancelled"]
 
 
 # ------------------------------------------------------------------ anyio
@@ -291,8 +291,8 @@ async def test_an_anyio_scope_in_a_child_ends_at_its_edge(Group: Any) -> None:
     async with Group() as group:
         tasks = [group.create_task(child()) for _ in range(3)]
         other = group.create_task(asyncio.sleep(0.05, "other"))
-    assert ["cancelling 0"] * 3 == [task.result() for task in tasks]
-    assert "other" == other.result()
+    assert [task.result() for task in tasks] == ["cancelling 0"] * 3
+    assert other.result() == "other"
 
 
 @needs("anyio")
@@ -313,7 +313,7 @@ async def test_an_anyio_shield_in_a_child_ends_before_the_group(Group: Any) -> N
         async with Group() as group:
             group.create_task(child())
             group.create_task(fail(3))
-    assert ["cleaned up"] == seen
+    assert seen == ["cleaned up"]
 
 
 async def wait_in_anyio(ended: list[str], name: str) -> None:
@@ -342,8 +342,8 @@ async def test_an_anyio_group_inside_ours_fails_as_one_child(Group: Any) -> None
             group.create_task(child())
     (inner_group,) = caught.value.exceptions
     assert isinstance(inner_group, ExceptionGroup)
-    assert [Boom] == [type(error) for error in inner_group.exceptions]
-    assert ["inner", "outer"] == ended
+    assert [type(error) for error in inner_group.exceptions] == [Boom]
+    assert ended == ["inner", "outer"]
     assert cancelling() == 0
 
 
@@ -363,11 +363,11 @@ async def test_our_failure_reaches_an_anyio_group_inside(Group: Any) -> None:
             task = group.create_task(child())
             group.create_task(fail(5))
     assert task.cancelled()
-    assert ["one", "two"] == sorted(ended)
+    assert sorted(ended) == ["one", "two"]
 
 
 @needs("anyio")
-async def test_our_group_inside_anyio_s_is_cancelled_by_it(Group: Any) -> None:
+async def test_our_group_inside_an_anyio_group_is_cancelled_by_it(Group: Any) -> None:
     import anyio
 
     ended: list[str] = []
@@ -376,20 +376,20 @@ async def test_our_group_inside_anyio_s_is_cancelled_by_it(Group: Any) -> None:
         try:
             await forever()
         finally:
-            await asyncio.sleep(0.02)  # no anyio scope: cancelled once
+            await asyncio.sleep(0.02)  # outside anyio's scopes: cancelled once
             ended.append(name)
 
     async def host() -> None:
         async with Group() as group:
             for name in ("one", "two"):
                 group.create_task(slow_to_end(name))
-        ended.append("ran on")
+        ended.append("continued")
 
     async with anyio.create_task_group() as outer:
         outer.start_soon(host)
         await anyio.sleep(0.01)
         outer.cancel_scope.cancel()
-    assert ["one", "two"] == sorted(ended)
+    assert sorted(ended) == ["one", "two"]
     assert outer.cancel_scope.cancelled_caught or cancelling() == 0
     assert cancelling() == 0
     await asyncio.sleep(0)
@@ -397,7 +397,9 @@ async def test_our_group_inside_anyio_s_is_cancelled_by_it(Group: Any) -> None:
 
 @needs("anyio")
 @pytest.mark.parametrize("body", ["waits", "at its end"])
-async def test_anyio_s_repeated_cancel_is_survived(Group: Any, body: str) -> None:
+async def test_a_group_survives_the_repeated_cancels_of_anyio(
+    Group: Any, body: str
+) -> None:
     import anyio
 
     ended: list[str] = []
@@ -408,7 +410,7 @@ async def test_anyio_s_repeated_cancel_is_survived(Group: Any, body: str) -> Non
         try:
             await forever()
         finally:
-            for _ in range(50):  # anyio cancels the host in every turn of these
+            for _ in range(50):  # anyio cancels the host in every iteration of these
                 await asyncio.sleep(0)
                 waited += 1
             ended.append("child")
@@ -419,16 +421,16 @@ async def test_anyio_s_repeated_cancel_is_survived(Group: Any, body: str) -> Non
             group.create_task(slow_to_end())
             if body == "waits":
                 await forever()
-        ended.append("ran on")
+        ended.append("continued")
     assert scope.cancelled_caught
-    assert ["child"] == ended
-    assert 50 == waited
+    assert ended == ["child"]
+    assert waited == 50
     assert cancelling() == 0
     await asyncio.sleep(0)
 
 
 @needs("anyio")
-async def test_an_error_while_anyio_cancels_leaves_with_it(Group: Any) -> None:
+async def test_an_error_while_anyio_cancels_propagates(Group: Any) -> None:
     import anyio
 
     async def child() -> None:
@@ -481,7 +483,7 @@ async def test_a_timeout_around_a_group_ends_it(Group: Any) -> None:
         async with asyncio.timeout(0.01), Group() as group:
             for n in range(3):
                 group.create_task(child(n))
-    assert [0, 1, 2] == ended
+    assert ended == [0, 1, 2]
     assert cancelling() == 0
     await asyncio.sleep(0)
 
@@ -493,10 +495,10 @@ async def test_a_timeout_in_the_body_leaves_the_group_alone(Group: Any) -> None:
             async with asyncio.timeout(0.01):
                 await forever()
         assert not task.done()
-    assert "late" == task.result()
+    assert task.result() == "late"
 
 
-async def test_a_timeout_in_a_child_is_that_child_s_error(Group: Any) -> None:
+async def test_a_timeout_in_a_child_is_the_error_of_that_child(Group: Any) -> None:
     async def child() -> None:
         async with asyncio.timeout(0.01):
             await forever()
@@ -505,7 +507,7 @@ async def test_a_timeout_in_a_child_is_that_child_s_error(Group: Any) -> None:
         async with Group() as group:
             group.create_task(child())
             other = group.create_task(forever())
-    assert [TimeoutError] == [type(error) for error in caught.value.exceptions]
+    assert [type(error) for error in caught.value.exceptions] == [TimeoutError]
     assert other.cancelled()
     assert cancelling() == 0
 
@@ -539,19 +541,19 @@ async def test_wait_for_of_a_group_is_a_timeout(Group: Any) -> None:
 CTRL_C = """
     import asyncio
     from {module} import TaskGroup
-    seen = []  # in asyncio's own group the order is a set's
+    seen = []  # asyncio cancels its children in any order
     async def child(n):
         try:
             await asyncio.sleep(60)
         except asyncio.CancelledError:
             seen.append(n)
             if {slow} and len(seen) == 2:
-                # said later: the second must not come while a child runs
+                # printed later: the second signal must not come while a child runs
                 asyncio.get_running_loop().call_later(0.2, print, "cleaning")
                 await asyncio.sleep(60)
             raise
     def tick(loop):
-        # A Runner's Ctrl-C wakes no loop that was just about to wait.
+        # A Runner's Ctrl-C does not wake a loop that was just about to wait.
         loop.call_later(0.05, tick, loop)
     async def main():
         tick(asyncio.get_running_loop())
@@ -575,7 +577,7 @@ CTRL_C = """
 
 
 def interrupt(body: str, twice: bool) -> list[subprocess.CompletedProcess[str]]:
-    """How ours ends, and asyncio's own."""
+    """How ours ends, and how asyncio's own does."""
     with contextlib.ExitStack() as stack:
         children = [
             stack.enter_context(
@@ -592,11 +594,11 @@ def interrupt(body: str, twice: bool) -> list[subprocess.CompletedProcess[str]]:
 
 @pytest.mark.parametrize("twice", [False, True], ids=["once", "twice"])
 @pytest.mark.parametrize("body", ["await asyncio.sleep(60)", "pass"])
-def test_ctrl_c_under_a_runner_is_as_with_asyncio_s(body: str, twice: bool) -> None:
-    ours, stock = interrupt(body, twice)
-    assert stock.stdout.splitlines() == ours.stdout.splitlines()
-    assert (stock.returncode, stock.stderr) == (ours.returncode, ours.stderr)
+def test_ctrl_c_under_a_runner_ends_as_with_asyncio(body: str, twice: bool) -> None:
+    ours, theirs = interrupt(body, twice)
+    assert ours.stdout.splitlines() == theirs.stdout.splitlines()
+    assert (ours.returncode, ours.stderr) == (theirs.returncode, theirs.stderr)
     lines = ours.stdout.splitlines()
-    assert "end [0, 1]" == lines[-1]
+    assert lines[-1] == "end [0, 1]"
     assert any(line.startswith("interrupted") for line in lines)
-    assert "" == ours.stderr
+    assert ours.stderr == ""

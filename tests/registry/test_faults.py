@@ -1,4 +1,4 @@
-"""Every allocation of the registry, of Ready and of Drain fails once.
+"""Every allocation of the registry, of Ready and of JoinSet fails once.
 
 The operation succeeds or raises MemoryError, and the registry is as it should be.
 
@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from pyasynclife import TaskRegistry
-from pyasynclife._core import Drain, Registry, adopt_methods
+from pyasynclife._core import JoinSet, Registry, adopt_methods
 from support.coroutines import echo, forever, swallow
 from support.faults import (
     fail_each_allocation,
@@ -121,11 +121,11 @@ async def drains(registry: TaskRegistry) -> None:
     odd = [loop.create_task(swallow()), loop.create_task(forever())]
     await settle()
     try:
-        drain = Drain()
+        drain = JoinSet()
         for task in [over, *odd]:
             drain.add(task)
         await settle()
-        assert [node.how for node in drain.nodes] == [
+        assert [node.outcome for node in drain.members] == [
             "finished",
             "swallowed",
             "cancelled",

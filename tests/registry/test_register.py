@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pyasynclife import DuplicateTaskError, TaskRegistry, TaskState
-from pyasynclife._core import Drain
+from pyasynclife._core import JoinSet
 from support.coroutines import echo, forever
 from support.loops import eager, settle, task_factory
 from support.marks import needs_eager
@@ -178,7 +178,7 @@ async def test_a_task_that_takes_no_done_callback_is_refused_and_cancelled() -> 
     task.odd = {"add_done_callback": fails}
     with pytest.raises(LookupError):
         registry.track(task)
-    drain = Drain()
+    drain = JoinSet()
     task.odd = {"add_done_callback": fails}
     with pytest.raises(LookupError):
         drain.add(task)

@@ -1,11 +1,12 @@
-"""What is cancelled at every turn: each public coroutine of ours, in many shapes.
+"""Scenarios of each public coroutine, to be cancelled at every iteration.
 
 tests/testing/test_cancel_everywhere.py runs a sample, tools/cancel_everywhere.py all;
-cancel_scenarios_live.py and cancel_scenarios_articles.py add to them.
-Each leaves nothing behind, whenever its caller is cancelled, or says by ``settle`` how
-long that takes: TaskRegistry.shutdown() and graceful_shutdown(), and with them leaving
-an ``async with`` of either, return at once when they are cancelled, while tasks that
-have been told to end still do so.
+cancel_scenarios_live.py and cancel_scenarios_articles.py add more scenarios.
+
+A scenario leaves nothing behind, whenever its caller is cancelled. Where tasks end
+after it, ``settle`` is the time they may take: TaskRegistry.shutdown(),
+graceful_shutdown() and the end of an ``async with`` of either return at once when they
+are cancelled, while the tasks that they have cancelled still end.
 """
 
 import asyncio
@@ -35,7 +36,7 @@ Check = Callable[[], object]
 
 
 def handlers_are_back() -> Check:
-    """Return what asserts that the signal handlers are what they are now."""
+    """Return a check that the signal handlers are the present ones."""
     before = handlers()
 
     def check() -> None:
@@ -72,7 +73,7 @@ def case(
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without what the registry logs of tasks that fail."""
+    """Turn off the registry's log of tasks that fail."""
     logger = logging.getLogger("pyasynclife")
     before, logger.disabled = logger.disabled, True
     try:
@@ -242,7 +243,7 @@ def batch_case(
     make: Callable[[Callable[[TaskResult[Any]], None]], Any],
     settle: float = 0.0,
 ) -> Case:
-    """``use(make(on_result))``: each result is given to ``on_result`` once, always."""
+    """``use(make(on_result))``, where ``on_result`` must get each result once."""
     results: list[TaskResult[Any]] = []
     box: list[Any] = []
 
@@ -257,8 +258,8 @@ def batch_case(
         started = box[0].progress.started if box else 0
         results.clear()
         box.clear()
-        assert len(set(indices)) == len(indices), f"told twice: {indices}"
-        assert len(indices) == started, f"{started} started, told of {indices}"
+        assert len(set(indices)) == len(indices), f"reported twice: {indices}"
+        assert len(indices) == started, f"{started} started, reported: {indices}"
 
     scenario.__qualname__ = name
     return Case(name, scenario, settle, check)
@@ -268,8 +269,8 @@ def usual_case(use: Callable[[Any], Any], source: Any, options: Options) -> Case
     def make(on_result: Any) -> Any:
         return bounded_gather(do, source(ITEMS), on_result=on_result, **options)
 
-    said = " ".join(f"{name}={value}" for name, value in options.items())
-    return batch_case(f"batch {use.__name__}, {source.__name__}, {said}", use, make)
+    shown = " ".join(f"{name}={value}" for name, value in options.items())
+    return batch_case(f"batch {use.__name__}, {source.__name__}, {shown}", use, make)
 
 
 OURS += [usual_case(*shape) for shape in itertools.product(USES, SOURCES, OPTIONS)]
@@ -333,7 +334,7 @@ async def batches_in_a_group() -> None:
 # ------------------------------------------------------------------ TaskGroup
 
 Shape = Callable[[Any], Coroutine[Any, Any, None]]
-"""A coroutine function of the class of the group: ours, or asyncio's own."""
+"""A coroutine function whose argument is a class of group: ours, or asyncio's."""
 
 SHAPES: list[Shape] = []
 

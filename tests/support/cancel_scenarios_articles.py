@@ -1,4 +1,4 @@
-"""The articles' helpers, cancelled at every turn: see cancel_scenarios."""
+"""Scenarios of the articles' helpers: see cancel_scenarios."""
 
 import asyncio
 import contextlib
@@ -24,7 +24,6 @@ from support.cancel_scenarios import (
     ITEMS,
     LONG,
     OURS,
-    Boom,
     Case,
     Options,
     case,
@@ -36,6 +35,7 @@ from support.cancel_scenarios import (
     stream,
     swallows_once,
 )
+from support.coroutines import Boom
 
 # ------------------------------------------------------------------ many items
 
@@ -96,7 +96,7 @@ async def race_that_two_win() -> None:
 
 
 def expect_reports() -> None:
-    """Who fails, and whose caller leaves in that turn, is reported: so it is said."""
+    """Allow the report of a failure in the iteration in which the caller leaves."""
     loop = asyncio.get_running_loop()
     before = loop.get_exception_handler()
     assert before is not None
@@ -150,7 +150,7 @@ async def limited_to_nothing() -> None:
 
 
 @case()
-async def limited_in_the_same_turn() -> None:
+async def limited_in_the_same_iteration() -> None:
     with contextlib.suppress(TimeoutError):
         await task_with_individual_timeout(sleep(1), 1)
     with contextlib.suppress(TimeoutError, Boom):
@@ -210,9 +210,9 @@ async def operation() -> str:
 
 
 def it_ended() -> None:
-    """However its callers were cancelled, what had begun went on to its end."""
-    how, ENDED[:] = list(ENDED), []
-    assert how.count("begun") == how.count("ended"), how
+    """However the callers were cancelled, each operation that began has ended."""
+    events, ENDED[:] = list(ENDED), []
+    assert events.count("ended") == events.count("begun"), events
 
 
 def shielded(scenario: Any) -> Any:
@@ -241,7 +241,7 @@ async def shield_in_a_limit() -> None:
 @shielded
 async def shield_shared() -> None:
     task = asyncio.create_task(operation())
-    # held here: cancelled before its first step it would never begin
+    # cancelled before its first step the operation would never begin
     await asyncio.sleep(0)
     async with TaskGroup() as group:
         for limit in (None, 2, 5):
@@ -257,11 +257,11 @@ async def shield_of_what_fails() -> None:
         await shielded_operation(task)
 
 
-# ------------------------------------------------------------------ tasks of others
+# ------------------------------------------------------------------ other tasks
 
 
 def some_tasks() -> list[asyncio.Task[Any]]:
-    """One of them is left if nobody tells it to end."""
+    """Tasks, one of which runs on unless it is cancelled."""
     coros = [nothing(), sleep(1), cleans_up(), swallows_once(), sleep(2 * LONG)]
     return [asyncio.create_task(coro) for coro in coros]
 

@@ -1,6 +1,6 @@
-"""Batches that are changed while they run, and what shows them: see cancel_scenarios.
+"""Scenarios of batches that change while they run, and of their display.
 
-Where a batch gives up items that do not stop in time, these end after it (``settle``).
+See cancel_scenarios. Items that a batch has abandoned end after it (``settle``).
 """
 
 import asyncio
@@ -41,11 +41,11 @@ from support.cancel_scenarios import (
 WORKERS: Options = {"max_concurrent": 3}
 TASKS: Options = {"max_concurrent": 3, "task_per_item": True}
 
-# ------------------------------------------------------------------ changed on the way
+# ------------------------------------------------------------------ changes
 
 
 def later(seconds: float, function: Callable[..., object], *args: Any) -> None:
-    """Call it, unless the loop ends before; too late for the batch: no matter."""
+    """Call the function later; it may fail if the batch has ended by then."""
 
     def call() -> None:
         with contextlib.suppress(RuntimeError):
@@ -93,8 +93,8 @@ def changed_case(
         change(batch)
         return batch
 
-    said = "tasks" if "task_per_item" in how else "workers"
-    return batch_case(f"batch {change.__name__}, {use.__name__}, {said}", use, make)
+    kind = "tasks" if "task_per_item" in how else "workers"
+    return batch_case(f"batch {change.__name__}, {use.__name__}, {kind}", use, make)
 
 
 OURS += [
@@ -141,7 +141,7 @@ async def batch_that_is_fed_from_outside() -> None:
 
 
 async def slow_to_stop(item: Any) -> Any:
-    """Three items do not stop before long, each in its way."""
+    """Run an item; three of them do not stop soon, each for another reason."""
     if item not in ("swallow", 1, 2):
         return await do(item)
     ends = asyncio.get_running_loop().time() + 3
@@ -168,8 +168,12 @@ def grace_case(use: Callable[[Any], Any], how: Options, options: Options) -> Cas
             slow_to_stop, generator(ITEMS), on_result=on_result, **how, **options
         )
 
-    said = " ".join(f"{name}={value}" for name, value in (how | options).items())
-    return batch_case(f"batch {use.__name__}, slow to stop, {said}", use, make, LONG)
+    shown_options = " ".join(
+        f"{name}={value}" for name, value in (how | options).items()
+    )
+    return batch_case(
+        f"batch {use.__name__}, slow to stop, {shown_options}", use, make, LONG
+    )
 
 
 OURS += [
@@ -188,8 +192,10 @@ def registered_case(use: Callable[[Any], Any], options: Options) -> Case:
             do, stream(ITEMS), registry=box[0], on_result=on_result, **options
         )
 
-    said = " ".join(f"{name}={value}" for name, value in options.items())
-    batch = batch_case(f"batch {use.__name__}, in a registry, {said}", use, make)
+    shown_options = " ".join(f"{name}={value}" for name, value in options.items())
+    batch = batch_case(
+        f"batch {use.__name__}, in a registry, {shown_options}", use, make
+    )
 
     def check() -> None:
         batch.check()
@@ -226,7 +232,7 @@ async def batch_in_a_registry_that_is_left() -> None:
 
 
 def shown_case(use: Callable[[Any], Any], terminal: bool) -> Case:
-    """Few items: to draw is slow."""
+    """Run few items, since drawing is slow."""
     screen = Console(file=io.StringIO(), force_terminal=terminal)
 
     def make(on_result: Any) -> Any:

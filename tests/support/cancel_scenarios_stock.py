@@ -1,7 +1,7 @@
-"""The same for asyncio's own tools, as one uses them: what the table in docs shows.
+"""Scenarios of asyncio's own tools in their usual form, for the table in docs.
 
-None shields, none makes a task that it does not wait for, and each is right as long as
-nobody cancels it.
+No scenario shields and none creates a task that it does not wait for; each is right as
+long as it is not cancelled.
 """
 
 import asyncio
@@ -11,13 +11,13 @@ from typing import Any
 
 from support.cancel_scenarios import (
     SHAPES,
-    Boom,
     Case,
     cleans_up,
     fail,
     group_case,
     sleep,
 )
+from support.coroutines import Boom
 
 STOCK: dict[str, list[Case]] = {
     "TaskGroup": [group_case(one, asyncio.TaskGroup, "asyncio") for one in SHAPES]

@@ -1,4 +1,4 @@
-"""Coroutines that end at once, later, badly or never, and errors to end them with."""
+"""Coroutines that end at once, later, with an error or never, and their errors."""
 
 import asyncio
 from typing import Any
@@ -9,7 +9,7 @@ class Boom(Exception):
 
 
 class Fatal(BaseException):
-    """It ends a batch, but no loop's run."""
+    """An error that ends a batch, but not the run of the loop."""
 
 
 async def echo(value: Any = None) -> Any:

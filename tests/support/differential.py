@@ -1,8 +1,8 @@
-"""Random programs of tasks, and what they do with one class of group or another.
+"""Random programs of tasks, played with one class of group or another.
 
 A program is a tree of tuples, so that it can be printed and shrunk. `run` plays it in
-virtual time and returns the log of every effect, each with the turn of the loop in
-which it happened; two classes that log the same cannot be told apart by it.
+virtual time and returns the log of its effects, each with its iteration of the loop.
+Two classes with the same log behave the same in that program.
 """
 
 import asyncio
@@ -29,14 +29,14 @@ NEWEST = Path(
     os.environ.get("PYASYNCLIFE_CPYTHON_315", "")
     or ROOT / ".matrix/tree/usr/lib/python3.15"
 )
-LATE = 1000.0  # by then a program that is left waits for what never comes
-MOST_TURNS = 5000
+LATE = 1000.0  # a program that still runs then waits for something that never comes
+MOST_ITERATIONS = 5000
 
 color: contextvars.ContextVar[str] = contextvars.ContextVar("color", default="none")
 
 
 def reference() -> tuple[type, str] | None:
-    """CPython 3.15's TaskGroup and where it is from; None where it cannot be had."""
+    """CPython 3.15's TaskGroup and where it is from; None where it is not there."""
     if sys.version_info >= (3, 15):
         return asyncio.TaskGroup, "the running version's"
     path = NEWEST / "asyncio/taskgroups.py"
@@ -44,7 +44,7 @@ def reference() -> tuple[type, str] | None:
         return None
     futures: Any = asyncio.futures
     if not hasattr(futures, "future_add_to_awaited_by"):
-        # There is no graph: the module is given a place to put nothing in.
+        # There is no await graph: the module gets functions that do nothing.
         shim = types.ModuleType("asyncio.futures_without_graph")
         vars(shim).update(vars(futures))
         for name in ("future_add_to_awaited_by", "future_discard_from_awaited_by"):
@@ -64,7 +64,7 @@ def reference() -> tuple[type, str] | None:
 
 
 class Ordered(dict[Any, None]):
-    """A set in the order of its making: asyncio cancels children in that of hashes."""
+    """A set in insertion order; asyncio cancels children in the order of a set."""
 
     def add(self, item: Any) -> None:
         self[item] = None
@@ -74,11 +74,11 @@ class Ordered(dict[Any, None]):
 
 
 def in_order(group: type) -> Any:
-    """A class of asyncio's that cancels its children in the order of their making.
+    """A subclass that cancels its children in the order of their creation.
 
-    Its `trapped` tells whether it has left a cancellation behind that can no longer be
-    taken back, as it does on 3.11 and 3.12 (gh-117407): then it is no guide, for ours
-    asks again a turn later there.
+    `trapped` is true once a group has left a cancellation behind that cannot be taken
+    back, as asyncio's does on 3.11 and 3.12 (gh-117407). It is then no guide: ours
+    requests the cancellation again an iteration later.
     """
 
     class InOrder(group):  # type: ignore[misc,valid-type]
@@ -180,7 +180,7 @@ class Writer:
         return r.choice(bodies)
 
     def act(self, groups: int) -> Op:
-        """What a callback can do, or a coroutine without awaiting."""
+        """Something that a callback can do, and a coroutine without awaiting."""
         r = self.random
         acts: list[Op] = [
             ("nothing",),
@@ -204,7 +204,7 @@ class Writer:
 
 
 def smaller(body: Body) -> Iterator[Body]:
-    """Programs with something less, the greater losses first."""
+    """Smaller programs, those without a whole operation first."""
     for i, op in enumerate(body):
         yield body[:i] + body[i + 1 :]
         for j, part in enumerate(op):
@@ -233,30 +233,30 @@ def shrink(program: Body, fails: Callable[[Body], bool]) -> Body:
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """Counts its turns; its clock jumps to the next timer when there is nothing."""
+    """Counts its iterations; its clock jumps to the next timer when it is idle."""
 
-    turns = 0
+    iterations = 0
     now = 0.0
 
     def time(self) -> float:
         return self.now
 
     def _run_once(self) -> None:
-        self.turns += 1
+        self.iterations += 1
         while self._scheduled and self._scheduled[0]._cancelled:
             heapq.heappop(self._scheduled)._scheduled = False
             self._timer_cancelled_count -= 1
         if not self._ready and self._scheduled:
             self.now = max(self.now, self._scheduled[0].when())
-        if self.turns > MOST_TURNS:
+        if self.iterations > MOST_ITERATIONS:
             raise RuntimeError("the program does not end")
         super()._run_once()
 
 
 def uvloop_type() -> type | None:
-    """VirtualLoop's like on uvloop; None where uvloop is not available.
+    """The same on uvloop; None where uvloop is not installed.
 
-    Its first callback of each turn counts it, and calls what is due.
+    The first callback of each iteration counts it and runs the timers that are due.
     """
     try:
         import uvloop
@@ -264,7 +264,7 @@ def uvloop_type() -> type | None:
         return None
 
     class VirtualUvloop(uvloop.Loop):
-        turns = 0
+        iterations = 0
         now = 0.0
 
         def __init__(self) -> None:
@@ -290,9 +290,9 @@ def uvloop_type() -> type | None:
 
         def tick(self) -> None:
             idle = not self.ready
-            self.turns += 1
+            self.iterations += 1
             self.call_soon(self.tick)
-            if self.turns > MOST_TURNS:
+            if self.iterations > MOST_ITERATIONS:
                 raise SystemExit("the program does not end")
             if self.timers and idle:
                 self.now = max(self.now, self.timers[0].when())
@@ -303,7 +303,7 @@ def uvloop_type() -> type | None:
 
 
 class Registry:
-    """What a TaskRegistry does to the tasks it starts, by asyncio's own means."""
+    """A reference TaskRegistry, by hand: what it does to the tasks it starts."""
 
     def __init__(self, *, on_finish: Callable[[Any], None]) -> None:
         self.on_finish = on_finish
@@ -331,7 +331,7 @@ class Player:
         self.group = group
         self.registry = registry(on_finish=lambda _: self.say("finished"))
         self.loop = loop()
-        self.loop.set_exception_handler(self.told)
+        self.loop.set_exception_handler(self.report)
         self.log: Log = []
         self.tasks: list[asyncio.Task[Any]] = []
         self.started = 0
@@ -339,9 +339,9 @@ class Player:
         self.futures: list[asyncio.Future[Any]] = []
 
     def say(self, *what: Any) -> None:
-        self.log.append((self.loop.turns, what))
+        self.log.append((self.loop.iterations, what))
 
-    def told(self, loop: Any, context: dict[str, Any]) -> None:
+    def report(self, loop: Any, context: dict[str, Any]) -> None:
         message = context["message"]
         if message.startswith(("Exception in callback", "Task <")):
             self.say("handler", message[:9], type(context.get("exception")).__name__)
@@ -351,7 +351,7 @@ class Player:
         self.futures = [self.loop.create_future() for _ in range(2)]
         main = self.loop.create_task(self.body(program, "0", []))
         self.tasks.append(main)
-        self.loop.call_later(LATE, self.give_up)
+        self.loop.call_later(LATE, self.cancel_rest)
         for _ in range(99):
             try:
                 self.loop.run_until_complete(self.wait_all())
@@ -362,16 +362,16 @@ class Player:
         return self.log
 
     async def wait_all(self) -> None:
-        await asyncio.sleep(5.0)  # no timer of a program takes longer
+        await asyncio.sleep(5.0)  # no timer of a program is longer
         while pending := [task for task in self.tasks if not task.done()]:
             await asyncio.wait(pending)
             await asyncio.sleep(5.0)
 
-    def give_up(self) -> None:
+    def cancel_rest(self) -> None:
         self.say("too late")
         for task in self.tasks:
             task.cancel()
-        self.loop.call_later(LATE, self.give_up)
+        self.loop.call_later(LATE, self.cancel_rest)
 
     def finish(self) -> None:
         for i, task in enumerate(self.tasks):
@@ -398,8 +398,8 @@ class Player:
 
     async def step(self, op: Op, name: str, groups: list[Any]) -> None:
         match op:
-            case ("pause", turns):
-                for _ in range(turns):
+            case ("pause", iterations):
+                for _ in range(iterations):
                     await asyncio.sleep(0)
             case ("sleep", delay):
                 await asyncio.sleep(delay)
@@ -477,7 +477,7 @@ class Player:
                 raise AssertionError(op)
 
     def younger(self, index: int) -> "asyncio.Task[Any] | None":
-        """A task made after the current one: so nobody waits in a circle."""
+        """A task created after the current one, so that no tasks wait in a circle."""
         at = self.tasks.index(current()) + 1
         later = self.tasks[at:]
         return later[index % len(later)] if later else None
@@ -546,7 +546,7 @@ class Player:
 
 
 def at_once(awaitable: Any) -> Any:
-    """The value of what is ready."""
+    """The value of an awaitable that is ready."""
     try:
         next(awaitable.__await__())
     except StopIteration as stop:
@@ -576,7 +576,7 @@ def outcome(task: "asyncio.Task[Any]") -> Any:
 
 
 def run(group: Any, registry: Any, program: Body, loop: Any = VirtualLoop) -> Log:
-    """Play a program with these classes; returns the log of all it did."""
+    """Play a program with these classes and return its log."""
     return Player(group, registry, loop).run(program)
 
 

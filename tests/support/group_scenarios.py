@@ -1,7 +1,7 @@
-"""What goes wrong with groups: each scenario takes the class and holds or fails.
+"""Scenarios that some group gets wrong: each takes the class, and passes or fails.
 
-No pytest here: asyncio's own group is run through them in child processes, and some
-of them hang there.
+The module does not import pytest: child processes run the scenarios with asyncio's own
+group, and some of them hang.
 """
 
 import asyncio
@@ -41,7 +41,7 @@ def cancelling() -> int:
 
 
 def eagerly() -> contextlib.AbstractContextManager[None]:
-    # asyncio.eager_task_factory, but for a keyword that uvloop hands it on 3.13.0
+    # asyncio.eager_task_factory, which uvloop passes a keyword too many on 3.13.0
     def factory(loop: Any, coro: Any, eager_start: bool = True, **keywords: Any) -> Any:
         return asyncio.Task(coro, loop=loop, eager_start=True, **keywords)
 
@@ -49,27 +49,27 @@ def eagerly() -> contextlib.AbstractContextManager[None]:
 
 
 @contextlib.contextmanager
-def told() -> Iterator[list[BaseException]]:
-    """The exceptions handed to the loop's exception handler meanwhile."""
-    heard: list[BaseException] = []
+def reported() -> Iterator[list[BaseException]]:
+    """The exceptions passed to the loop's exception handler inside the block."""
+    errors: list[BaseException] = []
     loop = asyncio.get_running_loop()
     before = loop.get_exception_handler()
-    loop.set_exception_handler(lambda _, context: heard.append(context["exception"]))
+    loop.set_exception_handler(lambda _, context: errors.append(context["exception"]))
     try:
-        yield heard
+        yield errors
     finally:
         loop.set_exception_handler(before)
 
 
 async def error_of(coro: Coroutine[Any, Any, Any]) -> BaseException:
-    """What the coroutine ends with, in a task of its own."""
+    """The error that the coroutine raises in a task of its own."""
     task = asyncio.ensure_future(coro)
     await asyncio.wait([task])
     try:
         task.result()
     except BaseException as error:
         return error
-    raise AssertionError("it ended well")
+    raise AssertionError("it ended without an error")
 
 
 def is_closed(coro: Any) -> bool:
@@ -80,7 +80,7 @@ def is_closed(coro: Any) -> bool:
 
 
 @scenario
-async def nested_groups_that_fail_in_one_turn(Group: Any) -> None:
+async def nested_groups_that_fail_in_one_iteration(Group: Any) -> None:
     went_on = False
     try:
         async with Group() as outer:
@@ -100,7 +100,7 @@ async def nested_groups_that_fail_in_one_turn(Group: Any) -> None:
 
 
 @scenario
-async def an_outer_cancellation_in_the_turn_of_a_failure(Group: Any) -> None:
+async def an_outer_cancellation_in_the_iteration_of_a_failure(Group: Any) -> None:
     async def body() -> None:
         try:
             async with Group() as group:
@@ -135,7 +135,7 @@ async def a_failure_under_a_timeout_that_has_expired(Group: Any) -> None:
     except* Boom:
         pass
     assert cancelling() == 0
-    await asyncio.sleep(0)  # nobody has asked for a cancellation
+    await asyncio.sleep(0)  # no cancellation was requested
 
 
 @scenario
@@ -173,7 +173,7 @@ async def a_subclass_of_cancelled_error_is_a_cancellation(Group: Any) -> None:
 
 
 async def interrupted(Group: Any, error: type[BaseException]) -> None:
-    with told() as heard:
+    with reported() as errors:
         try:
             async with Group() as group:
                 group.create_task(fail())
@@ -182,8 +182,8 @@ async def interrupted(Group: Any, error: type[BaseException]) -> None:
                 raise error
         except error:
             pass
-    assert [Boom] == [type(error) for error in heard]
-    me().uncancel()  # as in 3.15: a bare error leaves the count
+    assert [type(error) for error in errors] == [Boom]
+    me().uncancel()  # as in 3.15: after a bare error the count stays
 
 
 @scenario
@@ -197,14 +197,14 @@ async def a_system_exit_does_not_bury_errors(Group: Any) -> None:
 
 
 @scenario
-async def a_lone_generator_exit_leaves_bare(Group: Any) -> None:
+async def a_lone_generator_exit_propagates_bare(Group: Any) -> None:
     async def numbers() -> AsyncIterator[int]:
         async with Group() as group:
             group.create_task(settle())
             yield 1
 
     generator: Any = numbers()
-    assert 1 == await anext(generator)
+    assert await anext(generator) == 1
     await generator.aclose()
 
 
@@ -247,7 +247,7 @@ async def eager_start_is_a_keyword(Group: Any) -> None:
         assert task.done()
         lazy = group.create_task(child(), eager_start=False)
         assert not lazy.done()
-    assert 1 == lazy.result()
+    assert lazy.result() == 1
 
 
 @scenario
@@ -333,7 +333,9 @@ async def an_eager_child_that_cancels_its_group_is_cancelled(Group: Any) -> None
     assert tasks[0].cancelled()
 
 
-async def cancelled_from_outside_after_cancel(Group: Any, waits: bool) -> None:
+async def cancelled_from_outside_after_cancel(
+    Group: Any, waits: bool, repeated: int = 1
+) -> None:
     stopping, release = asyncio.Event(), asyncio.Event()
 
     async def child() -> None:
@@ -354,12 +356,13 @@ async def cancelled_from_outside_after_cancel(Group: Any, waits: bool) -> None:
     task = asyncio.create_task(body())
     await stopping.wait()
     await settle()
-    task.cancel("outer")
-    await settle()
+    for number in range(repeated):
+        task.cancel(f"message {number}")
+        await settle()
     release.set()
     error = await error_of(task)  # type: ignore[arg-type]
     assert isinstance(error, asyncio.CancelledError)
-    assert ("outer",) == error.args
+    assert error.args == ("message 0",)
 
 
 @scenario
@@ -435,7 +438,7 @@ async def a_coroutine_that_fails_to_close_is_refused_by_its_own_error(
     except (Boom, RuntimeError):
         pass
     else:
-        raise AssertionError("taken")
+        raise AssertionError("not refused")
     closed = is_closed(coro)
     with contextlib.suppress(Boom):
         coro.close()
@@ -453,17 +456,17 @@ async def a_coroutine_awaited_already_is_an_error(Group: Any) -> None:
 
     error = await error_of(body())
     assert isinstance(error, ExceptionGroup)
-    assert [RuntimeError] == [type(each) for each in error.exceptions]
+    assert [type(each) for each in error.exceptions] == [RuntimeError]
 
 
 async def refused(group: Any, message: str) -> None:
     coro = settle()
-    said = "it was taken"
+    message_seen = "not refused"
     try:
         group.create_task(coro)
     except RuntimeError as error:
-        said = str(error)
-    assert message in said
+        message_seen = str(error)
+    assert message in message_seen
     closed = is_closed(coro)
     coro.close()
     assert closed
@@ -473,7 +476,7 @@ async def refused(group: Any, message: str) -> None:
 
 
 async def is_freed(Group: Any, raises: Callable[[Any], Any]) -> bool:
-    """Tell whether what a group raised goes by reference counts alone."""
+    """Whether reference counts alone free the error that a group raised."""
 
     class Mark(Exception):
         pass
@@ -643,7 +646,7 @@ async def a_child_that_swallows_its_cancellation_is_waited_for(Group: Any) -> No
     tasks[0].cancel()
     error = await error_of(task)  # type: ignore[arg-type]
     assert ended
-    assert ("outer",) == error.args
+    assert error.args == ("outer",)
 
 
 @scenario
@@ -662,11 +665,11 @@ async def a_child_may_uncancel_itself(Group: Any) -> None:
             group.create_task(fail(1))
     except* Boom:
         pass
-    assert 5 == task.result()
+    assert task.result() == 5
 
 
 @scenario
-async def a_child_nobody_refers_to_is_kept(Group: Any) -> None:
+async def a_child_without_a_reference_is_kept(Group: Any) -> None:
     ended = []
 
     async def child() -> None:
@@ -698,17 +701,17 @@ async def each_child_has_a_context_of_its_own(Group: Any) -> None:
         for n in range(3):
             var.set(n)
             group.create_task(child())
-    assert [0, 1, 2] == seen
-    assert 2 == var.get()
+    assert seen == [0, 1, 2]
+    assert var.get() == 2
 
 
-# ------------------------------------------------------------------ at every turn
+# ------------------------------------------------------------------ at every iteration
 
 
 async def nested(Group: Any, ends: list[str], fails: bool) -> None:
-    async def child(name: str, turns: int) -> None:
+    async def child(name: str, iterations: int) -> None:
         try:
-            await settle(turns)
+            await settle(iterations)
             if fails and name in ("b", "c"):
                 raise Boom
         finally:
@@ -734,47 +737,47 @@ async def nested(Group: Any, ends: list[str], fails: bool) -> None:
     ends.append("end")
 
 
-async def cancelled_at(Group: Any, turn: int, again: int, fails: bool) -> str:
-    """What was violated, or nothing."""
+async def cancelled_at(Group: Any, iteration: int, again: int, fails: bool) -> str:
+    """The rule that was violated, or ""."""
     ends: list[str] = []
     seen = {*asyncio.all_tasks()}
     task = asyncio.create_task(nested(Group, ends, fails))
-    await settle(turn)
-    asked = task.cancel("stop")
+    await settle(iteration)
+    accepted = task.cancel("stop")
     if again:
         await settle(again)
-        asked |= task.cancel("stop")
+        accepted |= task.cancel("stop")
     await asyncio.wait([task], timeout=2)
     left = asyncio.all_tasks() - seen
     for each in left:
         each.cancel()
     if left:
         await asyncio.wait(left)
-        return f"{turn}+{again}: left running"
-    if asked and not task.cancelled():
-        return f"{turn}+{again}: the cancellation was lost"
-    if asked and "end" in ends:
-        return f"{turn}+{again}: it ran on"
+        return f"{iteration}+{again}: left running"
+    if accepted and not task.cancelled():
+        return f"{iteration}+{again}: the cancellation was lost"
+    if accepted and "end" in ends:
+        return f"{iteration}+{again}: it continued"
     return ""
 
 
-async def cancelled_at_every_turn(Group: Any, fails: bool) -> None:
+async def cancelled_at_every_iteration(Group: Any, fails: bool) -> None:
     wrong = []
-    with told() as heard:
-        for turn in range(1, 25):
+    with reported() as errors:
+        for iteration in range(1, 25):
             for again in range(4):
-                wrong.append(await cancelled_at(Group, turn, again, fails))
+                wrong.append(await cancelled_at(Group, iteration, again, fails))
         gc.collect()
     wrong = [each for each in wrong if each]
     assert not wrong, (len(wrong), wrong)
-    assert not heard, heard
+    assert not errors, errors
 
 
 @scenario
-async def cancelled_at_every_turn_of_nested_groups(Group: Any) -> None:
-    await cancelled_at_every_turn(Group, fails=False)
+async def cancelled_at_every_iteration_of_nested_groups(Group: Any) -> None:
+    await cancelled_at_every_iteration(Group, fails=False)
 
 
 @scenario
-async def cancelled_at_every_turn_of_failing_nested_groups(Group: Any) -> None:
-    await cancelled_at_every_turn(Group, fails=True)
+async def cancelled_at_every_iteration_of_failing_nested_groups(Group: Any) -> None:
+    await cancelled_at_every_iteration(Group, fails=True)

@@ -1,8 +1,9 @@
 """Runs hostile cases, each in a child process of its own.
 
-PYTHONPATH=tests python -m support.hostile LOOP [CASE ...]: a line of JSON for each: its
-name, its exit status and what it said. One parent imports everything once and forks for
-each case, so a hundred of them take seconds; each child ends as a Python process ends.
+PYTHONPATH=tests python -m support.hostile LOOP [CASE ...] prints a line of JSON for
+each case: its name, its exit status and its output. One parent imports everything once
+and forks for each case, so a hundred cases take seconds; each child ends as a Python
+process ends.
 """
 
 import asyncio
@@ -22,7 +23,7 @@ AT_ONCE = 2
 
 
 def case(name: str) -> Callable[[Callable[[], Any]], Callable[[], Any]]:
-    """Make a function, async or not, a case."""
+    """Make a case of a function, which may be async."""
 
     def add(function: Callable[[], Any]) -> Callable[[], Any]:
         assert name not in CASES, name
@@ -42,7 +43,7 @@ def loop_factory(loop: str) -> Callable[[], asyncio.AbstractEventLoop]:
 
 
 def run(function: Callable[[], Any], loop: str) -> None:
-    """What the child does: returns to the end of the program."""
+    """Run a case in the child; it then returns to the end of the program."""
     faulthandler.enable()
     faulthandler.dump_traceback_later(SECONDS, exit=True)
     warnings.simplefilter("error")
@@ -59,7 +60,7 @@ def run(function: Callable[[], Any], loop: str) -> None:
 
 
 def fork(name: str, loop: str) -> tuple[int, int] | None:
-    """The child's id and where it writes; None in the child, once it is done."""
+    """The child's id and its output file; None in the child, after the case."""
     output, path = tempfile.mkstemp()
     os.unlink(path)
     sys.stdout.flush()
@@ -84,10 +85,10 @@ def main(loop: str, names: list[str]) -> None:
             continue
         child, status = os.wait()
         name, output = running.pop(child)
-        said = os.pread(output, 100_000, 0).decode(errors="replace")
+        text = os.pread(output, 100_000, 0).decode(errors="replace")
         os.close(output)
         code = os.waitstatus_to_exitcode(status)
-        print(json.dumps([name, code, said]), flush=True)
+        print(json.dumps([name, code, text]), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Loop iterations, what a loop has ready, its task factory, and the run's seed."""
+"""Iterations of the loop, its queue, its task factory, and the seed of the run."""
 
 import asyncio
 import gc
@@ -12,28 +12,28 @@ from typing import Any
 from pyasynclife.testing import VirtualTimeLoop
 
 SEED = os.environ.get("PYASYNCLIFE_SEED") or str(random.randrange(2**32))
-"""The seed of every random choice. A run's header names it, and so does the end of a
-run that failed."""
+"""The seed of every random choice. The header of a run prints it, and so does the end
+of a run that failed."""
 
 
-async def settle(turns: int = 3) -> None:
-    """Give the loop some turns."""
-    for _ in range(turns):
+async def settle(iterations: int = 3) -> None:
+    """Let the loop run some iterations."""
+    for _ in range(iterations):
         await asyncio.sleep(0)
 
 
 def ready_queue(loop: asyncio.AbstractEventLoop) -> deque[Any]:
-    """The handles that a loop has ready; to uvloop's no name leads."""
+    """The handles that a loop has ready; uvloop has no public name for them."""
     if hasattr(loop, "_ready"):
         return loop._ready  # type: ignore[no-any-return]
     return next(x for x in gc.get_referents(loop) if type(x) is deque)
 
 
-def in_turns(turns: int, call: Callable[..., object], *args: object) -> None:
-    """Call something once the loop has had some turns, however long they take."""
+def in_turns(iterations: int, call: Callable[..., object], *args: object) -> None:
+    """Call a function after some iterations of the loop."""
     loop = asyncio.get_running_loop()
-    if turns > 0:
-        loop.call_soon(in_turns, turns - 1, call, *args)
+    if iterations > 0:
+        loop.call_soon(in_turns, iterations - 1, call, *args)
     else:
         call(*args)
 
@@ -70,3 +70,17 @@ def in_virtual_time(main: Coroutine[Any, Any, Any]) -> Any:
     """Run a coroutine on a loop whose clock jumps to the next timer."""
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
         return runner.run(main)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Let the loop run until the condition holds."""
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0)
+
+
+async def result_of(task: asyncio.Future[Any]) -> Any:
+    """Wait for a task, and fail if it hangs."""
+    await asyncio.wait([task], timeout=5)
+    assert task.done()
+    return task.result()

@@ -1,4 +1,4 @@
-"""What a test needs of the interpreter, its packages and the build."""
+"""Marks for tests that need a version, a package or the capture."""
 
 import importlib.util
 import os

@@ -1,6 +1,6 @@
-"""Every public coroutine of ours, cancelled at every turn: a sample of the points.
+"""The package's coroutines, cancelled at each iteration: a sample of the points.
 
-`make cancel-everywhere` runs all of them.
+`make cancel-everywhere` runs all points.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ def test_a_sample_with_and_without_the_capture_has_no_violation(seed: str) -> No
     assert all(int(points) > 200 for points, _ in figures)
 
 
-def test_what_is_found_is_shown_and_fails() -> None:
+def test_a_violation_is_printed_and_fails_the_run() -> None:
     code = f"""
         import runpy, sys
         sys.path.insert(0, {str(ROOT / "tests")!r})
@@ -77,13 +77,15 @@ def test_every_public_coroutine_is_in_a_scenario() -> None:
     text = "".join(map(inspect.getsource, modules))
     used = {name for name in public_coroutines() if f"{name.split('.')[-1]}(" in text}
     missing = public_coroutines() - used
-    assert not missing, f"write scenarios in tests/cancel_scenarios*.py for {missing}"
+    assert not missing, (
+        f"write scenarios in tests/support/cancel_scenarios*.py for {missing}"
+    )
     assert {"Batch.collect", "Tracked.collect", "TaskRegistry.shutdown"} <= used
     for made in ("TaskGroup()", "TaskRegistry()", "SignalCoordinator("):
         assert f"async with {made}" in text
 
 
-def test_scenarios_have_names_of_their_own() -> None:
+def test_no_two_scenarios_have_the_same_name() -> None:
     names = [case.name for case in OURS]
     assert len(set(names)) == len(names) > 400
 
@@ -93,10 +95,10 @@ def test_asyncios_own_gather_is_found_wrong(case: Case) -> None:
     assert "task left" in str(cancel_everywhere(case.scenario))
 
 
-@pytest.mark.skipif(sys.version_info >= (3, 13), reason="mended in 3.13")
+@pytest.mark.skipif(sys.version_info >= (3, 13), reason="fixed in 3.13")
 def test_asyncios_own_group_is_found_wrong_by_our_scenarios() -> None:
     (function,) = (one for one in SHAPES if one.__name__ == "a_child_that_fails")
-    stock = cancel_everywhere(group_case(function, asyncio.TaskGroup, "").scenario)
+    theirs = cancel_everywhere(group_case(function, asyncio.TaskGroup, "").scenario)
     ours = cancel_everywhere(group_case(function, pyasynclife.TaskGroup, "").scenario)
-    assert not stock.ok
+    assert not theirs.ok
     assert ours.ok, ours

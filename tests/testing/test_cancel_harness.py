@@ -1,4 +1,4 @@
-"""cancel_everywhere finds what is planted, and finds nothing where nothing is."""
+"""cancel_everywhere finds each planted fault, and no fault in a clean scenario."""
 
 import asyncio
 import contextlib
@@ -28,12 +28,12 @@ async def clean() -> None:
             await asyncio.sleep(1)
 
 
-# ------------------------------------------------------------------ nothing to find
+# ------------------------------------------------------------------ no fault
 
 
 def test_a_clean_scenario_has_every_point_and_no_violation() -> None:
     report = cancel_everywhere(clean, again=())
-    # one for the start, two for each sleep: its timer, and the step
+    # one point for the start, two for each sleep: its timer and the step
     assert (report.turns, report.points) == (7, 7)
     assert report.ok
     assert report.violations == report.wrong == []
@@ -56,7 +56,7 @@ def test_each_point_is_followed_by_a_second_cancellation() -> None:
     assert cancel_everywhere(scenario).ok
 
 
-def test_it_is_fast_and_the_same_each_time() -> None:
+def test_two_runs_of_a_scenario_are_the_same() -> None:
     seen: list[list[str]] = [[], []]
 
     def scenario(into: list[str]) -> Callable[[], Any]:
@@ -77,7 +77,7 @@ def test_it_is_fast_and_the_same_each_time() -> None:
     assert "cancel_everywhere: 1 at 2.0" in seen[0]
 
 
-def test_the_collector_is_as_before_and_nothing_is_kept() -> None:
+def test_the_collector_is_restored_and_nothing_is_kept() -> None:
     class Thing:
         pass
 
@@ -91,13 +91,13 @@ def test_the_collector_is_as_before_and_nothing_is_kept() -> None:
     frozen = gc.get_freeze_count()
     cancel_everywhere(scenario)
     assert gc.isenabled()
-    assert gc.get_freeze_count() <= frozen  # 3.12 begins with some
+    assert gc.get_freeze_count() <= frozen  # 3.12 starts with some
     assert things
     assert not any(ref() for ref in things)
 
 
 def test_a_cancellation_that_is_pending_is_not_lost() -> None:
-    # as TaskGroup does, whose errors come first
+    # as TaskGroup does, which raises its errors first
     async def scenario() -> None:
         task = asyncio.current_task()
         assert task is not None
@@ -332,7 +332,7 @@ PLANTED: list[tuple[Callable[[], Any], str, tuple[int, ...], str]] = [
     PLANTED,
     ids=[scenario.__name__ for scenario, *_ in PLANTED],
 )
-def test_what_is_planted_is_found(
+def test_a_planted_fault_is_found(
     scenario: Callable[[], Any], kind: str, point: tuple[int, ...], text: str
 ) -> None:
     report = cancel_everywhere(scenario, max_turns=100)
@@ -341,23 +341,23 @@ def test_what_is_planted_is_found(
     (found,) = (one for one in report.violations if one.point == point)
     assert (found.kind, text in found.text) == (kind, True), found
 
-    # the same by its numbers alone
+    # the point alone reproduces it
     again = cancel_everywhere(scenario, points=[point], max_turns=100)
     assert again.points == len([point]) * bool(point)
     assert [one.kind for one in again.violations] == [kind]
-    # and the text names both
+    # and the text names the point and the kind
     assert f"again: cancel_everywhere(..., points={report.wrong})" in str(report)
     assert f"{kind}, " in str(report)
 
 
-def test_each_kind_has_a_plant() -> None:
+def test_each_kind_of_violation_is_planted() -> None:
     assert Violation.__doc__ is not None
     named = {kind for _, kind, *_ in PLANTED} | {"check"}
     assert all(f"``{kind}``" in Violation.__doc__ for kind in named)
     assert named == set(get_args(Kind))
 
 
-def test_a_fault_of_the_second_cancellation_alone_is_found() -> None:
+def test_a_fault_after_the_second_cancellation_is_found() -> None:
     async def scenario() -> None:
         try:
             await asyncio.sleep(1)
@@ -392,7 +392,7 @@ def test_a_task_may_be_left_for_as_long_as_is_allowed() -> None:
 
 
 @pytest.mark.parametrize("settle", [0.0, 5.0])
-def test_a_task_that_cannot_be_ended_is_given_up(settle: float) -> None:
+def test_a_task_that_does_not_end_is_abandoned(settle: float) -> None:
     async def stubborn() -> None:
         while True:
             with contextlib.suppress(asyncio.CancelledError):
@@ -428,13 +428,13 @@ def test_check_is_called_after_each_run() -> None:
     assert "AssertionError: a slot is taken" in str(report)
 
 
-def test_what_the_scenario_raises_undisturbed_comes_out() -> None:
+def test_an_error_of_the_undisturbed_scenario_propagates() -> None:
     with pytest.raises(LookupError) as caught:
         cancel_everywhere(fail)
     assert "undisturbed" in caught.value.__notes__[0]
 
 
-def test_control_c_ends_it() -> None:
+def test_a_keyboard_interrupt_propagates() -> None:
     async def scenario() -> None:
         raise KeyboardInterrupt
 
@@ -443,7 +443,7 @@ def test_control_c_ends_it() -> None:
     assert gc.isenabled()
 
 
-async def test_it_is_refused_inside_a_running_loop() -> None:
+async def test_cancel_everywhere_is_refused_in_a_running_loop() -> None:
     with pytest.raises(RuntimeError, match="call it from a plain function"):
         cancel_everywhere(clean)
 
@@ -458,7 +458,7 @@ async def test_it_is_refused_inside_a_running_loop() -> None:
         ({"check": 5}, TypeError, "check"),
     ],
 )
-def test_what_cannot_work_is_refused(
+def test_a_wrong_option_is_refused(
     options: dict[str, Any], error: type[Exception], text: str
 ) -> None:
     ran = []
@@ -478,7 +478,7 @@ def test_a_coroutine_for_a_function_is_refused_and_closed() -> None:
     assert coro.cr_frame is None
 
 
-def test_a_point_that_is_never_reached_is_no_point() -> None:
+def test_a_point_that_is_never_reached_does_not_count() -> None:
     assert cancel_everywhere(clean, points=[(100,), (2, 100)]).points == 0
 
 
@@ -518,7 +518,7 @@ def pytest_in(project: Path, **texts: str) -> tuple[int, str]:
 TWO_TESTS = """
 import asyncio
 
-def test_harness(cancel_everywhere):
+def test_with_cancel_everywhere(cancel_everywhere):
     async def scenario():
         try:
             await asyncio.sleep(1)
@@ -527,7 +527,7 @@ def test_harness(cancel_everywhere):
 
     assert cancel_everywhere(scenario, again=()).points == 3
 
-def test_loop(virtual_time_loop):
+def test_with_virtual_time(virtual_time_loop):
     async def main():
         {}
         await asyncio.sleep(86400)
@@ -537,7 +537,7 @@ def test_loop(virtual_time_loop):
 """
 
 
-def test_the_fixtures_pass_what_is_right_and_fail_what_is_wrong(project: Path) -> None:
+def test_the_fixtures_pass_a_right_test_and_fail_a_wrong_one(project: Path) -> None:
     left = "asyncio.create_task(asyncio.Event().wait(), name='lost')"
     code, out = pytest_in(
         project,
@@ -546,10 +546,10 @@ def test_the_fixtures_pass_what_is_right_and_fail_what_is_wrong(project: Path) -
     )
     assert code == 1, out
     for verdict in (
-        "test_right.py::test_harness PASSED",
-        "test_right.py::test_loop PASSED",
-        "test_wrong.py::test_harness FAILED",
-        "test_wrong.py::test_loop ERROR",  # when it is over
+        "test_right.py::test_with_cancel_everywhere PASSED",
+        "test_right.py::test_with_virtual_time PASSED",
+        "test_wrong.py::test_with_cancel_everywhere FAILED",
+        "test_wrong.py::test_with_virtual_time ERROR",  # at teardown
         "1 failed, 3 passed, 1 error",
     ):
         assert verdict in out, out
@@ -558,6 +558,6 @@ def test_the_fixtures_pass_what_is_right_and_fail_what_is_wrong(project: Path) -
     assert "lost" in out
 
 
-def test_the_fixtures_are_not_there_unasked(tmp_path: Path) -> None:
+def test_the_fixtures_need_the_plugin(tmp_path: Path) -> None:
     code, out = pytest_in(tmp_path, it=TWO_TESTS.format("raise", "pass"))
     assert (code, "fixture 'cancel_everywhere' not found" in out) == (1, True), out

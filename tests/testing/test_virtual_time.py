@@ -1,4 +1,4 @@
-"""VirtualTimeLoop: jumps over timers, reports a hang, waits for what is real."""
+"""VirtualTimeLoop jumps to the next timer, reports hangs, waits for real events."""
 
 import asyncio
 import contextvars
@@ -53,7 +53,7 @@ def test_the_clock_stands_still_while_code_runs() -> None:
     assert run(main()) == 0.0
 
 
-def test_timers_come_in_order_each_at_its_time() -> None:
+def test_timers_run_in_order_each_at_its_time() -> None:
     async def main() -> list[object]:
         loop = asyncio.get_running_loop()
         seen: list[object] = []
@@ -70,7 +70,7 @@ def test_timers_come_in_order_each_at_its_time() -> None:
     assert run(main()) == [("a", 1.0), ("b", 2.0), ("c", 2.5), ("d", 2.75)]
 
 
-def test_our_own_timeouts_follow_it() -> None:
+def test_timeouts_of_the_package_follow_the_clock() -> None:
     async def main() -> tuple[list[bool], float, float, list[str]]:
         result = await bounded_gather(asyncio.sleep, [10, 1000], timeout=60)
         registry = TaskRegistry(stale_threshold=15)
@@ -83,7 +83,7 @@ def test_our_own_timeouts_follow_it() -> None:
     assert run(main()) == ([False, True], 60.0, 80.0, ["quiet"])
 
 
-def test_a_turn_is_counted() -> None:
+def test_iterations_are_counted() -> None:
     async def main() -> int:
         loop = asyncio.get_running_loop()
         assert isinstance(loop, VirtualTimeLoop)
@@ -97,13 +97,13 @@ def test_a_turn_is_counted() -> None:
 # ------------------------------------------------------------------ hangs
 
 
-async def wait_for_nobody() -> None:
+async def wait_for_ever() -> None:
     await asyncio.Event().wait()
 
 
-def test_a_hang_is_reported_at_once_with_where_every_task_waits() -> None:
+def test_a_hang_is_reported_at_once_with_the_place_where_each_task_waits() -> None:
     async def main() -> None:
-        task = asyncio.create_task(wait_for_nobody(), name="the other one")
+        task = asyncio.create_task(wait_for_ever(), name="the other one")
         await task
 
     began = time.monotonic()
@@ -113,17 +113,17 @@ def test_a_hang_is_reported_at_once_with_where_every_task_waits() -> None:
     text = str(caught.value)
     assert "2 tasks" in text
     assert "the other one" in text
-    assert "in wait_for_nobody" in text
+    assert "in wait_for_ever" in text
     assert f"{__file__}:" in text
     assert isinstance(caught.value, PyAsyncLifeError)
 
 
-def test_after_a_hang_the_runner_cancels_what_is_left() -> None:
+def test_after_a_hang_the_runner_cancels_the_tasks() -> None:
     ended = []
 
     async def main() -> None:
         try:
-            await wait_for_nobody()
+            await wait_for_ever()
         finally:
             await asyncio.sleep(5)
             ended.append(now())
@@ -133,21 +133,21 @@ def test_after_a_hang_the_runner_cancels_what_is_left() -> None:
     assert ended == [5.0]
 
 
-def test_a_timer_at_infinity_is_none() -> None:
+def test_a_timer_at_infinity_is_a_hang() -> None:
     with pytest.raises(HangError):
         run(asyncio.sleep(math.inf))
 
 
-def test_a_cancelled_timer_is_none() -> None:
+def test_a_cancelled_timer_is_a_hang() -> None:
     async def main() -> None:
         asyncio.get_running_loop().call_later(5, print).cancel()
-        await wait_for_nobody()
+        await wait_for_ever()
 
     with pytest.raises(HangError):
         run(main())
 
 
-# ------------------------------------------------------------------ what is real
+# ------------------------------------------------------------------ real events
 
 
 def test_a_job_in_an_executor_is_waited_for() -> None:
@@ -171,7 +171,7 @@ def test_a_timeout_does_not_overtake_a_job() -> None:
     assert run(main()) == "in time"
 
 
-def test_a_timeout_of_a_job_takes_the_time_that_it_says() -> None:
+def test_a_timeout_of_a_job_takes_real_time() -> None:
     release = threading.Event()
 
     async def main() -> float:
@@ -192,13 +192,13 @@ def test_when_a_job_has_ended_time_jumps_again() -> None:
     async def main() -> None:
         assert await asyncio.to_thread(int) == 0
         await asyncio.sleep(86400)
-        await wait_for_nobody()
+        await wait_for_ever()
 
     with pytest.raises(HangError):
         run(main())
 
 
-def test_a_job_that_fails_and_one_that_is_given_up_count_no_more() -> None:
+def test_a_failed_and_an_abandoned_job_are_not_waited_for() -> None:
     release = threading.Event()
 
     async def main() -> None:
@@ -207,7 +207,7 @@ def test_a_job_that_fails_and_one_that_is_given_up_count_no_more() -> None:
         job = asyncio.get_running_loop().run_in_executor(None, release.wait)
         job.cancel()
         try:
-            await wait_for_nobody()
+            await wait_for_ever()
         finally:
             release.set()
 
@@ -275,7 +275,7 @@ def test_a_child_process_is_waited_for(pipes: bool) -> None:
     assert run(main()) == (3, b"out\n" if pipes else None)
 
 
-def test_a_shell_is_a_child_too() -> None:
+def test_a_shell_is_waited_for() -> None:
     async def main() -> int:
         child = await asyncio.create_subprocess_shell("sleep 0.05; exit 4")
         return await child.wait()
@@ -287,13 +287,13 @@ def test_after_a_child_has_ended_a_hang_is_reported() -> None:
     async def main() -> None:
         child = await asyncio.create_subprocess_exec(sys.executable, "-c", "")
         await child.wait()
-        await wait_for_nobody()
+        await wait_for_ever()
 
     with pytest.raises(HangError):
         run(main())
 
 
-def test_another_thread_is_waited_for_where_it_was_named() -> None:
+def test_another_thread_is_waited_for_inside_real_time() -> None:
     async def main() -> str:
         loop = asyncio.get_running_loop()
         assert isinstance(loop, VirtualTimeLoop)
@@ -314,7 +314,7 @@ def test_another_thread_is_waited_for_where_it_was_named() -> None:
     assert run(main()) == "from afar"
 
 
-def test_what_a_thread_has_sent_already_comes_before_a_jump() -> None:
+def test_a_call_from_a_thread_comes_before_a_jump() -> None:
     async def main() -> float:
         loop = asyncio.get_running_loop()
         event = asyncio.Event()
@@ -346,7 +346,7 @@ def test_a_pipe_is_waited_for() -> None:
     assert run(main()) == b"x"
 
 
-def test_context_and_debug_mode_are_as_ever() -> None:
+def test_contexts_and_debug_mode_work() -> None:
     variable: contextvars.ContextVar[int] = contextvars.ContextVar("variable")
 
     async def main() -> int:

@@ -1,4 +1,4 @@
-"""Each hostile case ends well in a process of its own, and without a word."""
+"""Each hostile case ends well in a process of its own and prints nothing."""
 
 import json
 import os
@@ -15,7 +15,7 @@ LOOPS = ["asyncio", *(["uvloop"] if HAS_UVLOOP else [])]
 
 
 class Outcomes:
-    """What the cases of one run came to, read as it comes."""
+    """The results of the cases of one run, read from the child as they come."""
 
     def __init__(self, child: Child) -> None:
         self.child = child
@@ -23,8 +23,8 @@ class Outcomes:
 
     def of(self, name: str) -> tuple[int, str]:
         while name not in self.known:
-            found, code, said = json.loads(self.child.read_line(100.0))
-            self.known[found] = code, said
+            found, code, output = json.loads(self.child.read_line(100.0))
+            self.known[found] = code, output
         return self.known[name]
 
 
@@ -42,9 +42,9 @@ def outcomes(request: pytest.FixtureRequest) -> Iterator[Outcomes]:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_it_survives(name: str, outcomes: Outcomes) -> None:
+def test_a_hostile_case_ends_well(name: str, outcomes: Outcomes) -> None:
     assert outcomes.of(name) == (0, "")
 
 
-def test_there_are_enough() -> None:
+def test_there_are_a_hundred_cases() -> None:
     assert len(CASES) >= 100

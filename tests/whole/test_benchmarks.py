@@ -1,6 +1,6 @@
-"""The benchmarks run and print every row; how fast is nobody's business here.
+"""The benchmarks run and print every row; their speed is not tested.
 
-They want the extra `bench`: `make recipes` installs it, and runs this file.
+They need the extra `bench`: `make recipes` installs it and runs this module.
 """
 
 import importlib.util
@@ -36,7 +36,7 @@ ROWS = [
 TIMES = {"group, children return at once": 6} | dict.fromkeys(
     [*ROWS[1:4], "group, children do sleep(0)"], 2
 )
-# On the standard loop alone, where there is another.
+# On the standard loop only.
 PLAIN = {
     "register, the plain path": 1,
     "cancel_all and wait, the plain path": 2,
@@ -54,16 +54,16 @@ def test_every_row_is_printed_and_written(loop: str, tmp_path: Path) -> None:
     done = run_child(
         [*TINY, "--loop", loop, "--json", str(path)], timeout=120, env=PATH
     )
-    assert 0 == done.returncode, done.stderr
+    assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     report = json.loads(path.read_text())
     assert {"commit", "python", "machine", "load", "rows"} <= set(report)
-    assert {loop} == {row["loop"] for row in report["rows"]}
+    assert {row["loop"] for row in report["rows"]} == {loop}
     expectations = {what: TIMES.get(what, 1) for what in ROWS}
     expectations |= PLAIN if loop == "asyncio" else dict.fromkeys(PLAIN, 0)
     for what, expected in expectations.items():
-        assert expected == sum(line.startswith(f"{what}  ") for line in lines), what
-        assert expected == sum(row["what"] == what for row in report["rows"]), what
+        assert sum(line.startswith(f"{what}  ") for line in lines) == expected, what
+        assert sum(row["what"] == what for row in report["rows"]) == expected, what
     assert sum(row["short"] for row in report["rows"]) == sum(
         line.endswith("SHORT") for line in lines
     )
@@ -73,14 +73,14 @@ def test_every_row_is_printed_and_written(loop: str, tmp_path: Path) -> None:
 def test_only_measures_the_rows_asked_for() -> None:
     command = [*TINY, "--loop", "asyncio", "--only", "memory"]
     done = run_child(command, timeout=60, env=PATH)
-    assert 0 == done.returncode, done.stderr
+    assert done.returncode == 0, done.stderr
     printed = {what for what in ROWS if f"\n{what} " in done.stdout}
-    assert {"memory of an entry and its id"} == printed
+    assert printed == {"memory of an entry and its id"}
 
 
 def test_a_bad_scale_is_refused() -> None:
     done = run_child([*TINY[:-1], "0"], env=PATH)
-    assert 2 == done.returncode
+    assert done.returncode == 2
     assert "--scale" in done.stderr
 
 
@@ -101,7 +101,7 @@ def measure(only: str, tmp_path: Path) -> tuple[list[dict[str, Any]], str]:
     path = tmp_path / "rows.json"
     command = [*TINY, "--loop", "asyncio", "--only", only, "--json", str(path)]
     done = run_child([*command, "--write", str(tmp_path)], timeout=120, env=PATH)
-    assert 0 == done.returncode, done.stderr
+    assert done.returncode == 0, done.stderr
     return json.loads(path.read_text())["rows"], done.stdout + done.stderr
 
 
@@ -109,7 +109,7 @@ def test_every_peer_that_is_there_is_measured_and_the_others_are_named(
     tmp_path: Path,
 ) -> None:
     rows, printed = measure("peers", tmp_path)
-    assert 3 == len(rows)
+    assert len(rows) == 3
     figures = rows[0]["figures"]
     assert {"gather, no limit", "TaskGroup, no limit", "50 workers by hand"} < set(
         figures
@@ -117,7 +117,7 @@ def test_every_peer_that_is_there_is_measured_and_the_others_are_named(
     for package, name in PEERS.items():
         if importlib.util.find_spec(package) is not None:
             assert figures[name] > 0
-            assert 10 == rows[0]["ratios"][name]["must"]
+            assert rows[0]["ratios"][name]["must"] == 10
             assert f"\n{name}  " in printed
             assert f"| {name} |" in (tmp_path / "benchmarks.md").read_text()
         else:
@@ -130,7 +130,7 @@ def test_cost_and_memory_against_n_have_a_column_for_each_n(tmp_path: Path) -> N
     rows, printed = measure("against n", tmp_path)
     for what in ("cost per item against n", "memory against n, results kept"):
         mine = [row for row in rows if row["what"] == what]
-        assert sorted({row["n"] for row in mine}) == [row["n"] for row in mine]
+        assert [row["n"] for row in mine] == sorted({row["n"] for row in mine})
         assert len(mine) > 1
         (head,) = [line for line in printed.splitlines() if line.startswith(f"{what},")]
         assert all(f"n = {row['n']:,}" in head for row in mine)
@@ -147,6 +147,6 @@ def test_requests_to_the_server_are_measured(tmp_path: Path) -> None:
     pytest.importorskip("aiohttp", reason="aiohttp is not installed")
     rates, p99s = measure("HTTP", tmp_path)[0]
     for row in (rates, p99s):
-        assert {"seed", "hand", "ours"} == set(row["figures"])
+        assert set(row["figures"]) == {"seed", "hand", "ours"}
         assert all(figure > 0 for figure in row["figures"].values())
-    assert ("1/s", "ms") == (rates["unit"], p99s["unit"])
+    assert (rates["unit"], p99s["unit"]) == ("1/s", "ms")

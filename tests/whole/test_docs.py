@@ -32,7 +32,7 @@ def imported_by(block: str) -> set[str]:
 
 
 @pytest.mark.parametrize("block", BLOCKS)
-def test_a_block_runs_and_complains_of_nothing(block: str, tmp_path: Path) -> None:
+def test_a_block_runs_and_prints_no_error(block: str, tmp_path: Path) -> None:
     for name in sorted(imported_by(block)):
         if importlib.util.find_spec(name) is None:
             pytest.skip(f"{name} is not installed: an extra of pyproject.toml has it")
@@ -46,7 +46,7 @@ def test_a_block_runs_and_complains_of_nothing(block: str, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_between_pages_lead_somewhere(page: Path) -> None:
+def test_links_between_pages_have_a_target(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
         if "://" not in target:
             assert (page.parent / target).exists(), target

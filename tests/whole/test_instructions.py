@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers import run_child
+from support.children import run_child
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "tools"))
 

@@ -1,8 +1,8 @@
 """Ten thousand of each operation leave nothing behind: no block, no reference,
 no type, no descriptor, no thread, and no cycle for the collector.
 
-A warm-up, then five repeats, of which the smallest growth is 0. What costs most is
-done a tenth or a hundredth as often; `make leaks` does a hundred times as many of all.
+After a warm-up come five repeats; the smallest growth must be 0. An expensive operation
+is done a tenth or a hundredth as often. `make leaks` does a hundred times as many.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from pyasynclife import (
     bounded_gather,
 )
 from pyasynclife import _core as core
-from pyasynclife._core import Drain
+from pyasynclife._core import JoinSet
 from support.coroutines import echo, forever
 from support.loops import eager, settle, task_factory
 
@@ -101,7 +101,7 @@ async def cancels(registry: TaskRegistry, times: int) -> None:
             registry.register(forever(), str(number))
         await settle(number % 2)
         for number in range(50):
-            registry.cancel(str(number), "told to")
+            registry.cancel(str(number), "on request")
         registry.cancel_all()
         await settle()
         registry.register(forever(), "beating")
@@ -168,7 +168,7 @@ async def bad_factories(registry: TaskRegistry, times: int) -> None:
 async def eagerly(registry: TaskRegistry, times: int) -> None:
     async def first() -> None:
         await registry.heartbeat()
-        registry.cancel("eager", "told to")
+        registry.cancel("eager", "on request")
         registry.complete("eager")
 
     if sys.version_info < (3, 12):
@@ -210,14 +210,14 @@ async def monitors(registry: TaskRegistry, times: int) -> None:
 
 async def drains(registry: TaskRegistry, times: int) -> None:
     for _ in range(times // 100):
-        drain = Drain()
+        drain = JoinSet()
         for number in range(100):
             task = asyncio.create_task(forever())
             drain.add(task, registry["beating"] if number % 2 else None)
             refused(drain.add, 5)
         await settle()
         assert drain.pending == 0
-        assert {node.how for node in drain.nodes} == {"cancelled"}
+        assert {node.outcome for node in drain.members} == {"cancelled"}
 
 
 async def gathers(registry: TaskRegistry, times: int) -> None:
@@ -321,14 +321,14 @@ COUNTS: dict[str, Callable[[], int]] = {
 
 
 def count(into: "array[int]") -> None:
-    """Count without leaving anything that would be counted the next time."""
+    """Count without leaving an object that the next count would include."""
     gc.collect()
     for at, ask in enumerate(COUNTS.values()):
         into[at] = ask()
 
 
 async def forget_timers() -> None:
-    """The standard loop drops cancelled timers when they are many."""
+    """Cancel many timers: only then the standard loop drops those cancelled before."""
     loop = asyncio.get_running_loop()
     for handle in [loop.call_later(1000, str) for _ in range(300)]:
         handle.cancel()
@@ -336,7 +336,7 @@ async def forget_timers() -> None:
 
 
 async def growth(work: Work, registry: TaskRegistry, times: int) -> dict[str, int]:
-    """What grew in each of the repeats, and by how much at least."""
+    """The counts that grew in each repeat, and the smallest growth."""
     before, after = (array("q", [0] * len(COUNTS)) for _ in range(2))
     smallest = array("q", [sys.maxsize] * len(COUNTS))
     for repeat in range(-WARM_UPS, REPEATS):
@@ -359,7 +359,7 @@ async def test_many_of_each_leave_nothing_behind(name: str, silent: None) -> Non
     registry.register(forever(), "beating")
     grown = await growth(WORK[name], registry, times)
     if not on_standard_loop:
-        grown.pop("references", None)  # uvloop is built without the count
+        grown.pop("references", None)  # uvloop is built without that count
     registry.cancel_all()
     await registry.wait()
     assert not grown

@@ -1,17 +1,26 @@
-"""Faults of the capture: each of these shows one, in a process of its own.
+"""The capture turned on and off, and programs to play with it and without it.
 
-A program gets `capture` on the command line: 0 the plain way, 1 the capture. Both must
-say the same.
+A program runs in a process of its own. Its first argument is 1 for the capture and 0
+for the plain path; it must print the same for both.
 """
 
 import subprocess
 import sys
 import textwrap
-
-import pytest
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from pyasynclife import _core
-from support.marks import needs_capture
+
+
+@contextmanager
+def capture(allowed: bool) -> Iterator[None]:
+    was = _core.allow_capture(allowed)
+    try:
+        yield
+    finally:
+        _core.allow_capture(was)
+
 
 HEAD = """
 import asyncio, signal, sys, warnings
@@ -20,8 +29,11 @@ warnings.simplefilter("ignore")
 _core.allow_capture(sys.argv[1] == "1")
 log = []
 """
+CAPTURED = HEAD.replace('sys.argv[1] == "1"', "True")
+"""For a program that uses its argument for something else."""
 
-# What nest_asyncio does, once.
+
+# Runs the loop inside a running task, as nest_asyncio does.
 NESTED = """
 from asyncio import events, tasks
 
@@ -41,7 +53,8 @@ def nested(task):
         tasks._enter_task(loop, current)
 """
 
-# A future whose loop is asked for call_soon is where a signal may come.
+
+# Raises SIGINT when the Python code of the loop's call_soon() is called, or returns.
 SIGNAL = """
 import asyncio.base_events
 fired = False
@@ -58,10 +71,24 @@ def interrupt_next(event):
     sys.setprofile(profile)
 """
 
+
+def play(program: str, argument: int | str, head: str = HEAD) -> str:
+    """What the program prints; its stderr too if it fails."""
+    lines = [head, NESTED, SIGNAL, textwrap.dedent(program), "print(log)"]
+    done = subprocess.run(
+        [sys.executable, "-X", "faulthandler", "-c", "\n".join(lines), str(argument)],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    return f"{done.stdout}{done.stderr if done.returncode else ''}"
+
+
 PROGRAMS = {
-    # HIGH. burst_put_back() puts what call_soon() has answered into the loop's queue;
-    # uvloop takes that for its Handle, unlooked at: a crash, and what was left is lost.
-    "a wrapper of call_soon answers anything": """
+    # What call_soon() returns must not go into the loop's queue unchecked: uvloop takes
+    # every object there for one of its handles, and crashes.
+    "a wrapper of call_soon returns anything": """
         makers = [asyncio.SelectorEventLoop]
         try:
             import uvloop
@@ -108,7 +135,7 @@ PROGRAMS = {
                 loop.close()
                 log.append("closed")
     """,
-    # MEDIUM. A mock in the place of uvloop's module is taken for a type.
+    # A mock in place of uvloop's module has no type of loop.
     "uvloop is mocked": """
         from unittest.mock import MagicMock
         sys.modules["uvloop"] = sys.modules["uvloop.loop"] = MagicMock()
@@ -118,9 +145,9 @@ PROGRAMS = {
             log.append(task.result())
         asyncio.run(main())
     """,
-    # HIGH. burst_watch() walks the list that `_callbacks` answers, up to 3.13.0 the
-    # Future's own, while remove_done_callback() shortens it: lost, doubled, freed.
-    "callbacks, the first of which is taken off": """
+    # Up to 3.13.0 `_callbacks` is the Future's own list, and remove_done_callback()
+    # shortens it: a walk through the list must not go on over its end.
+    "callbacks, the first of which is removed": """
         async def main():
             async with TaskGroup() as group:
                 task = group.create_task(asyncio.sleep(0))
@@ -130,9 +157,9 @@ PROGRAMS = {
                 task.remove_done_callback(calls[0])
         asyncio.run(main())
     """,
-    # HIGH. al_group_spawn() lends on_done to al_capture_start(), which runs Python
-    # before it takes a reference; the group's end drops it.
-    "the group ends while a child is made": """
+    # The name's __str__() runs before the Task is made. It ends the group, which drops
+    # its reference to the callback of its children.
+    "the group ends while it creates a child": """
         class Name:
             def __str__(self):
                 end = group.__aexit__(None, None, None).__await__()
@@ -154,8 +181,8 @@ PROGRAMS = {
             log.append([x for method in lists for x in method.__self__])
         asyncio.run(main())
     """,
-    # HIGH. burst_notify() takes every failure of call_soon() for one of memory.
-    "KeyboardInterrupt in the call_soon of a notice": """
+    # Where call_soon() raises a signal's exception, it has scheduled its call.
+    "KeyboardInterrupt in the call_soon of a notification": """
         async def child(i):
             log.append(i)
             if i == 0:
@@ -173,8 +200,8 @@ PROGRAMS = {
             log.append("interrupted")
         log.append(fired)
     """,
-    # HIGH. capture_wake() likewise, and hands over what is scheduled already; the group
-    # tells the loop's handler of what is to end the loop's run.
+    # The wake-up is scheduled: it must not be scheduled again. The interrupt must end
+    # the loop's run: the group must not report it to the loop's exception handler.
     "KeyboardInterrupt in the call_soon of a wake-up": """
         async def child():
             for i in range(2):
@@ -202,11 +229,11 @@ PROGRAMS = {
             log.append((fired, task.done()))
         event = "return"
         loop = asyncio.new_event_loop()
-        loop.set_exception_handler(lambda *_: log.append("told"))
+        loop.set_exception_handler(lambda *_: log.append("reported"))
         loop.run_until_complete(main())
     """,
-    # HIGH where loops are nested. The rest of a burst that runs is in no queue.
-    "a loop that is run inside a child": """
+    # A loop that a child runs must find the rest of the calls that are being made.
+    "a loop run inside a child": """
         async def sibling():
             return "ran"
 
@@ -218,12 +245,12 @@ PROGRAMS = {
                 other = group.create_task(sibling())
         asyncio.run(main())
     """,
-    "loops that are run inside one another": """
-        async def child(i, turns):
+    "loops run inside one another": """
+        async def child(i, iterations):
             log.append(i)
             if i in (1, 3):
                 log.append(nested(tasks_[i + 3]))
-            for _ in range(turns):
+            for _ in range(iterations):
                 await asyncio.sleep(0)
                 log.append(-i)
             return i
@@ -234,11 +261,11 @@ PROGRAMS = {
                 tasks_ = [group.create_task(child(i, i % 3)) for i in range(9)]
                 for task in tasks_:
                     task.add_done_callback(lambda t: log.append(t in group._tasks))
-            # How long the outer loop's turn is depends on how many handles it had.
+            # The length of the outer loop's iteration depends on its handles.
             log.sort(key=repr)
         asyncio.run(main())
     """,
-    "an exit out of a loop that is run inside a child": """
+    "an interrupt of a loop run inside a child": """
         async def child(i):
             log.append(i)
             if i == 1:
@@ -264,7 +291,7 @@ PROGRAMS = {
             except KeyboardInterrupt:
                 log.append("at the top")
     """,
-    # HIGH. The exit is told to the loop's handler, in the plain way too.
+    # The interrupt propagates from cancel_all() after all of them are cancelled.
     "KeyboardInterrupt in the call_soon of one of many wake-ups": """
         from pyasynclife import TaskRegistry
 
@@ -288,10 +315,10 @@ PROGRAMS = {
             await asyncio.sleep(0)
             log.append((fired, len(registry)))
         loop = asyncio.new_event_loop()
-        loop.set_exception_handler(lambda *_: log.append("told"))
+        loop.set_exception_handler(lambda *_: log.append("reported"))
         loop.run_until_complete(main())
     """,
-    # MEDIUM. remove_done_callback() that raises has taken the first one off.
+    # Where remove_done_callback() raises, it has removed the first callback before.
     "a done callback whose == raises": """
         class Call:
             def __init__(self, i):
@@ -327,15 +354,16 @@ PROGRAMS = {
                 first, odd = Call(1), Call(2, ValueError)
                 for call in (first, odd, first, Call(3)):
                     task.add_done_callback(call)
-            log.sort()  # two of them are in another order
+            log.sort()  # the order of two of them differs
         asyncio.run(main())
     """,
-    # LOW. `behind` is right again by accident once the rest was put back in front.
-    "the turn of a notice after an exit": """
+    # An exit puts the rest of the calls back; the group is notified of a failure in
+    # the same iteration as without the capture.
+    "the iteration of a notification after an exit": """
         class Loop(asyncio.SelectorEventLoop):
-            turns = 0
+            iterations = 0
             def _run_once(self):
-                self.turns += 1
+                self.iterations += 1
                 super()._run_once()
 
         async def child(i):
@@ -362,212 +390,6 @@ PROGRAMS = {
             try:
                 loop.run_until_complete(task)
             except SystemExit:
-                log.append(loop.turns)
+                log.append(loop.iterations)
     """,
 }
-
-
-def play(program: str, capture: int | str, head: str = HEAD) -> str:
-    lines = [head, NESTED, SIGNAL, textwrap.dedent(program), "print(log)"]
-    done = subprocess.run(
-        [sys.executable, "-X", "faulthandler", "-c", "\n".join(lines), str(capture)],
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    return f"{done.stdout}{done.stderr if done.returncode else ''}"
-
-
-@pytest.mark.parametrize("name", PROGRAMS)
-def test_the_capture_and_the_plain_way_do_the_same(name: str) -> None:
-    program = PROGRAMS[name]
-    assert play(program, 1) == play(program, 0)
-
-
-# Before the handle is scheduled: asyncio's own cancel() loses the wake-up then.
-@needs_capture
-def test_an_interrupt_that_comes_too_early_loses_no_wake_up() -> None:
-    program = PROGRAMS["KeyboardInterrupt in the call_soon of a wake-up"]
-    expected = play(program, 1)
-    assert "'interrupted'" in expected
-    assert "told" not in expected
-    assert play(program.replace('"return"', '"call"'), 1) == expected
-
-
-# HIGH. What could not be scheduled ran all the same, closed.
-START = """
-async def child():
-    log.append("ran")
-
-async def main():
-    loop = asyncio.get_running_loop()
-    loop.set_exception_handler(lambda *_: log.append("told"))
-    async with TaskGroup() as group:
-        interrupt_next("return")
-        try:
-            group.create_task(child())
-        except KeyboardInterrupt:
-            log.append("interrupted")
-        log.append(len(asyncio.all_tasks()))
-        await asyncio.sleep(0)
-        group.create_task(child())
-asyncio.new_event_loop().run_until_complete(main())
-"""
-
-
-@needs_capture
-def test_an_interrupted_start_starts_nothing() -> None:
-    assert play(START, 1).strip() == "['interrupted', 1, 'ran']"
-
-
-# LOW, and stays: of two handles of f(task) nobody can tell which is a done callback's.
-AFTER = """
-async def other():
-    await asyncio.sleep(1)
-
-async def main():
-    loop = asyncio.get_running_loop()
-    async def fails():
-        task = asyncio.current_task()
-        loop.call_soon(lambda _: log.append(sleeper.cancelling()), task)
-        raise ValueError
-    try:
-        async with TaskGroup() as group:
-            sleeper = group.create_task(other())
-            group.create_task(fails())
-    except* ValueError:
-        pass
-asyncio.run(main())
-"""
-
-
-@needs_capture
-@pytest.mark.parametrize(("capture", "cancelling"), [(0, 0), (1, 1)])
-def test_call_soon_of_a_task_with_itself_comes_after_the_news_of_its_end(
-    capture: int, cancelling: int
-) -> None:
-    assert play(AFTER, capture).strip() == f"[{cancelling}]"
-
-
-# HIGH by the letter of R4: what burst_put_back() cannot schedule is dropped.
-LOST = """
-async def child(i):
-    log.append(i)
-    if i == 1:
-        _core.fail_allocation(int(sys.argv[1]))
-        raise KeyboardInterrupt
-
-async def main():
-    group = TaskGroup()
-    await group.__aenter__()
-    for i in range(4):
-        group.create_task(child(i))
-    await asyncio.sleep(1)
-sys.unraisablehook = lambda _: None
-loop = asyncio.new_event_loop()
-loop.set_exception_handler(lambda *_: None)
-task = loop.create_task(main())
-for _ in range(2):
-    try:
-        loop.run_until_complete(asyncio.sleep(0.01))
-    except KeyboardInterrupt:
-        _core.fail_allocation(0)
-"""
-
-
-@pytest.mark.skipif(not hasattr(_core, "fail_allocation"), reason="no fault points")
-@pytest.mark.parametrize("nth", range(1, 9))
-def test_an_exit_loses_nobody_when_memory_fails(nth: int) -> None:
-    head = HEAD.replace('sys.argv[1] == "1"', "True")
-    assert play(LOST, nth, head).strip() == "[0, 1, 2, 3]"
-
-
-# MEDIUM. One loop that the self-test does not like turns the capture off for all.
-OFF = """
-class Loop(asyncio.SelectorEventLoop):
-    def create_future(self):
-        return asyncio.futures._PyFuture(loop=self)
-
-async def main():
-    async with TaskGroup() as group:
-        for _ in range(5):
-            group.create_task(asyncio.sleep(0))
-        log.append(len(asyncio.get_running_loop()._ready))
-if sys.argv[1] == "1":
-    with asyncio.Runner(loop_factory=Loop) as runner:
-        runner.run(main())
-    log.clear()
-asyncio.run(main())
-"""
-
-
-def test_another_loops_futures_do_not_turn_the_capture_off() -> None:
-    head = HEAD.replace('sys.argv[1] == "1"', "True", 1)
-    assert play(OFF, 1, head) == play(OFF, 0, head)
-
-
-# LOW. The collapse of Handles is seen by who patches more of asyncio than R3 says.
-PATCHED = """
-import asyncio.base_events as base, asyncio.events as events
-seen = []
-where, name = {"init": (events.Handle, "__init__"),
-               "soon": (base.BaseEventLoop, "_call_soon")}[sys.argv[1]]
-real = getattr(where, name)
-
-def patched(self, *args, **kwargs):
-    seen.append(args)
-    return real(self, *args, **kwargs)
-setattr(where, name, patched)
-
-async def main():
-    async with TaskGroup() as group:
-        seen.clear()
-        for _ in range(5):
-            group.create_task(asyncio.sleep(0))
-        log.append(len(seen))
-asyncio.run(main())
-"""
-
-
-@pytest.mark.parametrize("what", ["init", "soon"])
-def test_who_patches_what_a_handle_comes_through_sees_each(what: str) -> None:
-    head = HEAD.replace('sys.argv[1] == "1"', "True")
-    assert play(PATCHED, what, head).strip() == "[5]"
-
-
-# MEDIUM. capture_try() clears whatever was raised, a signal's exception too.
-UNTRIED = """
-from pyasynclife import _core_support
-signal.signal(signal.SIGINT, signal.default_int_handler)
-fired = False
-
-def profile(frame, what, arg):
-    global fired
-    names = ("add", "__init__") if sys.argv[1] == "1" else ("is_capture_allowed",)
-    if (not fired and what == "call" and tried
-            and frame.f_code.co_name in names):
-        fired = True
-        sys.setprofile(None)
-        signal.raise_signal(signal.SIGINT)
-    if frame.f_code.co_name == "is_capture_allowed":
-        tried.append(what)
-tried = []
-
-async def main():
-    async with TaskGroup() as group:
-        sys.setprofile(profile)
-        group.create_task(asyncio.sleep(0))
-        sys.setprofile(None)
-try:
-    asyncio.new_event_loop().run_until_complete(main())
-except KeyboardInterrupt:
-    log.append("interrupted")
-log.append(fired)
-"""
-
-
-@pytest.mark.skipif(sys.version_info >= (3, 14), reason="no Python in the self-test")
-def test_an_interrupt_in_the_self_test_is_not_lost() -> None:
-    head = HEAD.replace('sys.argv[1] == "1"', "True")
-    assert play(UNTRIED, 1, head).strip() == "['interrupted', True]"

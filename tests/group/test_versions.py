@@ -1,7 +1,7 @@
-"""The traps of groups: ours keeps out of each, and asyncio's own falls in as told.
+"""The traps of groups: ours avoids each, asyncio's own has those in the table.
 
-The table is held to be true both ways on the releases it was made on, and
-docs/task-group.md says the same to users.
+The table is tested for both groups on the releases it was made on, and against the
+table in docs/task-group.md.
 """
 
 import asyncio
@@ -25,19 +25,23 @@ ALL = f"3.11 {EAGER}"
 
 @dataclass(frozen=True)
 class Trap:
-    """A scenario, where asyncio's own group fails it, and where it can be tried."""
+    """A scenario, the versions whose own group fails it, and those that can run it."""
 
     scenario: g.Scenario
-    stock_fails: str = ""
+    asyncio_fails: str = ""
     on: str = ALL
     issue: str = ""
 
 
 TRAPS = [
-    Trap(g.nested_groups_that_fail_in_one_turn, "3.11 3.12", issue="116720"),
-    Trap(g.an_outer_cancellation_in_the_turn_of_a_failure, "3.11 3.12", issue="116720"),
-    Trap(g.cancelled_at_every_turn_of_nested_groups),
-    Trap(g.cancelled_at_every_turn_of_failing_nested_groups, "3.11 3.12"),
+    Trap(g.nested_groups_that_fail_in_one_iteration, "3.11 3.12", issue="116720"),
+    Trap(
+        g.an_outer_cancellation_in_the_iteration_of_a_failure,
+        "3.11 3.12",
+        issue="116720",
+    ),
+    Trap(g.cancelled_at_every_iteration_of_nested_groups),
+    Trap(g.cancelled_at_every_iteration_of_failing_nested_groups, "3.11 3.12"),
     Trap(g.a_failure_under_a_timeout_that_has_expired),
     Trap(g.a_group_that_failed_at_its_end_leaves_no_cancel_count, "3.11 3.12"),
     Trap(
@@ -49,7 +53,7 @@ TRAPS = [
     Trap(g.a_subclass_of_cancelled_error_is_a_cancellation, "3.11 3.12", ALL, "113848"),
     Trap(g.a_keyboard_interrupt_does_not_bury_errors, ALL, ALL, "135736"),
     Trap(g.a_system_exit_does_not_bury_errors, ALL, ALL, "135736"),
-    Trap(g.a_lone_generator_exit_leaves_bare, "3.11 3.12 3.13 3.14"),
+    Trap(g.a_lone_generator_exit_propagates_bare, "3.11 3.12 3.13 3.14"),
     # eager children
     Trap(g.an_eager_child_starts_a_sibling_that_fails, "3.12 3.13", EAGER, "128550"),
     Trap(
@@ -99,7 +103,7 @@ TRAPS = [
     Trap(g.a_child_that_cancels_itself_and_returns),
     Trap(g.a_child_that_swallows_its_cancellation_is_waited_for, issue="76362"),
     Trap(g.a_child_may_uncancel_itself),
-    Trap(g.a_child_nobody_refers_to_is_kept, issue="91887"),
+    Trap(g.a_child_without_a_reference_is_kept, issue="91887"),
     Trap(g.each_child_has_a_context_of_its_own),
 ]
 TRIED_HERE = [
@@ -116,21 +120,21 @@ def test_every_scenario_is_in_the_table() -> None:
 
 
 @pytest.mark.parametrize("trap", TRIED_HERE)
-async def test_ours_holds(trap: Trap) -> None:
-    held = asyncio.create_task(trap.scenario(TaskGroup))
-    await asyncio.wait([held], timeout=15)
-    assert held.done()
-    held.result()
+async def test_our_group_passes(trap: Trap) -> None:
+    task = asyncio.create_task(trap.scenario(TaskGroup))
+    await asyncio.wait([task], timeout=15)
+    assert task.done()
+    task.result()
 
 
-# One child, which forks for each scenario; in virtual time a hang takes none.
-STOCK = f"""
+# One child, which forks for each scenario; in virtual time a hang takes no time.
+ASYNCIO = f"""
     import asyncio, faulthandler, json, os, sys, tempfile
     sys.path[:0] = {[str(ROOT), str(ROOT / "tests")]!r}
     from support import group_scenarios
     from pyasynclife.testing import VirtualTimeLoop
 
-    def hold(scenario):
+    def run(scenario):
         faulthandler.dump_traceback_later(15, exit=True)
         with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
             runner.run(asyncio.wait_for(scenario(asyncio.TaskGroup), 6))
@@ -141,7 +145,7 @@ STOCK = f"""
             child = os.fork()
             if not child:
                 os.dup2(output.fileno(), 2)
-                hold(group_scenarios.SCENARIOS[name])
+                run(group_scenarios.SCENARIOS[name])
                 break
             status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
             output.seek(0)
@@ -150,33 +154,33 @@ STOCK = f"""
 
 
 @pytest.fixture(scope="module")
-def stock() -> dict[str, tuple[int, str]]:
-    """How asyncio's own group ends each scenario: a status and what it said."""
+def asyncios_results() -> dict[str, tuple[int, str]]:
+    """The exit status and the stderr of each scenario with asyncio's own group."""
     names = [trap.scenario.__name__ for trap in TRAPS if MINOR in trap.on.split()]
-    child = run_child(["-c", textwrap.dedent(STOCK), *names], timeout=120)
+    child = run_child(["-c", textwrap.dedent(ASYNCIO), *names], timeout=120)
     assert (child.returncode, child.stderr) == (0, "")
     lines = map(json.loads, child.stdout.splitlines())
-    return {name: (status, said) for name, status, said in lines}
+    return {name: (status, stderr) for name, status, stderr in lines}
 
 
 @pytest.mark.skipif(HERE not in MADE_ON, reason="the table was made on other releases")
 @pytest.mark.parametrize("trap", TRIED_HERE)
-def test_asyncio_s_own_does_as_the_table_says(
-    trap: Trap, stock: dict[str, tuple[int, str]]
+def test_asyncios_group_fails_where_the_table_says(
+    trap: Trap, asyncios_results: dict[str, tuple[int, str]]
 ) -> None:
-    status, said = stock[trap.scenario.__name__]
-    assert (MINOR in trap.stock_fails.split()) == (status != 0), said
+    status, stderr = asyncios_results[trap.scenario.__name__]
+    assert (status != 0) == (MINOR in trap.asyncio_fails.split()), stderr
 
 
 DOCS = ROOT / "docs" / "task-group.md"
-# How a row begins, and what shows it.
+# The beginning of a row, and the scenarios that test it.
 ROWS: dict[str, list[g.Scenario]] = {
     "groups nested in each other fail in one iteration:": [
-        g.nested_groups_that_fail_in_one_turn
+        g.nested_groups_that_fail_in_one_iteration
     ],
     "a cancellation from outside comes while a": [
-        g.an_outer_cancellation_in_the_turn_of_a_failure,
-        g.cancelled_at_every_turn_of_failing_nested_groups,
+        g.an_outer_cancellation_in_the_iteration_of_a_failure,
+        g.cancelled_at_every_iteration_of_failing_nested_groups,
     ],
     "a subclass of `CancelledError` is a": [
         g.a_subclass_of_cancelled_error_is_a_cancellation
@@ -210,7 +214,7 @@ ROWS: dict[str, list[g.Scenario]] = {
         g.cancel_before_entering,
     ],
     "a lone `GeneratorExit` of the body leaves bare": [
-        g.a_lone_generator_exit_leaves_bare
+        g.a_lone_generator_exit_propagates_bare
     ],
     "a cancellation from outside while `cancel()`": [
         g.an_outer_cancellation_survives_cancel_in_the_body
@@ -225,24 +229,24 @@ ROWS: dict[str, list[g.Scenario]] = {
 }
 
 
-def test_the_docs_say_what_the_table_says() -> None:
+def test_the_docs_have_the_same_table() -> None:
     lines = [line.strip("| ").split(" | ") for line in DOCS.read_text().splitlines()]
     versions = ALL.split()
     first = next(n for n, line in enumerate(lines) if line[1:] == versions)
-    said = {}
+    rows = {}
     for row, *cells in lines[first + 2 :]:
         if not cells:
             break
-        said[row] = cells
-    assert len(ROWS) == len(said)
+        rows[row] = cells
+    assert len(rows) == len(ROWS)
     traps = {trap.scenario: trap for trap in TRAPS}
     for (row, cells), (start, scenarios) in zip(
-        said.items(), ROWS.items(), strict=True
+        rows.items(), ROWS.items(), strict=True
     ):
         assert row.startswith(start)
         for trap in (traps[each] for each in scenarios):
-            fails, on = trap.stock_fails.split(), trap.on.split()
+            fails, on = trap.asyncio_fails.split(), trap.on.split()
             wanted = [
                 "-" if v not in on else "no" if v in fails else "yes" for v in versions
             ]
-            assert wanted == cells, (row, trap.scenario.__name__)
+            assert cells == wanted, (row, trap.scenario.__name__)

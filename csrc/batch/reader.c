@@ -1,0 +1,203 @@
+/* The Task that reads an asynchronous source for a pump.
+ *
+ * One Task reads the source from its first item to aclose(), so that cancel
+ * scopes and context variables inside the source work, and no item's timeout
+ * cancels the source.  The Task runs read() in Python, which offers each item
+ * and waits until it is taken, so it is at most one item ahead of the workers:
+ *
+ *     reader Task     anext() -> offer -> wait ................ -> anext()
+ *     source.ahead               item    item    NULL
+ *     worker                             pulls, item_taken: wakes the reader
+ *
+ * Its end means the end of the source, or its failure, which stops the batch.
+ * A reader that was abandoned has no pump to fail: whatever it raises later
+ * goes to the loop's exception handler.
+ */
+#include "base/compat.h"
+#include "base/fault.h"
+#include "base/state.h"
+#include "aio/loop.h"
+#include "aio/task.h"
+#include "aio/create_task.h"
+#include "batch/source.h"
+#include "batch/item.h"
+#include "batch/pump.h"
+#include "batch/reader.h"
+
+int
+al_reader_start(al_pump *p)
+{
+    al_state *st = p->st;
+    PyObject *stack[] = {p->source.items, p->owner};
+    PyObject *coro =
+        AL_ALLOC(PyObject_Vectorcall(st->read_source, stack, 2, NULL));
+    PyObject *callback =
+        coro == NULL ? NULL : PyObject_GetAttr(p->owner, st->s_reader_ended);
+    PyObject *task = NULL;
+    if (callback != NULL) {
+        task = al_create_task_plain(st, &p->bound, coro, p->name, NULL);
+    }
+    if (coro != NULL && task == NULL) {
+        al_coro_close_unstarted(st, coro);
+    }
+    int failed = -1;
+    if (task != NULL) {
+        p->reader = Py_NewRef(task);
+        failed = al_task_add_done_callback(st, &p->bound, task, callback);
+        if (failed) {
+            Py_CLEAR(p->reader);
+        }
+        else if (p->stopping != AL_STOP_NONE) {
+            /* An eager one, that stopped its batch before it was known. */
+            failed = al_task_cancel(st, task, NULL) < 0 ? -1 : 0;
+        }
+    }
+    Py_XDECREF(task);
+    Py_XDECREF(callback);
+    Py_XDECREF(coro);
+    return failed;
+}
+
+void
+al_reader_offer(al_pump *p, PyObject *item)
+{
+    /* A reader that was abandoned offers in vain. */
+    if (!p->source.ended && p->source.ahead == NULL) {
+        p->source.added_first = al_source_waiting(&p->source);
+        p->source.ahead = Py_NewRef(item);
+        al_pump_update(p);
+    }
+}
+
+void
+al_reader_cancel(al_pump *p)
+{
+    PyObject *reader = Py_XNewRef(p->reader);
+    if (reader != NULL && al_task_cancel(p->st, reader, NULL) < 0) {
+        al_loop_report_or_exit_later(p->st, p->bound.loop,
+                                     "cancelling the source's reader failed",
+                                     reader);
+    }
+    Py_XDECREF(reader);
+}
+
+/* End the item that was ahead when the pump was stopped: it never starts. */
+static void
+reader_refuse_ahead(al_pump *p)
+{
+    al_item item = {0};
+    PyObject *ahead = Py_NewRef(p->source.ahead);
+    p->source.added_first = 0;
+    int more = al_source_pull(p->st, &p->source, &item.value, &item.task_id);
+    if (more < 0 && PyErr_ExceptionMatches(PyExc_Exception)) {
+        PyErr_Clear(); /* a batch that is ending does not fail for its key */
+        more = 1;
+        item.value = Py_NewRef(ahead);
+        p->source.pulled++;
+        p->source.from_items++;
+    }
+    Py_DECREF(ahead);
+    item.index = p->source.pulled - 1;
+    PyObject *result =
+        more > 0 ? al_item_unstarted(p->st, &item, p->stopping) : NULL;
+    if (result != NULL) {
+        p->calls->item_ended(p->owner, result);
+        Py_DECREF(result);
+    }
+    else if (PyErr_Occurred()) {
+        al_pump_fail(p);
+    }
+    al_item_clear(&item);
+}
+
+void
+al_reader_abandon(al_pump *p)
+{
+    if (p->reader == NULL) {
+        return;
+    }
+    Py_CLEAR(p->reader);
+    p->source.ended = true;
+    if (p->source.ahead != NULL) {
+        reader_refuse_ahead(p);
+    }
+    al_pump_update(p);
+}
+
+/* Judge how the reader ended.  Returns 0; -1 with the exception that the batch
+   is to raise. */
+static int
+reader_judge(al_pump *p, PyObject *reader)
+{
+    PyObject *value;
+    al_outcome outcome = al_task_outcome(p->st, reader, &value);
+    bool stopped = p->stopping != AL_STOP_NONE;
+    if (outcome == AL_CANCELLED && !stopped) {
+        PyErr_SetString(p->st->CancelledError,
+                        "the batch's asynchronous source was cancelled");
+        outcome = AL_ERROR;
+    }
+    else if (outcome == AL_FAILED
+             || (outcome == AL_DONE && PyExceptionInstance_Check(value)))
+    {
+        /* read() returns an exit, so that the Task does not end the loop's
+           run before the items have ended. */
+        PyErr_SetRaisedException(Py_NewRef(value));
+        if (outcome == AL_FAILED && stopped) {
+            al_loop_report_or_exit_later(
+                p->st, p->bound.loop,
+                "a batch's asynchronous source failed while it "
+                "was being cancelled",
+                NULL);
+        }
+        else {
+            outcome = AL_ERROR;
+        }
+    }
+    Py_XDECREF(value);
+    return outcome == AL_ERROR ? -1 : 0;
+}
+
+/* Report the exception of a reader that was abandoned, if it has one. */
+static void
+reader_report_abandoned(al_pump *p, PyObject *reader)
+{
+    PyObject *value;
+    al_outcome outcome = al_task_outcome(p->st, reader, &value);
+    if (outcome != AL_CANCELLED && value != NULL
+        && PyExceptionInstance_Check(value))
+    {
+        PyErr_SetRaisedException(Py_NewRef(value));
+        outcome = AL_ERROR;
+    }
+    if (outcome == AL_ERROR) {
+        al_loop_report_or_exit_later(
+            p->st, p->bound.loop,
+            "a batch's asynchronous source, which did not stop in "
+            "time, failed",
+            reader);
+    }
+    Py_XDECREF(value);
+}
+
+void
+al_reader_ended(al_pump *p, PyObject *task)
+{
+    PyObject *reader = p->reader;
+    if (reader == NULL) {
+        reader_report_abandoned(p, task);
+        return;
+    }
+    p->reader = NULL;
+    p->source.ended = true;
+    bool stopped = p->stopping != AL_STOP_NONE;
+    if (reader_judge(p, reader) < 0) {
+        al_pump_fail(p);
+    }
+    p->source.exhausted = !stopped && p->fatal == NULL;
+    if (p->stopping != AL_STOP_NONE && p->source.ahead != NULL) {
+        reader_refuse_ahead(p);
+    }
+    Py_DECREF(reader);
+    al_pump_update(p);
+}

@@ -1,0 +1,288 @@
+"""max_concurrent: how many items run at once, and how that changes."""
+
+import asyncio
+import time
+from collections.abc import Callable, Generator
+from typing import Any
+
+import pytest
+
+from pyasynclife import TaskState, bounded_gather
+from support.coroutines import echo, echo_later
+from support.items import Gated
+from support.loops import settle, task_factory, until
+
+BOTH_WAYS = True
+
+
+# ------------------------------------------------------------- the limit
+
+
+class Gauge:
+    """A function for items that counts how many of them run at once."""
+
+    def __init__(self) -> None:
+        self.now = self.most = 0
+
+    async def __call__(self, item: Any) -> Any:
+        self.now += 1
+        self.most = max(self.most, self.now)
+        await settle(20)  # a slow machine starts the rest in a later iteration
+        self.now -= 1
+        return item
+
+
+@pytest.mark.parametrize("limit", [1, 2, 7, 50, 200])
+@pytest.mark.parametrize("make", [list, iter])
+async def test_at_most_max_concurrent_run_and_that_many_do(
+    limit: int, make: Callable[..., Any]
+) -> None:
+    gauge = Gauge()
+    await bounded_gather(gauge, make(range(300)), max_concurrent=limit)
+    assert gauge.most == limit
+
+
+async def test_no_more_tasks_than_items_or_limit_are_made() -> None:
+    seen = set()
+
+    async def fn(x: int) -> None:
+        await settle(2)
+        seen.add(len(asyncio.all_tasks()))
+
+    await bounded_gather(fn, range(3), max_concurrent=1000)
+    assert max(seen) <= 4
+    await bounded_gather(fn, iter(range(3)), max_concurrent=1000)
+    assert max(seen) <= 12
+
+
+@pytest.mark.parametrize("number", [1, 2, 5])
+async def test_a_short_list_makes_one_task_for_each_item(number: int) -> None:
+    made = []
+
+    def factory(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> Any:
+        made.append(coro)
+        return asyncio.Task(coro, loop=loop, **options)
+
+    with task_factory(factory):
+        await bounded_gather(echo_later, list(range(number)), max_concurrent=50)
+    assert len(made) == number
+
+
+async def test_the_function_is_called_only_when_a_slot_is_free() -> None:
+    live = 0
+    most = 0
+
+    class Coro:
+        def __init__(self) -> None:
+            nonlocal live, most
+            live += 1
+            most = max(live, most)
+
+        def __await__(self) -> Generator[Any, None, Any]:
+            nonlocal live
+            yield from asyncio.sleep(0).__await__()
+            live -= 1
+
+    await bounded_gather(lambda x: Coro(), range(100), max_concurrent=3)
+    assert most == 3
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_workers_exceed_the_limit_for_one_iteration_at_most(fails: bool) -> None:
+    most = 0
+
+    async def fn(x: int) -> None:
+        nonlocal most
+        most = max(most, len(asyncio.all_tasks()))
+        await asyncio.sleep(0)
+        if fails:
+            raise ValueError
+
+    result = await bounded_gather(fn, range(100), max_concurrent=5)
+    assert len(result.failures()) == (100 if fails else 0)
+    assert most <= 1 + 2 * 5  # tasks that have just ended are counted too
+
+
+# -------------------------------------------------- a limit that changes
+
+
+@pytest.mark.parametrize("make", [list, iter])
+async def test_raising_the_limit_starts_more_at_once(make: Callable[..., Any]) -> None:
+    gated = Gated()
+    batch = bounded_gather(gated, make(range(100)), max_concurrent=2)
+    task = asyncio.create_task(batch.collect())
+    await settle(6)
+    assert gated.now == 2
+    batch.max_concurrent = 20
+    assert batch.max_concurrent == 20
+    await settle(6)
+    assert gated.now == 20
+    batch.cancel()
+    (await task).failures()
+
+
+@pytest.mark.parametrize("make", [list, iter])
+async def test_lowering_the_limit_lets_fewer_run_as_items_end(
+    make: Callable[..., Any],
+) -> None:
+    gated = Gated()
+    batch = bounded_gather(gated, make(range(200)), max_concurrent=20)
+    task = asyncio.create_task(batch.collect())
+    await settle(8)
+    assert gated.now == 20
+    batch.max_concurrent = 3
+    await settle(3)
+    assert gated.now == 20
+    gated.release(10)
+    await settle(5)
+    assert gated.now == 10
+    gated.release(8)
+    await settle(8)
+    assert gated.now == 3
+    for _ in range(20):
+        gated.release()
+        await settle(1)
+        assert gated.now <= 3
+    batch.max_concurrent = 1
+    gated.release()
+    await settle(8)
+    assert gated.now == 1
+    batch.cancel()
+    (await task).failures()
+
+
+async def test_the_limit_may_be_set_by_an_item_and_before_the_start() -> None:
+    async def fn(x: int) -> int:
+        await asyncio.sleep(0)
+        batch.max_concurrent = 1 + x % 7
+        return x
+
+    batch = bounded_gather(fn, range(300), max_concurrent=50)
+    batch.max_concurrent = 2
+    assert (await batch).values() == list(range(300))
+    batch.max_concurrent = 5
+
+
+@pytest.mark.parametrize("raised", [1, 6])
+async def test_a_limit_lowered_at_the_start_holds(raised: int) -> None:
+    now = most = 0
+
+    async def fn(x: int) -> int:
+        nonlocal now, most
+        now += 1
+        most = max(most, now)
+        await settle(x % 3)
+        if x == 10:
+            batch.max_concurrent = raised
+        now -= 1
+        return x
+
+    async with bounded_gather(fn, range(100), max_concurrent=40) as batch:
+        batch.max_concurrent = 1
+        await until(lambda: most)
+        await settle(5)
+        assert most == 1
+        result = await batch
+    assert result.values() == list(range(100))
+    assert most == raised
+
+
+async def test_items_held_back_by_a_lowered_limit_can_be_cancelled() -> None:
+    begun = []
+
+    async def fn(x: int) -> None:
+        begun.append(x)
+        await asyncio.sleep(60)
+
+    async with bounded_gather(fn, range(100), max_concurrent=40) as batch:
+        batch.max_concurrent = 2
+        await until(lambda: len(begun) == 2)
+        batch.pause()
+        await settle(3)
+        batch.resume()
+        await settle(3)
+        batch.cancel()
+        result = await batch
+    states = [r.state for r in result]
+    assert states == [TaskState.CANCELLED] * 2 + [TaskState.PENDING] * 98
+
+
+async def test_the_buffer_of_a_stream_follows_the_limit() -> None:
+    async with bounded_gather(echo, range(1000), max_concurrent=2) as batch:
+        stream = aiter(batch)
+        await settle(10)
+        assert batch.progress.started == 6
+        batch.max_concurrent = 10
+        await settle(10)
+        assert batch.progress.started == 30
+        batch.max_concurrent = 1
+        for _ in range(27):
+            await anext(stream)
+        await settle(10)
+        assert batch.progress.started == 30
+        await anext(stream)
+        await settle(10)
+        assert batch.progress.started == 31
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "says"),
+    [
+        (0, ValueError, "max_concurrent must be 1 or more, got 0"),
+        (-3, ValueError, "got -3"),
+        (True, TypeError, "must be an int, got bool True"),
+        (2.0, TypeError, "must be an int, got float 2.0"),
+        ("2", TypeError, "must be an int"),
+    ],
+)
+async def test_a_bad_limit_is_refused_and_changes_nothing(
+    value: Any, error: type[BaseException], says: str
+) -> None:
+    batch = bounded_gather(echo, [1])
+    with pytest.raises(error, match=says):
+        batch.max_concurrent = value
+    assert batch.max_concurrent == 50
+    batch.max_concurrent = 10**30
+    assert batch.max_concurrent == 10**30
+    assert (await batch).ok
+
+
+# -------------------------------------------------------------- fairness
+
+
+async def count_iterations_beside(fn: Any, n: int) -> int:
+    iterations = 0
+    stop = False
+
+    async def watch() -> None:
+        nonlocal iterations
+        while not stop:
+            await asyncio.sleep(0)
+            iterations += 1
+
+    watcher = asyncio.create_task(watch())
+    await bounded_gather(fn, range(n), max_concurrent=50)
+    stop = True
+    await watcher
+    return iterations
+
+
+def work(seconds: float) -> None:
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        pass
+
+
+async def test_items_that_never_suspend_let_others_run() -> None:
+    async def busy(x: Any) -> None:
+        work(0.0005)
+
+    assert await count_iterations_beside(busy, 600) >= 6  # in 0.3 s or more
+
+
+async def test_items_that_work_and_then_suspend_let_others_run() -> None:
+    async def busy(x: Any) -> None:
+        work(0.004)
+        await asyncio.sleep(0)
+
+    assert await count_iterations_beside(busy, 100) > 20
