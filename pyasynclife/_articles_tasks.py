@@ -16,12 +16,17 @@ from pyasynclife._arguments import (
     check_seconds,
     check_tasks,
 )
-from pyasynclife._constants import RESULT_CANCELLED, RESULT_DONE, RESULT_FAILED
-from pyasynclife._core import TaskResult
+from pyasynclife._core import (
+    RESULT_CANCELLED,
+    RESULT_DONE,
+    RESULT_FAILED,
+    JoinSet,
+    TaskResult,
+)
 from pyasynclife._log import logger
 from pyasynclife._report import ShutdownReport
 from pyasynclife._states import TaskState
-from pyasynclife._waiting import cancel_tasks, join_and_report, wait_among, wake
+from pyasynclife._waiting import join_and_report, wait_among, wake
 
 Observer = Callable[[TaskResult[Any]], object]
 Report = Callable[[int, list[TaskResult[Any]]], object]
@@ -54,7 +59,9 @@ async def cancel_all_tasks(
     """
     seconds = check_optional_seconds("timeout", timeout, _SHUTDOWN_TIMEOUT)
     loop = asyncio.get_running_loop()
-    join_set = cancel_tasks(_others(tasks, loop))
+    join_set = JoinSet()
+    for task in _others(tasks, loop):
+        join_set.add(task)
     now = loop.time()
     return await join_and_report(join_set, now, now + seconds)
 

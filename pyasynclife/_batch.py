@@ -10,14 +10,15 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, final
 
 from pyasynclife._arguments import check_count
-from pyasynclife._constants import (
+from pyasynclife._core import (
     MODE_BLOCK,
     MODE_COLLECT,
     MODE_OPEN,
     MODE_STREAM,
     STOP_ERRORS,
+    BatchCore,
+    TaskResult,
 )
-from pyasynclife._core import BatchCore, TaskResult
 from pyasynclife._errors import BatchError, as_exception
 from pyasynclife._results import (
     BatchProgress,
@@ -51,10 +52,10 @@ class Batch(Sealed, Generic[T]):
         status: How the batch ended; None until then.
     """
 
-    __slots__ = ("__weakref__", "_awaited", "_books", "_budget", "_delivered", "_items",
+    __slots__ = ("__weakref__", "_awaited", "_budget", "_core", "_delivered", "_items",
                  "_key", "_max_concurrent", "_max_errors", "_result")  # fmt: skip
 
-    _books: BatchCore
+    _core: BatchCore
     _items: Any  # the source, if it is a list, tuple or range; else None
     _key: Callable[[Any], str] | None
     _budget: float
@@ -96,7 +97,7 @@ class Batch(Sealed, Generic[T]):
         self._max_errors = max_errors
         self._awaited = self._delivered = False
         self._result = None
-        self._books = BatchCore(
+        self._core = BatchCore(
             fn,
             items,
             is_async,
@@ -131,23 +132,23 @@ class Batch(Sealed, Generic[T]):
     @max_concurrent.setter
     def max_concurrent(self, value: int) -> None:
         limit = check_count("max_concurrent", value, 1)
-        self._books.set_limit(min(limit, sys.maxsize))
+        self._core.set_limit(min(limit, sys.maxsize))
         self._max_concurrent = limit
 
     @property
     def paused(self) -> bool:
         """Whether the batch is paused, so that no item starts."""
-        return self._books.paused
+        return self._core.paused
 
     @property
     def progress(self) -> BatchProgress:
         """A snapshot of the batch's progress."""
-        return BatchProgress._of(self._books)
+        return BatchProgress._of(self._core)
 
     @property
     def status(self) -> BatchStatus | None:
         """How the batch ended; None until then."""
-        return status_of(self._books)
+        return status_of(self._core)
 
     async def collect(self) -> BatchResult[T]:
         """Run all items and return their results; ``await batch`` does the same.
@@ -169,13 +170,13 @@ class Batch(Sealed, Generic[T]):
         """
         if self._awaited:
             raise RuntimeError("another caller is awaiting this batch")
-        self._books.use(MODE_COLLECT)
-        if not self._books.over:
+        self._core.use(MODE_COLLECT)
+        if not self._core.over:
             self._awaited = True
             try:
-                await self._books.wait()
+                await self._core.wait()
             except MemoryError:
-                self._books.stop()
+                self._core.stop()
                 raise
             except asyncio.CancelledError:
                 self._raise_exit()
@@ -207,12 +208,12 @@ class Batch(Sealed, Generic[T]):
         without a ``result``. Leaving it early does not cancel the items, unless an
         ``async with`` block is left too, or the batch is dropped.
         """
-        self._books.use(MODE_STREAM)
-        return self._books.stream(self)
+        self._core.use(MODE_STREAM)
+        return self._core.stream(self)
 
     async def __aenter__(self) -> Self:
         """Start the batch, which ends no later than the block."""
-        self._books.use(MODE_OPEN)
+        self._core.use(MODE_OPEN)
         return self
 
     async def __aexit__(
@@ -227,14 +228,14 @@ class Batch(Sealed, Generic[T]):
         cancelled first. If the caller is cancelled meanwhile, so are the items; the
         CancelledError propagates when they have ended.
         """
-        books = self._books
-        if books.mode == MODE_OPEN:
-            books.use(MODE_BLOCK)
-        if exc is not None or books.mode == MODE_STREAM:
-            books.stop()
-        if not books.over:
+        core = self._core
+        if core.mode == MODE_OPEN:
+            core.use(MODE_BLOCK)
+        if exc is not None or core.mode == MODE_STREAM:
+            core.stop()
+        if not core.over:
             try:
-                await books.wait()
+                await core.wait()
             except asyncio.CancelledError:
                 self._raise_exit()
                 raise
@@ -248,13 +249,13 @@ class Batch(Sealed, Generic[T]):
                     raise error
                 finally:
                     del self, error
-        elif books.fatal is not None and books.fatal is not exc:
-            if not isinstance(books.fatal, Exception):
-                raise books.fatal
-            books.loop.call_exception_handler(
+        elif core.fatal is not None and core.fatal is not exc:
+            if not isinstance(core.fatal, Exception):
+                raise core.fatal
+            core.loop.call_exception_handler(
                 {
                     "message": "a batch failed, and its block raised another error",
-                    "exception": books.fatal,
+                    "exception": core.fatal,
                 }
             )
 
@@ -272,19 +273,19 @@ class Batch(Sealed, Generic[T]):
                 of its loop.
             TypeError: The item is a coroutine, which is closed.
         """
-        self._books.add(item)
+        self._core.add(item)
 
     def close(self) -> None:
-        """Accept no more items: the batch ends when no item runs or waits."""
-        self._books.close()
+        """Accept no more items; the batch ends when no item is running or waiting."""
+        self._core.close()
 
     def pause(self) -> None:
-        """Start no item. Running items go on; so do timeouts and the budget."""
-        self._books.set_paused(True)
+        """Stop starting items. Running items, timeouts and the budget continue."""
+        self._core.set_paused(True)
 
     def resume(self) -> None:
-        """Start items again."""
-        self._books.set_paused(False)
+        """Start items again after `pause`."""
+        self._core.set_paused(False)
 
     def cancel(self, msg: str | None = None) -> None:
         """Cancel the running items and start no more.
@@ -295,30 +296,30 @@ class Batch(Sealed, Generic[T]):
         Args:
             msg: The message of each item's CancelledError, as in ``Task.cancel()``.
         """
-        self._books.stop(msg)
+        self._core.stop(msg)
 
     def _outcome(self) -> BatchResult[T]:
         """Return the BatchResult, which the first call makes."""
         if self._result is None:
             self._result = BatchResult._of(
-                self._books, self._items, self._key, self._budget
+                self._core, self._items, self._key, self._budget
             )
             self._items = None
         return self._result
 
     def _failure(self) -> BaseException | None:
         """Return the exception that the end of the batch raises, if any."""
-        books = self._books
-        if books.fatal is not None:
-            return books.fatal
-        if books.stopping != STOP_ERRORS:
+        core = self._core
+        if core.fatal is not None:
+            return core.fatal
+        if core.stopping != STOP_ERRORS:
             return None
         result = None
-        if books.mode == MODE_COLLECT:
+        if core.mode == MODE_COLLECT:
             result = self._outcome()
             errors = [as_exception(one.error, one) for one in result if is_failure(one)]
         else:
-            errors = [as_exception(error) for error in books.errors]
+            errors = [as_exception(error) for error in core.errors]
         return BatchError(
             f"{count_items(len(errors))} failed; max_errors is {self._max_errors}",
             errors,
@@ -327,7 +328,7 @@ class Batch(Sealed, Generic[T]):
 
     def _raise_exit(self) -> None:
         """Raise the SystemExit or KeyboardInterrupt that ended the batch, if any."""
-        fatal = self._books.fatal
+        fatal = self._core.fatal
         if isinstance(fatal, SystemExit | KeyboardInterrupt):
             self._delivered = True
             raise fatal
@@ -348,22 +349,22 @@ class Batch(Sealed, Generic[T]):
         if status is not None:
             state = status.value
         else:
-            state = "running" if self._books.begun else "not begun"
+            state = "running" if self._core.begun else "not begun"
         return f"<Batch {state}, max_concurrent={self._max_concurrent}>"
 
     def __del__(self) -> None:
         """Cancel a running batch that was dropped, with a ResourceWarning."""
         try:
-            books = self._books
+            core = self._core
         except AttributeError:
             return  # _create() failed
-        if not books.begun or (books.over and self._delivered):
+        if not core.begun or (core.over and self._delivered):
             return
-        loop: asyncio.AbstractEventLoop = books.loop
+        loop: asyncio.AbstractEventLoop = core.loop
         if loop.is_closed() or sys.is_finalizing():
             return
         try:
-            if not (books.is_idle or books.stopping or books.over):
+            if not (core.is_idle or core.stopping or core.over):
                 warnings.warn(
                     f"{self!r} was dropped while it ran and is cancelled: iterate it "
                     "to its end, or use `async with`",
@@ -373,6 +374,6 @@ class Batch(Sealed, Generic[T]):
                 )
         finally:
             try:
-                books.detach()
+                core.detach()
             except RuntimeError:  # collected in another thread
-                loop.call_soon_threadsafe(books.detach)
+                loop.call_soon_threadsafe(core.detach)

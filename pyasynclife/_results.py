@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Generic, Self, TypeVar, cast, final, overload
 
-from pyasynclife._constants import (
+from pyasynclife._core import (
     RESULT_PENDING,
     STOP_BUDGET,
     STOP_CANCEL,
     STOP_ERRORS,
     STOP_FATAL,
     STOP_NONE,
+    BatchCore,
+    TaskResult,
 )
-from pyasynclife._core import BatchCore, TaskResult
 from pyasynclife._errors import BatchError, as_exception
 from pyasynclife._sealed import Sealed
 from pyasynclife._states import BatchStatus, TaskState
@@ -58,8 +59,8 @@ class BatchProgress(Sealed):
     elapsed: float
 
     @classmethod
-    def _of(cls, books: BatchCore) -> Self:
-        total, *others = books.counts()
+    def _of(cls, core: BatchCore) -> Self:
+        total, *others = core.counts()
         counts = (None if total < 0 else total, *others)
         return cls._make(**dict(zip(cls.__slots__, counts, strict=True)))
 
@@ -109,7 +110,7 @@ class BatchResult(Sealed, Sequence[TaskResult[T]], Generic[T]):
     @classmethod
     def _of(
         cls,
-        books: BatchCore,
+        core: BatchCore,
         items: Any,
         key: Callable[[Any], str] | None,
         budget: float,
@@ -117,30 +118,28 @@ class BatchResult(Sealed, Sequence[TaskResult[T]], Generic[T]):
         """Make the result of a batch that has ended.
 
         Args:
-            books: The native half of the batch.
+            core: The native half of the batch.
             items: Its source, if that is a list, tuple or range; else None.
             key: Its ``key``, for items that were never started.
             budget: Its ``budget``, for the error of such items.
         """
-        running, _, failed, _, _, elapsed = books.counts()[2:]
+        running, _, failed, _, _, elapsed = core.counts()[2:]
         self = cls._make()
-        self._results = books.results
-        self._rest = (
-            () if items is None or books.exhausted else items[books.from_items :]
-        )
-        self._added = books.queued
+        self._results = core.results
+        self._rest = () if items is None or core.exhausted else items[core.from_items :]
+        self._added = core.queued
         self._why_rest = None
         self._key = key
-        self._loop = books.loop
+        self._loop = core.loop
         self._read = False
         failed += running  # these did not stop in time
-        if books.stopping == STOP_BUDGET:
+        if core.stopping == STOP_BUDGET:
             self._why_rest = (
                 f"never started: the budget of {budget} s for the whole batch ran out"
             )
             failed += length_of(self._rest) + len(self._added)
-        self.status = _STATUS[books.stopping]
-        self.exhausted = books.exhausted or items is not None
+        self.status = _STATUS[core.stopping]
+        self.exhausted = core.exhausted or items is not None
         self.duration = elapsed
         self._failed = failed  # last: without it, __del__ reports nothing
         return self
@@ -266,9 +265,9 @@ class BatchResult(Sealed, Sequence[TaskResult[T]], Generic[T]):
             )
 
 
-def status_of(books: BatchCore) -> BatchStatus | None:
-    """Return how a batch ended; None while it runs, and before."""
-    return _STATUS[books.stopping] if books.over else None
+def status_of(core: BatchCore) -> BatchStatus | None:
+    """Return how a batch ended; None until then."""
+    return _STATUS[core.stopping] if core.over else None
 
 
 def count_items(number: int) -> str:

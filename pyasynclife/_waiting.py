@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterable
 from typing import Any
 
 from pyasynclife._core import JoinSet
@@ -71,14 +70,6 @@ def wake(waiter: asyncio.Future[None]) -> None:
     """Wake a waiter; has no effect if it is done already."""
     if not waiter.done():
         waiter.set_result(None)
-
-
-def cancel_tasks(tasks: Iterable[asyncio.Task[Any]]) -> JoinSet:
-    """Cancel tasks, all at once, each once; return their JoinSet."""
-    join_set = JoinSet()
-    for task in {id(task): task for task in tasks}.values():
-        join_set.add(task)
-    return join_set
 
 
 def _is_waiting(join_set: JoinSet, caller: asyncio.Task[Any] | None) -> bool:

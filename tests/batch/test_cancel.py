@@ -193,7 +193,7 @@ async def test_a_caller_cancelled_after_the_last_item_loses_nothing() -> None:
         await batch
 
     task = asyncio.create_task(main())
-    while not batch._books.over:
+    while not batch._core.over:
         await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -274,10 +274,10 @@ async def test_cancelling_at_any_iteration_leaves_nothing(
         except asyncio.CancelledError:
             pass
         assert len(asyncio.all_tasks()) == 1
-        if box and box[0]._books.begun:
+        if box and box[0]._core.begun:
             assert box[0].progress.started == len(outcomes)
             assert len({r.index for r in outcomes}) == len(outcomes)
-            if box[0]._books.mode == 2:
+            if box[0]._core.mode == 2:
                 (await box[0]).failures()
         if was_done:
             break

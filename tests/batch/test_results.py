@@ -454,7 +454,7 @@ async def test_a_batch_is_freed_without_the_collector() -> None:
     gc.disable()
     try:
         batch = bounded_gather(double_later, range(100), timeout=10, budget=100)
-        state = batch._books
+        state = batch._core
         await batch
         ref = weakref.ref(batch)
         del batch

@@ -273,7 +273,7 @@ async def test_a_block_neither_awaited_nor_iterated_waits_for_all() -> None:
 async def test_a_block_neither_awaited_nor_iterated_keeps_no_results() -> None:
     async with bounded_gather(double_later, range(1000)) as batch:
         pass
-    assert batch._books.results == []
+    assert batch._core.results == []
     with pytest.raises(RuntimeError, match="inside the block"):
         await batch
 
@@ -496,7 +496,7 @@ async def test_a_batch_that_runs_nothing_is_dropped_without_a_warning() -> None:
         break
     await settle(3)
     assert batch.status is None
-    state = batch._books
+    state = batch._core
     del batch
     assert state.over
 
