@@ -1,9 +1,12 @@
 """The package as a whole: how it is built, imported and unloaded."""
 
 import importlib
+import inspect
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.metadata import requires, version
 from types import ModuleType
 
@@ -115,3 +118,23 @@ def test_every_public_name_has_a_docstring(module: ModuleType) -> None:
     assert module.__doc__
     for name in module.__all__:
         assert getattr(module, name).__doc__, name
+
+
+def undocumented(cls: type) -> Iterator[str]:
+    """The public attributes without a docstring and without a line in the class's."""
+    for base in cls.__mro__:
+        if not base.__module__.startswith("pyasynclife"):
+            continue
+        _, _, attributes = (base.__doc__ or "").partition("Attributes:")
+        for name in vars(base):
+            listed = re.search(rf"^\s+(\w+, )*{name}(, \w+)*: ", attributes, re.M)
+            documented = listed or inspect.getdoc(getattr(cls, name))
+            if not name.startswith("_") and not documented:
+                yield f"{cls.__name__}.{name}"
+
+
+@pytest.mark.parametrize("module", PUBLIC, ids=lambda module: module.__name__)
+def test_every_public_attribute_is_documented(module: ModuleType) -> None:
+    for name in module.__all__:
+        if isinstance(cls := getattr(module, name), type):
+            assert list(undocumented(cls)) == []
