@@ -113,8 +113,10 @@ al_pump_grow(al_pump *p)
         /* The reader has one item ready; the next takes an iteration. */
         left = 1 + al_source_waiting(&p->source);
     }
-    if (left == 0) {
-        return; /* every item has its worker: min(max_concurrent, n) Tasks */
+    if (left == 0 && !p->source.async) {
+        /* Every item has its worker: min(max_concurrent, n) Tasks.  Another
+           one would only find the end, so here it is found without. */
+        al_source_end(&p->source);
     }
     if (left >= 0 && n > left) {
         n = left;
