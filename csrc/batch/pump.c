@@ -277,7 +277,7 @@ al_pump_fail(al_pump *p)
                           "exception";
     PyObject *error = PyErr_GetRaisedException(), *other = p->fatal;
     assert(error != NULL);
-    /* Whoever waited for the end may have raised the first one already. */
+    /* The waiter for the end may have raised the first one already. */
     if (other != NULL && p->over) {
         PyErr_SetRaisedException(error);
         al_loop_report_or_exit_later(p->st, p->bound.loop, message, NULL);
