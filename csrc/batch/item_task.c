@@ -15,7 +15,8 @@
  * a worker of many items, and the Task itself ends in the same way.
  *
  * The item is pulled and named, and its Task made, before it begins.  So the
- * Task may be cancelled before its first step; then only its callback tells.
+ * Task may be cancelled before its first step; then its callback judges the
+ * end.
  */
 #include "base/compat.h"
 #include "base/fault.h"

@@ -113,8 +113,10 @@ al_pump_grow(al_pump *p)
         /* The reader has one item ready; the next takes an iteration. */
         left = 1 + al_source_waiting(&p->source);
     }
-    if (left == 0) {
-        return; /* every item has its worker: min(max_concurrent, n) Tasks */
+    if (left == 0 && !p->source.async) {
+        /* Every item has its worker: min(max_concurrent, n) Tasks.  Another
+           one would only find the end, so here it is found without. */
+        al_source_end(&p->source);
     }
     if (left >= 0 && n > left) {
         n = left;
@@ -275,7 +277,7 @@ al_pump_fail(al_pump *p)
                           "exception";
     PyObject *error = PyErr_GetRaisedException(), *other = p->fatal;
     assert(error != NULL);
-    /* Whoever waited for the end may have raised the first one already. */
+    /* The waiter for the end may have raised the first one already. */
     if (other != NULL && p->over) {
         PyErr_SetRaisedException(error);
         al_loop_report_or_exit_later(p->st, p->bound.loop, message, NULL);

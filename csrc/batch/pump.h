@@ -84,7 +84,8 @@ void al_pump_update(al_pump *pump);
 void al_pump_spawn(al_pump *pump, Py_ssize_t n);
 
 /* An item has suspended, or the limit was raised: double the workers if there
-   are more items than workers.  Runs Python. */
+   are more items than workers.  If a list, tuple or range has no item left,
+   end the source.  Runs Python. */
 void al_pump_grow(al_pump *pump);
 
 /* The limit has changed, or the pump was paused, resumed or closed: make as

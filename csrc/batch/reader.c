@@ -48,7 +48,7 @@ al_reader_start(al_pump *p)
             Py_CLEAR(p->reader);
         }
         else if (p->stopping != AL_STOP_NONE) {
-            /* An eager one, that stopped its batch before it was known. */
+            /* Made by an eager factory, it has stopped its batch already. */
             failed = al_task_cancel(st, task, NULL) < 0 ? -1 : 0;
         }
     }

@@ -416,7 +416,8 @@ result_dealloc(PyObject *op)
     PyTypeObject *type = Py_TYPE(op);
     PyObject_GC_UnTrack(op);
     /* Results nest in results, to any depth. */
-    Py_TRASHCAN_BEGIN(op, result_dealloc) Py_DECREF(self->item);
+    Py_TRASHCAN_BEGIN(op, result_dealloc);
+    Py_DECREF(self->item);
     Py_DECREF(self->data);
     Py_XDECREF(self->task_id);
     Py_XDECREF(self->error);

@@ -77,15 +77,32 @@ al_source_is_empty(const al_source *source)
            && al_source_waiting(source) == 0;
 }
 
-/* How many items are left to pull; -1: not known.  Pure C. */
+/* How many items are left to pull; -1: not known.  A list is asked again, for
+   it may have grown or shrunk since the source began.  Pure C. */
 static inline Py_ssize_t
 al_source_left(const al_source *source)
 {
-    if (!source->ended && source->length < 0) {
-        return -1;
+    Py_ssize_t left = 0;
+    if (!source->ended) {
+        bool is_list = source->iterator != NULL && source->items != NULL
+                       && PyList_CheckExact(source->items);
+        Py_ssize_t length =
+            is_list ? PyList_GET_SIZE(source->items) : source->length;
+        if (length < 0) {
+            return -1;
+        }
+        left = length > source->from_items ? length - source->from_items : 0;
     }
-    return (source->ended ? 0 : source->length - source->from_items)
-           + al_source_waiting(source);
+    return left + al_source_waiting(source);
+}
+
+/* End a source of which nothing is left, as the next pull would.  Pure C. */
+static inline void
+al_source_end(al_source *source)
+{
+    assert(!source->async && al_source_left(source) == 0);
+    source->ended = source->exhausted = true;
+    Py_CLEAR(source->iterator);
 }
 
 /* The visit of an embedded source.  Pure C. */

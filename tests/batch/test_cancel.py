@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from pyasynclife import Batch, BatchStatus, TaskState, bounded_gather
-from support.coroutines import sleep_for
+from pyasynclife import Batch, BatchStatus, TaskResult, TaskState, bounded_gather
+from support.coroutines import echo_later, sleep_for
 from support.loops import in_turns, settle
 
 BOTH_WAYS = True
@@ -59,6 +59,18 @@ async def test_cancel_after_the_end_changes_nothing() -> None:
     result = await batch
     batch.cancel()
     assert result.status is batch.status is BatchStatus.COMPLETED
+
+
+@pytest.mark.parametrize("items", [[1], (1, 2), range(3)])
+async def test_cancel_after_the_last_item_changes_nothing(items: Any) -> None:
+    def on_result(_: TaskResult[Any]) -> None:
+        if batch.progress.running == 0:
+            batch.cancel()
+
+    batch = bounded_gather(echo_later, items, on_result=on_result)
+    result = await batch
+    assert result.values() == list(items)
+    assert result.status is BatchStatus.COMPLETED
 
 
 async def test_an_item_may_cancel_its_batch_and_keep_its_value() -> None:

@@ -71,6 +71,37 @@ async def test_a_list_may_change_under_the_batch() -> None:
     assert result[0].data == 0
 
 
+@pytest.mark.workers_only
+async def test_an_item_appended_to_the_list_starts_at_once() -> None:
+    appended = asyncio.Event()
+    items = [0]
+
+    async def fn(x: int) -> int:
+        if x == 0:
+            items.append(1)
+            await asyncio.wait_for(appended.wait(), 10)
+        else:
+            appended.set()
+        return x
+
+    result = await bounded_gather(fn, items)
+    assert result.values() == [0, 1]
+
+
+@pytest.mark.workers_only
+async def test_a_list_that_shrinks_under_the_batch_ends_it_early() -> None:
+    items = list(range(10))
+
+    async def fn(x: int) -> int:
+        del items[5:]
+        await asyncio.sleep(0)
+        return x
+
+    result = await bounded_gather(fn, items)
+    assert result.values() == [0, 1, 2, 3, 4]
+    assert result.status is BatchStatus.COMPLETED
+
+
 @pytest.mark.parametrize("kind", ["iterator", "asynchronous"])
 async def test_an_error_of_the_source_propagates_when_the_items_have_ended(
     kind: str,

@@ -490,6 +490,20 @@ async def test_a_stream_that_has_ended_is_dropped_without_a_warning() -> None:
     await settle(5)
 
 
+async def test_a_stream_left_after_the_last_failure_is_dropped_without_a_warning() -> (
+    None
+):
+    async def fn(_: int) -> None:
+        await asyncio.sleep(0)
+        raise LookupError
+
+    async for result in bounded_gather(fn, [1]):
+        assert isinstance(result.error, LookupError)
+        break
+    gc.collect()
+    await settle()
+
+
 async def test_a_batch_that_runs_nothing_is_dropped_without_a_warning() -> None:
     batch = bounded_gather(echo, [1], budget=60)
     async for _ in batch:
