@@ -29,15 +29,20 @@ al_object_truth(PyObject *answer)
     return truth;
 }
 
-/* Return the integer that a call returned (stolen; NULL: it raised); -1 with
-   an exception.  Runs Python. */
+/* Return the count that a call returned (stolen; NULL: it raised); -1 with an
+   exception, which is ValueError for a negative number.  Runs Python. */
 static inline long
-al_object_long(PyObject *answer)
+al_object_count(PyObject *answer)
 {
     long number = -1;
     if (answer != NULL) {
         number = PyLong_AsLong(answer);
         Py_DECREF(answer);
+    }
+    if (number < 0 && !PyErr_Occurred()) {
+        PyErr_Format(PyExc_ValueError, "a count must not be negative, got %ld",
+                     number);
+        number = -1;
     }
     return number;
 }

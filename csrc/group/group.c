@@ -191,9 +191,13 @@ group_request_cancel(GroupObject *self)
 static void
 group_report_late(GroupObject *self, PyObject *task, PyObject *error)
 {
+    /* Held, for the repr of the Task may leave the group. */
+    PyObject *parent =
+        Py_NewRef(self->parent == NULL ? Py_None : self->parent);
     PyObject *text = AL_ALLOC(PyUnicode_FromFormat(
         "Task %R has errored out but its parent task %R is already completed",
-        task, self->parent == NULL ? Py_None : self->parent));
+        task, parent));
+    Py_DECREF(parent);
     const char *message = text == NULL ? NULL : PyUnicode_AsUTF8(text);
     if (message == NULL) {
         PyErr_Clear(); /* whatever a repr has raised, `error` matters more */
@@ -344,10 +348,7 @@ group_ended_without_error(GroupObject *self, PyObject *task)
 static int
 group_add_child(GroupObject *self, PyObject *task, PyObject *on_done)
 {
-    /* Making the Task may have run Python that left the group, and the exit
-       drops the dict. */
-    if (group_make_children(self) < 0
-        || al_task_link(self->st, task, self->parent) < 0
+    if (al_task_link(self->st, task, self->parent) < 0
         || AL_ALLOC_INT(PyDict_SetItem(self->children, task, Py_None)) < 0)
     {
         return -1;
