@@ -1,9 +1,8 @@
 """Checks of arguments: one function for each kind, one answer for every option.
 
-What is refused is refused at the call, with TypeError or ValueError, and the message
-names the option, what it must be and what it was. Imports nothing of the package: the
-native core calls
-`check_optional_seconds`.
+A bad value is refused at the call, with TypeError or ValueError. The message names the
+option, the values that it may have, and the value that it had. This module imports
+nothing of the package, because the native core calls `check_optional_seconds`.
 """
 
 from __future__ import annotations

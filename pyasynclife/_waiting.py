@@ -47,7 +47,7 @@ async def wait_among(
 ) -> None:
     """Add a future to a list and wait until it is done, or until a loop time.
 
-    Whoever owns the list wakes the waiters: the native core, or `wake`.
+    The owner of the list wakes the waiters: the native core, or a caller of `wake`.
     """
     loop = asyncio.get_running_loop()
     waiter: asyncio.Future[None] = loop.create_future()

@@ -1,4 +1,4 @@
-/* The dealloc that our types share, and C values of what calls return. */
+/* The dealloc that our types share, and the results of calls as C values. */
 #ifndef AL_OBJECT_H
 #define AL_OBJECT_H
 
@@ -16,7 +16,7 @@ al_object_dealloc(PyObject *op)
     Py_DECREF(type);
 }
 
-/* Return the truth of what a call returned (stolen; NULL: it raised): 1 or 0;
+/* Return the truth of a call's result (stolen; NULL: the call raised): 1 or 0;
    -1 with an exception.  Runs Python. */
 static inline int
 al_object_truth(PyObject *answer)
@@ -29,8 +29,8 @@ al_object_truth(PyObject *answer)
     return truth;
 }
 
-/* Return the count that a call returned (stolen; NULL: it raised); -1 with an
-   exception, which is ValueError for a negative number.  Runs Python. */
+/* Return a call's result (stolen; NULL: the call raised), which is a count; -1
+   with an exception, ValueError for a negative number.  Runs Python. */
 static inline long
 al_object_count(PyObject *answer)
 {

@@ -200,7 +200,7 @@ group_report_late(GroupObject *self, PyObject *task, PyObject *error)
     Py_DECREF(parent);
     const char *message = text == NULL ? NULL : PyUnicode_AsUTF8(text);
     if (message == NULL) {
-        PyErr_Clear(); /* whatever a repr has raised, `error` matters more */
+        PyErr_Clear(); /* a repr has failed, but `error` matters more */
         message = "a task of a group failed after its parent's end";
     }
     group_report(self, error, message, task);

@@ -65,7 +65,7 @@ typedef enum {
 typedef struct {
     PyObject_HEAD
     GroupObject *group;     /* owned */
-    PyObject *body;         /* owned: what the body has raised, or NULL */
+    PyObject *body;         /* owned: the body's exception, or NULL */
     PyObject *outer_cancel; /* owned: the first cancellation that somebody
                                else has requested, or NULL */
     PyObject *own_cancel;   /* owned: the first that only the group has
