@@ -1,4 +1,4 @@
-/* The door: PyInit__core, and an exec that reads like a table of contents. */
+/* The module: PyInit__core, and an exec function that lists all types. */
 #include "base/compat.h"
 #include "base/fault.h"
 #include "base/state.h"
@@ -7,12 +7,12 @@
 #include "aio/capture.h"
 #include "aio/awaitable.h"
 #include "aio/join_set.h"
+#include "aio/deadline.h"
 #include "registry/entry.h"
 #include "registry/registry_type.h"
 #include "group/group.h"
 #include "group/group_exit.h"
 #include "signals/signal_handler.h"
-#include "aio/deadline.h"
 #include "batch/result.h"
 #include "batch/worker.h"
 #include "batch/item_task.h"

@@ -184,27 +184,27 @@ async def run_worker(step: Awaitable[Any]) -> Any:
     return await step
 
 
-class _Slot(Protocol):
+class _ItemHandle(Protocol):
     def pause(self) -> Awaitable[None] | None: ...
     def begin(self) -> Awaitable[Any]: ...
     def returned(self, value: Any) -> Any: ...
     def raised(self, error: BaseException) -> bool: ...
 
 
-async def run_item(slot: _Slot) -> Any:
-    """Run one item in a Task of its own and pass its outcome to the core.
+async def run_item(handle: _ItemHandle) -> Any:
+    """Run one item in a Task of its own, and pass its outcome to the core.
 
     The Task does not raise SystemExit or KeyboardInterrupt: see `read_source`.
     """
     try:
-        while (pause := slot.pause()) is not None:
+        while (pause := handle.pause()) is not None:
             await pause
-        value = await slot.begin()
+        value = await handle.begin()
     except BaseException as error:
-        if slot.raised(error):
+        if handle.raised(error):
             return None
         raise
-    return slot.returned(value)
+    return handle.returned(value)
 
 
 async def read_source(source: AsyncIterable[Any], pump: _Pump) -> BaseException | None:

@@ -43,7 +43,8 @@ class ShutdownReport(Sealed):
     """How each task of a shutdown ended; ``str()`` gives a readable table.
 
     Attributes:
-        finished: Tasks that ended with a value before the cancellation reached them.
+        finished: Tasks that returned a value before the cancellation reached them, or
+            after they had taken it back with ``uncancel()``.
         cancelled: Tasks that the cancellation ended.
         failed: Tasks that ended with an exception.
         swallowed: Tasks that caught the cancellation and returned a value in time.

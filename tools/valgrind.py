@@ -42,9 +42,20 @@ def reports(directory: Path) -> Iterator[ElementTree.Element]:
         for error in root.iter("error"):
             if (error.findtext("kind") or "").startswith("Leak_"):
                 continue  # an XML report always includes leaks
-            objects = [frame.findtext("obj") or "" for frame in error.iter("frame")]
-            if any("_core." in name for name in objects):
+            if any("_core." in name for name in objects_of(error)):
                 yield error
+
+
+def objects_of(error: ElementTree.Element) -> Iterator[str]:
+    """Yield the object files of an error's frames, innermost first.
+
+    Frames that called the collector are left out: the interpreter's errors in it are
+    not ours, even if our code has called the Python code that collects.
+    """
+    for frame in error.iter("frame"):
+        if frame.findtext("fn") == "gc_collect_main":
+            return
+        yield frame.findtext("obj") or ""
 
 
 def show(error: ElementTree.Element) -> None:

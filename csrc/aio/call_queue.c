@@ -336,8 +336,8 @@ al_call_queue_deliver(al_state *st, PyObject *loop, al_call *call,
  * Task, before those that somebody has added meanwhile.
  *
  * To do so the others are taken off and added again with their contexts.
- * asyncio takes off by ==, which may run anybody's code and raise; so what has
- * come off is found out by identity, and nobody's callback is lost.
+ * asyncio takes off by ==, which may run anybody's code and raise.  Those that
+ * have come off are then found by identity, so no callback is lost.
  *
  * All of this is for asyncio's own Task only, whose callbacks can be read.
  */

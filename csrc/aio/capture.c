@@ -3,7 +3,7 @@
  * A Task hands its first step to its loop's call_soon() while it is being
  * made, and a Future hands it the wake-up of the Task that waits for it while
  * it is being cancelled.  For the length of such a call the loop in the Task
- * or Future is a proxy of ours, whose call_soon() keeps what it is given.  The
+ * or Future is a proxy of ours, whose call_soon() keeps its arguments.  The
  * loop itself is never touched:
  *
  *     al_capture_start          Task(coro, loop=proxy)
@@ -18,7 +18,7 @@
  *                               Future's loop = the real loop
  *                               al_call_queue_deliver(wakeup, task, on_done)
  *
- * What follows stands in call_queue.c, with the order of events.
+ * The rest is in call_queue.c, with the order of events.
  *
  * The loop is the first field of both structs, and the one pointer of a
  * private struct that we write.  It has stood right behind the object's head

@@ -132,7 +132,7 @@ create_task_eager(al_state *st, const al_loop *bound, PyObject *const *args,
     return task;
 }
 
-/* What the Task type is called with. */
+/* The keywords for a call of the Task type. */
 typedef struct {
     PyObject *kwnames;       /* borrowed, or NULL */
     PyObject *const *values; /* borrowed */

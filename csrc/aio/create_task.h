@@ -6,7 +6,7 @@
 #include "base/state.h"
 #include "aio/loop.h"
 
-/* What is known of a Task that was just made. */
+/* How much is known of a Task that was just made. */
 typedef enum {
     AL_CREATED = 0,     /* nothing: a task factory may have run it */
     AL_CREATED_LAZY,    /* it has not run yet */

@@ -10,10 +10,10 @@
  *   - the loop is not in debug mode, and
  *   - asyncio's Handle is as asyncio made it: some profilers patch it.
  *
- * The type of a loop is examined in Python (loop_terms()), once, and again
- * when that type or Handle has changed, which CPython's type version tags
- * tell.  The loop itself is looked at each time: anybody may set an attribute
- * of it.
+ * The type of a loop is examined in Python, by loop_fast_paths(): once, and
+ * again when that type or Handle has changed, which CPython's type version
+ * tags tell.  The loop itself is looked at each time: anybody may set an
+ * attribute of it.
  *
  * Each question fetches the loop's dict anew.  To pass it on from the question
  * to the scheduling of the Task would save 40 of the 15,000 instructions of a
@@ -27,8 +27,8 @@
 #include "aio/loop.h"
 #include "aio/fast_path.h"
 
-/* What is remembered of the last type of loop that was examined.  There is one
-   for each module, st->fast_path. */
+/* The facts about the last type of loop that was examined.  There is one for
+   each module, st->fast_path. */
 typedef struct {
     PyObject_HEAD
     PyObject *type;        /* owned: that type */
@@ -89,7 +89,7 @@ fast_path_examine(al_state *st, FastPathObject *self, PyTypeObject *type)
     return 0;
 }
 
-/* Tell whether what is remembered holds for a type of loop. */
+/* Tell whether the facts that are remembered hold for a type of loop. */
 static bool
 fast_path_is_current(al_state *st, const FastPathObject *self,
                      PyTypeObject *type)
@@ -100,6 +100,16 @@ fast_path_is_current(al_state *st, const FastPathObject *self,
            && (self->has_own_handles
                || (self->handle_version != 0
                    && handle_version == self->handle_version));
+}
+
+/* Examine a type of loop, unless the facts that are remembered hold for it.
+   -1 with an exception. */
+static inline int
+fast_path_update(al_state *st, FastPathObject *self, PyTypeObject *type)
+{
+    return fast_path_is_current(st, self, type)
+               ? 0
+               : fast_path_examine(st, self, type);
 }
 
 /* Tell whether a loop is uvloop's. */
@@ -141,8 +151,8 @@ fast_path_has_method(PyObject *loop, PyObject *dict, PyObject *name,
 }
 
 /* Return an attribute that asyncio's loops set on themselves (new); NULL with
-   an exception, or without one if there is none.  loop_terms() has seen to it
-   that the type has no such attribute, which might be a property. */
+   an exception, or without one if there is none.  loop_fast_paths() has made
+   sure that the type has no such attribute, which might be a property. */
 static PyObject *
 fast_path_attribute(PyObject *loop, PyObject *dict, PyObject *name)
 {
@@ -204,10 +214,7 @@ al_fast_path
 al_fast_path_find(al_state *st, const al_loop *bound, al_fast_path most)
 {
     FastPathObject *self = (FastPathObject *)st->fast_path;
-    PyTypeObject *type = Py_TYPE(bound->loop);
-    if (!fast_path_is_current(st, self, type)
-        && fast_path_examine(st, self, type) < 0)
-    {
+    if (fast_path_update(st, self, Py_TYPE(bound->loop)) < 0) {
         return AL_FAST_PATH_ERROR;
     }
     if (self->create_task == NULL) {
@@ -236,10 +243,7 @@ int
 al_fast_path_can_share(al_state *st, const al_loop *bound)
 {
     FastPathObject *self = (FastPathObject *)st->fast_path;
-    PyTypeObject *type = Py_TYPE(bound->loop);
-    if (!fast_path_is_current(st, self, type)
-        && fast_path_examine(st, self, type) < 0)
-    {
+    if (fast_path_update(st, self, Py_TYPE(bound->loop)) < 0) {
         return -1;
     }
     PyObject *dict = fast_path_dict(bound->loop);
@@ -271,7 +275,7 @@ al_fast_path_is_uvloop(al_state *st, PyObject *loop)
 
 /* ----------------------------------------------------- the ready queue */
 
-/* What a traversal looks for. */
+/* The search of a traversal. */
 typedef struct {
     PyObject *wanted; /* borrowed: the type */
     PyObject *found;  /* borrowed, or NULL */

@@ -6,7 +6,7 @@
 #include "base/state.h"
 #include "aio/loop.h"
 
-/* What nobody could tell from the loop's own create_task. */
+/* The shortcuts that no code can tell from the loop's own create_task. */
 typedef enum {
     AL_FAST_PATH_ERROR = -1, /* an exception is set */
     AL_FAST_PATH_NONE = 0,   /* nothing: call the loop's create_task */

@@ -15,7 +15,7 @@
  * A member holds its set, and the set its members, until the Task ends.
  * add() makes the member a done callback of the Task.  A registry that shuts
  * down does not: its entry is one already, and calls al_member_end.  The
- * waiting itself, with its timer, is a few lines of Python (follow_drain).
+ * waiting itself, with its timer, is Python: join_and_report().
  *
  * A Task has swallowed its cancellation if it returned a value, this set had
  * cancelled it, and the request still counts in cancelling().  A Task that

@@ -230,7 +230,7 @@ al_task_add_done_callback(al_state *st, const al_loop *bound, PyObject *task,
 long
 al_task_remove_done_callback(al_state *st, PyObject *task, PyObject *callback)
 {
-    return al_object_long(
+    return al_object_count(
         PyObject_CallMethodOneArg(task, st->s_remove_done_callback, callback));
 }
 
@@ -248,13 +248,7 @@ al_task_cancel(al_state *st, PyObject *task, PyObject *msg)
 long
 al_task_cancelling(al_state *st, PyObject *task)
 {
-    PyObject *count = PyObject_CallMethodNoArgs(task, st->s_cancelling);
-    if (count == NULL) {
-        return -1;
-    }
-    long number = PyLong_AsLong(count);
-    Py_DECREF(count);
-    return number;
+    return al_object_count(PyObject_CallMethodNoArgs(task, st->s_cancelling));
 }
 
 PyObject *
@@ -268,7 +262,7 @@ al_task_cancel_state(al_state *st, PyObject *task, PyObject *cancelling)
 {
     /* Where uncancel() clears an undelivered request, a count of zero says
        that there is none; before, _must_cancel has to be read. */
-    long count = al_object_long(PyObject_CallNoArgs(cancelling));
+    long count = al_object_count(PyObject_CallNoArgs(cancelling));
     if (count < 0 || (count == 0 && !AL_UNCANCEL_KEEPS_REQUEST)) {
         return count < 0 ? AL_CANCEL_ERROR : AL_CANCEL_NONE;
     }
@@ -288,7 +282,7 @@ al_task_cancel_state(al_state *st, PyObject *task, PyObject *cancelling)
 long
 al_task_uncancel(al_state *st, PyObject *task)
 {
-    return al_object_long(PyObject_CallMethodNoArgs(task, st->s_uncancel));
+    return al_object_count(PyObject_CallMethodNoArgs(task, st->s_uncancel));
 }
 
 int
@@ -349,10 +343,7 @@ coro_started(al_state *Py_UNUSED(st), PyObject *coro)
 static int
 coro_is(PyObject *coro, PyObject *name)
 {
-    PyObject *value = PyObject_GetAttr(coro, name);
-    int truth = value == NULL ? -1 : PyObject_IsTrue(value);
-    Py_XDECREF(value);
-    return truth;
+    return al_object_truth(PyObject_GetAttr(coro, name));
 }
 
 /* Look for the function that a coroutine's frame refers to.  A coroutine that

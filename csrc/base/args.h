@@ -1,4 +1,4 @@
-/* The arguments of the doors: sorted without a dict or a tuple, and checked.
+/* The arguments of our methods: sorted without a dict or a tuple, and checked.
  */
 #ifndef AL_ARGS_H
 #define AL_ARGS_H
@@ -6,8 +6,8 @@
 #include "base/compat.h"
 #include "base/fault.h"
 
-/* What a door takes: names in order, the first `positional` of them also by
-   place, the first `required` of them always. */
+/* The parameters of a method, in order.  The first `positional` of them may be
+   passed by position, the first `required` of them must be passed. */
 typedef struct {
     const char *function;
     Py_ssize_t required;
@@ -52,7 +52,7 @@ al_args_sort(const al_signature *sig, PyObject *const *args, Py_ssize_t nargs,
         }
     }
     if (nkw > 0 && PyErr_Occurred()) {
-        return -1; /* all sorted: what is refused may have to be closed */
+        return -1; /* all sorted, for the caller may have to close one */
     }
     for (Py_ssize_t i = 0; i < sig->required; i++) {
         if (out[i] == NULL) {

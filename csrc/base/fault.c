@@ -50,7 +50,7 @@ PyDoc_STRVAR(fault_fail_allocation_doc,
 "fail_allocation($module, nth, /)\n--\n\n"
 "Make the nth allocation from now on fail.\n\n"
 "nth: 0 makes none fail.\n"
-"Returns what was left to count of the call before.");
+"Returns how many the call before had left to count.");
 
 static PyObject *
 fault_fail_allocation(PyObject *Py_UNUSED(module), PyObject *nth)

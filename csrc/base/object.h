@@ -1,4 +1,4 @@
-/* The dealloc that our types share, and C values of what calls return. */
+/* The dealloc that our types share, and the results of calls as C values. */
 #ifndef AL_OBJECT_H
 #define AL_OBJECT_H
 
@@ -16,7 +16,7 @@ al_object_dealloc(PyObject *op)
     Py_DECREF(type);
 }
 
-/* Return the truth of what a call returned (stolen; NULL: it raised): 1 or 0;
+/* Return the truth of a call's result (stolen; NULL: the call raised): 1 or 0;
    -1 with an exception.  Runs Python. */
 static inline int
 al_object_truth(PyObject *answer)
@@ -29,15 +29,20 @@ al_object_truth(PyObject *answer)
     return truth;
 }
 
-/* Return the integer that a call returned (stolen; NULL: it raised); -1 with
-   an exception.  Runs Python. */
+/* Return a call's result (stolen; NULL: the call raised), which is a count; -1
+   with an exception, ValueError for a negative number.  Runs Python. */
 static inline long
-al_object_long(PyObject *answer)
+al_object_count(PyObject *answer)
 {
     long number = -1;
     if (answer != NULL) {
         number = PyLong_AsLong(answer);
         Py_DECREF(answer);
+    }
+    if (number < 0 && !PyErr_Occurred()) {
+        PyErr_Format(PyExc_ValueError, "a count must not be negative, got %ld",
+                     number);
+        number = -1;
     }
     return number;
 }

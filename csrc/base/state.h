@@ -70,7 +70,7 @@
     X(set_name) X(set_result) X(task) X(throw) X(time) X(uncancel) X(value)
 
 /* Made while the module is imported, or once later: our types, and objects
-   that several files share.  Whoever needs one more adds a row. */
+   that several files share.  A file that needs another adds a row. */
 #define AL_MADE(X)                                                            \
     X(Ready) X(Awaitable) X(JoinSet) X(JoinSetMember) X(Alarm) X(Entry)       \
     X(Registry) X(SignalHandler) X(TaskResult) X(Worker) X(ItemHandle)        \

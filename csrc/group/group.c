@@ -191,12 +191,16 @@ group_request_cancel(GroupObject *self)
 static void
 group_report_late(GroupObject *self, PyObject *task, PyObject *error)
 {
+    /* Held, for the repr of the Task may leave the group. */
+    PyObject *parent =
+        Py_NewRef(self->parent == NULL ? Py_None : self->parent);
     PyObject *text = AL_ALLOC(PyUnicode_FromFormat(
         "Task %R has errored out but its parent task %R is already completed",
-        task, self->parent == NULL ? Py_None : self->parent));
+        task, parent));
+    Py_DECREF(parent);
     const char *message = text == NULL ? NULL : PyUnicode_AsUTF8(text);
     if (message == NULL) {
-        PyErr_Clear(); /* whatever a repr has raised, `error` matters more */
+        PyErr_Clear(); /* a repr has failed, but `error` matters more */
         message = "a task of a group failed after its parent's end";
     }
     group_report(self, error, message, task);
@@ -344,10 +348,7 @@ group_ended_without_error(GroupObject *self, PyObject *task)
 static int
 group_add_child(GroupObject *self, PyObject *task, PyObject *on_done)
 {
-    /* Making the Task may have run Python that left the group, and the exit
-       drops the dict. */
-    if (group_make_children(self) < 0
-        || al_task_link(self->st, task, self->parent) < 0
+    if (al_task_link(self->st, task, self->parent) < 0
         || AL_ALLOC_INT(PyDict_SetItem(self->children, task, Py_None)) < 0)
     {
         return -1;
@@ -529,40 +530,67 @@ group_aexit(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
                                                                 : NULL);
 }
 
-/* create_task(coro=...): asyncio allows the coroutine as a keyword.  Calls the
-   method again with the coroutine first, as a subclass may override it. */
-static PyObject *
-group_create_named(PyObject *op, PyObject *const *args, PyObject *kwnames)
+/* create_task() with the coroutine args[0] and the keywords `kwnames`, whose
+   values follow in args (new).  A coroutine that is refused is closed. */
+static inline PyObject *
+group_create_first(GroupObject *self, PyObject *const *args, PyObject *kwnames)
 {
-    al_state *st = ((GroupObject *)op)->st;
-    Py_ssize_t n = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
-    PyObject *coro = NULL, *method = NULL, *task = NULL;
-    PyObject *keywords = AL_ALLOC(PyDict_New());
-    int failed = keywords == NULL ? -1 : 0;
-    for (Py_ssize_t i = 0; i < n; i++) {
-        PyObject *key = PyTuple_GET_ITEM(kwnames, i);
-        if (PyUnicode_Compare(key, st->s_coro) == 0) {
-            coro = args[i];
-        }
-        else if (failed == 0) {
-            failed = AL_ALLOC_INT(PyDict_SetItem(keywords, key, args[i]));
-        }
+    const char *why = !self->entered ? "has not been entered"
+                      : self->exiting && al_group_is_empty(self)
+                          ? "is finished"
+                      : self->aborting ? "is shutting down"
+                                       : NULL;
+    if (why == NULL) {
+        return group_spawn(self, args, kwnames);
     }
-    if (failed == 0 && coro == NULL) {
+    if (al_coro_close(self->st, args[0]) == 0) {
+        PyErr_Format(PyExc_RuntimeError, "TaskGroup %R %s", (PyObject *)self,
+                     why);
+    }
+    return NULL;
+}
+
+/* create_task(coro=...): asyncio allows the coroutine as a keyword.  The other
+   keywords follow it in a call with the coroutine first.  The method is not
+   looked up again, for a subclass may have passed the keyword on to us. */
+static PyObject *
+group_create_named(GroupObject *self, PyObject *const *args, PyObject *kwnames)
+{
+    Py_ssize_t n = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
+    Py_ssize_t at = 0;
+    while (
+        at < n
+        && PyUnicode_Compare(PyTuple_GET_ITEM(kwnames, at), self->st->s_coro)
+               != 0)
+    {
+        at++;
+    }
+    if (at == n) {
         PyErr_SetString(PyExc_TypeError, "create_task() missing 1 required "
                                          "positional argument: 'coro'");
+        return NULL;
     }
-    else if (failed == 0) {
-        method = PyObject_GetAttr(op, st->s_create_task);
+    PyObject *task = NULL, *names = AL_ALLOC(PyTuple_New(n - 1));
+    PyObject **values =
+        names == NULL ? NULL
+                      : AL_ALLOC(PyMem_Malloc((size_t)n * sizeof(PyObject *)));
+    if (values != NULL) {
+        values[0] = args[at];
+        for (Py_ssize_t i = 0, put = 0; i < n; i++) {
+            if (i != at) {
+                PyTuple_SET_ITEM(names, put,
+                                 Py_NewRef(PyTuple_GET_ITEM(kwnames, i)));
+                values[++put] = args[i];
+            }
+        }
+        task = group_create_first(self, values, n > 1 ? names : NULL);
     }
-    if (method != NULL) {
-        task = PyObject_VectorcallDict(method, &coro, 1, keywords);
+    else {
+        PyErr_NoMemory();
+        al_coro_close_unstarted(self->st, args[at]);
     }
-    else if (coro != NULL) {
-        al_coro_close_unstarted(st, coro);
-    }
-    Py_XDECREF(method);
-    Py_XDECREF(keywords);
+    PyMem_Free(values);
+    Py_XDECREF(names);
     return task;
 }
 
@@ -580,9 +608,8 @@ static PyObject *
 group_create_task(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
                   PyObject *kwnames)
 {
-    GroupObject *self = (GroupObject *)op;
     if (nargs == 0) {
-        return group_create_named(op, args, kwnames);
+        return group_create_named((GroupObject *)op, args, kwnames);
     }
     if (nargs != 1) {
         PyErr_Format(PyExc_TypeError,
@@ -591,18 +618,7 @@ group_create_task(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
                      nargs);
         return NULL;
     }
-    const char *why = !self->entered ? "has not been entered"
-                      : self->exiting && al_group_is_empty(self)
-                          ? "is finished"
-                      : self->aborting ? "is shutting down"
-                                       : NULL;
-    if (why == NULL) {
-        return group_spawn(self, args, kwnames);
-    }
-    if (al_coro_close(self->st, args[0]) == 0) {
-        PyErr_Format(PyExc_RuntimeError, "TaskGroup %R %s", op, why);
-    }
-    return NULL;
+    return group_create_first((GroupObject *)op, args, kwnames);
 }
 
 PyDoc_STRVAR(group_cancel_doc,

@@ -16,7 +16,7 @@ typedef struct {
                              values None; NULL until there is one */
     PyObject *on_done;    /* owned: the children's done callback, a bound
                              method; NULL until there is a child */
-    PyObject *errors;     /* owned: list of what has failed, or NULL */
+    PyObject *errors;     /* owned: list of the exceptions to raise, or NULL */
     PyObject *base_error; /* owned: the first KeyboardInterrupt or SystemExit,
                              or NULL */
     PyObject *waiter;     /* owned: the future that the exit waits for, or

@@ -65,7 +65,7 @@ typedef enum {
 typedef struct {
     PyObject_HEAD
     GroupObject *group;     /* owned */
-    PyObject *body;         /* owned: what the body has raised, or NULL */
+    PyObject *body;         /* owned: the body's exception, or NULL */
     PyObject *outer_cancel; /* owned: the first cancellation that somebody
                                else has requested, or NULL */
     PyObject *own_cancel;   /* owned: the first that only the group has
@@ -106,6 +106,16 @@ static bool
 group_exit_is_cancellation(GroupExitObject *self, PyObject *error)
 {
     return PyErr_GivenExceptionMatches(error, self->group->st->CancelledError);
+}
+
+/* Return the parent's cancelling(); 0 if another exit of the group has ended
+   and dropped the parent.  -1 with an exception. */
+static long
+group_exit_count_requests(GroupObject *group)
+{
+    return group->parent == NULL
+               ? 0
+               : al_task_cancelling(group->st, group->parent);
 }
 
 /* Cancel the children.  A KeyboardInterrupt or SystemExit of their cancel()
@@ -150,7 +160,7 @@ group_exit_take_thrown(GroupExitObject *self, PyObject *thrown)
         return -1;
     }
     if (self->phase == GROUP_EXIT_FLUSH) {
-        long count = al_task_cancelling(group->st, group->parent);
+        long count = group_exit_count_requests(group);
         /* Ours was taken back: a count is that of a cancellation from outside
            which came in the same loop iteration. */
         if (count > 0 && self->outer_cancel == NULL) {
@@ -199,26 +209,29 @@ group_exit_uncancel(GroupExitObject *self, PyObject **result)
     if (!group->parent_cancel_requested || group->parent == NULL) {
         return PYGEN_RETURN;
     }
-    long remaining = al_task_uncancel(group->st, group->parent);
-    if (remaining < 0) {
-        return PYGEN_ERROR;
-    }
+    /* Held: a foreign Task's methods may step this exit once more, and end
+       it. */
+    PyObject *parent = Py_NewRef(group->parent);
+    al_cancel_state state = AL_CANCEL_ERROR;
+    long remaining = al_task_uncancel(group->st, parent);
     if (remaining > 0) {
         /* Somebody else had cancelled the parent before the group did, and one
            CancelledError was delivered for both requests. */
+        state = AL_CANCEL_COUNTED;
         if (self->outer_cancel == NULL) {
             self->outer_cancel = Py_XNewRef(self->own_cancel);
         }
-        return PYGEN_RETURN;
     }
-    /* All requests were taken back, those from outside too. */
-    Py_CLEAR(self->outer_cancel);
-    PyObject *cancelling = al_task_cancelling_method(group->st, group->parent);
-    al_cancel_state state =
-        cancelling == NULL
-            ? AL_CANCEL_ERROR
-            : al_task_cancel_state(group->st, group->parent, cancelling);
-    Py_XDECREF(cancelling);
+    else if (remaining == 0) {
+        /* All requests were taken back, those from outside too. */
+        Py_CLEAR(self->outer_cancel);
+        PyObject *cancelling = al_task_cancelling_method(group->st, parent);
+        if (cancelling != NULL) {
+            state = al_task_cancel_state(group->st, parent, cancelling);
+            Py_DECREF(cancelling);
+        }
+    }
+    Py_DECREF(parent);
     if (state != AL_CANCEL_PENDING) {
         return state == AL_CANCEL_ERROR ? PYGEN_ERROR : PYGEN_RETURN;
     }
@@ -237,18 +250,22 @@ static void
 group_exit_raise_errors(GroupExitObject *self)
 {
     GroupObject *group = self->group;
-    long count = group->parent == NULL
-                     ? 0
-                     : al_task_cancelling(group->st, group->parent);
-    if (count < 0
-        || (count > 0
-            && al_task_cancel_again(group->st, &group->bound, group->parent)
-                   < 0))
+    /* Both held: a foreign Task's methods may step this exit once more, and
+       end it. */
+    PyObject *errors = Py_NewRef(group->errors);
+    PyObject *parent = Py_XNewRef(group->parent);
+    long count = group_exit_count_requests(group);
+    if (count > 0
+        && al_task_cancel_again(group->st, &group->bound, parent) < 0)
     {
+        count = -1;
+    }
+    Py_XDECREF(parent);
+    if (count < 0) {
+        Py_DECREF(errors);
         return;
     }
-    PyObject *errors = group->errors;
-    group->errors = NULL;
+    Py_CLEAR(group->errors);
     if (self->body != NULL && PyList_GET_SIZE(errors) == 1
         && PyErr_GivenExceptionMatches(self->body, PyExc_GeneratorExit))
     {
@@ -324,8 +341,10 @@ group_exit_end(GroupObject *group)
     Py_CLEAR(group->parent);
     Py_CLEAR(group->base_error);
     Py_CLEAR(group->on_done);
-    if (al_group_is_empty(group)) {
-        Py_CLEAR(group->children);
+    if (group->children != NULL && al_group_is_empty(group)) {
+        /* Its room is freed, but not the dict: a foreign Task's hash may be
+           at work, in the lookup that adds it. */
+        PyDict_Clear(group->children);
     }
     if (error != NULL) {
         PyErr_SetRaisedException(error);

@@ -17,14 +17,14 @@
  *        +---------------+
  *
  * A pending entry may have heartbeats too, by its id; it goes to `beating`
- * with its first step.  At its end an entry leaves whatever list it is in.
+ * with its first step.  At its end an entry leaves its list.
  *
  * All entries of one trio wait for the same number of seconds, so those that
- * are overdue are at the heads.  A sweep looks at the heads, moves what is
- * overdue, and stops at the first entry that is not: get_stale_tasks() costs
- * what has become stale and what is stale, not what is alive.  asyncio does
- * not say when a Task runs its first step, so a sweep asks the first pending
- * Tasks, and a heartbeat, `state` or `health` asks its own.
+ * are overdue are at the heads.  A sweep looks at the heads, moves the overdue
+ * entries and stops at the first entry that is not overdue.  So the cost of
+ * get_stale_tasks() depends on the number of stale tasks, not of all tasks.
+ * asyncio does not say when a Task runs its first step, so a sweep asks the
+ * first pending Tasks, and a heartbeat, `state` or `health` asks its own.
  *
  * The overdue entries are moved by a sweep only.  Therefore an entry may be in
  * `beating` although it is stale already, and `health` computes its answer

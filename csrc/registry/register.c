@@ -13,8 +13,8 @@
  *     give the entry its Task, whose done callback the entry is
  *     cancel the Task if cancel() came too early, or a shutdown() runs
  *
- * Whatever can fail for want of memory comes before create_task(), where
- * nothing has happened that the user could see.
+ * Everything that can fail for want of memory comes before create_task(),
+ * where nothing has happened that the user could see.
  *
  * A heartbeat() without an id in the eager first step attaches the Task to its
  * entry in the middle of create_task(), and code of the user may even end the

@@ -24,11 +24,11 @@
 #include "base/compat.h"
 #include "base/fault.h"
 #include "base/list.h"
+#include "base/ptr_table.h"
 #include "base/state.h"
 #include "aio/loop.h"
 #include "aio/task.h"
 #include "aio/capture.h"
-#include "base/ptr_table.h"
 #include "aio/join_set.h"
 #include "registry/entry.h"
 #include "registry/heartbeats.h"
@@ -479,7 +479,7 @@ al_registry_close(EntryObject *entry)
         }
         Py_DECREF(task); /* ours; the entry's own keeps it alive */
         task = registry_move_to_history(self, entry, now);
-        /* Then notify, and drop what is over the limits. */
+        /* Then notify, and evict the entries over the limits. */
         registry_notify(self, entry, outcome, error, &fatal);
         registry_evict(self);
         Py_CLEAR(entry->registry); /* `self` keeps it until the end */

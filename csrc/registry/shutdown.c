@@ -78,14 +78,14 @@ al_shutdown_begin(RegistryObject *self, PyObject *caller)
     if (self->join_set == NULL) {
         self->join_set = al_join_set_new(self->st, &self->bound);
     }
-    PyObject *alive =
-        self->join_set == NULL ? NULL : al_registry_list(self, false);
-    if (alive == NULL) {
-        shutdown_forget(self);
+    PyObject *join_set = Py_XNewRef(self->join_set);
+    if (join_set == NULL) {
         return NULL;
     }
-    PyObject *join_set = Py_NewRef(self->join_set);
+    /* Counted before the list is made, for that may run the collector, and a
+       shutdown that it closes must not end this one. */
     self->shutdowns++;
+    PyObject *alive = al_registry_list(self, false);
     for (Py_ssize_t i = 0; alive != NULL && i < PyList_GET_SIZE(alive); i++) {
         EntryObject *entry = (EntryObject *)PyList_GET_ITEM(alive, i);
         if (entry->task != caller && al_shutdown_add(self, entry) < 0) {

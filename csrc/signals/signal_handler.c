@@ -32,8 +32,8 @@
  * that counts runs no Python code.  Nothing of ours raises.
  *
  * add_signal_handler() is not enough: its callback waits for a free loop, the
- * byte is lost when the wake-up file is full, and whoever calls
- * signal.signal() later displaces it.  It is used for the byte that wakes the
+ * byte is lost when the wake-up file is full, and a later call of
+ * signal.signal() displaces it.  It is used for the byte that wakes the
  * loop.  Its callback counts a signal only if it was not us that the
  * interpreter called.
  *

@@ -33,6 +33,24 @@ async def test_keywords_are_passed_to_the_task() -> None:
     assert context[var] == 1
 
 
+@pytest.mark.parametrize("Group", [TaskGroup, asyncio.TaskGroup])
+async def test_a_subclass_may_pass_the_coroutine_on_by_name(Group: Any) -> None:
+    class Named(Group):  # type: ignore[misc]
+        def create_task(self, coro: Any, **keywords: Any) -> Any:
+            keywords.setdefault("name", "default")
+            return super().create_task(coro=coro, **keywords)
+
+    async with Named() as group:
+        tasks = [
+            group.create_task(settle()),
+            group.create_task(coro=settle(), name="one"),
+            group.create_task(name="two", coro=settle(), context=None),
+        ]
+        with pytest.raises(TypeError, match=r"missing 1 required .*'coro'"):
+            Group.create_task(group, name="three")
+    assert [task.get_name() for task in tasks] == ["default", "one", "two"]
+
+
 async def test_the_loop_is_no_keyword_of_create_task() -> None:
     coro = settle(0)
     async with TaskGroup() as group:
@@ -42,10 +60,22 @@ async def test_the_loop_is_no_keyword_of_create_task() -> None:
 
 
 async def test_an_unknown_keyword_closes_the_coroutine() -> None:
-    coro = settle()
+    coro, named = settle(), settle()
     async with TaskGroup() as group:
         with pytest.raises(TypeError):
             group.create_task(coro, colour="red")
+        with pytest.raises(TypeError):
+            group.create_task(colour="red", coro=named)
+    assert inspect.getcoroutinestate(coro) == inspect.CORO_CLOSED
+    assert inspect.getcoroutinestate(named) == inspect.CORO_CLOSED
+
+
+async def test_too_many_keywords_are_refused() -> None:
+    coro = settle()
+    keywords: dict[str, Any] = {f"key{i}": i for i in range(9)}
+    async with TaskGroup() as group:
+        with pytest.raises(TypeError, match="at most 8 keyword arguments"):
+            group.create_task(coro=coro, **keywords)
     assert inspect.getcoroutinestate(coro) == inspect.CORO_CLOSED
 
 

@@ -1,6 +1,7 @@
 """Callbacks and finalizers that use the object that calls them."""
 
 import asyncio
+import functools
 import gc
 import weakref
 from typing import Any
@@ -20,7 +21,7 @@ from support.hostile_cases.common import (
     raise_hostile,
     works,
 )
-from support.loops import settle
+from support.loops import settle, task_factory
 
 
 @case("on_result that raises")
@@ -185,6 +186,128 @@ async def group_exit() -> None:
             raise GeneratorExit
     except (GeneratorExit, BaseExceptionGroup):
         pass
+    await works()
+
+
+class _Foreign(asyncio.Task[Any]):
+    """A Task whose methods call a hook of the case."""
+
+    hook: Any = staticmethod(lambda name, value=None: value)
+
+    def cancelling(self) -> int:
+        return self.hook("cancelling", super().cancelling())
+
+    def uncancel(self) -> int:
+        return self.hook("uncancel", super().uncancel())
+
+    def __hash__(self) -> int:
+        self.hook("hash")
+        return 1
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+
+def _foreign(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> Any:
+    return _Foreign(coro, loop=loop, **options)
+
+
+async def _fail_in_a_foreign_task(hook: Any) -> None:
+    """Leave a group after a child's failure, its parent being a foreign Task."""
+
+    async def life() -> None:
+        group = TaskGroup()
+        await group.__aenter__()
+        group.create_task(raises(ValueError("child")))
+        try:
+            await forever()
+        except asyncio.CancelledError as error:
+            leaving = group.__aexit__(type(error), error, None)
+            _Foreign.hook = staticmethod(functools.partial(hook, leaving))
+            await leaving
+
+    with task_factory(_foreign):
+        task = asyncio.create_task(life())
+    try:
+        await task
+    finally:
+        _Foreign.hook = staticmethod(lambda name, value=None: value)
+
+
+def _stepping_case(method: str, nth: int) -> None:
+    @case(f"the parent's {method}() steps the exit again, at call {nth}")
+    async def run() -> None:
+        calls = 0
+        nested: list[BaseException] = []
+
+        def hook(leaving: Any, name: str, value: Any = None) -> Any:
+            nonlocal calls
+            calls += name == method
+            if name == method and calls == nth:
+                try:
+                    leaving.send(None)
+                except BaseException as error:
+                    nested.append(error)
+            return value
+
+        try:
+            await _fail_in_a_foreign_task(hook)
+        except BaseExceptionGroup as error:
+            nested.append(error)
+        assert any(isinstance(error, ExceptionGroup) for error in nested)
+        await works()
+
+
+for _method in ("cancelling", "uncancel"):
+    for _nth in (1, 2, 3):
+        _stepping_case(_method, _nth)
+
+
+@case("a parent whose counts are negative")
+async def counts_are_negative() -> None:
+    def hook(_: Any, name: str, value: Any = None) -> Any:
+        return -5 if name == "uncancel" else value
+
+    asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+    try:
+        await _fail_in_a_foreign_task(hook)
+    except ValueError:
+        pass
+    else:
+        raise AssertionError
+    await works()
+
+
+@case("a child whose hash leaves the group")
+async def hash_leaves_the_group() -> None:
+    group = TaskGroup()
+    await group.__aenter__()
+    left: list[Any] = []
+    others: list[dict[int, int]] = []
+
+    def hook(name: str, value: Any = None) -> Any:
+        if name == "hash" and not left:
+            left.append(None)
+            try:
+                group.__aexit__(None, None, None).send(None)
+            except StopIteration as error:
+                left.append(error.value)
+            others.extend({0: 0} for _ in range(100))
+        return value
+
+    def factory(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> Any:
+        task = _foreign(loop, coro, **options)
+        _Foreign.hook = staticmethod(hook)
+        return task
+
+    with task_factory(factory):
+        task = group.create_task(echo_later(1))
+    assert await task == 1
+    _Foreign.hook = staticmethod(lambda name, value=None: value)
+    assert left == [None, True]
+    assert all(len(other) == 1 for other in others)
+    await settle()
+    assert not group._tasks
     await works()
 
 
