@@ -364,7 +364,7 @@ call_copy_callbacks(al_state *st, PyObject *task)
 }
 
 /* Before a step: take our done callback off the Task if it is the only one.
-   Tells whether it did.  Pure C: a single callback is found by identity. */
+   Returns whether it did.  Pure C: a single callback is found by identity. */
 static bool
 call_detach_callback(al_state *st, const al_call *call)
 {
@@ -595,7 +595,7 @@ call_queue_can_nest(const CallQueueObject *self)
 
 /* Put our handle at the front of the ready queue, where the handles of the
    remaining calls would stand (R4), with a context that nobody has entered.
-   Tells whether it stands there; if not, the caller tries again. */
+   Returns whether it stands there; if not, the caller tries again. */
 static bool
 call_queue_put_in_front(CallQueueObject *self)
 {

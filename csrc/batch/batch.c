@@ -285,8 +285,8 @@ al_batch_report_fatal(BatchObject *self)
         PyErr_SetRaisedException(Py_NewRef(p->fatal));
         al_loop_report_or_exit_later(
             p->st, p->bound.loop,
-            "a batch that was dropped before anybody was told "
-            "has failed",
+            "a batch failed, and was dropped before anybody received "
+            "its error",
             NULL);
     }
 }
