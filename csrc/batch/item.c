@@ -162,23 +162,32 @@ al_item_judge(al_state *st, al_item *item, PyObject *task,
                : item_raised(st, item, task, seconds, end, fields);
 }
 
+/* Build the result of an item that has no outcome of its own (new): `error`
+   (stolen) stands for it.  If that is NULL, its exception propagates. */
+static PyObject *
+item_make_result(al_state *st, const al_item *item, PyObject *error,
+                 al_result_fields *fields)
+{
+    if (error == NULL) {
+        return NULL;
+    }
+    fields->item = item->value;
+    fields->task_id = item->task_id;
+    fields->index = item->index;
+    fields->error = error;
+    PyObject *result = al_result_new(st, fields);
+    Py_DECREF(error);
+    return result;
+}
+
 PyObject *
 al_item_unstarted(al_state *st, const al_item *item, al_stop why)
 {
     bool budget = why == AL_STOP_BUDGET;
     PyObject *error = AL_ALLOC(
         PyObject_CallNoArgs(budget ? PyExc_TimeoutError : st->CancelledError));
-    if (error == NULL) {
-        return NULL;
-    }
-    al_result_fields fields = {.item = item->value,
-                               .task_id = item->task_id,
-                               .error = error,
-                               .index = item->index,
-                               .timed_out = budget};
-    PyObject *result = al_result_new(st, &fields);
-    Py_DECREF(error);
-    return result;
+    al_result_fields fields = {.timed_out = budget};
+    return item_make_result(st, item, error, &fields);
 }
 
 PyObject *
@@ -202,17 +211,8 @@ al_item_stuck(al_state *st, const al_item *item, double seconds, double grace,
             item_error(item, PyExc_TimeoutError,
                        "%R timed out after %S s and did not stop", seconds);
     }
-    if (error == NULL) {
-        return NULL;
-    }
-    al_result_fields fields = {.item = item->value,
-                               .task_id = item->task_id,
-                               .error = error,
-                               .index = item->index,
-                               .duration = duration,
+    al_result_fields fields = {.duration = duration,
                                .state = AL_RESULT_RUNNING,
                                .timed_out = timed_out};
-    PyObject *result = al_result_new(st, &fields);
-    Py_DECREF(error);
-    return result;
+    return item_make_result(st, item, error, &fields);
 }

@@ -1,9 +1,7 @@
 """wait_for_first_completion(): the winner's index and value, and no loser is left."""
 
 import asyncio
-import contextlib
 import gc
-import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +10,7 @@ import pytest
 from pyasynclife import TaskResult, wait_for_first_completion
 from support.coroutines import after, double_later, forever, swallow
 from support.loops import settle
+from support.memory import frees_its_error
 from support.tasks import cancelled_after
 
 
@@ -112,23 +111,9 @@ async def test_a_race_cancelled_at_any_iteration_leaves_nothing(
 
 
 async def test_a_failed_race_is_freed_without_the_collector() -> None:
-    class Special(Exception):
-        def __init__(self) -> None:
-            ref.append(weakref.ref(self))
-
-    async def run() -> None:
-        raise Special
-
-    ref: list[weakref.ref[Special]] = []
-    gc.collect()
-    gc.disable()
-    try:
-        with contextlib.suppress(Special):
-            await wait_for_first_completion([asyncio.create_task(run()), forever()])
-        await settle()
-        assert ref[0]() is None
-    finally:
-        gc.enable()
+    assert await frees_its_error(
+        lambda task: wait_for_first_completion([task, forever()])
+    )
 
 
 @pytest.mark.parametrize(

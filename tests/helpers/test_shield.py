@@ -1,7 +1,6 @@
 """shielded_operation(): the operation goes on when its caller is cancelled."""
 
 import asyncio
-import contextlib
 import gc
 import weakref
 from typing import Any
@@ -11,6 +10,7 @@ import pytest
 from pyasynclife import shielded_operation
 from support.coroutines import after, double_later, fail, forever
 from support.loops import settle
+from support.memory import frees_its_error
 from support.tasks import callbacks_of, cancelled_after, create_tasks
 
 
@@ -145,20 +145,4 @@ async def test_what_cannot_be_awaited_is_refused_and_closed() -> None:
 
 
 async def test_a_failed_operation_is_freed_without_the_collector() -> None:
-    class Special(Exception):
-        def __init__(self) -> None:
-            ref.append(weakref.ref(self))
-
-    async def run() -> None:
-        raise Special
-
-    ref: list[weakref.ref[Special]] = []
-    gc.collect()
-    gc.disable()
-    try:
-        with contextlib.suppress(Special):
-            await shielded_operation(asyncio.create_task(run()))
-        await settle()
-        assert ref.pop()() is None
-    finally:
-        gc.enable()
+    assert await frees_its_error(shielded_operation)

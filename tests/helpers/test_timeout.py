@@ -4,13 +4,13 @@ import asyncio
 import contextlib
 import gc
 import math
-import weakref
 
 import pytest
 
 from pyasynclife import task_with_individual_timeout
 from support.coroutines import after, double_later, fail, forever, swallow
 from support.loops import settle
+from support.memory import frees_its_error
 
 
 async def test_an_awaitable_is_cancelled_when_its_time_is_up() -> None:
@@ -71,20 +71,4 @@ async def test_what_cannot_be_awaited_is_refused_and_closed() -> None:
 
 
 async def test_a_failed_task_is_freed_without_the_collector() -> None:
-    class Special(Exception):
-        def __init__(self) -> None:
-            ref.append(weakref.ref(self))
-
-    async def run() -> None:
-        raise Special
-
-    ref: list[weakref.ref[Special]] = []
-    gc.collect()
-    gc.disable()
-    try:
-        with contextlib.suppress(Special):
-            await task_with_individual_timeout(asyncio.create_task(run()))
-        await settle()
-        assert ref.pop()() is None
-    finally:
-        gc.enable()
+    assert await frees_its_error(task_with_individual_timeout)
