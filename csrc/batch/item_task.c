@@ -34,10 +34,6 @@
 #include "batch/worker.h"
 #include "batch/item_task.h"
 
-/* How long items begin one after the other before the loop gets an iteration,
-   in seconds. */
-#define ITEM_TASK_SLICE 0.010
-
 /* The handle that the coroutine of such a Task is given. */
 typedef struct {
     PyObject_HEAD
@@ -286,11 +282,12 @@ item_handle_is_ready(WorkerObject *worker)
     if (p->yielding == worker) {
         p->yielding = NULL; /* even if it is held: the others go on */
         p->yielded_at = now;
+        p->pulled_for = 0.0;
     }
     if (worker->task == NULL || al_pump_holds_items(p)) {
         return false; /* without a Task: an eager factory is making it */
     }
-    if (p->yielding != NULL || now - p->yielded_at > ITEM_TASK_SLICE) {
+    if (p->yielding != NULL || now - p->yielded_at > AL_PUMP_SLICE) {
         if (p->yielding == NULL) {
             p->yielding = worker;
         }

@@ -74,6 +74,32 @@ pump_check_over(al_pump *p)
 
 /* ----------------------------------------------------- making workers */
 
+/* Tell whether one more worker may be made now. */
+static bool
+pump_may_make_worker(const al_pump *p)
+{
+    return al_pump_may_pull(p) && p->alive < p->limit
+           && p->unstarted < AL_PUMP_WAITING_MAX
+           && (p->unstarted == 0 || p->pulled_for <= AL_PUMP_SLICE);
+}
+
+/* Make a worker.  For one of a single item this pulls the item, and so may run
+   the source and the key for any time.  Returns 0; -1 with an exception. */
+static int
+pump_make_worker(al_pump *p)
+{
+    if (!p->task_per_item) {
+        return al_worker_spawn(p);
+    }
+    if (p->source.runs_no_python) {
+        return al_item_task_spawn(p);
+    }
+    double began = al_clock();
+    int failed = al_item_task_spawn(p);
+    p->pulled_for += al_clock() - began;
+    return failed;
+}
+
 /* al_pump_spawn() without the check whether the pump is over. */
 static void
 pump_make_workers(al_pump *p, Py_ssize_t n)
@@ -82,10 +108,8 @@ pump_make_workers(al_pump *p, Py_ssize_t n)
         return; /* the call that is making workers goes on */
     }
     p->spawning = true;
-    while (n-- > 0 && al_pump_may_pull(p) && p->alive < p->limit) {
-        int failed =
-            p->task_per_item ? al_item_task_spawn(p) : al_worker_spawn(p);
-        if (failed) {
+    while (n-- > 0 && pump_may_make_worker(p)) {
+        if (pump_make_worker(p) < 0) {
             al_pump_fail(p);
         }
     }
@@ -102,7 +126,9 @@ al_pump_spawn(al_pump *p, Py_ssize_t n)
 void
 al_pump_grow(al_pump *p)
 {
-    if (p->unstarted > 0 || p->alive >= p->limit || !al_pump_may_pull(p)) {
+    if (p->unstarted > 0 || p->resting > 0 || p->alive >= p->limit
+        || !al_pump_may_pull(p))
+    {
         return;
     }
     Py_ssize_t left = al_source_left(&p->source);

@@ -10,6 +10,16 @@
 #include "batch/source.h"
 #include "batch/item.h"
 
+/* How long a pump pulls and starts items before the loop gets an iteration, in
+   seconds. */
+#define AL_PUMP_SLICE 0.010
+
+/* How many workers may wait for their first step, and how many between two
+   items for the next slice.  It is about what a slice can start: with more of
+   them, each slice would cost a step of every one, and a large limit would
+   cost the square of it. */
+#define AL_PUMP_WAITING_MAX 512
+
 /* How a pump notifies its owner. */
 typedef struct {
     /* An item has ended, or was pulled and never started (PENDING); its
@@ -47,6 +57,7 @@ typedef struct al_pump {
     Py_ssize_t limit;        /* of workers */
     Py_ssize_t alive;        /* workers */
     Py_ssize_t unstarted;    /* of these, not begun yet */
+    Py_ssize_t resting;      /* of these, waiting for the next slice */
     Py_ssize_t room;         /* how many more items may be pulled now */
     int cancelled_unstarted; /* workers, in a row */
     double timeout;          /* of an item; inf: none */
@@ -54,6 +65,7 @@ typedef struct al_pump {
     double grace;            /* of cancelled items; inf: none */
     double begun_at;         /* loop time */
     double yielded_at;       /* system clock, of the last yield to the loop */
+    double pulled_for;       /* seconds that pulling took since then */
     al_stop stopping;
     bool task_per_item;
     bool begun;
@@ -88,8 +100,8 @@ void al_pump_spawn(al_pump *pump, Py_ssize_t n);
    end the source.  Runs Python. */
 void al_pump_grow(al_pump *pump);
 
-/* The limit has changed, or the pump was paused, resumed or closed: make as
-   many workers as may run now.  Runs Python. */
+/* The limit has changed, or the pump was paused, resumed or closed: begin to
+   make as many workers as may run now.  Runs Python. */
 void al_pump_limit_changed(al_pump *pump);
 
 /* Start nothing new and cancel everything that runs; each further call cancels

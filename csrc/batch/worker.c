@@ -42,12 +42,19 @@
 
 #include <string.h>
 
-/* How long a pump pulls items before it yields to the loop, in seconds. */
-#define WORKER_SLICE 0.010
-
 /* How many workers in a row may be replaced that were cancelled before they
    began. */
 #define WORKER_CANCELLED_UNSTARTED_MAX 100
+
+/* The worker goes on, or ends. */
+static inline void
+worker_end_rest(WorkerObject *self)
+{
+    if (self->resting) {
+        self->resting = false;
+        self->pump->resting--;
+    }
+}
 
 void
 al_worker_detach(WorkerObject *self)
@@ -68,6 +75,7 @@ al_worker_detach(WorkerObject *self)
     if (!self->begun) {
         p->unstarted--;
     }
+    worker_end_rest(self);
     if (p->yielding == self) {
         p->yielding = NULL;
     }
@@ -202,6 +210,25 @@ al_worker_pull(WorkerObject *self)
     return AL_PULL_ITEM;
 }
 
+/* The slice is used up.  One worker yields for all: until the loop has come
+   back to it, the others must not use up its iteration.  If enough of them
+   rest already, this one leaves; al_pump_grow() replaces it. */
+static al_pull
+worker_rest(WorkerObject *self)
+{
+    al_pump *p = self->pump;
+    self->now = 0.0; /* it goes on in another iteration */
+    if (p->resting >= AL_PUMP_WAITING_MAX && worker_leave(self)) {
+        return AL_PULL_NOTHING;
+    }
+    if (p->yielding == NULL) {
+        p->yielding = self;
+    }
+    self->resting = true;
+    p->resting++;
+    return AL_PULL_YIELD;
+}
+
 /* Pull the next item, if this worker may go on.  Sets no exception. */
 static al_pull
 worker_next(WorkerObject *self)
@@ -218,13 +245,8 @@ worker_next(WorkerObject *self)
         (void)worker_leave(self); /* the limit was lowered */
         return AL_PULL_NOTHING;
     }
-    /* One worker yields for all: until the loop has come back to it, the
-       others must not use up its iteration. */
-    if (p->yielding != NULL || wall - p->yielded_at > WORKER_SLICE) {
-        if (p->yielding == NULL) {
-            p->yielding = self;
-        }
-        return AL_PULL_YIELD;
+    if (p->yielding != NULL || wall - p->yielded_at > AL_PUMP_SLICE) {
+        return worker_rest(self);
     }
     al_pull pulled = al_worker_pull(self);
     if (pulled == AL_PULL_ERROR) {
@@ -384,6 +406,7 @@ worker_step(PyObject *op, PyObject *thrown, PyObject **result)
         p->unstarted--;
         p->cancelled_unstarted = 0;
     }
+    worker_end_rest(self);
     if (p->yielding == self) {
         p->yielding = NULL;
         p->yielded_at = al_clock();

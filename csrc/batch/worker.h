@@ -20,6 +20,7 @@ struct WorkerObject {
     al_item item;             /* value NULL: between two items */
     double now;               /* loop time, if it is known; or 0 */
     bool begun;
+    bool resting;  /* it waits for the next slice, without an item */
     bool stepping; /* it is on the C stack */
 };
 
