@@ -69,6 +69,7 @@ class Counted:
         self.coro = coro
         self.counts = counts
         self.name = name
+        self.first: BaseException | None = None
 
     def __await__(self) -> Any:
         return self
@@ -86,6 +87,7 @@ class Counted:
         error = kind if value is None else value
         if isinstance(error, asyncio.CancelledError):
             self.counts[self.name] += 1
+            self.first = self.first or error
         return self.coro.throw(error)
 
     def close(self) -> None:
