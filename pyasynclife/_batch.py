@@ -159,13 +159,14 @@ class Batch(Sealed, Generic[T]):
         Raises:
             BatchError: More than ``max_errors`` items failed. Its ``result`` has the
                 results of all items.
-            RuntimeError: The batch is being iterated, or another caller is awaiting it.
+            RuntimeError: The batch is being iterated, another caller is awaiting it, or
+                it has begun in another loop.
 
         An exception of the source or of ``key`` propagates unchanged, after the running
         items have been cancelled and have ended. So does a SystemExit,
         KeyboardInterrupt or other exit of an item. If the caller is cancelled, so are
-        the items; when they have ended, that CancelledError propagates, and awaiting
-        the batch again returns the result. If an item raised SystemExit or
+        the items; when they have ended, the first CancelledError propagates, and
+        awaiting the batch again returns the result. If an item raised SystemExit or
         KeyboardInterrupt, that propagates in place of the CancelledError.
         """
         if self._awaited:
@@ -202,7 +203,8 @@ class Batch(Sealed, Generic[T]):
         ``anext()`` takes a result when it is awaited, not when it is called.
 
         Raises:
-            RuntimeError: The batch has been awaited, or its block has ended.
+            RuntimeError: The batch has been awaited, its block has ended, or it has
+                begun in another loop.
 
         At its end the iteration raises the failure of the batch, as `collect` does, but
         without a ``result``. Leaving it early does not cancel the items, unless an
@@ -225,8 +227,10 @@ class Batch(Sealed, Generic[T]):
         """Wait until all items have ended, and raise the failure of the batch, if any.
 
         If the block raised an exception or left an iteration early, the items are
-        cancelled first. If the caller is cancelled meanwhile, so are the items; the
-        CancelledError propagates when they have ended.
+        cancelled first. If the caller is cancelled meanwhile, so are the items that
+        were not cancelled yet; the CancelledError propagates when they have ended. If a
+        CancelledError left the block, that one propagates, however often the caller is
+        cancelled meanwhile.
         """
         core = self._core
         if core.mode == MODE_OPEN:
@@ -235,7 +239,7 @@ class Batch(Sealed, Generic[T]):
             core.stop()
         if not core.over:
             try:
-                await core.wait()
+                await core.wait(isinstance(exc, asyncio.CancelledError))
             except asyncio.CancelledError:
                 self._raise_exit()
                 raise
@@ -269,8 +273,9 @@ class Batch(Sealed, Generic[T]):
         any time before.
 
         Raises:
-            RuntimeError: The batch has ended or was closed, or this is not the thread
-                of its loop.
+            RuntimeError: The batch has ended, was closed, or was stopped: by `cancel`,
+                its budget or a failure. Or this is not the thread of its loop, or
+                another loop runs.
             TypeError: The item is a coroutine, which is closed.
         """
         self._core.add(item)
@@ -290,13 +295,14 @@ class Batch(Sealed, Generic[T]):
     def cancel(self, msg: str | None = None) -> None:
         """Cancel the running items and start no more.
 
-        The await or iteration then ends with status CANCELLED. Another call cancels the
-        running items once more; a call after the end has no effect.
+        The await or iteration then ends with status CANCELLED. Each call also cancels
+        items that were cancelled before, by another call or for another reason; nothing
+        else cancels an item twice. A call after the end has no effect.
 
         Args:
             msg: The message of each item's CancelledError, as in ``Task.cancel()``.
         """
-        self._core.stop(msg)
+        self._core.cancel(msg)
 
     def _outcome(self) -> BatchResult[T]:
         """Return the BatchResult, which the first call makes."""

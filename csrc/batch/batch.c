@@ -201,7 +201,7 @@ batch_note_error(BatchObject *self, PyObject *error)
         return -1;
     }
     if (PyList_GET_SIZE(self->errors) > self->max_errors) {
-        al_pump_stop(&self->pump, AL_STOP_ERRORS, NULL);
+        al_pump_stop(&self->pump, AL_STOP_ERRORS, NULL, false);
     }
     return 0;
 }
@@ -404,16 +404,38 @@ al_batch_set_mode(BatchObject *self, al_mode mode)
 
 /* ------------------------------------------------------ items, results */
 
+/* Why nothing can be added; NULL if something can. */
+static const char *
+batch_refusal(const al_pump *p)
+{
+    if (p->over) {
+        return "this batch has ended";
+    }
+    switch (p->stopping) {
+    case AL_STOP_BUDGET:
+        return "this batch has used up its budget";
+    case AL_STOP_ERRORS:
+        return "this batch was ended by the failures of its items";
+    case AL_STOP_CANCEL:
+        return "this batch was cancelled";
+    case AL_STOP_FATAL:
+        return "this batch has failed";
+    case AL_STOP_NONE:
+        break;
+    }
+    return p->fatal != NULL ? "this batch has failed"
+           : p->closed      ? "this batch was closed"
+                            : NULL;
+}
+
 int
 al_batch_add(BatchObject *self, PyObject *item)
 {
     al_pump *p = &self->pump;
-    if (p->over || p->closed) {
-        PyErr_SetString(PyExc_RuntimeError,
-                        p->over ? "this batch has ended: nothing can be added "
-                                  "to it"
-                                : "this batch was closed: nothing can be "
-                                  "added to it");
+    const char *refusal = batch_refusal(p);
+    if (refusal != NULL) {
+        PyErr_Format(PyExc_RuntimeError, "%s: nothing can be added to it",
+                     refusal);
         return -1;
     }
     if (PyCoro_CheckExact(item)) {

@@ -15,7 +15,7 @@
  *     begin -> update -> spawn -> worker pulls an item and drives it
  *                                 item suspends -> grow -> more workers
  *                                 item ends     -> the worker pulls the next
- *     stop, fail: nothing new; workers and reader are cancelled
+ *     stop, fail: nothing new; workers and reader are cancelled, each once
  *     no worker, no reader, nothing to pull: the pump is over
  *
  * Almost every call below can run Python code, which may stop, pause or even
@@ -180,7 +180,7 @@ al_pump_update(al_pump *p)
     /* A source that failed stops the pump once all items that were pulled
        before have begun: see al_item_task_spawn(). */
     if (p->fatal != NULL && p->stopping == AL_STOP_NONE && p->unstarted == 0) {
-        al_pump_stop(p, AL_STOP_FATAL, NULL);
+        al_pump_stop(p, AL_STOP_FATAL, NULL, false);
     }
     if (p->begun && p->unstarted == 0) {
         pump_make_workers(p, p->task_per_item ? PUMP_ITEM_TASKS : 1);
@@ -260,17 +260,19 @@ pump_begin_grace(al_pump *p)
 typedef struct {
     al_stop why;
     PyObject *msg; /* borrowed, or NULL */
+    bool again;
 } pump_cancellation;
 
 static void
 pump_cancel_worker(WorkerObject *worker, const void *arg)
 {
     const pump_cancellation *cancellation = arg;
-    al_worker_cancel(worker, cancellation->why, cancellation->msg);
+    al_worker_cancel(worker, cancellation->why, cancellation->msg,
+                     cancellation->again);
 }
 
 void
-al_pump_stop(al_pump *p, al_stop why, PyObject *msg)
+al_pump_stop(al_pump *p, al_stop why, PyObject *msg, bool again)
 {
     bool first = p->stopping == AL_STOP_NONE;
     if (p->over) {
@@ -287,9 +289,10 @@ al_pump_stop(al_pump *p, al_stop why, PyObject *msg)
     if (first) {
         p->stopping = why;
     }
-    al_reader_cancel(p);
-    pump_each_worker(p, pump_cancel_worker,
-                     &(pump_cancellation){.why = why, .msg = msg});
+    al_reader_cancel(p, again);
+    pump_each_worker(
+        p, pump_cancel_worker,
+        &(pump_cancellation){.why = why, .msg = msg, .again = again});
     pump_check_over(p);
     if (first && pump_begin_grace(p) < 0) {
         al_pump_fail(p);
@@ -319,7 +322,7 @@ al_pump_fail(al_pump *p)
         al_loop_report_exception(p->st, p->bound.loop, message, NULL, other);
         Py_DECREF(other);
     }
-    al_pump_stop(p, AL_STOP_FATAL, NULL);
+    al_pump_stop(p, AL_STOP_FATAL, NULL, false);
 }
 
 /* ------------------------------------- deadlines, and what outlives them
@@ -433,9 +436,10 @@ pump_item_due(al_deadline *deadline)
     if (item->timeout_sent) {
         pump_abandon_item(worker, al_pump_time(p));
     }
-    else {
+    /* If a stop has cancelled the item, it has its grace, too. */
+    else if (item->cancels_sent == 0) {
         item->timeout_sent = true;
-        al_worker_cancel(worker, AL_STOP_NONE, NULL);
+        al_worker_cancel(worker, AL_STOP_NONE, NULL, false);
         /* The flag is off again if the cancellation has ended the item. */
         if (item->timeout_sent && p->grace != Py_HUGE_VAL
             && al_deadline_add(&p->deadlines, deadline,
@@ -456,7 +460,7 @@ pump_due(al_deadlines *all, al_deadline *deadline)
         al_pump_fail(p);
     }
     else if (deadline == &p->budget_end) {
-        al_pump_stop(p, AL_STOP_BUDGET, NULL);
+        al_pump_stop(p, AL_STOP_BUDGET, NULL, false);
     }
     else if (deadline == &p->grace_end) {
         double now = al_pump_time(p);
@@ -495,7 +499,7 @@ pump_start(al_pump *p)
         p->source.ended = p->source.exhausted = true;
     }
     if (p->budget <= 0.0) {
-        al_pump_stop(p, AL_STOP_BUDGET, NULL);
+        al_pump_stop(p, AL_STOP_BUDGET, NULL, false);
         return 0;
     }
     if (p->budget != Py_HUGE_VAL

@@ -68,6 +68,7 @@ typedef struct al_pump {
     double pulled_for;       /* seconds that pulling took since then */
     al_stop stopping;
     bool task_per_item;
+    bool reader_cancelled; /* by us, at least once */
     bool begun;
     bool over;
     bool driving;  /* a worker of this pump is on the C stack */
@@ -104,9 +105,10 @@ void al_pump_grow(al_pump *pump);
    make as many workers as may run now.  Runs Python. */
 void al_pump_limit_changed(al_pump *pump);
 
-/* Start nothing new and cancel everything that runs; each further call cancels
-   it once more.  `msg` may be NULL.  Runs Python. */
-void al_pump_stop(al_pump *pump, al_stop why, PyObject *msg);
+/* Start nothing new, and cancel what runs: if `again`, as Batch.cancel() does,
+   also what we have cancelled already.  The first `why` counts; `msg` may be
+   NULL.  Runs Python. */
+void al_pump_stop(al_pump *pump, al_stop why, PyObject *msg, bool again);
 
 /* Stop because of the exception that is set, and take it.  The batch raises
    the first one, or the first that ends the loop's run.  Runs Python. */

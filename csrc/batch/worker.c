@@ -500,10 +500,12 @@ al_worker_spawn(al_pump *p)
 }
 
 void
-al_worker_cancel(WorkerObject *self, al_stop why, PyObject *msg)
+al_worker_cancel(WorkerObject *self, al_stop why, PyObject *msg, bool again)
 {
     al_pump *p = self->pump;
-    if (self->item.value == NULL || self->task == NULL) {
+    if (self->item.value == NULL || self->task == NULL
+        || (self->item.cancels_sent > 0 && !again))
+    {
         return;
     }
     if (self->item.cancels_sent++ == 0) {
