@@ -6,8 +6,8 @@ import asyncio
 import sys
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, final
+from types import EllipsisType, TracebackType
+from typing import Any, Generic, Self, TypeVar, final
 
 from pyasynclife._arguments import check_count
 from pyasynclife._core import (
@@ -20,6 +20,7 @@ from pyasynclife._core import (
     TaskResult,
 )
 from pyasynclife._errors import BatchError, as_exception
+from pyasynclife._registry import TaskRegistry
 from pyasynclife._results import (
     BatchProgress,
     BatchResult,
@@ -29,9 +30,6 @@ from pyasynclife._results import (
 )
 from pyasynclife._sealed import Sealed
 from pyasynclife._states import BatchStatus
-
-if TYPE_CHECKING:
-    from pyasynclife._registry import TaskRegistry
 
 T = TypeVar("T")
 
@@ -53,7 +51,8 @@ class Batch(Sealed, Generic[T]):
     """
 
     __slots__ = ("__weakref__", "_awaited", "_budget", "_core", "_delivered", "_items",
-                 "_key", "_max_concurrent", "_max_errors", "_result")  # fmt: skip
+                 "_key", "_max_concurrent", "_max_errors", "_result",
+                 "_traceback")  # fmt: skip
 
     _core: BatchCore
     _items: Any  # the source, if it is a list, tuple or range; else None
@@ -64,6 +63,7 @@ class Batch(Sealed, Generic[T]):
     _awaited: bool
     _delivered: bool  # a caller has received the outcome
     _result: BatchResult[T] | None
+    _traceback: TracebackType | EllipsisType | None  # of a fatal error; ...: not raised
 
     @classmethod
     def _create(
@@ -97,6 +97,7 @@ class Batch(Sealed, Generic[T]):
         self._max_errors = max_errors
         self._awaited = self._delivered = False
         self._result = None
+        self._traceback = ...
         self._core = BatchCore(
             fn,
             items,
@@ -255,7 +256,7 @@ class Batch(Sealed, Generic[T]):
                     del self, error
         elif core.fatal is not None and core.fatal is not exc:
             if not isinstance(core.fatal, Exception):
-                raise core.fatal
+                raise self._fatal(core.fatal)
             core.loop.call_exception_handler(
                 {
                     "message": "a batch failed, and its block raised another error",
@@ -317,7 +318,7 @@ class Batch(Sealed, Generic[T]):
         """Return the exception that the end of the batch raises, if any."""
         core = self._core
         if core.fatal is not None:
-            return core.fatal
+            return self._fatal(core.fatal)
         if core.stopping != STOP_ERRORS:
             return None
         result = None
@@ -337,7 +338,16 @@ class Batch(Sealed, Generic[T]):
         fatal = self._core.fatal
         if isinstance(fatal, SystemExit | KeyboardInterrupt):
             self._delivered = True
-            raise fatal
+            raise self._fatal(fatal)
+
+    def _fatal(self, error: BaseException) -> BaseException:
+        """Return a fatal error with the traceback that it had before it was raised.
+
+        Otherwise each raise would make the traceback longer.
+        """
+        if self._traceback is ...:
+            self._traceback = error.__traceback__
+        return error.with_traceback(self._traceback)
 
     def _ended(self) -> None:
         """Raise the failure of the batch, if any; the core calls it after iteration."""

@@ -16,7 +16,6 @@ from typing import (
     Final,
     Generic,
     Literal,
-    NoReturn,
     Self,
     TypeVar,
     final,
@@ -36,7 +35,9 @@ def adopt_methods(subclass: type[Any], /) -> None: ...
 class Ready(Awaitable[_T_co], Generic[_T_co]):
     def __await__(self) -> Generator[Any, None, _T_co]: ...
     def result(self) -> _T_co: ...
-    def __bool__(self) -> NoReturn: ...
+    # It raises TypeError. With NoReturn mypy would skip the code after `if ready:`; the
+    # text is in pyright's message.
+    def __bool__(self) -> Literal["await this"]: ...
     @classmethod
     def __class_getitem__(cls, item: Any, /) -> GenericAlias: ...
 
@@ -198,7 +199,9 @@ class TaskGroup(asyncio.TaskGroup):
 
 @final
 class TaskResult(Generic[_T]):
-    __match_args__: tuple[str, str, str, str]
+    __match_args__: tuple[
+        Literal["task_id"], Literal["success"], Literal["data"], Literal["error"]
+    ]
     def __new__(
         cls,
         task_id: str,

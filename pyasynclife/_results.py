@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import chain, count, islice
 from typing import Any, Generic, Self, TypeVar, cast, final, overload
 
+from pyasynclife import _errors
 from pyasynclife._core import (
     RESULT_PENDING,
     STOP_BUDGET,
@@ -20,7 +21,7 @@ from pyasynclife._core import (
     TaskResult,
 )
 from pyasynclife._errors import BatchError, as_exception
-from pyasynclife._sealed import Sealed
+from pyasynclife._sealed import Sealed, SealedValue
 from pyasynclife._states import BatchStatus, TaskState
 
 T = TypeVar("T")
@@ -40,7 +41,7 @@ _SHOWN = 10
 
 @final
 @dataclass(init=False, frozen=True, slots=True)
-class BatchProgress(Sealed):
+class BatchProgress(SealedValue):
     """A snapshot of a batch's progress.
 
     Attributes:
@@ -77,7 +78,8 @@ class BatchResult(Sealed, Sequence[TaskResult[T]], Generic[T]):
     It covers every item that was read from the source or added; if the source is a
     list, tuple or range, also the items that were never read, as they were when the
     batch ended. A result that has failures and is dropped unread is reported to the
-    loop's exception handler, as a Task's exception is.
+    loop's exception handler, as a Task's exception is. It may be pickled and copied,
+    which makes and reads all results.
 
     The results of items that were never started are made each time they are asked for,
     and share one error; two of the same item are equal, but not the same object.
@@ -252,6 +254,10 @@ class BatchResult(Sealed, Sequence[TaskResult[T]], Generic[T]):
             ),
         )
 
+    def __reduce__(self) -> Any:
+        fields = self.status, self.exhausted, self.duration, self._done, self._failed
+        return _restore_result, (*fields, list(self))
+
     def __repr__(self) -> str:
         """Return the status and the counts, without reading the results."""
         return (
@@ -283,7 +289,7 @@ class BatchResult(Sealed, Sequence[TaskResult[T]], Generic[T]):
         return TaskResult._restore(
             task_id,
             None,
-            self._rest_error,
+            self._rest_error.with_traceback(None),  # unwrap() may have raised it
             index,
             item,
             RESULT_PENDING,
@@ -343,6 +349,9 @@ class _Slice(Sealed, Sequence[TaskResult[T]], Generic[T]):
             return NotImplemented
         return len(self) == len(other) and all(map(operator.eq, self, other))
 
+    def __reduce__(self) -> Any:
+        return list, (list(self),)
+
     def __repr__(self) -> str:
         """Return the first results, as a list shows them."""
         first = [repr(result) for result in islice(self, _SHOWN)]
@@ -356,6 +365,32 @@ def _index_in(indexes: range, index: int) -> int:
         return indexes[operator.index(index)]
     except IndexError:
         raise IndexError(f"there is no result {index}") from None
+
+
+def _restore_result(
+    status: BatchStatus,
+    exhausted: bool,
+    duration: float,
+    done: int,
+    failed: int,
+    results: list[TaskResult[Any]],
+) -> BatchResult[Any]:
+    """Make a BatchResult from the parts of one that was pickled or copied."""
+    return BatchResult._make(
+        status=status,
+        exhausted=exhausted,
+        duration=duration,
+        _done=done,
+        _failed=failed,
+        _results=results,
+        _rest=(),
+        _added=(),
+        _rest_error=None,
+        _rest_timed_out=False,
+        _key=None,
+        _loop=None,
+        _read=True,  # so it is never reported to a loop, which it does not have
+    )
 
 
 def status_of(core: BatchCore) -> BatchStatus | None:
@@ -380,3 +415,7 @@ def is_failure(result: TaskResult[Any]) -> bool:
     return result.state is TaskState.FAILED or (
         result.state is TaskState.RUNNING and result.timed_out
     )
+
+
+# typing.get_type_hints(BatchError) looks the name up there, where no import can be.
+vars(_errors)["BatchResult"] = BatchResult

@@ -24,6 +24,7 @@
 #include "base/list.h"
 #include "base/state.h"
 #include "aio/loop.h"
+#include "aio/task.h"
 #include "batch/fifo.h"
 #include "batch/result.h"
 #include "batch/drive.h"
@@ -232,7 +233,9 @@ batch_call_on_result(BatchObject *self, PyObject *result)
 {
     al_pump *p = &self->pump;
     PyObject *on_result = Py_NewRef(self->on_result);
-    PyObject *answer = al_drive_call(p->source.context, on_result, result);
+    PyObject *answer = al_coro_check_answer(
+        p->st, "on_result",
+        al_drive_call(p->source.context, on_result, result));
     if (answer == NULL) {
         if (PyErr_ExceptionMatches(PyExc_Exception)
             || PyErr_ExceptionMatches(p->st->CancelledError))
@@ -438,7 +441,7 @@ al_batch_add(BatchObject *self, PyObject *item)
                      refusal);
         return -1;
     }
-    if (PyCoro_CheckExact(item)) {
+    if (al_coro_is(p->st, item)) {
         al_source_refuse_coroutine(p->st, item);
         return -1;
     }

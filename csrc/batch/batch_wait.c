@@ -26,6 +26,7 @@
 #include "aio/awaitable.h"
 #include "batch/source.h"
 #include "batch/pump.h"
+#include "batch/worker.h"
 #include "batch/batch.h"
 #include "batch/batch_wait.h"
 
@@ -327,7 +328,45 @@ al_batch_wait_stream(BatchObject *batch, PyObject *handle)
     return (PyObject *)self;
 }
 
+/* For the await chain of a Task that waits for the batch: a list of the
+   workers that have an item, and of the Task that reads an asynchronous
+   source. */
+static PyObject *
+batch_wait_get_waits_for(PyObject *op, void *Py_UNUSED(closure))
+{
+    BatchWaitObject *self = (BatchWaitObject *)op;
+    PyObject *list = AL_ALLOC(PyList_New(0));
+    if (list == NULL || self->batch == NULL
+        || self->wait.kind == AL_WAIT_TAKEN)
+    {
+        return list;
+    }
+    al_pump *p = &self->batch->pump;
+    int failed = 0;
+    for (al_link *at = p->workers.next; !failed && at != &p->workers;
+         at = at->next)
+    {
+        WorkerObject *worker = AL_CONTAINER_OF(at, WorkerObject, link);
+        if (worker->item.value != NULL) {
+            failed = AL_ALLOC_INT(PyList_Append(list, (PyObject *)worker));
+        }
+    }
+    if (!failed && p->reader != NULL) {
+        failed = AL_ALLOC_INT(PyList_Append(list, p->reader));
+    }
+    if (failed) {
+        Py_CLEAR(list);
+    }
+    return list;
+}
+
+static PyGetSetDef batch_wait_getset[] = {
+    {"_waits_for", batch_wait_get_waits_for, NULL, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
 static PyType_Slot batch_wait_slots[] = {
+    {Py_tp_getset, batch_wait_getset},
     {Py_tp_traverse, batch_wait_traverse},
     {Py_tp_clear, batch_wait_clear},
     {Py_tp_dealloc, al_object_dealloc},

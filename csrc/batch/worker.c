@@ -586,7 +586,35 @@ worker_get_driven(PyObject *op, void *name)
     return answer;
 }
 
+/* The id of the item, for await chains; None between two items. */
+static PyObject *
+worker_get_task_id(PyObject *op, void *Py_UNUSED(closure))
+{
+    WorkerObject *self = (WorkerObject *)op;
+    return self->item.value == NULL ? Py_NewRef(Py_None)
+                                    : al_item_id(&self->item);
+}
+
+/* The coroutine or iterator that runs the item, or None. */
+static PyObject *
+worker_get_coro(PyObject *op, void *Py_UNUSED(closure))
+{
+    WorkerObject *self = (WorkerObject *)op;
+    PyObject *task = self->owner == NULL || !self->pump->task_per_item
+                         ? NULL
+                         : Py_XNewRef(self->task);
+    if (task == NULL) {
+        PyObject *driven = self->item.drive.iterator;
+        return Py_NewRef(driven == NULL ? Py_None : driven);
+    }
+    PyObject *coro = al_task_coro(self->st, task);
+    Py_DECREF(task);
+    return coro;
+}
+
 static PyGetSetDef worker_getset[] = {
+    {"_task_id", worker_get_task_id, NULL, NULL, NULL},
+    {"_coro", worker_get_coro, NULL, NULL, NULL},
     {"cr_frame", worker_get_driven, NULL, NULL, (void *)"cr_frame"},
     {"cr_await", worker_get_driven, NULL, NULL, (void *)"cr_await"},
     {NULL, NULL, NULL, NULL, NULL},
