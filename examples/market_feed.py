@@ -34,14 +34,15 @@ async def follow_the_market(server: FeedProcess, seconds: float) -> None:
     registry = TaskRegistry(0.2, stale_threshold=1.0, on_stale=count)
     client = FeedClient(server.url, registry, meter)
 
-    # Ctrl-C and SIGTERM become events; the registry's tasks are shut down at the end.
+    snapshots = await bounded_gather(
+        client.fetch_snapshot, SYMBOLS, max_concurrent=50, timeout=5.0
+    )
+    print(f"{len(snapshots.values())} snapshots taken", flush=True)
+
+    # In the block, Ctrl-C and SIGTERM become events. The registry's tasks are shut down
+    # at the end, and five seconds after the signal the block has been left.
     coordinator = SignalCoordinator(shutdown_timeout=5.0, registry=registry)
     async with coordinator, registry:
-        snapshots = await bounded_gather(
-            client.fetch_snapshot, SYMBOLS, max_concurrent=50, timeout=5.0
-        )
-        print(f"{len(snapshots.values())} snapshots taken", flush=True)
-
         # Each subscription is a task. It calls registry.heartbeat(symbol) on every
         # frame, and reconnects after a random delay whenever the server drops it.
         for symbol in SYMBOLS:

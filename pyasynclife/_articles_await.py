@@ -21,7 +21,7 @@ from pyasynclife._arguments import (
     close_unstarted,
     short,
 )
-from pyasynclife._core_support import add_awaited_by, discard_awaited_by
+from pyasynclife._core_support import HeldFutures, add_awaited_by, discard_awaited_by
 from pyasynclife._waiting import wake
 
 T = TypeVar("T")
@@ -132,7 +132,7 @@ class _Shield:
         self.waiters: set[asyncio.Future[None]] = set()
 
 
-_shields: dict[asyncio.Future[Any], _Shield] = {}
+_shields: HeldFutures[_Shield] = HeldFutures()
 
 
 async def shielded_operation(aw: Awaitable[T], *, timeout: float | None = None) -> T:
@@ -183,7 +183,8 @@ async def _wait_shielded(
     loop = asyncio.get_running_loop()
     shield = _shields.get(operation)
     if shield is None:
-        shield = _shields[operation] = _Shield(made)
+        shield = _Shield(made)
+        _shields.hold(operation, shield)
         operation.add_done_callback(_release)
     waiter: asyncio.Future[None] = loop.create_future()
     shield.waiters.add(waiter)
@@ -199,14 +200,13 @@ async def _wait_shielded(
         if discard_awaited_by is not None:
             discard_awaited_by(operation, caller)
         shield.waiters.discard(waiter)
-        if not shield.waiters and not shield.kept and operation in _shields:
-            del _shields[operation]
+        if not shield.waiters and not shield.kept and _shields.release(operation):
             operation.remove_done_callback(_release)
         del operation, shield  # the traceback of a cancellation holds this frame
 
 
 def _release(operation: asyncio.Future[Any]) -> None:
-    shield = _shields.pop(operation, None)
+    shield = _shields.release(operation)
     if shield is not None:  # else the last waiter left when the operation ended
         for waiter in shield.waiters:
             wake(waiter)

@@ -16,7 +16,9 @@ import os
 import sys
 from collections.abc import AsyncIterable, Awaitable, Callable
 from types import FunctionType, ModuleType
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
+
+V = TypeVar("V")
 
 # Descriptors that read a Future's fields without a name lookup. None: call its method.
 future_state: Any = getattr(_asyncio.Future, "_state", None)
@@ -230,23 +232,43 @@ async def read_source(source: AsyncIterable[Any], pump: _Pump) -> BaseException 
     return None
 
 
-# Abandoned tasks by loop. The tasks of a closed loop never end: they are dropped.
-_abandoned: dict[asyncio.AbstractEventLoop, set[asyncio.Task[Any]]] = {}
+class HeldFutures(Generic[V]):
+    """Strong references to futures until they end, each with a value.
+
+    The futures of a closed loop never end. They are dropped when a future is held the
+    next time, on any loop.
+    """
+
+    def __init__(self) -> None:
+        self._by_loop: dict[
+            asyncio.AbstractEventLoop, dict[asyncio.Future[Any], V]
+        ] = {}
+
+    def get(self, future: asyncio.Future[Any]) -> V | None:
+        """Return the value of a future, or None if it is not held."""
+        return self._by_loop.get(future.get_loop(), {}).get(future)
+
+    def hold(self, future: asyncio.Future[Any], value: V) -> None:
+        """Hold a future; `release` must be called when it has ended."""
+        for loop in list(self._by_loop):  # other threads have loops too
+            if loop.is_closed():
+                self._by_loop.pop(loop, None)
+        self._by_loop.setdefault(future.get_loop(), {})[future] = value
+
+    def release(self, future: asyncio.Future[Any]) -> V | None:
+        """Hold a future no longer; return its value, or None if it was not held."""
+        loop = future.get_loop()
+        held = self._by_loop.get(loop, {})
+        value = held.pop(future, None)
+        if not held:
+            self._by_loop.pop(loop, None)
+        return value
+
+
+_abandoned: HeldFutures[None] = HeldFutures()
 
 
 def hold_abandoned(task: asyncio.Task[Any]) -> None:
     """Hold a strong reference to an abandoned task until it ends; the loop does not."""
-    for loop in list(_abandoned):  # other threads have loops too
-        if loop.is_closed():
-            _abandoned.pop(loop, None)
-    loop = task.get_loop()
-    _abandoned.setdefault(loop, set()).add(task)
-    task.add_done_callback(_release_abandoned)
-
-
-def _release_abandoned(task: asyncio.Task[Any]) -> None:
-    loop = task.get_loop()
-    tasks = _abandoned.get(loop, set())
-    tasks.discard(task)
-    if not tasks:
-        _abandoned.pop(loop, None)
+    _abandoned.hold(task, None)
+    task.add_done_callback(_abandoned.release)

@@ -18,11 +18,15 @@ from pyasynclife._arguments import (
     short_id,
 )
 from pyasynclife._await_chain import await_chain, dump_tasks
-from pyasynclife._core import Registry, TaskMetadata, adopt_methods
+from pyasynclife._core import JoinSet, Registry, TaskMetadata, adopt_methods
 from pyasynclife._log import logger
 from pyasynclife._report import ShutdownReport
 from pyasynclife._sealed import SealedValue, refuse_pickling
-from pyasynclife._waiting import join_and_report, wait_among
+from pyasynclife._waiting import Deadline, join_and_report, wait_among, wake
+
+# What a shutdown does to tasks that an earlier one has cancelled: csrc/registry/
+# shutdown.h.
+AGAIN, ONCE, UNREPORTED = range(3)
 
 
 @final
@@ -97,8 +101,10 @@ class TaskRegistry(Registry):
 
     __slots__ = (
         "__weakref__",
+        "_deadline",
         "_monitor",
         "_on_stale",
+        "_own_shutdowns",
         "heartbeat_interval",
         "shutdown_timeout",
         "stale_threshold",
@@ -109,6 +115,10 @@ class TaskRegistry(Registry):
     shutdown_timeout: float
     _on_stale: Callable[[TaskMetadata], object] | None
     _monitor: asyncio.Task[None] | None
+    # That of a coordinator whose shutdown has begun.
+    _deadline: Deadline | None
+    # The shutdowns that began before it, by their own timeout.
+    _own_shutdowns: list[tuple[Deadline, JoinSet]]
 
     def __init__(
         self,
@@ -138,6 +148,8 @@ class TaskRegistry(Registry):
         self.stale_threshold = threshold
         self.shutdown_timeout = timeout
         self._monitor = None
+        self._deadline = None
+        self._own_shutdowns = []
 
     def __repr__(self) -> str:
         """Return the type and the number of live tasks."""
@@ -192,7 +204,9 @@ class TaskRegistry(Registry):
         deadline even if some tasks are still running.
 
         Args:
-            timeout: Seconds; None: ``shutdown_timeout``; ``math.inf``: no limit.
+            timeout: Seconds; None: ``shutdown_timeout`` or, once a signal or request
+                has begun the shutdown of a coordinator of this registry, until its
+                deadline; ``math.inf``: no limit.
 
         Returns:
             The report. Tasks that are still running are listed in its ``stuck``.
@@ -201,18 +215,87 @@ class TaskRegistry(Registry):
             RuntimeError: The registry belongs to another loop or thread.
 
         If the caller is cancelled, the CancelledError propagates at once; the tasks
-        remain cancelled.
+        remain cancelled. A task that did not stop is cancelled again by another call.
         """
-        seconds = check_optional_seconds("timeout", timeout, self.shutdown_timeout)
+        seconds = check_optional_seconds("timeout", timeout, None)
+        loop = asyncio.get_running_loop()
+        if seconds is None:
+            return (await self._shut_down(AGAIN, None))[0]
+        deadline = Deadline.after(loop, loop.time(), seconds)
+        return (await self._shut_down(AGAIN, deadline))[0]
+
+    async def _shut_down(
+        self, whom: int, deadline: Deadline | None
+    ) -> tuple[ShutdownReport, bool]:
+        """Cancel all tasks except the calling one, wait for them, and report.
+
+        Args:
+            whom: What to do to tasks that a shutdown has cancelled before: AGAIN: the
+                same. ONCE: wait for them. UNREPORTED: wait for those that no report has
+                listed as stuck.
+            deadline: When to return; None: at that of the coordinator or, before its
+                shutdown, after ``shutdown_timeout``.
+
+        Returns:
+            The report, and whether it lists a stuck task that none before has listed.
+        """
         loop = asyncio.get_running_loop()
         started = loop.time()
-        join_set = self._begin_shutdown(asyncio.current_task())
+        join_set, cancelled = self._begin_shutdown(asyncio.current_task(), whom)
+        own = None
         try:
+            if deadline is None and self._deadline_on(loop) is not None:
+                deadline = self._deadline
+            if deadline is None:
+                deadline = Deadline.after(loop, started, self.shutdown_timeout)
+                own = deadline, join_set
+                self._own_shutdowns.append(own)
+            if cancelled:
+                deadline.extend(loop.time())
             if self._starting:  # a task in its eager first step is cancelled after it
                 await asyncio.sleep(0)
-            return await join_and_report(join_set, started, started + seconds)
+            report = await join_and_report(join_set, started, deadline)
+            return report, self._note_stuck(report)
         finally:
+            if own is not None:
+                self._own_shutdowns.remove(own)
             self._end_shutdown()
+
+    def _note_stuck(self, report: ShutdownReport) -> bool:
+        """Note which tasks a report lists as stuck; tell whether any is new."""
+        news = False
+        for one in report.stuck:
+            if one.task_id is not None:
+                news |= not self._note_shutdown(self[one.task_id], True)
+        return news
+
+    def _deadline_on(self, loop: asyncio.AbstractEventLoop) -> Deadline | None:
+        """Return the deadline that a coordinator has set on this loop, if any."""
+        deadline = self._deadline
+        return deadline if deadline is not None and deadline.loop is loop else None
+
+    def _set_deadline(self, deadline: Deadline) -> None:
+        """Follow the deadline of a coordinator, unless another one ends earlier.
+
+        Shutdowns that run by the registry's own timeout end by it, too.
+        """
+        before = self._deadline_on(deadline.loop)
+        if before is None or before.over or deadline.due < before.due:
+            self._deadline = deadline
+        for own, join_set in self._own_shutdowns:
+            own.due = min(own.due, deadline.due)
+            own.until = min(own.until, deadline.until)
+            for waiter in tuple(join_set.waiters):
+                wake(waiter)
+
+    def _forget_deadline(self, deadline: Deadline) -> None:
+        """Follow a deadline no longer."""
+        if self._deadline is deadline:
+            self._deadline = None
+
+    def _forget_deadline_that_is_over(self) -> None:
+        if self._deadline is not None and self._deadline.over:
+            self._deadline = None
 
     async def wait(self, timeout: float | None = None) -> bool:
         """Wait until all tasks except the calling one have ended; cancel nothing.
@@ -297,6 +380,11 @@ class TaskRegistry(Registry):
     async def __aexit__(self, *exc: object) -> None:
         """Stop the monitor and shut down; log the tasks that did not stop.
 
+        Once a signal or request has begun the shutdown of a coordinator of this
+        registry, its deadline holds, in place of ``shutdown_timeout``. A task that an
+        earlier shutdown has cancelled is not cancelled again, and one that was reported
+        as stuck is neither awaited nor logged again.
+
         If the caller is cancelled, the CancelledError propagates once the monitor has
         ended; the tasks remain cancelled.
         """
@@ -304,11 +392,12 @@ class TaskRegistry(Registry):
         assert monitor is not None
         monitor.cancel()
         try:
-            report = await self.shutdown()
+            report, news = await self._shut_down(UNREPORTED, None)
         finally:
+            self._deadline = None
             if not monitor.done():
                 await asyncio.wait([monitor])
-        if report.stuck:
+        if news:
             logger.error("%s", report)
 
 

@@ -52,7 +52,7 @@ class ShutdownReport(SealedValue):
         swallowed: Tasks that caught the cancellation and returned a value in time.
         stuck: Tasks that still ran at the deadline.
         duration: Seconds that the shutdown took.
-        deadline_met: Whether no task is stuck.
+        deadline_met: Whether no task is stuck, and the report was made by the deadline.
     """
 
     finished: list[TaskExit]
@@ -107,6 +107,7 @@ def make_report(
     caller: asyncio.Task[Any] | None,
     excluded: Container[asyncio.Task[Any] | None],
     duration: float,
+    late: bool,
 ) -> ShutdownReport:
     """Report on the tasks of a join set.
 
@@ -115,6 +116,7 @@ def make_report(
         caller: The calling task; it is left out of the report.
         excluded: Tasks that are left out of the report unless they have ended.
         duration: Seconds since the shutdown began.
+        late: Whether the deadline has passed.
     """
     lists: dict[str, list[TaskExit]] = {outcome: [] for outcome in _OUTCOMES}
     for member in members:
@@ -124,7 +126,7 @@ def make_report(
             continue
         lists[member.outcome].append(_task_exit(member))
     return ShutdownReport._make(
-        **lists, duration=duration, deadline_met=not lists["stuck"]
+        **lists, duration=duration, deadline_met=not (late or lists["stuck"])
     )
 
 

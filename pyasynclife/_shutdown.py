@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, Self
 
@@ -17,11 +16,11 @@ from pyasynclife._arguments import (
 )
 from pyasynclife._core import JoinSet
 from pyasynclife._log import logger
-from pyasynclife._registry import TaskRegistry
+from pyasynclife._registry import ONCE, UNREPORTED, TaskRegistry
 from pyasynclife._report import ShutdownReport
 from pyasynclife._sealed import refuse_pickling
-from pyasynclife._signal_events import SignalEvents
-from pyasynclife._waiting import join_and_report
+from pyasynclife._signal_events import SignalEvents, is_request
+from pyasynclife._waiting import GRACE, Deadline, join_and_report
 
 Phase = Literal["running", "draining", "cancelling", "stopped"]
 
@@ -65,12 +64,10 @@ class SignalCoordinator(SignalEvents):
         self._shutdown_timeout = check_seconds("shutdown_timeout", shutdown_timeout)
         super().__init__(shutdown_signals, reload_signals, take_ignored, on_signal)
         self._registry = registry
-        self._requested = False
-        self._reason: str | None = None
         self._phase: Phase = "running"
         self._signum: int | None = None
-        self._deadline: float | None = None
-        self._until: float | None = None
+        self._deadline: Deadline | None = None  # from a signal or request
+        self._called: Deadline | None = None  # from graceful_shutdown() without one
         self._join_set: JoinSet | None = None
         self._joining: set[asyncio.Task[Any]] = set()
         self._calls = 0
@@ -97,7 +94,7 @@ class SignalCoordinator(SignalEvents):
         """``"running"``, ``"draining"``, ``"cancelling"`` or ``"stopped"``."""
         if self._phase == "running" and (
             self._shutdown.is_set()
-            or self._requested
+            or any(map(is_request, self._undelivered.copy()))
             or not self._shutdown_signals.isdisjoint(self.received)
         ):
             return "draining"  # the loop may be too busy to deliver the signal
@@ -109,14 +106,11 @@ class SignalCoordinator(SignalEvents):
         return self.phase == "running"
 
     @property
-    def reason(self) -> str | None:
-        """The reason that was passed to `request_shutdown`, or None."""
-        return self._reason
-
-    @property
     def deadline(self) -> float | None:
         """The loop time by which the shutdown must end; None before a shutdown."""
-        return self._until if self._deadline is None else self._deadline
+        if self._deadline is not None:
+            return self._deadline.due
+        return None if self._called is None else self._called.until
 
     def _begin(self, signum: int | None, seconds_ago: float) -> None:
         """Begin the shutdown at the first signal or request; ignore later ones."""
@@ -124,34 +118,40 @@ class SignalCoordinator(SignalEvents):
         if self._deadline is not None:
             return
         self._signum = signum
-        self._deadline = self._loop.time() - seconds_ago + self._shutdown_timeout
+        due = self._loop.time() - seconds_ago + self._shutdown_timeout
+        grace = min(GRACE, self._shutdown_timeout)
+        self._deadline = Deadline(due, due, grace, self._loop)
+        if self._registry is not None:
+            self._registry._set_deadline(self._deadline)
         if self._phase == "running":
             self._phase = "draining"
         self._shutdown.set()
         if signum is not None:
             logger.info("%s: shutting down", _signals.name_of(signum))
         else:
-            logger.info("shutting down: %s", self._reason or "requested")
+            logger.info("shutting down: %s", self.reason or "requested")
+
+    def _enter(self) -> None:
+        super()._enter()
+        if self._registry is not None:
+            self._registry._forget_deadline_that_is_over()
+
+    def _leave(self) -> None:
+        """Remove the handlers, at the end of a block."""
+        self.remove_handlers()
+        self._over = self._deadline is not None or self._phase == "stopped"
+        if self._deadline is not None:
+            self._deadline.over = True
+
+    def _begin_afresh(self) -> None:
+        super()._begin_afresh()
+        if self._registry is not None and self._deadline is not None:
+            self._registry._forget_deadline(self._deadline)
+        self._phase = "running"
+        self._signum = None
+        self._deadline = self._called = None
 
     # ------------------------------------------------------------ actions
-
-    def request_shutdown(self, reason: str | None = None) -> None:
-        """Begin the shutdown without a signal, from any thread, on any platform.
-
-        Args:
-            reason: Text for the log and `reason`; only the first call's is used.
-        """
-        if not self._requested:
-            self._requested = True
-            self._reason = reason
-            self._undelivered.append((time.monotonic(), None, 0))
-        try:
-            here = asyncio.get_running_loop() is self._loop
-        except RuntimeError:
-            here = False
-        if here:
-            self._deliver()
-        self._deliver_soon()  # even here: a signal handler may have called us
 
     async def wait_for_shutdown(self) -> int | None:
         """Wait until the shutdown begins.
@@ -160,10 +160,13 @@ class SignalCoordinator(SignalEvents):
             The signal that began it, or None if it was requested.
 
         Raises:
+            SystemExit, KeyboardInterrupt: A handler that was installed before ours has
+                raised it; it is raised once.
             RuntimeError: The coordinator belongs to another loop.
         """
         self._bind("wait_for_shutdown()")
         await self._shutdown.wait()
+        self._raise_exit()
         return self._signum
 
     async def wait_for_reload(self) -> None:
@@ -186,9 +189,14 @@ class SignalCoordinator(SignalEvents):
     ) -> ShutdownReport:
         """Cancel tasks all at once, wait for them, and report how each ended.
 
-        The call returns at the deadline even if some tasks are still running. The
-        calling task is left out. A second call joins the shutdown in progress: no task
-        is cancelled twice, and both calls report on all tasks.
+        The call returns at the deadline even if some tasks are still running. Tasks
+        that are cancelled only then have a little longer to clean up: one second, or
+        ``shutdown_timeout`` if that is less; the deadline counts as missed. The calling
+        task is left out.
+
+        A second call joins the shutdown in progress: no task is cancelled twice, and
+        both calls report on all tasks. Nor does it cancel tasks of the registry that an
+        earlier shutdown has cancelled; it waits for them.
 
         Args:
             tasks: Tasks of the running loop; None: all tasks of the registry, including
@@ -216,24 +224,32 @@ class SignalCoordinator(SignalEvents):
             )
         loop = asyncio.get_running_loop()
         chosen = None if tasks is None else check_tasks(tasks, loop)
+        return (await self._shut_down(chosen, seconds, ONCE))[0]
+
+    async def _shut_down(
+        self, tasks: list[asyncio.Task[Any]] | None, seconds: float | None, whom: int
+    ) -> tuple[ShutdownReport, bool]:
+        """Shut down tasks, or those of the registry.
+
+        Returns:
+            The report, and whether it lists a stuck task that none before has listed.
+        """
         self._bind("graceful_shutdown()")
+        loop = asyncio.get_running_loop()
         now = loop.time()
-        if seconds is not None:
-            until = now + seconds
-        elif self._deadline is not None:
-            until = self._deadline
+        if seconds is None and self._deadline is not None:
+            deadline = self._deadline
         else:
-            until = now + self._shutdown_timeout
-        self._until = until
+            wait = self._shutdown_timeout if seconds is None else seconds
+            deadline = self._called = Deadline.after(loop, now, wait)
         self._phase = "cancelling"
         self._shutdown.set()
         self._calls += 1
         try:
-            if chosen is None:
-                assert self._registry is not None
-                report = await self._registry.shutdown(max(until - now, 0.0))
+            if tasks is not None:
+                report, news = await self._shut_down_tasks(tasks, deadline)
             else:
-                report = await join_and_report(self._joined(chosen), now, until)
+                report, news = await self._shut_down_registry(whom, deadline)
         finally:
             self._calls -= 1
             if not self._calls:
@@ -241,7 +257,37 @@ class SignalCoordinator(SignalEvents):
                 self._joining = set()
         if not self._calls:
             self._phase = "stopped"
-        return report
+            self._over = not self._armed
+        return report, news
+
+    async def _shut_down_registry(
+        self, whom: int, deadline: Deadline
+    ) -> tuple[ShutdownReport, bool]:
+        registry = self._registry
+        assert registry is not None
+        mine = self._deadline is None and deadline.until <= (
+            deadline.loop.time() + self._shutdown_timeout
+        )
+        if mine:  # the registry's own block may be left meanwhile
+            registry._set_deadline(deadline)
+        try:
+            return await registry._shut_down(whom, deadline)
+        finally:
+            if mine:
+                registry._forget_deadline(deadline)
+                if self._deadline is not None:  # a signal came meanwhile
+                    registry._set_deadline(self._deadline)
+
+    async def _shut_down_tasks(
+        self, tasks: list[asyncio.Task[Any]], deadline: Deadline
+    ) -> tuple[ShutdownReport, bool]:
+        started = deadline.loop.time()
+        join_set = self._joined(tasks)
+        if join_set.pending:
+            deadline.extend(started)
+        report = await join_and_report(join_set, started, deadline)
+        registry = self._registry
+        return report, registry is not None and registry._note_stuck(report)
 
     def _joined(self, tasks: list[asyncio.Task[Any]]) -> JoinSet:
         """Cancel the tasks that no call in progress has cancelled; return all."""
@@ -251,34 +297,54 @@ class SignalCoordinator(SignalEvents):
         for task in tasks:
             if task is not current and task not in self._joining:
                 self._joining.add(task)
-                known = self._registry is not None and self._registry._find(task)
-                self._join_set.add(task, known or None)
+                known = None
+                if self._registry is not None:
+                    known = self._registry._find(task)
+                    if known is not None:
+                        self._registry._note_shutdown(known, False)
+                self._join_set.add(task, known)
         return self._join_set
 
     def __enter__(self) -> Self:
-        """Call `setup_handlers`."""
-        self.setup_handlers()
+        """Call `setup_handlers`; after a shutdown, begin afresh."""
+        self._enter()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        """Call `remove_handlers`."""
-        self.remove_handlers()
+        """Call `remove_handlers`.
+
+        Raises:
+            SystemExit, KeyboardInterrupt: As `wait_for_shutdown`, if that did not.
+        """
+        self._leave()
+        if exc[0] is None:
+            self._raise_exit()
 
     async def __aenter__(self) -> Self:
-        """Call `setup_handlers`."""
-        self.setup_handlers()
+        """Call `setup_handlers`; after a shutdown, begin afresh.
+
+        Then the phase is ``"running"`` again, and `received` is empty.
+        """
+        self._enter()
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         """Shut down the registry's tasks, if there is one, and remove the handlers.
 
-        Tasks that did not stop are logged at ERROR. If the caller is cancelled, the
-        handlers are removed and the CancelledError propagates at once.
+        Tasks that did not stop are logged at ERROR. A task that an earlier shutdown has
+        cancelled, in the block or by the registry, is not cancelled again, and one that
+        was reported as stuck is neither awaited nor logged again. If the caller is
+        cancelled, the handlers are removed and the CancelledError propagates at once.
+
+        Raises:
+            SystemExit, KeyboardInterrupt: As `wait_for_shutdown`, if that did not.
         """
         try:
             if self._registry is not None:
-                report = await self.graceful_shutdown()
-                if report.stuck:
+                report, news = await self._shut_down(None, None, UNREPORTED)
+                if news:
                     logger.error("%s", report)
         finally:
-            self.remove_handlers()
+            self._leave()
+        if exc[0] is None:
+            self._raise_exit()

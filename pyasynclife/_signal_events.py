@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import os
 import signal
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
 
 from pyasynclife import _signals
 from pyasynclife._arguments import check_answer, short
 from pyasynclife._core import SignalHandler
+from pyasynclife._log import logger
+
+
+class _Event(NamedTuple):
+    """What has happened and is still to be delivered in the loop."""
+
+    since: float  # monotonic time
+    signum: int | None  # None: a request
+    number: int = 0  # how many of this signal so far; 0: not a signal
+    reason: str | None = None  # of a request
+    error: BaseException | None = None  # raised by the handler that was there before
 
 
 class SignalEvents:
@@ -20,6 +33,9 @@ class SignalEvents:
     A native handler, or a thread, records an event and wakes the loop. ``_deliver``
     then takes all events recorded so far; it may be called at any time. A subclass
     defines in ``_begin`` what a shutdown is.
+
+    Threads and signal handlers read and write at any time. So what they append to is
+    never replaced, and what they iterate over is replaced and never changed.
     """
 
     _shutdown: asyncio.Event
@@ -50,32 +66,84 @@ class SignalEvents:
         self._reload = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._context = contextvars.Context()
-        self._handlers: dict[int, SignalHandler] = {}
+        # Of each signal, the newest last: a newer one covers a host that has displaced
+        # the one before.
+        self._handlers: dict[int, tuple[SignalHandler, ...]] = {}
+        self._warned: set[int] = set()  # signals whose handler was displaced
         self._armed = False
-        self._past: Counter[int] = Counter()  # signals counted by removed handlers
-        # Events not delivered yet: monotonic time, signal (None: a request), count.
-        self._undelivered: list[tuple[float, int | None, int]] = []
+        self._pid: int | None = None  # the process to which this state belongs
+        self._past: dict[int, int] = {}  # signals counted by removed handlers
+        self._undelivered: deque[_Event] = deque()
+        self._over = False  # the block was left after a shutdown had begun
+        self._requested = False
+        self._reason: str | None = None
+        self._exit: BaseException | None = None  # for wait_for_shutdown() to raise
 
     def _begin(self, signum: int | None, seconds_ago: float) -> None:
         """Begin a shutdown, in the loop; ``signum`` is None for a request."""
         raise NotImplementedError
 
+    def _begin_afresh(self) -> None:
+        """Forget a shutdown that is over."""
+        self._shutdown = asyncio.Event()
+        self._reload = asyncio.Event()
+        self._past = {}
+        self._over = False
+        self._requested = False
+        self._reason = None
+        self._exit = None
+
     @property
     def received(self) -> dict[int, int]:
-        """How many times each signal was received: a snapshot; 0 for any other."""
-        counts = self._past.copy()
-        for signum, handler in tuple(self._handlers.items()):
-            if handler.count:
-                counts[signum] += handler.count
-        return counts
+        """How many times each signal was received: a snapshot; 0 for any other.
+
+        A signal that a host raises again when its own shutdown is done counts once.
+        """
+        handlers, past = self._handlers, self._past
+        counts = Counter(past)
+        for signum, ours in handlers.items():
+            counts[signum] += sum(handler.count for handler in ours)
+        return +counts  # drops the zeros
+
+    @property
+    def reason(self) -> str | None:
+        """The reason that was first passed to `request_shutdown`, or None."""
+        if self._requested:
+            return self._reason
+        requests = filter(is_request, self._undelivered.copy())
+        first = next(requests, None)
+        return None if first is None else first.reason
+
+    def request_shutdown(self, reason: str | None = None) -> None:
+        """Begin the shutdown without a signal, from any thread, on any platform.
+
+        Args:
+            reason: Text for the log and `reason`; only the first call's is used.
+        """
+        self._check_process()
+        # The clock first: another thread may run during the call.
+        event = _Event(time.monotonic(), None, reason=reason)
+        if not self._requested:
+            self._undelivered.append(event)
+        try:
+            here = asyncio.get_running_loop() is self._loop
+        except RuntimeError:
+            here = False
+        if here:
+            self._deliver()
+        self._deliver_soon()  # even here: a signal handler may have called us
 
     # ---------------------------------------------------------------- handlers
 
     def setup_handlers(self) -> None:
-        """Handle the signals from now on; a second call has no effect.
+        """Handle the signals from now on.
 
         Call it in the main thread, inside the running loop or before it runs. Signals
         that arrive before the loop runs are delivered when it starts.
+
+        A second call puts our handler on top again if other code has installed its own
+        since then; that one is called, too. Otherwise it has no effect. In a forked
+        child it handles the signals of the child.
 
         Raises:
             SignalSetupError: Signals cannot be handled in this thread, interpreter,
@@ -83,23 +151,37 @@ class SignalEvents:
                 changed.
             RuntimeError: The coordinator belongs to another loop.
         """
-        if self._armed:
+        self._check_process()
+        if self._armed and not any(self._displaced()):
             return
         _signals.check_place("setup_handlers()")
         for signum in self._handled_signals():
             _signals.check_signal(signum)
         loop = self._bind("setup_handlers()")
+        was_armed, before = self._armed, self._handlers
         self._armed = True
         try:
             for signum in self._handled_signals():
+                ours = self._handlers.get(signum, ())
+                if was_armed and not (ours and _signals.displaced_by(ours)):
+                    continue
                 handler = _signals.install(
-                    signum, loop, self._wake_loop, self._on_wakeup, self._take_ignored
+                    signum,
+                    loop,
+                    self._wake_loop,
+                    self._on_wakeup,
+                    self._take_ignored,
+                    ours[-1] if ours else None,
                 )
                 if handler is not None:
-                    self._handlers[signum] = handler
+                    # One that asks for a reload is rather counted twice than lost.
+                    handler.replayable = signum in self._shutdown_signals
+                    self._handlers = {**self._handlers, signum: (*ours, handler)}
         except BaseException:
-            self.remove_handlers()
+            self._remove(before)
+            self._armed = was_armed
             raise
+        self._warned = set()
 
     def remove_handlers(self) -> None:
         """Restore exactly the previous handlers; a second call has no effect.
@@ -112,16 +194,59 @@ class SignalEvents:
         if not self._armed:
             return
         _signals.check_place("remove_handlers()")
-        while self._handlers:
-            signum, handler = next(reversed(self._handlers.items()))
-            _signals.remove(handler, self._loop)
-            self._collect()
-            self._past[signum] += handler.count
-            del self._handlers[signum]
-        self._past += Counter()  # drops the zeros
+        self._remove({})
         self._armed = False
-        if self._undelivered:
+        if self._loop is None or self._loop.is_closed():
+            self._log_errors()
+        elif self._undelivered:
             self._deliver_soon()
+
+    def _remove(self, kept: dict[int, tuple[SignalHandler, ...]]) -> None:
+        """Remove all handlers but some, the newest first."""
+        for signum, ours in reversed(self._handlers.items()):
+            for handler in reversed(ours[len(kept.get(signum, ())) :]):
+                _signals.remove(handler, self._loop)
+                self._collect()
+                left = {**self._handlers, signum: self._handlers[signum][:-1]}
+                if not left[signum]:
+                    del left[signum]
+                past = {**self._past, signum: self._past.get(signum, 0) + handler.count}
+                self._handlers, self._past = left, past
+        self._handlers = kept
+
+    def _displaced(self) -> Iterator[tuple[int, Any]]:
+        """Yield the signals whose newest handler was displaced, and by what."""
+        for signum, ours in self._handlers.items():
+            by = _signals.displaced_by(ours)
+            # Another thread may be removing ours: it is disarmed first.
+            if by is not None and ours[-1].alive:
+                yield signum, by
+
+    def _enter(self) -> None:
+        """Set up the handlers; after a shutdown that is over, begin afresh."""
+        self._check_process()
+        if self._over and not self._armed:
+            self._undelivered.clear()  # they came too late for the old shutdown
+            self._begin_afresh()
+        self.setup_handlers()
+
+    def _raise_exit(self) -> None:
+        """Raise the exit of the handler that was there before ours, once."""
+        error, self._exit = self._exit, None
+        try:
+            if error is not None:
+                raise error
+        finally:
+            del error  # the traceback holds this frame
+
+    def _check_process(self) -> None:
+        """In a forked child, forget the handlers, signals and loop of the parent."""
+        pid = os.getpid()
+        if self._pid is not None and self._pid != pid:
+            self._handlers, self._armed, self._loop = {}, False, None
+            self._undelivered.clear()
+            self._begin_afresh()
+        self._pid = pid
 
     def _handled_signals(self) -> tuple[int, ...]:
         return (*sorted(self._shutdown_signals), *sorted(self._reload_signals))
@@ -145,9 +270,10 @@ class SignalEvents:
         Usually our handler has recorded the signal already, and this is only the
         wake-up. If our handler is displaced, only this call reports the signal.
         """
-        handler = self._handlers.get(signum)
-        if handler is not None:
-            handler.on_loop_wakeup(_signals.is_on_top(handler))
+        ours = self._handlers.get(signum)
+        if ours:
+            on_top = next(filter(_signals.is_on_top, ours), None)
+            (on_top or ours[-1]).on_loop_wakeup(on_top is not None)
         self._deliver()
 
     # ---------------------------------------------------------------- delivery
@@ -162,6 +288,7 @@ class SignalEvents:
             loop = asyncio.get_running_loop()
         except RuntimeError:
             return None
+        self._check_process()
         before = self._loop
         if loop is before:
             return loop
@@ -184,9 +311,9 @@ class SignalEvents:
         if again:
             self.setup_handlers()
         elif main:
-            for handler in self._handlers.values():
-                if _signals.is_on_top(handler):
-                    _signals.attach(handler, loop, self._on_wakeup)
+            for ours in self._handlers.values():
+                if _signals.is_on_top(ours[-1]):
+                    _signals.attach(ours[-1], loop, self._on_wakeup)
         self._deliver()
         return loop
 
@@ -201,26 +328,93 @@ class SignalEvents:
             pass  # closed meanwhile
 
     def _collect(self) -> None:
-        """Take the new signals from the handlers."""
-        for signum, handler in self._handlers.items():
-            since = handler.since
-            if handler.take():
-                count = self._past[signum] + handler.count
-                self._undelivered.append((since, signum, count))
+        """Take the new signals, and what chained handlers raised, from the handlers."""
+        for signum, ours in self._handlers.items():
+            for handler in ours:
+                since = handler.since
+                if handler.take():
+                    count = self.received[signum]
+                    self._undelivered.append(_Event(since, signum, count))
+                for error in handler.take_errors():
+                    now = time.monotonic()
+                    self._undelivered.append(_Event(now, signum, error=error))
 
     def _deliver(self) -> None:
         """Deliver the events since the last call; called in the loop."""
         self._collect()
-        events, self._undelivered = self._undelivered, []
-        events.sort(key=lambda event: event[0])
-        for since, signum, _ in events:
-            if signum is None or signum in self._shutdown_signals:
-                self._begin(signum, time.monotonic() - since)
-            else:
+        events = []
+        while self._undelivered:
+            try:
+                events.append(self._undelivered.popleft())
+            except IndexError:
+                break  # a signal handler has called us meanwhile
+        if not events:
+            return
+        events.sort(key=lambda event: event.since)
+        for event in events:
+            if is_request(event) and not self._requested:
+                self._requested, self._reason = True, event.reason
+            if event.error is not None and _is_exit(event.error):
+                self._log_exit(event.signum, event.error)
+                self._exit = self._exit or event.error
+            elif event.error is not None:
+                self._report_error(event.signum, event.error)
+                continue
+            elif event.signum in self._reload_signals:
                 self._reload.set()
-        for _, signum, count in events:
-            if signum is not None and self._on_signal is not None:
-                self._call_on_signal(self._on_signal, signum, count)
+                continue
+            self._begin(event.signum, time.monotonic() - event.since)
+        self._warn_displaced()
+        for event in events:
+            if event.number and self._on_signal is not None:
+                assert event.signum is not None
+                self._call_on_signal(self._on_signal, event.signum, event.number)
+
+    def _warn_displaced(self) -> None:
+        """Log the handlers that have displaced ours, each once."""
+        news: dict[str, list[str]] = {}
+        for signum, by in self._displaced():
+            if signum not in self._warned:
+                self._warned.add(signum)
+                news.setdefault(repr(by), []).append(_signals.name_of(signum))
+        for by, names in news.items():
+            logger.warning(
+                "%s: %s has replaced our handler since setup_handlers(): call it again "
+                "to be called before that one",
+                ", ".join(names),
+                by,
+            )
+
+    def _log_exit(self, signum: int | None, error: BaseException) -> None:
+        logger.info(
+            "the previous handler of %s raised %r: wait_for_shutdown() raises it",
+            "a signal" if signum is None else _signals.name_of(signum),
+            error,
+        )
+
+    def _report_error(self, signum: int | None, error: BaseException) -> None:
+        assert self._loop is not None
+        assert signum is not None
+        name = _signals.name_of(signum)
+        self._loop.call_exception_handler(
+            {"message": f"the previous handler of {name} failed", "exception": error}
+        )
+
+    def _log_errors(self) -> None:
+        """Log what chained handlers raised if there is no loop to report it to."""
+        for _ in range(len(self._undelivered)):
+            event = self._undelivered.popleft()
+            if event.signum is None or event.error is None:
+                self._undelivered.append(event)
+                continue
+            name = _signals.name_of(event.signum)
+            if _is_exit(event.error):  # raised by the block; and it begins a shutdown
+                self._exit = self._exit or event.error
+                self._undelivered.append(_Event(event.since, None, reason=name))
+                continue
+            logger.error(
+                "the previous handler of %s failed", name, exc_info=event.error
+            )
 
     def _call_on_signal(
         self, on_signal: Callable[[int, int], object], signum: int, count: int
@@ -235,6 +429,15 @@ class SignalEvents:
                     "exception": error,
                 }
             )
+
+
+def is_request(event: _Event) -> bool:
+    return event.signum is None
+
+
+def _is_exit(error: BaseException) -> bool:
+    """Tell whether an exception is meant to end the process, as SystemExit is."""
+    return not isinstance(error, (Exception, asyncio.CancelledError))
 
 
 def _same_state(event: asyncio.Event) -> asyncio.Event:

@@ -11,8 +11,9 @@ import asyncio
 import functools
 import os
 import signal
+import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,6 +25,8 @@ _REMEDY = (
     "loop that has add_signal_handler(); elsewhere call request_shutdown(), which "
     "works everywhere"
 )
+
+_at_fork_registered = False
 
 # Loop iterations from the self-pipe to a callback, and some to spare.
 _ITERATIONS = 5
@@ -67,6 +70,7 @@ def install(
     wake_loop: Callable[[], bool],
     on_wakeup: Callable[[int], object],
     take_ignored: bool,
+    covered: SignalHandler | None = None,
 ) -> SignalHandler | None:
     """Install our handler over the current one of a signal.
 
@@ -76,6 +80,7 @@ def install(
         wake_loop: Called by our handler; wakes the loop.
         on_wakeup: Called with the signal by the loop's own handler.
         take_ignored: Whether to handle a signal that is ignored.
+        covered: Our handler that the current one has displaced, if there is one.
 
     Returns:
         Our handler, or None if the signal is ignored and stays so.
@@ -83,6 +88,7 @@ def install(
     Raises:
         SignalSetupError: The signal cannot be handled. Nothing has changed.
     """
+    _cut_off_forked_children()
     with _blocked(signum):
         found = signal.getsignal(signum)
         while isinstance(found, SignalHandler) and not found.alive:
@@ -91,6 +97,8 @@ def install(
         handler = SignalHandler(signum, found, wake_loop)
         if handler.ignored and not take_ignored:
             return None
+        if covered is not None:
+            handler.cover(covered)
         try:
             if loop is None:
                 _put_on_top(handler)
@@ -157,6 +165,37 @@ def is_on_top(handler: SignalHandler) -> bool:
     """Tell whether our handler is the installed one."""
     top: object = signal.getsignal(handler.signum)
     return top is handler
+
+
+def displaced_by(ours: Iterable[SignalHandler]) -> Any:
+    """Return the handler that has displaced ours of one signal, or None.
+
+    Handlers of other coordinators on top of ours call it.
+    """
+    for handler in ours:
+        top = signal.getsignal(handler.signum)
+        if top is handler or _just_above(handler, top) is not None:
+            return None
+    return "a handler of C code" if top is None else top
+
+
+def _cut_off_forked_children() -> None:
+    """Keep signals of forked children out of the loop's wake-up pipe.
+
+    A child inherits the pipe. CPython 3.12 and newer clear the wake-up file in the
+    child, too, in asyncio.
+    """
+    global _at_fork_registered
+    if sys.version_info < (3, 12) and not _at_fork_registered:
+        _at_fork_registered = True
+        os.register_at_fork(after_in_child=_clear_wakeup_fd)
+
+
+def _clear_wakeup_fd() -> None:
+    try:
+        signal.set_wakeup_fd(-1)
+    except ValueError:
+        pass  # a sub-interpreter, which handles no signals
 
 
 def _put_on_top(handler: SignalHandler) -> None:
@@ -268,7 +307,10 @@ def _warn_on_full_pipe(warn: bool) -> None:
     The flag can be set only together with the file, and the file can be found only by
     setting another one. Bytes that signals write to that other file are passed on.
     """
-    reader, writer = os.pipe()
+    try:
+        reader, writer = os.pipe()
+    except OSError:
+        return  # no descriptors left: the warning is not worth an error
     try:
         os.set_blocking(reader, False)
         os.set_blocking(writer, False)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 from pyasynclife._core import JoinSet
 from pyasynclife._report import ShutdownReport, make_report
@@ -13,16 +14,55 @@ from pyasynclife._report import ShutdownReport, make_report
 # end.
 _ITERATIONS = 5
 
+# What is cancelled at or after the deadline has as many seconds to clean up, but no
+# more than the whole shutdown.
+GRACE = 1.0
+
+
+@dataclass(slots=True, eq=False)
+class Deadline:
+    """When a shutdown ends, in loop time; shared by all that take part in it.
+
+    Attributes:
+        due: A report that is made later has missed the deadline.
+        until: How long the shutdown waits: until ``due``, unless it cancelled tasks
+            only then.
+        grace: Seconds that such tasks have to clean up.
+        loop: The loop whose time this is.
+        over: Whether the block of the coordinator that set it has been left.
+    """
+
+    due: float
+    until: float
+    grace: float
+    loop: asyncio.AbstractEventLoop
+    over: bool = False
+
+    @classmethod
+    def after(cls, loop: asyncio.AbstractEventLoop, start: float, wait: float) -> Self:
+        """Return the deadline of a shutdown that begins at ``start``.
+
+        A shutdown of 0 s ends when the tasks had a few loop iterations; it is met if
+        all have ended by then.
+        """
+        due = start + wait
+        return cls(due if wait else math.inf, due, min(GRACE, wait), loop)
+
+    def extend(self, now: float) -> None:
+        """Allow for tasks that were cancelled now."""
+        if now >= self.due:
+            self.until = max(self.until, now + self.grace)
+
 
 async def join_and_report(
-    join_set: JoinSet, started: float, deadline: float
+    join_set: JoinSet, started: float, deadline: Deadline
 ) -> ShutdownReport:
     """Wait until a join set is empty or its deadline has passed, and report.
 
     Args:
         join_set: The tasks that were cancelled. The calling task is not waited for.
         started: Loop time at which the shutdown began.
-        deadline: Loop time; ``math.inf``: no deadline.
+        deadline: When to return. It may change if the waiters are woken.
 
     If the caller is cancelled, the CancelledError propagates at once; the tasks remain
     cancelled.
@@ -31,13 +71,15 @@ async def join_and_report(
     caller = asyncio.current_task()
     join_set.callers.append(caller)
     try:
-        for _ in range(_ITERATIONS if deadline <= loop.time() else 0):
+        for _ in range(_ITERATIONS if deadline.until <= loop.time() else 0):
             if _is_waiting(join_set, caller):
                 await asyncio.sleep(0)
-        while loop.time() < deadline and _is_waiting(join_set, caller):
-            await wait_among(join_set.waiters, deadline)
+        while loop.time() < deadline.until and _is_waiting(join_set, caller):
+            await wait_among(join_set.waiters, deadline.until)
         excluded = _excluded(join_set, caller)
-        return make_report(join_set.members, caller, excluded, loop.time() - started)
+        now = loop.time()
+        late = now > deadline.due
+        return make_report(join_set.members, caller, excluded, now - started, late)
     finally:
         join_set.callers.remove(caller)
 

@@ -17,9 +17,10 @@
  * down does not: its entry is one already, and calls al_member_end.  The
  * waiting itself, with its timer, is Python: join_and_report().
  *
- * A Task has swallowed its cancellation if it returned a value, this set had
- * cancelled it, and the request still counts in cancelling().  A Task that
- * took the request back by uncancel() meant to go on, and has finished.
+ * A Task has swallowed its cancellation if it returned a value, this set or an
+ * earlier one had cancelled it, and the request still counts in cancelling().
+ * A Task that took the request back by uncancel() meant to go on, and has
+ * finished.
  */
 #include "base/compat.h"
 #include "base/fault.h"
@@ -60,7 +61,7 @@ typedef struct {
     PyObject *meta;     /* owned: the entry, or None */
     PyObject *error;    /* owned, or NULL */
     member_outcome outcome;
-    bool cancel_sent; /* our cancel() is under way, or has returned True */
+    bool cancel_sent; /* a cancel() is under way, or has returned True */
     bool ended;
 } MemberObject;
 
@@ -188,6 +189,12 @@ al_member_cancel(PyObject *op)
     }
     Py_DECREF(task);
     Py_DECREF((PyObject *)set);
+}
+
+void
+al_member_was_cancelled(PyObject *op)
+{
+    ((MemberObject *)op)->cancel_sent = true;
 }
 
 /* The done callback. */

@@ -19,6 +19,10 @@ PyObject *al_join_set_add(PyObject *set, PyObject *task, PyObject *meta);
    to the loop's exception handler.  Runs Python. */
 void al_member_cancel(PyObject *member);
 
+/* Record that a member's Task was cancelled before it joined this set, which
+   does not cancel it again.  Pure C. */
+void al_member_was_cancelled(PyObject *member);
+
 /* Record that a member's Task has ended; later calls do nothing.  `error` is
    its exception, or NULL.  Wakes the waiters when no other Tasks than theirs
    may be pending.  Runs Python. */

@@ -38,6 +38,8 @@ typedef struct EntryObject {
     bool completed;            /* complete() has fixed the outcome */
     bool stale_reported;       /* on_stale was called for this silence */
     bool calls_shutdown;       /* its Task calls shutdown(), which spares it */
+    bool shut_down;            /* a shutdown has cancelled its Task */
+    bool reported_stuck;       /* a shutdown's report has listed it as stuck */
     vectorcallfunc vectorcall; /* an entry is its Task's done callback */
     PyObject *id;              /* owned: an exact str */
     PyObject *task;            /* owned; NULL before it is made, and ended */

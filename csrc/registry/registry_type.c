@@ -545,16 +545,58 @@ registry_type_configure(PyObject *op, PyObject *args)
 }
 
 PyDoc_STRVAR(registry_type_begin_shutdown_doc,
-"_begin_shutdown($self, caller, /)\n--\n\n"
+"_begin_shutdown($self, caller, whom, /)\n--\n\n"
 "Begin a shutdown, or join the running one: cancel every task but one.\n\n"
 "caller: the Task to leave alone, or None.\n"
-"Returns the JoinSet to wait on.\n"
+"whom: of the tasks that a shutdown has cancelled before, 0: cancel them\n"
+"again; 1: only wait for them; 2: not even that if they were reported.\n"
+"Returns the JoinSet to wait on, and how many tasks were cancelled.\n"
 "_end_shutdown() must follow.");
 
 static PyObject *
-registry_type_begin_shutdown(PyObject *op, PyObject *caller)
+registry_type_begin_shutdown(PyObject *op, PyObject *args)
 {
-    return al_shutdown_begin((RegistryObject *)op, caller);
+    PyObject *caller;
+    int whom;
+    Py_ssize_t cancelled;
+    if (!PyArg_ParseTuple(args, "Oi:_begin_shutdown", &caller, &whom)) {
+        return NULL;
+    }
+    PyObject *join_set = al_shutdown_begin((RegistryObject *)op, caller,
+                                           (al_shutdown_whom)whom, &cancelled);
+    if (join_set == NULL) {
+        return NULL;
+    }
+    PyObject *answer = AL_ALLOC(Py_BuildValue("On", join_set, cancelled));
+    Py_DECREF(join_set);
+    if (answer == NULL) {
+        PyObject *error = PyErr_GetRaisedException();
+        al_shutdown_end((RegistryObject *)op);
+        PyErr_SetRaisedException(error);
+    }
+    return answer;
+}
+
+PyDoc_STRVAR(registry_type_note_shutdown_doc,
+"_note_shutdown($self, meta, stuck, /)\n--\n\n"
+"Note that a shutdown has cancelled a task and, if stuck is true, has\n"
+"reported it as stuck.\n\n"
+"Returns whether it had been reported before.");
+
+static PyObject *
+registry_type_note_shutdown(PyObject *op, PyObject *args)
+{
+    EntryObject *entry;
+    int stuck;
+    if (!PyArg_ParseTuple(args, "O!p:_note_shutdown",
+                          ((RegistryObject *)op)->st->Entry, &entry, &stuck))
+    {
+        return NULL;
+    }
+    bool before = entry->reported_stuck;
+    entry->shut_down = true;
+    entry->reported_stuck = before || stuck;
+    return PyBool_FromLong(before);
 }
 
 PyDoc_STRVAR(registry_type_end_shutdown_doc,
@@ -700,8 +742,10 @@ static PyMethodDef registry_type_methods[] = {
     {"_counts", registry_type_counts, METH_NOARGS, registry_type_counts_doc},
     {"_configure", registry_type_configure, METH_VARARGS,
      registry_type_configure_doc},
-    {"_begin_shutdown", registry_type_begin_shutdown, METH_O,
+    {"_begin_shutdown", registry_type_begin_shutdown, METH_VARARGS,
      registry_type_begin_shutdown_doc},
+    {"_note_shutdown", registry_type_note_shutdown, METH_VARARGS,
+     registry_type_note_shutdown_doc},
     {"_end_shutdown", registry_type_end_shutdown, METH_NOARGS,
      registry_type_end_shutdown_doc},
     {"_bind", registry_type_bind, METH_O, registry_type_bind_doc},

@@ -4,6 +4,10 @@
  * the registry owns until the last of them returns.  Each entry that was
  * cancelled owns its member of the set, so that no Task is cancelled twice,
  * and its end reaches the set.  The waiting is Python, in _registry.py.
+ *
+ * An entry remembers that a shutdown has cancelled its Task, and that a report
+ * has listed it as stuck.  So a coordinator and a registry, in whatever order
+ * their blocks are nested, cancel, await and report each Task once.
  */
 #include "base/compat.h"
 #include "base/list.h"
@@ -12,8 +16,11 @@
 #include "registry/registry.h"
 #include "registry/shutdown.h"
 
-int
-al_shutdown_add(RegistryObject *self, EntryObject *entry)
+/* Add an alive entry to the running shutdown, and cancel its Task: again, if
+   `again` is set, or only if no shutdown has cancelled it.  Returns 1 if it
+   was cancelled, else 0; -1 with an exception.  Runs Python. */
+static int
+shutdown_add(RegistryObject *self, EntryObject *entry, bool again)
 {
     PyObject *join_set = self->join_set;
     if (join_set == NULL || entry->task == NULL || entry->member != NULL) {
@@ -27,9 +34,23 @@ al_shutdown_add(RegistryObject *self, EntryObject *entry)
         return -1;
     }
     entry->member = Py_NewRef(member);
-    al_member_cancel(member);
+    bool cancel = again || !entry->shut_down;
+    entry->shut_down = true;
+    if (cancel) {
+        entry->reported_stuck = false; /* its next report has news */
+        al_member_cancel(member);
+    }
+    else {
+        al_member_was_cancelled(member);
+    }
     Py_DECREF(member);
-    return 0;
+    return cancel;
+}
+
+int
+al_shutdown_add(RegistryObject *self, EntryObject *entry)
+{
+    return shutdown_add(self, entry, true) < 0 ? -1 : 0;
 }
 
 /* Once no shutdown runs, forget which Tasks the last one cancelled: those that
@@ -60,9 +81,20 @@ al_shutdown_end(RegistryObject *self)
     shutdown_forget(self);
 }
 
-PyObject *
-al_shutdown_begin(RegistryObject *self, PyObject *caller)
+/* Tell whether a shutdown leaves an entry alone. */
+static bool
+shutdown_spares(const EntryObject *entry, const PyObject *caller,
+                al_shutdown_whom whom)
 {
+    return entry->task == caller
+           || (whom == AL_SHUTDOWN_UNREPORTED && entry->reported_stuck);
+}
+
+PyObject *
+al_shutdown_begin(RegistryObject *self, PyObject *caller,
+                  al_shutdown_whom whom, Py_ssize_t *cancelled)
+{
+    *cancelled = 0;
     if (al_registry_bind(self, "TaskRegistry.shutdown()") < 0) {
         return NULL;
     }
@@ -88,9 +120,14 @@ al_shutdown_begin(RegistryObject *self, PyObject *caller)
     PyObject *alive = al_registry_list(self, false);
     for (Py_ssize_t i = 0; alive != NULL && i < PyList_GET_SIZE(alive); i++) {
         EntryObject *entry = (EntryObject *)PyList_GET_ITEM(alive, i);
-        if (entry->task != caller && al_shutdown_add(self, entry) < 0) {
+        if (shutdown_spares(entry, caller, whom)) {
+            continue;
+        }
+        int added = shutdown_add(self, entry, whom == AL_SHUTDOWN_AGAIN);
+        if (added < 0) {
             Py_CLEAR(alive);
         }
+        *cancelled += added > 0;
     }
     if (alive == NULL) {
         PyObject *error = PyErr_GetRaisedException();

@@ -24,8 +24,10 @@
  *     We count the signal in plain fields: it cannot be lost from here on.
  *  3. We call wake(), unless an earlier wake-up has not been answered.
  *  4. We call the handler that was there before, if it is chained.  What it
- *     raises propagates, such as the SystemExit of a host.
- *  5. In the loop, take() returns how many signals came since the last take().
+ *     raises is kept: it must not be raised in the code that the main thread
+ *     happens to run.
+ *  5. In the loop, take() returns how many signals came since the last take(),
+ *     and take_errors() what the previous handler has raised.
  *
  * The interpreter may call us again in the middle of any of these steps, as
  * soon as Python code runs.  Therefore the count comes first, and the call
@@ -36,6 +38,12 @@
  * signal.signal() displaces it.  It is used for the byte that wakes the
  * loop.  Its callback counts a signal only if it was not us that the
  * interpreter called.
+ *
+ * A host may displace us, note the signals that come, and raise them again
+ * after it has put us back (uvicorn does).  Such a signal reaches us twice: by
+ * the loop's callback while we are displaced, then directly.  It is counted
+ * the first time; as many direct calls are then taken for replays.  The same
+ * holds for a handler of ours that a newer one covers, with a host between.
  *
  * The previous action is kept as the kernel has it.  signal.getsignal() knows
  * neither the flag SA_RESTART nor a handler that C code has set.
@@ -74,17 +82,22 @@ typedef struct {
     PyObject *previous; /* owned: as getsignal() had it; NULL once cleared */
     PyObject *wake;     /* owned: wakes the loop; NULL once disarmed */
     PyObject *registered_loop; /* owned, or NULL: calls on_loop_wakeup() */
+    PyObject *covered;         /* owned, or NULL: ours, below the host's */
+    PyObject *errors;          /* owned: list, or NULL: for take_errors() */
     PyObject *getsignal;       /* owned; NULL once cleared */
     al_action previous_action; /* as the kernel had it */
     int signum;
     long armed_pid;           /* the process that armed it */
     uint64_t count;           /* signals so far */
     uint64_t delivered;       /* of them, returned by take() */
-    uint64_t count_at_wakeup; /* `count` when the loop last called */
+    uint64_t calls;           /* by the interpreter, replays too */
+    uint64_t calls_at_wakeup; /* `calls` when the loop last called */
+    uint64_t replays;         /* counted, and perhaps to be raised again */
     double pending_since;     /* when the oldest undelivered signal came */
     bool armed;
     bool chained;      /* `previous` is called too */
     bool is_c_handler; /* C code has set previous_action, not Python */
+    bool replayable;   /* a signal that is raised again counts once */
     bool wake_pending; /* wake() was called, take() not yet */
     bool installing;   /* the loop's own handler may be in our place */
 } SignalHandlerObject;
@@ -159,6 +172,10 @@ signal_handler_record(SignalHandlerObject *self)
     if (self->count++ == self->delivered) {
         self->pending_since = al_clock();
     }
+    SignalHandlerObject *below = (SignalHandlerObject *)self->covered;
+    for (; below != NULL; below = (SignalHandlerObject *)below->covered) {
+        below->replays += below->replayable;
+    }
 }
 
 /* Call the previous handler, if it can be called.  Returns 0; -1 with its
@@ -208,6 +225,33 @@ signal_handler_wake_loop(SignalHandlerObject *self)
        the wake-up file wakes the loop. */
     PyErr_Clear();
     return 1;
+}
+
+/* Call the previous handler, if it is chained, and keep what it raises: it is
+   delivered in the loop.  Returns 0; -1 with its exception if it has disarmed
+   us, or if there is no memory to keep it. */
+static int
+signal_handler_call_chained(SignalHandlerObject *self, PyObject *frame)
+{
+    if (!self->chained || signal_handler_chain(self, frame) == 0) {
+        return 0;
+    }
+    if (!signal_handler_is_alive(self)) {
+        return -1;
+    }
+    PyObject *error = PyErr_GetRaisedException();
+    if (self->errors == NULL) {
+        self->errors = AL_ALLOC(PyList_New(0));
+    }
+    if (self->errors == NULL
+        || AL_ALLOC_INT(PyList_Append(self->errors, error)) < 0)
+    {
+        PyErr_Clear();
+        PyErr_SetRaisedException(error);
+        return -1;
+    }
+    Py_DECREF(error);
+    return signal_handler_wake_loop(self) < 0 ? -1 : 0;
 }
 
 /* Do what would have happened without us: call the previous handler, or let
@@ -268,13 +312,18 @@ signal_handler_call(PyObject *op, PyObject *args, PyObject *kwargs)
     Py_INCREF(op); /* a handler that we call may remove us */
     int reached = 0;
     if (signal_handler_is_alive(self)) {
-        signal_handler_record(self);
+        self->calls++;
+        if (self->replays > 0) {
+            self->replays--;
+        }
+        else {
+            signal_handler_record(self);
+        }
         reached = signal_handler_wake_loop(self);
     }
-    int done = reached < 0     ? -1
-               : reached == 0  ? signal_handler_fall_back(self, frame)
-               : self->chained ? signal_handler_chain(self, frame)
-                               : 0;
+    int done = reached < 0    ? -1
+               : reached == 0 ? signal_handler_fall_back(self, frame)
+                              : signal_handler_call_chained(self, frame);
     Py_DECREF(op);
     if (done < 0) {
         return NULL;
@@ -337,6 +386,22 @@ signal_handler_take(PyObject *op, PyObject *Py_UNUSED(ignored))
     return answer;
 }
 
+PyDoc_STRVAR(signal_handler_take_errors_doc,
+"take_errors($self, /)\n--\n\n"
+"Return what the chained handler has raised since the last call: a list.");
+
+static PyObject *
+signal_handler_take_errors(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    SignalHandlerObject *self = (SignalHandlerObject *)op;
+    if (self->errors == NULL) {
+        return AL_ALLOC(PyList_New(0));
+    }
+    PyObject *errors = self->errors;
+    self->errors = NULL;
+    return errors;
+}
+
 PyDoc_STRVAR(signal_handler_set_installing_doc,
 "set_installing($self, installing, /)\n--\n\n"
 "Mark the time during installation in which the loop's own handler may\n"
@@ -370,17 +435,17 @@ signal_handler_on_loop_wakeup(PyObject *op, PyObject *on_top)
         return NULL;
     }
     bool missed = (!is_on_top || self->installing)
-                  && self->count == self->count_at_wakeup
+                  && self->calls == self->calls_at_wakeup
                   && signal_handler_is_alive(self);
     if (missed) {
         signal_handler_record(self);
+        self->replays += !is_on_top && self->replayable;
     }
-    self->count_at_wakeup = self->count;
+    self->calls_at_wakeup = self->calls;
     self->installing = false; /* a signal of that time is reported first */
     /* A handler that displaced us was called; during the installation the
        previous handler was not. */
-    if (missed && is_on_top && self->chained
-        && signal_handler_chain(self, Py_None) < 0)
+    if (missed && is_on_top && signal_handler_call_chained(self, Py_None) < 0)
     {
         return NULL;
     }
@@ -398,6 +463,26 @@ signal_handler_restore_action(PyObject *op, PyObject *Py_UNUSED(ignored))
     if (action_write(self->signum, &self->previous_action) < 0) {
         return NULL;
     }
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(signal_handler_cover_doc,
+"cover($self, below, /)\n--\n\n"
+"Note that this handler is installed over one that displaced another of\n"
+"ours: a signal that reaches both counts once.");
+
+static PyObject *
+signal_handler_cover(PyObject *op, PyObject *below)
+{
+    SignalHandlerObject *self = (SignalHandlerObject *)op;
+    PyObject *at = Py_IS_TYPE(below, Py_TYPE(op)) ? below : op;
+    while (at != NULL && at != op) {
+        at = ((SignalHandlerObject *)at)->covered;
+    }
+    if (at == op) {
+        return PyErr_Format(PyExc_TypeError, "expected another handler");
+    }
+    Py_XSETREF(self->covered, Py_NewRef(below));
     Py_RETURN_NONE;
 }
 
@@ -522,6 +607,8 @@ signal_handler_traverse(PyObject *op, visitproc visit, void *arg)
     Py_VISIT(self->previous);
     Py_VISIT(self->wake);
     Py_VISIT(self->registered_loop);
+    Py_VISIT(self->covered);
+    Py_VISIT(self->errors);
     Py_VISIT(self->getsignal);
     return 0;
 }
@@ -534,6 +621,8 @@ signal_handler_clear(PyObject *op)
     Py_CLEAR(self->previous);
     Py_CLEAR(self->wake);
     Py_CLEAR(self->registered_loop);
+    Py_CLEAR(self->covered);
+    Py_CLEAR(self->errors);
     Py_CLEAR(self->getsignal);
     return 0;
 }
@@ -542,6 +631,9 @@ static PyMethodDef signal_handler_methods[] = {
     {"arm", signal_handler_arm, METH_O, signal_handler_arm_doc},
     {"disarm", signal_handler_disarm, METH_NOARGS, signal_handler_disarm_doc},
     {"take", signal_handler_take, METH_NOARGS, signal_handler_take_doc},
+    {"take_errors", signal_handler_take_errors, METH_NOARGS,
+     signal_handler_take_errors_doc},
+    {"cover", signal_handler_cover, METH_O, signal_handler_cover_doc},
     {"set_installing", signal_handler_set_installing, METH_O,
      signal_handler_set_installing_doc},
     {"on_loop_wakeup", signal_handler_on_loop_wakeup, METH_O,
@@ -573,6 +665,13 @@ static PyGetSetDef signal_handler_getset[] = {
     {NULL, NULL, NULL, NULL, NULL},
 };
 
+static PyMemberDef signal_handler_members[] = {
+    {"replayable", T_BOOL, offsetof(SignalHandlerObject, replayable), 0,
+     "Whether a signal counts once that came while we were displaced and is\n"
+     "raised again when we are not."},
+    {NULL, 0, 0, 0, NULL},
+};
+
 PyDoc_STRVAR(signal_handler_doc,
 "SignalHandler(signum, previous, wake, /)\n--\n\n"
 "The Python-level handler of one signal, for SignalCoordinator alone.\n\n"
@@ -585,6 +684,7 @@ static PyType_Slot signal_handler_slots[] = {
     {Py_tp_new, signal_handler_new},
     {Py_tp_call, signal_handler_call},
     {Py_tp_methods, signal_handler_methods},
+    {Py_tp_members, signal_handler_members},
     {Py_tp_getset, signal_handler_getset},
     {Py_tp_traverse, signal_handler_traverse},
     {Py_tp_clear, signal_handler_clear},

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import warnings
 import weakref
 from typing import Any
 
@@ -146,3 +147,55 @@ async def test_what_cannot_be_awaited_is_refused_and_closed() -> None:
 
 async def test_a_failed_operation_is_freed_without_the_collector() -> None:
     assert await frees_its_error(shielded_operation)
+
+
+@pytest.mark.parametrize("kind", ["coroutine", "future"])
+def test_no_closed_loop_is_kept_by_a_shield(
+    kind: str, loop_errors: list[dict[str, Any]]
+) -> None:
+    class Payload: ...
+
+    async def ask(payload: Payload) -> None:
+        future = asyncio.get_running_loop().create_future()
+        operation: Any = future if kind == "future" else asyncio.Event().wait()
+        with pytest.raises(TimeoutError):
+            await shielded_operation(operation, timeout=0.001)
+
+    refs = []
+    for _ in range(5):
+        loop, payload = asyncio.new_event_loop(), Payload()
+        loop.payload = payload  # type: ignore[attr-defined]
+        loop.run_until_complete(ask(payload))
+        loop.close()
+        refs.append(weakref.ref(payload))
+        del loop, payload
+    asyncio.run(shielded_operation(asyncio.sleep(0.001)))  # another one, on any loop
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        gc.collect()
+    assert [ref() for ref in refs] == [None] * 5
+
+
+def test_a_waiter_on_a_loop_that_was_closed_keeps_nothing(
+    loop_errors: list[dict[str, Any]],
+) -> None:
+    class Payload: ...
+
+    async def wait(future: asyncio.Future[None], payload: Payload) -> None:
+        await shielded_operation(future)
+
+    async def leave(payload: Payload) -> None:
+        future = asyncio.get_running_loop().create_future()
+        tasks.append(asyncio.create_task(wait(future, payload)))
+        await asyncio.sleep(0)
+
+    tasks: list[Any] = []
+    loop, payload = asyncio.new_event_loop(), Payload()
+    ref = weakref.ref(payload)
+    loop.run_until_complete(leave(payload))
+    loop.close()
+    tasks.clear()
+    del loop, payload
+    asyncio.run(shielded_operation(asyncio.sleep(0.001)))
+    gc.collect()
+    assert ref() is None

@@ -1,6 +1,7 @@
 """Every allocation of a coordinator's handlers fails once."""
 
 import signal
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -48,8 +49,28 @@ async def reads_a_handler() -> None:
         handler.disarm()
 
 
+async def keeps_an_error() -> None:
+    """What a chained handler raises is kept or, without memory, raised."""
+
+    def found(signum: int, frame: object) -> None:
+        raise ValueError("host")
+
+    handler = SignalHandler(signal.SIGUSR1, found, lambda: True)
+    handler.arm(True)
+    raised = 0
+    try:
+        handler(signal.SIGUSR1, None)
+    except ValueError:
+        raised = 1
+    finally:
+        handler.disarm()
+    assert len(handler.take_errors()) == 1 - raised
+    assert handler.take_errors() == []
+
+
 @ignores_what_cannot_be_raised
+@pytest.mark.parametrize("scenario", [reads_a_handler, keeps_an_error])
 async def test_each_allocation_of_a_handler_fails_once(
-    loop_errors: list[dict[str, Any]],
+    scenario: Callable[[], Awaitable[None]], loop_errors: list[dict[str, Any]]
 ) -> None:
-    await fail_each_allocation(reads_a_handler, loop_errors)
+    await fail_each_allocation(scenario, loop_errors)

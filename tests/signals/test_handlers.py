@@ -168,39 +168,6 @@ def test_a_python_handler_is_called_after_ours_and_comes_back(run: Run) -> None:
     assert done.stdout == "True\n"
 
 
-def test_a_host_that_exits_from_its_handler_still_can(run: Run) -> None:
-    done = run("""
-        async def main():
-            signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
-            with SignalCoordinator() as c:
-                try:
-                    kill(signal.SIGTERM)
-                    await asyncio.sleep(5)
-                finally:
-                    print(c.received[signal.SIGTERM])
-        run(main())
-    """)
-    assert (done.returncode, done.stdout) == (7, "1\n")
-
-
-def test_a_signal_reaches_us_past_a_handler_set_by_signal_signal(run: Run) -> None:
-    done = run("""
-        async def main():
-            seen = []
-            with SignalCoordinator() as c:
-                theirs = lambda signum, frame: seen.append(signum)
-                signal.signal(signal.SIGTERM, theirs)
-                kill(signal.SIGTERM)
-                print(await asyncio.wait_for(c.wait_for_shutdown(), 5), seen)
-                print(c.received[signal.SIGTERM])
-            print(signal.getsignal(signal.SIGTERM) is theirs)
-            kill(signal.SIGTERM)
-            print(seen)
-        run(main())
-    """)
-    assert done.stdout == "15 [15]\n1\nTrue\n[15, 15]\n"
-
-
 def test_ctrl_c_raises_nothing_and_cancels_nothing_while_handled(run: Run) -> None:
     done = run("""
         async def main():
@@ -594,3 +561,33 @@ def test_signals_during_interpreter_exit_crash_nothing(run: Run) -> None:
     """)
     assert done.stdout == "end\n"
     assert done.returncode in (0, -signal.SIGHUP)
+
+
+@pytest.mark.parametrize("when", ["setup", "removal"])
+def test_no_descriptors_left_is_no_error_of_ours(run: Run, when: str) -> None:
+    done = run(f"""
+        import resource
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+        taken = []
+        def take_all():
+            try:
+                while True:
+                    taken.append(os.open("/dev/null", os.O_RDONLY))
+            except OSError:
+                pass
+        async def main():
+            before = actions()
+            c = SignalCoordinator()
+            if {when == "setup"}:
+                take_all()
+            async with c:
+                if {when == "removal"}:
+                    take_all()
+                kill(signal.SIGTERM)
+                print(await c.wait_for_shutdown())
+            while taken:
+                os.close(taken.pop())
+            print(actions() == before, any(c._handlers.values()), c._armed)
+        run(main())
+    """)
+    assert done.stdout == "15\nTrue False False\n"

@@ -57,15 +57,76 @@ def test_an_interrupt_in_the_middle_of_a_wake_up_is_not_swallowed() -> None:
     assert handler.take() == 1
 
 
-def test_the_previous_handler_may_raise_through_ours() -> None:
-    def found(signum: int, frame: object) -> None:
+def found(signum: int, frame: object) -> None:
+    raise SystemExit(signum)
+
+
+def test_what_the_previous_handler_raises_is_kept_while_there_is_a_loop() -> None:
+    handler = SignalHandler(signal.SIGUSR1, found, lambda: True)
+    handler.arm(True)
+    for _ in range(2):
+        handler(signal.SIGUSR1, None)
+    errors = handler.take_errors()
+    assert [error.args for error in errors] == [(signal.SIGUSR1,)] * 2
+    assert handler.take_errors() == []
+
+
+def test_the_loop_is_woken_for_an_error_too() -> None:
+    wake_ups: list[int] = []
+
+    def previous(signum: int, frame: object) -> None:
+        handler.take()  # a loop in another thread is faster
+        raise ValueError
+
+    handler = SignalHandler(signal.SIGUSR1, previous, lambda: wake_ups.append(1) or 1)
+    handler.arm(True)
+    handler(signal.SIGUSR1, None)
+    assert (len(wake_ups), len(handler.take_errors())) == (2, 1)
+
+
+@pytest.mark.parametrize("why", ["disarmed", "no loop", "disarmed meanwhile"])
+def test_without_us_the_previous_handler_raises_as_before(why: str) -> None:
+    def disarms(signum: int, frame: object) -> None:
+        handler.disarm()
         raise SystemExit(signum)
 
-    handler = SignalHandler(signal.SIGUSR1, found, bool)
+    previous = disarms if why == "disarmed meanwhile" else found
+    handler = SignalHandler(signal.SIGUSR1, previous, lambda: why != "no loop")
     handler.arm(True)
+    if why == "disarmed":
+        handler.disarm()
     with pytest.raises(SystemExit):
         handler(signal.SIGUSR1, None)
-    handler.disarm()
-    with pytest.raises(SystemExit):
+    assert handler.take_errors() == []
+
+
+def test_a_signal_counts_once_that_comes_again_to_one_that_was_displaced() -> None:
+    handler = SignalHandler(signal.SIGUSR1, None, lambda: True)
+    handler.arm(False)
+    handler.replayable = True
+    for _ in range(2):
+        handler.on_loop_wakeup(False)
+    counts = []
+    for _ in range(3):
         handler(signal.SIGUSR1, None)
-    assert handler.count == 1
+        handler.on_loop_wakeup(True)
+        counts.append(handler.count)
+    assert counts == [2, 2, 3]
+
+
+def test_a_handler_covers_another_and_never_itself() -> None:
+    below, middle, top = (
+        SignalHandler(signal.SIGUSR1, None, lambda: True) for _ in range(3)
+    )
+    middle.cover(below)
+    top.cover(middle)
+    for bad in (top, middle, below, 3):
+        if bad is not below:
+            with pytest.raises(TypeError):
+                middle.cover(bad)  # type: ignore[arg-type]
+    for handler in (below, middle, top):
+        handler.replayable = True
+        handler.arm(False)
+    for handler in (top, middle, below, below):
+        handler(signal.SIGUSR1, None)
+    assert [top.count, middle.count, below.count] == [1, 0, 1]

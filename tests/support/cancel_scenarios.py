@@ -889,6 +889,30 @@ async def coordinator_entered_with_a_deadline() -> None:
 
 
 @case(LONG)
+async def coordinator_inside_its_registry_after_a_request() -> None:
+    registry = TaskRegistry()
+    coordinator = SignalCoordinator(0.25, registry=registry)
+    async with registry, coordinator:
+        furnish(registry)
+        await asyncio.sleep(0.25)
+        coordinator.request_shutdown()
+        await coordinator.wait_for_shutdown()
+
+
+@case(LONG)
+async def coordinator_entered_again() -> None:
+    registry = TaskRegistry()
+    coordinator = SignalCoordinator(0.25, registry=registry)
+    for _ in range(2):
+        async with coordinator, registry:
+            assert coordinator.ready
+            registry.register(cleans_up(5))
+            coordinator.request_shutdown()
+            await coordinator.wait_for_shutdown()
+            await asyncio.sleep(0.5)  # past the deadline
+
+
+@case(LONG)
 async def coordinator_graceful_shutdown() -> None:
     coordinator = SignalCoordinator(registry=TaskRegistry())
     tasks = [asyncio.create_task(coro) for coro in (sleep(5), cleans_up(5))]
