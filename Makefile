@@ -15,11 +15,11 @@ demo: $(VENV)/built
 test: $(VENV)/built
 	$(BIN)/python -m pytest $(ARGS)
 
-# The tests that need further packages: a cluster, other libraries, plots.
+# The tests that need further packages: a cluster, other libraries, plots, tracers.
 recipes: $(VENV)/built
-	$(BIN)/python -m pip install -qq --editable '.[test,bench,cluster]'
+	$(BIN)/python -m pip install -qq --editable '.[test,bench,cluster,tracers]'
 	$(BIN)/python -m pytest tests/whole/test_docs.py \
-	    tests/whole/test_benchmarks.py $(ARGS)
+	    tests/whole/test_benchmarks.py tests/group/test_tracers.py $(ARGS)
 
 # Also writes docs/benchmarks.md and its plots.
 bench: $(VENV)/built

@@ -11,11 +11,14 @@ import _asyncio
 import asyncio
 import asyncio.base_events
 import asyncio.events
+import asyncio.tasks
 import contextvars
+import functools
+import inspect
 import os
 import sys
-from collections.abc import AsyncIterable, Awaitable, Callable
-from types import FunctionType, ModuleType
+from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine
+from types import CodeType, FunctionType, ModuleType
 from typing import Any, Generic, Protocol, TypeVar
 
 V = TypeVar("V")
@@ -45,7 +48,7 @@ def loop_clock(loop: asyncio.AbstractEventLoop) -> int:
     if getattr(loop.time, "__func__", None) is not clock:
         return 0
     if isinstance(clock, FunctionType):
-        return int(_is_unpatched(clock, asyncio.base_events, "BaseEventLoop.time"))
+        return int(_is_unpatched(clock, "time"))
     native = _uvloop()
     return 2 if native is not None and clock is native.time else 0
 
@@ -53,15 +56,17 @@ def loop_clock(loop: asyncio.AbstractEventLoop) -> int:
 def loop_fast_paths(loop_type: type) -> tuple[Any, ...]:
     """Return the methods of a loop type that the core may bypass.
 
-    The core calls this again when the type or ``Handle`` has changed.
+    The core calls this again when the type, ``Handle`` or the code of a function
+    changes.
 
     Returns:
-        Two items, or six for a uvloop type:
+        Four items, or eight for a uvloop type:
 
         - ``create_task``, if calling the Task type directly has the same effect; else
           None.
         - ``call_soon``, if the steps of several Tasks may share a handle; else None,
           since a patched or overridden method may have to see each step by itself.
+        - The functions on which the first two depend, and the code of each.
         - uvloop's native type, and its ``get_task_factory``, ``get_debug`` and
           ``is_closed``.
     """
@@ -70,32 +75,82 @@ def loop_fast_paths(loop_type: type) -> tuple[Any, ...]:
     if kind.__getattribute__ is not object.__getattribute__ or hasattr(
         kind, "__getattr__"
     ):
-        return None, None
+        return None, None, (), ()
     if native is not None and issubclass(loop_type, native):
         return _uvloop_fast_paths(kind, native)
-    base, events = asyncio.base_events, asyncio.events
-    if not _is_unpatched(
-        getattr(kind, "create_task", None), base, "BaseEventLoop.create_task"
-    ) or any(
+    handle = asyncio.events.Handle
+    found = [getattr(kind, name, None) for name in _LOOP_METHODS]
+    found += [getattr(handle, name, None) for name in _HANDLE_METHODS]
+    functions = tuple(item for item in found if isinstance(item, FunctionType))
+    judged = functions, tuple(function.__code__ for function in functions)
+    if not _is_unpatched(found[0], "create_task") or any(
         # a property is user code, which may raise anything
         hasattr(kind, name)
         for name in ("_task_factory", "_ready", "_debug", "_closed")
     ):
-        return None, None
-    for name in ("call_soon", "_call_soon", "get_debug"):
-        if not _is_unpatched(getattr(kind, name), base, f"BaseEventLoop.{name}"):
-            return kind.create_task, None
-    for name in ("__init__", "_run"):
-        if not _is_unpatched(getattr(events.Handle, name), events, f"Handle.{name}"):
-            return kind.create_task, None
-    return kind.create_task, kind.call_soon
+        return None, None, *judged
+    names = (*_LOOP_METHODS, *_HANDLE_METHODS)
+    if not all(map(_is_unpatched, found, names)):
+        return kind.create_task, None, *judged
+    return kind.create_task, kind.call_soon, *judged
 
 
-def _is_unpatched(function: object, module: ModuleType, name: str) -> bool:
-    return (
-        isinstance(function, FunctionType)
-        and function.__code__.co_qualname == name
-        and function.__code__.co_filename == module.__file__
+_LOOP_METHODS = "create_task", "call_soon", "_call_soon", "get_debug", "_run_once"
+_HANDLE_METHODS = "__init__", "_run"
+
+
+def _is_unpatched(function: object, name: str) -> bool:
+    """Tell whether a function is the one of asyncio, with the code of its file.
+
+    Its names are not enough: some tracers replace ``__code__`` and keep them.
+    """
+    return isinstance(
+        function, FunctionType
+    ) and function.__code__ == _codes_in_files().get(name)
+
+
+@functools.cache
+def _codes_in_files() -> dict[str, CodeType]:
+    """Return the code of asyncio's methods as the files have it, by name.
+
+    Where the files cannot be read, there is none, and each method counts as patched.
+    """
+    wanted = {f"BaseEventLoop.{name}": name for name in (*_LOOP_METHODS, "time")}
+    wanted |= {f"Handle.{name}": name for name in _HANDLE_METHODS}
+    found = {}
+    for module in (asyncio.base_events, asyncio.events):
+        for body in _codes_in(_code_in_file(module)):
+            for code in _codes_in(body):
+                if code.co_qualname in wanted:
+                    found[wanted[code.co_qualname]] = code
+    return found
+
+
+def _code_in_file(module: ModuleType) -> CodeType | None:
+    loader: Any = module.__loader__
+    try:
+        code: CodeType | None = loader.get_code(module.__name__)
+    except MemoryError:
+        raise
+    except Exception:
+        return None
+    return code
+
+
+def _codes_in(code: CodeType | None) -> list[CodeType]:
+    consts = () if code is None else code.co_consts
+    return [const for const in consts if isinstance(const, CodeType)]
+
+
+def is_monitored(codes: tuple[CodeType, ...]) -> bool:
+    """Tell whether a tool has asked ``sys.monitoring`` for events of one of them.
+
+    The core calls this from 3.12 on, if one of them was ever traced.
+    """
+    monitoring: Any = getattr(sys, "monitoring")  # noqa: B009
+    tools = [tool for tool in range(6) if monitoring.get_tool(tool) is not None]
+    return any(
+        monitoring.get_local_events(tool, code) for tool in tools for code in codes
     )
 
 
@@ -109,16 +164,16 @@ def _uvloop() -> Any:
 
 def _uvloop_fast_paths(kind: Any, native: Any) -> tuple[Any, ...]:
     """Return the fast paths of a uvloop type, whose native base cannot be patched."""
-    methods = native.get_task_factory, native.get_debug, native.is_closed
+    rest = (), (), native, native.get_task_factory, native.get_debug, native.is_closed
     if kind.create_task is not native.create_task:
-        return None, None, native, *methods
+        return None, None, *rest
     shares = kind.call_soon is native.call_soon and kind.get_debug is native.get_debug
-    return kind.create_task, kind.call_soon if shares else None, native, *methods
+    return kind.create_task, kind.call_soon if shares else None, *rest
 
 
-def is_capture_allowed() -> bool:
-    """Tell whether the environment allows the capture; called at its first use."""
-    return os.environ.get("PYASYNCLIFE_PLAIN", "0") in ("", "0")
+# The environment asks that each Task is made by the loop's own create_task, and each
+# call by its call_soon.
+is_plain = os.environ.get("PYASYNCLIFE_PLAIN", "0") not in ("", "0")
 
 
 async def self_test_coroutine() -> None:
@@ -160,6 +215,20 @@ def cancel_again(task: asyncio.Task[Any]) -> None:
     if not task.done() and task.cancelling() and not is_pending:
         task.uncancel()
         task.cancel()
+
+
+def close_with(task: asyncio.Task[Any], coro: Coroutine[Any, Any, Any]) -> None:
+    """Close a coroutine at the end of a task, if it has not been started by then.
+
+    A task factory may wrap a coroutine in one of its own. If that is cancelled before
+    its first step, it never awaits the inner one, and Python warns of that.
+    """
+    task.add_done_callback(functools.partial(_close_unstarted, coro))
+
+
+def _close_unstarted(coro: Coroutine[Any, Any, Any], task: asyncio.Task[Any]) -> None:
+    if inspect.getcoroutinestate(coro) == inspect.CORO_CREATED:
+        coro.close()
 
 
 def raise_exit(error: BaseException) -> None:

@@ -19,6 +19,7 @@ from pyasynclife._arguments import (
 )
 from pyasynclife._await_chain import await_chain, dump_tasks
 from pyasynclife._core import JoinSet, Registry, TaskMetadata, adopt_methods
+from pyasynclife._core_support import close_with
 from pyasynclife._log import logger
 from pyasynclife._report import ShutdownReport
 from pyasynclife._sealed import SealedValue, refuse_pickling
@@ -372,9 +373,9 @@ class TaskRegistry(Registry):
         if self._monitor is not None:
             raise RuntimeError(f"{self!r} is already entered")
         self._bind("TaskRegistry.__aenter__()")
-        self._monitor = asyncio.create_task(
-            self.monitor_loop(), name="pyasynclife monitor"
-        )
+        monitor = self.monitor_loop()
+        self._monitor = asyncio.create_task(monitor, name="pyasynclife monitor")
+        close_with(self._monitor, monitor)
         return self
 
     async def __aexit__(self, *exc: object) -> None:

@@ -30,6 +30,8 @@ PLAIN_PATH = [
     "tests/group/test_errors.py",
     "tests/group/test_capture.py",
     "tests/group/test_capture_unseen.py",
+    "tests/group/test_patched.py",
+    "tests/whole/test_task_factories.py",
     "tests/registry",
     "--ignore=tests/registry/test_faults.py",
 ]

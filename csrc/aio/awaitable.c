@@ -11,7 +11,8 @@
  *       |                              +----- PYGEN_NEXT ------+  |
  *       +--throw, close--> ended <---- PYGEN_RETURN, PYGEN_ERROR -+
  *
- * It owns its owner until it has ended; `await` after that raises.
+ * It owns its owner until it has ended; `await` after that raises.  One that
+ * stands for a coroutine function of asyncio warns if it is dropped unawaited.
  *
  * `await` calls am_send of a C object on 3.11 and 3.15, tp_iternext on 3.12 to
  * 3.14, and on every version under a trace function.  So both slots call one
@@ -40,6 +41,8 @@ typedef struct {
     PyObject *owner; /* owned; NULL: it has ended, or begin() runs */
     al_begin begin;  /* NULL: it has begun */
     al_step step;
+    const char *unawaited; /* its name, until the first step; NULL: it does not
+                              warn if it is dropped before */
 } AwaitableObject;
 
 /* Raise StopIteration with a value (stolen).  The exception is made without a
@@ -90,6 +93,7 @@ al_awaitable_lazy(al_state *st, PyObject *owner, al_begin begin, al_step step)
     self->owner = Py_NewRef(owner);
     self->begin = begin;
     self->step = step;
+    self->unawaited = NULL;
     PyObject_GC_Track(self);
     return (PyObject *)self;
 }
@@ -98,6 +102,17 @@ PyObject *
 al_awaitable_new(al_state *st, PyObject *owner, al_step step)
 {
     return al_awaitable_lazy(st, owner, NULL, step);
+}
+
+PyObject *
+al_awaitable_coroutine(al_state *st, PyObject *owner, al_step step,
+                       const char *name)
+{
+    PyObject *self = al_awaitable_lazy(st, owner, NULL, step);
+    if (self != NULL) {
+        ((AwaitableObject *)self)->unawaited = name;
+    }
+    return self;
 }
 
 /* ----------------------------------------------- Ready: the Python API */
@@ -259,6 +274,7 @@ static PySendResult
 awaitable_step(AwaitableObject *self, PyObject *thrown, PyObject **result)
 {
     *result = NULL;
+    self->unawaited = NULL;
     if (self->begin != NULL && self->owner != NULL) {
         PySendResult answer = awaitable_begin(self, thrown, result);
         if (answer != PYGEN_NEXT) {
@@ -381,6 +397,7 @@ static PyObject *
 awaitable_close(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     AwaitableObject *self = (AwaitableObject *)op;
+    self->unawaited = NULL;
     if (self->owner == NULL) {
         Py_RETURN_NONE;
     }
@@ -441,6 +458,36 @@ awaitable_clear(PyObject *op)
     return 0;
 }
 
+/* Warn that an awaitable was dropped before its first step.  Keeps the raised
+   exception. */
+static void
+awaitable_warn(AwaitableObject *self)
+{
+    PyObject *error = PyErr_GetRaisedException();
+    if (PyErr_WarnFormat(PyExc_RuntimeWarning, 1,
+                         "coroutine '%s' was never awaited", self->unawaited)
+        < 0)
+    {
+        PyErr_WriteUnraisable(self->owner); /* the filter makes it an error */
+    }
+    if (error != NULL) {
+        PyErr_SetRaisedException(error);
+    }
+}
+
+static void
+awaitable_dealloc(PyObject *op)
+{
+    PyTypeObject *type = Py_TYPE(op);
+    PyObject_GC_UnTrack(op);
+    if (((AwaitableObject *)op)->unawaited != NULL) {
+        awaitable_warn((AwaitableObject *)op);
+    }
+    (void)awaitable_clear(op);
+    type->tp_free(op);
+    Py_DECREF(type);
+}
+
 static PyMethodDef awaitable_methods[] = {
     {"send", awaitable_send, METH_O, NULL},
     {"throw", AL_METHOD(awaitable_throw), METH_FASTCALL, NULL},
@@ -457,7 +504,7 @@ static PyType_Slot awaitable_slots[] = {
     {Py_tp_getset, awaitable_getset},
     {Py_tp_traverse, awaitable_traverse},
     {Py_tp_clear, awaitable_clear},
-    {Py_tp_dealloc, al_object_dealloc},
+    {Py_tp_dealloc, awaitable_dealloc},
     {0, NULL},
 };
 

@@ -25,6 +25,12 @@ PyObject *al_ready_new(al_state *st, PyObject *value);
    with MemoryError.  Pure C. */
 PyObject *al_awaitable_new(al_state *st, PyObject *owner, al_step step);
 
+/* al_awaitable_new for a method that is a coroutine function in asyncio.
+   Dropped before its first step it warns, as a coroutine of that qualified
+   name does (static).  Pure C. */
+PyObject *al_awaitable_coroutine(al_state *st, PyObject *owner, al_step step,
+                                 const char *name);
+
 /* Make an awaitable whose first step calls `begin(owner, ...)`, which returns
    the owner for `step` (new).  One that is thrown into or closed before that
    never begins.  NULL with MemoryError.  Pure C. */

@@ -302,19 +302,12 @@ capture_test(al_state *st, const al_loop *bound)
     return fit;
 }
 
-/* At first use: ask the environment, then run the self-test.  -1 with an
-   exception. */
+/* At first use: run the self-test.  -1 with an exception. */
 static int
 capture_decide(al_state *st, CaptureObject *capture, const al_loop *bound)
 {
-    PyObject *wanted = PyObject_CallNoArgs(st->is_capture_allowed);
-    int fit = wanted == NULL ? -1 : wanted == Py_True;
-    Py_XDECREF(wanted);
-    if (fit > 0) {
-        bool known =
-            st->future_callbacks != Py_None && st->task_waiter != Py_None;
-        fit = known ? capture_test(st, bound) : 0;
-    }
+    bool known = st->future_callbacks != Py_None && st->task_waiter != Py_None;
+    int fit = known ? capture_test(st, bound) : 0;
     if (fit >= 0) {
         capture->mode = fit ? CAPTURE_ON : CAPTURE_OFF;
     }

@@ -9,7 +9,8 @@
  *                                in a call queue, no done callback on it
  *       fast_path.c says TASK,   Task(coro, loop=loop): a Task whose first
  *       or the capture is off:   step has a Handle of its own
- *       fast_path.c says NONE:   loop.create_task(...): somebody must see it
+ *       fast_path.c says NONE:   loop.create_task(...): somebody must see it,
+ *       or PYASYNCLIFE_PLAIN=1   or everybody is to see it
  *
  * The keywords of create_task are passed on untouched, so a task factory sees
  * what asyncio would show it.  An eager start does not go through create_task,
@@ -25,19 +26,44 @@
 #include "aio/capture.h"
 #include "aio/create_task.h"
 
+/* A task factory may have wrapped the coroutine in one of its own.  Cancelled
+   before its first step, the wrapper never awaits it; so have a coroutine that
+   has not started by then closed at the Task's end. */
+static void
+create_task_close_with(al_state *st, const al_loop *bound, PyObject *task,
+                       PyObject *coro)
+{
+    int started = al_coro_started(st, coro);
+    PyObject *runs = started == 0 ? al_task_coro(st, task) : NULL;
+    if (started == 0 && runs != coro && !PyErr_Occurred()) {
+        PyObject *none =
+            PyObject_CallFunctionObjArgs(st->close_with, task, coro, NULL);
+        Py_XDECREF(none);
+    }
+    Py_XDECREF(runs);
+    if (PyErr_Occurred() && al_loop_is_exit(PyErr_Occurred())) {
+        al_loop_report_or_exit_later(st, bound->loop, "", NULL);
+    }
+    PyErr_Clear(); /* no Task, but the factory's: the caller finds out */
+}
+
 /* loop.create_task(coro, **keywords) (new) */
 static PyObject *
-create_task_by_loop(al_state *st, const al_loop *bound, PyObject *const *args,
-                    PyObject *kwnames)
+create_task_by_loop(al_state *st, const al_loop *bound, PyObject *coro,
+                    PyObject *kwnames, PyObject *const *values)
 {
-    PyObject *stack[AL_TASK_KEYWORDS + 3] = {NULL, bound->loop, args[0]};
+    PyObject *stack[AL_TASK_KEYWORDS + 3] = {NULL, bound->loop, coro};
     Py_ssize_t n = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
     for (Py_ssize_t i = 0; i < n; i++) {
-        stack[3 + i] = args[1 + i];
+        stack[3 + i] = values[i];
     }
-    return AL_ALLOC(PyObject_VectorcallMethod(
+    PyObject *task = AL_ALLOC(PyObject_VectorcallMethod(
         st->s_create_task, stack + 1, 2 | PY_VECTORCALL_ARGUMENTS_OFFSET,
         kwnames));
+    if (task != NULL) {
+        create_task_close_with(st, bound, task, coro);
+    }
+    return task;
 }
 
 /* Return the place of a keyword among others; -1: it is not there. */
@@ -96,7 +122,8 @@ create_task_type(al_state *st, const al_loop *bound)
             ? NULL
             : PyObject_CallMethodNoArgs(bound->loop, st->s_get_task_factory);
     Py_XDECREF(factory);
-    return factory == Py_None ? PyObject_GetAttr(st->tasks_module, st->s_Task)
+    return factory == Py_None ? Py_XNewRef(PyDict_GetItemWithError(
+                                    st->tasks_dict, st->s_Task))
                               : NULL;
 }
 
@@ -122,9 +149,9 @@ create_task_eager(al_state *st, const al_loop *bound, PyObject *const *args,
     }
     PyObject *type = create_task_type(st, bound);
     if (type == NULL) {
-        return PyErr_Occurred()
-                   ? NULL
-                   : create_task_by_loop(st, bound, args, kwnames);
+        return PyErr_Occurred() ? NULL
+                                : create_task_by_loop(st, bound, args[0],
+                                                      kwnames, args + 1);
     }
     PyObject *task =
         al_task_make(st, type, bound->loop, args[0], kwnames, args + 1);
@@ -171,6 +198,20 @@ create_task_convert_keywords(al_state *st, const al_loop *bound,
     return true;
 }
 
+/* Name a Task that was made without its name, which may be NULL. */
+static void
+create_task_set_name(al_state *st, PyObject *task, PyObject *name)
+{
+    if (name == NULL) {
+        return;
+    }
+    PyObject *none = PyObject_CallMethodOneArg(task, st->s_set_name, name);
+    if (none == NULL) {
+        PyErr_Clear(); /* MemoryError: it keeps its default name */
+    }
+    Py_XDECREF(none);
+}
+
 /* create_task_lazy() where calling the Task type is safe (new). */
 static PyObject *
 create_task_direct(al_state *st, const al_loop *bound, al_fast_path path,
@@ -189,7 +230,8 @@ create_task_direct(al_state *st, const al_loop *bound, al_fast_path path,
         int open = al_fast_path_is_open(st, bound->loop);
         if (open <= 0) {
             return open < 0 ? NULL
-                            : create_task_by_loop(st, bound, args, kwnames);
+                            : create_task_by_loop(st, bound, args[0], kwnames,
+                                                  args + 1);
         }
         task = al_task_make(st, st->Task, bound->loop, args[0], keys->kwnames,
                             keys->values);
@@ -198,13 +240,22 @@ create_task_direct(al_state *st, const al_loop *bound, al_fast_path path,
         return NULL;
     }
     *how = captured ? AL_CREATED_WATCHED : AL_CREATED_LAZY;
-    if (keys->name != NULL) {
-        PyObject *none =
-            PyObject_CallMethodOneArg(task, st->s_set_name, keys->name);
-        if (none == NULL) {
-            PyErr_Clear(); /* MemoryError: it keeps its default name */
-        }
-        Py_XDECREF(none);
+    create_task_set_name(st, task, keys->name);
+    return task;
+}
+
+/* create_task_lazy() where each Task is to be made by the loop (new). */
+static PyObject *
+create_task_plain(al_state *st, const al_loop *bound, PyObject *const *args,
+                  PyObject *kwnames, create_task_keywords *keys)
+{
+    if (!create_task_convert_keywords(st, bound, keys)) {
+        return create_task_by_loop(st, bound, args[0], kwnames, args + 1);
+    }
+    PyObject *task =
+        create_task_by_loop(st, bound, args[0], keys->kwnames, keys->values);
+    if (task != NULL) {
+        create_task_set_name(st, task, keys->name);
     }
     return task;
 }
@@ -218,13 +269,16 @@ create_task_lazy(al_state *st, const al_loop *bound, al_fast_path most,
 {
     *how = AL_CREATED;
     create_task_keywords keys = {kwnames, args + 1, NULL};
+    if (st->is_plain == Py_True) {
+        return create_task_plain(st, bound, args, kwnames, &keys);
+    }
     al_fast_path path = al_fast_path_find(st, bound, most);
     if (path == AL_FAST_PATH_ERROR) {
         return NULL;
     }
     return path == AL_FAST_PATH_NONE
                    || !create_task_convert_keywords(st, bound, &keys)
-               ? create_task_by_loop(st, bound, args, kwnames)
+               ? create_task_by_loop(st, bound, args[0], kwnames, args + 1)
                : create_task_direct(st, bound, path, args, kwnames, &keys,
                                     on_done, how);
 }

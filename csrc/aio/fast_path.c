@@ -3,16 +3,18 @@
  * This is rule R3 of docs/internals/capture.md.  A Task made by calling the
  * Task type is what create_task makes, less two frames, if
  *   - the loop's create_task is asyncio's or uvloop's own,
- *   - no task factory is set, and
- *   - asyncio.Task is the C type.
+ *   - no task factory is set,
+ *   - asyncio.Task is the C type, and
+ *   - no tool of sys.monitoring looks at the functions that are bypassed.
  * Calls may also share a handle if
- *   - the loop's call_soon is its own as well,
+ *   - the loop's call_soon and _run_once are its own as well,
  *   - the loop is not in debug mode, and
  *   - asyncio's Handle is as asyncio made it: some profilers patch it.
  *
  * The type of a loop is examined in Python, by loop_fast_paths(): once, and
- * again when that type or Handle has changed, which CPython's type version
- * tags tell.  The loop itself is looked at each time: anybody may set an
+ * again when that type, Handle, or the code of one of asyncio's functions has
+ * changed, which CPython's type version tags tell and a comparison of code
+ * objects.  The loop itself is looked at each time: anybody may set an
  * attribute of it.
  *
  * Each question fetches the loop's dict anew.  To pass it on from the question
@@ -27,23 +29,74 @@
 #include "aio/loop.h"
 #include "aio/fast_path.h"
 
-/* The facts about the last type of loop that was examined.  There is one for
-   each module, st->fast_path. */
+#include <string.h>
+
+/* The facts about one type of loop. */
 typedef struct {
-    PyObject_HEAD
-    PyObject *type;        /* owned: that type */
+    PyObject *type;        /* owned: that type; NULL: none yet */
     PyObject *create_task; /* owned: its own; NULL: no fast path */
     PyObject *call_soon;   /* owned: its own; NULL: no sharing of handles */
+    PyObject *functions;   /* owned: tuple of asyncio's own that it bypasses */
+    PyObject *codes;       /* owned: tuple, the code of each when examined */
     PyObject *uvloop;      /* owned: uvloop's native type, or NULL; and its */
     PyObject *get_task_factory;  /* owned */
     PyObject *get_debug;         /* owned */
     PyObject *is_closed;         /* owned */
     unsigned int version;        /* of that type when examined; 0: unknown */
     unsigned int handle_version; /* of asyncio's Handle then */
-    bool has_own_handles;        /* that type's are not asyncio's */
+} fast_path_facts;
+
+/* There is one for each module, st->fast_path.  Two types are remembered: a
+   program may use asyncio's loop and uvloop in turn. */
+typedef struct {
+    PyObject_HEAD
+    fast_path_facts known[2];
+    fast_path_facts *last;   /* the one in use: another makes room */
+    uint64_t tasks_version;  /* of asyncio.tasks, where Task was found */
+    uint64_t events_version; /* of asyncio.events, where Handle was found */
 } FastPathObject;
 
+static const fast_path_facts fast_path_nothing = {0};
+
 /* ----------------------------------------------------------- the type */
+
+/* Drop the references of facts that were detached.  Runs Python. */
+static void
+fast_path_drop(fast_path_facts *old)
+{
+    Py_XDECREF(old->create_task);
+    Py_XDECREF(old->call_soon);
+    Py_XDECREF(old->functions);
+    Py_XDECREF(old->codes);
+    Py_XDECREF(old->uvloop);
+    Py_XDECREF(old->get_task_factory);
+    Py_XDECREF(old->get_debug);
+    Py_XDECREF(old->is_closed);
+    Py_XDECREF(old->type);
+}
+
+/* fast_path_recall() for another type than the last. */
+static fast_path_facts *
+fast_path_recall_other(FastPathObject *self, PyTypeObject *type)
+{
+    for (int i = 0; i < 2; i++) {
+        if (self->known[i].type == (PyObject *)type) {
+            self->last = &self->known[i];
+            return self->last;
+        }
+    }
+    return NULL;
+}
+
+/* Return what is remembered of a type, current or not; NULL: nothing. */
+static inline fast_path_facts *
+fast_path_recall(al_state *st, PyTypeObject *type)
+{
+    FastPathObject *self = (FastPathObject *)st->fast_path;
+    return self->last->type == (PyObject *)type
+               ? self->last
+               : fast_path_recall_other(self, type);
+}
 
 /* Return a type's version tag, which changes whenever the type does. */
 static unsigned int
@@ -54,9 +107,10 @@ fast_path_version(al_state *st, PyTypeObject *type)
     return type->tp_version_tag;
 }
 
-/* Examine a type of loop, and remember the result.  -1 with an exception. */
-static int
-fast_path_examine(al_state *st, FastPathObject *self, PyTypeObject *type)
+/* Examine a type of loop, and remember the result, which is returned.  NULL
+   with an exception. */
+static const fast_path_facts *
+fast_path_examine(al_state *st, PyTypeObject *type)
 {
     PyTypeObject *handle = (PyTypeObject *)st->Handle;
     unsigned int version = fast_path_version(st, type);
@@ -64,60 +118,101 @@ fast_path_examine(al_state *st, FastPathObject *self, PyTypeObject *type)
     PyObject *terms =
         PyObject_CallOneArg(st->loop_fast_paths, (PyObject *)type);
     if (terms == NULL) {
-        return -1;
+        return NULL;
     }
-    PyObject **fields[] = {&self->create_task, &self->call_soon,
-                           &self->uvloop,      &self->get_task_factory,
-                           &self->get_debug,   &self->is_closed};
-    PyObject *old[Py_ARRAY_LENGTH(fields) + 1] = {self->type};
-    Py_ssize_t n = PyTuple_GET_SIZE(terms); /* two, or all for uvloop's */
-    for (Py_ssize_t i = 0; i < n; i++) {
+    FastPathObject *self = (FastPathObject *)st->fast_path;
+    fast_path_facts *facts = fast_path_recall(st, type);
+    if (facts == NULL) {
+        facts = &self->known[self->last == &self->known[0]];
+        self->last = facts;
+    }
+    fast_path_facts old = *facts;
+    PyObject **fields[] = {
+        &facts->create_task, &facts->call_soon, &facts->functions,
+        &facts->codes,       &facts->uvloop,    &facts->get_task_factory,
+        &facts->get_debug,   &facts->is_closed,
+    };
+    memset(facts, 0, sizeof(*facts));
+    facts->type = Py_NewRef((PyObject *)type);
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(terms); i++) {
         PyObject *term = PyTuple_GET_ITEM(terms, i);
-        old[i + 1] = *fields[i];
         *fields[i] = term == Py_None ? NULL : Py_NewRef(term);
     }
-    self->type = Py_NewRef((PyObject *)type);
     /* If a type has changed meanwhile it is examined again next time. */
-    self->version = type->tp_version_tag == version ? version : 0;
-    self->handle_version =
+    facts->version = type->tp_version_tag == version ? version : 0;
+    facts->handle_version =
         handle->tp_version_tag == handle_version ? handle_version : 0;
-    self->has_own_handles = n > 2;
-    for (size_t i = 0; i < Py_ARRAY_LENGTH(old); i++) {
-        Py_XDECREF(old[i]);
-    }
+    fast_path_drop(&old);
     Py_DECREF(terms);
-    return 0;
+    /* To drop a type may run code, which may have other types examined. */
+    return facts->type == (PyObject *)type ? facts : &fast_path_nothing;
 }
 
-/* Tell whether the facts that are remembered hold for a type of loop. */
+/* Tell whether each function still has the code that it had: what replaces
+   f.__code__, as ddtrace does, changes neither f nor its class. */
 static bool
-fast_path_is_current(al_state *st, const FastPathObject *self,
-                     PyTypeObject *type)
+fast_path_has_same_code(const fast_path_facts *facts)
 {
-    unsigned int handle_version = ((PyTypeObject *)st->Handle)->tp_version_tag;
-    return (PyObject *)type == self->type && self->version != 0
-           && type->tp_version_tag == self->version
-           && (self->has_own_handles
-               || (self->handle_version != 0
-                   && handle_version == self->handle_version));
+    Py_ssize_t n = PyTuple_GET_SIZE(facts->codes);
+    for (Py_ssize_t i = 0; i < n; i++) {
+        if (PyFunction_GET_CODE(PyTuple_GET_ITEM(facts->functions, i))
+            != PyTuple_GET_ITEM(facts->codes, i))
+        {
+            return false;
+        }
+    }
+    return true;
 }
 
-/* Examine a type of loop, unless the facts that are remembered hold for it.
-   -1 with an exception. */
-static inline int
-fast_path_update(al_state *st, FastPathObject *self, PyTypeObject *type)
+/* Tell whether facts hold for their type as it is now. */
+static bool
+fast_path_is_current(al_state *st, const fast_path_facts *facts)
 {
-    return fast_path_is_current(st, self, type)
-               ? 0
-               : fast_path_examine(st, self, type);
+    PyTypeObject *type = (PyTypeObject *)facts->type;
+    unsigned int handle_version = ((PyTypeObject *)st->Handle)->tp_version_tag;
+    return facts->version != 0 && type->tp_version_tag == facts->version
+           && (facts->uvloop != NULL
+               || (facts->handle_version != 0
+                   && handle_version == facts->handle_version))
+           && fast_path_has_same_code(facts);
+}
+
+/* Return the facts about a type of loop, which is examined unless they are
+   known and hold.  NULL with an exception.  They are the type's until Python
+   runs. */
+static inline const fast_path_facts *
+fast_path_of_type(al_state *st, PyTypeObject *type)
+{
+    const fast_path_facts *facts = fast_path_recall(st, type);
+    return facts != NULL && fast_path_is_current(st, facts)
+               ? facts
+               : fast_path_examine(st, type);
+}
+
+/* Tell whether a tool of sys.monitoring wants to see one of the functions
+   called: 1 or 0; -1 with an exception.  Runs Python. */
+static int
+fast_path_is_monitored(al_state *st, const fast_path_facts *facts)
+{
+    bool may_be = false;
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(facts->codes); i++) {
+        may_be |= AL_CODE_MAY_BE_MONITORED(PyTuple_GET_ITEM(facts->codes, i));
+    }
+    if (!may_be) {
+        return 0;
+    }
+    PyObject *codes = Py_NewRef(facts->codes);
+    int is = al_object_truth(PyObject_CallOneArg(st->is_monitored, codes));
+    Py_DECREF(codes);
+    return is;
 }
 
 /* Tell whether a loop is uvloop's. */
 static bool
-fast_path_is_uvloop(const FastPathObject *self, PyObject *loop)
+fast_path_is_uvloop(const fast_path_facts *facts, PyObject *loop)
 {
-    return self->uvloop != NULL
-           && PyObject_TypeCheck(loop, (PyTypeObject *)self->uvloop);
+    return facts != NULL && facts->uvloop != NULL
+           && PyObject_TypeCheck(loop, (PyTypeObject *)facts->uvloop);
 }
 
 /* ------------------------------------------------------------ the loop */
@@ -172,92 +267,125 @@ fast_path_is(PyObject *found, PyObject *constant)
     return found == constant;
 }
 
-/* Tell whether calling the Task type is safe: create_task is the loop's own,
-   and there is no task factory.  1 or 0; -1 with an exception. */
+/* Tell whether a module of asyncio still has the type that was there at
+   import: 1 or 0; -1 with an exception.  *version is that of the module's dict
+   where it was last found. */
+static inline int
+fast_path_has_type(PyObject *dict, uint64_t *version, PyObject *name,
+                   PyObject *type)
+{
+    uint64_t now = al_dict_version(dict);
+    if (now != 0 && now == *version) {
+        return 1;
+    }
+    PyObject *found = PyDict_GetItemWithError(dict, name);
+    if (found == type) {
+        *version = now;
+        return 1;
+    }
+    return PyErr_Occurred() ? -1 : 0;
+}
+
+/* Tell whether calling the Task type is safe: asyncio's is the C type,
+   create_task is the loop's own, and there is no task factory.  1 or 0; -1
+   with an exception. */
 static int
-fast_path_can_make_task(al_state *st, const FastPathObject *self,
+fast_path_can_make_task(al_state *st, const fast_path_facts *facts,
                         PyObject *loop, PyObject *dict)
 {
-    int own =
-        fast_path_has_method(loop, dict, st->s_create_task, self->create_task);
+    FastPathObject *self = (FastPathObject *)st->fast_path;
+    int own = fast_path_has_type(st->tasks_dict, &self->tasks_version,
+                                 st->s_Task, st->Task);
+    if (own > 0) {
+        own = fast_path_has_method(loop, dict, st->s_create_task,
+                                   facts->create_task);
+    }
     if (own <= 0) {
         return own;
     }
     return fast_path_is(
-        fast_path_is_uvloop(self, loop)
-            ? PyObject_CallOneArg(self->get_task_factory, loop)
+        fast_path_is_uvloop(facts, loop)
+            ? PyObject_CallOneArg(facts->get_task_factory, loop)
             : fast_path_attribute(loop, dict, st->s__task_factory),
         Py_None);
 }
 
-/* Tell whether sharing a handle is safe: call_soon is the loop's own, and it
-   is not in debug mode.  1 or 0; -1 with an exception. */
+/* Tell whether sharing a handle is safe: call_soon is the loop's own, it makes
+   asyncio's handles, and it is not in debug mode.  1 or 0; -1 with an
+   exception. */
 static int
-fast_path_can_share(al_state *st, const FastPathObject *self, PyObject *loop,
+fast_path_can_share(al_state *st, const fast_path_facts *facts, PyObject *loop,
                     PyObject *dict)
 {
-    if (self->call_soon == NULL) {
+    if (facts->call_soon == NULL) {
         return 0;
     }
+    bool uvloop = fast_path_is_uvloop(facts, loop);
     int own =
-        fast_path_has_method(loop, dict, st->s_call_soon, self->call_soon);
+        fast_path_has_method(loop, dict, st->s_call_soon, facts->call_soon);
+    if (own > 0 && !uvloop) {
+        FastPathObject *self = (FastPathObject *)st->fast_path;
+        own = fast_path_has_type(st->events_dict, &self->events_version,
+                                 st->s_Handle, st->Handle);
+    }
     if (own <= 0) {
         return own;
     }
-    return fast_path_is(fast_path_is_uvloop(self, loop)
-                            ? PyObject_CallOneArg(self->get_debug, loop)
-                            : fast_path_attribute(loop, dict, st->s__debug),
+    return fast_path_is(uvloop ? PyObject_CallOneArg(facts->get_debug, loop)
+                               : fast_path_attribute(loop, dict, st->s__debug),
                         Py_False);
 }
 
 al_fast_path
 al_fast_path_find(al_state *st, const al_loop *bound, al_fast_path most)
 {
-    FastPathObject *self = (FastPathObject *)st->fast_path;
-    if (fast_path_update(st, self, Py_TYPE(bound->loop)) < 0) {
+    const fast_path_facts *facts = fast_path_of_type(st, Py_TYPE(bound->loop));
+    if (facts == NULL) {
         return AL_FAST_PATH_ERROR;
     }
-    if (self->create_task == NULL) {
+    if (facts->create_task == NULL) {
         return AL_FAST_PATH_NONE;
     }
-    /* Read from the dict: getattr on a module is slow. */
-    PyObject *task_type = PyDict_GetItemWithError(
-        PyModule_GetDict(st->tasks_module), st->s_Task);
-    if (task_type != st->Task) {
-        return PyErr_Occurred() ? AL_FAST_PATH_ERROR : AL_FAST_PATH_NONE;
-    }
     PyObject *dict = fast_path_dict(bound->loop);
-    int makes = fast_path_can_make_task(st, self, bound->loop, dict);
+    int makes = fast_path_can_make_task(st, facts, bound->loop, dict);
     int shares = 0;
     if (makes > 0 && most == AL_FAST_PATH_HANDLE) {
-        shares = fast_path_can_share(st, self, bound->loop, dict);
+        shares = fast_path_can_share(st, facts, bound->loop, dict);
     }
     Py_XDECREF(dict);
-    return makes < 0 || shares < 0 ? AL_FAST_PATH_ERROR
-           : shares                ? AL_FAST_PATH_HANDLE
-           : makes                 ? AL_FAST_PATH_TASK
-                                   : AL_FAST_PATH_NONE;
+    int seen = makes > 0 ? fast_path_is_monitored(st, facts) : 0;
+    return makes < 0 || shares < 0 || seen < 0 ? AL_FAST_PATH_ERROR
+           : !makes || seen                    ? AL_FAST_PATH_NONE
+           : shares                            ? AL_FAST_PATH_HANDLE
+                                               : AL_FAST_PATH_TASK;
 }
 
 int
 al_fast_path_can_share(al_state *st, const al_loop *bound)
 {
-    FastPathObject *self = (FastPathObject *)st->fast_path;
-    if (fast_path_update(st, self, Py_TYPE(bound->loop)) < 0) {
+    if (st->is_plain == Py_True) {
+        return 0;
+    }
+    const fast_path_facts *facts = fast_path_of_type(st, Py_TYPE(bound->loop));
+    if (facts == NULL) {
         return -1;
     }
     PyObject *dict = fast_path_dict(bound->loop);
-    int shares = fast_path_can_share(st, self, bound->loop, dict);
+    int shares = fast_path_can_share(st, facts, bound->loop, dict);
     Py_XDECREF(dict);
-    return shares;
+    if (shares <= 0) {
+        return shares;
+    }
+    int seen = fast_path_is_monitored(st, facts);
+    return seen < 0 ? -1 : !seen;
 }
 
 int
 al_fast_path_is_open(al_state *st, PyObject *loop)
 {
-    FastPathObject *self = (FastPathObject *)st->fast_path;
-    if (fast_path_is_uvloop(self, loop)) {
-        return fast_path_is(PyObject_CallOneArg(self->is_closed, loop),
+    const fast_path_facts *facts = fast_path_recall(st, Py_TYPE(loop));
+    if (fast_path_is_uvloop(facts, loop)) {
+        return fast_path_is(PyObject_CallOneArg(facts->is_closed, loop),
                             Py_False);
     }
     PyObject *dict = fast_path_dict(loop);
@@ -270,7 +398,7 @@ al_fast_path_is_open(al_state *st, PyObject *loop)
 bool
 al_fast_path_is_uvloop(al_state *st, PyObject *loop)
 {
-    return fast_path_is_uvloop((FastPathObject *)st->fast_path, loop);
+    return fast_path_is_uvloop(fast_path_recall(st, Py_TYPE(loop)), loop);
 }
 
 /* ----------------------------------------------------- the ready queue */
@@ -305,10 +433,10 @@ al_fast_path_find_referent(PyObject *object, PyTypeObject *type,
 PyObject *
 al_fast_path_ready_queue(al_state *st, PyObject *loop)
 {
-    FastPathObject *self = (FastPathObject *)st->fast_path;
+    const fast_path_facts *facts = fast_path_recall(st, Py_TYPE(loop));
     PyObject *queue = NULL;
-    if (fast_path_is_uvloop(self, loop)) {
-        queue = al_fast_path_find_referent(loop, (PyTypeObject *)self->uvloop,
+    if (fast_path_is_uvloop(facts, loop)) {
+        queue = al_fast_path_find_referent(loop, (PyTypeObject *)facts->uvloop,
                                            st->deque);
     }
     else {
@@ -330,29 +458,31 @@ al_fast_path_ready_queue(al_state *st, PyObject *loop)
 static int
 fast_path_traverse(PyObject *op, visitproc visit, void *arg)
 {
-    FastPathObject *self = (FastPathObject *)op;
     Py_VISIT(Py_TYPE(op));
-    Py_VISIT(self->type);
-    Py_VISIT(self->create_task);
-    Py_VISIT(self->call_soon);
-    Py_VISIT(self->uvloop);
-    Py_VISIT(self->get_task_factory);
-    Py_VISIT(self->get_debug);
-    Py_VISIT(self->is_closed);
+    for (int i = 0; i < 2; i++) {
+        const fast_path_facts *facts = &((FastPathObject *)op)->known[i];
+        Py_VISIT(facts->type);
+        Py_VISIT(facts->create_task);
+        Py_VISIT(facts->call_soon);
+        Py_VISIT(facts->functions);
+        Py_VISIT(facts->codes);
+        Py_VISIT(facts->uvloop);
+        Py_VISIT(facts->get_task_factory);
+        Py_VISIT(facts->get_debug);
+        Py_VISIT(facts->is_closed);
+    }
     return 0;
 }
 
 static int
 fast_path_clear(PyObject *op)
 {
-    FastPathObject *self = (FastPathObject *)op;
-    Py_CLEAR(self->type);
-    Py_CLEAR(self->create_task);
-    Py_CLEAR(self->call_soon);
-    Py_CLEAR(self->uvloop);
-    Py_CLEAR(self->get_task_factory);
-    Py_CLEAR(self->get_debug);
-    Py_CLEAR(self->is_closed);
+    for (int i = 0; i < 2; i++) {
+        fast_path_facts *facts = &((FastPathObject *)op)->known[i];
+        fast_path_facts old = *facts;
+        memset(facts, 0, sizeof(*facts));
+        fast_path_drop(&old);
+    }
     return 0;
 }
 
@@ -382,10 +512,9 @@ al_fast_path_setup(PyObject *module, al_state *st)
     if (self == NULL) {
         return -1;
     }
-    self->type = self->create_task = self->call_soon = self->uvloop = NULL;
-    self->get_task_factory = self->get_debug = self->is_closed = NULL;
-    self->version = self->handle_version = 0;
-    self->has_own_handles = false;
+    memset(self->known, 0, sizeof(self->known));
+    self->last = &self->known[0];
+    self->tasks_version = self->events_version = 0;
     PyObject_GC_Track((PyObject *)self);
     st->fast_path = (PyObject *)self;
     return 0;

@@ -3,7 +3,9 @@
  * Everything here goes through methods that asyncio makes public, so uvloop,
  * other loops and virtual clocks keep working.  The one exception is the
  * clock: where loop.time() is time.monotonic(), C reads the system's clock
- * itself, because a call of loop.time() costs 70 to 100 ns.
+ * itself, because a call of loop.time() costs 70 to 100 ns.  The running loop
+ * and the current task are asked for by the functions that are in asyncio's
+ * modules at that moment.
  *
  * Sections: the loop, its errors (loop.h has the table), its waiters.
  */
@@ -15,10 +17,42 @@
 
 #include <pythread.h>
 
+/* Return an attribute of a module where asyncio itself looks it up (borrowed):
+   trio-asyncio replaces some.  NULL with an exception. */
+static PyObject *
+loop_find_accessor(PyObject *dict, PyObject *name)
+{
+    PyObject *found = PyDict_GetItemWithError(dict, name);
+    if (found == NULL && !PyErr_Occurred()) {
+        PyErr_Format(PyExc_AttributeError, "asyncio has no %U", name);
+    }
+    return found;
+}
+
+/* Return the loop that runs in this thread (new); NULL with RuntimeError. */
+static PyObject *
+loop_get_running(al_state *st)
+{
+    uint64_t version = al_dict_version(st->events_dict);
+    if (version == 0 || version != st->events_version) {
+        PyObject *found =
+            loop_find_accessor(st->events_dict, st->s_get_running_loop);
+        if (found == NULL) {
+            return NULL;
+        }
+        st->events_version = version;
+        Py_XSETREF(st->get_running_loop, Py_NewRef(found));
+    }
+    PyObject *get = Py_NewRef(st->get_running_loop);
+    PyObject *loop = PyObject_CallNoArgs(get);
+    Py_DECREF(get);
+    return loop;
+}
+
 PyObject *
 al_loop_running(al_state *st, const char *what)
 {
-    PyObject *loop = PyObject_CallNoArgs(st->get_running_loop);
+    PyObject *loop = loop_get_running(st);
     if (loop == NULL && PyErr_ExceptionMatches(PyExc_RuntimeError)) {
         PyErr_Format(PyExc_RuntimeError,
                      "%s needs a running event loop: call it from a coroutine "
@@ -65,7 +99,12 @@ al_loop_is_closed(al_state *st, PyObject *loop)
 PyObject *
 al_loop_current_task(al_state *st, const al_loop *bound)
 {
-    return PyObject_CallOneArg(st->current_task, bound->loop);
+    PyObject *get =
+        Py_XNewRef(loop_find_accessor(st->tasks_dict, st->s_current_task));
+    PyObject *task =
+        get == NULL ? NULL : PyObject_CallOneArg(get, bound->loop);
+    Py_XDECREF(get);
+    return task;
 }
 
 int
@@ -76,7 +115,7 @@ al_loop_check_thread(al_state *st, al_loop *bound, const char *what)
         return 0;
     }
     /* A loop may run in one thread, stop, and run in another. */
-    PyObject *running = PyObject_CallNoArgs(st->get_running_loop);
+    PyObject *running = loop_get_running(st);
     if (running != NULL && running == bound->loop) {
         Py_DECREF(running);
         bound->thread = here;

@@ -127,6 +127,33 @@ al_wall_clock(void)
 #define AL_UNCANCEL_KEEPS_REQUEST 0
 #endif
 
+/* Tell whether a tool may have asked sys.monitoring, new in 3.12, for events
+   of a code object.  1 also if it was ever traced: the rest is private. */
+#if PY_VERSION_HEX < 0x030C0000
+#define AL_CODE_MAY_BE_MONITORED(code) 0
+#else
+#define AL_CODE_MAY_BE_MONITORED(code)                                        \
+    (((PyCodeObject *)(code))->_co_monitoring != NULL)
+#endif
+
+/* Return a number that changes whenever a dict does, and that no other dict
+   has; 0 from 3.14 on, where there is none.  Pure C. */
+static inline uint64_t
+al_dict_version(PyObject *dict)
+{
+#if PY_VERSION_HEX >= 0x030E0000
+    (void)dict;
+    return 0;
+#elif PY_VERSION_HEX >= 0x030C0000 && defined(__GNUC__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wdeprecated-declarations"
+    return ((PyDictObject *)dict)->ma_version_tag;
+#pragma GCC diagnostic pop
+#else
+    return ((PyDictObject *)dict)->ma_version_tag;
+#endif
+}
+
 /* On 3.11 and 3.12 to ask for an object's __dict__ makes the dict, and from
    then on every access to its attributes is slower, for everybody. */
 #if PY_VERSION_HEX < 0x030D0000

@@ -12,10 +12,9 @@
 
 /* Imported: member, module, dotted attribute. */
 #define AL_IMPORTS(X)                                                         \
-    X(tasks_module, "asyncio.tasks", "")                                      \
+    X(tasks_dict, "asyncio.tasks", "__dict__")                                \
+    X(events_dict, "asyncio.events", "__dict__")                              \
     X(Task, "_asyncio", "Task")                                               \
-    X(get_running_loop, "_asyncio", "get_running_loop")                       \
-    X(current_task, "asyncio", "current_task")                                \
     X(iscoroutine, "asyncio", "iscoroutine")                                  \
     X(CancelledError, "asyncio", "CancelledError")                            \
     X(Future, "_asyncio", "Future")                                           \
@@ -31,7 +30,9 @@
     X(loop_fast_paths, "pyasynclife._core_support", "loop_fast_paths")        \
     X(cancel_again, "pyasynclife._core_support", "cancel_again")              \
     X(raise_exit, "pyasynclife._core_support", "raise_exit")                  \
-    X(is_capture_allowed, "pyasynclife._core_support", "is_capture_allowed")  \
+    X(is_plain, "pyasynclife._core_support", "is_plain")                      \
+    X(is_monitored, "pyasynclife._core_support", "is_monitored")              \
+    X(close_with, "pyasynclife._core_support", "close_with")                  \
     X(report_callback_error, "pyasynclife._core_support",                     \
       "report_callback_error")                                                \
     X(self_test_coroutine, "pyasynclife._core_support",                       \
@@ -60,14 +61,15 @@
 
 /* Interned names: the member is st->s_<name>. */
 #define AL_NAMES(X)                                                           \
-    X(FINISHED) X(PENDING) X(Task) X(_asyncio_future_blocking) X(_closed)     \
-    X(_context) X(_debug) X(_ended) X(_log_destroy_pending) X(_must_cancel)   \
-    X(_ready) X(_restore) X(_task_factory) X(add_done_callback) X(append)     \
-    X(appendleft) X(call_at) X(call_exception_handler) X(call_soon)           \
-    X(call_soon_threadsafe) X(cancel) X(cancelled) X(cancelling) X(close)     \
-    X(complete) X(context) X(coro) X(cr_running) X(cr_suspended)              \
-    X(create_future) X(create_task) X(done) X(eager_start) X(error)           \
-    X(exception) X(get_coro) X(get_loop) X(get_name) X(get_task_factory)      \
+    X(FINISHED) X(Handle) X(PENDING) X(Task) X(_asyncio_future_blocking)      \
+    X(_closed) X(_context) X(_debug) X(_ended) X(_log_destroy_pending)        \
+    X(_must_cancel) X(_ready) X(_restore) X(_task_factory)                    \
+    X(add_done_callback) X(append) X(appendleft) X(call_at)                   \
+    X(call_exception_handler) X(call_soon) X(call_soon_threadsafe) X(cancel)  \
+    X(cancelled) X(cancelling) X(close) X(complete) X(context) X(coro)        \
+    X(cr_running) X(cr_suspended) X(create_future) X(create_task)             \
+    X(current_task) X(done) X(eager_start) X(error) X(exception) X(get_coro)  \
+    X(get_loop) X(get_name) X(get_running_loop) X(get_task_factory)           \
     X(gi_code) X(insert) X(is_closed) X(loop) X(name) X(pop) X(popleft)       \
     X(reader_ended) X(register) X(remove_done_callback) X(result)             \
     X(set_name) X(set_result) X(task) X(throw) X(time) X(uncancel) X(value)
@@ -81,7 +83,7 @@
     X(CallQueue) X(LoopProxy) X(Capture) X(capture) X(TaskGroup) X(GroupExit) \
     X(ready_none) X(ready_true) X(ready_false) X(kw_context) X(kw_name)       \
     X(kw_name_context) X(kw_loop) X(kw_name_loop) X(kw_exc_info) X(kw_msg)    \
-    X(no_args) X(kwargs_lazy) X(kwargs_eager)
+    X(no_args) X(kwargs_lazy) X(kwargs_eager) X(get_running_loop)
 
 typedef struct al_state {
 #define AL_FIELD(field, ...) PyObject *field;
@@ -94,6 +96,7 @@ typedef struct al_state {
     AL_MADE(AL_FIELD)
 #undef AL_FIELD
     unsigned long call_queues_run; /* so far; must follow the objects */
+    uint64_t events_version;       /* events_dict's, for get_running_loop */
 } al_state;
 
 /* The module definition, in module.c. */

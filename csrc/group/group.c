@@ -35,7 +35,8 @@
  *          parent's step is scheduled before 3. may cancel the parent
  *       3. if it has failed, its error is kept, and the first failure cancels
  *          the other children in the order of their creation, then the parent;
- *          after the parent's end, or the group's, it is only reported
+ *          after the parent's end it is kept and reported, after the group's
+ *          end only reported
  *
  * The parent is cancelled because the body may be waiting for something else;
  * the exit takes this cancellation back.  It is requested at most once, and
@@ -208,20 +209,10 @@ group_report_late(GroupObject *self, PyObject *task, PyObject *error)
     Py_XDECREF(text);
 }
 
-/* A child has failed with `error`: keep the error and, if it is the first,
-   cancel everything else.  -1 with an exception. */
-static int
-group_take_error(GroupObject *self, PyObject *task, PyObject *error)
+/* Keep an error for the exit to raise. */
+static void
+group_keep_error(GroupObject *self, PyObject *error)
 {
-    int parent_done =
-        self->parent == NULL ? 1 : al_task_done(self->st, self->parent);
-    if (parent_done < 0) {
-        return -1;
-    }
-    if (parent_done || self->exited) {
-        group_report_late(self, task, error);
-        return 0;
-    }
     al_group_note_base_error(self, error);
     if (al_group_add_error(self, error) < 0) {
         /* No memory for the list: the exit raises this error by itself, unless
@@ -231,10 +222,29 @@ group_take_error(GroupObject *self, PyObject *task, PyObject *error)
             self->base_error = Py_NewRef(error);
         }
     }
-    if (self->aborting || self->parent_cancel_requested) {
+}
+
+/* A child has failed with `error`: keep the error and, if it is the first,
+   cancel everything else.  -1 with an exception. */
+static int
+group_take_error(GroupObject *self, PyObject *task, PyObject *error)
+{
+    if (self->exited) {
+        group_report_late(self, task, error);
         return 0;
     }
-    return group_cancel_all(self);
+    group_keep_error(self, error);
+    /* A group may be left in another Task than the one that entered it: a
+       pytest fixture is.  Until then only the handler hears of the error. */
+    int parent_done =
+        self->parent == NULL ? 1 : al_task_done(self->st, self->parent);
+    if (parent_done > 0) {
+        group_report_late(self, task, error);
+    }
+    return parent_done < 0 ? -1
+           : parent_done || self->aborting || self->parent_cancel_requested
+               ? 0
+               : group_cancel_all(self);
 }
 
 /* Remove a Task from the children.  1: it was a child; 0: it was not; -1 with
@@ -515,7 +525,8 @@ group_enter_step(PyObject *op, PyObject *thrown, PyObject **result)
 static PyObject *
 group_aenter(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    return al_awaitable_new(((GroupObject *)op)->st, op, group_enter_step);
+    return al_awaitable_coroutine(((GroupObject *)op)->st, op,
+                                  group_enter_step, "TaskGroup.__aenter__");
 }
 
 static PyObject *
@@ -743,8 +754,8 @@ static PyType_Slot group_slots[] = {
 static PyType_Spec group_spec = {
     .name = "pyasynclife.TaskGroup",
     .basicsize = sizeof(GroupObject),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC
-             | Py_TPFLAGS_IMMUTABLETYPE,
+    /* Not immutable: tracers and mocks replace its methods, as asyncio's. */
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
     .slots = group_slots,
 };
 

@@ -402,8 +402,8 @@ al_group_exit_new(GroupObject *group, PyObject *body)
     self->own_cancel = NULL;
     self->phase = GROUP_EXIT_BEGIN;
     PyObject_GC_Track((PyObject *)self);
-    PyObject *awaitable =
-        al_awaitable_new(st, (PyObject *)self, group_exit_step);
+    PyObject *awaitable = al_awaitable_coroutine(
+        st, (PyObject *)self, group_exit_step, "TaskGroup.__aexit__");
     Py_DECREF((PyObject *)self);
     return awaitable;
 }

@@ -1,8 +1,9 @@
 """CPython's own tests of TaskGroup, run with ours in place of asyncio's.
 
 They are the tests of the running version, and on older versions those of 3.15 too:
-ours behaves as 3.15's everywhere. `make matrix` finds 3.15's tree; elsewhere
-PYASYNCLIFE_CPYTHON_315 names a folder that contains 3.15's `test` package.
+ours behaves as 3.15's everywhere. Each runs in debug mode, which selects the plain
+path, and without it, which goes through the capture. `make matrix` finds 3.15's tree;
+elsewhere PYASYNCLIFE_CPYTHON_315 names a folder that contains 3.15's `test` package.
 """
 
 import asyncio
@@ -12,6 +13,7 @@ import sys
 import unittest
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -72,11 +74,18 @@ def give_event_loop(patch: pytest.MonkeyPatch) -> None:
 
 
 class WithLoopFactory:
-    """IsolatedAsyncioTestCase has `loop_factory` from 3.13 on."""
+    """IsolatedAsyncioTestCase has `loop_factory` from 3.13 on, and is in debug mode."""
+
+    loop_type: Any = None
+
+    debug = True
 
     def _setupAsyncioRunner(self) -> None:
         factory = getattr(self, "loop_factory", None)
-        runner = asyncio.Runner(debug=True, loop_factory=factory)
+        if self.loop_type is not None:
+            assert factory is None or isinstance(factory, type)
+            factory = self.loop_type
+        runner = asyncio.Runner(debug=self.debug, loop_factory=factory)
         self._asyncioRunner = runner
 
 
@@ -118,17 +127,33 @@ def test_the_tests_of_the_running_version_are_there() -> None:
         pytest.skip(f"not run: 3.15's {FILE}: no {NEWEST}")
 
 
+def modes(test: str, kind: type) -> list[str]:
+    source = inspect.getsource(getattr(kind, test.split(".")[1]))
+    own_loop = "Eager" in test or "get_event_loop" in source
+    return ["debug", "capture"] if own_loop else ["debug", "capture", "uvloop"]
+
+
 @pytest.mark.parametrize(
-    ("label", "test", "kind"), [pytest.param(*c, id=f"{c[0]}-{c[1]}") for c in CASES]
+    ("label", "test", "kind", "mode"),
+    [
+        pytest.param(label, test, kind, mode, id=f"{label}-{test}-{mode}")
+        for label, test, kind in CASES
+        for mode in modes(test, kind)
+    ],
 )
 def test_a_test_of_cpython_passes(
     label: str,
     test: str,
-    kind: type[unittest.TestCase],
+    kind: Any,
+    mode: str,
     monkeypatch: pytest.MonkeyPatch,
     loop_errors: list[object],
 ) -> None:
     give_event_loop(monkeypatch)
+    monkeypatch.setattr(kind, "debug", mode == "debug")
+    if mode == "uvloop":
+        uvloop = pytest.importorskip("uvloop")
+        monkeypatch.setattr(kind, "loop_type", uvloop.Loop)
     monkeypatch.setattr(asyncio, "TaskGroup", pyasynclife.TaskGroup)
     monkeypatch.setattr(asyncio.taskgroups, "TaskGroup", pyasynclife.TaskGroup)
     result = unittest.TestResult()

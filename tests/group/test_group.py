@@ -15,6 +15,7 @@ import tracemalloc
 import warnings
 import weakref
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -81,6 +82,76 @@ async def test_a_group_can_be_subclassed() -> None:
 
 
 # ------------------------------------------------------------------ lifetime
+
+
+async def test_a_method_of_the_type_can_be_replaced() -> None:
+    real = TaskGroup.create_task
+    seen: list[str] = []
+
+    def traced(self: TaskGroup, coro: Any, **kwargs: Any) -> Any:
+        seen.append(coro.__name__)
+        return real(self, coro, **kwargs)
+
+    with mock.patch.object(TaskGroup, "create_task", traced):
+        async with TaskGroup() as group:
+            await group.create_task(settle())
+    assert seen == ["settle"]
+    with mock.patch.object(TaskGroup, "create_task", autospec=True) as mocked:
+        async with TaskGroup() as group:
+            group.create_task("a coroutine")  # type: ignore[arg-type]
+    mocked.assert_called_once_with("a coroutine")
+    assert TaskGroup.create_task is real
+    TaskGroup.label = "x"  # type: ignore[attr-defined]
+    assert group.label == "x"  # type: ignore[attr-defined]
+    del TaskGroup.label  # type: ignore[attr-defined]
+
+
+async def test_a_group_can_become_one_of_a_subclass() -> None:
+    class Renamed(TaskGroup):
+        __slots__ = ()
+
+        def name(self) -> str:
+            return "renamed"
+
+    async with TaskGroup() as group:
+        group.create_task(settle())
+        group.__class__ = Renamed
+        assert group.name() == "renamed"  # type: ignore[attr-defined]
+        group.create_task(settle())
+    with pytest.raises(TypeError):
+        group.__class__ = mock.Mock  # type: ignore[assignment]
+    kind = weakref.ref(Renamed)
+    del group, Renamed
+    gc.collect()
+    assert kind() is None
+
+
+@pytest.mark.parametrize("name", ["__aenter__", "__aexit__"])
+async def test_an_entry_or_exit_that_is_not_awaited_warns(name: str) -> None:
+    args = (None, None, None) if name == "__aexit__" else ()
+    with pytest.warns(RuntimeWarning) as warned:
+        getattr(TaskGroup(), name)(*args)
+    text = f"coroutine 'TaskGroup.{name}' was never awaited"
+    assert [str(one.message) for one in warned] == [text]
+    getattr(TaskGroup(), name)(*args).close()
+    with pytest.raises(ValueError, match="thrown"):
+        getattr(TaskGroup(), name)(*args).throw(ValueError("thrown"))
+
+
+def test_a_warning_of_an_entry_that_is_an_error_is_unraisable() -> None:
+    seen: list[Any] = []
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        patch.setattr(sys, "unraisablehook", seen.append)
+        try:
+            raise KeyError
+        except KeyError:
+            TaskGroup().__aenter__()
+        entry: Any = [TaskGroup().__aenter__()]
+        entry.append(entry)
+        del entry
+        gc.collect()
+    assert [one.exc_type for one in seen] == [RuntimeWarning] * 2
 
 
 async def test_children_end_before_the_group_does() -> None:

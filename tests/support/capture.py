@@ -360,11 +360,7 @@ PROGRAMS = {
     # An exit puts the rest of the calls back; the group is notified of a failure in
     # the same iteration as without the capture.
     "the iteration of a notification after an exit": """
-        class Loop(asyncio.SelectorEventLoop):
-            iterations = 0
-            def _run_once(self):
-                self.iterations += 1
-                super()._run_once()
+        from pyasynclife.testing import VirtualTimeLoop
 
         async def child(i):
             try:
@@ -383,13 +379,13 @@ PROGRAMS = {
                 for i in range(4):
                     group.create_task(child(i))
                 group.create_task(fails())
-        loop = Loop()
+        loop = VirtualTimeLoop()
         loop.set_exception_handler(lambda *_: None)
         task = loop.create_task(main())
         while not task.done():
             try:
                 loop.run_until_complete(task)
             except SystemExit:
-                log.append(loop.iterations)
+                log.append(loop.turns)
     """,
 }

@@ -11,6 +11,7 @@ import heapq
 import importlib.util
 import os
 import random
+import selectors
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -233,24 +234,36 @@ def shrink(program: Body, fails: Callable[[Body], bool]) -> Body:
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """Counts its iterations; its clock jumps to the next timer when it is idle."""
+    """Counts its iterations; its clock jumps to the next timer when it is idle.
+
+    The selector does both: a loop with a `_run_once` of its own takes the plain path.
+    """
 
     iterations = 0
     now = 0.0
 
+    def __init__(self) -> None:
+        super().__init__(_Selector(self))
+
     def time(self) -> float:
         return self.now
 
-    def _run_once(self) -> None:
+    def begin_iteration(self, timeout: float | None) -> float | None:
         self.iterations += 1
-        while self._scheduled and self._scheduled[0]._cancelled:
-            heapq.heappop(self._scheduled)._scheduled = False
-            self._timer_cancelled_count -= 1
-        if not self._ready and self._scheduled:
-            self.now = max(self.now, self._scheduled[0].when())
         if self.iterations > MOST_ITERATIONS:
             raise RuntimeError("the program does not end")
-        super()._run_once()
+        if timeout:
+            self.now = max(self.now, self._scheduled[0].when())  # type: ignore[attr-defined]
+        return timeout and 0
+
+
+class _Selector(selectors.DefaultSelector):
+    def __init__(self, loop: VirtualLoop) -> None:
+        super().__init__()
+        self._loop = loop
+
+    def select(self, timeout: float | None = None) -> Any:
+        return super().select(self._loop.begin_iteration(timeout))
 
 
 def uvloop_type() -> type | None:

@@ -34,6 +34,7 @@ FREE_NAMES = {
     "PyErr_GetRaisedException",
     "PyErr_SetRaisedException",
     "al_clock",
+    "al_dict_version",
     "al_wall_clock",
     "al_is_method",
 }

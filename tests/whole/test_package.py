@@ -1,5 +1,6 @@
 """The package as a whole: how it is built, imported and unloaded."""
 
+import ast
 import importlib
 import inspect
 import re
@@ -14,7 +15,7 @@ import pytest
 
 import pyasynclife
 from pyasynclife import _core, testing
-from support.children import run_child
+from support.children import ROOT, run_child
 
 PUBLIC = [pyasynclife, testing]
 
@@ -138,3 +139,19 @@ def test_every_public_attribute_is_documented(module: ModuleType) -> None:
     for name in module.__all__:
         if isinstance(cls := getattr(module, name), type):
             assert list(undocumented(cls)) == []
+
+
+def test_each_module_that_the_core_imports_is_imported_in_python_too() -> None:
+    """What freezes a program (PyInstaller) reads the imports of Python files alone."""
+    header = (ROOT / "csrc/base/state.h").read_text()
+    table = header[header.index("#define AL_IMPORTS") : header.index("AL_NAMES")]
+    wanted = set(re.findall(r'X\(\w+,\s*"([\w.]+)"', table))
+    found: set[str] = set()
+    for file in (ROOT / "pyasynclife").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                found.update(alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                found.add(node.module or "")
+    assert len(wanted) > 10
+    assert sorted(wanted - found) == []
