@@ -180,8 +180,9 @@ class TaskRegistry(Registry):
     async def shutdown(self, timeout: float | None = None) -> ShutdownReport:
         """Cancel all tasks except the calling one, wait for them, and report.
 
-        Tasks that are registered meanwhile are cancelled too. The call returns at the
-        deadline even if some tasks are still running.
+        Meanwhile `closing` is true, register() raises ClosedError, and a task that is
+        passed to track() is cancelled too. The call returns at the deadline even if
+        some tasks are still running; then the registry may be used again.
 
         Args:
             timeout: Seconds; None: ``shutdown_timeout``; ``math.inf``: no limit.

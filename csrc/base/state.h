@@ -40,6 +40,7 @@
     X(check_seconds, "pyasynclife._arguments", "check_optional_seconds")      \
     X(DuplicateTaskError, "pyasynclife._errors", "DuplicateTaskError")        \
     X(UnknownTaskError, "pyasynclife._errors", "UnknownTaskError")            \
+    X(ClosedError, "pyasynclife._errors", "ClosedError")                      \
     X(pending, "pyasynclife._states", "TaskState.PENDING")                    \
     X(running, "pyasynclife._states", "TaskState.RUNNING")                    \
     X(done, "pyasynclife._states", "TaskState.DONE")                          \

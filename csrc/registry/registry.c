@@ -373,6 +373,38 @@ registry_log(RegistryObject *self, EntryObject *entry, PyObject *error,
     Py_XDECREF(format);
 }
 
+/* Call on_finish.  Its errors go to the loop's exception handler; but an
+   on_finish that registers tasks again does so for each task that a shutdown
+   cancels, and of these ClosedErrors only the first is reported. */
+static void
+registry_call_on_finish(RegistryObject *self, EntryObject *entry,
+                        PyObject **fatal)
+{
+    PyObject *on_finish = Py_XNewRef(self->on_finish);
+    if (on_finish == NULL) {
+        return;
+    }
+    PyObject *none = PyObject_CallOneArg(on_finish, (PyObject *)entry);
+    Py_DECREF(on_finish);
+    if (none != NULL) {
+        Py_DECREF(none);
+        return;
+    }
+    bool closed = al_registry_is_closing(self)
+                  && PyErr_ExceptionMatches(self->st->ClosedError);
+    if (closed && self->closed_reported) {
+        PyErr_Clear();
+        return;
+    }
+    self->closed_reported = self->closed_reported || closed;
+    al_loop_handle_error_keep_exit(
+        self->st, self->bound.loop,
+        closed ? "on_finish of a TaskRegistry failed (reported once for each "
+                 "shutdown)"
+               : "on_finish of a TaskRegistry failed",
+        NULL, fatal);
+}
+
 /* Notify everybody of an end, in this order: the running shutdown, the waiters
    of wait(), the log, on_finish.  `error` is the Task's own exception; the
    entry may have another one, from complete(), and then both are logged. */
@@ -403,17 +435,7 @@ registry_notify(RegistryObject *self, EntryObject *entry, al_outcome outcome,
         registry_log(self, entry, error, fatal);
     }
     Py_XDECREF(known);
-    PyObject *on_finish = Py_XNewRef(self->on_finish);
-    if (on_finish != NULL) {
-        PyObject *none = PyObject_CallOneArg(on_finish, (PyObject *)entry);
-        if (none == NULL) {
-            al_loop_handle_error_keep_exit(
-                self->st, self->bound.loop,
-                "on_finish of a TaskRegistry failed", NULL, fatal);
-        }
-        Py_XDECREF(none);
-        Py_DECREF(on_finish);
-    }
+    registry_call_on_finish(self, entry, fatal);
 }
 
 /* Ask a Task for its outcome, as al_task_outcome() does.  A Task whose

@@ -36,7 +36,8 @@ typedef struct {
     Py_ssize_t history_count, history_limit;
     Py_ssize_t errors_count, errors_limit;
     bool keep_results;
-    bool ids_given; /* some id was chosen: "task_<n>" may be taken */
+    bool closed_reported; /* a ClosedError of on_finish, in this shutdown */
+    bool ids_given;       /* some id was chosen: "task_<n>" may be taken */
     unsigned long long next_id, registered;
     unsigned long long heartbeats_recorded, heartbeats_unknown;
     unsigned long long ended[3]; /* by al_outcome */
@@ -49,6 +50,13 @@ al_registry_count(const RegistryObject *self)
     const Py_ssize_t *count = self->heartbeats.count;
     return count[AL_PENDING] + count[AL_NEVER_BEAT] + count[AL_BEATING]
            + count[AL_STALE];
+}
+
+/* Tell whether a shutdown() is under way.  Pure C. */
+static inline bool
+al_registry_is_closing(const RegistryObject *self)
+{
+    return self->shutdowns > 0;
 }
 
 /* Find the alive or ended entry of an id, an exact str.  Returns it

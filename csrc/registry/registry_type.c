@@ -79,11 +79,10 @@ PyDoc_STRVAR(registry_type_register_doc,
 "None: the registry's stale_threshold; math.inf: never.  context: as for\n"
 "asyncio.create_task().\n\n"
 "Returns a Ready of (task, id).  The Task's name is the id.\n"
-"Raises DuplicateTaskError if a living task has the id; TypeError,\n"
-"ValueError; RuntimeError without a running loop, or in another loop or\n"
-"thread.  After an error nothing has changed, and the coroutine is closed\n"
-"if it has not started.\n"
-"While shutdown() runs, a new task is cancelled at once.\n\n"
+"Raises DuplicateTaskError if a living task has the id; ClosedError while\n"
+"shutdown() runs; TypeError, ValueError; RuntimeError without a running\n"
+"loop, or in another loop or thread.  After an error nothing has changed,\n"
+"and the coroutine is closed if it has not started.\n\n"
 "Source: TaskRegistry.register of the articles.");
 
 static PyObject *
@@ -555,7 +554,7 @@ registry_type_begin_shutdown(PyObject *op, PyObject *caller)
 PyDoc_STRVAR(registry_type_end_shutdown_doc,
 "_end_shutdown($self, /)\n--\n\n"
 "End one shutdown.\n\n"
-"After the last, new tasks are no longer cancelled on registration.");
+"After the last, register() works again.");
 
 static PyObject *
 registry_type_end_shutdown(PyObject *op, PyObject *Py_UNUSED(ignored))
@@ -601,7 +600,17 @@ registry_type_get_starting(PyObject *op, void *Py_UNUSED(closure))
     return PyBool_FromLong(((RegistryObject *)op)->pending_starts != NULL);
 }
 
+static PyObject *
+registry_type_get_closing(PyObject *op, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(al_registry_is_closing((RegistryObject *)op));
+}
+
 static PyGetSetDef registry_type_getset[] = {
+    {"closing", registry_type_get_closing, NULL,
+     "Whether a shutdown() is under way, during which register() raises\n"
+     "ClosedError.  False again once the last concurrent call of shutdown()\n"
+     "has returned, also at its deadline or by a cancellation.", NULL},
     {"_starting", registry_type_get_starting, NULL,
      "Whether register() is making a Task, which shutdown() cannot see yet.",
      NULL},

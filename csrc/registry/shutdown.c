@@ -50,6 +50,7 @@ shutdown_forget(RegistryObject *self)
         at = entry->ended || !al_link_is_in(at) ? self->alive.next : at->next;
         Py_DECREF((PyObject *)entry);
     }
+    self->closed_reported = false;
     Py_CLEAR(self->join_set);
 }
 

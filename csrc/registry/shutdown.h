@@ -12,7 +12,7 @@
    though some Tasks may be cancelled.  Runs Python. */
 PyObject *al_shutdown_begin(RegistryObject *self, PyObject *caller);
 
-/* End a shutdown.  After the last one, new Tasks run again, and the next
+/* End a shutdown.  After the last one, register() works again, and the next
    shutdown cancels those that are still alive once more.  Runs Python. */
 void al_shutdown_end(RegistryObject *self);
 

@@ -64,14 +64,14 @@ async def test_a_shutdown_of_nothing_is_over_at_once() -> None:
     assert report.deadline_met
 
 
-async def test_shutdown_cancels_what_is_registered_meanwhile() -> None:
+async def test_shutdown_cancels_what_is_tracked_meanwhile() -> None:
     registry = TaskRegistry()
 
     async def spawns() -> None:
         try:
             await asyncio.sleep(3600)
         finally:
-            await registry.register(forever(), "late")
+            registry.track(asyncio.create_task(forever()), "late")
 
     registry.register(spawns(), "spawner")
     await settle()
