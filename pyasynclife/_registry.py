@@ -64,7 +64,8 @@ class TaskRegistry(Registry):
         heartbeat_interval: Seconds between two checks of monitor_loop().
         stale_threshold: Seconds of silence after which a task is stale; math.inf:
             never.
-        history: How many finished tasks are remembered.
+        history: How many finished tasks are remembered. When there are more, those
+            that did not fail are dropped first, the oldest first.
         keep_results: Whether finished tasks keep their results.
         keep_errors: How many of the newest failures keep their exception, and with it
             the frames of its traceback. Older failures keep only the text.

@@ -9,8 +9,9 @@
  *     entry, while alive --------> Registry, Task, JoinSetMember
  *     entry, once ended ---------> result or exception, error_text
  *
- * `alive`, `history`, `errors` and the heartbeat lists own nothing: their
- * links are members of the entries, which leave them before they are freed.
+ * `alive`, `history`, `errors`, `unfailed` and the heartbeat lists own
+ * nothing: their links are members of the entries, which leave them before
+ * they are freed.
  * An alive entry and its Registry own each other, on purpose: a Task keeps its
  * registry alive until it ends, even if nobody else does.  The cycle is cut by
  * al_registry_close(), or by the collector once the Task is garbage too.
@@ -76,13 +77,13 @@ al_registry_bind(RegistryObject *self, const char *what)
 
 /* -------------------------------------------------------- open and revoke */
 
-/* Take an ended entry out of history and errors, but not out of the dict. */
+/* Take an ended entry out of its lists, but not out of the dict. */
 static void
 registry_unlink(RegistryObject *self, EntryObject *entry)
 {
     if (al_link_is_in(&entry->heartbeat_link)) {
         al_link_unlink(&entry->heartbeat_link);
-        self->errors_count--;
+        self->errors_count -= entry->outcome == AL_FAILED;
     }
     if (al_link_is_in(&entry->registry_link)) {
         al_link_unlink(&entry->registry_link);
@@ -260,9 +261,26 @@ al_registry_current(RegistryObject *self)
 
 /* ------------------------------------------------------------------ close */
 
-/* Drop the oldest exceptions above keep_errors, then the oldest entries above
-   the history's limit.  A decref may run code that registers or ends tasks;
-   each round looks at the heads again. */
+/* Choose the entry of a full history that goes next: the oldest that did not
+   fail, so that a thousand good jobs do not hide the failure that matters; if
+   all but the newest have failed, the oldest. */
+static EntryObject *
+registry_least_wanted(RegistryObject *self)
+{
+    al_link *oldest = self->history.next;
+    EntryObject *entry = AL_CONTAINER_OF(oldest, EntryObject, registry_link);
+    if (!al_list_is_empty(&self->unfailed)) {
+        EntryObject *unfailed =
+            AL_CONTAINER_OF(self->unfailed.next, EntryObject, heartbeat_link);
+        bool newest = self->history.prev == &unfailed->registry_link;
+        entry = newest ? entry : unfailed;
+    }
+    return entry;
+}
+
+/* Drop the oldest exceptions above keep_errors, then entries above the
+   history's limit.  A decref may run code that registers or ends tasks; each
+   round looks at the lists again. */
 static void
 registry_evict(RegistryObject *self)
 {
@@ -276,8 +294,7 @@ registry_evict(RegistryObject *self)
         Py_DECREF((PyObject *)entry);
     }
     while (self->history_count > self->history_limit) {
-        EntryObject *entry =
-            AL_CONTAINER_OF(self->history.next, EntryObject, registry_link);
+        EntryObject *entry = registry_least_wanted(self);
         Py_INCREF((PyObject *)entry);
         registry_unlink(self, entry);
         registry_forget(self, entry);
@@ -337,7 +354,10 @@ registry_move_to_history(RegistryObject *self, EntryObject *entry, double now)
     self->ended[entry->outcome]++;
     al_list_append(&self->history, &entry->registry_link);
     self->history_count++;
-    if (entry->outcome == AL_FAILED && entry->value != NULL) {
+    if (entry->outcome != AL_FAILED) {
+        al_list_append(&self->unfailed, &entry->heartbeat_link);
+    }
+    else if (entry->value != NULL) {
         al_list_append(&self->errors, &entry->heartbeat_link);
         self->errors_count++;
     }

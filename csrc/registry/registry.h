@@ -28,6 +28,7 @@ typedef struct {
     al_link alive;                    /* entries by registration */
     al_link history;                  /* ended entries by their end */
     al_link errors;       /* those that keep their exception, by their end */
+    al_link unfailed;     /* those that did not fail, by their end */
     PyObject *entries;    /* owned: dict of id to entry, alive or ended */
     PyObject *waiters;    /* owned: list of futures */
     PyObject *on_finish;  /* owned, or NULL */

@@ -643,6 +643,7 @@ registry_type_new(PyTypeObject *type, PyObject *Py_UNUSED(args),
     al_list_init(&self->alive);
     al_list_init(&self->history);
     al_list_init(&self->errors);
+    al_list_init(&self->unfailed);
     self->history_limit = 1000;
     self->errors_limit = 20;
     self->keep_results = true;

@@ -229,7 +229,11 @@ class Model:
             kept = [old for old in self.history if old.error_kept]
             for old in kept[:-ERRORS]:
                 old.error_kept = False
-            del self.history[:-HISTORY]
+            if len(self.history) > HISTORY:
+                older = self.history[:-1]
+                failed = TaskState.FAILED
+                unfailed = [old for old in older if old.state is not failed]
+                self.history.remove((unfailed or older)[0])
 
     # ------------------------------------------------------------ comparison
 
