@@ -111,9 +111,9 @@ class Registry:
     def _starting(self) -> bool: ...
     @property
     def _loop(self) -> asyncio.AbstractEventLoop | None: ...
+    _stale_threshold: float
     def _configure(
         self,
-        stale_threshold: float,
         history: int,
         keep_results: bool,
         keep_errors: int,

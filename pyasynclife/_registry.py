@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Self, final
 
 from pyasynclife._arguments import (
+    check_flag,
     check_hook,
     check_optional_seconds,
     check_seconds,
@@ -74,11 +75,8 @@ class TaskRegistry(Registry):
             period of silence.
         on_finish: Called with the TaskMetadata of each task that has ended.
 
-    Attributes:
-        heartbeat_interval: Seconds between two checks; may be set.
-        stale_threshold: The default of ``stale_after``; setting it has no effect.
-        shutdown_timeout: The default timeout of shutdown(); may be set.
-        on_stale: The function that the monitor calls, or None; may be set.
+    `heartbeat_interval`, `stale_threshold`, `shutdown_timeout` and `on_stale` may be
+    set later.
 
     Each task that fails is logged once, at ERROR, to the logger "pyasynclife". The
     registry binds to the loop on which it is first used. Once it is empty and that loop
@@ -95,16 +93,14 @@ class TaskRegistry(Registry):
 
     __slots__ = (
         "__weakref__",
+        "_heartbeat_interval",
         "_monitor",
         "_on_stale",
-        "heartbeat_interval",
-        "shutdown_timeout",
-        "stale_threshold",
+        "_shutdown_timeout",
     )
 
-    heartbeat_interval: float
-    stale_threshold: float
-    shutdown_timeout: float
+    _heartbeat_interval: float
+    _shutdown_timeout: float
     _on_stale: Callable[[TaskMetadata], object] | None
     _monitor: asyncio.Task[None] | None
 
@@ -120,26 +116,69 @@ class TaskRegistry(Registry):
         on_stale: Callable[[TaskMetadata], object] | None = None,
         on_finish: Callable[[TaskMetadata], object] | None = None,
     ) -> None:
-        interval = check_seconds("heartbeat_interval", heartbeat_interval, zero=False)
+        check_hook("on_finish", on_finish)
+        check_hook("on_stale", on_stale)
+        interval = _check_interval(heartbeat_interval)
         threshold = check_seconds("stale_threshold", stale_threshold)
         timeout = check_seconds("shutdown_timeout", shutdown_timeout)
-        check_hook("on_finish", on_finish)
-        self.on_stale = on_stale
         self._configure(
-            threshold,
             check_size("history", history),
-            bool(keep_results),
+            check_flag("keep_results", keep_results),
             check_size("keep_errors", keep_errors),
             on_finish,
         )
-        self.heartbeat_interval = interval
-        self.stale_threshold = threshold
-        self.shutdown_timeout = timeout
+        self._heartbeat_interval = interval
+        self._stale_threshold = threshold
+        self._shutdown_timeout = timeout
+        self._on_stale = on_stale
         self._monitor = None
 
     def __repr__(self) -> str:
         """Return the type and the number of live tasks."""
         return f"<{type(self).__name__} alive={len(self)}>"
+
+    @property
+    def heartbeat_interval(self) -> float:
+        """The seconds between two checks of monitor_loop().
+
+        A new value applies from the next check on.
+
+        Raises:
+            TypeError, ValueError: The new value is not a number of seconds above 0.
+        """
+        return self._heartbeat_interval
+
+    @heartbeat_interval.setter
+    def heartbeat_interval(self, value: float) -> None:
+        self._heartbeat_interval = _check_interval(value)
+
+    @property
+    def stale_threshold(self) -> float:
+        """The ``stale_after`` of the tasks that were registered without one.
+
+        A new value applies at once to all of them.
+
+        Raises:
+            TypeError, ValueError: The new value is not a number of seconds.
+        """
+        return self._stale_threshold
+
+    @stale_threshold.setter
+    def stale_threshold(self, value: float) -> None:
+        self._stale_threshold = check_seconds("stale_threshold", value)
+
+    @property
+    def shutdown_timeout(self) -> float:
+        """The seconds that shutdown() waits by default.
+
+        Raises:
+            TypeError, ValueError: The new value is not a number of seconds.
+        """
+        return self._shutdown_timeout
+
+    @shutdown_timeout.setter
+    def shutdown_timeout(self, value: float) -> None:
+        self._shutdown_timeout = check_seconds("shutdown_timeout", value)
 
     @property
     def on_stale(self) -> Callable[[TaskMetadata], object] | None:
@@ -303,6 +342,10 @@ class TaskRegistry(Registry):
                 await asyncio.wait([monitor])
         if report.stuck:
             logger.error("%s", report)
+
+
+def _check_interval(value: Any) -> float:
+    return check_seconds("heartbeat_interval", value, zero=False)
 
 
 adopt_methods(TaskRegistry)  # this takes a tenth off the cost of a heartbeat

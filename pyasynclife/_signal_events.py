@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 
 from pyasynclife import _signals
-from pyasynclife._arguments import short
+from pyasynclife._arguments import check_flag, short
 from pyasynclife._core import SignalHandler
 
 
@@ -44,7 +44,7 @@ class SignalEvents:
         for signum in self._shutdown_signals & self._reload_signals:
             name = _signals.name_of(signum)
             raise ValueError(f"{name} cannot both shut down and reload: choose one")
-        self._take_ignored = bool(take_ignored)
+        self._take_ignored = check_flag("take_ignored", take_ignored)
         self._on_signal = on_signal
         self._shutdown = asyncio.Event()
         self._reload = asyncio.Event()

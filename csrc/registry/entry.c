@@ -71,6 +71,14 @@ entry_now(EntryObject *self)
     return al_loop_time(heartbeats->st, heartbeats->bound);
 }
 
+/* The stale_after that applies now, or did at the end. */
+static double
+entry_stale_after(EntryObject *self)
+{
+    return self->threshold == NULL ? self->stale_after
+                                   : self->threshold->stale_after;
+}
+
 /* The seconds from the loop time `then` until now, or the end (new). */
 static PyObject *
 entry_since(EntryObject *self, double then)
@@ -92,6 +100,13 @@ static PyObject *
 entry_get_silence(PyObject *op, void *Py_UNUSED(closure))
 {
     return entry_since((EntryObject *)op, ((EntryObject *)op)->last_heartbeat);
+}
+
+static PyObject *
+entry_get_stale_after(PyObject *op, void *Py_UNUSED(closure))
+{
+    double seconds = entry_stale_after((EntryObject *)op);
+    return AL_ALLOC(PyFloat_FromDouble(seconds));
 }
 
 static PyObject *
@@ -150,7 +165,7 @@ entry_get_health(PyObject *op, void *Py_UNUSED(closure))
         return NULL;
     }
     return Py_NewRef(!started ? st->unknown
-                     : now - self->last_heartbeat > self->stale_after
+                     : now - self->last_heartbeat > entry_stale_after(self)
                          ? st->stale
                      : self->heartbeats == 0 ? st->unknown
                                              : st->healthy);
@@ -211,6 +226,8 @@ static PyGetSetDef entry_getset[] = {
      "Seconds since the registration, or from there to the end.", NULL},
     {"silence", entry_get_silence, NULL,
      "Seconds since the last heartbeat, or since the registration.", NULL},
+    {"stale_after", entry_get_stale_after, NULL,
+     "Seconds of silence until it is stale; math.inf: never.", NULL},
     {"result", entry_get_result, NULL,
      "The result of a task that is DONE; else None.", NULL},
     {"error", entry_get_error, NULL,
@@ -228,8 +245,6 @@ static PyMemberDef entry_members[] = {
      "The wall clock time of the registration, as time.time() has it."},
     {"heartbeats", T_ULONGLONG, offsetof(EntryObject, heartbeats), READONLY,
      "How many heartbeats were recorded."},
-    {"stale_after", T_DOUBLE, offsetof(EntryObject, stale_after), READONLY,
-     "Seconds of silence until it is stale; math.inf: never."},
     {"__vectorcalloffset__", T_PYSSIZET, offsetof(EntryObject, vectorcall),
      READONLY, NULL},
     {NULL, 0, 0, 0, NULL},

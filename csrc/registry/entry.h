@@ -52,7 +52,8 @@ typedef struct EntryObject {
     double created_at;         /* wall clock */
     double registered_at;
     double ended_at;
-    double stale_after;
+    double stale_after; /* of an ended entry, or one not opened yet; an alive
+                           one has its threshold's */
 } EntryObject;
 
 /* Make an entry of an id, which is in no list yet (new).  NULL with

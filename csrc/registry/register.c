@@ -286,7 +286,7 @@ register_adopt(RegistryObject *self, PyObject *task, PyObject *id,
         goto failed; /* SystemExit or KeyboardInterrupt of on_finish */
     }
     if (!done
-        && (al_heartbeats_started(entry) < 0
+        && (al_heartbeats_move_started(entry) < 0
             || al_shutdown_add(self, entry) < 0))
     {
         al_loop_report_or_exit_later(self->st, self->bound.loop,

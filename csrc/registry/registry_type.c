@@ -29,12 +29,12 @@
 
 /* ----------------------------------------------------- register and track */
 
-/* Read stale_after; None and NULL are the registry's own.  Returns 0; -1 with
-   TypeError or ValueError. */
+/* Read stale_after; None and NULL follow the registry's own.  Returns 0; -1
+   with TypeError or ValueError. */
 static int
 registry_type_threshold(RegistryObject *self, PyObject *value, double *seconds)
 {
-    *seconds = self->heartbeats.thresholds->stale_after;
+    *seconds = AL_STALE_AFTER_DEFAULT;
     return value == NULL || value == Py_None
                ? 0
                : al_args_seconds(self->st->check_seconds, "stale_after", value,
@@ -165,7 +165,7 @@ registry_type_alive(RegistryObject *self, PyObject *id)
         return AL_CONTAINER_OF(link, EntryObject, id_link);
     }
     EntryObject *entry = NULL;
-    if (PyUnicode_CheckExact(id)) {
+    if (PyUnicode_CheckExact(id) && PyUnicode_GET_LENGTH(id) > 0) {
         entry = al_registry_find(self, id);
     }
     else {
@@ -507,20 +507,19 @@ registry_type_iter(PyObject *op)
 /* ------------------------------------------------------ for _registry.py */
 
 PyDoc_STRVAR(registry_type_configure_doc,
-"_configure($self, stale_threshold, history, keep_results, keep_errors,\n"
-"           on_finish, /)\n--\n\n"
+"_configure($self, history, keep_results, keep_errors, on_finish, /)\n"
+"--\n\n"
 "Set those of the constructor's arguments that C needs; they are checked.");
 
 static PyObject *
 registry_type_configure(PyObject *op, PyObject *args)
 {
     RegistryObject *self = (RegistryObject *)op;
-    double threshold;
     Py_ssize_t history, errors;
     int results;
     PyObject *on_finish;
-    if (!PyArg_ParseTuple(args, "dnpnO:_configure", &threshold, &history,
-                          &results, &errors, &on_finish))
+    if (!PyArg_ParseTuple(args, "npnO:_configure", &history, &results, &errors,
+                          &on_finish))
     {
         return NULL;
     }
@@ -529,7 +528,6 @@ registry_type_configure(PyObject *op, PyObject *args)
                         "this TaskRegistry is in use already: make a new one");
         return NULL;
     }
-    self->heartbeats.thresholds->stale_after = threshold;
     self->history_limit = history;
     self->errors_limit = errors;
     self->keep_results = results;
@@ -601,6 +599,28 @@ registry_type_get_starting(PyObject *op, void *Py_UNUSED(closure))
 }
 
 static PyObject *
+registry_type_get_stale_threshold(PyObject *op, void *Py_UNUSED(closure))
+{
+    RegistryObject *self = (RegistryObject *)op;
+    return AL_ALLOC(
+        PyFloat_FromDouble(self->heartbeats.thresholds->stale_after));
+}
+
+/* `value` is a float that _registry.py has checked. */
+static int
+registry_type_set_stale_threshold(PyObject *op, PyObject *value,
+                                  void *Py_UNUSED(closure))
+{
+    RegistryObject *self = (RegistryObject *)op;
+    if (value == NULL || !PyFloat_CheckExact(value)) {
+        PyErr_SetString(PyExc_TypeError, "_stale_threshold is a float");
+        return -1;
+    }
+    al_heartbeats_set_default(&self->heartbeats, PyFloat_AS_DOUBLE(value));
+    return 0;
+}
+
+static PyObject *
 registry_type_get_closing(PyObject *op, void *Py_UNUSED(closure))
 {
     return PyBool_FromLong(al_registry_is_closing((RegistryObject *)op));
@@ -611,6 +631,9 @@ static PyGetSetDef registry_type_getset[] = {
      "Whether a shutdown() is under way, during which register() raises\n"
      "ClosedError.  False again once the last concurrent call of shutdown()\n"
      "has returned, also at its deadline or by a cancellation.", NULL},
+    {"_stale_threshold", registry_type_get_stale_threshold,
+     registry_type_set_stale_threshold,
+     "The stale_after of the tasks that have none of their own.", NULL},
     {"_starting", registry_type_get_starting, NULL,
      "Whether register() is making a Task, which shutdown() cannot see yet.",
      NULL},

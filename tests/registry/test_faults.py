@@ -163,6 +163,7 @@ OPERATIONS: dict[str, Operation] = {
     "dump": lambda r: r.dump(),
     "iterate": list,
     "look up": lambda r: ("beating" in r, r["beating"], r["over"], repr(r["over"])),
+    "set stale_threshold": lambda r: setattr(r, "stale_threshold", r.stale_threshold),
     "metadata": lambda r: (r["beating"].as_dict(), r["failed"].as_dict()),
     "ends": ends,
     "shutdown": shuts_down,
