@@ -54,6 +54,19 @@ shutdown_forget(RegistryObject *self)
     Py_CLEAR(self->join_set);
 }
 
+/* List the alive entries (new), or nothing if the running shutdown has
+   cancelled all but the caller's: each of many tasks may call shutdown() when
+   it is cancelled by another one's call.  NULL with MemoryError. */
+static PyObject *
+shutdown_missing(RegistryObject *self, EntryObject *current)
+{
+    Py_ssize_t missing =
+        al_registry_count(self) - al_join_set_pending(self->join_set);
+    bool spared = current != NULL && current->member == NULL;
+    return missing > spared ? al_registry_list(self, false)
+                            : AL_ALLOC(PyList_New(0));
+}
+
 void
 al_shutdown_end(RegistryObject *self)
 {
@@ -86,7 +99,7 @@ al_shutdown_begin(RegistryObject *self, PyObject *caller)
     /* Counted before the list is made, for that may run the collector, and a
        shutdown that it closes must not end this one. */
     self->shutdowns++;
-    PyObject *alive = al_registry_list(self, false);
+    PyObject *alive = shutdown_missing(self, current);
     for (Py_ssize_t i = 0; alive != NULL && i < PyList_GET_SIZE(alive); i++) {
         EntryObject *entry = (EntryObject *)PyList_GET_ITEM(alive, i);
         if (entry->task != caller && al_shutdown_add(self, entry) < 0) {

@@ -124,12 +124,17 @@ async def drains(registry: TaskRegistry) -> None:
         drain = JoinSet()
         for task in [over, *odd]:
             drain.add(task)
+        drain.enter(odd[0])
+        assert drain.left(odd[0]) == 1
+        assert [node.task for node in drain.stuck(odd[0])] == [odd[1]]
+        assert [node.task for node in drain.stuck(None)] == [odd[1], odd[0]]
         await settle()
-        assert [node.outcome for node in drain.members] == [
+        assert [node.outcome for node in drain.take_ended()] == [
             "finished",
             "swallowed",
             "cancelled",
         ]
+        assert drain.take_ended() == []
         assert drain.pending == 0
     finally:
         for task in odd:
