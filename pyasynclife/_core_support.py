@@ -14,8 +14,9 @@ import asyncio.events
 import contextvars
 import os
 import sys
+import time
 from collections.abc import AsyncIterable, Awaitable, Callable
-from types import FunctionType, ModuleType
+from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any, Protocol
 
 # Descriptors that read a Future's fields without a name lookup. None: call its method.
@@ -27,6 +28,14 @@ task_waiter: Any = getattr(_asyncio.Task, "_fut_waiter", None)
 # Add and remove an edge of the await graph; None before 3.14.
 add_awaited_by: Any = getattr(asyncio, "future_add_to_awaited_by", None)
 discard_awaited_by: Any = getattr(asyncio, "future_discard_from_awaited_by", None)
+
+# What BaseEventLoop.time() calls, and where it finds that. The core looks whether
+# "monotonic" is still the builtin function; None if it was patched before this import.
+monotonic: Any = time.monotonic
+if not (isinstance(monotonic, BuiltinFunctionType) and monotonic.__self__ is time):
+    monotonic = None
+time_dict = vars(time)
+base_events_dict = vars(asyncio.base_events)
 
 # ---------------------------------------------------------------- fast paths
 

@@ -3,7 +3,9 @@
  * Everything here goes through methods that asyncio makes public, so uvloop,
  * other loops and virtual clocks keep working.  The one exception is the
  * clock: where loop.time() is time.monotonic(), C reads the system's clock
- * itself, because a call of loop.time() costs 70 to 100 ns.
+ * itself, because a call of loop.time() costs 70 to 100 ns.  Tests patch
+ * time.monotonic, as freezegun does, also while a loop runs: then loop.time()
+ * is called.
  *
  * Sections: the loop, its errors (loop.h has the table), its waiters.
  */
@@ -90,10 +92,45 @@ al_loop_check_thread(al_state *st, al_loop *bound, const char *what)
     return -1;
 }
 
+/* Find out whether what BaseEventLoop.time() calls, the name "monotonic" of
+   the module that asyncio.base_events calls "time", is the builtin. */
+static void
+loop_examine_clock(al_state *st)
+{
+    PyObject *error = PyErr_GetRaisedException();
+    PyObject *module =
+        PyDict_GetItemWithError(st->base_events_dict, st->s_time);
+    st->clock_is_patched =
+        module != st->time_module
+        || PyDict_GetItemWithError(st->time_dict, st->s_monotonic)
+               != st->monotonic;
+    PyErr_Clear(); /* of a key's __eq__: not found */
+    if (error != NULL) {
+        PyErr_SetRaisedException(error);
+    }
+    st->time_version = al_compat_dict_version(st->time_dict);
+    st->base_events_version = al_compat_dict_version(st->base_events_dict);
+}
+
+/* Tell whether the bound loop's time is the system's clock now. */
+static inline bool
+loop_is_on_system_clock(al_state *st, const al_loop *bound)
+{
+    if (bound->clock == AL_CLOCK_SYSTEM
+        && (!AL_DICT_HAS_VERSION
+            || st->time_version != al_compat_dict_version(st->time_dict)
+            || st->base_events_version
+                   != al_compat_dict_version(st->base_events_dict)))
+    {
+        loop_examine_clock(st);
+    }
+    return al_loop_has_system_clock(st, bound);
+}
+
 double
 al_loop_time(al_state *st, const al_loop *bound)
 {
-    if (bound->clock != AL_CLOCK_ITS_OWN || bound->loop == NULL) {
+    if (bound->loop == NULL || loop_is_on_system_clock(st, bound)) {
         return al_clock();
     }
     PyObject *now = PyObject_CallMethodNoArgs(bound->loop, st->s_time);
@@ -105,20 +142,34 @@ al_loop_time(al_state *st, const al_loop *bound)
     return seconds;
 }
 
+/* Call a method of the loop that makes a timer. */
+static PyObject *
+loop_make_timer(al_state *st, const al_loop *bound, PyObject *method,
+                double seconds, PyObject *callback)
+{
+    PyObject *time = AL_ALLOC(PyFloat_FromDouble(seconds));
+    if (time == NULL) {
+        return NULL;
+    }
+    PyObject *stack[5] = {NULL, bound->loop, time, callback, bound->context};
+    PyObject *handle = PyObject_VectorcallMethod(
+        method, stack + 1, 3 | PY_VECTORCALL_ARGUMENTS_OFFSET, st->kw_context);
+    Py_DECREF(time);
+    return handle;
+}
+
 PyObject *
 al_loop_call_at(al_state *st, const al_loop *bound, double when,
                 PyObject *callback)
 {
-    PyObject *at = AL_ALLOC(PyFloat_FromDouble(when));
-    if (at == NULL) {
-        return NULL;
-    }
-    PyObject *stack[5] = {NULL, bound->loop, at, callback, bound->context};
-    PyObject *handle = PyObject_VectorcallMethod(
-        st->s_call_at, stack + 1, 3 | PY_VECTORCALL_ARGUMENTS_OFFSET,
-        st->kw_context);
-    Py_DECREF(at);
-    return handle;
+    return loop_make_timer(st, bound, st->s_call_at, when, callback);
+}
+
+PyObject *
+al_loop_call_later(al_state *st, const al_loop *bound, double delay,
+                   PyObject *callback)
+{
+    return loop_make_timer(st, bound, st->s_call_later, delay, callback);
 }
 
 /* ------------------------------------------------------------- errors */

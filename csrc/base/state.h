@@ -35,6 +35,10 @@
       "report_callback_error")                                                \
     X(self_test_coroutine, "pyasynclife._core_support",                       \
       "self_test_coroutine")                                                  \
+    X(time_module, "pyasynclife._core_support", "time")                       \
+    X(monotonic, "pyasynclife._core_support", "monotonic")                    \
+    X(time_dict, "pyasynclife._core_support", "time_dict")                    \
+    X(base_events_dict, "pyasynclife._core_support", "base_events_dict")      \
     X(add_awaited_by, "pyasynclife._core_support", "add_awaited_by")          \
     X(discard_awaited_by, "pyasynclife._core_support", "discard_awaited_by")  \
     X(check_seconds, "pyasynclife._arguments", "check_optional_seconds")      \
@@ -61,14 +65,15 @@
     X(FINISHED) X(PENDING) X(Task) X(_asyncio_future_blocking) X(_closed)     \
     X(_context) X(_debug) X(_ended) X(_log_destroy_pending) X(_must_cancel)   \
     X(_ready) X(_restore) X(_task_factory) X(add_done_callback) X(append)     \
-    X(appendleft) X(call_at) X(call_exception_handler) X(call_soon)           \
-    X(call_soon_threadsafe) X(cancel) X(cancelled) X(cancelling) X(close)     \
-    X(complete) X(context) X(coro) X(cr_running) X(cr_suspended)              \
-    X(create_future) X(create_task) X(done) X(eager_start) X(error)           \
-    X(exception) X(get_coro) X(get_loop) X(get_name) X(get_task_factory)      \
-    X(gi_code) X(insert) X(is_closed) X(loop) X(name) X(pop) X(popleft)       \
-    X(reader_ended) X(register) X(remove_done_callback) X(result)             \
-    X(set_name) X(set_result) X(task) X(throw) X(time) X(uncancel) X(value)
+    X(appendleft) X(call_at) X(call_exception_handler) X(call_later)          \
+    X(call_soon) X(call_soon_threadsafe) X(cancel) X(cancelled)               \
+    X(cancelling) X(close) X(complete) X(context) X(coro) X(cr_running)       \
+    X(cr_suspended) X(create_future) X(create_task) X(done) X(eager_start)    \
+    X(error) X(exception) X(get_coro) X(get_loop) X(get_name)                 \
+    X(get_task_factory) X(gi_code) X(insert) X(is_closed) X(loop)             \
+    X(monotonic) X(name) X(pop) X(popleft) X(reader_ended) X(register)        \
+    X(remove_done_callback) X(result) X(set_name) X(set_result) X(task)       \
+    X(throw) X(time) X(uncancel) X(value)
 
 /* Made while the module is imported, or once later: our types, and objects
    that several files share.  A file that needs another adds a row. */
@@ -92,6 +97,10 @@ typedef struct al_state {
     AL_MADE(AL_FIELD)
 #undef AL_FIELD
     unsigned long call_queues_run; /* so far; must follow the objects */
+    /* Whether time.monotonic() is the system's clock, and the versions of the
+       dicts of `time` and asyncio.base_events when that was found out. */
+    bool clock_is_patched;
+    uint64_t time_version, base_events_version;
 } al_state;
 
 /* The module definition, in module.c. */

@@ -258,6 +258,30 @@ async def test_wall_clock_jumps_make_nothing_stale(
         assert await registry.get_stale_tasks() == []
 
 
+@pytest.mark.parametrize("patched", ["before", "after"])
+async def test_silence_follows_the_loops_clock_where_time_monotonic_is_patched(
+    patched: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, ahead = time.monotonic, 0.0
+    async with a_registry(stale_threshold=60) as registry:
+        with monkeypatch.context() as patch:
+            if patched == "before":
+                patch.setattr("time.monotonic", lambda: real() + ahead)
+            registry.register(forever(), "feed")
+            await settle()
+            if patched == "after":
+                patch.setattr("time.monotonic", lambda: real() + ahead)
+            before = asyncio.get_running_loop().time()
+            ahead = 1000.0
+            gone = asyncio.get_running_loop().time() - before
+            assert registry["feed"].silence == pytest.approx(gone, abs=10)
+            stale = ["feed"] if gone > 900 else []  # uvloop has its own clock
+            assert await registry.get_stale_tasks() == stale
+            assert registry["feed"].age == pytest.approx(gone, abs=10)
+        assert registry["feed"].silence < 10
+        assert registry["feed"].health is TaskHealth.UNKNOWN
+
+
 def test_a_clock_may_call_the_registry() -> None:
     registry = TaskRegistry()
     loop = ManualClockLoop()
