@@ -170,6 +170,9 @@ OPERATIONS: dict[str, Operation] = {
     "look up": lambda r: ("beating" in r, r["beating"], r["over"], repr(r["over"])),
     "set stale_threshold": lambda r: setattr(r, "stale_threshold", r.stale_threshold),
     "metadata": lambda r: (r["beating"].as_dict(), r["failed"].as_dict()),
+    "metadata for JSON": lambda r: [
+        r[task_id].as_dict(json=True) for task_id in ("beating", "failed", "huge")
+    ],
     "ends": ends,
     "shutdown": shuts_down,
     "wait": waits,
@@ -194,6 +197,7 @@ async def prepared() -> TaskRegistry:
     )
     for coro, task_id in (
         (echo(1), "over"),
+        (echo(10**5000), "huge"),
         (raises(), "failed"),
         (forever(), "beating"),
         (swallow(), "swallows"),
