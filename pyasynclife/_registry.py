@@ -6,7 +6,7 @@ import asyncio
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Self, final
+from typing import Any, Self, TypeVar, final, overload
 
 from pyasynclife._arguments import (
     check_flag,
@@ -17,10 +17,13 @@ from pyasynclife._arguments import (
 )
 from pyasynclife._await_chain import await_chain, dump_tasks
 from pyasynclife._core import Registry, TaskMetadata, adopt_methods
+from pyasynclife._errors import UnknownTaskError
 from pyasynclife._log import logger
 from pyasynclife._report import ShutdownReport
 from pyasynclife._sealed import Sealed
 from pyasynclife._waiting import join_and_report, wait_among
+
+_D = TypeVar("_D")
 
 
 @final
@@ -78,9 +81,9 @@ class TaskRegistry(Registry):
     `heartbeat_interval`, `stale_threshold`, `shutdown_timeout` and `on_stale` may be
     set later.
 
-    Each task that fails is logged once, at ERROR, to the logger "pyasynclife". The
-    registry binds to the loop on which it is first used. Once it is empty and that loop
-    is closed, it can bind to another.
+    Each task that fails is logged once, at ERROR, to the logger "pyasynclife"; the
+    record's ``task_id`` is its id. The registry binds to the loop on which it is first
+    used. Once it is empty and that loop is closed, it can bind to another.
 
     Example::
 
@@ -193,6 +196,21 @@ class TaskRegistry(Registry):
     def on_stale(self, value: Callable[[TaskMetadata], object] | None) -> None:
         check_hook("on_stale", value)
         self._on_stale = value
+
+    @overload
+    def get(self, task_id: str) -> TaskMetadata | None: ...
+    @overload
+    def get(self, task_id: str, default: _D) -> TaskMetadata | _D: ...
+    def get(self, task_id: str, default: Any = None) -> Any:
+        """Return the metadata of a task that is alive or in the history, or a default.
+
+        Raises:
+            TypeError, ValueError: The id is not a non-empty str.
+        """
+        try:
+            return self[task_id]
+        except UnknownTaskError:
+            return default
 
     def stats(self) -> RegistryStats:
         """Return a snapshot of the counts; costs O(newly stale tasks)."""

@@ -24,7 +24,9 @@ al_loop_running(al_state *st, const char *what)
     if (loop == NULL && PyErr_ExceptionMatches(PyExc_RuntimeError)) {
         PyErr_Format(PyExc_RuntimeError,
                      "%s needs a running event loop: call it from a coroutine "
-                     "or a callback of the loop",
+                     "or a callback of the loop; in another thread, use "
+                     "loop.call_soon_threadsafe() or "
+                     "asyncio.run_coroutine_threadsafe()",
                      what);
     }
     return loop;
@@ -87,7 +89,8 @@ al_loop_check_thread(al_state *st, al_loop *bound, const char *what)
     Py_XDECREF(running);
     PyErr_Format(PyExc_RuntimeError,
                  "%s was called from another thread than its event loop's: "
-                 "use loop.call_soon_threadsafe()",
+                 "use loop.call_soon_threadsafe() or, to get its result, "
+                 "asyncio.run_coroutine_threadsafe()",
                  what);
     return -1;
 }

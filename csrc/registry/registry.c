@@ -58,10 +58,21 @@ registry_rebind(RegistryObject *self, PyObject *loop, const char *what)
 }
 
 int
-al_registry_bind(RegistryObject *self, const char *what)
+al_registry_bind(RegistryObject *self, const char *what, const char *call)
 {
     /* The usual case costs one comparison: the registry is bound already. */
     PyObject *loop = al_loop_running(self->st, what);
+    if (loop == NULL && call != NULL
+        && PyErr_ExceptionMatches(PyExc_RuntimeError))
+    {
+        PyErr_Format(PyExc_RuntimeError,
+                     "%s needs a running event loop: call it from a coroutine "
+                     "or a callback of the loop; in another thread, write "
+                     "loop.call_soon_threadsafe(%s) or, to get its result, "
+                     "await it in a coroutine that "
+                     "asyncio.run_coroutine_threadsafe() runs",
+                     what, call);
+    }
     int bound = -1;
     if (loop != NULL && self->bound.loop == loop) {
         bound = al_loop_check_thread(self->st, &self->bound, what);
@@ -238,11 +249,14 @@ registry_find_start(RegistryObject *self, PyObject *task)
 EntryObject *
 al_registry_current(RegistryObject *self)
 {
-    if (self->bound.loop == NULL
-        || al_loop_check_thread(self->st, &self->bound,
-                                "TaskRegistry.heartbeat() without an id")
-               < 0)
-    {
+    if (self->bound.loop == NULL) {
+        return NULL;
+    }
+    if (al_loop_check_thread(self->st, &self->bound, "heartbeat()") < 0) {
+        PyErr_SetString(PyExc_RuntimeError,
+                        "heartbeat() without an id was called from another "
+                        "thread than its event loop's: pass the id, "
+                        "heartbeat(task_id), which works in any thread");
         return NULL;
     }
     PyObject *task = al_loop_current_task(self->st, &self->bound);
@@ -377,11 +391,15 @@ registry_log(RegistryObject *self, EntryObject *entry, PyObject *error,
                                  ? "task %s failed after it was completed: %s"
                                  : "task %s failed: %s"));
     PyObject *text = format == NULL ? NULL : registry_error_text(error);
+    PyObject *extra =
+        text == NULL ? NULL
+                     : AL_ALLOC(Py_BuildValue("{s:O}", "task_id", entry->id));
     PyObject *none = NULL;
-    if (text != NULL) {
-        PyObject *stack[] = {self->st->logger, format, entry->id, text, error};
+    if (extra != NULL) {
+        PyObject *stack[] = {
+            self->st->logger, format, entry->id, text, error, extra};
         none = PyObject_VectorcallMethod(self->st->s_error, stack, 4,
-                                         self->st->kw_exc_info);
+                                         self->st->kw_exc_info_extra);
     }
     if (none == NULL) {
         al_loop_handle_error_keep_exit(self->st, self->bound.loop,
@@ -389,6 +407,7 @@ registry_log(RegistryObject *self, EntryObject *entry, PyObject *error,
                                        fatal);
     }
     Py_XDECREF(none);
+    Py_XDECREF(extra);
     Py_XDECREF(text);
     Py_XDECREF(format);
 }

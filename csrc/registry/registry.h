@@ -94,8 +94,10 @@ al_registry_visit(RegistryObject *self, visitproc visit, void *arg)
 
 /* Bind to the running loop, or check that it is the bound one.  A registry
    without alive entries whose loop is closed binds again.  Returns 0; -1 with
-   RuntimeError, which names `what`.  Runs Python. */
-int al_registry_bind(RegistryObject *self, const char *what);
+   RuntimeError, which names `what` and, unless it is NULL, `call`: the
+   arguments with which another thread calls loop.call_soon_threadsafe().
+   Runs Python. */
+int al_registry_bind(RegistryObject *self, const char *what, const char *call);
 
 /* Register an alive entry: under its id, in the heartbeat lists and in
    `alive`.  An ended entry of that id is dropped.  Returns 0; -1 with

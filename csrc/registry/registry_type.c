@@ -106,7 +106,9 @@ registry_type_register(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     }
     if (registry_type_check_coro(self, got[0]) < 0
         || registry_type_threshold(self, got[2], &stale_after) < 0
-        || al_registry_bind(self, "TaskRegistry.register()") < 0)
+        || al_registry_bind(self, "TaskRegistry.register()",
+                            "registry.register, coro, task_id")
+               < 0)
     {
         goto refused;
     }
@@ -142,7 +144,9 @@ registry_type_track(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     if (al_args_sort(&signature, args, nargs, kwnames, got) < 0
         || (got[2] != NULL
             && registry_type_threshold(self, got[2], &stale_after) < 0)
-        || al_registry_bind(self, "TaskRegistry.track()") < 0
+        || al_registry_bind(self, "TaskRegistry.track()",
+                            "registry.track, task")
+               < 0
         || al_task_check(self->st, &self->bound, got[0]) < 0)
     {
         return NULL;
@@ -570,7 +574,8 @@ static PyObject *
 registry_type_bind(PyObject *op, PyObject *what)
 {
     const char *text = PyUnicode_AsUTF8(what);
-    if (text == NULL || al_registry_bind((RegistryObject *)op, text) < 0) {
+    if (text == NULL || al_registry_bind((RegistryObject *)op, text, NULL) < 0)
+    {
         return NULL;
     }
     Py_RETURN_NONE;

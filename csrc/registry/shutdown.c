@@ -54,19 +54,6 @@ shutdown_forget(RegistryObject *self)
     Py_CLEAR(self->join_set);
 }
 
-/* List the alive entries (new), or nothing if the running shutdown has
-   cancelled all but the caller's: each of many tasks may call shutdown() when
-   it is cancelled by another one's call.  NULL with MemoryError. */
-static PyObject *
-shutdown_missing(RegistryObject *self, EntryObject *current)
-{
-    Py_ssize_t missing =
-        al_registry_count(self) - al_join_set_pending(self->join_set);
-    bool spared = current != NULL && current->member == NULL;
-    return missing > spared ? al_registry_list(self, false)
-                            : AL_ALLOC(PyList_New(0));
-}
-
 void
 al_shutdown_end(RegistryObject *self)
 {
@@ -74,10 +61,38 @@ al_shutdown_end(RegistryObject *self)
     shutdown_forget(self);
 }
 
+/* Cancel every alive entry but the caller's.  Returns 0; -1 with an
+   exception. */
+static int
+shutdown_add_alive(RegistryObject *self, PyObject *caller,
+                   EntryObject *current)
+{
+    /* Many tasks may call shutdown() because another's call has cancelled
+       them: only the first of these walks have anything to do. */
+    Py_ssize_t missing =
+        al_registry_count(self) - al_join_set_pending(self->join_set);
+    bool is_spared = current != NULL && current->member == NULL;
+    if (missing <= is_spared) {
+        return 0;
+    }
+    PyObject *alive = al_registry_list(self, false);
+    for (Py_ssize_t i = 0; alive != NULL && i < PyList_GET_SIZE(alive); i++) {
+        EntryObject *entry = (EntryObject *)PyList_GET_ITEM(alive, i);
+        if (entry->task != caller && al_shutdown_add(self, entry) < 0) {
+            Py_CLEAR(alive);
+        }
+    }
+    if (alive == NULL) {
+        return -1;
+    }
+    Py_DECREF(alive);
+    return 0;
+}
+
 PyObject *
 al_shutdown_begin(RegistryObject *self, PyObject *caller)
 {
-    if (al_registry_bind(self, "TaskRegistry.shutdown()") < 0) {
+    if (al_registry_bind(self, "TaskRegistry.shutdown()", NULL) < 0) {
         return NULL;
     }
     EntryObject *current = al_registry_current(self);
@@ -99,19 +114,11 @@ al_shutdown_begin(RegistryObject *self, PyObject *caller)
     /* Counted before the list is made, for that may run the collector, and a
        shutdown that it closes must not end this one. */
     self->shutdowns++;
-    PyObject *alive = shutdown_missing(self, current);
-    for (Py_ssize_t i = 0; alive != NULL && i < PyList_GET_SIZE(alive); i++) {
-        EntryObject *entry = (EntryObject *)PyList_GET_ITEM(alive, i);
-        if (entry->task != caller && al_shutdown_add(self, entry) < 0) {
-            Py_CLEAR(alive);
-        }
-    }
-    if (alive == NULL) {
+    if (shutdown_add_alive(self, caller, current) < 0) {
         PyObject *error = PyErr_GetRaisedException();
         al_shutdown_end(self);
         PyErr_SetRaisedException(error);
         Py_CLEAR(join_set);
     }
-    Py_XDECREF(alive);
     return join_set;
 }

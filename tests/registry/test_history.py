@@ -116,6 +116,7 @@ async def test_a_failure_is_logged_once_with_its_traceback(
     (record,) = caplog.records
     assert (record.name, record.levelno) == ("pyasynclife", logging.ERROR)
     assert "feed" in record.getMessage()
+    assert vars(record)["task_id"] == "feed"
     assert record.exc_info is not None
     assert isinstance(record.exc_info[1], ValueError)
 
