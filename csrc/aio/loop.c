@@ -111,29 +111,16 @@ loop_examine_clock(al_state *st)
     if (error != NULL) {
         PyErr_SetRaisedException(error);
     }
-    st->time_version = al_compat_dict_version(st->time_dict);
-    st->base_events_version = al_compat_dict_version(st->base_events_dict);
-}
-
-/* Tell whether the bound loop's time is the system's clock now. */
-static inline bool
-loop_is_on_system_clock(al_state *st, const al_loop *bound)
-{
-    if (bound->clock == AL_CLOCK_SYSTEM
-        && (!AL_DICT_HAS_VERSION
-            || st->time_version != al_compat_dict_version(st->time_dict)
-            || st->base_events_version
-                   != al_compat_dict_version(st->base_events_dict)))
-    {
-        loop_examine_clock(st);
-    }
-    return al_loop_has_system_clock(st, bound);
+    st->clock_version = st->clock_is_patched ? 0 : al_loop_clock_version(st);
 }
 
 double
-al_loop_time(al_state *st, const al_loop *bound)
+al_loop_ask_time(al_state *st, const al_loop *bound)
 {
-    if (bound->loop == NULL || loop_is_on_system_clock(st, bound)) {
+    if (bound->clock == AL_CLOCK_SYSTEM) {
+        loop_examine_clock(st);
+    }
+    if (bound->loop == NULL || al_loop_has_system_clock(st, bound)) {
         return al_clock();
     }
     PyObject *now = PyObject_CallMethodNoArgs(bound->loop, st->s_time);

@@ -97,10 +97,8 @@ typedef struct al_state {
     AL_MADE(AL_FIELD)
 #undef AL_FIELD
     unsigned long call_queues_run; /* so far; must follow the objects */
-    /* Whether time.monotonic() is the system's clock, and the versions of the
-       dicts of `time` and asyncio.base_events when that was found out. */
-    bool clock_is_patched;
-    uint64_t time_version, base_events_version;
+    bool clock_is_patched; /* time.monotonic() is not the system's clock */
+    uint64_t clock_version; /* al_loop_clock_version() when it was not, or 0 */
 } al_state;
 
 /* The module definition, in module.c. */
