@@ -20,6 +20,7 @@ from pyasynclife._batch import Batch
 from pyasynclife._core import Ready, TaskGroup, TaskMetadata, TaskResult
 from pyasynclife._errors import (
     BatchError,
+    ClosedError,
     DuplicateTaskError,
     NotRunError,
     PyAsyncLifeError,
@@ -41,6 +42,7 @@ __all__ = [
     "BatchProgress",
     "BatchResult",
     "BatchStatus",
+    "ClosedError",
     "DuplicateTaskError",
     "NotRunError",
     "PyAsyncLifeError",

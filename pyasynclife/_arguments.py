@@ -86,6 +86,17 @@ def check_size(name: str, value: Any, least: int = 0) -> int:
     return min(check_count(name, value, least), sys.maxsize)
 
 
+def check_flag(name: str, value: Any) -> bool:
+    """Return a flag as a bool: ``"no"`` or an object that happens to be true is none.
+
+    Raises:
+        TypeError: The value is neither a bool nor numpy's.
+    """
+    if isinstance(value, bool) or type(value).__name__ in ("bool", "bool_"):
+        return bool(value)
+    raise TypeError(f"{name} must be True or False, got {short(value)}")
+
+
 def check_hook(name: str, value: Any) -> None:
     """Refuse a hook that cannot be called, or that would have to be awaited.
 

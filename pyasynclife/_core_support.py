@@ -17,8 +17,9 @@ import functools
 import inspect
 import os
 import sys
+import time
 from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine
-from types import CodeType, FunctionType, ModuleType
+from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import Any, Generic, Protocol, TypeVar
 
 V = TypeVar("V")
@@ -32,6 +33,14 @@ task_waiter: Any = getattr(_asyncio.Task, "_fut_waiter", None)
 # Add and remove an edge of the await graph; None before 3.14.
 add_awaited_by: Any = getattr(asyncio, "future_add_to_awaited_by", None)
 discard_awaited_by: Any = getattr(asyncio, "future_discard_from_awaited_by", None)
+
+# What BaseEventLoop.time() calls, and where it finds that. The core looks whether
+# "monotonic" is still the builtin function; None if it was patched before this import.
+monotonic: Any = time.monotonic
+if not (isinstance(monotonic, BuiltinFunctionType) and monotonic.__self__ is time):
+    monotonic = None
+time_dict = vars(time)
+base_events_dict = vars(asyncio.base_events)
 
 # ---------------------------------------------------------------- fast paths
 

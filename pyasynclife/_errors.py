@@ -6,6 +6,7 @@
     ├── DuplicateTaskError (ValueError)
     ├── UnknownTaskError   (KeyError)
     ├── SignalSetupError   (RuntimeError)
+    ├── ClosedError        (RuntimeError)
     ├── NotRunError
     ├── BatchError         (ExceptionGroup)
     └── testing.HangError  (RuntimeError)
@@ -44,6 +45,10 @@ class UnknownTaskError(PyAsyncLifeError, KeyError):
 
 class SignalSetupError(PyAsyncLifeError, RuntimeError):
     """A signal cannot be handled in this thread, interpreter or loop, or anywhere."""
+
+
+class ClosedError(PyAsyncLifeError, RuntimeError):
+    """A task was registered while the registry shuts down."""
 
 
 class NotRunError(PyAsyncLifeError):

@@ -8,6 +8,7 @@ from typing import Any, Generic, TypedDict, TypeVar, Unpack, overload
 
 from pyasynclife._arguments import (
     check_count,
+    check_flag,
     check_function,
     check_hook,
     check_optional_seconds,
@@ -148,11 +149,12 @@ def bounded_gather(
         budget=check_optional_seconds("budget", budget, math.inf),
         max_errors=-1 if max_errors is None else check_size("max_errors", max_errors),
         cancel_grace=check_optional_seconds("cancel_grace", cancel_grace, math.inf),
-        ordered=bool(ordered),
+        ordered=check_flag("ordered", ordered),
         buffer=-1 if buffer is None else check_size("buffer", buffer),
         key=key,
         on_result=on_result,
-        task_per_item=bool(task_per_item) or registry is not None,
+        task_per_item=check_flag("task_per_item", task_per_item)
+        or registry is not None,
         registry=registry,
     )
 

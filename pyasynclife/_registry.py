@@ -6,10 +6,11 @@ import asyncio
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Self, final
+from typing import Any, Self, TypeVar, final, overload
 
 from pyasynclife._arguments import (
     check_answer,
+    check_flag,
     check_hook,
     check_optional_seconds,
     check_seconds,
@@ -20,14 +21,17 @@ from pyasynclife._arguments import (
 from pyasynclife._await_chain import await_chain, dump_tasks
 from pyasynclife._core import JoinSet, Registry, TaskMetadata, adopt_methods
 from pyasynclife._core_support import close_with
+from pyasynclife._errors import UnknownTaskError
 from pyasynclife._log import logger
 from pyasynclife._report import ShutdownReport
 from pyasynclife._sealed import SealedValue, refuse_pickling
-from pyasynclife._waiting import Deadline, join_and_report, wait_among, wake
+from pyasynclife._waiting import Deadline, join_and_report, wait_among
 
 # What a shutdown does to tasks that an earlier one has cancelled: csrc/registry/
 # shutdown.h.
 AGAIN, ONCE, UNREPORTED = range(3)
+
+_D = TypeVar("_D")
 
 
 @final
@@ -72,7 +76,8 @@ class TaskRegistry(Registry):
         heartbeat_interval: Seconds between two checks of monitor_loop().
         stale_threshold: Seconds of silence after which a task is stale; math.inf:
             never.
-        history: How many finished tasks are remembered.
+        history: How many finished tasks are remembered. When there are more, those
+            that did not fail are dropped first, the oldest first.
         keep_results: Whether finished tasks keep their results.
         keep_errors: How many of the newest failures keep their exception, and with it
             the frames of its traceback. Older failures keep only the text.
@@ -81,15 +86,12 @@ class TaskRegistry(Registry):
             period of silence.
         on_finish: Called with the TaskMetadata of each task that has ended.
 
-    Attributes:
-        heartbeat_interval: Seconds between two checks; may be set.
-        stale_threshold: The default of ``stale_after``; setting it has no effect.
-        shutdown_timeout: The default timeout of shutdown(); may be set.
-        on_stale: The function that the monitor calls, or None; may be set.
+    `heartbeat_interval`, `stale_threshold`, `shutdown_timeout` and `on_stale` may be
+    set later.
 
-    Each task that fails is logged once, at ERROR, to the logger "pyasynclife". The
-    registry binds to the loop on which it is first used. Once it is empty and that loop
-    is closed, it can bind to another.
+    Each task that fails is logged once, at ERROR, to the logger "pyasynclife"; the
+    record's ``task_id`` is its id. The registry binds to the loop on which it is first
+    used. Once it is empty and that loop is closed, it can bind to another.
 
     Example::
 
@@ -103,17 +105,15 @@ class TaskRegistry(Registry):
     __slots__ = (
         "__weakref__",
         "_deadline",
+        "_heartbeat_interval",
         "_monitor",
         "_on_stale",
         "_own_shutdowns",
-        "heartbeat_interval",
-        "shutdown_timeout",
-        "stale_threshold",
+        "_shutdown_timeout",
     )
 
-    heartbeat_interval: float
-    stale_threshold: float
-    shutdown_timeout: float
+    _heartbeat_interval: float
+    _shutdown_timeout: float
     _on_stale: Callable[[TaskMetadata], object] | None
     _monitor: asyncio.Task[None] | None
     # That of a coordinator whose shutdown has begun.
@@ -133,21 +133,21 @@ class TaskRegistry(Registry):
         on_stale: Callable[[TaskMetadata], object] | None = None,
         on_finish: Callable[[TaskMetadata], object] | None = None,
     ) -> None:
-        interval = check_seconds("heartbeat_interval", heartbeat_interval, zero=False)
+        check_hook("on_finish", on_finish)
+        check_hook("on_stale", on_stale)
+        interval = _check_interval(heartbeat_interval)
         threshold = check_seconds("stale_threshold", stale_threshold)
         timeout = check_seconds("shutdown_timeout", shutdown_timeout)
-        check_hook("on_finish", on_finish)
-        self.on_stale = on_stale
         self._configure(
-            threshold,
             check_size("history", history),
-            bool(keep_results),
+            check_flag("keep_results", keep_results),
             check_size("keep_errors", keep_errors),
             on_finish,
         )
-        self.heartbeat_interval = interval
-        self.stale_threshold = threshold
-        self.shutdown_timeout = timeout
+        self._heartbeat_interval = interval
+        self._stale_threshold = threshold
+        self._shutdown_timeout = timeout
+        self._on_stale = on_stale
         self._monitor = None
         self._deadline = None
         self._own_shutdowns = []
@@ -158,6 +158,49 @@ class TaskRegistry(Registry):
 
     def __reduce__(self) -> Any:
         refuse_pickling(self)
+
+    @property
+    def heartbeat_interval(self) -> float:
+        """The seconds between two checks of monitor_loop().
+
+        A new value applies from the next check on.
+
+        Raises:
+            TypeError, ValueError: The new value is not a number of seconds above 0.
+        """
+        return self._heartbeat_interval
+
+    @heartbeat_interval.setter
+    def heartbeat_interval(self, value: float) -> None:
+        self._heartbeat_interval = _check_interval(value)
+
+    @property
+    def stale_threshold(self) -> float:
+        """The ``stale_after`` of the tasks that were registered without one.
+
+        A new value applies at once to all of them.
+
+        Raises:
+            TypeError, ValueError: The new value is not a number of seconds.
+        """
+        return self._stale_threshold
+
+    @stale_threshold.setter
+    def stale_threshold(self, value: float) -> None:
+        self._stale_threshold = check_seconds("stale_threshold", value)
+
+    @property
+    def shutdown_timeout(self) -> float:
+        """The seconds that shutdown() waits by default.
+
+        Raises:
+            TypeError, ValueError: The new value is not a number of seconds.
+        """
+        return self._shutdown_timeout
+
+    @shutdown_timeout.setter
+    def shutdown_timeout(self, value: float) -> None:
+        self._shutdown_timeout = check_seconds("shutdown_timeout", value)
 
     @property
     def on_stale(self) -> Callable[[TaskMetadata], object] | None:
@@ -172,6 +215,21 @@ class TaskRegistry(Registry):
     def on_stale(self, value: Callable[[TaskMetadata], object] | None) -> None:
         check_hook("on_stale", value)
         self._on_stale = value
+
+    @overload
+    def get(self, task_id: str) -> TaskMetadata | None: ...
+    @overload
+    def get(self, task_id: str, default: _D) -> TaskMetadata | _D: ...
+    def get(self, task_id: str, default: Any = None) -> Any:
+        """Return the metadata of a task that is alive or in the history, or a default.
+
+        Raises:
+            TypeError, ValueError: The id is not a non-empty str.
+        """
+        try:
+            return self[task_id]
+        except UnknownTaskError:
+            return default
 
     def stats(self) -> RegistryStats:
         """Return a snapshot of the counts; costs O(newly stale tasks)."""
@@ -201,8 +259,9 @@ class TaskRegistry(Registry):
     async def shutdown(self, timeout: float | None = None) -> ShutdownReport:
         """Cancel all tasks except the calling one, wait for them, and report.
 
-        Tasks that are registered meanwhile are cancelled too. The call returns at the
-        deadline even if some tasks are still running.
+        Meanwhile `closing` is true, register() raises ClosedError, and a task that is
+        passed to track() is cancelled too. The call returns at the deadline even if
+        some tasks are still running; then the registry may be used again.
 
         Args:
             timeout: Seconds; None: ``shutdown_timeout`` or, once a signal or request
@@ -286,8 +345,7 @@ class TaskRegistry(Registry):
         for own, join_set in self._own_shutdowns:
             own.due = min(own.due, deadline.due)
             own.until = min(own.until, deadline.until)
-            for waiter in tuple(join_set.waiters):
-                wake(waiter)
+            join_set.wake_callers()
 
     def _forget_deadline(self, deadline: Deadline) -> None:
         """Follow a deadline no longer."""
@@ -400,6 +458,10 @@ class TaskRegistry(Registry):
                 await asyncio.wait([monitor])
         if news:
             logger.error("%s", report)
+
+
+def _check_interval(value: Any) -> float:
+    return check_seconds("heartbeat_interval", value, zero=False)
 
 
 adopt_methods(TaskRegistry)  # this takes a tenth off the cost of a heartbeat

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, final
 
@@ -12,7 +11,7 @@ from pyasynclife._await_chain import await_chain
 from pyasynclife._sealed import SealedValue
 
 if TYPE_CHECKING:
-    from pyasynclife._core import JoinSetMember
+    from pyasynclife._core import JoinSet, JoinSetMember
 
 
 @final
@@ -103,28 +102,24 @@ def _text_of(error: BaseException) -> str:
 
 
 def make_report(
-    members: Iterable[JoinSetMember],
-    caller: asyncio.Task[Any] | None,
-    excluded: Container[asyncio.Task[Any] | None],
-    duration: float,
-    late: bool,
+    join_set: JoinSet, caller: asyncio.Task[Any] | None, duration: float, late: bool
 ) -> ShutdownReport:
     """Report on the tasks of a join set.
 
+    The exits of tasks that have ended are made once and shared by all reports, because
+    each of many tasks may call shutdown().
+
     Args:
-        members: The members of the join set.
+        join_set: The tasks that were cancelled.
         caller: The calling task; it is left out of the report.
-        excluded: Tasks that are left out of the report unless they have ended.
         duration: Seconds since the shutdown began.
         late: Whether the deadline has passed.
     """
-    lists: dict[str, list[TaskExit]] = {outcome: [] for outcome in _OUTCOMES}
-    for member in members:
-        if member.task is caller or (
-            member.outcome == "stuck" and member.task in excluded
-        ):
-            continue
-        lists[member.outcome].append(_task_exit(member))
+    exits = join_set.exits
+    for member in join_set.take_ended():
+        exits.setdefault(member.outcome, []).append(_task_exit(member))
+    lists = {outcome: list(exits.get(outcome, ())) for outcome in _OUTCOMES}
+    lists["stuck"] = [_task_exit(member) for member in join_set.stuck(caller)]
     return ShutdownReport._make(
         **lists, duration=duration, deadline_met=not (late or lists["stuck"])
     )

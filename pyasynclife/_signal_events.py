@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from pyasynclife import _signals
-from pyasynclife._arguments import check_answer, short
+from pyasynclife._arguments import check_answer, check_flag, short
 from pyasynclife._core import SignalHandler
 from pyasynclife._log import logger
 
@@ -60,7 +60,7 @@ class SignalEvents:
         for signum in self._shutdown_signals & self._reload_signals:
             name = _signals.name_of(signum)
             raise ValueError(f"{name} cannot both shut down and reload: choose one")
-        self._take_ignored = bool(take_ignored)
+        self._take_ignored = check_flag("take_ignored", take_ignored)
         self._on_signal = on_signal
         self._shutdown = asyncio.Event()
         self._reload = asyncio.Event()

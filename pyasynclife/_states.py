@@ -1,11 +1,14 @@
-"""The states of a task, an item and a batch."""
+"""The states of a task, an item and a batch.
+
+Their members are str: ``json.dumps()`` and f-strings give the value.
+"""
 
 from __future__ import annotations
 
 import enum
 
 
-class TaskState(enum.Enum):
+class TaskState(enum.StrEnum):
     """The state of a task or item.
 
     Attributes:
@@ -24,7 +27,7 @@ class TaskState(enum.Enum):
     FAILED = "failed"
 
 
-class TaskHealth(enum.Enum):
+class TaskHealth(enum.StrEnum):
     """The health of a task.
 
     Attributes:
@@ -41,7 +44,7 @@ class TaskHealth(enum.Enum):
     UNKNOWN = "unknown"
 
 
-class BatchStatus(enum.Enum):
+class BatchStatus(enum.StrEnum):
     """How a batch ended.
 
     Attributes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 from pyasynclife._core import JoinSet
 from pyasynclife._report import ShutdownReport, make_report
@@ -69,19 +69,22 @@ async def join_and_report(
     """
     loop = asyncio.get_running_loop()
     caller = asyncio.current_task()
-    join_set.callers.append(caller)
+    waiters = join_set.enter(caller)
     try:
         for _ in range(_ITERATIONS if deadline.until <= loop.time() else 0):
-            if _is_waiting(join_set, caller):
+            if join_set.left(caller):
                 await asyncio.sleep(0)
-        while loop.time() < deadline.until and _is_waiting(join_set, caller):
-            await wait_among(join_set.waiters, deadline.until)
-        excluded = _excluded(join_set, caller)
+        while loop.time() < deadline.until and join_set.left(caller):
+            await wait_among(waiters, deadline.until)
         now = loop.time()
-        late = now > deadline.due
-        return make_report(join_set.members, caller, excluded, now - started, late)
-    finally:
-        join_set.callers.remove(caller)
+        report = make_report(join_set, caller, now - started, now > deadline.due)
+    except BaseException:
+        join_set.leave(caller)
+        raise
+    if join_set.left(caller):
+        # Later: the next caller with this deadline need not report this one as stuck.
+        loop.call_soon(join_set.leave, caller)
+    return report
 
 
 async def wait_among(
@@ -112,28 +115,3 @@ def wake(waiter: asyncio.Future[None]) -> None:
     """Wake a waiter; has no effect if it is done already."""
     if not waiter.done():
         waiter.set_result(None)
-
-
-def _is_waiting(join_set: JoinSet, caller: asyncio.Task[Any] | None) -> bool:
-    """Tell whether the join set has a task that the caller has to wait for."""
-    if not 0 < join_set.pending <= len(join_set.callers):
-        return join_set.pending > 0
-    excluded = _excluded(join_set, caller)
-    return any(
-        member.task not in excluded
-        for member in join_set.members
-        if member.outcome == "stuck"
-    )
-
-
-def _excluded(
-    join_set: JoinSet, caller: asyncio.Task[Any] | None
-) -> list[asyncio.Task[Any] | None]:
-    """Return the tasks that the caller does not wait for.
-
-    This is the caller itself or, if the join set contains the caller, all callers: they
-    would wait for each other.
-    """
-    if any(member.task is caller for member in join_set.members):
-        return join_set.callers
-    return [caller]

@@ -159,6 +159,39 @@ ready_bool(PyObject *Py_UNUSED(op))
 }
 
 static PyObject *
+ready_iter(PyObject *Py_UNUSED(op))
+{
+    PyErr_SetString(PyExc_TypeError,
+                    "await this: a Ready cannot be iterated or unpacked (or "
+                    "read .result())");
+    return NULL;
+}
+
+/* The step of what __await__() returns. */
+static PySendResult
+ready_step(PyObject *op, PyObject *thrown, PyObject **result)
+{
+    if (thrown != NULL) {
+        PyErr_SetRaisedException(Py_NewRef(thrown));
+        return PYGEN_ERROR;
+    }
+    return ready_am_send(op, NULL, result);
+}
+
+PyDoc_STRVAR(ready_await_doc,
+"__await__($self, /)\n--\n\n"
+"Return an iterator that ends with the value at once.");
+
+/* `await` asks the slot, which returns the Ready itself.  A call by name is
+   for `yield from`, which iterates over what it gets. */
+static PyObject *
+ready_await(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    al_state *st = al_state_of_type(Py_TYPE(op));
+    return st == NULL ? NULL : al_awaitable_new(st, op, ready_step);
+}
+
+static PyObject *
 ready_repr(PyObject *op)
 {
     return AL_ALLOC(
@@ -208,6 +241,7 @@ ready_dealloc(PyObject *op)
 static PyMethodDef ready_methods[] = {
     {"result", ready_result, METH_NOARGS, ready_result_doc},
     {"__reduce__", al_object_refuse_pickling, METH_NOARGS, NULL},
+    {"__await__", ready_await, METH_NOARGS | METH_COEXIST, ready_await_doc},
     {"__class_getitem__", Py_GenericAlias, METH_O | METH_CLASS, NULL},
     {NULL, NULL, 0, NULL},
 };
@@ -215,14 +249,15 @@ static PyMethodDef ready_methods[] = {
 PyDoc_STRVAR(ready_doc,
 "The value of a call that has acted already, as an awaitable.\n\n"
 "Await it, which does not suspend and works any number of times, read\n"
-"result(), or drop it.  It has no truth value: `if registry.cancel(id):`\n"
-"without await raises TypeError.");
+"result(), or drop it.  It has no truth value and cannot be unpacked:\n"
+"`if registry.cancel(id):` and `task, task_id = registry.register(coro)`\n"
+"without await raise TypeError.");
 
 static PyType_Slot ready_slots[] = {
     {Py_tp_doc, (void *)ready_doc},
     {Py_am_await, PyObject_SelfIter},
     {Py_am_send, ready_am_send},
-    {Py_tp_iter, PyObject_SelfIter},
+    {Py_tp_iter, ready_iter},
     {Py_tp_iternext, ready_iternext},
     {Py_nb_bool, ready_bool},
     {Py_tp_repr, ready_repr},

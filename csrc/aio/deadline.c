@@ -12,6 +12,11 @@
  * So a batch arms about one timer in each timeout's length of its run, instead
  * of one for each item.
  *
+ * The loop may fire a timer before its time by our clock: if loop.time() was
+ * patched, or is coarse.  Then the timer is armed again for the seconds that
+ * are left, at least a millisecond: armed for the same time it would fire in
+ * each iteration of the loop.
+ *
  * Danger spot: due() runs Python, and may add deadlines, remove them or disarm
  * the queue.  What is due is therefore moved to a local list first, from which
  * a deadline that is dropped meanwhile removes itself, and the list is read
@@ -28,6 +33,8 @@
 /* How early a timer may fire.  uvloop's clock counts milliseconds. */
 #define DEADLINE_COARSE 1e-3
 #define DEADLINE_FINE 1e-6
+/* The least time until a timer that has fired too early fires again. */
+#define DEADLINE_AGAIN 1e-3
 
 /* The callback of a timer.  Each timer has its own, so that the loop's handle
    owns the owner for as long as it may fire. */
@@ -76,9 +83,10 @@ deadline_cancel_timer(al_deadlines *all, PyObject *timer)
 }
 
 /* Arm the timer for the head of the queue, unless it fires no later already.
+   `early` is the time at which the last timer has fired too early, else NULL.
    -1 with an exception. */
 static int
-deadline_arm(al_deadlines *all)
+deadline_arm(al_deadlines *all, const double *early)
 {
     if (al_list_is_empty(&all->queue)) {
         return 0;
@@ -91,7 +99,11 @@ deadline_arm(al_deadlines *all)
     if (alarm == NULL) {
         return -1;
     }
-    PyObject *timer = al_loop_call_at(all->st, all->bound, when, alarm);
+    PyObject *timer =
+        early == NULL
+            ? al_loop_call_at(all->st, all->bound, when, alarm)
+            : al_loop_call_later(all->st, all->bound,
+                                 Py_MAX(when - *early, DEADLINE_AGAIN), alarm);
     Py_DECREF(alarm);
     if (timer == NULL) {
         return -1;
@@ -114,6 +126,7 @@ deadline_fire(al_deadlines *all)
         return;
     }
     double until = now + deadline_slack(all);
+    bool early = until < all->armed;
     al_link due;
     al_list_init(&due);
     while (!al_list_is_empty(&all->queue)) {
@@ -130,7 +143,7 @@ deadline_fire(al_deadlines *all)
         al_link_unlink(first);
         all->due(all, AL_CONTAINER_OF(first, al_deadline, link));
     }
-    if (deadline_arm(all) < 0) {
+    if (deadline_arm(all, early ? &now : NULL) < 0) {
         all->due(all, NULL);
     }
 }
@@ -159,7 +172,7 @@ al_deadline_add(al_deadlines *all, al_deadline *deadline, double when)
     }
     deadline->when = when;
     al_link_after(&deadline->link, before);
-    if (deadline_arm(all) < 0) {
+    if (deadline_arm(all, NULL) < 0) {
         al_deadline_drop(deadline);
         return -1;
     }

@@ -4,10 +4,11 @@
  * one; its report reads it.
  *
  *     JoinSet
- *       .members    [JoinSetMember, ...]      one for each Task
- *       .pending    members whose Task has not ended
- *       .waiters    futures, woken when .pending may be low enough
- *       .callers    the Tasks that wait
+ *       .running    a list of members whose Task has not ended
+ *       .calling    a list of those of them whose Task waits for this set
+ *       .ended      a list of members that no report has read yet
+ *       .insiders   futures of the callers that are members
+ *       .outsiders  futures of the other callers
  *
  *     a member      stuck --al_member_end--> finished, cancelled, failed or
  *                                            swallowed
@@ -17,6 +18,12 @@
  * down does not: its entry is one already, and calls al_member_end.  The
  * waiting itself, with its timer, is Python: join_and_report().
  *
+ * An outsider waits for all Tasks.  Tasks of the set that wait for the set
+ * must not wait for each other: an insider waits until all that have not ended
+ * are callers, which then go on together.  They stay in `calling`, so that
+ * none of them waits for another one's clean-up.  So a call is woken once,
+ * however many Tasks shut each other down.
+ *
  * A Task has swallowed its cancellation if it returned a value, this set or an
  * earlier one had cancelled it, and the request still counts in cancelling().
  * A Task that took the request back by uncancel() meant to go on, and has
@@ -24,7 +31,9 @@
  */
 #include "base/compat.h"
 #include "base/fault.h"
+#include "base/list.h"
 #include "base/object.h"
+#include "base/ptr_table.h"
 #include "base/state.h"
 #include "aio/loop.h"
 #include "aio/task.h"
@@ -35,10 +44,16 @@ typedef struct {
     PyObject_HEAD
     al_state *st;
     al_loop bound;
-    PyObject *members; /* owned: list */
-    PyObject *waiters; /* owned: list of futures */
-    PyObject *callers; /* owned: list of the Tasks that wait, or None */
-    Py_ssize_t pending;
+    /* The lists own the members that are in them. */
+    al_link running;
+    al_link calling;
+    al_link ended;
+    al_ptr_table by_task; /* the members that have not ended */
+    Py_ssize_t pending;   /* how many have not ended */
+    Py_ssize_t callers;   /* how many are in `calling` */
+    PyObject *insiders;   /* owned: list of futures */
+    PyObject *outsiders;  /* owned: list of futures */
+    PyObject *exits;      /* owned: dict, for make_report() */
 } JoinSetObject;
 
 typedef enum {
@@ -56,43 +71,86 @@ static const char *const member_words[] = {
 typedef struct {
     PyObject_HEAD
     vectorcallfunc vectorcall;
-    JoinSetObject *set; /* owned; NULL when it has ended */
-    PyObject *task;     /* owned */
-    PyObject *meta;     /* owned: the entry, or None */
-    PyObject *error;    /* owned, or NULL */
+    al_link link;          /* in a list of the set */
+    al_ptr_link task_link; /* in the set's by_task, until it ends */
+    JoinSetObject *set;    /* owned; NULL when it has ended */
+    PyObject *task;        /* owned */
+    PyObject *meta;        /* owned: the entry, or None */
+    PyObject *error;       /* owned, or NULL */
     member_outcome outcome;
     bool cancel_sent; /* a cancel() is under way, or has returned True */
+    bool calls;       /* it is in `calling` */
     bool ended;
 } MemberObject;
+
+#define MEMBER_OF(link_) AL_CONTAINER_OF(link_, MemberObject, link)
 
 /* ----------------------------------------------------------- core half */
 
 PyObject *
 al_join_set_new(al_state *st, const al_loop *bound)
 {
-    PyObject *members = AL_ALLOC(PyList_New(0));
-    PyObject *waiters = members == NULL ? NULL : AL_ALLOC(PyList_New(0));
-    PyObject *callers = waiters == NULL ? NULL : AL_ALLOC(PyList_New(0));
+    PyObject *insiders = AL_ALLOC(PyList_New(0));
+    PyObject *outsiders = insiders == NULL ? NULL : AL_ALLOC(PyList_New(0));
+    PyObject *exits = outsiders == NULL ? NULL : AL_ALLOC(PyDict_New());
     JoinSetObject *self =
-        callers == NULL ? NULL
-                        : AL_ALLOC(PyObject_GC_New(
-                              JoinSetObject, (PyTypeObject *)st->JoinSet));
+        exits == NULL ? NULL
+                      : AL_ALLOC(PyObject_GC_New(JoinSetObject,
+                                                 (PyTypeObject *)st->JoinSet));
     if (self == NULL) {
-        Py_XDECREF(members);
-        Py_XDECREF(waiters);
-        Py_XDECREF(callers);
+        Py_XDECREF(insiders);
+        Py_XDECREF(outsiders);
+        Py_XDECREF(exits);
         return NULL;
     }
     self->st = st;
     self->bound = *bound;
     Py_XINCREF(self->bound.loop);
     Py_XINCREF(self->bound.context);
-    self->members = members;
-    self->waiters = waiters;
-    self->callers = callers;
-    self->pending = 0;
+    al_list_init(&self->running);
+    al_list_init(&self->calling);
+    al_list_init(&self->ended);
+    self->by_task = (al_ptr_table){NULL, 0, 0};
+    self->pending = self->callers = 0;
+    self->insiders = insiders;
+    self->outsiders = outsiders;
+    self->exits = exits;
     PyObject_GC_Track((PyObject *)self);
     return (PyObject *)self;
+}
+
+Py_ssize_t
+al_join_set_pending(PyObject *op)
+{
+    return ((JoinSetObject *)op)->pending;
+}
+
+/* Wake the callers that have nothing left to wait for. */
+static void
+join_set_wake(JoinSetObject *self)
+{
+    PyObject *insiders = Py_XNewRef(self->insiders);
+    PyObject *outsiders = Py_XNewRef(self->outsiders);
+    if (insiders != NULL && self->pending == self->callers) {
+        al_loop_wake_waiters(self->st, &self->bound, insiders);
+    }
+    if (outsiders != NULL && self->pending == 0) {
+        al_loop_wake_waiters(self->st, &self->bound, outsiders);
+    }
+    Py_XDECREF(insiders);
+    Py_XDECREF(outsiders);
+}
+
+/* Move a member that has not ended to `calling`, or back to `running`. */
+static void
+member_set_calling(JoinSetObject *set, MemberObject *member, bool calls)
+{
+    if (member->calls != calls) {
+        member->calls = calls;
+        set->callers += calls ? 1 : -1;
+        al_link_unlink(&member->link);
+        al_list_append(calls ? &set->calling : &set->running, &member->link);
+    }
 }
 
 /* Tell whether our cancellation still counts in the Task's cancelling(). */
@@ -127,25 +185,25 @@ al_member_end(PyObject *op, al_outcome outcome, PyObject *error)
     member->ended = true;
     JoinSetObject *set = member->set;
     member->set = NULL;
-    if (set == NULL || set->waiters == NULL) {
+    if (set == NULL || !al_link_is_in(&member->link)) {
         Py_XDECREF((PyObject *)set);
         return; /* the collector has cleared the set */
     }
-    PyObject *waiters = Py_NewRef(set->waiters);
-    member->outcome = outcome == AL_CANCELLED ? MEMBER_CANCELLED
-                      : outcome == AL_DONE    ? MEMBER_FINISHED
-                                              : MEMBER_FAILED;
-    if (outcome == AL_DONE && member_still_cancelling(set, member)) {
-        member->outcome = MEMBER_SWALLOWED;
-    }
+    bool swallowed =
+        outcome == AL_DONE && member_still_cancelling(set, member);
+    member->outcome = swallowed                 ? MEMBER_SWALLOWED
+                      : outcome == AL_CANCELLED ? MEMBER_CANCELLED
+                      : outcome == AL_DONE      ? MEMBER_FINISHED
+                                                : MEMBER_FAILED;
     Py_XSETREF(member->error, Py_XNewRef(error));
-    /* The Tasks that are pending may all be among those that wait here: each
-       of them decides in Python whether it waits for any other. */
-    Py_ssize_t waiting = PyList_GET_SIZE(waiters);
-    if (--set->pending <= (waiting > 1 ? waiting : 1)) {
-        al_loop_wake_waiters(set->st, &set->bound, waiters);
+    if (al_link_is_in(&member->link)) {
+        set->pending--;
+        set->callers -= member->calls;
+        al_ptr_table_remove(&set->by_task, &member->task_link);
+        al_link_unlink(&member->link);
+        al_list_append(&set->ended, &member->link);
     }
-    Py_DECREF(waiters);
+    join_set_wake(set);
     Py_DECREF((PyObject *)set);
 }
 
@@ -228,9 +286,10 @@ member_new(JoinSetObject *set, PyObject *task, PyObject *meta)
     member->task = Py_NewRef(task);
     member->meta = Py_NewRef(meta);
     member->error = NULL;
+    member->link = (al_link){NULL, NULL};
+    member->task_link = (al_ptr_link){NULL, NULL};
     member->outcome = MEMBER_STUCK;
-    member->cancel_sent = false;
-    member->ended = false;
+    member->cancel_sent = member->calls = member->ended = false;
     PyObject_GC_Track((PyObject *)member);
     return member;
 }
@@ -239,13 +298,16 @@ PyObject *
 al_join_set_add(PyObject *op, PyObject *task, PyObject *meta)
 {
     JoinSetObject *set = (JoinSetObject *)op;
-    MemberObject *member = member_new(set, task, meta);
-    if (member == NULL
-        || AL_ALLOC_INT(PyList_Append(set->members, (PyObject *)member)) < 0)
-    {
-        Py_XDECREF((PyObject *)member);
+    if (al_ptr_table_reserve(&set->by_task) < 0) {
         return NULL;
     }
+    MemberObject *member = member_new(set, task, meta);
+    if (member == NULL) {
+        return NULL;
+    }
+    al_ptr_table_add(&set->by_task, &member->task_link, task);
+    al_list_append(&set->running, &member->link);
+    Py_INCREF((PyObject *)member); /* the list's */
     set->pending++;
     return (PyObject *)member;
 }
@@ -310,20 +372,150 @@ join_set_add(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
     return member;
 }
 
+/* Find the member of a caller, a Task or None, that has not ended; NULL,
+   without an exception, if it is no member. */
+static MemberObject *
+join_set_insider(JoinSetObject *self, PyObject *caller)
+{
+    al_ptr_link *link = al_ptr_table_find(&self->by_task, caller);
+    return link == NULL ? NULL
+                        : AL_CONTAINER_OF(link, MemberObject, task_link);
+}
+
+PyDoc_STRVAR(join_set_enter_doc,
+"enter($self, caller, /)\n--\n\n"
+"Note that a Task, or None, waits for this set.\n\n"
+"Returns the list for its futures, which get None when left(caller) is 0.");
+
+static PyObject *
+join_set_enter(PyObject *op, PyObject *caller)
+{
+    JoinSetObject *self = (JoinSetObject *)op;
+    MemberObject *member = join_set_insider(self, caller);
+    if (member == NULL) {
+        return Py_NewRef(self->outsiders);
+    }
+    member_set_calling(self, member, true);
+    join_set_wake(self); /* it may be the last that the others wait for */
+    return Py_NewRef(self->insiders);
+}
+
+PyDoc_STRVAR(join_set_leave_doc,
+"leave($self, caller, /)\n--\n\n"
+"Note that a Task stops waiting before left(caller) is 0.");
+
+static PyObject *
+join_set_leave(PyObject *op, PyObject *caller)
+{
+    JoinSetObject *self = (JoinSetObject *)op;
+    MemberObject *member = join_set_insider(self, caller);
+    if (member != NULL) {
+        member_set_calling(self, member, false);
+    }
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(join_set_wake_callers_doc,
+"wake_callers($self, /)\n--\n\n"
+"Wake all callers to look at their deadline again.");
+
+static PyObject *
+join_set_wake_callers(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    JoinSetObject *self = (JoinSetObject *)op;
+    PyObject *lists[] = {Py_NewRef(self->insiders),
+                         Py_NewRef(self->outsiders)};
+    for (size_t i = 0; i < Py_ARRAY_LENGTH(lists); i++) {
+        al_loop_wake_waiters(self->st, &self->bound, lists[i]);
+        Py_DECREF(lists[i]);
+    }
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(join_set_left_doc,
+"left($self, caller, /)\n--\n\n"
+"Return how many Tasks a caller still has to wait for.");
+
+static PyObject *
+join_set_left(PyObject *op, PyObject *caller)
+{
+    JoinSetObject *self = (JoinSetObject *)op;
+    bool inside = join_set_insider(self, caller) != NULL;
+    return AL_ALLOC(
+        PyLong_FromSsize_t(self->pending - (inside ? self->callers : 0)));
+}
+
+/* Append the members of a list to a Python list.  Returns 0; -1 with
+   MemoryError. */
+static int
+join_set_list(al_link *head, PyObject *list)
+{
+    for (al_link *at = head->next; at != head; at = at->next) {
+        PyObject *member = (PyObject *)MEMBER_OF(at);
+        if (AL_ALLOC_INT(PyList_Append(list, member)) < 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+PyDoc_STRVAR(join_set_stuck_doc,
+"stuck($self, caller, /)\n--\n\n"
+"Return the members that a caller still has to wait for, as a list.");
+
+static PyObject *
+join_set_stuck(PyObject *op, PyObject *caller)
+{
+    JoinSetObject *self = (JoinSetObject *)op;
+    PyObject *list = AL_ALLOC(PyList_New(0));
+    if (list != NULL
+        && (join_set_list(&self->running, list) < 0
+            || (join_set_insider(self, caller) == NULL
+                && join_set_list(&self->calling, list) < 0)))
+    {
+        Py_CLEAR(list);
+    }
+    return list;
+}
+
+PyDoc_STRVAR(join_set_take_ended_doc,
+"take_ended($self, /)\n--\n\n"
+"Return the members that have ended since the last call, as a list.");
+
+static PyObject *
+join_set_take_ended(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    JoinSetObject *self = (JoinSetObject *)op;
+    PyObject *list = AL_ALLOC(PyList_New(0));
+    if (list == NULL || join_set_list(&self->ended, list) < 0) {
+        Py_XDECREF(list);
+        return NULL;
+    }
+    while (!al_list_is_empty(&self->ended)) {
+        MemberObject *member = MEMBER_OF(self->ended.next);
+        al_link_unlink(&member->link);
+        Py_DECREF((PyObject *)member); /* the new list keeps it */
+    }
+    return list;
+}
+
 static PyMethodDef join_set_methods[] = {
     {"add", AL_METHOD(join_set_add), METH_FASTCALL, join_set_add_doc},
+    {"enter", join_set_enter, METH_O, join_set_enter_doc},
+    {"leave", join_set_leave, METH_O, join_set_leave_doc},
+    {"left", join_set_left, METH_O, join_set_left_doc},
+    {"wake_callers", join_set_wake_callers, METH_NOARGS,
+     join_set_wake_callers_doc},
+    {"stuck", join_set_stuck, METH_O, join_set_stuck_doc},
+    {"take_ended", join_set_take_ended, METH_NOARGS, join_set_take_ended_doc},
     {NULL, NULL, 0, NULL},
 };
 
 static PyMemberDef join_set_members[] = {
     {"pending", T_PYSSIZET, offsetof(JoinSetObject, pending), READONLY,
      "How many of its Tasks have not ended."},
-    {"members", T_OBJECT_EX, offsetof(JoinSetObject, members), READONLY,
-     "The list of its JoinSetMembers, in the order of their add()."},
-    {"waiters", T_OBJECT_EX, offsetof(JoinSetObject, waiters), READONLY,
-     "Futures that get None when no Tasks but the callers may be pending."},
-    {"callers", T_OBJECT_EX, offsetof(JoinSetObject, callers), READONLY,
-     "The list of the Tasks that wait for this set."},
+    {"exits", T_OBJECT_EX, offsetof(JoinSetObject, exits), READONLY,
+     "A dict in which make_report() keeps what it has made."},
     {NULL, 0, 0, 0, NULL},
 };
 
@@ -358,10 +550,16 @@ static int
 join_set_traverse(PyObject *op, visitproc visit, void *arg)
 {
     JoinSetObject *self = (JoinSetObject *)op;
+    al_link *heads[] = {&self->running, &self->calling, &self->ended};
     Py_VISIT(Py_TYPE(op));
-    Py_VISIT(self->members);
-    Py_VISIT(self->waiters);
-    Py_VISIT(self->callers);
+    for (size_t i = 0; i < Py_ARRAY_LENGTH(heads); i++) {
+        for (al_link *at = heads[i]->next; at != heads[i]; at = at->next) {
+            Py_VISIT((PyObject *)MEMBER_OF(at));
+        }
+    }
+    Py_VISIT(self->insiders);
+    Py_VISIT(self->outsiders);
+    Py_VISIT(self->exits);
     return al_loop_visit(&self->bound, visit, arg);
 }
 
@@ -369,11 +567,31 @@ static int
 join_set_clear(PyObject *op)
 {
     JoinSetObject *self = (JoinSetObject *)op;
-    Py_CLEAR(self->members);
-    Py_CLEAR(self->waiters);
-    Py_CLEAR(self->callers);
+    al_link *heads[] = {&self->running, &self->calling, &self->ended};
+    for (size_t i = 0; i < Py_ARRAY_LENGTH(heads); i++) {
+        while (!al_list_is_empty(heads[i])) {
+            MemberObject *member = MEMBER_OF(heads[i]->next);
+            al_link_unlink(&member->link);
+            al_ptr_table_remove(&self->by_task, &member->task_link);
+            Py_DECREF((PyObject *)member);
+        }
+    }
+    Py_CLEAR(self->insiders);
+    Py_CLEAR(self->outsiders);
+    Py_CLEAR(self->exits);
     al_loop_clear(&self->bound);
     return 0;
+}
+
+static void
+join_set_dealloc(PyObject *op)
+{
+    PyTypeObject *type = Py_TYPE(op);
+    PyObject_GC_UnTrack(op);
+    (void)join_set_clear(op);
+    PyMem_Free(((JoinSetObject *)op)->by_task.buckets);
+    type->tp_free(op);
+    Py_DECREF(type);
 }
 
 static int
@@ -415,7 +633,7 @@ static PyType_Slot join_set_slots[] = {
     {Py_tp_members, join_set_members},
     {Py_tp_traverse, join_set_traverse},
     {Py_tp_clear, join_set_clear},
-    {Py_tp_dealloc, al_object_dealloc},
+    {Py_tp_dealloc, join_set_dealloc},
     {0, NULL},
 };
 

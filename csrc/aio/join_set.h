@@ -10,6 +10,9 @@
 /* Make an empty set of a bound loop (new).  NULL with MemoryError.  Pure C. */
 PyObject *al_join_set_new(al_state *st, const al_loop *bound);
 
+/* Count the members whose Task has not ended.  Pure C. */
+Py_ssize_t al_join_set_pending(PyObject *set);
+
 /* Add a Task; the caller calls al_member_end when it has ended.  `meta` is the
    Task's registry entry or None.  Returns the member (new); NULL with an
    exception, the set unchanged.  Runs Python. */
@@ -24,8 +27,8 @@ void al_member_cancel(PyObject *member);
 void al_member_was_cancelled(PyObject *member);
 
 /* Record that a member's Task has ended; later calls do nothing.  `error` is
-   its exception, or NULL.  Wakes the waiters when no other Tasks than theirs
-   may be pending.  Runs Python. */
+   its exception, or NULL.  Wakes the callers that have nothing left to wait
+   for.  Runs Python. */
 void al_member_end(PyObject *member, al_outcome outcome, PyObject *error);
 
 /* Make the types JoinSet and JoinSetMember.  Returns 0; -1 with an exception.

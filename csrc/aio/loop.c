@@ -3,9 +3,10 @@
  * Everything here goes through methods that asyncio makes public, so uvloop,
  * other loops and virtual clocks keep working.  The one exception is the
  * clock: where loop.time() is time.monotonic(), C reads the system's clock
- * itself, because a call of loop.time() costs 70 to 100 ns.  The running loop
- * and the current task are asked for by the functions that are in asyncio's
- * modules at that moment.
+ * itself, because a call of loop.time() costs 70 to 100 ns.  Tests patch
+ * time.monotonic, as freezegun does, also while a loop runs: then loop.time()
+ * is called.  The running loop and the current task are asked for by the
+ * functions that are in asyncio's modules at that moment.
  *
  * Sections: the loop, its errors (loop.h has the table), its waiters.
  */
@@ -56,7 +57,9 @@ al_loop_running(al_state *st, const char *what)
     if (loop == NULL && PyErr_ExceptionMatches(PyExc_RuntimeError)) {
         PyErr_Format(PyExc_RuntimeError,
                      "%s needs a running event loop: call it from a coroutine "
-                     "or a callback of the loop",
+                     "or a callback of the loop; in another thread, use "
+                     "loop.call_soon_threadsafe() or "
+                     "asyncio.run_coroutine_threadsafe()",
                      what);
     }
     return loop;
@@ -124,15 +127,38 @@ al_loop_check_thread(al_state *st, al_loop *bound, const char *what)
     Py_XDECREF(running);
     PyErr_Format(PyExc_RuntimeError,
                  "%s was called from another thread than its event loop's: "
-                 "use loop.call_soon_threadsafe()",
+                 "use loop.call_soon_threadsafe() or, to get its result, "
+                 "asyncio.run_coroutine_threadsafe()",
                  what);
     return -1;
 }
 
-double
-al_loop_time(al_state *st, const al_loop *bound)
+/* Find out whether what BaseEventLoop.time() calls, the name "monotonic" of
+   the module that asyncio.base_events calls "time", is the builtin. */
+static void
+loop_examine_clock(al_state *st)
 {
-    if (bound->clock != AL_CLOCK_ITS_OWN || bound->loop == NULL) {
+    PyObject *error = PyErr_GetRaisedException();
+    PyObject *module =
+        PyDict_GetItemWithError(st->base_events_dict, st->s_time);
+    st->clock_is_patched =
+        module != st->time_module
+        || PyDict_GetItemWithError(st->time_dict, st->s_monotonic)
+               != st->monotonic;
+    PyErr_Clear(); /* of a key's __eq__: not found */
+    if (error != NULL) {
+        PyErr_SetRaisedException(error);
+    }
+    st->clock_version = st->clock_is_patched ? 0 : al_loop_clock_version(st);
+}
+
+double
+al_loop_ask_time(al_state *st, const al_loop *bound)
+{
+    if (bound->clock == AL_CLOCK_SYSTEM) {
+        loop_examine_clock(st);
+    }
+    if (bound->loop == NULL || al_loop_has_system_clock(st, bound)) {
         return al_clock();
     }
     PyObject *now = PyObject_CallMethodNoArgs(bound->loop, st->s_time);
@@ -144,20 +170,34 @@ al_loop_time(al_state *st, const al_loop *bound)
     return seconds;
 }
 
+/* Call a method of the loop that makes a timer. */
+static PyObject *
+loop_make_timer(al_state *st, const al_loop *bound, PyObject *method,
+                double seconds, PyObject *callback)
+{
+    PyObject *time = AL_ALLOC(PyFloat_FromDouble(seconds));
+    if (time == NULL) {
+        return NULL;
+    }
+    PyObject *stack[5] = {NULL, bound->loop, time, callback, bound->context};
+    PyObject *handle = PyObject_VectorcallMethod(
+        method, stack + 1, 3 | PY_VECTORCALL_ARGUMENTS_OFFSET, st->kw_context);
+    Py_DECREF(time);
+    return handle;
+}
+
 PyObject *
 al_loop_call_at(al_state *st, const al_loop *bound, double when,
                 PyObject *callback)
 {
-    PyObject *at = AL_ALLOC(PyFloat_FromDouble(when));
-    if (at == NULL) {
-        return NULL;
-    }
-    PyObject *stack[5] = {NULL, bound->loop, at, callback, bound->context};
-    PyObject *handle = PyObject_VectorcallMethod(
-        st->s_call_at, stack + 1, 3 | PY_VECTORCALL_ARGUMENTS_OFFSET,
-        st->kw_context);
-    Py_DECREF(at);
-    return handle;
+    return loop_make_timer(st, bound, st->s_call_at, when, callback);
+}
+
+PyObject *
+al_loop_call_later(al_state *st, const al_loop *bound, double delay,
+                   PyObject *callback)
+{
+    return loop_make_timer(st, bound, st->s_call_later, delay, callback);
 }
 
 /* ------------------------------------------------------------- errors */

@@ -8,7 +8,8 @@
 /* The clock of a loop, numbered as by loop_clock() in Python. */
 typedef enum {
     AL_CLOCK_ITS_OWN = 0, /* call loop.time() */
-    AL_CLOCK_SYSTEM = 1,  /* time.monotonic(), which C reads itself */
+    AL_CLOCK_SYSTEM = 1,  /* time.monotonic(): while it is not patched, C
+                             reads the system's clock itself */
     AL_CLOCK_COARSE = 2,  /* the same, read by the loop once an iteration */
 } al_clock_kind;
 
@@ -45,14 +46,47 @@ PyObject *al_loop_current_task(al_state *st, const al_loop *bound);
    Returns 0; -1 with RuntimeError, which names `what`.  Runs Python. */
 int al_loop_check_thread(al_state *st, al_loop *bound, const char *what);
 
+/* al_loop_time() where it takes more than to read the clock.  Runs Python. */
+double al_loop_ask_time(al_state *st, const al_loop *bound);
+
+/* Return a number that grows with each change of the two modules where
+   loop.time() finds time.monotonic; 0 where dicts have no versions.
+   Pure C. */
+static inline uint64_t
+al_loop_clock_version(const al_state *st)
+{
+    return al_compat_dict_version(st->time_dict)
+           + al_compat_dict_version(st->base_events_dict);
+}
+
 /* Return the bound loop's time in seconds; -1.0 with an exception.
-   Runs Python.  (For AL_CLOCK_ITS_OWN alone.) */
-double al_loop_time(al_state *st, const al_loop *bound);
+   Runs Python.  (Unless al_loop_has_system_clock() afterwards.) */
+static inline double
+al_loop_time(al_state *st, const al_loop *bound)
+{
+    bool is_known = bound->clock == AL_CLOCK_SYSTEM && AL_DICT_HAS_VERSION
+                    && st->clock_version == al_loop_clock_version(st);
+    return is_known ? al_clock() : al_loop_ask_time(st, bound);
+}
+
+/* Tell whether the last al_loop_time() has read the system's clock.
+   Pure C. */
+static inline bool
+al_loop_has_system_clock(const al_state *st, const al_loop *bound)
+{
+    return bound->clock != AL_CLOCK_ITS_OWN
+           && !(st->clock_is_patched && bound->clock == AL_CLOCK_SYSTEM);
+}
 
 /* Schedule `callback()` at loop time `when`, in the bound context.  Returns
    the TimerHandle (new); NULL with an exception.  Runs Python. */
 PyObject *al_loop_call_at(al_state *st, const al_loop *bound, double when,
                           PyObject *callback);
+
+/* al_loop_call_at() for `delay` seconds after the loop's own time.
+   Runs Python. */
+PyObject *al_loop_call_later(al_state *st, const al_loop *bound, double delay,
+                             PyObject *callback);
 
 /* ------------------------------------------------------------- errors
  *

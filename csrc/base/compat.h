@@ -27,6 +27,23 @@
 /* Cast a METH_FASTCALL function for a method table. */
 #define AL_METHOD(function) ((PyCFunction)(void (*)(void))(function))
 
+/* A number that changes with each change of a dict; from 3.14 on there is
+   none, and it is 0.  Pure C. */
+#define AL_DICT_HAS_VERSION (PY_VERSION_HEX < 0x030E0000)
+static inline uint64_t
+al_compat_dict_version(PyObject *dict)
+{
+#if AL_DICT_HAS_VERSION
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wdeprecated-declarations"
+    return ((PyDictObject *)dict)->ma_version_tag;
+#pragma GCC diagnostic pop
+#else
+    (void)dict;
+    return 0;
+#endif
+}
+
 /* 3.11 has the raised exception as type, value and traceback only. */
 #if PY_VERSION_HEX < 0x030C0000
 static inline PyObject *

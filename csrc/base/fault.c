@@ -1,6 +1,7 @@
-/* Which allocation is to fail next, and which have failed so far.
+/* Which allocation is to fail next, and which have failed so far; and how many
+ * steps searches have taken.
  *
- * The three variables are shared by all interpreters of a process, the only
+ * The four variables are shared by all interpreters of a process, the only
  * ones of ours that are.  They exist in test builds alone, where one thread at
  * a time injects faults.
  */
@@ -18,6 +19,7 @@ typedef struct {
 static long fault_countdown = 0;
 static Site fault_sites[FAULT_SITES];
 static int fault_n_sites = 0;
+static long long fault_steps = 0;
 
 /* Record that the allocation of a source line has failed. */
 static void
@@ -42,6 +44,12 @@ al_fault(const char *file, int line)
     fault_record(file, line);
     PyErr_NoMemory();
     return true;
+}
+
+void
+al_fault_count_step(void)
+{
+    fault_steps++;
 }
 
 /* ---------------------------------------------------------- Python API */
@@ -83,7 +91,18 @@ fault_failed_allocations(PyObject *Py_UNUSED(module),
     return list;
 }
 
+PyDoc_STRVAR(fault_search_steps_doc,
+"search_steps($module, /)\n--\n\n"
+"Return how many steps the searches in sorted lists have taken so far.");
+
+static PyObject *
+fault_search_steps(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
+{
+    return PyLong_FromLongLong(fault_steps);
+}
+
 static PyMethodDef fault_methods[] = {
+    {"search_steps", fault_search_steps, METH_NOARGS, fault_search_steps_doc},
     {"fail_allocation", fault_fail_allocation, METH_O,
      fault_fail_allocation_doc},
     {"failed_allocations", fault_failed_allocations, METH_NOARGS,

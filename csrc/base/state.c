@@ -41,7 +41,7 @@ static const struct {
     {offsetof(al_state, kw_name_context), "name", "context"},
     {offsetof(al_state, kw_loop), "loop", NULL},
     {offsetof(al_state, kw_name_loop), "name", "loop"},
-    {offsetof(al_state, kw_exc_info), "exc_info", NULL},
+    {offsetof(al_state, kw_exc_info_extra), "exc_info", "extra"},
     {offsetof(al_state, kw_msg), "msg", NULL},
 };
 

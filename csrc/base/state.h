@@ -37,6 +37,10 @@
       "report_callback_error")                                                \
     X(self_test_coroutine, "pyasynclife._core_support",                       \
       "self_test_coroutine")                                                  \
+    X(time_module, "pyasynclife._core_support", "time")                       \
+    X(monotonic, "pyasynclife._core_support", "monotonic")                    \
+    X(time_dict, "pyasynclife._core_support", "time_dict")                    \
+    X(base_events_dict, "pyasynclife._core_support", "base_events_dict")      \
     X(add_awaited_by, "pyasynclife._core_support", "add_awaited_by")          \
     X(discard_awaited_by, "pyasynclife._core_support", "discard_awaited_by")  \
     X(check_seconds, "pyasynclife._arguments", "check_optional_seconds")      \
@@ -44,6 +48,7 @@
     X(close_unstarted, "pyasynclife._arguments", "close_unstarted")           \
     X(DuplicateTaskError, "pyasynclife._errors", "DuplicateTaskError")        \
     X(UnknownTaskError, "pyasynclife._errors", "UnknownTaskError")            \
+    X(ClosedError, "pyasynclife._errors", "ClosedError")                      \
     X(pending, "pyasynclife._states", "TaskState.PENDING")                    \
     X(running, "pyasynclife._states", "TaskState.RUNNING")                    \
     X(done, "pyasynclife._states", "TaskState.DONE")                          \
@@ -65,14 +70,15 @@
     X(_closed) X(_context) X(_debug) X(_ended) X(_log_destroy_pending)        \
     X(_must_cancel) X(_ready) X(_restore) X(_task_factory)                    \
     X(add_done_callback) X(append) X(appendleft) X(call_at)                   \
-    X(call_exception_handler) X(call_soon) X(call_soon_threadsafe) X(cancel)  \
-    X(cancelled) X(cancelling) X(close) X(complete) X(context) X(coro)        \
-    X(cr_running) X(cr_suspended) X(create_future) X(create_task)             \
-    X(current_task) X(done) X(eager_start) X(error) X(exception) X(get_coro)  \
-    X(get_loop) X(get_name) X(get_running_loop) X(get_task_factory)           \
-    X(gi_code) X(insert) X(is_closed) X(loop) X(name) X(pop) X(popleft)       \
-    X(reader_ended) X(register) X(remove_done_callback) X(result)             \
-    X(set_name) X(set_result) X(task) X(throw) X(time) X(uncancel) X(value)
+    X(call_exception_handler) X(call_later) X(call_soon)                      \
+    X(call_soon_threadsafe) X(cancel) X(cancelled) X(cancelling) X(close)     \
+    X(complete) X(context) X(coro) X(cr_running) X(cr_suspended)   \
+    X(create_future) X(create_task) X(current_task) X(done) X(eager_start)    \
+    X(error) X(exception) X(get_coro) X(get_loop) X(get_name)                 \
+    X(get_running_loop) X(get_task_factory) X(gi_code) X(insert) X(is_closed) \
+    X(loop) X(monotonic) X(name) X(pop) X(popleft) X(reader_ended)            \
+    X(register) X(remove_done_callback) X(result) X(set_name) X(set_result)   \
+    X(task) X(throw) X(time) X(uncancel) X(value)
 
 /* Made while the module is imported, or once later: our types, and objects
    that several files share.  A file that needs another adds a row. */
@@ -82,8 +88,8 @@
     X(Batch) X(BatchStream) X(BatchWait) X(FastPath) X(fast_path)             \
     X(CallQueue) X(LoopProxy) X(Capture) X(capture) X(TaskGroup) X(GroupExit) \
     X(ready_none) X(ready_true) X(ready_false) X(kw_context) X(kw_name)       \
-    X(kw_name_context) X(kw_loop) X(kw_name_loop) X(kw_exc_info) X(kw_msg)    \
-    X(no_args) X(kwargs_lazy) X(kwargs_eager) X(get_running_loop)
+    X(kw_name_context) X(kw_loop) X(kw_name_loop) X(kw_exc_info_extra)        \
+    X(kw_msg) X(no_args) X(kwargs_lazy) X(kwargs_eager) X(get_running_loop)
 
 typedef struct al_state {
 #define AL_FIELD(field, ...) PyObject *field;
@@ -97,6 +103,8 @@ typedef struct al_state {
 #undef AL_FIELD
     unsigned long call_queues_run; /* so far; must follow the objects */
     uint64_t events_version;       /* events_dict's, for get_running_loop */
+    bool clock_is_patched; /* time.monotonic() is not the system's clock */
+    uint64_t clock_version; /* al_loop_clock_version() when it was not, or 0 */
 } al_state;
 
 /* The module definition, in module.c. */

@@ -240,7 +240,8 @@ worker_next(WorkerObject *self)
     /* The end of the item before is the time, unless something was awaited
        since: so the clock is read once for each item. */
     double now = self->now != 0.0 ? self->now : al_pump_time(p);
-    double wall = p->bound.clock != AL_CLOCK_ITS_OWN ? now : al_clock();
+    double wall =
+        al_loop_has_system_clock(p->st, &p->bound) ? now : al_clock();
     if (p->alive > p->limit) {
         (void)worker_leave(self); /* the limit was lowered */
         return AL_PULL_NOTHING;

@@ -12,6 +12,7 @@
  */
 #include "base/compat.h"
 #include "base/fault.h"
+#include "base/args.h"
 #include "base/list.h"
 #include "base/object.h"
 #include "base/ptr_table.h"
@@ -21,6 +22,8 @@
 #include "registry/entry.h"
 #include "registry/heartbeats.h"
 #include "registry/registry.h"
+
+#include <math.h>
 
 /* The done callback: entry(task).  Users can call their TaskMetadata too: with
    another object, or after the end, that has no effect. */
@@ -72,6 +75,14 @@ entry_now(EntryObject *self)
     return al_loop_time(heartbeats->st, heartbeats->bound);
 }
 
+/* The stale_after that applies now, or did at the end. */
+static double
+entry_stale_after(EntryObject *self)
+{
+    return self->threshold == NULL ? self->stale_after
+                                   : self->threshold->stale_after;
+}
+
 /* The seconds from the loop time `then` until now, or the end (new). */
 static PyObject *
 entry_since(EntryObject *self, double then)
@@ -93,6 +104,13 @@ static PyObject *
 entry_get_silence(PyObject *op, void *Py_UNUSED(closure))
 {
     return entry_since((EntryObject *)op, ((EntryObject *)op)->last_heartbeat);
+}
+
+static PyObject *
+entry_get_stale_after(PyObject *op, void *Py_UNUSED(closure))
+{
+    double seconds = entry_stale_after((EntryObject *)op);
+    return AL_ALLOC(PyFloat_FromDouble(seconds));
 }
 
 static PyObject *
@@ -151,7 +169,7 @@ entry_get_health(PyObject *op, void *Py_UNUSED(closure))
         return NULL;
     }
     return Py_NewRef(!started ? st->unknown
-                     : now - self->last_heartbeat > self->stale_after
+                     : now - self->last_heartbeat > entry_stale_after(self)
                          ? st->stale
                      : self->heartbeats == 0 ? st->unknown
                                              : st->healthy);
@@ -212,6 +230,8 @@ static PyGetSetDef entry_getset[] = {
      "Seconds since the registration, or from there to the end.", NULL},
     {"silence", entry_get_silence, NULL,
      "Seconds since the last heartbeat, or since the registration.", NULL},
+    {"stale_after", entry_get_stale_after, NULL,
+     "Seconds of silence until it is stale; math.inf: never.", NULL},
     {"result", entry_get_result, NULL,
      "The result of a task that is DONE; else None.", NULL},
     {"error", entry_get_error, NULL,
@@ -229,8 +249,6 @@ static PyMemberDef entry_members[] = {
      "The wall clock time of the registration, as time.time() has it."},
     {"heartbeats", T_ULONGLONG, offsetof(EntryObject, heartbeats), READONLY,
      "How many heartbeats were recorded."},
-    {"stale_after", T_DOUBLE, offsetof(EntryObject, stale_after), READONLY,
-     "Seconds of silence until it is stale; math.inf: never."},
     {"__vectorcalloffset__", T_PYSSIZET, offsetof(EntryObject, vectorcall),
      READONLY, NULL},
     {NULL, 0, 0, 0, NULL},
@@ -242,18 +260,81 @@ static const char *const entry_fields[] = {
     "stale_after",    "result",      "error",      "error_text",
 };
 
+/* Return what json.dumps() can make of a value: a str, a finite float, an int
+   that has a repr, a bool or None; else None (new).  NULL with MemoryError. */
+static PyObject *
+entry_json(PyObject *value)
+{
+    if (PyUnicode_Check(value)) { /* an exact one, not a member of an enum */
+        return AL_ALLOC(PyUnicode_FromObject(value));
+    }
+    if (PyFloat_Check(value)) {
+        double number = PyFloat_AS_DOUBLE(value);
+        return isfinite(number) ? AL_ALLOC(PyFloat_FromDouble(number))
+                                : Py_NewRef(Py_None);
+    }
+    bool known = value == Py_None || PyLong_Check(value);
+    int overflow = 0;
+    if (known && value != Py_None) {
+        (void)PyLong_AsLongLongAndOverflow(value, &overflow);
+    }
+    if (overflow != 0) { /* by default no more than 4,300 digits are written */
+        PyObject *text = AL_ALLOC(PyLong_Type.tp_repr(value));
+        known = text != NULL;
+        Py_XDECREF(text);
+        if (!known && !PyErr_ExceptionMatches(PyExc_ValueError)) {
+            return NULL;
+        }
+        PyErr_Clear();
+    }
+    return Py_NewRef(known ? value : Py_None);
+}
+
+/* Return the value of a field of as_dict() (new). */
+static PyObject *
+entry_field(PyObject *op, PyObject *name, bool json)
+{
+    if (!json) {
+        return PyObject_GetAttr(op, name);
+    }
+    bool is_error = PyUnicode_CompareWithASCIIString(name, "error") == 0;
+    PyObject *value =
+        is_error ? entry_get_error_text(op, NULL) : PyObject_GetAttr(op, name);
+    PyObject *answer = value == NULL ? NULL : entry_json(value);
+    Py_XDECREF(value);
+    return answer;
+}
+
 PyDoc_STRVAR(entry_as_dict_doc,
-"as_dict($self, /)\n--\n\n"
-"Return all attributes as they are now, in a dict: name to value.");
+"as_dict($self, /, *, json=False)\n--\n\n"
+"Return all attributes as they are now, in a dict: name to value.\n\n"
+"json: only values that json.dumps() takes, for a status page.  There is no\n"
+"task, state and health are plain str, inf and nan are None, error is\n"
+"error_text, and a result that is no str, int, float or bool is None.");
 
 static PyObject *
-entry_as_dict(PyObject *op, PyObject *Py_UNUSED(ignored))
+entry_as_dict(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+              PyObject *kwnames)
 {
+    static const al_signature signature = {"as_dict", 0, 0, 1, {"json"}};
+    PyObject *json = NULL;
+    if (al_args_sort(&signature, args, nargs, kwnames, &json) < 0) {
+        return NULL;
+    }
+    if (json != NULL && !PyBool_Check(json)) {
+        PyErr_Format(PyExc_TypeError, "json must be True or False, got %.60R",
+                     json);
+        return NULL;
+    }
     PyObject *dict = AL_ALLOC(PyDict_New());
     size_t n = sizeof(entry_fields) / sizeof(entry_fields[0]);
     for (size_t i = 0; dict != NULL && i < n; i++) {
+        if (json == Py_True && strcmp(entry_fields[i], "task") == 0) {
+            continue;
+        }
         PyObject *name = AL_ALLOC(PyUnicode_InternFromString(entry_fields[i]));
-        PyObject *value = name == NULL ? NULL : PyObject_GetAttr(op, name);
+        PyObject *value =
+            name == NULL ? NULL : entry_field(op, name, json == Py_True);
         if (value == NULL
             || AL_ALLOC_INT(PyDict_SetItem(dict, name, value)) < 0)
         {
@@ -331,7 +412,8 @@ entry_dealloc(PyObject *op)
 }
 
 static PyMethodDef entry_methods[] = {
-    {"as_dict", entry_as_dict, METH_NOARGS, entry_as_dict_doc},
+    {"as_dict", AL_METHOD(entry_as_dict), METH_FASTCALL | METH_KEYWORDS,
+     entry_as_dict_doc},
     {"__reduce__", al_object_refuse_pickling, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };

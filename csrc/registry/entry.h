@@ -28,7 +28,8 @@ typedef struct EntryObject {
     /* The members that a heartbeat touches come first and together: with many
        tasks a heartbeat waits for memory, not for the processor. */
     struct al_threshold *threshold; /* borrowed; NULL: in no heartbeat list */
-    al_link heartbeat_link; /* in a heartbeat list; ended: in the errors */
+    al_link heartbeat_link; /* in a heartbeat list; ended: in the registry's
+                               `errors` or `unfailed`, or in neither */
     al_ptr_link id_link;    /* in the table of ids, while alive */
     double last_heartbeat;  /* loop time, as are registered_at, ended_at */
     unsigned long long heartbeats;
@@ -53,7 +54,8 @@ typedef struct EntryObject {
     double created_at;         /* wall clock */
     double registered_at;
     double ended_at;
-    double stale_after;
+    double stale_after; /* of an ended entry, or one not opened yet; an alive
+                           one has its threshold's */
 } EntryObject;
 
 /* Make an entry of an id, which is in no list yet (new).  NULL with

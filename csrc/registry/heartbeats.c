@@ -24,11 +24,13 @@
  * entries and stops at the first entry that is not overdue.  So the cost of
  * get_stale_tasks() depends on the number of stale tasks, not of all tasks.
  * asyncio does not say when a Task runs its first step, so a sweep asks the
- * first pending Tasks, and a heartbeat, `state` or `health` asks its own.
+ * first pending Tasks, and a heartbeat asks its own.
  *
- * The overdue entries are moved by a sweep only.  Therefore an entry may be in
- * `beating` although it is stale already, and `health` computes its answer
- * from the clock.
+ * Every move puts an entry at, or next to, the end of a list where it belongs:
+ * a move to the middle would search for the place.  So reading `state` or
+ * `health` moves nothing, for tasks may be read in any order; both compute
+ * their answer from the coroutine and the clock.  An entry may be in `pending`
+ * although its Task has started, or in `beating` although it is stale.
  */
 #include "base/compat.h"
 #include "base/fault.h"
@@ -65,13 +67,13 @@ static al_threshold *
 threshold_get(al_heartbeats *heartbeats, double stale_after)
 {
     al_threshold *last = heartbeats->thresholds;
-    for (al_threshold *threshold = last; threshold != NULL;
-         threshold = threshold->next)
-    {
-        if (threshold->stale_after == stale_after) {
-            return threshold;
+    if (stale_after == AL_STALE_AFTER_DEFAULT) {
+        return last;
+    }
+    for (; last->next != NULL; last = last->next) {
+        if (last->next->stale_after == stale_after) {
+            return last->next;
         }
-        last = threshold;
     }
     last->next = threshold_new(heartbeats, stale_after);
     return last->next;
@@ -94,26 +96,59 @@ threshold_release(al_threshold *threshold)
     PyMem_Free(threshold);
 }
 
+/* Return the list of a place to which an entry belongs. */
+static al_link *
+heartbeats_list(EntryObject *entry, al_place place)
+{
+    return place == AL_PENDING      ? &entry->threshold->heartbeats->pending
+           : place == AL_NEVER_BEAT ? &entry->threshold->never_beat
+           : place == AL_BEATING    ? &entry->threshold->beating
+                                    : &entry->threshold->stale;
+}
+
+/* The last_heartbeat of the entry of a link. */
+static double
+heartbeats_last(const al_link *link)
+{
+    return AL_CONTAINER_OF(link, EntryObject, heartbeat_link)->last_heartbeat;
+}
+
+/* Put an entry behind a link of the list of a place. */
+static void
+heartbeats_put_after(EntryObject *entry, al_place place, al_link *before)
+{
+    al_link_after(&entry->heartbeat_link, before);
+    entry->place = (uint8_t)place;
+    entry->threshold->heartbeats->count[place]++;
+}
+
 /* Put an entry into the list of a place, in the order of last_heartbeat.  The
    walk begins at the tail, where a heartbeat or a registration belongs. */
 static void
 heartbeats_put(EntryObject *entry, al_place place)
 {
-    al_heartbeats *heartbeats = entry->threshold->heartbeats;
-    al_link *head = place == AL_PENDING      ? &heartbeats->pending
-                    : place == AL_NEVER_BEAT ? &entry->threshold->never_beat
-                    : place == AL_BEATING    ? &entry->threshold->beating
-                                             : &entry->threshold->stale;
+    al_link *head = heartbeats_list(entry, place);
     al_link *at = head->prev;
-    while (at != head
-           && AL_CONTAINER_OF(at, EntryObject, heartbeat_link)->last_heartbeat
-                  > entry->last_heartbeat)
-    {
+    while (at != head && heartbeats_last(at) > entry->last_heartbeat) {
+        AL_COUNT_STEP();
         at = at->prev;
     }
-    al_link_after(&entry->heartbeat_link, at);
-    entry->place = (uint8_t)place;
-    heartbeats->count[place]++;
+    heartbeats_put_after(entry, place, at);
+}
+
+/* heartbeats_put() for an entry that belongs to the head of the list. */
+static void
+heartbeats_put_first(EntryObject *entry, al_place place)
+{
+    al_link *head = heartbeats_list(entry, place);
+    al_link *at = head;
+    while (at->next != head
+           && heartbeats_last(at->next) < entry->last_heartbeat)
+    {
+        AL_COUNT_STEP();
+        at = at->next;
+    }
+    heartbeats_put_after(entry, place, at);
 }
 
 /* Take an entry out of its list. */
@@ -149,6 +184,21 @@ al_heartbeats_clear(al_heartbeats *heartbeats)
     heartbeats->by_task = heartbeats->by_id = (al_ptr_table){NULL, 0, 0};
 }
 
+void
+al_heartbeats_set_default(al_heartbeats *heartbeats, double stale_after)
+{
+    al_threshold *threshold = heartbeats->thresholds;
+    threshold->stale_after = stale_after;
+    /* The next sweep moves those back that are still overdue. */
+    while (!al_list_is_empty(&threshold->stale)) {
+        EntryObject *entry = AL_CONTAINER_OF(threshold->stale.prev,
+                                             EntryObject, heartbeat_link);
+        heartbeats_take(entry);
+        heartbeats_put_first(entry, entry->heartbeats > 0 ? AL_BEATING
+                                                          : AL_NEVER_BEAT);
+    }
+}
+
 int
 al_heartbeats_add(al_heartbeats *heartbeats, EntryObject *entry)
 {
@@ -171,6 +221,7 @@ al_heartbeats_remove(EntryObject *entry)
                             &entry->task_link);
         al_ptr_table_remove(&entry->threshold->heartbeats->by_id,
                             &entry->id_link);
+        entry->stale_after = entry->threshold->stale_after;
         threshold_release(entry->threshold);
         entry->threshold = NULL;
     }
@@ -188,6 +239,13 @@ al_heartbeats_started(EntryObject *entry)
                          : Py_XNewRef(entry->coro); /* an eager first step */
     int started = coro == NULL ? -1 : al_coro_started(st, coro);
     Py_XDECREF(coro);
+    return started;
+}
+
+int
+al_heartbeats_move_started(EntryObject *entry)
+{
+    int started = al_heartbeats_started(entry);
     if (started > 0 && entry->place == AL_PENDING) {
         heartbeats_take(entry);
         heartbeats_put(entry,
@@ -201,14 +259,14 @@ al_heartbeats_started(EntryObject *entry)
    walk.  Asking a Task may run code that ends any entry: only the head is
    looked at, and it is fetched anew each time. */
 static int
-heartbeats_move_started(al_heartbeats *heartbeats)
+heartbeats_sweep_pending(al_heartbeats *heartbeats)
 {
     int started = 1;
     while (started > 0 && !al_list_is_empty(&heartbeats->pending)) {
         EntryObject *entry = AL_CONTAINER_OF(heartbeats->pending.next,
                                              EntryObject, heartbeat_link);
         Py_INCREF(entry);
-        started = al_heartbeats_started(entry);
+        started = al_heartbeats_move_started(entry);
         Py_DECREF(entry);
     }
     return started < 0 ? -1 : 0;
@@ -225,7 +283,8 @@ al_heartbeats_record(al_heartbeats *heartbeats, EntryObject *entry, double now)
         return started < 0 ? -1 : 0; /* it ended while its Task was asked */
     }
     assert(entry->threshold->heartbeats == heartbeats);
-    al_place place = entry->place == AL_PENDING ? AL_PENDING : AL_BEATING;
+    al_place place =
+        entry->place == AL_PENDING && started <= 0 ? AL_PENDING : AL_BEATING;
     /* heartbeats_take() would reset the place for nothing: this is the hot
        path, and the entry is put back below. */
     al_link_unlink(&entry->heartbeat_link);
@@ -252,7 +311,7 @@ threshold_overdue(al_threshold *threshold, al_link *head, double now)
 int
 al_heartbeats_sweep(al_heartbeats *heartbeats, double now)
 {
-    int answer = heartbeats_move_started(heartbeats);
+    int answer = heartbeats_sweep_pending(heartbeats);
     for (al_threshold *threshold = heartbeats->thresholds; threshold != NULL;
          threshold = threshold->next)
     {

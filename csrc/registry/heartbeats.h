@@ -11,6 +11,9 @@
 
 struct al_heartbeats;
 
+/* The stale_after of an entry that follows the registry's default. */
+#define AL_STALE_AFTER_DEFAULT (-1.0)
+
 /* The started entries that share one stale_after. */
 typedef struct al_threshold {
     struct al_threshold *next;        /* owned by the heartbeats */
@@ -25,7 +28,8 @@ typedef struct al_threshold {
 typedef struct al_heartbeats {
     al_state *st;
     al_loop *bound;           /* borrowed: the registry's */
-    al_threshold *thresholds; /* owned; the first is the default */
+    al_threshold *thresholds; /* owned; the first is the default, and has no
+                                 entry with a stale_after of its own */
     al_ptr_table by_task;     /* the alive entries by their Task */
     al_ptr_table by_id;       /* and by their id, the very str object */
     al_link pending;
@@ -40,18 +44,26 @@ int al_heartbeats_init(al_heartbeats *heartbeats, al_state *st, al_loop *bound,
 /* Free the thresholds and the tables.  No entry may be in a list.  Pure C. */
 void al_heartbeats_clear(al_heartbeats *heartbeats);
 
-/* Add a new entry as pending, ordered by its last_heartbeat.  Returns 0; -1
-   with MemoryError, nothing changed.  Pure C. */
+/* Change the default stale_after, for all entries that follow it, at once.
+   Pure C. */
+void al_heartbeats_set_default(al_heartbeats *heartbeats, double stale_after);
+
+/* Add a new entry as pending, ordered by its last_heartbeat, with the
+   threshold of its stale_after.  Returns 0; -1 with MemoryError, nothing
+   changed.  Pure C. */
 int al_heartbeats_add(al_heartbeats *heartbeats, EntryObject *entry);
 
 /* Remove an entry from its list, and its Task and id from the tables.  Does
    nothing if the entry is in no list.  Pure C. */
 void al_heartbeats_remove(EntryObject *entry);
 
-/* Tell whether an alive entry's Task has run its first step; if so, the entry
-   leaves the pending ones.  Returns 1 or 0; -1 with an exception, the entry
-   still pending.  Runs Python. */
+/* Tell whether an alive entry's Task has run its first step.  Returns 1 or 0;
+   -1 with an exception.  Runs Python. */
 int al_heartbeats_started(EntryObject *entry);
+
+/* Move an alive entry out of the pending ones, if its Task has run its first
+   step.  Returns as al_heartbeats_started().  Runs Python. */
+int al_heartbeats_move_started(EntryObject *entry);
 
 /* Record a heartbeat at loop time `now`.  Returns 1; 0 if the entry ended
    during the call; -1 with an exception, the heartbeat being recorded unless

@@ -2,6 +2,7 @@
  *
  * The order of events of register():
  *
+ *     refuse the coroutine while a shutdown() runs
  *     make the entry, the pair (task, id) and its Ready
  *     al_registry_open(): the entry has its id and is pending
  *     push an al_pending_start
@@ -11,7 +12,8 @@
  *      |    the registry finds its entry by the coroutine.
  *     pop the al_pending_start
  *     give the entry its Task, whose done callback the entry is
- *     cancel the Task if cancel() came too early, or a shutdown() runs
+ *     cancel the Task if cancel() came too early, or the step above began
+ *      a shutdown()
  *
  * Everything that can fail for want of memory comes before create_task(),
  * where nothing has happened that the user could see.
@@ -160,10 +162,36 @@ register_pair(PyObject *entry, PyObject *id)
     return pair;
 }
 
+/* Refuse a coroutine, and close it, while shutdown() runs.  Returns 0; -1 with
+   ClosedError. */
+static int
+register_check_open(RegistryObject *self, PyObject *coro, PyObject *given)
+{
+    if (!al_registry_is_closing(self)) {
+        return 0;
+    }
+    if (given == NULL || given == Py_None) {
+        PyErr_SetString(self->st->ClosedError,
+                        "no task can be registered while the registry shuts "
+                        "down: ask registry.closing first");
+    }
+    else {
+        PyErr_Format(self->st->ClosedError,
+                     "task %.100R cannot be registered while the registry "
+                     "shuts down: ask registry.closing first",
+                     given);
+    }
+    al_coro_close_unstarted(self->st, coro);
+    return -1;
+}
+
 PyObject *
 al_register_coro(RegistryObject *self, PyObject *coro, PyObject *given,
                  double stale_after, PyObject *context)
 {
+    if (register_check_open(self, coro, given) < 0) {
+        return NULL;
+    }
     PyObject *id = register_new_id(self, given);
     PyObject *pair = NULL;
     PyObject *ready = NULL;
@@ -262,7 +290,7 @@ register_adopt(RegistryObject *self, PyObject *task, PyObject *id,
         goto failed; /* SystemExit or KeyboardInterrupt of on_finish */
     }
     if (!done
-        && (al_heartbeats_started(entry) < 0
+        && (al_heartbeats_move_started(entry) < 0
             || al_shutdown_add(self, entry) < 0))
     {
         al_loop_report_or_exit_later(self->st, self->bound.loop,

@@ -9,8 +9,9 @@
  *     entry, while alive --------> Registry, Task, JoinSetMember
  *     entry, once ended ---------> result or exception, error_text
  *
- * `alive`, `history`, `errors` and the heartbeat lists own nothing: their
- * links are members of the entries, which leave them before they are freed.
+ * `alive`, `history`, `errors`, `unfailed` and the heartbeat lists own
+ * nothing: their links are members of the entries, which leave them before
+ * they are freed.
  * An alive entry and its Registry own each other, on purpose: a Task keeps its
  * registry alive until it ends, even if nobody else does.  The cycle is cut by
  * al_registry_close(), or by the collector once the Task is garbage too.
@@ -58,10 +59,21 @@ registry_rebind(RegistryObject *self, PyObject *loop, const char *what)
 }
 
 int
-al_registry_bind(RegistryObject *self, const char *what)
+al_registry_bind(RegistryObject *self, const char *what, const char *call)
 {
     /* The usual case costs one comparison: the registry is bound already. */
     PyObject *loop = al_loop_running(self->st, what);
+    if (loop == NULL && call != NULL
+        && PyErr_ExceptionMatches(PyExc_RuntimeError))
+    {
+        PyErr_Format(PyExc_RuntimeError,
+                     "%s needs a running event loop: call it from a coroutine "
+                     "or a callback of the loop; in another thread, write "
+                     "loop.call_soon_threadsafe(%s) or, to get its result, "
+                     "await it in a coroutine that "
+                     "asyncio.run_coroutine_threadsafe() runs",
+                     what, call);
+    }
     int bound = -1;
     if (loop != NULL && self->bound.loop == loop) {
         bound = al_loop_check_thread(self->st, &self->bound, what);
@@ -77,13 +89,13 @@ al_registry_bind(RegistryObject *self, const char *what)
 
 /* -------------------------------------------------------- open and revoke */
 
-/* Take an ended entry out of history and errors, but not out of the dict. */
+/* Take an ended entry out of its lists, but not out of the dict. */
 static void
 registry_unlink(RegistryObject *self, EntryObject *entry)
 {
     if (al_link_is_in(&entry->heartbeat_link)) {
         al_link_unlink(&entry->heartbeat_link);
-        self->errors_count--;
+        self->errors_count -= entry->outcome == AL_FAILED;
     }
     if (al_link_is_in(&entry->registry_link)) {
         al_link_unlink(&entry->registry_link);
@@ -238,11 +250,14 @@ registry_find_start(RegistryObject *self, PyObject *task)
 EntryObject *
 al_registry_current(RegistryObject *self)
 {
-    if (self->bound.loop == NULL
-        || al_loop_check_thread(self->st, &self->bound,
-                                "TaskRegistry.heartbeat() without an id")
-               < 0)
-    {
+    if (self->bound.loop == NULL) {
+        return NULL;
+    }
+    if (al_loop_check_thread(self->st, &self->bound, "heartbeat()") < 0) {
+        PyErr_SetString(PyExc_RuntimeError,
+                        "heartbeat() without an id was called from another "
+                        "thread than its event loop's: pass the id, "
+                        "heartbeat(task_id), which works in any thread");
         return NULL;
     }
     PyObject *task = al_loop_current_task(self->st, &self->bound);
@@ -261,9 +276,26 @@ al_registry_current(RegistryObject *self)
 
 /* ------------------------------------------------------------------ close */
 
-/* Drop the oldest exceptions above keep_errors, then the oldest entries above
-   the history's limit.  A decref may run code that registers or ends tasks;
-   each round looks at the heads again. */
+/* Choose the entry of a full history that goes next: the oldest that did not
+   fail, so that a thousand good jobs do not hide the failure that matters; if
+   all but the newest have failed, the oldest. */
+static EntryObject *
+registry_least_wanted(RegistryObject *self)
+{
+    al_link *oldest = self->history.next;
+    EntryObject *entry = AL_CONTAINER_OF(oldest, EntryObject, registry_link);
+    if (!al_list_is_empty(&self->unfailed)) {
+        EntryObject *unfailed =
+            AL_CONTAINER_OF(self->unfailed.next, EntryObject, heartbeat_link);
+        bool newest = self->history.prev == &unfailed->registry_link;
+        entry = newest ? entry : unfailed;
+    }
+    return entry;
+}
+
+/* Drop the oldest exceptions above keep_errors, then entries above the
+   history's limit.  A decref may run code that registers or ends tasks; each
+   round looks at the lists again. */
 static void
 registry_evict(RegistryObject *self)
 {
@@ -277,8 +309,7 @@ registry_evict(RegistryObject *self)
         Py_DECREF((PyObject *)entry);
     }
     while (self->history_count > self->history_limit) {
-        EntryObject *entry =
-            AL_CONTAINER_OF(self->history.next, EntryObject, registry_link);
+        EntryObject *entry = registry_least_wanted(self);
         Py_INCREF((PyObject *)entry);
         registry_unlink(self, entry);
         registry_forget(self, entry);
@@ -338,7 +369,10 @@ registry_move_to_history(RegistryObject *self, EntryObject *entry, double now)
     self->ended[entry->outcome]++;
     al_list_append(&self->history, &entry->registry_link);
     self->history_count++;
-    if (entry->outcome == AL_FAILED && entry->value != NULL) {
+    if (entry->outcome != AL_FAILED) {
+        al_list_append(&self->unfailed, &entry->heartbeat_link);
+    }
+    else if (entry->value != NULL) {
         al_list_append(&self->errors, &entry->heartbeat_link);
         self->errors_count++;
     }
@@ -359,11 +393,14 @@ registry_log(RegistryObject *self, EntryObject *entry, PyObject *error,
                                  : "task %s failed: %s"));
     PyObject *text = format == NULL ? NULL : registry_error_text(error);
     PyObject *id = text == NULL ? NULL : al_object_cut(entry->id);
+    PyObject *extra =
+        id == NULL ? NULL
+                   : AL_ALLOC(Py_BuildValue("{s:O}", "task_id", entry->id));
     PyObject *none = NULL;
-    if (id != NULL) {
-        PyObject *stack[] = {self->st->logger, format, id, text, error};
+    if (extra != NULL) {
+        PyObject *stack[] = {self->st->logger, format, id, text, error, extra};
         none = PyObject_VectorcallMethod(self->st->s_error, stack, 4,
-                                         self->st->kw_exc_info);
+                                         self->st->kw_exc_info_extra);
     }
     if (none == NULL) {
         al_loop_handle_error_keep_exit(self->st, self->bound.loop,
@@ -371,9 +408,44 @@ registry_log(RegistryObject *self, EntryObject *entry, PyObject *error,
                                        fatal);
     }
     Py_XDECREF(none);
+    Py_XDECREF(extra);
     Py_XDECREF(id);
     Py_XDECREF(text);
     Py_XDECREF(format);
+}
+
+/* Call on_finish.  Its errors go to the loop's exception handler; but an
+   on_finish that registers tasks again does so for each task that a shutdown
+   cancels, and of these ClosedErrors only the first is reported. */
+static void
+registry_call_on_finish(RegistryObject *self, EntryObject *entry,
+                        PyObject **fatal)
+{
+    PyObject *on_finish = Py_XNewRef(self->on_finish);
+    if (on_finish == NULL) {
+        return;
+    }
+    PyObject *none = al_coro_check_answer(
+        self->st, "on_finish",
+        PyObject_CallOneArg(on_finish, (PyObject *)entry));
+    Py_DECREF(on_finish);
+    if (none != NULL) {
+        Py_DECREF(none);
+        return;
+    }
+    bool closed = al_registry_is_closing(self)
+                  && PyErr_ExceptionMatches(self->st->ClosedError);
+    if (closed && self->closed_reported) {
+        PyErr_Clear();
+        return;
+    }
+    self->closed_reported = self->closed_reported || closed;
+    al_loop_handle_error_keep_exit(
+        self->st, self->bound.loop,
+        closed ? "on_finish of a TaskRegistry failed (reported once for each "
+                 "shutdown)"
+               : "on_finish of a TaskRegistry failed",
+        NULL, fatal);
 }
 
 /* Notify everybody of an end, in this order: the running shutdown, the waiters
@@ -406,19 +478,7 @@ registry_notify(RegistryObject *self, EntryObject *entry, al_outcome outcome,
         registry_log(self, entry, error, fatal);
     }
     Py_XDECREF(known);
-    PyObject *on_finish = Py_XNewRef(self->on_finish);
-    if (on_finish != NULL) {
-        PyObject *none = al_coro_check_answer(
-            self->st, "on_finish",
-            PyObject_CallOneArg(on_finish, (PyObject *)entry));
-        if (none == NULL) {
-            al_loop_handle_error_keep_exit(
-                self->st, self->bound.loop,
-                "on_finish of a TaskRegistry failed", NULL, fatal);
-        }
-        Py_XDECREF(none);
-        Py_DECREF(on_finish);
-    }
+    registry_call_on_finish(self, entry, fatal);
 }
 
 /* Ask a Task for its outcome, as al_task_outcome() does.  A Task whose

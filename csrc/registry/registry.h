@@ -28,6 +28,7 @@ typedef struct {
     al_link alive;                    /* entries by registration */
     al_link history;                  /* ended entries by their end */
     al_link errors;       /* those that keep their exception, by their end */
+    al_link unfailed;     /* those that did not fail, by their end */
     PyObject *entries;    /* owned: dict of id to entry, alive or ended */
     PyObject *waiters;    /* owned: list of futures */
     PyObject *on_finish;  /* owned, or NULL */
@@ -36,7 +37,8 @@ typedef struct {
     Py_ssize_t history_count, history_limit;
     Py_ssize_t errors_count, errors_limit;
     bool keep_results;
-    bool ids_given; /* some id was chosen: "task_<n>" may be taken */
+    bool closed_reported; /* a ClosedError of on_finish, in this shutdown */
+    bool ids_given;       /* some id was chosen: "task_<n>" may be taken */
     unsigned long long next_id, registered;
     unsigned long long heartbeats_recorded, heartbeats_unknown;
     unsigned long long ended[3]; /* by al_outcome */
@@ -49,6 +51,13 @@ al_registry_count(const RegistryObject *self)
     const Py_ssize_t *count = self->heartbeats.count;
     return count[AL_PENDING] + count[AL_NEVER_BEAT] + count[AL_BEATING]
            + count[AL_STALE];
+}
+
+/* Tell whether a shutdown() is under way.  Pure C. */
+static inline bool
+al_registry_is_closing(const RegistryObject *self)
+{
+    return self->shutdowns > 0;
 }
 
 /* Find the alive or ended entry of an id, an exact str.  Returns it
@@ -85,8 +94,10 @@ al_registry_visit(RegistryObject *self, visitproc visit, void *arg)
 
 /* Bind to the running loop, or check that it is the bound one.  A registry
    without alive entries whose loop is closed binds again.  Returns 0; -1 with
-   RuntimeError, which names `what`.  Runs Python. */
-int al_registry_bind(RegistryObject *self, const char *what);
+   RuntimeError, which names `what` and, unless it is NULL, `call`: the
+   arguments with which another thread calls loop.call_soon_threadsafe().
+   Runs Python. */
+int al_registry_bind(RegistryObject *self, const char *what, const char *call);
 
 /* Register an alive entry: under its id, in the heartbeat lists and in
    `alive`.  An ended entry of that id is dropped.  Returns 0; -1 with

@@ -29,12 +29,12 @@
 
 /* ----------------------------------------------------- register and track */
 
-/* Read stale_after; None and NULL are the registry's own.  Returns 0; -1 with
-   TypeError or ValueError. */
+/* Read stale_after; None and NULL follow the registry's own.  Returns 0; -1
+   with TypeError or ValueError. */
 static int
 registry_type_threshold(RegistryObject *self, PyObject *value, double *seconds)
 {
-    *seconds = self->heartbeats.thresholds->stale_after;
+    *seconds = AL_STALE_AFTER_DEFAULT;
     return value == NULL || value == Py_None
                ? 0
                : al_args_seconds(self->st->check_seconds, "stale_after", value,
@@ -80,11 +80,10 @@ PyDoc_STRVAR(registry_type_register_doc,
 "None: the registry's stale_threshold; math.inf: never.  context: as for\n"
 "asyncio.create_task().\n\n"
 "Returns a Ready of (task, id).  The Task's name is the id.\n"
-"Raises DuplicateTaskError if a living task has the id; TypeError,\n"
-"ValueError; RuntimeError without a running loop, or in another loop or\n"
-"thread.  After an error nothing has changed, and the coroutine is closed\n"
-"if it has not started.\n"
-"While shutdown() runs, a new task is cancelled at once.\n\n"
+"Raises DuplicateTaskError if a living task has the id; ClosedError while\n"
+"shutdown() runs; TypeError, ValueError; RuntimeError without a running\n"
+"loop, or in another loop or thread.  After an error nothing has changed,\n"
+"and the coroutine is closed if it has not started.\n\n"
 "Source: TaskRegistry.register of the articles.");
 
 static PyObject *
@@ -108,7 +107,9 @@ registry_type_register(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     }
     if (registry_type_check_coro(self, got[0]) < 0
         || registry_type_threshold(self, got[2], &stale_after) < 0
-        || al_registry_bind(self, "TaskRegistry.register()") < 0)
+        || al_registry_bind(self, "TaskRegistry.register()",
+                            "registry.register, coro, task_id")
+               < 0)
     {
         goto refused;
     }
@@ -144,7 +145,9 @@ registry_type_track(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     if (al_args_sort(&signature, args, nargs, kwnames, got) < 0
         || (got[2] != NULL
             && registry_type_threshold(self, got[2], &stale_after) < 0)
-        || al_registry_bind(self, "TaskRegistry.track()") < 0
+        || al_registry_bind(self, "TaskRegistry.track()",
+                            "registry.track, task")
+               < 0
         || al_task_check(self->st, &self->bound, got[0]) < 0)
     {
         if (got[0] != NULL) { /* maybe a coroutine */
@@ -170,7 +173,7 @@ registry_type_alive(RegistryObject *self, PyObject *id)
         return AL_CONTAINER_OF(link, EntryObject, id_link);
     }
     EntryObject *entry = NULL;
-    if (PyUnicode_CheckExact(id)) {
+    if (PyUnicode_CheckExact(id) && PyUnicode_GET_LENGTH(id) > 0) {
         entry = al_registry_find(self, id);
     }
     else {
@@ -513,20 +516,19 @@ registry_type_iter(PyObject *op)
 /* ------------------------------------------------------ for _registry.py */
 
 PyDoc_STRVAR(registry_type_configure_doc,
-"_configure($self, stale_threshold, history, keep_results, keep_errors,\n"
-"           on_finish, /)\n--\n\n"
+"_configure($self, history, keep_results, keep_errors, on_finish, /)\n"
+"--\n\n"
 "Set those of the constructor's arguments that C needs; they are checked.");
 
 static PyObject *
 registry_type_configure(PyObject *op, PyObject *args)
 {
     RegistryObject *self = (RegistryObject *)op;
-    double threshold;
     Py_ssize_t history, errors;
     int results;
     PyObject *on_finish;
-    if (!PyArg_ParseTuple(args, "dnpnO:_configure", &threshold, &history,
-                          &results, &errors, &on_finish))
+    if (!PyArg_ParseTuple(args, "npnO:_configure", &history, &results, &errors,
+                          &on_finish))
     {
         return NULL;
     }
@@ -535,7 +537,6 @@ registry_type_configure(PyObject *op, PyObject *args)
                         "this TaskRegistry is in use already: make a new one");
         return NULL;
     }
-    self->heartbeats.thresholds->stale_after = threshold;
     self->history_limit = history;
     self->errors_limit = errors;
     self->keep_results = results;
@@ -544,6 +545,7 @@ registry_type_configure(PyObject *op, PyObject *args)
     Py_RETURN_NONE;
 }
 
+/* The methods that these describe are in shutdown.c. */
 PyDoc_STRVAR(registry_type_begin_shutdown_doc,
 "_begin_shutdown($self, caller, whom, /)\n--\n\n"
 "Begin a shutdown, or join the running one: cancel every task but one.\n\n"
@@ -553,63 +555,16 @@ PyDoc_STRVAR(registry_type_begin_shutdown_doc,
 "Returns the JoinSet to wait on, and how many tasks were cancelled.\n"
 "_end_shutdown() must follow.");
 
-static PyObject *
-registry_type_begin_shutdown(PyObject *op, PyObject *args)
-{
-    PyObject *caller;
-    int whom;
-    Py_ssize_t cancelled;
-    if (!PyArg_ParseTuple(args, "Oi:_begin_shutdown", &caller, &whom)) {
-        return NULL;
-    }
-    PyObject *join_set = al_shutdown_begin((RegistryObject *)op, caller,
-                                           (al_shutdown_whom)whom, &cancelled);
-    if (join_set == NULL) {
-        return NULL;
-    }
-    PyObject *answer = AL_ALLOC(Py_BuildValue("On", join_set, cancelled));
-    Py_DECREF(join_set);
-    if (answer == NULL) {
-        PyObject *error = PyErr_GetRaisedException();
-        al_shutdown_end((RegistryObject *)op);
-        PyErr_SetRaisedException(error);
-    }
-    return answer;
-}
-
 PyDoc_STRVAR(registry_type_note_shutdown_doc,
 "_note_shutdown($self, meta, stuck, /)\n--\n\n"
 "Note that a shutdown has cancelled a task and, if stuck is true, has\n"
 "reported it as stuck.\n\n"
 "Returns whether it had been reported before.");
 
-static PyObject *
-registry_type_note_shutdown(PyObject *op, PyObject *args)
-{
-    EntryObject *entry;
-    int stuck;
-    if (!PyArg_ParseTuple(args, "O!p:_note_shutdown",
-                          ((RegistryObject *)op)->st->Entry, &entry, &stuck))
-    {
-        return NULL;
-    }
-    bool before = entry->reported_stuck;
-    entry->shut_down = true;
-    entry->reported_stuck = before || stuck;
-    return PyBool_FromLong(before);
-}
-
 PyDoc_STRVAR(registry_type_end_shutdown_doc,
 "_end_shutdown($self, /)\n--\n\n"
 "End one shutdown.\n\n"
-"After the last, new tasks are no longer cancelled on registration.");
-
-static PyObject *
-registry_type_end_shutdown(PyObject *op, PyObject *Py_UNUSED(ignored))
-{
-    al_shutdown_end((RegistryObject *)op);
-    Py_RETURN_NONE;
-}
+"After the last, register() works again.");
 
 PyDoc_STRVAR(registry_type_bind_doc,
 "_bind($self, what, /)\n--\n\n"
@@ -620,7 +575,8 @@ static PyObject *
 registry_type_bind(PyObject *op, PyObject *what)
 {
     const char *text = PyUnicode_AsUTF8(what);
-    if (text == NULL || al_registry_bind((RegistryObject *)op, text) < 0) {
+    if (text == NULL || al_registry_bind((RegistryObject *)op, text, NULL) < 0)
+    {
         return NULL;
     }
     Py_RETURN_NONE;
@@ -648,7 +604,42 @@ registry_type_get_starting(PyObject *op, void *Py_UNUSED(closure))
     return PyBool_FromLong(((RegistryObject *)op)->pending_starts != NULL);
 }
 
+static PyObject *
+registry_type_get_stale_threshold(PyObject *op, void *Py_UNUSED(closure))
+{
+    RegistryObject *self = (RegistryObject *)op;
+    return AL_ALLOC(
+        PyFloat_FromDouble(self->heartbeats.thresholds->stale_after));
+}
+
+/* `value` is a float that _registry.py has checked. */
+static int
+registry_type_set_stale_threshold(PyObject *op, PyObject *value,
+                                  void *Py_UNUSED(closure))
+{
+    RegistryObject *self = (RegistryObject *)op;
+    if (value == NULL || !PyFloat_CheckExact(value)) {
+        PyErr_SetString(PyExc_TypeError, "_stale_threshold is a float");
+        return -1;
+    }
+    al_heartbeats_set_default(&self->heartbeats, PyFloat_AS_DOUBLE(value));
+    return 0;
+}
+
+static PyObject *
+registry_type_get_closing(PyObject *op, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(al_registry_is_closing((RegistryObject *)op));
+}
+
 static PyGetSetDef registry_type_getset[] = {
+    {"closing", registry_type_get_closing, NULL,
+     "Whether a shutdown() is under way, during which register() raises\n"
+     "ClosedError.  False again once the last concurrent call of shutdown()\n"
+     "has returned, also at its deadline or by a cancellation.", NULL},
+    {"_stale_threshold", registry_type_get_stale_threshold,
+     registry_type_set_stale_threshold,
+     "The stale_after of the tasks that have none of their own.", NULL},
     {"_starting", registry_type_get_starting, NULL,
      "Whether register() is making a Task, which shutdown() cannot see yet.",
      NULL},
@@ -681,6 +672,7 @@ registry_type_new(PyTypeObject *type, PyObject *Py_UNUSED(args),
     al_list_init(&self->alive);
     al_list_init(&self->history);
     al_list_init(&self->errors);
+    al_list_init(&self->unfailed);
     self->history_limit = 1000;
     self->errors_limit = 20;
     self->keep_results = true;
@@ -742,11 +734,11 @@ static PyMethodDef registry_type_methods[] = {
     {"_counts", registry_type_counts, METH_NOARGS, registry_type_counts_doc},
     {"_configure", registry_type_configure, METH_VARARGS,
      registry_type_configure_doc},
-    {"_begin_shutdown", registry_type_begin_shutdown, METH_VARARGS,
+    {"_begin_shutdown", al_shutdown_begin, METH_VARARGS,
      registry_type_begin_shutdown_doc},
-    {"_note_shutdown", registry_type_note_shutdown, METH_VARARGS,
+    {"_note_shutdown", al_shutdown_note, METH_VARARGS,
      registry_type_note_shutdown_doc},
-    {"_end_shutdown", registry_type_end_shutdown, METH_NOARGS,
+    {"_end_shutdown", al_shutdown_end, METH_NOARGS,
      registry_type_end_shutdown_doc},
     {"_bind", registry_type_bind, METH_O, registry_type_bind_doc},
     {"_find", registry_type_find, METH_O, registry_type_find_doc},

@@ -10,11 +10,20 @@
  * their blocks are nested, cancel, await and report each Task once.
  */
 #include "base/compat.h"
+#include "base/fault.h"
 #include "base/list.h"
+#include "base/state.h"
 #include "aio/join_set.h"
 #include "registry/entry.h"
 #include "registry/registry.h"
 #include "registry/shutdown.h"
+
+/* What a shutdown does to a Task that an earlier one has cancelled. */
+typedef enum {
+    SHUTDOWN_AGAIN = 0,  /* cancel it again, and wait for it */
+    SHUTDOWN_ONCE,       /* wait for it */
+    SHUTDOWN_UNREPORTED, /* wait for it, unless it was reported as stuck */
+} shutdown_whom;
 
 /* Add an alive entry to the running shutdown, and cancel its Task: again, if
    `again` is set, or only if no shutdown has cancelled it.  Returns 1 if it
@@ -71,11 +80,12 @@ shutdown_forget(RegistryObject *self)
         at = entry->ended || !al_link_is_in(at) ? self->alive.next : at->next;
         Py_DECREF((PyObject *)entry);
     }
+    self->closed_reported = false;
     Py_CLEAR(self->join_set);
 }
 
-void
-al_shutdown_end(RegistryObject *self)
+static void
+shutdown_end(RegistryObject *self)
 {
     self->shutdowns--;
     shutdown_forget(self);
@@ -84,18 +94,56 @@ al_shutdown_end(RegistryObject *self)
 /* Tell whether a shutdown leaves an entry alone. */
 static bool
 shutdown_spares(const EntryObject *entry, const PyObject *caller,
-                al_shutdown_whom whom)
+                shutdown_whom whom)
 {
     return entry->task == caller
-           || (whom == AL_SHUTDOWN_UNREPORTED && entry->reported_stuck);
+           || (whom == SHUTDOWN_UNREPORTED && entry->reported_stuck);
 }
 
-PyObject *
-al_shutdown_begin(RegistryObject *self, PyObject *caller,
-                  al_shutdown_whom whom, Py_ssize_t *cancelled)
+/* Follow every alive entry but those that are spared, and cancel it.  Returns
+   how many were cancelled; -1 with an exception. */
+static Py_ssize_t
+shutdown_add_alive(RegistryObject *self, PyObject *caller,
+                   EntryObject *current, shutdown_whom whom)
+{
+    /* Many tasks may call shutdown() because another's call has cancelled
+       them: only the first of these walks have anything to do. */
+    Py_ssize_t cancelled = 0;
+    Py_ssize_t missing =
+        al_registry_count(self) - al_join_set_pending(self->join_set);
+    bool is_spared = current != NULL && current->member == NULL;
+    if (missing <= is_spared) {
+        return 0;
+    }
+    PyObject *alive = al_registry_list(self, false);
+    for (Py_ssize_t i = 0; alive != NULL && i < PyList_GET_SIZE(alive); i++) {
+        EntryObject *entry = (EntryObject *)PyList_GET_ITEM(alive, i);
+        if (shutdown_spares(entry, caller, whom)) {
+            continue;
+        }
+        int added = shutdown_add(self, entry, whom == SHUTDOWN_AGAIN);
+        if (added < 0) {
+            Py_CLEAR(alive);
+        }
+        cancelled += added > 0;
+    }
+    if (alive == NULL) {
+        return -1;
+    }
+    Py_DECREF(alive);
+    return cancelled;
+}
+
+/* Begin a shutdown, or join the running one, and cancel every alive Task but
+   `caller`; `*cancelled` is how many.  Returns the JoinSet of the Tasks (new);
+   NULL with an exception, no shutdown begun, though some Tasks may be
+   cancelled. */
+static PyObject *
+shutdown_begin(RegistryObject *self, PyObject *caller, shutdown_whom whom,
+               Py_ssize_t *cancelled)
 {
     *cancelled = 0;
-    if (al_registry_bind(self, "TaskRegistry.shutdown()") < 0) {
+    if (al_registry_bind(self, "TaskRegistry.shutdown()", NULL) < 0) {
         return NULL;
     }
     EntryObject *current = al_registry_current(self);
@@ -117,24 +165,62 @@ al_shutdown_begin(RegistryObject *self, PyObject *caller,
     /* Counted before the list is made, for that may run the collector, and a
        shutdown that it closes must not end this one. */
     self->shutdowns++;
-    PyObject *alive = al_registry_list(self, false);
-    for (Py_ssize_t i = 0; alive != NULL && i < PyList_GET_SIZE(alive); i++) {
-        EntryObject *entry = (EntryObject *)PyList_GET_ITEM(alive, i);
-        if (shutdown_spares(entry, caller, whom)) {
-            continue;
-        }
-        int added = shutdown_add(self, entry, whom == AL_SHUTDOWN_AGAIN);
-        if (added < 0) {
-            Py_CLEAR(alive);
-        }
-        *cancelled += added > 0;
-    }
-    if (alive == NULL) {
+    *cancelled = shutdown_add_alive(self, caller, current, whom);
+    if (*cancelled < 0) {
         PyObject *error = PyErr_GetRaisedException();
-        al_shutdown_end(self);
+        shutdown_end(self);
         PyErr_SetRaisedException(error);
         Py_CLEAR(join_set);
     }
-    Py_XDECREF(alive);
     return join_set;
+}
+
+/* ---------------------------------------- methods of the type Registry */
+
+PyObject *
+al_shutdown_begin(PyObject *op, PyObject *args)
+{
+    PyObject *caller;
+    int whom;
+    Py_ssize_t cancelled;
+    if (!PyArg_ParseTuple(args, "Oi:_begin_shutdown", &caller, &whom)) {
+        return NULL;
+    }
+    RegistryObject *self = (RegistryObject *)op;
+    PyObject *join_set =
+        shutdown_begin(self, caller, (shutdown_whom)whom, &cancelled);
+    if (join_set == NULL) {
+        return NULL;
+    }
+    PyObject *answer = AL_ALLOC(Py_BuildValue("On", join_set, cancelled));
+    Py_DECREF(join_set);
+    if (answer == NULL) {
+        PyObject *error = PyErr_GetRaisedException();
+        shutdown_end(self);
+        PyErr_SetRaisedException(error);
+    }
+    return answer;
+}
+
+PyObject *
+al_shutdown_note(PyObject *op, PyObject *args)
+{
+    EntryObject *entry;
+    int stuck;
+    if (!PyArg_ParseTuple(args, "O!p:_note_shutdown",
+                          ((RegistryObject *)op)->st->Entry, &entry, &stuck))
+    {
+        return NULL;
+    }
+    bool before = entry->reported_stuck;
+    entry->shut_down = true;
+    entry->reported_stuck = before || stuck;
+    return PyBool_FromLong(before);
+}
+
+PyObject *
+al_shutdown_end(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    shutdown_end((RegistryObject *)op);
+    Py_RETURN_NONE;
 }

@@ -4,13 +4,14 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Iterator
+from types import ModuleType
 from typing import Any
 
 import pytest
 
 from pyasynclife import BatchStatus, TaskState, bounded_gather
 from pyasynclife.testing import VirtualTimeLoop
-from support.coroutines import forever, sleep_for
+from support.coroutines import double, forever, sleep_for
 from support.loops import settle
 
 BOTH_WAYS = True
@@ -238,6 +239,89 @@ def test_a_virtual_clock_is_followed() -> None:
     assert took == pytest.approx(3600, abs=0.01)
     assert result[0].duration == pytest.approx(100, abs=0.01)
     assert result.duration == pytest.approx(3600, abs=0.01)
+
+
+class Clocks:
+    """Ways in which a test moves the clock of a loop ahead."""
+
+    ahead = 0.0
+
+    def __init__(self, patch: pytest.MonkeyPatch, patched: str) -> None:
+        real, loop_time = time.monotonic, asyncio.BaseEventLoop.time
+        if patched == "time.monotonic":
+            patch.setattr("time.monotonic", lambda: real() + self.ahead)
+        elif patched == "the module":
+            module = ModuleType("time")
+            module.__dict__.update(vars(time), monotonic=lambda: real() + self.ahead)
+            patch.setattr("asyncio.base_events.time", module)
+        else:
+            patch.setattr(
+                asyncio.BaseEventLoop,
+                "time",
+                lambda loop: loop_time(loop) + self.ahead,
+            )
+
+
+def count_iterations(patch: pytest.MonkeyPatch) -> list[None]:
+    """Return a list that gets an item at each iteration of the standard loop."""
+    selector: Any = asyncio.get_running_loop()._selector  # type: ignore[attr-defined]
+    select, iterations = selector.select, []
+
+    def counting(timeout: float | None = None) -> Any:
+        iterations.append(None)
+        return select(timeout)
+
+    patch.setattr(selector, "select", counting)
+    return iterations
+
+
+@pytest.mark.parametrize("patched", ["time.monotonic", "the module", "loop.time"])
+@pytest.mark.parametrize("bound", ["before", "after"])
+@pytest.mark.standard_loop_only
+async def test_a_clock_that_a_test_has_moved_makes_no_timer_spin(
+    patched: str, bound: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    iterations = count_iterations(monkeypatch)
+    with monkeypatch.context() as patch:
+        if bound == "before":
+            batch = bounded_gather(sleep_for, [0.05, 0.3], timeout=0.1)
+        clocks = Clocks(patch, patched)
+        clocks.ahead = 1000.0
+        if bound == "after":
+            batch = bounded_gather(sleep_for, [0.05, 0.3], timeout=0.1)
+        result = await batch
+    assert len(iterations) < 30
+    assert [r.timed_out for r in result] == [False, True]
+
+
+@pytest.mark.parametrize("patched", ["time.monotonic", "the module"])
+@pytest.mark.standard_loop_only
+async def test_items_fall_due_when_a_test_moves_the_clock(
+    patched: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    iterations = count_iterations(monkeypatch)
+    with monkeypatch.context() as patch:
+        clocks = Clocks(patch, patched)
+        running = asyncio.ensure_future(
+            bounded_gather(lambda _: forever(), range(3), timeout=900).collect()
+        )
+        await settle()
+        clocks.ahead = 1000.0
+        (one, *_) = result = await running
+    assert all(r.timed_out for r in result)
+    assert one.duration == pytest.approx(1000, abs=10)
+    assert len(iterations) < 30
+
+
+async def test_a_frozen_clock_lets_items_run_and_the_loop_iterate(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = time.monotonic()
+    with monkeypatch.context() as patch:
+        patch.setattr("time.monotonic", lambda: now)
+        result = await bounded_gather(double, range(2000), max_concurrent=3, timeout=5)
+    assert result.ok
+    assert len(result) == 2000
 
 
 @pytest.mark.parametrize("broken", ["time", "call_at"])

@@ -124,12 +124,17 @@ async def drains(registry: TaskRegistry) -> None:
         drain = JoinSet()
         for task in [over, *odd]:
             drain.add(task)
+        drain.enter(odd[0])
+        assert drain.left(odd[0]) == 1
+        assert [node.task for node in drain.stuck(odd[0])] == [odd[1]]
+        assert [node.task for node in drain.stuck(None)] == [odd[1], odd[0]]
         await settle()
-        assert [node.outcome for node in drain.members] == [
+        assert [node.outcome for node in drain.take_ended()] == [
             "finished",
             "swallowed",
             "cancelled",
         ]
+        assert drain.take_ended() == []
         assert drain.pending == 0
     finally:
         for task in odd:
@@ -163,7 +168,11 @@ OPERATIONS: dict[str, Operation] = {
     "dump": lambda r: r.dump(),
     "iterate": list,
     "look up": lambda r: ("beating" in r, r["beating"], r["over"], repr(r["over"])),
+    "set stale_threshold": lambda r: setattr(r, "stale_threshold", r.stale_threshold),
     "metadata": lambda r: (r["beating"].as_dict(), r["failed"].as_dict()),
+    "metadata for JSON": lambda r: [
+        r[task_id].as_dict(json=True) for task_id in ("beating", "failed", "huge")
+    ],
     "ends": ends,
     "shutdown": shuts_down,
     "wait": waits,
@@ -188,6 +197,7 @@ async def prepared() -> TaskRegistry:
     )
     for coro, task_id in (
         (echo(1), "over"),
+        (echo(10**5000), "huge"),
         (raises(), "failed"),
         (forever(), "beating"),
         (swallow(), "swallows"),

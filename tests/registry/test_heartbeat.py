@@ -7,8 +7,15 @@ from typing import Any
 
 import pytest
 
-from pyasynclife import DuplicateTaskError, TaskHealth, TaskRegistry
+from pyasynclife import (
+    DuplicateTaskError,
+    TaskHealth,
+    TaskRegistry,
+    TaskState,
+    _core,
+)
 from support.coroutines import echo, forever
+from support.faults import needs_faults
 from support.loops import ManualClockLoop, settle
 from support.registries import a_registry, adds_up
 from support.tasks import fails
@@ -41,6 +48,78 @@ async def test_stale_tasks_come_longest_silence_first_across_thresholds() -> Non
         assert await registry.get_stale_tasks() == ["4", "2", "1", "0"]
         await registry.heartbeat("2")
         assert await registry.get_stale_tasks() == ["4", "1", "0"]
+
+
+async def test_a_new_stale_threshold_applies_at_once_to_those_without_their_own() -> (
+    None
+):
+    async with a_registry(stale_threshold=100) as registry:
+        registry.register(forever(), "default")
+        registry.register(forever(), "own", stale_after=100)
+        registry.register(forever(), "beating")
+        await settle()
+        await registry.heartbeat("beating")
+        await asyncio.sleep(0.02)
+        assert await registry.get_stale_tasks() == []
+        registry.stale_threshold = 0.01
+        registry.register(forever(), "later")
+        assert registry.stale_threshold == 0.01
+        assert registry["default"].health is TaskHealth.STALE
+        assert registry["own"].health is TaskHealth.UNKNOWN
+        assert await registry.get_stale_tasks() == ["default", "beating"]
+        after = {task_id: registry[task_id].stale_after for task_id in registry}
+        assert after == {"default": 0.01, "own": 100, "beating": 0.01, "later": 0.01}
+        registry.stale_threshold = 100
+        assert await registry.get_stale_tasks() == []
+        assert registry["beating"].health is TaskHealth.HEALTHY
+        stats = registry.stats()
+        assert (stats.healthy, stats.stale, stats.unknown) == (1, 0, 2)
+        registry.stale_threshold = 0.01
+        assert await registry.get_stale_tasks() == ["default", "beating"]
+
+
+async def test_an_ended_task_keeps_the_threshold_that_it_had() -> None:
+    registry = TaskRegistry(stale_threshold=5)
+    registry.register(echo(1), "feed")
+    await registry.wait()
+    registry.stale_threshold = 9
+    assert registry["feed"].stale_after == 5
+
+
+@needs_faults
+async def test_state_and_health_cost_the_same_in_any_order() -> None:
+    steps = getattr(_core, "search_steps", None)
+    assert steps is not None
+    async with a_registry() as registry:
+        for _ in range(2000):
+            registry.register(forever())
+        await settle()
+        before = steps()
+        for task_id in reversed(list(registry)):
+            assert registry[task_id].state is TaskState.RUNNING
+            assert registry[task_id].health is TaskHealth.UNKNOWN
+        for task_id in reversed(list(registry)):
+            await registry.heartbeat(task_id)
+        assert registry.stats().healthy == 2000
+        assert steps() == before
+
+
+@needs_faults
+async def test_heartbeats_before_the_first_step_cost_no_search() -> None:
+    steps = getattr(_core, "search_steps", None)
+    assert steps is not None
+    async with a_registry() as registry:
+        for _ in range(2000):
+            registry.register(forever())
+        task_ids = list(registry)
+        for task_id in task_ids:
+            await registry.heartbeat(task_id)
+        await settle()
+        before = steps()
+        for task_id in reversed(task_ids):
+            await registry.heartbeat(task_id)
+        assert registry.stats().healthy == 2000
+        assert steps() == before
 
 
 async def test_silence_counts_from_registration_before_the_first_heartbeat() -> None:
@@ -177,6 +256,30 @@ async def test_wall_clock_jumps_make_nothing_stale(
         registry.heartbeat("feed")
         monkeypatch.setattr(time, "time", lambda: 0.0)
         assert await registry.get_stale_tasks() == []
+
+
+@pytest.mark.parametrize("patched", ["before", "after"])
+async def test_silence_follows_the_loops_clock_where_time_monotonic_is_patched(
+    patched: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, ahead = time.monotonic, 0.0
+    async with a_registry(stale_threshold=60) as registry:
+        with monkeypatch.context() as patch:
+            if patched == "before":
+                patch.setattr("time.monotonic", lambda: real() + ahead)
+            registry.register(forever(), "feed")
+            await settle()
+            if patched == "after":
+                patch.setattr("time.monotonic", lambda: real() + ahead)
+            before = asyncio.get_running_loop().time()
+            ahead = 1000.0
+            gone = asyncio.get_running_loop().time() - before
+            assert registry["feed"].silence == pytest.approx(gone, abs=10)
+            stale = ["feed"] if gone > 900 else []  # uvloop has its own clock
+            assert await registry.get_stale_tasks() == stale
+            assert registry["feed"].age == pytest.approx(gone, abs=10)
+        assert registry["feed"].silence < 10
+        assert registry["feed"].health is TaskHealth.UNKNOWN
 
 
 def test_a_clock_may_call_the_registry() -> None:

@@ -6,7 +6,8 @@ import pytest
 
 from pyasynclife import TaskRegistry, TaskState, UnknownTaskError
 from support.children import run_child
-from support.coroutines import echo, raises
+from support.coroutines import echo, forever, raises
+from support.loops import settle
 
 
 async def test_the_history_keeps_its_limits_and_the_newest_errors(
@@ -26,6 +27,72 @@ async def test_the_history_keeps_its_limits_and_the_newest_errors(
     assert status["value"].result is None
     with pytest.raises(UnknownTaskError):
         registry["3"]
+
+
+async def test_a_failure_outlives_the_tasks_that_ended_well(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    registry = TaskRegistry()
+    registry.register(raises(ValueError("no price")), "poller")
+    await registry.wait()
+    for number in range(1001):
+        registry.register(echo(number), f"job_{number}")
+        if number % 100 == 0:
+            await registry.wait()
+    await registry.wait()
+    assert registry["poller"].state is TaskState.FAILED
+    status = await registry.get_status()
+    assert len(status) == 1000
+    assert list(status)[:2] == ["poller", "job_2"]
+    assert list(status)[-1] == "job_1000"
+
+
+async def test_cancelled_tasks_leave_the_history_before_failures(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    registry = TaskRegistry(history=3)
+    for task_id in ("f1", "c1", "d1", "f2", "c2", "f3", "f4", "d2", "d3"):
+        coro = {"f": raises, "c": forever, "d": echo}[task_id[0]]
+        registry.register(coro(ValueError(task_id)), task_id)
+        await settle()
+        if task_id[0] == "c":
+            registry.cancel(task_id)
+        await registry.wait()
+        expected = {
+            "d1": ["f1", "c1", "d1"],
+            "f2": ["f1", "d1", "f2"],
+            "c2": ["f1", "f2", "c2"],
+            "f3": ["f1", "f2", "f3"],
+            "f4": ["f2", "f3", "f4"],
+            "d2": ["f3", "f4", "d2"],  # the newest stays
+            "d3": ["f3", "f4", "d3"],
+        }
+        if task_id in expected:
+            assert list(await registry.get_status()) == expected[task_id], task_id
+
+
+async def test_a_history_of_nothing_keeps_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    registry = TaskRegistry(history=0)
+    registry.register(raises(ValueError()))
+    registry.register(echo(1))
+    await registry.wait()
+    assert await registry.get_status() == {}
+
+
+async def test_an_id_that_comes_back_replaces_its_ended_entry(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    registry = TaskRegistry(history=2)
+    for coro in (raises(ValueError()), echo(1), raises(ValueError()), echo(2)):
+        registry.register(coro, "feed")
+        await registry.wait()
+        assert list(await registry.get_status()) == ["feed"]
+    for number in range(3):
+        registry.register(echo(number), str(number))
+        await registry.wait()
+    assert list(await registry.get_status()) == ["1", "2"]
 
 
 async def test_the_history_never_touches_the_exception(
@@ -49,6 +116,7 @@ async def test_a_failure_is_logged_once_with_its_traceback(
     (record,) = caplog.records
     assert (record.name, record.levelno) == ("pyasynclife", logging.ERROR)
     assert "feed" in record.getMessage()
+    assert vars(record)["task_id"] == "feed"
     assert record.exc_info is not None
     assert isinstance(record.exc_info[1], ValueError)
 

@@ -1,12 +1,22 @@
 """TaskMetadata and RegistryStats: states, health, times and numbers."""
 
 import asyncio
+import enum
+import json
+import math
 import time
 from typing import Any
 
 import pytest
 
-from pyasynclife import RegistryStats, TaskHealth, TaskMetadata, TaskRegistry, TaskState
+from pyasynclife import (
+    BatchStatus,
+    RegistryStats,
+    TaskHealth,
+    TaskMetadata,
+    TaskRegistry,
+    TaskState,
+)
 from support.coroutines import echo, forever, raises
 from support.loops import settle
 from support.registries import a_registry, adds_up
@@ -83,6 +93,96 @@ async def test_as_dict_has_the_attributes_values() -> None:
     for name, value in meta.as_dict().items():
         assert getattr(meta, name) == value
     assert len(meta.as_dict()) == 14
+
+
+class Symbol(enum.StrEnum):
+    AAPL = "aapl"
+
+
+# A result, and what stands for it in JSON.
+RESULTS: dict[str, tuple[Any, Any]] = {
+    "None": (None, None),
+    "bool": (True, True),
+    "int": (5, 5),
+    "long": (2**64, 2**64),
+    "too long": (-(10**5000), None),
+    "float": (1.5, 1.5),
+    "inf": (math.inf, None),
+    "-inf": (-math.inf, None),
+    "nan": (math.nan, None),
+    "str": ("done", "done"),
+    "enum": (Symbol.AAPL, "aapl"),
+    "surrogate": ("\ud800", "\ud800"),
+    "bytes": (b"bytes", None),
+    "list": ([1], None),
+    "dict": ({"a": 1}, None),
+    "object": (object(), None),
+}
+
+
+@pytest.mark.parametrize("kind", RESULTS)
+async def test_as_dict_for_json_has_only_what_json_takes(kind: str) -> None:
+    result, shown = RESULTS[kind]
+    registry = TaskRegistry()
+    registry.register(echo(result), "feed", stale_after=math.inf)
+    await registry.wait()
+    meta = registry["feed"]
+    row = meta.as_dict(json=True)
+    assert row["result"] == shown
+    assert type(row["result"]) is type(shown)
+    assert row["stale_after"] is None
+    assert json.loads(json.dumps(row, allow_nan=False)) == row
+
+
+async def test_as_dict_for_json_says_how_a_task_failed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with a_registry() as registry:
+        registry.register(raises(ValueError("no price")), "failed")
+        registry.register(forever(), "alive")
+        await settle()
+        registry.heartbeat("alive")
+        row = registry["failed"].as_dict(json=True)
+        assert row.keys() == registry["failed"].as_dict().keys() - {"task"}
+        assert row["error"] == row["error_text"] == "ValueError: no price"
+        assert row["state"] == row["health"] == "failed"
+        assert type(row["state"]) is type(row["health"]) is str
+        rows = [
+            meta.as_dict(json=True) for meta in (await registry.get_status()).values()
+        ]
+        assert json.loads(json.dumps(rows, allow_nan=False)) == rows
+        assert rows[1]["state"] == "running"
+        assert rows[1]["finished_at"] is None
+
+
+async def test_the_json_flag_of_as_dict_is_checked() -> None:
+    registry = TaskRegistry()
+    registry.register(echo(1), "feed")
+    await registry.wait()
+    meta: Any = registry["feed"]
+    with pytest.raises(TypeError, match="json must be True or False, got 'yes'"):
+        meta.as_dict(json="yes")
+    with pytest.raises(TypeError, match="positional"):
+        meta.as_dict(True)
+    assert meta.as_dict(json=False) == meta.as_dict()
+
+
+async def test_a_fastapi_route_may_return_a_tasks_dict() -> None:
+    encoders = pytest.importorskip("fastapi.encoders")
+    async with a_registry() as registry:
+        registry.register(forever(), "feed", stale_after=math.inf)
+        await settle()
+        row = registry["feed"].as_dict(json=True)
+        assert encoders.jsonable_encoder(row) == row
+
+
+def test_states_are_the_text_of_their_value() -> None:
+    for kind in (TaskState, TaskHealth, BatchStatus):
+        for member in kind:
+            assert isinstance(member, str)
+            assert f"{member}" == str(member) == member.value == member.name.lower()
+            assert json.loads(json.dumps(member)) == member.value
+            assert kind(member.value) is member
 
 
 async def test_stats_add_up() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import inspect
 import math
 import sys
 import threading
@@ -37,7 +38,12 @@ BAD = [
     (ValueError, "-2", lambda r: r.track(asyncio.current_task(), stale_after=-2)),
     (DuplicateTaskError, "alive", lambda r: r.track(asyncio.current_task(), "alive")),
     (TypeError, "int", lambda r: r.heartbeat(7)),
+    (ValueError, "non-empty", lambda r: r.heartbeat("")),
     (TypeError, "int", lambda r: r.cancel(7)),
+    (ValueError, "non-empty", lambda r: r.cancel("")),
+    (ValueError, "non-empty", lambda r: r.complete("")),
+    (ValueError, "non-empty", lambda r: r[""]),
+    (ValueError, "non-empty", lambda r: r.track(asyncio.current_task(), "")),
     (TypeError, "error", lambda r: r.complete("alive", error="no price")),
     (UnknownTaskError, "'nobody'", lambda r: r.complete("nobody")),
     (UnknownTaskError, "'nobody'", lambda r: r["nobody"]),
@@ -161,6 +167,61 @@ async def test_a_call_from_another_thread_is_refused() -> None:
     assert (await asyncio.to_thread(registry.stats)).alive == 1
     registry.cancel_all()
     await registry.wait()
+
+
+async def test_a_call_in_another_thread_is_told_how_to_reach_the_loop() -> None:
+    registry = TaskRegistry()
+    registry.register(forever(), "feed")
+    with pytest.raises(RuntimeError, match=r"heartbeat\(task_id\)"):
+        await asyncio.to_thread(registry.heartbeat)
+    assert await (await asyncio.to_thread(registry.heartbeat, "feed"))
+    coro = echo(1)
+    with pytest.raises(RuntimeError, match="run_coroutine_threadsafe") as caught:
+        await asyncio.to_thread(registry.register, coro)
+    call = "loop.call_soon_threadsafe(registry.register, coro, task_id)"
+    assert call in str(caught.value)
+    assert inspect.getcoroutinestate(coro) == inspect.CORO_CLOSED
+    task = asyncio.create_task(forever())
+    with pytest.raises(RuntimeError, match=r"threadsafe\(registry\.track, task\)"):
+        await asyncio.to_thread(registry.track, task)
+    task.cancel()
+    for method in (registry.cancel_all, registry.complete, registry.cancel):
+        args = [] if method == registry.cancel_all else ["feed"]
+        with pytest.raises(RuntimeError, match="run_coroutine_threadsafe"):
+            await asyncio.to_thread(method, *args)  # type: ignore[arg-type]
+    # The calls that the messages name work.
+    loop = asyncio.get_running_loop()
+
+    async def register() -> str:
+        return (await registry.register(echo(2), "two"))[1]
+
+    def in_thread() -> str:
+        loop.call_soon_threadsafe(registry.register, echo(1), "one")
+        return asyncio.run_coroutine_threadsafe(register(), loop).result(5)
+
+    assert await asyncio.to_thread(in_thread) == "two"
+    registry.cancel("feed")
+    await registry.wait()
+    assert registry["one"].result == 1
+
+
+def test_register_without_any_loop_names_the_remedy() -> None:
+    with pytest.raises(RuntimeError, match="run_coroutine_threadsafe"):
+        TaskRegistry().register(echo(1))
+
+
+async def test_get_returns_the_default_for_an_unknown_id() -> None:
+    registry = TaskRegistry()
+    registry.register(echo(1), "feed")
+    assert registry.get("feed") is registry["feed"]
+    await registry.wait()
+    assert registry.get("feed") is registry["feed"]
+    assert registry.get("nobody") is None
+    assert registry.get("nobody", 5) == 5
+    with pytest.raises(TypeError, match="str"):
+        registry.get(7)  # type: ignore[call-overload]
+    with pytest.raises(ValueError, match="non-empty"):
+        registry.get("")
 
 
 async def test_other_threads_may_read_while_the_loop_runs() -> None:

@@ -22,7 +22,7 @@ from support.registries import adds_up
 
 STEPS = int(os.environ.get("PYASYNCLIFE_MODEL_STEPS", "2000"))
 IDS = [f"id{number}" for number in range(12)]
-THRESHOLDS = [None, None, 0.0, 3.0, 10.0, math.inf]
+THRESHOLDS = [None, None, 0.0, 3.0, 5.0, 10.0, math.inf]
 DEFAULT = 5.0
 HISTORY, ERRORS = 7, 2
 
@@ -45,6 +45,7 @@ class Twin:
     value: Any = None
     error_kept: bool = False
     meta: TaskMetadata | None = None
+    follows_default: bool = False
 
     def health(self, now: float) -> TaskHealth:
         if self.state is TaskState.PENDING:
@@ -76,6 +77,7 @@ class Model:
     beats: int = 0
     unknown_beats: int = 0
     clock: int = 0
+    default: float = DEFAULT
 
     # ------------------------------------------------------------ operations
 
@@ -113,12 +115,14 @@ class Model:
                 coro, given, stale_after=stale_after
             ).result()
         assert task_id == name
+        follows_default = stale_after is None and not tracked
         if stale_after is None:
-            stale_after = math.inf if tracked else DEFAULT
+            stale_after = math.inf if tracked else self.default
         now = self.loop.now
         self.history = [twin for twin in self.history if twin.task_id != name]
         self.alive[name] = Twin(name, stale_after, now, now, gate, self.clock)
         self.alive[name].meta = self.registry[name]
+        self.alive[name].follows_default = follows_default
         self.registered += 1
 
     def register(self) -> None:
@@ -198,6 +202,14 @@ class Model:
     def advance(self) -> None:
         self.loop.now += self.choice.choice([0.0, 0.5, 1.0, 4.0, 11.0])
 
+    def set_default(self) -> None:
+        default = self.choice.choice([0.0, 3.0, 5.0, 10.0, math.inf])
+        self.registry.stale_threshold = default
+        self.default = default
+        for twin in self.alive.values():
+            if twin.follows_default:
+                twin.stale_after = default
+
     async def iterate(self) -> None:
         await settle(4)
         self.settled()
@@ -229,7 +241,11 @@ class Model:
             kept = [old for old in self.history if old.error_kept]
             for old in kept[:-ERRORS]:
                 old.error_kept = False
-            del self.history[:-HISTORY]
+            if len(self.history) > HISTORY:
+                older = self.history[:-1]
+                failed = TaskState.FAILED
+                unfailed = [old for old in older if old.state is not failed]
+                self.history.remove((unfailed or older)[0])
 
     # ------------------------------------------------------------ comparison
 
@@ -298,7 +314,7 @@ async def run_model(loop: ManualClockLoop, seed: int) -> None:
     operations = [
         *[model.register, model.iterate, model.heartbeat, model.advance] * 3,
         *[model.track, model.cancel, model.finish, model.fail, model.complete],
-        *[model.cancel_all, model.shutdown],
+        *[model.cancel_all, model.shutdown, model.set_default],
     ]
     for _ in range(STEPS):
         model.clock += 1

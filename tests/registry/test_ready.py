@@ -2,7 +2,7 @@
 
 import asyncio
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any
 
 import pytest
@@ -24,6 +24,37 @@ async def test_a_ready_has_no_truth_value() -> None:
     registry = TaskRegistry()
     with pytest.raises(TypeError, match="await this"):
         bool(registry.cancel("nobody"))
+
+
+async def test_a_ready_cannot_be_iterated_or_unpacked() -> None:
+    async with a_registry() as registry:
+        for use in (list, iter, tuple, dict, sum):
+            with pytest.raises(TypeError, match=r"await this: .*\.result\(\)"):
+                use(registry.get_status())  # type: ignore[operator]
+        with pytest.raises(TypeError, match="await this"):
+            _, _ = registry.register(forever())  # type: ignore[misc]
+
+
+async def test_an_await_method_may_delegate_to_a_ready() -> None:
+    registry = TaskRegistry()
+
+    class Returns:
+        def __await__(self) -> Generator[Any, None, bool]:
+            return registry.heartbeat("nobody").__await__()
+
+    class Delegates:
+        def __await__(self) -> Generator[Any, None, bool]:
+            return (yield from registry.heartbeat("nobody").__await__())
+
+    assert await Returns() is False
+    assert await Delegates() is False
+    iterator = registry.heartbeat("nobody").__await__()
+    with pytest.raises(StopIteration) as caught:
+        iterator.send(None)
+    assert caught.value.value is False
+    with pytest.raises(LookupError):
+        registry.heartbeat("nobody").__await__().throw(LookupError())
+    registry.heartbeat("nobody").__await__().close()
 
 
 async def test_a_ready_is_not_a_coroutine() -> None:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from pyasynclife import TaskRegistry
+from pyasynclife import ShutdownReport, TaskRegistry
 from support.coroutines import echo, forever, swallow
-from support.loops import ManualClockLoop, settle, task_factory
+from support.loops import ManualClockLoop, in_virtual_time, settle, task_factory
 from support.registries import adds_up
 from support.tasks import OddTask, fails, odd_factory
 
@@ -64,14 +64,14 @@ async def test_a_shutdown_of_nothing_is_over_at_once() -> None:
     assert report.deadline_met
 
 
-async def test_shutdown_cancels_what_is_registered_meanwhile() -> None:
+async def test_shutdown_cancels_what_is_tracked_meanwhile() -> None:
     registry = TaskRegistry()
 
     async def spawns() -> None:
         try:
             await asyncio.sleep(3600)
         finally:
-            await registry.register(forever(), "late")
+            registry.track(asyncio.create_task(forever()), "late")
 
     registry.register(spawns(), "spawner")
     await settle()
@@ -155,6 +155,125 @@ async def test_shutdowns_from_inside_that_cancel_each_other_all_end() -> None:
     registry.register(forever())
     assert await asyncio.wait_for(registry.wait(), 5)
     adds_up(registry)
+
+
+async def one_down_all_down(workers: int) -> ShutdownReport:
+    """Each of many tasks shuts all down when it is cancelled; return main's report."""
+    registry = TaskRegistry()
+    reports = []
+
+    async def worker() -> None:
+        try:
+            await forever()
+        finally:
+            reports.append(await registry.shutdown(5))
+
+    for _ in range(workers):
+        registry.register(worker())
+    await settle()
+    report = await registry.shutdown(5)
+    assert all(one.deadline_met for one in reports)
+    assert len(reports) == workers
+    adds_up(registry)
+    return report
+
+
+async def test_hundreds_that_shut_down_each_other_all_end_in_time() -> None:
+    report = await one_down_all_down(400)
+    assert report.deadline_met
+    assert len(report.cancelled) == 400
+    assert report.stuck == []
+
+
+def test_the_cost_of_mutual_shutdowns_grows_with_the_number_of_tasks() -> None:
+    def calls(workers: int) -> int:
+        counted = 0
+
+        def count(frame: object, event: str, arg: object) -> None:
+            nonlocal counted
+            counted += event in ("call", "c_call")
+
+        async def main() -> float:
+            sys.setprofile(count)
+            try:
+                report = await one_down_all_down(workers)
+            finally:
+                sys.setprofile(None)
+            assert report.deadline_met
+            return report.duration
+
+        assert in_virtual_time(main()) == 0  # nobody waits for a timer
+        return counted
+
+    few, many = calls(100), calls(200)
+    assert many < 2.2 * few
+
+
+def test_one_that_is_stuck_delays_no_other_report_and_is_in_each() -> None:
+    registry = TaskRegistry()
+    reports: list[ShutdownReport] = []
+
+    async def worker() -> None:
+        try:
+            await forever()
+        finally:
+            reports.append(await registry.shutdown(3))
+
+    async def main() -> ShutdownReport:
+        for number in range(20):
+            registry.register(worker(), f"worker_{number}")
+        registry.register(swallow(times=2), "stuck")
+        registry.register(forever(), "obeys")
+        await settle()
+        report = await registry.shutdown(5)
+        registry.cancel("stuck")
+        await registry.wait()
+        return report
+
+    report = in_virtual_time(main())
+    assert [one.task_id for one in report.stuck] == ["stuck"]
+    assert report.duration == 5
+    assert len(reports) == 20
+    for one in reports:
+        assert [exit.task_id for exit in one.stuck] == ["stuck"]
+        assert "obeys" in [exit.task_id for exit in one.cancelled]
+        assert one.duration == 3
+
+
+def test_a_task_that_gave_up_waiting_is_waited_for_again() -> None:
+    registry = TaskRegistry()
+
+    async def first() -> None:
+        try:
+            await forever()
+        finally:
+            await registry.shutdown(1)
+            await asyncio.sleep(3)
+
+    async def second() -> float:
+        try:
+            await forever()
+        except asyncio.CancelledError:
+            report = await registry.shutdown(60)
+            assert [exit.task_id for exit in report.cancelled] == ["slow", "first"]
+            return report.duration
+        raise AssertionError
+
+    async def slow() -> None:
+        try:
+            await forever()
+        finally:
+            await asyncio.sleep(2)
+
+    async def main() -> float:
+        registry.register(first(), "first")
+        task, _ = await registry.register(second(), "second")
+        registry.register(slow(), "slow")
+        await settle()
+        assert (await registry.shutdown(60)).ok
+        return await task
+
+    assert in_virtual_time(main()) == 4
 
 
 async def test_a_cancelled_shutdown_raises_at_once() -> None:

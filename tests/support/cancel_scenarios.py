@@ -22,6 +22,7 @@ from typing import Any
 
 from pyasynclife import (
     BatchError,
+    ClosedError,
     SignalCoordinator,
     TaskGroup,
     TaskRegistry,
@@ -772,7 +773,9 @@ async def registry_shutdown_of_one_that_registers() -> None:
             await asyncio.sleep(1)
         finally:
             if times:
-                registry.register(again(times - 1))
+                with contextlib.suppress(ClosedError):
+                    registry.register(again(0))
+                registry.track(asyncio.create_task(again(times - 1)))
 
     registry.register(again(3))
     await asyncio.sleep(0)

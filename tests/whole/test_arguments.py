@@ -45,6 +45,10 @@ def made(cls: type[Any], name: str) -> Call:
     return lambda value: cls(**{name: value})
 
 
+def set_later(name: str) -> Call:
+    return lambda value: setattr(TaskRegistry(), name, value)
+
+
 def set_limit(value: Any) -> None:
     bounded_gather(echo, [1]).max_concurrent = value
 
@@ -92,6 +96,24 @@ SECONDS: dict[str, tuple[str, bool, bool, Call]] = {
         False,
         True,
         made(TaskRegistry, "shutdown_timeout"),
+    ),
+    "registry.heartbeat_interval": (
+        "heartbeat_interval",
+        False,
+        False,
+        set_later("heartbeat_interval"),
+    ),
+    "registry.stale_threshold": (
+        "stale_threshold",
+        False,
+        True,
+        set_later("stale_threshold"),
+    ),
+    "registry.shutdown_timeout": (
+        "shutdown_timeout",
+        False,
+        True,
+        set_later("shutdown_timeout"),
     ),
     "register": ("stale_after", True, True, register),
     "track": ("stale_after", True, True, track_a_task),
@@ -205,7 +227,7 @@ HOOKS: dict[str, tuple[str, Call]] = {
     "TaskRegistry(on_stale)": ("on_stale", made(TaskRegistry, "on_stale")),
     "registry.on_stale": (
         "on_stale",
-        lambda value: setattr(TaskRegistry(), "on_stale", value),
+        set_later("on_stale"),
     ),
     "TaskRegistry(on_finish)": ("on_finish", made(TaskRegistry, "on_finish")),
     "SignalCoordinator": ("on_signal", made(SignalCoordinator, "on_signal")),
@@ -217,6 +239,13 @@ HOOKS: dict[str, tuple[str, Call]] = {
         lambda value: add_task_observers([], value),
     ),
     "cancel_everywhere": ("check", everywhere("check")),
+}
+
+FLAGS: dict[str, Call] = {
+    "ordered": gather("ordered"),
+    "task_per_item": gather("task_per_item"),
+    "keep_results": made(TaskRegistry, "keep_results"),
+    "take_ignored": made(SignalCoordinator, "take_ignored"),
 }
 
 FUNCTIONS: dict[str, Call] = {
@@ -396,6 +425,16 @@ async def test_counts_of_any_size_and_int_type_are_taken(option: str) -> None:
     _, least, call = COUNTS[option]
     for value in (least, sys.maxsize, 10**30, Index(3)):
         assert await outcome(call, value) is None
+
+
+@pytest.mark.parametrize("option", FLAGS)
+async def test_flags_that_are_no_bool_are_refused(option: str) -> None:
+    for value, shown in (("no", "str 'no'"), (1, "int 1"), (None, "NoneType None")):
+        text = said(await outcome(FLAGS[option], value), TypeError)
+        assert text == f"{option} must be True or False, got {shown}"
+    numpys = type("bool_", (), {"__bool__": lambda self: False})()
+    for value in (True, False, numpys):
+        assert await outcome(FLAGS[option], value) is None
 
 
 @pytest.mark.parametrize("option", HOOKS)

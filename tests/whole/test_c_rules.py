@@ -49,8 +49,12 @@ TABLE_TYPES = {
 }
 NO_VARIABLE = re.compile(r"extern\b|(struct|enum|union)\s+\w*\s*(\{[^=]*\}\s*)?;")
 # Test builds only.
-MUTABLE = {"fault_countdown", "fault_sites", "fault_n_sites"}
-ALLOCATES_FREELY = {"fault_fail_allocation", "fault_failed_allocations"}
+MUTABLE = {"fault_countdown", "fault_sites", "fault_n_sites", "fault_steps"}
+ALLOCATES_FREELY = {
+    "fault_fail_allocation",
+    "fault_failed_allocations",
+    "fault_search_steps",
+}
 ALLOCATORS = re.compile(
     r"""\b(
       malloc | calloc | realloc | strdup

@@ -217,7 +217,7 @@ async def drains(registry: TaskRegistry, times: int) -> None:
             refused(drain.add, 5)
         await settle()
         assert drain.pending == 0
-        assert {node.outcome for node in drain.members} == {"cancelled"}
+        assert {node.outcome for node in drain.take_ended()} == {"cancelled"}
 
 
 async def gathers(registry: TaskRegistry, times: int) -> None:
