@@ -51,6 +51,13 @@ al_registry_count(const RegistryObject *self)
            + count[AL_STALE];
 }
 
+/* Tell whether a shutdown() is under way.  Pure C. */
+static inline bool
+al_registry_is_closing(const RegistryObject *self)
+{
+    return self->shutdowns > 0;
+}
+
 /* Find the alive or ended entry of an id, an exact str.  Returns it
    (borrowed); NULL, without an exception, if there is none.  Pure C. */
 static inline EntryObject *

@@ -601,7 +601,17 @@ registry_type_get_starting(PyObject *op, void *Py_UNUSED(closure))
     return PyBool_FromLong(((RegistryObject *)op)->pending_starts != NULL);
 }
 
+static PyObject *
+registry_type_get_closing(PyObject *op, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(al_registry_is_closing((RegistryObject *)op));
+}
+
 static PyGetSetDef registry_type_getset[] = {
+    {"closing", registry_type_get_closing, NULL,
+     "Whether a shutdown() is under way, during which register() raises\n"
+     "ClosedError.  False again once the last concurrent call of shutdown()\n"
+     "has returned, also at its deadline or by a cancellation.", NULL},
     {"_starting", registry_type_get_starting, NULL,
      "Whether register() is making a Task, which shutdown() cannot see yet.",
      NULL},
