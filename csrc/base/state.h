@@ -57,17 +57,18 @@
 
 /* Interned names: the member is st->s_<name>. */
 #define AL_NAMES(X)                                                           \
-    X(FINISHED) X(PENDING) X(Task) X(_asyncio_future_blocking) X(_closed)     \
-    X(_context) X(_debug) X(_ended) X(_log_destroy_pending) X(_must_cancel)   \
-    X(_ready) X(_restore) X(_task_factory) X(add_done_callback) X(append)     \
-    X(appendleft) X(call_at) X(call_exception_handler) X(call_soon)           \
-    X(call_soon_threadsafe) X(cancel) X(cancelled) X(cancelling) X(close)     \
-    X(complete) X(context) X(coro) X(cr_running) X(cr_suspended)              \
-    X(create_future) X(create_task) X(done) X(eager_start) X(error)           \
-    X(exception) X(get_coro) X(get_loop) X(get_name) X(get_task_factory)      \
-    X(gi_code) X(insert) X(is_closed) X(loop) X(name) X(pop) X(popleft)       \
-    X(reader_ended) X(register) X(remove_done_callback) X(result)             \
-    X(set_name) X(set_result) X(task) X(throw) X(time) X(uncancel) X(value)
+    X(FINISHED) X(PENDING) X(Task) X(_asyncio_future_blocking)                \
+    X(_closed) X(_context) X(_debug) X(_ended) X(_log_destroy_pending)        \
+    X(_must_cancel) X(_ready) X(_restore) X(_task_factory)                    \
+    X(add_done_callback) X(append) X(appendleft) X(call_at)                   \
+    X(call_exception_handler) X(call_soon) X(call_soon_threadsafe) X(cancel)  \
+    X(cancelled) X(cancelling) X(close) X(closing) X(complete) X(context)     \
+    X(coro) X(cr_running) X(cr_suspended) X(create_future) X(create_task)     \
+    X(done) X(eager_start) X(error) X(exception) X(get_coro) X(get_loop)      \
+    X(get_name) X(get_task_factory) X(gi_code) X(insert) X(is_closed) X(loop) \
+    X(name) X(pop) X(popleft) X(reader_ended) X(register)                     \
+    X(remove_done_callback) X(result) X(set_name) X(set_result) X(task)       \
+    X(throw) X(time) X(uncancel) X(value)
 
 /* Made while the module is imported, or once later: our types, and objects
    that several files share.  A file that needs another adds a row. */

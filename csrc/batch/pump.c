@@ -82,6 +82,9 @@ pump_make_workers(al_pump *p, Py_ssize_t n)
         return; /* the call that is making workers goes on */
     }
     p->spawning = true;
+    if (p->registry != NULL && al_pump_may_pull(p)) {
+        (void)al_item_task_check_registry(p);
+    }
     while (n-- > 0 && al_pump_may_pull(p) && p->alive < p->limit) {
         int failed =
             p->task_per_item ? al_item_task_spawn(p) : al_worker_spawn(p);
@@ -258,12 +261,15 @@ al_pump_stop(al_pump *p, al_stop why, PyObject *msg)
         pump_check_over(p);
         return;
     }
+    bool leaves_items = why == AL_STOP_REGISTRY;
     if (first) {
-        p->stopping = why;
+        p->stopping = leaves_items ? AL_STOP_CANCEL : why;
     }
     al_reader_cancel(p);
-    pump_each_worker(p, pump_cancel_worker,
-                     &(pump_cancellation){.why = why, .msg = msg});
+    if (!leaves_items) {
+        pump_each_worker(p, pump_cancel_worker,
+                         &(pump_cancellation){.why = why, .msg = msg});
+    }
     pump_check_over(p);
     if (first && pump_begin_grace(p) < 0) {
         al_pump_fail(p);
@@ -502,6 +508,7 @@ al_pump_begin(al_pump *p)
     p->yielded_at = al_clock();
     p->begun = true;
     p->spawning = true; /* whatever the source does meanwhile */
+    (void)al_item_task_check_registry(p);
     if (p->stopping == AL_STOP_NONE && pump_start(p) < 0) {
         al_pump_fail(p);
     }

@@ -93,7 +93,8 @@ void al_pump_grow(al_pump *pump);
 void al_pump_limit_changed(al_pump *pump);
 
 /* Start nothing new and cancel everything that runs; each further call cancels
-   it once more.  `msg` may be NULL.  Runs Python. */
+   it once more.  `msg` may be NULL.  With AL_STOP_REGISTRY the items are not
+   cancelled.  Runs Python. */
 void al_pump_stop(al_pump *pump, al_stop why, PyObject *msg);
 
 /* Stop because of the exception that is set, and take it.  The batch raises
