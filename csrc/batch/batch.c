@@ -328,12 +328,18 @@ const al_pump_calls al_batch_calls = {
 
 /* ------------------------------------------------------ mode and limit */
 
-/* Tell whether results must be taken before more items can be started. */
+/* Tell whether a block may still choose, and keeps its results until then. */
+static bool
+batch_is_undecided(const BatchObject *self)
+{
+    return self->mode == AL_MODE_OPEN && self->on_result == NULL;
+}
+
+/* Tell whether results must be taken before more items can be pulled. */
 static bool
 batch_is_bounded(const BatchObject *self)
 {
-    return self->mode == AL_MODE_STREAM
-           || (self->mode == AL_MODE_OPEN && self->on_result == NULL);
+    return self->mode == AL_MODE_STREAM || batch_is_undecided(self);
 }
 
 /* How many items of a stream may be started and not handed over. */
@@ -355,8 +361,10 @@ static void
 batch_set_room(BatchObject *self)
 {
     al_pump *p = &self->pump;
-    p->room = batch_is_bounded(self) ? batch_window(self) - p->source.pulled
-                                     : PY_SSIZE_T_MAX;
+    p->room_of_source = batch_is_undecided(self);
+    p->room = p->room_of_source ? batch_window(self) - p->source.from_items
+              : batch_is_bounded(self) ? batch_window(self) - p->source.pulled
+                                       : PY_SSIZE_T_MAX;
 }
 
 void

@@ -102,6 +102,14 @@ al_pump_spawn(al_pump *p, Py_ssize_t n)
     pump_check_over(p);
 }
 
+/* How many items may be pulled now, added ones among them. */
+static Py_ssize_t
+pump_room(const al_pump *p)
+{
+    Py_ssize_t room = p->room > 0 ? p->room : 0;
+    return p->room_of_source ? room + al_source_waiting(&p->source) : room;
+}
+
 void
 al_pump_grow(al_pump *p)
 {
@@ -111,7 +119,8 @@ al_pump_grow(al_pump *p)
     Py_ssize_t left = al_source_left(&p->source);
     Py_ssize_t n = left < 0 ? PUMP_RAMP : PUMP_RAMP_KNOWN;
     n = n < p->alive ? p->alive : n;
-    n = n > p->room ? p->room : n;
+    Py_ssize_t room = pump_room(p);
+    n = n > room ? room : n;
     if (p->source.async && !p->source.ended) {
         /* The reader has one item ready; the next takes an iteration. */
         left = 1 + al_source_waiting(&p->source);

@@ -48,6 +48,7 @@ typedef struct al_pump {
     Py_ssize_t alive;        /* workers */
     Py_ssize_t unstarted;    /* of these, not begun yet */
     Py_ssize_t room;         /* how many more items may be pulled now */
+    bool room_of_source;     /* that does not count, or bound, added ones */
     int cancelled_unstarted; /* workers, in a row */
     double timeout;          /* of an item; inf: none */
     double budget;           /* of the whole batch; inf: none */
@@ -112,7 +113,9 @@ static inline bool
 al_pump_may_pull(const al_pump *p)
 {
     return p->stopping == AL_STOP_NONE && p->fatal == NULL && !p->paused
-           && p->room > 0 && al_source_may_give(&p->source);
+           && (p->room > 0
+                   ? al_source_may_give(&p->source)
+                   : p->room_of_source && al_source_waiting(&p->source) > 0);
 }
 
 /* Tell whether an item that already has its Task must be held: the pump is

@@ -7,6 +7,9 @@
  *     asynchronous:   what was added before the reader's item arrived,
  *                     that item, what was added since, ...
  *
+ * While the items are held back, by a block that has not chosen what to do
+ * with the results, added ones overtake them.
+ *
  * next() and key() run in the batch's own context, which is entered around
  * each call.  For a list, a tuple or a range without a key, none of the user's
  * code runs and nothing is entered.
@@ -170,13 +173,16 @@ al_source_refuse_coroutine(al_state *st, PyObject *coro)
 }
 
 /* The next item (new); NULL if there is none, or with an exception.  Tells in
- *from_items whether it comes from the items and was not added. */
+   `from_items` whether it comes from the items and was not added. */
 static PyObject *
-source_take(al_source *source, bool *from_items)
+source_take(al_source *source, bool only_added, bool *from_items)
 {
     *from_items = true;
     PyObject *item = NULL;
-    if (!source->async && source->iterator != NULL) {
+    if (only_added) {
+        /* Nothing of the items. */
+    }
+    else if (!source->async && source->iterator != NULL) {
         item = source_next(source);
     }
     else if (source->added_first == 0) {
@@ -192,12 +198,12 @@ source_take(al_source *source, bool *from_items)
 }
 
 int
-al_source_pull(al_state *st, al_source *source, PyObject **item,
-               PyObject **task_id)
+al_source_pull(al_state *st, al_source *source, bool only_added,
+               PyObject **item, PyObject **task_id)
 {
     bool from_items;
     *task_id = NULL;
-    *item = source_take(source, &from_items);
+    *item = source_take(source, only_added, &from_items);
     if (*item == NULL) {
         return PyErr_Occurred() ? -1 : 0;
     }

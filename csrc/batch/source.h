@@ -47,10 +47,11 @@ int al_source_add(al_source *source, PyObject *item);
 PyObject *al_source_queued(const al_source *source);
 
 /* Pull one item and its task id, which is NULL without a key (both new).
-   Returns 1; 0 if there is none now; -1 with an exception, which ends the
-   source.  Runs Python. */
-int al_source_pull(al_state *st, al_source *source, PyObject **item,
-                   PyObject **task_id);
+   `only_added`: pass over the items, which are held back.  Returns 1; 0 if
+   there is none now; -1 with an exception, which ends the source.
+   Runs Python. */
+int al_source_pull(al_state *st, al_source *source, bool only_added,
+                   PyObject **item, PyObject **task_id);
 
 /* How many were added and not yet pulled.  Pure C. */
 static inline Py_ssize_t

@@ -185,12 +185,13 @@ al_pull
 al_worker_pull(WorkerObject *self)
 {
     al_pump *p = self->pump;
-    int more = al_source_pull(p->st, &p->source, &self->item.value,
-                              &self->item.task_id);
+    Py_ssize_t from_items = p->source.from_items;
+    int more = al_source_pull(p->st, &p->source, p->room <= 0,
+                              &self->item.value, &self->item.task_id);
     if (more <= 0) {
         return more < 0 ? AL_PULL_ERROR : AL_PULL_NOTHING;
     }
-    p->room--;
+    p->room -= !p->room_of_source || p->source.from_items > from_items;
     self->item.index = p->source.pulled - 1;
     if (p->source.async && p->source.ahead == NULL) {
         p->calls->item_taken(p->owner);
