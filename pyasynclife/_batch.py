@@ -19,14 +19,8 @@ from pyasynclife._core import (
     BatchCore,
     TaskResult,
 )
-from pyasynclife._errors import BatchError, as_exception
-from pyasynclife._results import (
-    BatchProgress,
-    BatchResult,
-    count_items,
-    is_failure,
-    status_of,
-)
+from pyasynclife._errors import as_exception, too_many_errors
+from pyasynclife._results import BatchProgress, BatchResult, is_failure, status_of
 from pyasynclife._sealed import Sealed
 from pyasynclife._states import BatchStatus
 
@@ -43,7 +37,11 @@ class Batch(Sealed, Generic[T]):
     Its first use decides what happens to the results. Awaiting the batch keeps them
     all. Iterating over it yields each result and keeps none. An ``async with`` block
     that does neither only passes them to ``on_result``, and waits for all items at its
-    end.
+    end; with ``on_result`` it keeps none, and may be awaited or iterated only before
+    the first result.
+
+    Failures that nobody receives are reported to the loop's exception handler, once,
+    when the block ends or the batch is dropped.
 
     Attributes:
         max_concurrent: The maximum number of items that run at once; may be set.
@@ -52,8 +50,8 @@ class Batch(Sealed, Generic[T]):
         status: How the batch ended; None until then.
     """
 
-    __slots__ = ("__weakref__", "_awaited", "_budget", "_core", "_delivered", "_items",
-                 "_key", "_max_concurrent", "_max_errors", "_result")  # fmt: skip
+    __slots__ = ("__weakref__", "_awaited", "_budget", "_core", "_items", "_key",
+                 "_max_concurrent", "_max_errors", "_result")  # fmt: skip
 
     _core: BatchCore
     _items: Any  # the source, if it is a list, tuple or range; else None
@@ -62,7 +60,6 @@ class Batch(Sealed, Generic[T]):
     _max_concurrent: int
     _max_errors: int  # -1: any number
     _awaited: bool
-    _delivered: bool  # a caller has received the outcome
     _result: BatchResult[T] | None
 
     @classmethod
@@ -95,7 +92,7 @@ class Batch(Sealed, Generic[T]):
         self._budget = budget
         self._max_concurrent = max_concurrent
         self._max_errors = max_errors
-        self._awaited = self._delivered = False
+        self._awaited = False
         self._result = None
         self._core = BatchCore(
             fn,
@@ -183,8 +180,7 @@ class Batch(Sealed, Generic[T]):
                 raise
             finally:
                 self._awaited = False
-        self._delivered = True
-        error: BaseException | None = self._failure()
+        error = self._take_failure()
         if error is not None:
             try:
                 raise error
@@ -202,7 +198,8 @@ class Batch(Sealed, Generic[T]):
         ``anext()`` takes a result when it is awaited, not when it is called.
 
         Raises:
-            RuntimeError: The batch has been awaited, or its block has ended.
+            RuntimeError: The batch has been awaited, its block has ended, or its
+                results go to ``on_result``.
 
         At its end the iteration raises the failure of the batch, as `collect` does, but
         without a ``result``. Leaving it early does not cancel the items, unless an
@@ -227,37 +224,38 @@ class Batch(Sealed, Generic[T]):
         If the block raised an exception or left an iteration early, the items are
         cancelled first. If the caller is cancelled meanwhile, so are the items; the
         CancelledError propagates when they have ended.
+
+        Failures that nobody has received by then are reported to the loop's exception
+        handler: all of them if the block neither awaited nor iterated, otherwise those
+        that an iteration was left before. So is the failure of the batch, if another
+        exception propagates.
         """
         core = self._core
         if core.mode == MODE_OPEN:
             core.use(MODE_BLOCK)
         if exc is not None or core.mode == MODE_STREAM:
             core.stop()
-        if not core.over:
-            try:
-                await core.wait()
-            except asyncio.CancelledError:
-                self._raise_exit()
-                raise
-        if self._delivered:
-            return
-        self._delivered = True
-        if exc is None:
-            error: BaseException | None = self._failure()
-            if error is not None:
+        error: BaseException | None = None
+        try:
+            if not core.over:
                 try:
-                    raise error
-                finally:
-                    del self, error
-        elif core.fatal is not None and core.fatal is not exc:
-            if not isinstance(core.fatal, Exception):
-                raise core.fatal
-            core.loop.call_exception_handler(
-                {
-                    "message": "a batch failed, and its block raised another error",
-                    "exception": core.fatal,
-                }
-            )
+                    await core.wait()
+                except asyncio.CancelledError:
+                    self._raise_exit()
+                    raise
+            if not core.delivered and (
+                exc is None or not isinstance(core.fatal, Exception | None)
+            ):
+                error = self._take_failure()
+            elif exc is core.fatal:
+                core.delivered = True
+            if error is not None:
+                raise error
+        finally:
+            # A batch that was awaited may be awaited again; any other ends here.
+            if core.over and core.mode != MODE_COLLECT:
+                core.report_unread()
+            del self, core, error  # the traceback holds this frame
 
     def add(self, item: Any) -> None:
         """Add an item after all items of the source.
@@ -314,29 +312,26 @@ class Batch(Sealed, Generic[T]):
             return core.fatal
         if core.stopping != STOP_ERRORS:
             return None
-        result = None
-        if core.mode == MODE_COLLECT:
-            result = self._outcome()
-            errors = [as_exception(one.error, one) for one in result if is_failure(one)]
-        else:
-            errors = [as_exception(error) for error in core.errors]
-        return BatchError(
-            f"{count_items(len(errors))} failed; max_errors is {self._max_errors}",
-            errors,
-            result,
-        )
+        if core.mode != MODE_COLLECT:
+            return too_many_errors(core.errors, self._max_errors)
+        result = self._outcome()
+        errors = [as_exception(one.error, one) for one in result if is_failure(one)]
+        return too_many_errors(errors, self._max_errors, result)
 
     def _raise_exit(self) -> None:
         """Raise the SystemExit or KeyboardInterrupt that ended the batch, if any."""
-        fatal = self._core.fatal
-        if isinstance(fatal, SystemExit | KeyboardInterrupt):
-            self._delivered = True
-            raise fatal
+        if isinstance(self._core.fatal, SystemExit | KeyboardInterrupt):
+            self._ended()
+
+    def _take_failure(self) -> BaseException | None:
+        """Return the failure of the batch, if any, which the caller raises."""
+        error = self._failure()
+        self._core.delivered = True
+        return error
 
     def _ended(self) -> None:
         """Raise the failure of the batch, if any; the core calls it after iteration."""
-        self._delivered = True
-        error = self._failure()
+        error = self._take_failure()
         if error is not None:
             try:
                 raise error
@@ -358,13 +353,13 @@ class Batch(Sealed, Generic[T]):
             core = self._core
         except AttributeError:
             return  # _create() failed
-        if not core.begun or (core.over and self._delivered):
+        if not core.begun:
             return
         loop: asyncio.AbstractEventLoop = core.loop
         if loop.is_closed() or sys.is_finalizing():
             return
         try:
-            if not (core.is_idle or core.stopping or core.over):
+            if not (core.over or core.is_idle or core.stopping):
                 warnings.warn(
                     f"{self!r} was dropped while it ran and is cancelled: iterate it "
                     "to its end, or use `async with`",

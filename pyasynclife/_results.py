@@ -18,7 +18,8 @@ from pyasynclife._core import (
     BatchCore,
     TaskResult,
 )
-from pyasynclife._errors import BatchError, as_exception
+from pyasynclife._core_support import report_unread
+from pyasynclife._errors import BatchError, as_exception, count_items
 from pyasynclife._sealed import Sealed
 from pyasynclife._states import BatchStatus, TaskState
 
@@ -125,22 +126,24 @@ class BatchResult(Sealed, Sequence[TaskResult[T]], Generic[T]):
         """
         running, _, failed, _, _, elapsed = core.counts()[2:]
         self = cls._make()
-        self._results = core.results
         self._rest = () if items is None or core.exhausted else items[core.from_items :]
         self._added = core.queued
         self._why_rest = None
         self._key = key
         self._loop = core.loop
-        self._read = False
+        self._read = core.observed  # on_result has received what was started
         failed += running  # these did not stop in time
         if core.stopping == STOP_BUDGET:
             self._why_rest = (
                 f"never started: the budget of {budget} s for the whole batch ran out"
             )
-            failed += length_of(self._rest) + len(self._added)
+            unstarted = length_of(self._rest) + len(self._added)
+            self._read = self._read and not unstarted
+            failed += unstarted
         self.status = _STATUS[core.stopping]
         self.exhausted = core.exhausted or items is not None
         self.duration = elapsed
+        self._results = core.take_results()
         self._failed = failed  # last: without it, __del__ reports nothing
         return self
 
@@ -256,23 +259,13 @@ class BatchResult(Sealed, Sequence[TaskResult[T]], Generic[T]):
             return  # _of() failed
         if unread:
             error = next((r.error for r in self._results if r.error is not None), None)
-            self._loop.call_exception_handler(
-                {
-                    "message": f"{self!r} was dropped unread: look at failures(), "
-                    "or call values()",
-                    "exception": error,
-                }
-            )
+            remedy = "look at failures(), or call values()"
+            report_unread(self._loop, f"{self!r} was dropped", remedy, error)
 
 
 def status_of(core: BatchCore) -> BatchStatus | None:
     """Return how a batch ended; None until then."""
     return _STATUS[core.stopping] if core.over else None
-
-
-def count_items(number: int) -> str:
-    """Return a count with its noun: "1 item", "2 items"."""
-    return f"{number} item" if number == 1 else f"{number} items"
 
 
 def length_of(items: Sequence[Any]) -> int:

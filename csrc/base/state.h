@@ -53,6 +53,9 @@
     X(run_worker, "pyasynclife._core_support", "run_worker")                  \
     X(read_source, "pyasynclife._core_support", "read_source")                \
     X(hold_abandoned, "pyasynclife._core_support", "hold_abandoned")          \
+    X(report_unread_items, "pyasynclife._core_support",                       \
+      "report_unread_items")                                                  \
+    X(too_many_errors, "pyasynclife._errors", "too_many_errors")              \
     X(run_item, "pyasynclife._core_support", "run_item")
 
 /* Interned names: the member is st->s_<name>. */

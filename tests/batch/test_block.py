@@ -1,17 +1,112 @@
 """An `async with` block that has not chosen: what it starts, and what it keeps."""
 
 import asyncio
+import gc
 import itertools
+import weakref
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 
-from pyasynclife import bounded_gather
-from support.coroutines import echo, forever
+from pyasynclife import BatchError, BatchStatus, TaskResult, bounded_gather
+from support.coroutines import Boom, echo, forever
 from support.loops import settle, until
 
 BOTH_WAYS = True
+
+
+# ------------------------------------------------------------- with on_result
+
+
+@pytest.mark.parametrize("max_errors", [None, 3])
+async def test_a_block_with_on_result_keeps_nothing_that_has_ended(
+    max_errors: int | None, way: str
+) -> None:
+    limit, items = 10, 20_000 if way == "workers" else 2_000
+    errors: weakref.WeakSet[Exception] = weakref.WeakSet()
+    most = count = 0
+
+    class Counted(Exception):
+        def __init__(self) -> None:
+            errors.add(self)
+
+    async def fn(x: int) -> bytes:
+        if x % 2 and max_errors is None:
+            raise Counted
+        if x % 7 == 0:
+            await asyncio.sleep(0)
+        return bytes(10)
+
+    def look(result: TaskResult[bytes]) -> None:
+        nonlocal most, count
+        count += 1
+        if count % 1000 == 0:
+            alive = sum(isinstance(each, TaskResult) for each in gc.get_objects())
+            most = max(most, alive + len(errors))
+
+    gc.collect()
+    async with bounded_gather(
+        fn, [], max_concurrent=limit, on_result=look, max_errors=max_errors
+    ) as batch:
+        for x in range(items):
+            batch.add(x)
+        while count < items:
+            await asyncio.sleep(0)
+        assert len(errors) <= limit
+    assert most <= 3 * limit
+
+
+async def test_a_block_with_on_result_keeps_as_many_errors_as_max_errors_needs() -> (
+    None
+):
+    received = []
+
+    async def fn(x: int) -> None:
+        try:
+            await asyncio.sleep(0 if x < 3 else 60)
+        finally:
+            raise Boom(x)
+
+    with pytest.raises(BatchError) as caught:
+        async with bounded_gather(
+            fn, range(9), max_errors=2, on_result=lambda r: received.append(r.index)
+        ):
+            pass
+    assert [str(error) for error in caught.value.exceptions] == ["0", "1", "2"]
+    assert sorted(received) == list(range(9))
+
+
+@pytest.mark.parametrize("use", [aiter, lambda batch: batch.collect()])
+async def test_a_block_whose_results_went_to_on_result_cannot_be_read(
+    use: Callable[[Any], Any],
+) -> None:
+    seen: list[int] = []
+
+    def on_result(result: TaskResult[int]) -> None:
+        if not seen:
+            with pytest.raises(RuntimeError, match="have gone to on_result"):
+                aiter(batch)
+        seen.append(result.index)
+
+    async with bounded_gather(echo, range(3), on_result=on_result) as batch:
+        await until(lambda: seen)
+        with pytest.raises(RuntimeError, match="before the first one"):
+            answer = use(batch)
+            await answer
+    assert seen == [0, 1, 2]
+    assert batch.status is BatchStatus.COMPLETED
+
+
+@pytest.mark.parametrize("awaits", [True, False])
+async def test_a_block_with_on_result_may_choose_before_the_first_result(
+    awaits: bool,
+) -> None:
+    seen = []
+    async with bounded_gather(echo, range(30), on_result=seen.append) as batch:
+        found = list(await batch) if awaits else [r async for r in batch]
+    assert found == seen
+    assert [r.index for r in found] == list(range(30))
 
 
 # ---------------------------------------------- without on_result, as a TaskGroup
