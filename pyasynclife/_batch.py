@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import sys
 import warnings
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, final
+from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar, final
 
 from pyasynclife._arguments import check_count
 from pyasynclife._core import (
@@ -28,6 +28,20 @@ if TYPE_CHECKING:
     from pyasynclife._registry import TaskRegistry
 
 T = TypeVar("T")
+R_co = TypeVar("R_co", covariant=True)
+
+
+class ResultIterator(Protocol[R_co]):
+    """The asynchronous iterator of a batch's results, for ``contextlib.aclosing``."""
+
+    def __aiter__(self) -> Self:
+        """Return the iterator itself."""
+
+    def __anext__(self) -> Awaitable[R_co]:
+        """Return an awaitable of the next result."""
+
+    def aclose(self) -> Awaitable[None]:
+        """Cancel the items that are left and wait until they have ended."""
 
 
 @final
@@ -192,10 +206,14 @@ class Batch(Sealed, Generic[T]):
         """Run all items and return their results, as `collect` does."""
         return self.collect().__await__()
 
-    def __aiter__(self) -> AsyncIterator[TaskResult[T]]:
+    def __aiter__(self) -> ResultIterator[TaskResult[T]]:
         """Start an iteration, which yields the result of each item and keeps none.
 
         ``anext()`` takes a result when it is awaited, not when it is called.
+
+        The iterator has an ``aclose()``, which does what leaving the batch's block
+        does: ``contextlib.aclosing(aiter(batch))`` works, and a batch that is the
+        source of another one is closed with it.
 
         Raises:
             RuntimeError: The batch has been awaited, its block has ended, or its
@@ -207,6 +225,14 @@ class Batch(Sealed, Generic[T]):
         """
         self._core.use(MODE_STREAM)
         return self._core.stream(self)
+
+    async def _aclose(self) -> None:
+        """Cancel what is left and wait for it: ``aclose()`` of the iterator.
+
+        Raises what leaving the block raises; not in place of an exception, such as a
+        CancelledError, that the caller is handling.
+        """
+        await self.__aexit__(None, sys.exception(), None)
 
     async def __aenter__(self) -> Self:
         """Start the batch, which ends no later than the block."""

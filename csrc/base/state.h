@@ -60,7 +60,7 @@
 
 /* Interned names: the member is st->s_<name>. */
 #define AL_NAMES(X)                                                           \
-    X(FINISHED) X(PENDING) X(Task) X(_asyncio_future_blocking)                \
+    X(FINISHED) X(PENDING) X(Task) X(_aclose) X(_asyncio_future_blocking)     \
     X(_closed) X(_context) X(_debug) X(_ended) X(_log_destroy_pending)        \
     X(_must_cancel) X(_ready) X(_restore) X(_task_factory)                    \
     X(add_done_callback) X(append) X(appendleft) X(call_at)                   \

@@ -60,10 +60,32 @@ pump_may_be_over(const al_pump *p)
                && (p->closed || p->calls->may_be_over(p->owner)));
 }
 
+/* Close the items that were not read to their end.  An error is reported, as
+   that of a reader that was cancelled; an exit is raised by the batch. */
+static void
+pump_close_source(al_pump *p)
+{
+    p->spawning = true; /* not over yet, whatever close() does */
+    int failed = al_source_close(p->st, &p->source);
+    p->spawning = false;
+    if (failed
+        && al_loop_handle_error(p->st, p->bound.loop,
+                                "a batch's source failed while it was being "
+                                "closed",
+                                NULL)
+               < 0)
+    {
+        al_pump_fail(p);
+    }
+}
+
 /* Notify the owner, once, if the pump is over. */
 static void
 pump_check_over(al_pump *p)
 {
+    if (!p->over && p->source.iterator != NULL && pump_may_be_over(p)) {
+        pump_close_source(p);
+    }
     if (p->over || !pump_may_be_over(p)) {
         return;
     }

@@ -77,6 +77,55 @@ al_source_begin(al_source *source)
     return source->iterator == NULL ? -1 : 0;
 }
 
+/* object.close() in the context, if the object has that method.  Returns 0; -1
+   with an exception. */
+static int
+source_call_close(al_state *st, PyObject *context, PyObject *object)
+{
+    if (PyContext_Enter(context) < 0) {
+        return -1;
+    }
+    PyObject *close = PyObject_GetAttr(object, st->s_close);
+    PyObject *none = NULL;
+    if (close != NULL) {
+        none = PyObject_CallNoArgs(close);
+    }
+    else if (PyErr_ExceptionMatches(PyExc_AttributeError)) {
+        PyErr_Clear();
+    }
+    Py_XDECREF(close);
+    Py_XDECREF(none);
+    PyObject *error = PyErr_GetRaisedException();
+    (void)PyContext_Exit(context);
+    if (error != NULL) {
+        PyErr_SetRaisedException(error);
+    }
+    return error == NULL ? 0 : -1;
+}
+
+int
+al_source_close(al_state *st, al_source *source)
+{
+    PyObject *iterator = source->iterator;
+    if (iterator == NULL) {
+        return 0;
+    }
+    source->iterator = NULL;
+    source->ended = true;
+    /* An iterator that the caller passed, such as a file or a cursor, is the
+       caller's; but nobody else reads on from a generator. */
+    bool ours = !source->runs_no_python
+                && (iterator != source->items || PyGen_Check(iterator)
+                    || PyObject_HasAttr(iterator, st->s_throw));
+    int failed = ours ? source_call_close(st, source->context, iterator) : 0;
+    PyObject *error = PyErr_GetRaisedException();
+    Py_DECREF(iterator);
+    if (error != NULL) {
+        PyErr_SetRaisedException(error);
+    }
+    return failed;
+}
+
 int
 al_source_add(al_source *source, PyObject *item)
 {

@@ -211,6 +211,16 @@ async def left_early(batch: Any) -> None:
                 break
 
 
+async def closed_early(batch: Any) -> None:
+    results = aiter(batch)
+    try:
+        async for result in results:
+            if result.index == 2:
+                break
+    finally:
+        await results.aclose()
+
+
 async def left_by_an_error(batch: Any) -> None:
     with contextlib.suppress(Boom):
         async with batch:
@@ -240,6 +250,7 @@ USES = [
     iterated,
     iterated_slowly,
     left_early,
+    closed_early,
     left_by_an_error,
     entered,
     entered_and_collected,
@@ -323,6 +334,36 @@ async def batch_of_batches() -> None:
     for result in await bounded_gather(inner, range(3), max_concurrent=2):
         if result.success:
             result.unwrap().failures()
+
+
+async def unwrap(result: Any) -> Any:
+    await asyncio.sleep(0.25)
+    return result.unwrap()
+
+
+@case()
+async def pipeline_of_batches() -> None:
+    first = bounded_gather(do, ITEMS, max_concurrent=2)
+    async with bounded_gather(
+        unwrap, first, max_concurrent=2, on_result=lambda result: None
+    ) as second:
+        async for _ in second:
+            pass
+
+
+@case()
+async def pipeline_of_batches_with_a_timeout() -> None:
+    first = bounded_gather(do, stream(ITEMS), max_concurrent=2)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(1.0):
+            (await bounded_gather(unwrap, first, max_concurrent=2)).failures()
+
+
+@case()
+async def pipeline_of_batches_that_aborts() -> None:
+    first = bounded_gather(do, ITEMS, max_concurrent=2)
+    with contextlib.suppress(BatchError):
+        await bounded_gather(unwrap, first, max_concurrent=2, max_errors=0)
 
 
 @case()
