@@ -131,6 +131,26 @@ async def test_items_are_not_cancelled_again_by_the_end_of_their_batch() -> None
     assert cancelled == [0, "cleaned up"]
 
 
+async def test_a_consumer_in_the_registry_cancels_no_item_again() -> None:
+    cancelled = []
+
+    async def handle(x: int) -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            cancelled.append(x)
+            await settle(10)
+            cancelled.append("cleaned up")
+
+    service = Service(range(10), handle, max_concurrent=1)
+    consumer, _ = await service.registry.register(service.consume())
+    await until(lambda: service.begun == 1)
+    report = await service.registry.shutdown(5)
+    assert report.ok
+    assert consumer.cancelled()
+    assert cancelled == [0, "cleaned up"]
+
+
 @pytest.mark.parametrize("make", [messages, queued])
 async def test_a_batch_begun_while_its_registry_shuts_down_starts_nothing(
     make: Callable[[list[int]], Any],
