@@ -66,6 +66,7 @@ lint: $(VENV)/linters
 	$(BIN)/ruff format --check $(PYFILES)
 	$(BIN)/mypy --strict pyasynclife
 	$(BIN)/python -m mypy.stubtest pyasynclife._core
+	$(BIN)/python -m pytest -q tests/whole/test_typing.py
 	$(BIN)/python tools/format_c.py --check
 	bash tools/lint_c.sh $(BIN)/python
 

@@ -13,10 +13,12 @@ import inspect
 import math
 import operator
 import sys
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
 from typing import Any, TypeVar
 
 D = TypeVar("D")
+
+_ID_LENGTH = 120
 
 
 def check_seconds(name: str, value: Any, *, zero: bool = True) -> float:
@@ -59,6 +61,7 @@ def _seconds(name: str, value: Any, zero: bool, or_none: str) -> float:
 
 
 def _not_seconds(name: str, value: Any, or_none: str) -> TypeError:
+    close_unstarted(value)
     return TypeError(f"{name} must be a number of seconds{or_none}, got {short(value)}")
 
 
@@ -70,6 +73,7 @@ def check_count(name: str, value: Any, least: int = 0) -> int:
         ValueError: The value is less than ``least``.
     """
     if isinstance(value, bool) or not hasattr(type(value), "__index__"):
+        close_unstarted(value)
         raise TypeError(f"{name} must be an int, got {short(value)}")
     number = int(operator.index(value))
     if number < least:
@@ -93,10 +97,28 @@ def check_hook(name: str, value: Any) -> None:
     if value is None:
         return
     if not callable(value):
+        close_unstarted(value)
         raise TypeError(f"{name} must be a function or None, got {short(value)}")
     if _is_coroutine_function(value):
         raise TypeError(
             f"{name} is called, not awaited: pass a plain function, got {short(value)}"
+        )
+
+
+def check_answer(name: str, answer: Any) -> None:
+    """Refuse a coroutine that a hook has returned: nobody would await it.
+
+    A Task, a Future or a Ready that a hook returns has begun or acted already, and is
+    left alone.
+
+    Raises:
+        TypeError: The answer is a coroutine, which is closed.
+    """
+    if answer is not None and is_coroutine(answer):
+        close_unstarted(answer)
+        raise TypeError(
+            f"{name} is called, not awaited, and returned {short(answer)}, which is "
+            "closed: pass a plain function; it may start a task"
         )
 
 
@@ -111,6 +133,7 @@ def _is_coroutine_function(value: Any) -> bool:
 def check_optional_type(name: str, value: Any, kind: type) -> None:
     """Refuse a value that is neither None nor of a type."""
     if value is not None and not isinstance(value, kind):
+        close_unstarted(value)
         raise TypeError(f"{name} must be a {kind.__name__} or None, got {short(value)}")
 
 
@@ -118,12 +141,12 @@ def check_function(call: str, fn: Any, *others: Any) -> None:
     """Refuse a first argument that is not a function.
 
     ``call`` shows the correct call, for the message. If ``fn`` is refused, unstarted
-    coroutines among ``fn`` and ``others`` are closed.
+    coroutines in ``fn`` and ``others`` are closed.
     """
     if callable(fn):
         return
     close_unstarted(fn, *others)
-    what = "a coroutine" if inspect.iscoroutine(fn) else short(fn)
+    what = "a coroutine" if is_coroutine(fn) else short(fn)
     raise TypeError(
         f"fn must be a function, got {what}: pass the function first: {call}"
     )
@@ -144,14 +167,22 @@ def check_tasks(
         TypeError: An item is not a Task. Unstarted coroutines among them are closed.
         RuntimeError: A task belongs to another loop.
     """
-    if asyncio.isfuture(tasks) or not isinstance(tasks, Iterable):
+    if (
+        asyncio.isfuture(tasks)
+        or is_coroutine(tasks)
+        or not isinstance(tasks, Iterable)
+    ):
+        close_unstarted(tasks)
         raise TypeError(f"expected tasks, got {short(tasks)}: wrap it in a list")
     chosen: list[Any] = list(dict.fromkeys(tasks))
-    for task in chosen:
-        if not (asyncio.isfuture(task) and hasattr(task, "get_coro")):
-            close_unstarted(*chosen)
-            raise TypeError(f"expected an asyncio.Task, got {short(task)}")
-        check_loop(task, loop)
+    try:
+        for task in chosen:
+            if not (asyncio.isfuture(task) and hasattr(task, "get_coro")):
+                raise TypeError(f"expected an asyncio.Task, got {short(task)}")
+            check_loop(task, loop)
+    except BaseException:
+        close_unstarted(chosen)
+        raise
     return chosen
 
 
@@ -164,11 +195,36 @@ def check_loop(future: asyncio.Future[Any], loop: asyncio.AbstractEventLoop) -> 
         )
 
 
+def is_coroutine(value: Any) -> bool:
+    """Tell whether a value is a coroutine, also one of Cython or mypyc.
+
+    Its type is asked alone, so no code of the value runs. A plain generator is none,
+    although `asyncio.iscoroutine` takes it for one on 3.11.
+    """
+    return issubclass(type(value), Coroutine)
+
+
 def close_unstarted(*values: Any) -> None:
-    """Close the unstarted coroutines among refused arguments."""
-    for coro in filter(inspect.iscoroutine, values):
-        if inspect.getcoroutinestate(coro) == inspect.CORO_CREATED:
-            coro.close()
+    """Close the unstarted coroutines among refused arguments.
+
+    Each value is looked at, and if it is a list, tuple, set or dict, its members are.
+    """
+    for value in values:
+        if is_coroutine(value):
+            if not _is_started(value):
+                value.close()
+        elif type(value) in (list, tuple, set, frozenset, dict):
+            members = value.values() if type(value) is dict else value
+            for member in filter(is_coroutine, members):
+                close_unstarted(member)
+
+
+def _is_started(coro: Any) -> bool:
+    """Tell whether a coroutine has started, as far as it shows that."""
+    running = getattr(coro, "cr_running", False)
+    # mypyc's coroutines have no such attributes, and Cython's not all of them.
+    suspended = getattr(coro, "cr_suspended", getattr(coro, "cr_await", None))
+    return bool(running or suspended)
 
 
 def short(value: Any) -> str:
@@ -176,9 +232,21 @@ def short(value: Any) -> str:
     return f"{type(value).__name__} {_shortened(value)}"
 
 
+def short_id(task_id: str) -> str:
+    """Return an id for a message, quoted, and cut if it is long: a URL, a document."""
+    return repr(task_id if len(task_id) <= _ID_LENGTH else cut(task_id, _ID_LENGTH))
+
+
+def cut(text: str, length: int) -> str:
+    """Return a text, or its beginning and "..." if it is longer than ``length``."""
+    return text if len(text) <= length else text[: length - 3] + "..."
+
+
 def _shortened(value: Any) -> str:
+    if type(value) in (str, bytes, bytearray):
+        value = value[:60]  # enough for the message, and no repr of 5 MB
     try:
         text = repr(value)
     except Exception:  # an int of more than 4,300 digits, or a broken __repr__
         text = object.__repr__(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return cut(text, 60)

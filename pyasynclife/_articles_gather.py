@@ -16,30 +16,49 @@ from collections.abc import (
     Iterable,
     Sequence,
 )
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack, overload
 
 from pyasynclife._arguments import (
-    check_function,
     check_optional_seconds,
     check_seconds,
     close_unstarted,
     short,
 )
 from pyasynclife._core import TaskResult
-from pyasynclife._gather import bounded_gather
+from pyasynclife._gather import (
+    MISSING,
+    BatchOptions,
+    CommonOptions,
+    ItemOptions,
+    bounded_gather,
+    check_call,
+    check_items,
+)
 from pyasynclife._states import TaskState
 
+S = TypeVar("S")
 T = TypeVar("T")
-
-Items = Iterable[Any] | AsyncIterable[Any]
-_MISSING: Any = ...
 
 # ---------------------------------------------------------------- many items
 
 
+@overload
 async def gather_with_error_handling(
-    fn: Callable[[Any], Awaitable[T]], items: Items = _MISSING, **options: Any
-) -> list[TaskResult[T]]:
+    fn: Callable[[S], Awaitable[TaskResult[T]]],
+    items: Iterable[S] | AsyncIterable[S],
+    **options: Unpack[BatchOptions[T]],
+) -> list[TaskResult[T]]: ...
+@overload
+async def gather_with_error_handling(
+    fn: Callable[[S], Awaitable[T]],
+    items: Iterable[S] | AsyncIterable[S],
+    **options: Unpack[BatchOptions[T]],
+) -> list[TaskResult[T]]: ...
+async def gather_with_error_handling(
+    fn: Callable[[S], Awaitable[Any]],
+    items: Iterable[S] | AsyncIterable[S] = MISSING,
+    **options: Unpack[BatchOptions[Any]],
+) -> list[TaskResult[Any]]:
     """Run ``fn(item)`` for every item; a failure does not stop the other items.
 
     Args:
@@ -58,19 +77,39 @@ async def gather_with_error_handling(
 
     Source: the articles' ``gather_with_error_handling``.
     """
-    _check("gather_with_error_handling", fn, items)
+    check_call("gather_with_error_handling", fn, items)
     return list(await bounded_gather(fn, items, **options))
 
 
+@overload
 async def gather_with_timeout_and_budget(
-    fn: Callable[[Any], Awaitable[T]],
-    items: Items = _MISSING,
+    fn: Callable[[S], Awaitable[TaskResult[T]]],
+    items: Iterable[S] | AsyncIterable[S],
     timeout: float | None = 5.0,
     max_concurrent: int = 50,
     *,
     budget: float | None = None,
-    **options: Any,
-) -> dict[str, TaskResult[T]]:
+    **options: Unpack[CommonOptions[T]],
+) -> dict[str, TaskResult[T]]: ...
+@overload
+async def gather_with_timeout_and_budget(
+    fn: Callable[[S], Awaitable[T]],
+    items: Iterable[S] | AsyncIterable[S],
+    timeout: float | None = 5.0,
+    max_concurrent: int = 50,
+    *,
+    budget: float | None = None,
+    **options: Unpack[CommonOptions[T]],
+) -> dict[str, TaskResult[T]]: ...
+async def gather_with_timeout_and_budget(
+    fn: Callable[[S], Awaitable[Any]],
+    items: Iterable[S] | AsyncIterable[S] = MISSING,
+    timeout: float | None = 5.0,
+    max_concurrent: int = 50,
+    *,
+    budget: float | None = None,
+    **options: Unpack[CommonOptions[Any]],
+) -> dict[str, TaskResult[Any]]:
     """Run ``fn(item)`` for every item, with a limit, a timeout and a budget.
 
     Args:
@@ -94,7 +133,7 @@ async def gather_with_timeout_and_budget(
 
     Source: the articles' ``gather_with_timeout_and_budget``.
     """
-    _check("gather_with_timeout_and_budget", fn, items)
+    check_call("gather_with_timeout_and_budget", fn, items)
     batch = bounded_gather(
         fn,
         items,
@@ -106,12 +145,26 @@ async def gather_with_timeout_and_budget(
     return (await batch).by_id()
 
 
+@overload
 async def process_batch_with_deadline(
-    fn: Callable[[Any], Awaitable[T]],
-    items: Items = _MISSING,
+    fn: Callable[[S], Awaitable[TaskResult[T]]],
+    items: Iterable[S] | AsyncIterable[S],
     deadline: float = 30.0,
-    **options: Any,
-) -> list[T]:
+    **options: Unpack[ItemOptions[T]],
+) -> list[T]: ...
+@overload
+async def process_batch_with_deadline(
+    fn: Callable[[S], Awaitable[T]],
+    items: Iterable[S] | AsyncIterable[S],
+    deadline: float = 30.0,
+    **options: Unpack[ItemOptions[T]],
+) -> list[T]: ...
+async def process_batch_with_deadline(
+    fn: Callable[[S], Awaitable[Any]],
+    items: Iterable[S] | AsyncIterable[S] = MISSING,
+    deadline: float = 30.0,
+    **options: Unpack[ItemOptions[Any]],
+) -> list[Any]:
     """Run ``fn(item)`` for every item and return the values that are ready in time.
 
     Args:
@@ -134,18 +187,12 @@ async def process_batch_with_deadline(
 
     Source: the articles' ``process_batch_with_deadline``.
     """
-    _check("process_batch_with_deadline", fn, items)
+    check_call("process_batch_with_deadline", fn, items)
+    check_items(items)
     options.setdefault("max_errors", 0)
     budget = check_optional_seconds("deadline", deadline, math.inf)
     result = await bounded_gather(fn, items, budget=budget, **options)
     return [one.unwrap() for one in result.successes()]
-
-
-def _check(name: str, fn: Any, items: Any) -> None:
-    """Refuse a call with coroutines, as in the articles, and explain the right call."""
-    check_function(f"{name}(fetch, urls)", fn, items)
-    if items is _MISSING:
-        raise TypeError(f"there are no items: {name}(fetch, urls)")
 
 
 # ---------------------------------------------------------------- race

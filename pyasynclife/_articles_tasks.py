@@ -11,10 +11,13 @@ from functools import partial
 from typing import Any
 
 from pyasynclife._arguments import (
+    check_answer,
     check_hook,
     check_optional_seconds,
     check_seconds,
     check_tasks,
+    short,
+    short_id,
 )
 from pyasynclife._core import (
     RESULT_CANCELLED,
@@ -57,10 +60,11 @@ async def cancel_all_tasks(
 
     Source: the articles' ``cancel_all_tasks``.
     """
-    seconds = check_optional_seconds("timeout", timeout, _SHUTDOWN_TIMEOUT)
     loop = asyncio.get_running_loop()
+    others = _others(tasks, loop)
+    seconds = check_optional_seconds("timeout", timeout, _SHUTDOWN_TIMEOUT)
     join_set = JoinSet()
-    for task in _others(tasks, loop):
+    for task in others:
         join_set.add(task)
     now = loop.time()
     return await join_and_report(join_set, now, now + seconds)
@@ -93,10 +97,10 @@ async def monitor_tasks(
 
     Source: the articles' ``monitor_tasks``.
     """
-    seconds = check_seconds("interval", interval, zero=False)
-    check_hook("report", report)
     loop = asyncio.get_running_loop()
     running = {task: index for index, task in enumerate(_others(tasks, loop))}
+    seconds = check_seconds("interval", interval, zero=False)
+    check_hook("report", report)
     ended: list[TaskResult[Any]] = []
     waiters: list[asyncio.Future[None]] = []
 
@@ -113,9 +117,9 @@ async def monitor_tasks(
             await wait_among(waiters, loop.time() + seconds)
             since, ended = ended, []
             try:
-                (report or _log_report)(len(running), since)
+                check_answer("report", (report or _log_report)(len(running), since))
             except Exception as error:
-                message = f"report {report!r} of monitor_tasks() failed"
+                message = f"report={short(report)} of monitor_tasks() failed"
                 loop.call_exception_handler({"message": message, "exception": error})
             del since
     finally:
@@ -141,13 +145,14 @@ def add_task_observers(
 
     Source: the articles' ``add_task_observers``.
     """
+    chosen = check_tasks(tasks, asyncio.get_running_loop())
     check_hook("observer", observer)
-    for index, task in enumerate(check_tasks(tasks, asyncio.get_running_loop())):
+    for index, task in enumerate(chosen):
         task.add_done_callback(partial(_notify, observer or _log_result, index))
 
 
 def _notify(observer: Observer, index: int, task: asyncio.Task[Any]) -> None:
-    observer(_result_of(task, index))
+    check_answer("observer", observer(_result_of(task, index)))
 
 
 def _others(
@@ -184,6 +189,7 @@ def _log_report(running: int, ended: list[TaskResult[Any]]) -> None:
 
 def _log_result(result: TaskResult[Any]) -> None:
     if result.state is TaskState.FAILED:
-        logger.error("task %r failed", result.task_id, exc_info=result.error)
+        name = short_id(result.task_id)
+        logger.error("task %s failed", name, exc_info=result.error)
     else:
-        logger.info("task %r: %s", result.task_id, result.state.value)
+        logger.info("task %s: %s", short_id(result.task_id), result.state.value)

@@ -9,7 +9,11 @@ from collections.abc import Iterable
 from types import AsyncGeneratorType, CodeType, CoroutineType, FrameType, GeneratorType
 from typing import Any
 
+from pyasynclife._arguments import cut, short_id
+
 _CHAIN_LIMIT = 1000
+_BRANCHES = 3  # of so many items or children the chains are shown
+_NAME = 120  # at most so many characters of a Task's name
 
 
 def await_chain(task: asyncio.Task[Any]) -> list[str]:
@@ -19,32 +23,67 @@ def await_chain(task: asyncio.Task[Any]) -> list[str]:
     of its ``def``, and a finished task gives an empty list. The chain continues into an
     asynchronous generator under ``async for`` or ``async with``; CPython's own chain
     ends there, at ``async_generator_asend``.
+
+    If the task waits for a batch or a TaskGroup, the chains of the first of the running
+    items or children follow, each indented under a line with its id or name.
     """
     if task.done():
         return []
     coro: Any = task.get_coro()
     if _attribute(coro, "cr_running"):
         return _live_stack(coro)
-    chain: list[str] = []
-    while coro is not None and len(chain) < _CHAIN_LIMIT:
-        frame = _frame_of(coro)
-        if frame is not None:
-            chain.append(_line_of(frame))
-        coro = _awaited_by(coro)
-    return chain
+    return _chain_of(coro, set())
 
 
 def dump_tasks(tasks: Iterable[asyncio.Task[Any]]) -> str:
     """Return the await chains of tasks as text, equal chains grouped with a count."""
     places: dict[tuple[str, ...], list[str]] = {}
     for task in tasks:
-        places.setdefault(tuple(await_chain(task)), []).append(task.get_name())
+        name = cut(task.get_name(), _NAME)
+        places.setdefault(tuple(await_chain(task)), []).append(name)
     lines = [f"{sum(map(len, places.values()))} tasks, {len(places)} places"]
     for chain, names in sorted(places.items(), key=lambda place: -len(place[1])):
         some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
         lines.append(f"\n{len(names)} x {some}")
         lines.extend(f"  {line}" for line in chain or ("(done)",))
     return "\n".join(lines)
+
+
+def _chain_of(coro: Any, seen: set[int]) -> list[str]:
+    """Return the chain that begins at a coroutine.
+
+    Args:
+        coro: The coroutine, or another object with its attributes.
+        seen: The ids of the waits that are on the way to it; for tasks that wait for
+            each other.
+    """
+    chain: list[str] = []
+    while coro is not None and len(chain) < _CHAIN_LIMIT:
+        frame = _frame_of(coro)
+        if frame is not None:
+            chain.append(_line_of(frame))
+        waits_for = _attribute(coro, "_waits_for")
+        if type(waits_for) is list and id(coro) not in seen:
+            return chain + _branches(waits_for, seen | {id(coro)})
+        coro = _awaited_by(coro)
+    return chain
+
+
+def _branches(waits_for: list[Any], seen: set[int]) -> list[str]:
+    """Return the chains of the items (of a batch) or the Tasks that are waited for."""
+    lines: list[str] = []
+    for one in waits_for[:_BRANCHES]:
+        task_id = _attribute(one, "_task_id")
+        if task_id is not None:
+            lines.append(f"item {short_id(task_id)}:")
+            coro = one._coro
+        else:
+            lines.append(f"task {short_id(str(one.get_name()))}:")
+            coro = one.get_coro()
+        lines += [f"  {line}" for line in _chain_of(coro, seen)]
+    if len(waits_for) > _BRANCHES:
+        lines.append(f"and {len(waits_for) - _BRANCHES} more")
+    return lines
 
 
 def _frame_of(awaitable: Any) -> FrameType | None:

@@ -6,8 +6,8 @@ import asyncio
 import sys
 import warnings
 from collections.abc import Awaitable, Callable, Generator
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar, final
+from types import EllipsisType, TracebackType
+from typing import Any, Generic, Protocol, Self, TypeVar, final
 
 from pyasynclife._arguments import check_count
 from pyasynclife._core import (
@@ -20,12 +20,10 @@ from pyasynclife._core import (
     TaskResult,
 )
 from pyasynclife._errors import as_exception, too_many_errors
+from pyasynclife._registry import TaskRegistry
 from pyasynclife._results import BatchProgress, BatchResult, is_failure, status_of
 from pyasynclife._sealed import Sealed
 from pyasynclife._states import BatchStatus
-
-if TYPE_CHECKING:
-    from pyasynclife._registry import TaskRegistry
 
 T = TypeVar("T")
 R_co = TypeVar("R_co", covariant=True)
@@ -65,7 +63,8 @@ class Batch(Sealed, Generic[T]):
     """
 
     __slots__ = ("__weakref__", "_awaited", "_budget", "_core", "_items", "_key",
-                 "_max_concurrent", "_max_errors", "_result")  # fmt: skip
+                 "_max_concurrent", "_max_errors", "_result",
+                 "_traceback")  # fmt: skip
 
     _core: BatchCore
     _items: Any  # the source, if it is a list, tuple or range; else None
@@ -75,6 +74,7 @@ class Batch(Sealed, Generic[T]):
     _max_errors: int  # -1: any number
     _awaited: bool
     _result: BatchResult[T] | None
+    _traceback: TracebackType | EllipsisType | None  # of a fatal error; ...: not raised
 
     @classmethod
     def _create(
@@ -108,6 +108,7 @@ class Batch(Sealed, Generic[T]):
         self._max_errors = max_errors
         self._awaited = False
         self._result = None
+        self._traceback = ...
         self._core = BatchCore(
             fn,
             items,
@@ -170,13 +171,14 @@ class Batch(Sealed, Generic[T]):
         Raises:
             BatchError: More than ``max_errors`` items failed. Its ``result`` has the
                 results of all items.
-            RuntimeError: The batch is being iterated, or another caller is awaiting it.
+            RuntimeError: The batch is being iterated, another caller is awaiting it, or
+                it has begun in another loop.
 
         An exception of the source or of ``key`` propagates unchanged, after the running
         items have been cancelled and have ended. So does a SystemExit,
         KeyboardInterrupt or other exit of an item. If the caller is cancelled, so are
-        the items; when they have ended, that CancelledError propagates, and awaiting
-        the batch again returns the result. If an item raised SystemExit or
+        the items; when they have ended, the first CancelledError propagates, and
+        awaiting the batch again returns the result. If an item raised SystemExit or
         KeyboardInterrupt, that propagates in place of the CancelledError.
         """
         if self._awaited:
@@ -216,8 +218,8 @@ class Batch(Sealed, Generic[T]):
         source of another one is closed with it.
 
         Raises:
-            RuntimeError: The batch has been awaited, its block has ended, or its
-                results go to ``on_result``.
+            RuntimeError: The batch has been awaited, its block has ended, its results
+                go to ``on_result``, or it has begun in another loop.
 
         At its end the iteration raises the failure of the batch, as `collect` does, but
         without a ``result``. Leaving it early does not cancel the items, unless an
@@ -248,8 +250,10 @@ class Batch(Sealed, Generic[T]):
         """Wait until all items have ended, and raise the failure of the batch, if any.
 
         If the block raised an exception or left an iteration early, the items are
-        cancelled first. If the caller is cancelled meanwhile, so are the items; the
-        CancelledError propagates when they have ended.
+        cancelled first. If the caller is cancelled meanwhile, so are the items that
+        were not cancelled yet; the CancelledError propagates when they have ended. If a
+        CancelledError left the block, that one propagates, however often the caller is
+        cancelled meanwhile.
 
         Failures that nobody has received by then are reported to the loop's exception
         handler: all of them if the block neither awaited nor iterated, otherwise those
@@ -265,7 +269,7 @@ class Batch(Sealed, Generic[T]):
         try:
             if not core.over:
                 try:
-                    await core.wait()
+                    await core.wait(isinstance(exc, asyncio.CancelledError))
                 except asyncio.CancelledError:
                     self._raise_exit()
                     raise
@@ -293,8 +297,9 @@ class Batch(Sealed, Generic[T]):
         any time before.
 
         Raises:
-            RuntimeError: The batch has ended or was closed, or this is not the thread
-                of its loop.
+            RuntimeError: The batch has ended, was closed, or was stopped: by `cancel`,
+                its budget or a failure. Or this is not the thread of its loop, or
+                another loop runs.
             TypeError: The item is a coroutine, which is closed.
         """
         self._core.add(item)
@@ -314,13 +319,14 @@ class Batch(Sealed, Generic[T]):
     def cancel(self, msg: str | None = None) -> None:
         """Cancel the running items and start no more.
 
-        The await or iteration then ends with status CANCELLED. Another call cancels the
-        running items once more; a call after the end has no effect.
+        The await or iteration then ends with status CANCELLED. Each call also cancels
+        items that were cancelled before, by another call or for another reason; nothing
+        else cancels an item twice. A call after the end has no effect.
 
         Args:
             msg: The message of each item's CancelledError, as in ``Task.cancel()``.
         """
-        self._core.stop(msg)
+        self._core.cancel(msg)
 
     def _outcome(self) -> BatchResult[T]:
         """Return the BatchResult, which the first call makes."""
@@ -335,7 +341,7 @@ class Batch(Sealed, Generic[T]):
         """Return the exception that the end of the batch raises, if any."""
         core = self._core
         if core.fatal is not None:
-            return core.fatal
+            return self._fatal(core.fatal)
         if core.stopping != STOP_ERRORS:
             return None
         if core.mode != MODE_COLLECT:
@@ -348,6 +354,15 @@ class Batch(Sealed, Generic[T]):
         """Raise the SystemExit or KeyboardInterrupt that ended the batch, if any."""
         if isinstance(self._core.fatal, SystemExit | KeyboardInterrupt):
             self._ended()
+
+    def _fatal(self, error: BaseException) -> BaseException:
+        """Return a fatal error with the traceback that it had before it was raised.
+
+        Otherwise each raise would make the traceback longer.
+        """
+        if self._traceback is ...:
+            self._traceback = error.__traceback__
+        return error.with_traceback(self._traceback)
 
     def _take_failure(self) -> BaseException | None:
         """Return the failure of the batch, if any, which the caller raises."""

@@ -14,9 +14,11 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Self
 
+from pyasynclife._arguments import short_id
 from pyasynclife._states import TaskState
 
 if TYPE_CHECKING:
@@ -51,9 +53,12 @@ class NotRunError(PyAsyncLifeError):
 class BatchError(PyAsyncLifeError, ExceptionGroup[Exception]):
     """The errors of the failed items of a batch.
 
+    It may be pickled, for example by a process pool, as its message and its errors.
+
     Attributes:
         result: The BatchResult; None after an iteration or a block, which keep no
-            results.
+            results, and if it was pickled: items and values may be large, and a value
+            that cannot be pickled would hide the errors.
     """
 
     result: BatchResult[Any] | None
@@ -79,6 +84,22 @@ class BatchError(PyAsyncLifeError, ExceptionGroup[Exception]):
     def derive(self, excs: Sequence[Exception]) -> BatchError:  # type: ignore[override]
         """Return a BatchError with the same result: ``split()`` calls this."""
         return BatchError(self.message, excs, self.result)
+
+    def __reduce__(self) -> Any:
+        state = {k: v for k, v in vars(self).items() if k != "result"}
+        return type(self), (self.message, list(self.exceptions)), state or None
+
+    def __copy__(self) -> Self:
+        cls, args, state = self.__reduce__()
+        copied: Self = cls(*args, self.result)
+        vars(copied).update(state or {})
+        return copied
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        cls, args, state = copy.deepcopy(self.__reduce__(), memo)
+        copied: Self = cls(*args, copy.deepcopy(self.result, memo))
+        vars(copied).update(state or {})
+        return copied
 
 
 def count_items(number: int) -> str:
@@ -110,7 +131,7 @@ def as_exception(
     """
     if isinstance(error, Exception):
         return error
-    item = "an item" if result is None else f"task {result.task_id!r}"
+    item = "an item" if result is None else f"task {short_id(result.task_id)}"
     if error is None:
         return RuntimeError(f"{item} failed and gave no error")
     if not isinstance(error, asyncio.CancelledError):

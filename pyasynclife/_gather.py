@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
-from typing import Any, TypeVar
+from typing import Any, Generic, TypedDict, TypeVar, Unpack, overload
 
 from pyasynclife._arguments import (
     check_count,
@@ -14,18 +13,61 @@ from pyasynclife._arguments import (
     check_optional_seconds,
     check_optional_type,
     check_size,
+    close_unstarted,
+    is_coroutine,
     short,
 )
 from pyasynclife._batch import Batch
 from pyasynclife._core import TaskResult
 from pyasynclife._registry import TaskRegistry
 
+S = TypeVar("S")
 T = TypeVar("T")
 
+MISSING: Any = ...  # the default of ``items``, which says more than Python's message
 
+
+class CommonOptions(TypedDict, Generic[T], total=False):
+    """The options that every helper passes on to `bounded_gather`."""
+
+    max_errors: int | None
+    cancel_grace: float | None
+    ordered: bool
+    buffer: int | None
+    key: Callable[[Any], str] | None
+    on_result: Callable[[TaskResult[T]], object] | None
+    task_per_item: bool
+    registry: TaskRegistry | None
+
+
+class ItemOptions(CommonOptions[T], Generic[T], total=False):
+    """The options of `bounded_gather` but the budget."""
+
+    max_concurrent: int
+    timeout: float | None
+
+
+class BatchOptions(ItemOptions[T], Generic[T], total=False):
+    """The options of `bounded_gather`."""
+
+    budget: float | None
+
+
+@overload
 def bounded_gather(
-    fn: Callable[[Any], Awaitable[T]],
-    items: Iterable[Any] | AsyncIterable[Any],
+    fn: Callable[[S], Awaitable[TaskResult[T]]],
+    items: Iterable[S] | AsyncIterable[S],
+    **options: Unpack[BatchOptions[T]],
+) -> Batch[T]: ...
+@overload
+def bounded_gather(
+    fn: Callable[[S], Awaitable[T]],
+    items: Iterable[S] | AsyncIterable[S],
+    **options: Unpack[BatchOptions[T]],
+) -> Batch[T]: ...
+def bounded_gather(
+    fn: Callable[[S], Awaitable[Any]],
+    items: Iterable[S] | AsyncIterable[S] = MISSING,
     *,
     max_concurrent: int = 50,
     timeout: float | None = None,
@@ -35,10 +77,10 @@ def bounded_gather(
     ordered: bool = True,
     buffer: int | None = None,
     key: Callable[[Any], str] | None = None,
-    on_result: Callable[[TaskResult[T]], object] | None = None,
+    on_result: Callable[[TaskResult[Any]], object] | None = None,
     task_per_item: bool = False,
     registry: TaskRegistry | None = None,
-) -> Batch[T]:
+) -> Batch[Any]:
     """Run ``fn(item)`` for every item, at most ``max_concurrent`` at once.
 
     Nothing runs before the batch is awaited, iterated or entered (``async with``).
@@ -94,8 +136,8 @@ def bounded_gather(
 
     Source: the articles' ``gather_with_timeout_and_budget``.
     """
-    check_function("bounded_gather(fetch, urls)", fn)
-    is_async = _check_items(items)
+    check_call("bounded_gather", fn, items)
+    is_async = check_items(items)
     limit = check_count("max_concurrent", max_concurrent, 1)
     check_hook("key", key)
     check_hook("on_result", on_result)
@@ -118,15 +160,27 @@ def bounded_gather(
     )
 
 
-def _check_items(items: Any) -> bool:
+def check_call(name: str, fn: Any, items: Any) -> None:
+    """Refuse a call with coroutines, as asyncio and the articles make it.
+
+    Raises:
+        TypeError: The first argument is no function, or there are no items. The
+            message shows the right call, and unstarted coroutines are closed.
+    """
+    check_function(f"{name}(fetch, urls)", fn, items)
+    if items is MISSING:
+        raise TypeError(f"there are no items: {name}(fetch, urls)")
+
+
+def check_items(items: Any) -> bool:
     """Tell whether items are asynchronous; refuse those that cannot be read."""
     if isinstance(items, (str, bytes, bytearray)):
         raise TypeError(
             f"items is {short(items)}, whose characters would be the items: wrap it "
             "in a list"
         )
-    if inspect.iscoroutine(items):
-        items.close()
+    if is_coroutine(items):
+        close_unstarted(items)
         raise TypeError(
             "items is a coroutine: await it first, or pass the function and its "
             "arguments: bounded_gather(fetch, urls)"
@@ -141,8 +195,8 @@ def _check_items(items: Any) -> bool:
     first = None
     if type(items) in (list, tuple, set, frozenset, dict) and items:
         first = next(iter(items.values() if type(items) is dict else items))
-    if inspect.iscoroutine(first):
-        first.close()
+    if is_coroutine(first):
+        close_unstarted(items)
         raise TypeError(
             "the items are coroutines, which bounded_gather makes itself: pass "
             "the function and its arguments, bounded_gather(fetch, urls) instead of "

@@ -9,22 +9,25 @@ from dataclasses import dataclass
 from typing import Any, Self, final
 
 from pyasynclife._arguments import (
+    check_answer,
     check_hook,
     check_optional_seconds,
     check_seconds,
     check_size,
+    cut,
+    short_id,
 )
 from pyasynclife._await_chain import await_chain, dump_tasks
 from pyasynclife._core import Registry, TaskMetadata, adopt_methods
 from pyasynclife._log import logger
 from pyasynclife._report import ShutdownReport
-from pyasynclife._sealed import Sealed
+from pyasynclife._sealed import SealedValue, refuse_pickling
 from pyasynclife._waiting import join_and_report, wait_among
 
 
 @final
 @dataclass(init=False, frozen=True, slots=True)
-class RegistryStats(Sealed):
+class RegistryStats(SealedValue):
     """A snapshot of a registry's counts.
 
     ``alive = pending + healthy + stale + unknown``. The counts after ``unknown`` are
@@ -140,6 +143,9 @@ class TaskRegistry(Registry):
         """Return the type and the number of live tasks."""
         return f"<{type(self).__name__} alive={len(self)}>"
 
+    def __reduce__(self) -> Any:
+        refuse_pickling(self)
+
     @property
     def on_stale(self) -> Callable[[TaskMetadata], object] | None:
         """The function that the monitor calls with a stale task, or None.
@@ -164,7 +170,9 @@ class TaskRegistry(Registry):
         """Return where a task waits: "file:line in function", outermost first.
 
         The current task gives its live stack, a PENDING task gives the line of its
-        ``def``, and a finished task gives an empty list.
+        ``def``, and a finished task gives an empty list. If the task waits for a batch
+        or a TaskGroup, a line with the id or name of each of the first running items or
+        children follows, with the chain of that, indented.
 
         Raises:
             UnknownTaskError: No task with this id is alive or in the history.
@@ -251,7 +259,7 @@ class TaskRegistry(Registry):
             await asyncio.sleep(self.heartbeat_interval)
             stale = self._newly_stale()
             if stale:
-                some = ", ".join(meta.task_id for meta in stale[:5])
+                some = ", ".join(cut(meta.task_id, 120) for meta in stale[:5])
                 more = ", ..." if len(stale) > 5 else ""
                 logger.warning("newly stale: %d (%s%s)", len(stale), some, more)
             for meta in stale:
@@ -262,10 +270,11 @@ class TaskRegistry(Registry):
         self, on_stale: Callable[[TaskMetadata], object], meta: TaskMetadata
     ) -> None:
         try:
-            on_stale(meta)
+            check_answer("on_stale", on_stale(meta))
         except Exception as error:
             about: dict[str, Any] = {
-                "message": f"on_stale of {self!r} failed for task {meta.task_id!r}",
+                "message": f"on_stale of {self!r} failed for task "
+                f"{short_id(meta.task_id)}",
                 "exception": error,
             }
             asyncio.get_running_loop().call_exception_handler(about)

@@ -7,8 +7,9 @@ from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, final
 
+from pyasynclife._arguments import cut
 from pyasynclife._await_chain import await_chain
-from pyasynclife._sealed import Sealed
+from pyasynclife._sealed import SealedValue
 
 if TYPE_CHECKING:
     from pyasynclife._core import JoinSetMember
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 @final
 @dataclass(init=False, frozen=True, slots=True)
-class TaskExit(Sealed):
+class TaskExit(SealedValue):
     """One task of a ShutdownReport.
 
     Attributes:
@@ -26,7 +27,8 @@ class TaskExit(Sealed):
         silence: Seconds since its last heartbeat, or since its registration; None if it
             is not in a registry.
         error: The exception with which it failed, or None.
-        where: The await chain of a stuck task, outermost first; empty for other tasks.
+        where: The await chain of a stuck task, as by `TaskRegistry.where`; empty for
+            other tasks.
     """
 
     name: str
@@ -39,7 +41,7 @@ class TaskExit(Sealed):
 
 @final
 @dataclass(init=False, frozen=True, slots=True)
-class ShutdownReport(Sealed):
+class ShutdownReport(SealedValue):
     """How each task of a shutdown ended; ``str()`` gives a readable table.
 
     Attributes:
@@ -80,16 +82,24 @@ class ShutdownReport(Sealed):
         return "\n".join(lines)
 
 
+_TEXT = 200  # at most so many characters of an id and of an error are shown
 _OUTCOMES = ("finished", "cancelled", "failed", "swallowed", "stuck")
 
 
 def _describe(one: TaskExit) -> str:
-    words = [one.task_id or one.name]
+    words = [cut(one.task_id or one.name, _TEXT)]
     if one.age is not None and one.silence is not None:
         words.append(f"age {one.age:.1f} s, silent {one.silence:.1f} s")
     if one.error is not None:
-        words.append(f"{type(one.error).__name__}: {one.error}")
+        words.append(f"{type(one.error).__name__}: {cut(_text_of(one.error), _TEXT)}")
     return ", ".join(words)
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:
+        return "<str() failed>"
 
 
 def make_report(

@@ -19,6 +19,7 @@ from pyasynclife._core import JoinSet
 from pyasynclife._log import logger
 from pyasynclife._registry import TaskRegistry
 from pyasynclife._report import ShutdownReport
+from pyasynclife._sealed import refuse_pickling
 from pyasynclife._signal_events import SignalEvents
 from pyasynclife._waiting import join_and_report
 
@@ -73,6 +74,9 @@ class SignalCoordinator(SignalEvents):
         self._join_set: JoinSet | None = None
         self._joining: set[asyncio.Task[Any]] = set()
         self._calls = 0
+
+    def __reduce__(self) -> Any:
+        refuse_pickling(self)
 
     # ------------------------------------------------------------ state
 

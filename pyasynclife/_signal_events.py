@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 
 from pyasynclife import _signals
-from pyasynclife._arguments import short
+from pyasynclife._arguments import check_answer, short
 from pyasynclife._core import SignalHandler
 
 
@@ -227,7 +227,7 @@ class SignalEvents:
     ) -> None:
         assert self._loop is not None
         try:
-            on_signal(signum, count)
+            check_answer("on_signal", on_signal(signum, count))
         except Exception as error:
             self._loop.call_exception_handler(
                 {

@@ -61,7 +61,8 @@ def run(case: Case, factory: str, points: list[Point] | None = None) -> CancelRe
         case.scenario,
         points=points,
         settle=case.settle,
-        check=case.check,
+        check=case.check_all,
+        first=case.first,
         task_factory=FACTORIES[factory],
     )
 

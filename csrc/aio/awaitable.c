@@ -192,6 +192,7 @@ ready_dealloc(PyObject *op)
 
 static PyMethodDef ready_methods[] = {
     {"result", ready_result, METH_NOARGS, ready_result_doc},
+    {"__reduce__", al_object_refuse_pickling, METH_NOARGS, NULL},
     {"__class_getitem__", Py_GenericAlias, METH_O | METH_CLASS, NULL},
     {NULL, NULL, 0, NULL},
 };
@@ -344,8 +345,8 @@ awaitable_thrown(PyObject *const *args, Py_ssize_t nargs)
     if (error == NULL || !PyExceptionInstance_Check(error)) {
         Py_XDECREF(error);
         if (!PyErr_Occurred()) {
-            PyErr_Format(PyExc_TypeError, "throw() takes an exception, got %R",
-                         type);
+            PyErr_Format(PyExc_TypeError,
+                         "throw() takes an exception, got %.200R", type);
         }
         return NULL;
     }
@@ -404,8 +405,9 @@ awaitable_close(PyObject *op, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
-/* Show what the owner drives to code that follows a chain of awaits, such as
-   asyncio.capture_call_graph(): the owner's attribute, or AttributeError. */
+/* Show what the owner drives, or waits for, to code that follows a chain of
+   awaits, such as asyncio.capture_call_graph() and where(): the owner's
+   attribute, or AttributeError. */
 static PyObject *
 awaitable_get_driven(PyObject *op, void *name)
 {
@@ -420,6 +422,7 @@ awaitable_get_driven(PyObject *op, void *name)
 static PyGetSetDef awaitable_getset[] = {
     {"cr_frame", awaitable_get_driven, NULL, NULL, (void *)"cr_frame"},
     {"cr_await", awaitable_get_driven, NULL, NULL, (void *)"cr_await"},
+    {"_waits_for", awaitable_get_driven, NULL, NULL, (void *)"_waits_for"},
     {NULL, NULL, NULL, NULL, NULL},
 };
 

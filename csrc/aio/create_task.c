@@ -66,7 +66,7 @@ create_task_check_context(PyObject *context)
     if (!PyContext_CheckExact(context)) {
         PyErr_Format(PyExc_TypeError,
                      "context is a contextvars.Context, "
-                     "got %R",
+                     "got %.200R",
                      context);
         return -1;
     }

@@ -104,8 +104,8 @@ al_task_check(al_state *st, const al_loop *bound, PyObject *task)
         || !PyObject_HasAttr(task, st->s_add_done_callback))
     {
         PyErr_Format(
-            PyExc_TypeError, "expected an asyncio.Task, got %R%s", task,
-            PyCoro_CheckExact(task) ? ": use register() for a coroutine" : "");
+            PyExc_TypeError, "expected an asyncio.Task, got %.200R%s", task,
+            al_coro_is(st, task) ? ": use register() for a coroutine" : "");
         return -1;
     }
     PyObject *loop = PyObject_CallMethodNoArgs(task, st->s_get_loop);
@@ -115,7 +115,7 @@ al_task_check(al_state *st, const al_loop *bound, PyObject *task)
     int same = loop == bound->loop;
     if (!same) {
         PyErr_Format(PyExc_RuntimeError,
-                     "%R belongs to %R, not to the running loop %R", task,
+                     "%.200R belongs to %R, not to the running loop %R", task,
                      loop, bound->loop);
     }
     Py_DECREF(loop);
@@ -381,12 +381,40 @@ al_coro_started(al_state *st, PyObject *coro)
     return PyCoro_CheckExact(coro) ? coro_started(st, coro) : 1;
 }
 
+bool
+al_coro_is_foreign(al_state *st, PyObject *object)
+{
+    /* The type is asked, and not the object, so no code of that runs. */
+    int is = PyObject_IsSubclass((PyObject *)Py_TYPE(object), st->Coroutine);
+    if (is < 0) {
+        PyErr_WriteUnraisable(object);
+    }
+    return is > 0;
+}
+
+PyObject *
+al_coro_check_answer(al_state *st, const char *hook, PyObject *answer)
+{
+    if (answer == NULL || !al_coro_is(st, answer)) {
+        return answer;
+    }
+    PyObject *none =
+        PyObject_CallFunction(st->check_answer, "sO", hook, answer);
+    Py_DECREF(answer);
+    return none;
+}
+
 void
 al_coro_close_unstarted(al_state *st, PyObject *coro)
 {
     /* To close a coroutine that has started would run its finally blocks. */
     PyObject *error = PyErr_GetRaisedException();
-    if (PyCoro_CheckExact(coro) && al_coro_started(st, coro) == 0) {
+    if (!PyCoro_CheckExact(coro)) {
+        if (al_coro_is(st, coro)) {
+            Py_XDECREF(PyObject_CallOneArg(st->close_unstarted, coro));
+        }
+    }
+    else if (al_coro_started(st, coro) == 0) {
         Py_XDECREF(PyObject_CallMethodNoArgs(coro, st->s_close));
     }
     if (PyErr_Occurred()) {

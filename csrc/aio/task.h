@@ -112,6 +112,28 @@ int al_task_unlink(al_state *st, PyObject *task, PyObject *waiter);
 
 /* ------------------------------------------------------------ coroutines */
 
+/* Tell whether an awaitable that is no coroutine of CPython's own type is a
+   coroutine all the same: Cython and mypyc have types of their own.
+   Runs Python. */
+bool al_coro_is_foreign(al_state *st, PyObject *object);
+
+/* Tell whether an object is a coroutine.  Costs next to nothing for an object
+   that cannot be awaited.  Runs Python. */
+static inline bool
+al_coro_is(al_state *st, PyObject *object)
+{
+    const PyAsyncMethods *methods = Py_TYPE(object)->tp_as_async;
+    return PyCoro_CheckExact(object)
+           || (methods != NULL && methods->am_await != NULL
+               && al_coro_is_foreign(st, object));
+}
+
+/* Return the answer of a hook (stolen; NULL: the hook has raised); NULL with
+   TypeError if it is a coroutine, which is closed: hooks are not awaited.
+   Runs Python. */
+PyObject *al_coro_check_answer(al_state *st, const char *hook,
+                               PyObject *answer);
+
 /* Tell whether the coroutine has run its first step, or was closed before it:
    1 or 0; 1 for any other awaitable, which cannot be asked.  -1 with an
    exception.  Runs Python. */

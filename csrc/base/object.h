@@ -1,8 +1,12 @@
-/* The dealloc that our types share, and the results of calls as C values. */
+/* Methods that our types share, texts, and the results of calls as values. */
 #ifndef AL_OBJECT_H
 #define AL_OBJECT_H
 
 #include "base/compat.h"
+#include "base/fault.h"
+
+/* At most so many characters of an id are in a message or a Task's name. */
+#define AL_SHORT 120
 
 /* The tp_dealloc of a type with GC and without subclasses: clear, free, and
    drop the instance's reference to its heap type.  Runs Python. */
@@ -14,6 +18,55 @@ al_object_dealloc(PyObject *op)
     (void)type->tp_clear(op);
     type->tp_free(op);
     Py_DECREF(type);
+}
+
+/* The __reduce__ of a type whose objects are neither pickled nor copied:
+   raises TypeError.  Pure C. */
+static inline PyObject *
+al_object_refuse_pickling(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    PyObject *name = AL_ALLOC(PyType_GetName(Py_TYPE(op)));
+    if (name != NULL) {
+        PyErr_Format(PyExc_TypeError,
+                     "a %U can be neither pickled nor copied: it belongs to a "
+                     "running event loop",
+                     name);
+        Py_DECREF(name);
+    }
+    return NULL;
+}
+
+/* Return an exact str, or if that is long its beginning and "..." (new).  NULL
+   with MemoryError.  Pure C. */
+static inline PyObject *
+al_object_cut(PyObject *text)
+{
+    return PyUnicode_GET_LENGTH(text) <= AL_SHORT
+               ? Py_NewRef(text)
+               : AL_ALLOC(PyUnicode_FromFormat("%.117U...", text));
+}
+
+/* Return the repr of an exact str, cut if it is long (new).  NULL with
+   MemoryError.  Pure C. */
+static inline PyObject *
+al_object_short(PyObject *text)
+{
+    PyObject *cut = al_object_cut(text);
+    PyObject *repr = cut == NULL ? NULL : AL_ALLOC(PyObject_Repr(cut));
+    Py_XDECREF(cut);
+    return repr;
+}
+
+/* Raise an exception whose message names a task id, cut if it is long: the
+   format has one %U, for the quoted id.  Pure C. */
+static inline void
+al_object_raise_about(PyObject *type, const char *format, PyObject *id)
+{
+    PyObject *name = al_object_short(id);
+    if (name != NULL) {
+        PyErr_Format(type, format, name);
+        Py_DECREF(name);
+    }
 }
 
 /* Return the truth of a call's result (stolen; NULL: the call raised): 1 or 0;

@@ -20,6 +20,7 @@
     X(CancelledError, "asyncio", "CancelledError")                            \
     X(Future, "_asyncio", "Future")                                           \
     X(Handle, "asyncio.events", "Handle")                                     \
+    X(Coroutine, "collections.abc", "Coroutine")                              \
     X(deque, "collections", "deque")                                          \
     X(getsignal, "signal", "getsignal")                                       \
     X(future_state, "pyasynclife._core_support", "future_state")              \
@@ -38,6 +39,8 @@
     X(add_awaited_by, "pyasynclife._core_support", "add_awaited_by")          \
     X(discard_awaited_by, "pyasynclife._core_support", "discard_awaited_by")  \
     X(check_seconds, "pyasynclife._arguments", "check_optional_seconds")      \
+    X(check_answer, "pyasynclife._arguments", "check_answer")                 \
+    X(close_unstarted, "pyasynclife._arguments", "close_unstarted")           \
     X(DuplicateTaskError, "pyasynclife._errors", "DuplicateTaskError")        \
     X(UnknownTaskError, "pyasynclife._errors", "UnknownTaskError")            \
     X(pending, "pyasynclife._states", "TaskState.PENDING")                    \

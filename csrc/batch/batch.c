@@ -33,6 +33,7 @@
 #include "base/list.h"
 #include "base/state.h"
 #include "aio/loop.h"
+#include "aio/task.h"
 #include "batch/fifo.h"
 #include "batch/result.h"
 #include "batch/drive.h"
@@ -255,7 +256,7 @@ al_batch_detach(BatchObject *self)
     }
     self->mode = AL_MODE_BLOCK;
     batch_discard_results(self);
-    al_pump_stop(p, AL_STOP_CANCEL, NULL);
+    al_pump_stop(p, AL_STOP_CANCEL, NULL, false);
 }
 
 /* ------------------------------------------------ the pump's four calls */
@@ -347,7 +348,7 @@ batch_note_error(BatchObject *self, PyObject *error)
         return -1;
     }
     if (PyList_GET_SIZE(self->errors) > self->max_errors) {
-        al_pump_stop(&self->pump, AL_STOP_ERRORS, NULL);
+        al_pump_stop(&self->pump, AL_STOP_ERRORS, NULL, false);
     }
     return 0;
 }
@@ -359,7 +360,9 @@ batch_call_on_result(BatchObject *self, PyObject *result)
 {
     al_pump *p = &self->pump;
     PyObject *on_result = Py_NewRef(self->on_result);
-    PyObject *answer = al_drive_call(p->source.context, on_result, result);
+    PyObject *answer = al_coro_check_answer(
+        p->st, "on_result",
+        al_drive_call(p->source.context, on_result, result));
     if (answer == NULL) {
         if (PyErr_ExceptionMatches(PyExc_Exception)
             || PyErr_ExceptionMatches(p->st->CancelledError))
@@ -532,19 +535,42 @@ al_batch_set_mode(BatchObject *self, al_mode mode)
 
 /* ------------------------------------------------------ items, results */
 
+/* Why nothing can be added; NULL if something can. */
+static const char *
+batch_refusal(const al_pump *p)
+{
+    if (p->over) {
+        return "this batch has ended";
+    }
+    switch (p->stopping) {
+    case AL_STOP_BUDGET:
+        return "this batch has used up its budget";
+    case AL_STOP_ERRORS:
+        return "this batch was ended by the failures of its items";
+    case AL_STOP_CANCEL:
+    case AL_STOP_REGISTRY: /* is never stored */
+        return "this batch was cancelled";
+    case AL_STOP_FATAL:
+        return "this batch has failed";
+    case AL_STOP_NONE:
+        break;
+    }
+    return p->fatal != NULL ? "this batch has failed"
+           : p->closed      ? "this batch was closed"
+                            : NULL;
+}
+
 int
 al_batch_add(BatchObject *self, PyObject *item)
 {
     al_pump *p = &self->pump;
-    if (p->over || p->closed) {
-        PyErr_SetString(PyExc_RuntimeError,
-                        p->over ? "this batch has ended: nothing can be added "
-                                  "to it"
-                                : "this batch was closed: nothing can be "
-                                  "added to it");
+    const char *refusal = batch_refusal(p);
+    if (refusal != NULL) {
+        PyErr_Format(PyExc_RuntimeError, "%s: nothing can be added to it",
+                     refusal);
         return -1;
     }
-    if (PyCoro_CheckExact(item)) {
+    if (al_coro_is(p->st, item)) {
         al_source_refuse_coroutine(p->st, item);
         return -1;
     }

@@ -1,7 +1,8 @@
 /* The Python API of a batch: BatchCore, for pyasynclife/_batch.py.
  *
  * The structure and its ownership are explained in batch.c.  Every method that
- * changes the batch first refuses other threads than the loop's.
+ * changes the batch first refuses other threads than the loop's, and those
+ * that may start items or wait refuse other loops.
  */
 #include "base/compat.h"
 #include "base/fault.h"
@@ -26,6 +27,37 @@ batch_type_check_thread(BatchObject *self)
     return p->over ? 0 : al_loop_check_thread(p->st, &p->bound, "a batch");
 }
 
+/* batch_type_check_thread(), and refuse a call while another loop than the
+   batch's runs in this thread.  Returns 0; -1 with RuntimeError. */
+static int
+batch_type_check_loop(BatchObject *self)
+{
+    al_pump *p = &self->pump;
+    if (batch_type_check_thread(self) < 0) {
+        return -1;
+    }
+    if (p->over || p->bound.loop == NULL) {
+        return 0;
+    }
+    PyObject *running = PyObject_CallNoArgs(p->st->get_running_loop);
+    if (running == NULL) { /* there is none */
+        if (!PyErr_ExceptionMatches(PyExc_RuntimeError)) {
+            return -1;
+        }
+        PyErr_Clear();
+        return 0;
+    }
+    bool same = running == p->bound.loop;
+    if (!same) {
+        PyErr_Format(PyExc_RuntimeError,
+                     "this batch has begun in %R, and cannot be used in %R: "
+                     "use it in its own loop, or make a new one",
+                     p->bound.loop, running);
+    }
+    Py_DECREF(running);
+    return same ? 0 : -1;
+}
+
 PyDoc_STRVAR(batch_type_use_doc,
 "use($self, mode, /)\n--\n\n"
 "Choose who takes the results, and begin if the batch has not begun.\n\n"
@@ -45,7 +77,7 @@ batch_type_use(PyObject *op, PyObject *arg)
         return PyErr_Format(PyExc_ValueError, "no such use: %ld", mode);
     }
     al_mode before = self->mode;
-    if (batch_type_check_thread(self) < 0
+    if (batch_type_check_loop(self) < 0
         || al_batch_set_mode(self, (al_mode)mode) < 0)
     {
         return NULL;
@@ -61,15 +93,19 @@ batch_type_use(PyObject *op, PyObject *arg)
 }
 
 PyDoc_STRVAR(batch_type_wait_doc,
-"wait($self, /)\n--\n\n"
+"wait($self, absorbs=False, /)\n--\n\n"
 "Return an awaitable of the end.\n\n"
-"If its task is cancelled, so are the items; when they have ended, that very\n"
-"CancelledError is raised.");
+"If its task is cancelled, so are the items; when they have ended, the first\n"
+"CancelledError is raised, unless absorbs is true.");
 
 static PyObject *
-batch_type_wait(PyObject *op, PyObject *Py_UNUSED(ignored))
+batch_type_wait(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
 {
-    return al_batch_wait_awaitable((BatchObject *)op, NULL, AL_WAIT_END);
+    BatchObject *self = (BatchObject *)op;
+    bool absorbs = nargs > 0 && args[0] == Py_True;
+    return batch_type_check_loop(self) < 0
+               ? NULL
+               : al_batch_wait_awaitable(self, AL_WAIT_END, absorbs);
 }
 
 PyDoc_STRVAR(batch_type_stream_doc,
@@ -83,17 +119,33 @@ batch_type_stream(PyObject *op, PyObject *handle)
 }
 
 PyDoc_STRVAR(batch_type_stop_doc,
-"stop($self, msg=None, /)\n--\n\n"
+"stop($self, /)\n--\n\n"
+"Start nothing new, and cancel the items that run and were not cancelled.");
+
+static PyObject *
+batch_type_stop(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    BatchObject *self = (BatchObject *)op;
+    if (batch_type_check_loop(self) < 0) {
+        return NULL;
+    }
+    al_pump_stop(&self->pump, AL_STOP_CANCEL, NULL, false);
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(batch_type_cancel_doc,
+"cancel($self, msg=None, /)\n--\n\n"
 "Start nothing new and cancel the items that run, each call once more.");
 
 static PyObject *
-batch_type_stop(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
+batch_type_cancel(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
 {
     BatchObject *self = (BatchObject *)op;
     if (batch_type_check_thread(self) < 0) {
         return NULL;
     }
-    al_pump_stop(&self->pump, AL_STOP_CANCEL, nargs > 0 ? args[0] : NULL);
+    al_pump_stop(&self->pump, AL_STOP_CANCEL, nargs > 0 ? args[0] : NULL,
+                 true);
     Py_RETURN_NONE;
 }
 
@@ -142,7 +194,7 @@ static PyObject *
 batch_type_add(PyObject *op, PyObject *item)
 {
     BatchObject *self = (BatchObject *)op;
-    if (batch_type_check_thread(self) < 0 || al_batch_add(self, item) < 0) {
+    if (batch_type_check_loop(self) < 0 || al_batch_add(self, item) < 0) {
         return NULL;
     }
     Py_RETURN_NONE;
@@ -157,8 +209,7 @@ batch_type_set_limit(PyObject *op, PyObject *arg)
 {
     BatchObject *self = (BatchObject *)op;
     Py_ssize_t limit = PyLong_AsSsize_t(arg);
-    if ((limit == -1 && PyErr_Occurred()) || batch_type_check_thread(self) < 0)
-    {
+    if ((limit == -1 && PyErr_Occurred()) || batch_type_check_loop(self) < 0) {
         return NULL;
     }
     al_batch_set_limit(self, limit);
@@ -174,7 +225,7 @@ batch_type_set_paused(PyObject *op, PyObject *arg)
 {
     BatchObject *self = (BatchObject *)op;
     int paused = PyObject_IsTrue(arg);
-    if (paused < 0 || batch_type_check_thread(self) < 0) {
+    if (paused < 0 || batch_type_check_loop(self) < 0) {
         return NULL;
     }
     self->pump.paused = paused;
@@ -190,7 +241,7 @@ static PyObject *
 batch_type_close(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     BatchObject *self = (BatchObject *)op;
-    if (batch_type_check_thread(self) < 0) {
+    if (batch_type_check_loop(self) < 0) {
         return NULL;
     }
     self->pump.closed = true;
@@ -208,7 +259,7 @@ batch_type_offer(PyObject *op, PyObject *item)
 {
     BatchObject *self = (BatchObject *)op;
     al_reader_offer(&self->pump, item);
-    return al_batch_wait_awaitable(self, NULL, AL_WAIT_TAKEN);
+    return al_batch_wait_awaitable(self, AL_WAIT_TAKEN, false);
 }
 
 PyDoc_STRVAR(batch_type_reader_ended_doc,
@@ -263,9 +314,11 @@ batch_type_counts(PyObject *op, PyObject *Py_UNUSED(ignored))
 
 static PyMethodDef batch_type_methods[] = {
     {"use", batch_type_use, METH_O, batch_type_use_doc},
-    {"wait", batch_type_wait, METH_NOARGS, batch_type_wait_doc},
+    {"wait", AL_METHOD(batch_type_wait), METH_FASTCALL, batch_type_wait_doc},
     {"stream", batch_type_stream, METH_O, batch_type_stream_doc},
-    {"stop", AL_METHOD(batch_type_stop), METH_FASTCALL, batch_type_stop_doc},
+    {"stop", batch_type_stop, METH_NOARGS, batch_type_stop_doc},
+    {"cancel", AL_METHOD(batch_type_cancel), METH_FASTCALL,
+     batch_type_cancel_doc},
     {"offer", batch_type_offer, METH_O, batch_type_offer_doc},
     {"reader_ended", batch_type_reader_ended, METH_O,
      batch_type_reader_ended_doc},

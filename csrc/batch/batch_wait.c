@@ -9,9 +9,13 @@
  *               +---- not yet        -> into the list, yield a future
  *
  * The waiter for the end stands for the batch: the first CancelledError that
- * is thrown into it cancels the items, and is raised when these have ended.
+ * is thrown into it stops the batch, and is raised when the items have ended.
  * It is the very object, for a new one would escape anyio's cancel scopes.
- * Further ones are absorbed meanwhile, however many come.
+ * Further ones are absorbed meanwhile, however many come.  A block that was
+ * left by a CancelledError has its first one already: its waiter absorbs all.
+ *
+ * Any other exception that is thrown in is raised at once, and stops the
+ * batch.
  */
 #include "base/compat.h"
 #include "base/fault.h"
@@ -22,6 +26,7 @@
 #include "aio/awaitable.h"
 #include "batch/source.h"
 #include "batch/pump.h"
+#include "batch/worker.h"
 #include "batch/batch.h"
 #include "batch/batch_wait.h"
 
@@ -31,6 +36,7 @@ typedef struct {
     BatchObject *batch; /* owned */
     PyObject *handle;   /* owned: the Batch that is iterated, or NULL */
     PyObject *thrown;   /* owned: the first CancelledError, or NULL */
+    bool absorbs;       /* the first CancelledError is raised elsewhere */
 } BatchWaitObject;
 
 /* The asynchronous iterator of a Batch. */
@@ -53,28 +59,19 @@ batch_wait_new(BatchObject *batch, PyObject *handle, al_waiter_kind kind)
     self->batch = (BatchObject *)Py_NewRef((PyObject *)batch);
     self->handle = Py_XNewRef(handle);
     self->thrown = NULL;
+    self->absorbs = false;
     PyObject_GC_Track(self);
     return (PyObject *)self;
 }
 
-/* Handle an exception that is thrown into a waiter.  Returns 1 if it goes on
-   waiting; 0 with the exception set. */
-static int
-batch_wait_take_thrown(BatchWaitObject *self, PyObject *thrown)
+/* Note a CancelledError that is thrown into a waiter for the end. */
+static void
+batch_wait_note_cancelled(BatchWaitObject *self, PyObject *thrown)
 {
-    al_pump *p = &self->batch->pump;
-    if (self->wait.kind == AL_WAIT_END && !p->over) {
-        bool first = self->thrown == NULL;
-        if (first) {
-            self->thrown = Py_NewRef(thrown);
-            al_pump_stop(p, AL_STOP_CANCEL, NULL);
-        }
-        if (!first || !p->over) {
-            return 1; /* until the items have ended */
-        }
+    if (self->thrown == NULL && !self->absorbs) {
+        self->thrown = Py_NewRef(thrown);
     }
-    PyErr_SetRaisedException(Py_NewRef(thrown));
-    return 0;
+    al_pump_stop(&self->batch->pump, AL_STOP_CANCEL, NULL, false);
 }
 
 /* End the iteration: Batch._ended() raises the reason, if there is one. */
@@ -116,9 +113,12 @@ batch_wait_settle(BatchWaitObject *self, PyObject **result)
         return PYGEN_NEXT;
     }
     if (self->thrown != NULL) {
+        /* As the `raise` statement does: the exception that a block was left
+           by, if any, becomes the context. */
         PyObject *thrown = self->thrown;
         self->thrown = NULL;
-        PyErr_SetRaisedException(thrown);
+        PyErr_SetObject((PyObject *)Py_TYPE(thrown), thrown);
+        Py_DECREF(thrown);
         return PYGEN_ERROR;
     }
     *result = Py_NewRef(Py_None);
@@ -148,7 +148,7 @@ batch_wait_suspend(BatchWaitObject *self, PyObject **result)
         if (self->wait.kind == AL_WAIT_END) {
             /* Nobody would notice the end of the items. */
             PyObject *error = PyErr_GetRaisedException();
-            al_pump_stop(&batch->pump, AL_STOP_CANCEL, NULL);
+            al_pump_stop(&batch->pump, AL_STOP_CANCEL, NULL, false);
             PyErr_SetRaisedException(error);
         }
         return PYGEN_ERROR;
@@ -168,17 +168,18 @@ batch_wait_is_gone(void)
     return PYGEN_ERROR;
 }
 
-/* The waiter's coroutine is closed, maybe by the collector, in any thread, or
-   long after its loop.  Stop the batch if that is possible. */
+/* End with an exception that is thrown in.  If it is the GeneratorExit of
+   close(), the caller may be the collector, in any thread, or long after the
+   loop.  Stop the batch if that is possible. */
 static PySendResult
-batch_wait_close(BatchWaitObject *self, PyObject *thrown)
+batch_wait_abort(BatchWaitObject *self, PyObject *thrown)
 {
     al_pump *p = &self->batch->pump;
     if (self->wait.kind == AL_WAIT_END && !p->over) {
         if (al_loop_check_thread(p->st, &p->bound, "a batch") == 0
             && al_loop_is_closed(p->st, p->bound.loop) == 0)
         {
-            al_pump_stop(p, AL_STOP_CANCEL, NULL);
+            al_pump_stop(p, AL_STOP_CANCEL, NULL, false);
         }
         else {
             PyErr_Clear();
@@ -205,28 +206,29 @@ batch_wait_step(PyObject *op, PyObject *thrown, PyObject **result)
         self->batch->consumer_waits = false;
     }
     if (thrown != NULL
-        && PyErr_GivenExceptionMatches(thrown, PyExc_GeneratorExit))
+        && (self->wait.kind != AL_WAIT_END
+            || !PyErr_GivenExceptionMatches(thrown, p->st->CancelledError)))
     {
-        return batch_wait_close(self, thrown);
+        return batch_wait_abort(self, thrown);
     }
     if (!p->over && al_loop_check_thread(p->st, &p->bound, "a batch") < 0) {
         return PYGEN_ERROR;
     }
-    if (thrown != NULL && batch_wait_take_thrown(self, thrown) == 0) {
-        return PYGEN_ERROR;
+    if (thrown != NULL) {
+        batch_wait_note_cancelled(self, thrown);
     }
     PySendResult answer = batch_wait_settle(self, result);
     return answer == PYGEN_NEXT ? batch_wait_suspend(self, result) : answer;
 }
 
 PyObject *
-al_batch_wait_awaitable(BatchObject *batch, PyObject *handle,
-                        al_waiter_kind kind)
+al_batch_wait_awaitable(BatchObject *batch, al_waiter_kind kind, bool absorbs)
 {
-    PyObject *wait = batch_wait_new(batch, handle, kind);
+    PyObject *wait = batch_wait_new(batch, NULL, kind);
     if (wait == NULL) {
         return NULL;
     }
+    ((BatchWaitObject *)wait)->absorbs = absorbs;
     PyObject *awaitable =
         al_awaitable_new(batch->pump.st, wait, batch_wait_step);
     Py_DECREF(wait);
@@ -349,7 +351,45 @@ al_batch_wait_stream(BatchObject *batch, PyObject *handle)
     return (PyObject *)self;
 }
 
+/* For the await chain of a Task that waits for the batch: a list of the
+   workers that have an item, and of the Task that reads an asynchronous
+   source. */
+static PyObject *
+batch_wait_get_waits_for(PyObject *op, void *Py_UNUSED(closure))
+{
+    BatchWaitObject *self = (BatchWaitObject *)op;
+    PyObject *list = AL_ALLOC(PyList_New(0));
+    if (list == NULL || self->batch == NULL
+        || self->wait.kind == AL_WAIT_TAKEN)
+    {
+        return list;
+    }
+    al_pump *p = &self->batch->pump;
+    int failed = 0;
+    for (al_link *at = p->workers.next; !failed && at != &p->workers;
+         at = at->next)
+    {
+        WorkerObject *worker = AL_CONTAINER_OF(at, WorkerObject, link);
+        if (worker->item.value != NULL) {
+            failed = AL_ALLOC_INT(PyList_Append(list, (PyObject *)worker));
+        }
+    }
+    if (!failed && p->reader != NULL) {
+        failed = AL_ALLOC_INT(PyList_Append(list, p->reader));
+    }
+    if (failed) {
+        Py_CLEAR(list);
+    }
+    return list;
+}
+
+static PyGetSetDef batch_wait_getset[] = {
+    {"_waits_for", batch_wait_get_waits_for, NULL, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
 static PyType_Slot batch_wait_slots[] = {
+    {Py_tp_getset, batch_wait_getset},
     {Py_tp_traverse, batch_wait_traverse},
     {Py_tp_clear, batch_wait_clear},
     {Py_tp_dealloc, al_object_dealloc},

@@ -6,11 +6,11 @@
 #include "base/state.h"
 #include "batch/batch.h"
 
-/* An awaitable of the next result, of the end, or of the reader's item being
-   taken (new).  `handle` is the Batch for the next result, otherwise NULL.
-   Pure C. */
-PyObject *al_batch_wait_awaitable(BatchObject *batch, PyObject *handle,
-                                  al_waiter_kind kind);
+/* An awaitable of the end, or of the reader's item being taken (new).  If
+   `absorbs`, every CancelledError that is thrown into it is absorbed: the one
+   that is to propagate is raised elsewhere.  Pure C. */
+PyObject *al_batch_wait_awaitable(BatchObject *batch, al_waiter_kind kind,
+                                  bool absorbs);
 
 /* An asynchronous iterator of the results, which owns `handle`, the Batch
    (new).  Pure C. */

@@ -17,6 +17,7 @@
  */
 #include "base/compat.h"
 #include "base/fault.h"
+#include "base/object.h"
 #include "base/state.h"
 #include "aio/loop.h"
 #include "aio/task.h"
@@ -30,21 +31,24 @@ al_item_id(const al_item *item)
                : al_result_default_id(item->value, item->index);
 }
 
-/* An exception (new) whose text is made of the item's id and of seconds. */
+/* An exception (new) whose text is made of the item's id, quoted and cut if it
+   is long, and of seconds. */
 static PyObject *
 item_error(const al_item *item, PyObject *type, const char *format,
            double seconds)
 {
     PyObject *limit = AL_ALLOC(PyFloat_FromDouble(seconds));
     PyObject *task_id = al_item_id(item);
+    PyObject *name = task_id == NULL ? NULL : al_object_short(task_id);
     PyObject *text = NULL, *error = NULL;
-    if (limit != NULL && task_id != NULL) {
-        text = AL_ALLOC(PyUnicode_FromFormat(format, task_id, limit));
+    if (limit != NULL && name != NULL) {
+        text = AL_ALLOC(PyUnicode_FromFormat(format, name, limit));
     }
     if (text != NULL) {
         error = AL_ALLOC(PyObject_CallOneArg(type, text));
     }
     Py_XDECREF(text);
+    Py_XDECREF(name);
     Py_XDECREF(task_id);
     Py_XDECREF(limit);
     return error;
@@ -57,8 +61,8 @@ item_timeout(const al_item *item, double seconds, PyObject *cancelled)
     PyObject *error = item_error(
         item, PyExc_TimeoutError,
         item->why == AL_STOP_BUDGET
-            ? "%R was ended by the budget of %S s for the whole batch"
-            : "%R timed out after %S s",
+            ? "%U was ended by the budget of %S s for the whole batch"
+            : "%U timed out after %S s",
         seconds);
     if (error != NULL) {
         PyException_SetCause(error, Py_NewRef(cancelled));
@@ -198,18 +202,18 @@ al_item_stuck(al_state *st, const al_item *item, double seconds, double grace,
     PyObject *error;
     if (!timed_out) {
         error = item_error(item, st->CancelledError,
-                           "%R did not stop within %S s", grace);
+                           "%U did not stop within %S s", grace);
     }
     else if (item->why == AL_STOP_BUDGET) {
         error = item_error(item, PyExc_TimeoutError,
-                           "%R did not stop when the budget of %S s for the "
+                           "%U did not stop when the budget of %S s for the "
                            "whole batch ran out",
                            seconds);
     }
     else {
         error =
             item_error(item, PyExc_TimeoutError,
-                       "%R timed out after %S s and did not stop", seconds);
+                       "%U timed out after %S s and did not stop", seconds);
     }
     al_result_fields fields = {.duration = duration,
                                .state = AL_RESULT_RUNNING,

@@ -37,10 +37,6 @@
 #include "batch/worker.h"
 #include "batch/item_task.h"
 
-/* How long items begin one after the other before the loop gets an iteration,
-   in seconds. */
-#define ITEM_TASK_SLICE 0.010
-
 /* The handle that the coroutine of such a Task is given. */
 typedef struct {
     PyObject_HEAD
@@ -65,15 +61,15 @@ item_handle_new(WorkerObject *worker)
 
 /* ----------------------------------------------------- making the Task */
 
-/* The Task that registry.register(coro, name, context=context) makes (new).
-   NULL without an exception if a living task has the name; the worker then has
+/* The Task that registry.register(coro, id, context=context) makes (new).
+   NULL without an exception if a living task has the id; the worker then has
    the error.  register() closes a coroutine that it refuses. */
 static PyObject *
-item_task_register(WorkerObject *self, PyObject *coro, PyObject *name,
+item_task_register(WorkerObject *self, PyObject *coro, PyObject *id,
                    PyObject *context)
 {
     al_state *st = self->st;
-    PyObject *stack[5] = {NULL, self->pump->registry, coro, name, context};
+    PyObject *stack[5] = {NULL, self->pump->registry, coro, id, context};
     PyObject *ready = PyObject_VectorcallMethod(
         st->s_register, stack + 1, 3 | PY_VECTORCALL_ARGUMENTS_OFFSET,
         st->kw_context);
@@ -90,7 +86,7 @@ item_task_register(WorkerObject *self, PyObject *coro, PyObject *name,
     }
     else if (pair != NULL) {
         PyErr_Format(PyExc_TypeError,
-                     "register() of %R gave %R, not a task "
+                     "register() of %.200R gave %.200R, not a task "
                      "and its id",
                      self->pump->registry, pair);
     }
@@ -100,10 +96,10 @@ item_task_register(WorkerObject *self, PyObject *coro, PyObject *name,
 }
 
 /* Make the Task of a worker (new).  NULL without an exception if a living task
-   has the name: the next try makes a Task that is not registered, and whose
+   has the id: the next try makes a Task that is not registered, and whose
    item fails with the error. */
 static PyObject *
-item_task_make_task(WorkerObject *self, PyObject *name, PyObject *context)
+item_task_make_task(WorkerObject *self, PyObject *id, PyObject *context)
 {
     al_state *st = self->st;
     al_pump *p = self->pump;
@@ -113,10 +109,14 @@ item_task_make_task(WorkerObject *self, PyObject *name, PyObject *context)
                          : AL_ALLOC(PyObject_CallOneArg(st->run_item, handle));
     PyObject *task = NULL;
     if (coro != NULL && p->registry != NULL && self->register_error == NULL) {
-        task = item_task_register(self, coro, name, context);
+        task = item_task_register(self, coro, id, context);
     }
     else if (coro != NULL) {
-        task = al_create_task_plain(st, &p->bound, coro, name, context);
+        PyObject *name = al_object_cut(id);
+        if (name != NULL) {
+            task = al_create_task_plain(st, &p->bound, coro, name, context);
+            Py_DECREF(name);
+        }
         if (task == NULL) {
             al_coro_close_unstarted(st, coro);
         }
@@ -133,17 +133,17 @@ item_task_start(WorkerObject *self)
 {
     al_pump *p = self->pump;
     PyObject *context = AL_ALLOC(PyContext_Copy(p->source.context));
-    PyObject *name = context == NULL ? NULL : al_item_id(&self->item);
+    PyObject *id = context == NULL ? NULL : al_item_id(&self->item);
     PyObject *task = NULL;
     int failed = -1;
-    while (name != NULL && task == NULL && !PyErr_Occurred()) {
-        task = item_task_make_task(self, name, context);
+    while (id != NULL && task == NULL && !PyErr_Occurred()) {
+        task = item_task_make_task(self, id, context);
     }
     if (task != NULL) {
         failed = al_worker_attach(self, task);
     }
     Py_XDECREF(task);
-    Py_XDECREF(name);
+    Py_XDECREF(id);
     Py_XDECREF(context);
     return failed;
 }
@@ -160,7 +160,7 @@ al_item_task_check_registry(al_pump *p)
         al_pump_fail(p);
     }
     else if (closing > 0 && p->stopping == AL_STOP_NONE) {
-        al_pump_stop(p, AL_STOP_REGISTRY, NULL);
+        al_pump_stop(p, AL_STOP_REGISTRY, NULL, false);
     }
     return closing > 0;
 }
@@ -315,11 +315,12 @@ item_handle_is_ready(WorkerObject *worker)
     if (p->yielding == worker) {
         p->yielding = NULL; /* even if it is held: the others go on */
         p->yielded_at = now;
+        p->pulled_for = 0.0;
     }
     if (worker->task == NULL || al_pump_holds_items(p)) {
         return false; /* without a Task: an eager factory is making it */
     }
-    if (p->yielding != NULL || now - p->yielded_at > ITEM_TASK_SLICE) {
+    if (p->yielding != NULL || now - p->yielded_at > AL_PUMP_SLICE) {
         if (p->yielding == NULL) {
             p->yielding = worker;
         }

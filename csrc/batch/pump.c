@@ -15,7 +15,7 @@
  *     begin -> update -> spawn -> worker pulls an item and drives it
  *                                 item suspends -> grow -> more workers
  *                                 item ends     -> the worker pulls the next
- *     stop, fail: nothing new; workers and reader are cancelled
+ *     stop, fail: nothing new; workers and reader are cancelled, each once
  *     no worker, no reader, nothing to pull: the pump is over
  *
  * Almost every call below can run Python code, which may stop, pause or even
@@ -96,6 +96,32 @@ pump_check_over(al_pump *p)
 
 /* ----------------------------------------------------- making workers */
 
+/* Tell whether one more worker may be made now. */
+static bool
+pump_may_make_worker(const al_pump *p)
+{
+    return al_pump_may_pull(p) && p->alive < p->limit
+           && p->unstarted < AL_PUMP_WAITING_MAX
+           && (p->unstarted == 0 || p->pulled_for <= AL_PUMP_SLICE);
+}
+
+/* Make a worker.  For one of a single item this pulls the item, and so may run
+   the source and the key for any time.  Returns 0; -1 with an exception. */
+static int
+pump_make_worker(al_pump *p)
+{
+    if (!p->task_per_item) {
+        return al_worker_spawn(p);
+    }
+    if (p->source.runs_no_python) {
+        return al_item_task_spawn(p);
+    }
+    double began = al_clock();
+    int failed = al_item_task_spawn(p);
+    p->pulled_for += al_clock() - began;
+    return failed;
+}
+
 /* al_pump_spawn() without the check whether the pump is over. */
 static void
 pump_make_workers(al_pump *p, Py_ssize_t n)
@@ -107,10 +133,8 @@ pump_make_workers(al_pump *p, Py_ssize_t n)
     if (p->registry != NULL && al_pump_may_pull(p)) {
         (void)al_item_task_check_registry(p);
     }
-    while (n-- > 0 && al_pump_may_pull(p) && p->alive < p->limit) {
-        int failed =
-            p->task_per_item ? al_item_task_spawn(p) : al_worker_spawn(p);
-        if (failed) {
+    while (n-- > 0 && pump_may_make_worker(p)) {
+        if (pump_make_worker(p) < 0) {
             al_pump_fail(p);
         }
     }
@@ -135,7 +159,9 @@ pump_room(const al_pump *p)
 void
 al_pump_grow(al_pump *p)
 {
-    if (p->unstarted > 0 || p->alive >= p->limit || !al_pump_may_pull(p)) {
+    if (p->unstarted > 0 || p->resting > 0 || p->alive >= p->limit
+        || !al_pump_may_pull(p))
+    {
         return;
     }
     Py_ssize_t left = al_source_left(&p->source);
@@ -188,7 +214,7 @@ al_pump_update(al_pump *p)
     /* A source that failed stops the pump once all items that were pulled
        before have begun: see al_item_task_spawn(). */
     if (p->fatal != NULL && p->stopping == AL_STOP_NONE && p->unstarted == 0) {
-        al_pump_stop(p, AL_STOP_FATAL, NULL);
+        al_pump_stop(p, AL_STOP_FATAL, NULL, false);
     }
     if (p->begun && p->unstarted == 0) {
         pump_make_workers(p, p->task_per_item ? PUMP_ITEM_TASKS : 1);
@@ -268,17 +294,19 @@ pump_begin_grace(al_pump *p)
 typedef struct {
     al_stop why;
     PyObject *msg; /* borrowed, or NULL */
+    bool again;
 } pump_cancellation;
 
 static void
 pump_cancel_worker(WorkerObject *worker, const void *arg)
 {
     const pump_cancellation *cancellation = arg;
-    al_worker_cancel(worker, cancellation->why, cancellation->msg);
+    al_worker_cancel(worker, cancellation->why, cancellation->msg,
+                     cancellation->again);
 }
 
 void
-al_pump_stop(al_pump *p, al_stop why, PyObject *msg)
+al_pump_stop(al_pump *p, al_stop why, PyObject *msg, bool again)
 {
     bool first = p->stopping == AL_STOP_NONE;
     if (p->over) {
@@ -296,10 +324,14 @@ al_pump_stop(al_pump *p, al_stop why, PyObject *msg)
     if (first) {
         p->stopping = leaves_items ? AL_STOP_CANCEL : why;
     }
-    al_reader_cancel(p);
-    if (!leaves_items) {
-        pump_each_worker(p, pump_cancel_worker,
-                         &(pump_cancellation){.why = why, .msg = msg});
+    al_reader_cancel(p, again);
+    if (leaves_items) {
+        p->left_to_registry = true;
+    }
+    else {
+        pump_each_worker(
+            p, pump_cancel_worker,
+            &(pump_cancellation){.why = why, .msg = msg, .again = again});
     }
     pump_check_over(p);
     if (first && pump_begin_grace(p) < 0) {
@@ -330,7 +362,7 @@ al_pump_fail(al_pump *p)
         al_loop_report_exception(p->st, p->bound.loop, message, NULL, other);
         Py_DECREF(other);
     }
-    al_pump_stop(p, AL_STOP_FATAL, NULL);
+    al_pump_stop(p, AL_STOP_FATAL, NULL, false);
 }
 
 /* ------------------------------------- deadlines, and what outlives them
@@ -444,9 +476,10 @@ pump_item_due(al_deadline *deadline)
     if (item->timeout_sent) {
         pump_abandon_item(worker, al_pump_time(p));
     }
-    else {
+    /* If a stop has cancelled the item, it has its grace, too. */
+    else if (item->cancels_sent == 0) {
         item->timeout_sent = true;
-        al_worker_cancel(worker, AL_STOP_NONE, NULL);
+        al_worker_cancel(worker, AL_STOP_NONE, NULL, false);
         /* The flag is off again if the cancellation has ended the item. */
         if (item->timeout_sent && p->grace != Py_HUGE_VAL
             && al_deadline_add(&p->deadlines, deadline,
@@ -467,7 +500,7 @@ pump_due(al_deadlines *all, al_deadline *deadline)
         al_pump_fail(p);
     }
     else if (deadline == &p->budget_end) {
-        al_pump_stop(p, AL_STOP_BUDGET, NULL);
+        al_pump_stop(p, AL_STOP_BUDGET, NULL, false);
     }
     else if (deadline == &p->grace_end) {
         double now = al_pump_time(p);
@@ -506,7 +539,7 @@ pump_start(al_pump *p)
         p->source.ended = p->source.exhausted = true;
     }
     if (p->budget <= 0.0) {
-        al_pump_stop(p, AL_STOP_BUDGET, NULL);
+        al_pump_stop(p, AL_STOP_BUDGET, NULL, false);
         return 0;
     }
     if (p->budget != Py_HUGE_VAL

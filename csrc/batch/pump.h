@@ -10,6 +10,16 @@
 #include "batch/source.h"
 #include "batch/item.h"
 
+/* How long a pump pulls and starts items before the loop gets an iteration, in
+   seconds. */
+#define AL_PUMP_SLICE 0.010
+
+/* How many workers may wait for their first step, and how many between two
+   items for the next slice.  It is about what a slice can start: with more of
+   them, each slice would cost a step of every one, and a large limit would
+   cost the square of it. */
+#define AL_PUMP_WAITING_MAX 512
+
 /* How a pump notifies its owner. */
 typedef struct {
     /* An item has ended, or was pulled and never started (PENDING); its
@@ -47,6 +57,7 @@ typedef struct al_pump {
     Py_ssize_t limit;        /* of workers */
     Py_ssize_t alive;        /* workers */
     Py_ssize_t unstarted;    /* of these, not begun yet */
+    Py_ssize_t resting;      /* of these, waiting for the next slice */
     Py_ssize_t room;         /* how many more items may be pulled now */
     bool room_of_source;     /* that does not count, or bound, added ones */
     int cancelled_unstarted; /* workers, in a row */
@@ -55,14 +66,17 @@ typedef struct al_pump {
     double grace;            /* of cancelled items; inf: none */
     double begun_at;         /* loop time */
     double yielded_at;       /* system clock, of the last yield to the loop */
+    double pulled_for;       /* seconds that pulling took since then */
     al_stop stopping;
     bool task_per_item;
+    bool reader_cancelled; /* by us, at least once */
     bool begun;
     bool over;
     bool driving;  /* a worker of this pump is on the C stack */
     bool spawning; /* workers are being made */
     bool paused;
-    bool closed; /* nothing can be added any more */
+    bool closed;           /* nothing can be added any more */
+    bool left_to_registry; /* which shuts down, and cancels the items */
 } al_pump;
 
 /* Make an idle pump.  The caller then fills in fn, name, source, limit, room,
@@ -89,14 +103,15 @@ void al_pump_spawn(al_pump *pump, Py_ssize_t n);
    end the source.  Runs Python. */
 void al_pump_grow(al_pump *pump);
 
-/* The limit has changed, or the pump was paused, resumed or closed: make as
-   many workers as may run now.  Runs Python. */
+/* The limit has changed, or the pump was paused, resumed or closed: begin to
+   make as many workers as may run now.  Runs Python. */
 void al_pump_limit_changed(al_pump *pump);
 
-/* Start nothing new and cancel everything that runs; each further call cancels
-   it once more.  `msg` may be NULL.  With AL_STOP_REGISTRY the items are not
-   cancelled.  Runs Python. */
-void al_pump_stop(al_pump *pump, al_stop why, PyObject *msg);
+/* Start nothing new, and cancel what runs: if `again`, as Batch.cancel() does,
+   also what we have cancelled already.  The first `why` counts; `msg` may be
+   NULL.  With AL_STOP_REGISTRY the items are left to the registry, which has
+   cancelled them.  Runs Python. */
+void al_pump_stop(al_pump *pump, al_stop why, PyObject *msg, bool again);
 
 /* Stop because of the exception that is set, and take it.  The batch raises
    the first one, or the first that ends the loop's run.  Runs Python. */

@@ -49,6 +49,7 @@ al_reader_start(al_pump *p)
         }
         else if (p->stopping != AL_STOP_NONE) {
             /* Made by an eager factory, it has stopped its batch already. */
+            p->reader_cancelled = true;
             failed = al_task_cancel(st, task, NULL) < 0 ? -1 : 0;
         }
     }
@@ -70,15 +71,19 @@ al_reader_offer(al_pump *p, PyObject *item)
 }
 
 void
-al_reader_cancel(al_pump *p)
+al_reader_cancel(al_pump *p, bool again)
 {
-    PyObject *reader = Py_XNewRef(p->reader);
-    if (reader != NULL && al_task_cancel(p->st, reader, NULL) < 0) {
+    if (p->reader == NULL || (p->reader_cancelled && !again)) {
+        return;
+    }
+    PyObject *reader = Py_NewRef(p->reader);
+    p->reader_cancelled = true;
+    if (al_task_cancel(p->st, reader, NULL) < 0) {
         al_loop_report_or_exit_later(p->st, p->bound.loop,
                                      "cancelling the source's reader failed",
                                      reader);
     }
-    Py_XDECREF(reader);
+    Py_DECREF(reader);
 }
 
 /* End the item that was ahead when the pump was stopped: it never starts. */

@@ -13,8 +13,9 @@ int al_reader_start(al_pump *pump);
    happens if the pump does not read any more.  Runs Python. */
 void al_reader_offer(al_pump *pump, PyObject *item);
 
-/* Cancel the reader, if there is one.  Runs Python. */
-void al_reader_cancel(al_pump *pump);
+/* Cancel the reader, if there is one, unless it was cancelled already and not
+   `again`.  Runs Python. */
+void al_reader_cancel(al_pump *pump, bool again);
 
 /* The reader's Task (borrowed) has ended.  Sets no exception.
    Runs Python. */

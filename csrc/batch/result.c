@@ -4,9 +4,15 @@
  * bytes and the collector's head; its id is made on the first demand; and a
  * result whose parts cannot be in a cycle is not tracked by the collector.
  * From 100,000 results on, tracking them is most of what a batch costs.
+ *
+ * unwrap() raises the same exception each time, and each raise would add the
+ * caller's frames to its traceback.  So a failed result keeps the traceback
+ * that its error had at first, as a Future does.  It is in the place of the
+ * data, which a failure seldom has.
  */
 #include "base/compat.h"
 #include "base/fault.h"
+#include "base/object.h"
 #include "base/state.h"
 #include "batch/result.h"
 
@@ -18,6 +24,47 @@ result_may_cycle(PyObject *part)
 {
     return part != NULL && PyObject_IS_GC(part)
            && (!PyTuple_CheckExact(part) || PyObject_GC_IsTracked(part));
+}
+
+/* What the member `data` is. */
+typedef enum {
+    RESULT_SLOT_DATA = 0,
+    RESULT_SLOT_TRACEBACK, /* of the error, or None; the data is None */
+    RESULT_SLOT_PAIR,      /* a tuple of the data and the traceback */
+} result_slot;
+
+/* The data (borrowed). */
+static PyObject *
+result_data(const ResultObject *self)
+{
+    return self->slot == RESULT_SLOT_DATA ? self->data
+           : self->slot == RESULT_SLOT_TRACEBACK
+               ? Py_None
+               : PyTuple_GET_ITEM(self->data, 0);
+}
+
+/* Keep the traceback of a failed result's error.  Returns 0; -1 with
+   MemoryError. */
+static int
+result_keep_traceback(ResultObject *self)
+{
+    PyObject *traceback = PyException_GetTraceback(self->error);
+    if (traceback == NULL) {
+        traceback = Py_NewRef(Py_None);
+    }
+    if (self->data == Py_None) {
+        self->slot = RESULT_SLOT_TRACEBACK;
+        Py_SETREF(self->data, traceback);
+        return 0;
+    }
+    PyObject *pair = AL_ALLOC(PyTuple_Pack(2, self->data, traceback));
+    Py_DECREF(traceback);
+    if (pair == NULL) {
+        return -1;
+    }
+    self->slot = RESULT_SLOT_PAIR;
+    Py_SETREF(self->data, pair);
+    return 0;
 }
 
 PyObject *
@@ -44,8 +91,9 @@ al_result_new(al_state *st, const al_result_fields *fields)
                       : own->state == AL_RESULT_CANCELLED ? own->state
                                                           : AL_RESULT_FAILED;
         error = own->error;
-        data = own->data;
+        data = result_data(own);
     }
+    self->slot = RESULT_SLOT_DATA;
     self->success = self->state == AL_RESULT_DONE;
     self->index = fields->index;
     self->duration = (float)fields->duration;
@@ -57,6 +105,9 @@ al_result_new(al_state *st, const al_result_fields *fields)
         || result_may_cycle(self->item))
     {
         PyObject_GC_Track(self);
+    }
+    if (error != NULL && !self->success && result_keep_traceback(self) < 0) {
+        Py_CLEAR(self);
     }
     return (PyObject *)self;
 }
@@ -107,7 +158,7 @@ result_get_success(PyObject *op, void *Py_UNUSED(closure))
 static PyObject *
 result_get_data(PyObject *op, void *Py_UNUSED(closure))
 {
-    return Py_NewRef(((ResultObject *)op)->data);
+    return Py_NewRef(result_data((ResultObject *)op));
 }
 
 static PyObject *
@@ -165,16 +216,23 @@ result_unwrap(PyObject *op, PyObject *Py_UNUSED(ignored))
     if (self->success) {
         return Py_NewRef(self->data);
     }
-    if (self->error != NULL) {
-        PyErr_SetRaisedException(Py_NewRef(self->error));
-    }
-    else {
+    if (self->error == NULL) {
         PyObject *task_id = result_id(self);
         if (task_id != NULL) {
-            PyErr_Format(PyExc_RuntimeError,
-                         "task %R failed and gave no error", task_id);
+            al_object_raise_about(PyExc_RuntimeError,
+                                  "task %U failed and gave no error", task_id);
         }
+        return NULL;
     }
+    PyObject *traceback = self->slot == RESULT_SLOT_TRACEBACK
+                              ? self->data
+                              : PyTuple_GET_ITEM(self->data, 1);
+    PyObject *error = Py_NewRef(self->error);
+    if (PyException_SetTraceback(error, traceback) < 0) {
+        Py_DECREF(error);
+        return NULL;
+    }
+    PyErr_SetRaisedException(error);
     return NULL;
 }
 
@@ -268,11 +326,11 @@ result_reduce(PyObject *op, PyObject *Py_UNUSED(ignored))
     if (restore == NULL) {
         return NULL;
     }
-    return AL_ALLOC(Py_BuildValue("N(OOOnOiOd)", restore, task_id, self->data,
-                                  self->error == NULL ? Py_None : self->error,
-                                  self->index, self->item, (int)self->state,
-                                  self->timed_out ? Py_True : Py_False,
-                                  (double)self->duration));
+    return AL_ALLOC(Py_BuildValue(
+        "N(OOOnOiOd)", restore, task_id, result_data(self),
+        self->error == NULL ? Py_None : self->error, self->index, self->item,
+        (int)self->state, self->timed_out ? Py_True : Py_False,
+        (double)self->duration));
 }
 
 /* ----------------------------------------------------------- the type */
@@ -284,12 +342,12 @@ result_make(al_state *st, PyObject *task_id, int success, PyObject *data,
 {
     if (!PyUnicode_Check(task_id) || PyUnicode_GET_LENGTH(task_id) == 0) {
         PyErr_Format(PyExc_TypeError,
-                     "task_id must be a non-empty str, got %R", task_id);
+                     "task_id must be a non-empty str, got %.200R", task_id);
         return NULL;
     }
     if (error != NULL && !PyExceptionInstance_Check(error)) {
         PyErr_Format(PyExc_TypeError,
-                     "error must be an exception or None, got %R", error);
+                     "error must be an exception or None, got %.200R", error);
         return NULL;
     }
     int cancelled =
@@ -302,6 +360,7 @@ result_make(al_state *st, PyObject *task_id, int success, PyObject *data,
     al_result_fields fields = {
         .item = Py_None,
         .task_id = exact,
+        .data = success ? NULL : data,
         .error = error,
         .state = success     ? AL_RESULT_DONE
                  : cancelled ? AL_RESULT_CANCELLED
@@ -309,7 +368,8 @@ result_make(al_state *st, PyObject *task_id, int success, PyObject *data,
     };
     PyObject *self = al_result_new(st, &fields);
     Py_DECREF(exact);
-    if (self != NULL) {
+    if (self != NULL && success) {
+        /* Only now: al_result_new() takes a TaskResult to pieces. */
         Py_SETREF(((ResultObject *)self)->data, Py_NewRef(data));
         if (!PyObject_GC_IsTracked(self) && result_may_cycle(data)) {
             PyObject_GC_Track(self);
@@ -353,8 +413,9 @@ result_richcompare(PyObject *op, PyObject *other, int order)
     PyObject *b_error = b->error == NULL ? Py_None : b->error;
     int same = a->success == b->success;
     same = same != 1 ? same : PyObject_RichCompareBool(a_id, b_id, Py_EQ);
-    same =
-        same != 1 ? same : PyObject_RichCompareBool(a->data, b->data, Py_EQ);
+    same = same != 1 ? same
+                     : PyObject_RichCompareBool(result_data(a), result_data(b),
+                                                Py_EQ);
     same =
         same != 1 ? same : PyObject_RichCompareBool(a_error, b_error, Py_EQ);
     return same < 0 ? NULL : PyBool_FromLong(same == (order == Py_EQ));
@@ -373,14 +434,18 @@ result_repr(PyObject *op)
         return inside < 0 ? NULL
                           : AL_ALLOC(PyUnicode_FromString("TaskResult(...)"));
     }
-    PyObject *text = AL_ALLOC(
-        self->error == NULL
-            ? PyUnicode_FromFormat("TaskResult(%R, success=%s, data=%R)",
-                                   task_id, self->success ? "True" : "False",
-                                   self->data)
-            : PyUnicode_FromFormat("TaskResult(%R, success=%s, error=%R)",
-                                   task_id, self->success ? "True" : "False",
-                                   self->error));
+    const char *success = self->success ? "True" : "False";
+    PyObject *name = al_object_short(task_id);
+    PyObject *text = NULL;
+    if (name != NULL) {
+        text = AL_ALLOC(
+            self->error == NULL
+                ? PyUnicode_FromFormat("TaskResult(%U, success=%s, data=%R)",
+                                       name, success, result_data(self))
+                : PyUnicode_FromFormat("TaskResult(%U, success=%s, error=%R)",
+                                       name, success, self->error));
+        Py_DECREF(name);
+    }
     Py_ReprLeave(op);
     return text;
 }
@@ -403,6 +468,7 @@ result_clear(PyObject *op)
     /* None, not NULL: a result in a cycle may still be read. */
     ResultObject *self = (ResultObject *)op;
     Py_SETREF(self->item, Py_NewRef(Py_None));
+    self->slot = RESULT_SLOT_DATA;
     Py_SETREF(self->data, Py_NewRef(Py_None));
     Py_CLEAR(self->task_id);
     Py_CLEAR(self->error);

@@ -17,11 +17,12 @@ typedef struct {
     PyObject_HEAD
     PyObject *item;    /* owned */
     PyObject *task_id; /* owned; NULL: not asked for yet */
-    PyObject *data;    /* owned */
+    PyObject *data;    /* owned: see `slot` */
     PyObject *error;   /* owned; NULL: None */
     Py_ssize_t index;
     float duration;
     uint8_t state; /* an al_result_state */
+    uint8_t slot;  /* a result_slot: what `data` is */
     bool success;
     bool timed_out;
 } ResultObject;

@@ -168,7 +168,7 @@ source_next_added(al_source *source)
 /* key(item) as an exact str (new).  The key is held, for its own call may
    clear the source. */
 static PyObject *
-source_key(al_source *source, PyObject *item)
+source_key(al_state *st, al_source *source, PyObject *item)
 {
     PyObject *key = Py_NewRef(source->key);
     PyObject *answer = al_drive_call(source->context, key, item);
@@ -183,8 +183,10 @@ source_key(al_source *source, PyObject *item)
         return answer;
     }
     PyErr_Format(PyExc_TypeError,
-                 "key returned %R for item %zd: a task id is a non-empty str",
+                 "key returned %.200R for item %zd: a task id is a non-empty "
+                 "str",
                  answer, source->pulled - 1);
+    al_coro_close_unstarted(st, answer);
     Py_DECREF(answer);
     return NULL;
 }
@@ -259,12 +261,12 @@ al_source_pull(al_state *st, al_source *source, bool only_added,
     /* Counted before key() is called, whose error names the index. */
     source->pulled++;
     source->from_items += from_items;
-    bool refused = PyCoro_CheckExact(*item);
+    bool refused = al_coro_is(st, *item);
     if (refused) {
         al_source_refuse_coroutine(st, *item);
     }
     else if (source->key != NULL) {
-        *task_id = source_key(source, *item);
+        *task_id = source_key(st, source, *item);
         refused = *task_id == NULL;
     }
     if (refused) {

@@ -26,6 +26,7 @@
 #include "base/compat.h"
 #include "base/fault.h"
 #include "base/list.h"
+#include "base/object.h"
 #include "base/state.h"
 #include "aio/loop.h"
 #include "aio/task.h"
@@ -42,12 +43,19 @@
 
 #include <string.h>
 
-/* How long a pump pulls items before it yields to the loop, in seconds. */
-#define WORKER_SLICE 0.010
-
 /* How many workers in a row may be replaced that were cancelled before they
    began. */
 #define WORKER_CANCELLED_UNSTARTED_MAX 100
+
+/* The worker goes on, or ends. */
+static inline void
+worker_end_rest(WorkerObject *self)
+{
+    if (self->resting) {
+        self->resting = false;
+        self->pump->resting--;
+    }
+}
 
 void
 al_worker_detach(WorkerObject *self)
@@ -68,6 +76,7 @@ al_worker_detach(WorkerObject *self)
     if (!self->begun) {
         p->unstarted--;
     }
+    worker_end_rest(self);
     if (p->yielding == self) {
         p->yielding = NULL;
     }
@@ -203,6 +212,25 @@ al_worker_pull(WorkerObject *self)
     return AL_PULL_ITEM;
 }
 
+/* The slice is used up.  One worker yields for all: until the loop has come
+   back to it, the others must not use up its iteration.  If enough of them
+   rest already, this one leaves; al_pump_grow() replaces it. */
+static al_pull
+worker_rest(WorkerObject *self)
+{
+    al_pump *p = self->pump;
+    self->now = 0.0; /* it goes on in another iteration */
+    if (p->resting >= AL_PUMP_WAITING_MAX && worker_leave(self)) {
+        return AL_PULL_NOTHING;
+    }
+    if (p->yielding == NULL) {
+        p->yielding = self;
+    }
+    self->resting = true;
+    p->resting++;
+    return AL_PULL_YIELD;
+}
+
 /* Pull the next item, if this worker may go on.  Sets no exception. */
 static al_pull
 worker_next(WorkerObject *self)
@@ -219,13 +247,8 @@ worker_next(WorkerObject *self)
         (void)worker_leave(self); /* the limit was lowered */
         return AL_PULL_NOTHING;
     }
-    /* One worker yields for all: until the loop has come back to it, the
-       others must not use up its iteration. */
-    if (p->yielding != NULL || wall - p->yielded_at > WORKER_SLICE) {
-        if (p->yielding == NULL) {
-            p->yielding = self;
-        }
-        return AL_PULL_YIELD;
+    if (p->yielding != NULL || wall - p->yielded_at > AL_PUMP_SLICE) {
+        return worker_rest(self);
     }
     al_pull pulled = al_worker_pull(self);
     if (pulled == AL_PULL_ERROR) {
@@ -385,6 +408,7 @@ worker_step(PyObject *op, PyObject *thrown, PyObject **result)
         p->unstarted--;
         p->cancelled_unstarted = 0;
     }
+    worker_end_rest(self);
     if (p->yielding == self) {
         p->yielding = NULL;
         p->yielded_at = al_clock();
@@ -477,11 +501,31 @@ al_worker_spawn(al_pump *p)
     return failed;
 }
 
-void
-al_worker_cancel(WorkerObject *self, al_stop why, PyObject *msg)
+/* Tell whether the registry of the items' Tasks, which shuts down, has
+   cancelled the worker's.  It leaves out the Task that has called it. */
+static bool
+worker_was_cancelled_by_registry(WorkerObject *self)
 {
     al_pump *p = self->pump;
-    if (self->item.value == NULL || self->task == NULL) {
+    if (!p->left_to_registry || self->cancelling == NULL) {
+        return false;
+    }
+    long requests = al_object_count(PyObject_CallNoArgs(self->cancelling));
+    if (requests < 0) {
+        al_loop_report_or_exit_later(
+            p->st, p->bound.loop, "asking an item's task failed", self->task);
+    }
+    return requests > 0;
+}
+
+void
+al_worker_cancel(WorkerObject *self, al_stop why, PyObject *msg, bool again)
+{
+    al_pump *p = self->pump;
+    bool cancelled = !again && worker_was_cancelled_by_registry(self);
+    if (cancelled || self->item.value == NULL || self->task == NULL
+        || (self->item.cancels_sent > 0 && !again))
+    {
         return;
     }
     if (self->item.cancels_sent++ == 0) {
@@ -562,7 +606,35 @@ worker_get_driven(PyObject *op, void *name)
     return answer;
 }
 
+/* The id of the item, for await chains; None between two items. */
+static PyObject *
+worker_get_task_id(PyObject *op, void *Py_UNUSED(closure))
+{
+    WorkerObject *self = (WorkerObject *)op;
+    return self->item.value == NULL ? Py_NewRef(Py_None)
+                                    : al_item_id(&self->item);
+}
+
+/* The coroutine or iterator that runs the item, or None. */
+static PyObject *
+worker_get_coro(PyObject *op, void *Py_UNUSED(closure))
+{
+    WorkerObject *self = (WorkerObject *)op;
+    PyObject *task = self->owner == NULL || !self->pump->task_per_item
+                         ? NULL
+                         : Py_XNewRef(self->task);
+    if (task == NULL) {
+        PyObject *driven = self->item.drive.iterator;
+        return Py_NewRef(driven == NULL ? Py_None : driven);
+    }
+    PyObject *coro = al_task_coro(self->st, task);
+    Py_DECREF(task);
+    return coro;
+}
+
 static PyGetSetDef worker_getset[] = {
+    {"_task_id", worker_get_task_id, NULL, NULL, NULL},
+    {"_coro", worker_get_coro, NULL, NULL, NULL},
     {"cr_frame", worker_get_driven, NULL, NULL, (void *)"cr_frame"},
     {"cr_await", worker_get_driven, NULL, NULL, (void *)"cr_await"},
     {NULL, NULL, NULL, NULL, NULL},

@@ -20,6 +20,7 @@ struct WorkerObject {
     al_item item;             /* value NULL: between two items */
     double now;               /* loop time, if it is known; or 0 */
     bool begun;
+    bool resting;  /* it waits for the next slice, without an item */
     bool stepping; /* it is on the C stack */
 };
 
@@ -68,10 +69,11 @@ void al_worker_end_cancelled(WorkerObject *worker);
    no exception.  Runs Python. */
 void al_worker_end_unstarted(WorkerObject *worker);
 
-/* Cancel the worker's item, if it has one; once more, if it was cancelled.
-   The first `why` counts; `msg` may be NULL.  Errors go to the loop's
-   exception handler.  Runs Python. */
-void al_worker_cancel(WorkerObject *worker, al_stop why, PyObject *msg);
+/* Cancel the worker's item, if it has one, unless we have cancelled it already
+   and not `again`.  The first `why` counts; `msg` may be NULL.  Errors go to
+   the loop's exception handler.  Runs Python. */
+void al_worker_cancel(WorkerObject *worker, al_stop why, PyObject *msg,
+                      bool again);
 
 /* Make the worker's type.  Returns 0; -1 with an exception.  Runs Python. */
 int al_worker_setup(PyObject *module, al_state *st);

@@ -46,6 +46,7 @@
  */
 #include "base/compat.h"
 #include "base/fault.h"
+#include "base/object.h"
 #include "base/state.h"
 #include "aio/loop.h"
 #include "aio/task.h"
@@ -650,6 +651,7 @@ group_get_tasks(PyObject *op, void *Py_UNUSED(closure))
 }
 
 static PyMethodDef group_methods[] = {
+    {"__reduce__", al_object_refuse_pickling, METH_NOARGS, NULL},
     {"__aenter__", group_aenter, METH_NOARGS, NULL},
     {"__aexit__", AL_METHOD(group_aexit), METH_FASTCALL, NULL},
     {"create_task", AL_METHOD(group_create_task),

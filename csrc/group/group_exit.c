@@ -433,7 +433,24 @@ group_exit_clear(PyObject *op)
     return 0;
 }
 
+/* The children, for the await chain of a Task that waits for them; or None. */
+static PyObject *
+group_exit_get_waits_for(PyObject *op, void *Py_UNUSED(closure))
+{
+    GroupObject *group = ((GroupExitObject *)op)->group;
+    if (group == NULL || group->children == NULL) {
+        Py_RETURN_NONE;
+    }
+    return AL_ALLOC(PyDict_Keys(group->children));
+}
+
+static PyGetSetDef group_exit_getset[] = {
+    {"_waits_for", group_exit_get_waits_for, NULL, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
 static PyType_Slot group_exit_slots[] = {
+    {Py_tp_getset, group_exit_getset},
     {Py_tp_traverse, group_exit_traverse},
     {Py_tp_clear, group_exit_clear},
     {Py_tp_dealloc, al_object_dealloc},

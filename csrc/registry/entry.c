@@ -13,6 +13,7 @@
 #include "base/compat.h"
 #include "base/fault.h"
 #include "base/list.h"
+#include "base/object.h"
 #include "base/ptr_table.h"
 #include "base/state.h"
 #include "aio/loop.h"
@@ -267,16 +268,18 @@ entry_as_dict(PyObject *op, PyObject *Py_UNUSED(ignored))
 static PyObject *
 entry_repr(PyObject *op)
 {
+    EntryObject *self = (EntryObject *)op;
     PyObject *state = entry_get_state(op, NULL);
     PyObject *name =
         state == NULL
             ? NULL
             : PyObject_GetAttr(state, al_state_of_type(Py_TYPE(op))->s_name);
+    PyObject *id = name == NULL ? NULL : al_object_short(self->id);
     PyObject *repr =
-        name == NULL
+        id == NULL
             ? NULL
-            : AL_ALLOC(PyUnicode_FromFormat("<TaskMetadata %R %U>",
-                                            ((EntryObject *)op)->id, name));
+            : AL_ALLOC(PyUnicode_FromFormat("<TaskMetadata %U %U>", id, name));
+    Py_XDECREF(id);
     Py_XDECREF(name);
     Py_XDECREF(state);
     return repr;
@@ -329,6 +332,7 @@ entry_dealloc(PyObject *op)
 
 static PyMethodDef entry_methods[] = {
     {"as_dict", entry_as_dict, METH_NOARGS, entry_as_dict_doc},
+    {"__reduce__", al_object_refuse_pickling, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 

@@ -25,6 +25,7 @@
  */
 #include "base/compat.h"
 #include "base/fault.h"
+#include "base/object.h"
 #include "base/args.h"
 #include "base/ptr_table.h"
 #include "aio/loop.h"
@@ -111,9 +112,12 @@ register_start(RegistryObject *self, EntryObject *entry, PyObject *coro,
     self->pending_starts = &start;
     entry->coro = coro;
     al_created how;
+    PyObject *name = al_object_cut(entry->id);
     PyObject *task =
-        al_create_task_named(self->st, &self->bound, coro, entry->id, context,
-                             (PyObject *)entry, &how);
+        name == NULL ? NULL
+                     : al_create_task_named(self->st, &self->bound, coro, name,
+                                            context, (PyObject *)entry, &how);
+    Py_XDECREF(name);
     self->pending_starts = start.outer;
     entry->coro = NULL;
     /* The entry has no Task yet, and has not ended. */
@@ -229,7 +233,7 @@ register_known_id(RegistryObject *self, EntryObject *entry, PyObject *given)
         Py_XDECREF(id);
         if (same == 0) {
             PyErr_Format(self->st->DuplicateTaskError,
-                         "the task is known as %R already, not as %R",
+                         "the task is known as %.120R already, not as %.120R",
                          entry->id, given);
         }
         if (same <= 0) {

@@ -24,6 +24,7 @@
 #include "base/compat.h"
 #include "base/fault.h"
 #include "base/list.h"
+#include "base/object.h"
 #include "base/ptr_table.h"
 #include "base/state.h"
 #include "aio/loop.h"
@@ -163,10 +164,10 @@ al_registry_open(RegistryObject *self, EntryObject *entry, double stale_after)
     }
     Py_XDECREF((PyObject *)old); /* may run code of the user, and may now */
     if (placed == 0) {
-        PyErr_Format(self->st->DuplicateTaskError,
-                     "a task %R is alive already: wait for it, cancel it, or "
-                     "choose another id",
-                     entry->id);
+        al_object_raise_about(self->st->DuplicateTaskError,
+                              "a task %U is alive already: wait for it, "
+                              "cancel it, or choose another id",
+                              entry->id);
     }
     return placed > 0 ? 0 : -1;
 }
@@ -357,9 +358,10 @@ registry_log(RegistryObject *self, EntryObject *entry, PyObject *error,
                                  ? "task %s failed after it was completed: %s"
                                  : "task %s failed: %s"));
     PyObject *text = format == NULL ? NULL : registry_error_text(error);
+    PyObject *id = text == NULL ? NULL : al_object_cut(entry->id);
     PyObject *none = NULL;
-    if (text != NULL) {
-        PyObject *stack[] = {self->st->logger, format, entry->id, text, error};
+    if (id != NULL) {
+        PyObject *stack[] = {self->st->logger, format, id, text, error};
         none = PyObject_VectorcallMethod(self->st->s_error, stack, 4,
                                          self->st->kw_exc_info);
     }
@@ -369,6 +371,7 @@ registry_log(RegistryObject *self, EntryObject *entry, PyObject *error,
                                        fatal);
     }
     Py_XDECREF(none);
+    Py_XDECREF(id);
     Py_XDECREF(text);
     Py_XDECREF(format);
 }
@@ -405,7 +408,9 @@ registry_notify(RegistryObject *self, EntryObject *entry, al_outcome outcome,
     Py_XDECREF(known);
     PyObject *on_finish = Py_XNewRef(self->on_finish);
     if (on_finish != NULL) {
-        PyObject *none = PyObject_CallOneArg(on_finish, (PyObject *)entry);
+        PyObject *none = al_coro_check_answer(
+            self->st, "on_finish",
+            PyObject_CallOneArg(on_finish, (PyObject *)entry));
         if (none == NULL) {
             al_loop_handle_error_keep_exit(
                 self->st, self->bound.loop,

@@ -51,7 +51,7 @@ registry_type_check_coro(RegistryObject *self, PyObject *coro)
             al_object_truth(PyObject_CallOneArg(self->st->iscoroutine, coro));
         if (is == 0) {
             PyErr_Format(PyExc_TypeError,
-                         "register() takes a coroutine, got %R%s", coro,
+                         "register() takes a coroutine, got %.200R%s", coro,
                          PyFunction_Check(coro) || PyMethod_Check(coro)
                              ? ": call it, register(function(...))"
                          : PyObject_HasAttr(coro, self->st->s_get_coro)
@@ -63,7 +63,8 @@ registry_type_check_coro(RegistryObject *self, PyObject *coro)
     int started = al_coro_started(self->st, coro);
     if (started > 0) {
         PyErr_Format(PyExc_RuntimeError,
-                     "%R has been started already: pass a fresh coroutine",
+                     "%.200R has been started already: pass a fresh "
+                     "coroutine",
                      coro);
     }
     return started == 0 ? 0 : -1;
@@ -102,7 +103,7 @@ registry_type_register(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     PyObject *context = got[3] == Py_None ? NULL : got[3];
     if (context != NULL && !PyContext_CheckExact(context)) {
         PyErr_Format(PyExc_TypeError,
-                     "context is a contextvars.Context, got %R", context);
+                     "context is a contextvars.Context, got %.200R", context);
         goto refused;
     }
     if (registry_type_check_coro(self, got[0]) < 0
@@ -138,7 +139,7 @@ registry_type_track(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
         "track", 1, 2, 3, {"task", "task_id", "stale_after"},
     };
     RegistryObject *self = (RegistryObject *)op;
-    PyObject *got[3];
+    PyObject *got[3] = {NULL};
     double stale_after = Py_HUGE_VAL;
     if (al_args_sort(&signature, args, nargs, kwnames, got) < 0
         || (got[2] != NULL
@@ -146,6 +147,9 @@ registry_type_track(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
         || al_registry_bind(self, "TaskRegistry.track()") < 0
         || al_task_check(self->st, &self->bound, got[0]) < 0)
     {
+        if (got[0] != NULL) { /* maybe a coroutine */
+            al_coro_close_unstarted(self->st, got[0]);
+        }
         return NULL;
     }
     return al_register_task(self, got[0], got[1], stale_after);
@@ -255,7 +259,8 @@ registry_type_complete(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     }
     PyObject *error = got[2] == Py_None ? NULL : got[2];
     if (error != NULL && !PyExceptionInstance_Check(error)) {
-        PyErr_Format(PyExc_TypeError, "error is an exception, got %R", error);
+        PyErr_Format(PyExc_TypeError, "error is an exception, got %.200R",
+                     error);
         return NULL;
     }
     PyObject *id = al_args_id(got[0]);
@@ -264,8 +269,8 @@ registry_type_complete(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     }
     EntryObject *entry = al_registry_find(self, id);
     if (entry == NULL) {
-        PyErr_Format(self->st->UnknownTaskError,
-                     "no task %R is alive or in the history", id);
+        al_object_raise_about(self->st->UnknownTaskError,
+                              "no task %U is alive or in the history", id);
         Py_DECREF(id);
         return NULL;
     }
@@ -487,8 +492,8 @@ registry_type_subscript(PyObject *op, PyObject *key)
     }
     EntryObject *entry = al_registry_find(self, id);
     if (entry == NULL) {
-        PyErr_Format(self->st->UnknownTaskError,
-                     "no task %R is alive or in the history", id);
+        al_object_raise_about(self->st->UnknownTaskError,
+                              "no task %U is alive or in the history", id);
     }
     Py_DECREF(id);
     return Py_XNewRef((PyObject *)entry);

@@ -28,6 +28,7 @@ class Between(Coroutine[Any, Any, None]):
         self.cancelling = 0  # the Task's count at the end
         self.others = ""  # where the other tasks, if any, waited at the end
         self._thrown: list[asyncio.CancelledError] = []
+        self._first = 0  # of these, the first after `cancel` was called
 
     def cancel(self) -> None:
         """Cancel the Task."""
@@ -38,6 +39,13 @@ class Between(Coroutine[Any, Any, None]):
     def raised_as_thrown(self) -> bool:
         """Tell whether the exception that propagated is one that was thrown in."""
         return any(self.error is one for one in self._thrown)
+
+    def raised_the_first(self) -> bool:
+        """Tell whether no later cancellation than the first was the one to propagate.
+
+        It may be an earlier one, such as that of a timeout inside the scenario.
+        """
+        return any(self.error is one for one in self._thrown[: self._first + 1])
 
     def forget(self) -> None:
         """Drop the references that keep frames alive."""
@@ -62,6 +70,8 @@ class Between(Coroutine[Any, Any, None]):
             raise error
         if isinstance(error, asyncio.CancelledError):
             self._thrown.append(error)
+            if not self.cancels:
+                self._first = len(self._thrown)
         return self._step(self.scenario.throw, error)
 
     def close(self) -> None:

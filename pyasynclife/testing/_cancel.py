@@ -24,6 +24,7 @@ def cancel_everywhere(
     check: Callable[[], object] | None = None,
     task_factory: Any = None,
     max_turns: int = 10_000,
+    first: bool = False,
 ) -> CancelReport:
     """Run a scenario many times, each time cancelled at another loop iteration.
 
@@ -56,6 +57,9 @@ def cancel_everywhere(
         task_factory: The task factory of the loops, for example
             ``asyncio.eager_task_factory``.
         max_turns: A scenario that takes more turns than this is reported as endless.
+        first: Whether the CancelledError that propagates must be the first one that was
+            thrown in. It is not if a second cancellation interrupts an ``await`` of the
+            scenario's cleanup; a TaskGroup and a Batch absorb it.
 
     Returns:
         The report of all runs: ``assert report.ok, report``.
@@ -83,6 +87,7 @@ def cancel_everywhere(
         check,
         task_factory,
         check_count("max_turns", max_turns, 1),
+        first,
     )
     with _frozen_heap():
         if points is not None:
@@ -108,9 +113,10 @@ class _Harness:
         check: Callable[[], object] | None,
         task_factory: Any,
         max_turns: int,
+        first: bool,
     ) -> None:
         self._scenario = scenario
-        self._settings = (settle, max_turns, task_factory, check)
+        self._settings = (settle, max_turns, task_factory, check, first)
         self._suspended: weakref.WeakSet[Any] = weakref.WeakSet()
         self.turns = 0
         self.points = 0

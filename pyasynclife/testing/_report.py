@@ -37,7 +37,7 @@ class Violation:
             - ``swallowed``: the scenario was cancelled, its outcome was not
               CancelledError, and no cancellation was pending.
             - ``replaced``: the CancelledError that propagated was not one of those
-              thrown in.
+              thrown in; with ``first``, not the first of them.
             - ``task left``: tasks were alive when the scenario had ended.
             - ``cancelling``: the caller's ``cancelling()`` differed from the number of
               cancellations.

@@ -39,6 +39,7 @@ class Run:
         max_turns: int,
         task_factory: Any,
         check: Callable[[], object] | None,
+        first: bool,
         suspended: weakref.WeakSet[Any],
     ) -> None:
         self.point = point
@@ -50,6 +51,7 @@ class Run:
         self._max_turns = self._last_turn = max_turns
         self._task_factory = task_factory
         self._check = check
+        self._first = first
         self._suspended = suspended  # in earlier runs
         self._begun: weakref.WeakSet[AsyncGenerator[Any, Any]] = weakref.WeakSet()
         self._dropped: list[AsyncGenerator[Any, Any]] = []
@@ -145,6 +147,8 @@ class Run:
         if cancels and isinstance(error, asyncio.CancelledError):
             if not between.raised_as_thrown():
                 self._found("replaced", f"{error!r} was raised but never thrown in")
+            elif self._first and not between.raised_the_first():
+                self._found("replaced", f"{error!r} was raised: it is not the first")
         elif cancels and not between.is_pending:
             if error is not None:
                 what = f"{type(error).__name__}: {error} was raised"

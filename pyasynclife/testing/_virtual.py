@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, Unpack
 
 from pyasynclife._await_chain import dump_tasks
 from pyasynclife._errors import PyAsyncLifeError
+from pyasynclife.testing._threads import POLL, OtherThreads, describe_other_threads
 
 if TYPE_CHECKING:
     from _typeshed import FileDescriptorLike
@@ -34,13 +35,17 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
     While something real is pending, the loop waits for it, and the clock follows the
     system's. A watched descriptor (a socket, a pipe), a job in an executor
-    (``to_thread``, ``getaddrinfo``) and a child process count as real. The loop cannot
-    foresee a signal or another thread's ``call_soon_threadsafe``: use `real_time` for
-    these.
+    (``to_thread``, ``getaddrinfo``) and a child process count as real. So does a thread
+    at work that was started since the loop was created (``anyio.to_thread``, sync
+    endpoints of Starlette and FastAPI), until the loop has waited for it for 5 seconds
+    in which nothing woke the loop. A thread that waits for a queue, an event or a
+    future without a timeout is not at work. The loop cannot foresee a signal or a later
+    ``call_soon_threadsafe``: use `real_time` for these.
 
     If nothing is ready, no timer is set and nothing real is pending, the loop would
-    wait forever: ``run_until_complete`` raises `HangError` at once. The loop remains
-    usable, so ``asyncio.Runner`` can cancel the remaining tasks.
+    wait forever: ``run_until_complete`` raises `HangError` at once. If any other thread
+    is at work, even an older one, the loop waits for it first, as above. The loop
+    remains usable, so ``asyncio.Runner`` can cancel the remaining tasks.
 
     Example::
 
@@ -55,6 +60,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         self._turns = 0
         self._real = 0
         self._children: set[asyncio.SubprocessTransport] = set()
+        self._threads = OtherThreads()
         # asyncio's: a timer that is due within this time is due now.
         self._clock_resolution: float
         # Called at the beginning of each turn; returns True if it made something ready.
@@ -137,8 +143,8 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def _hang(self) -> HangError:
         return HangError(
             "the loop would wait forever: nothing is ready, no timer is set, and no "
-            "descriptor, executor job or child process is pending\n"
-            + dump_tasks(asyncio.all_tasks(self))
+            "descriptor, executor job or child process is pending"
+            f"{describe_other_threads()}\n{dump_tasks(asyncio.all_tasks(self))}"
         )
 
 
@@ -155,18 +161,41 @@ class _VirtualSelector(selectors.BaseSelector):
         loop = self._loop
         timeout = loop._begin_turn(timeout)
         if timeout is not None and timeout <= 0:
-            return self._selector.select(0)
+            return self._look()
         if loop._is_real_pending(len(self.get_map())):
-            began = time.monotonic()
-            events = self._selector.select(timeout)
-            loop._now += time.monotonic() - began
-            return events
-        events = self._selector.select(0)  # woken by a thread or a signal
-        if not events:
-            when = loop._next_timer()
-            if when == math.inf:
-                raise loop._hang()
-            loop._jump_to(when)
+            return self._wait(timeout)
+        when = loop._next_timer()
+        while True:
+            # In this order: a thread that is not at work any more has woken the loop.
+            threads = loop._threads.at_work(older=when == math.inf)
+            events = self._look()
+            if events or (threads and loop._now >= when):
+                return events
+            if not threads:
+                break
+            before = loop._now
+            events = self._wait(min(POLL, when - before))
+            if events:
+                return events
+            loop._threads.have_been_waited_for(threads, loop._now - before)
+        if when == math.inf:
+            raise loop._hang()
+        loop._jump_to(when)
+        return events
+
+    def _look(self) -> list[tuple[selectors.SelectorKey, int]]:
+        events = self._selector.select(0)
+        if events:
+            self._loop._threads.have_woken_the_loop()
+        return events
+
+    def _wait(self, timeout: float | None) -> list[tuple[selectors.SelectorKey, int]]:
+        """Wait in real time, which the loop's clock follows."""
+        began = time.monotonic()
+        events = self._selector.select(timeout)
+        self._loop._now += time.monotonic() - began
+        if events:
+            self._loop._threads.have_woken_the_loop()
         return events
 
     def register(

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from pyasynclife import BatchStatus, TaskState, bounded_gather
-from support.coroutines import echo, echo_later
+from support.coroutines import Fatal, echo, echo_later, forever
 from support.items import Gated
-from support.loops import settle
+from support.loops import settle, until
 
 BOTH_WAYS = True
+ENDS = {"errors": ValueError(), "fatal": Fatal()}
 
 
 # ------------------------------------------------------------------- add
@@ -157,14 +158,74 @@ async def test_added_items_that_were_never_started_are_in_the_result() -> None:
     task = asyncio.create_task(batch.collect())
     await settle(3)
     batch.add("x")
-    batch.cancel()
     batch.add("y")
+    batch.cancel()
     result = await task
     assert [r.item for r in result] == [0, 1, 2, "x", "y"]
     assert [r.index for r in result] == list(range(5))
     assert [r.state for r in result] == [TaskState.CANCELLED] + [TaskState.PENDING] * 4
     assert len(result) == 5
     assert result.exhausted
+
+
+@pytest.mark.parametrize(
+    ("how", "text"),
+    [
+        ("cancel", "was cancelled: nothing can be added"),
+        ("errors", "was ended by the failures of its items: nothing can be added"),
+        ("budget", "has used up its budget: nothing can be added"),
+        ("fatal", "has failed: nothing can be added"),
+        ("leave", "was cancelled: nothing can be added"),
+        ("caller", "was cancelled: nothing can be added"),
+    ],
+)
+async def test_nothing_can_be_added_once_a_batch_was_stopped(
+    how: str, text: str
+) -> None:
+    async def fn(item: Any) -> None:
+        began.append(item)
+        if item in ENDS:
+            await settle(5)
+            raise ENDS[item]
+        try:
+            await forever()
+        finally:
+            await settle(3)
+            with pytest.raises(RuntimeError, match=text) as caught:
+                batch.add("late")
+            refused.append(caught.value)
+
+    async def main() -> None:
+        async with batch:
+            if how == "leave":
+                await until(lambda: len(began) == 2)
+                raise LookupError
+            (await batch).failures()
+
+    began, refused = [], []
+    options: dict[str, Any] = {
+        "errors": {"max_errors": 0},
+        "budget": {"budget": 0.01},
+    }.get(how, {})
+    batch = bounded_gather(fn, [how, 1], **options)
+    task = asyncio.create_task(main())
+    await until(lambda: len(began) == 2)
+    if how in ("cancel", "caller"):
+        (batch if how == "cancel" else task).cancel()
+    await asyncio.wait([task])
+    assert refused
+    assert batch.progress.started == len(began) == 2
+    if how in ("errors", "fatal", "leave"):
+        assert task.exception()
+
+
+async def test_nothing_can_be_added_to_a_batch_cancelled_before_it_begins() -> None:
+    batch = bounded_gather(echo, [1])
+    batch.cancel()
+    with pytest.raises(RuntimeError, match="was cancelled: nothing can be added"):
+        batch.add(2)
+    result = await batch
+    assert [r.item for r in result.failures()] == [1]
 
 
 async def test_a_budget_reaches_added_items() -> None:

@@ -100,6 +100,46 @@ async def test_the_batchs_context_is_the_one_of_its_start() -> None:
     assert (await batch).values() == ["awaited"]
 
 
+# --------------------------------------------------- what its Task says
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="get_context() is new in 3.12")
+async def test_the_context_of_the_current_task_is_the_items_only_with_a_task_for_each(
+    way: str,
+) -> None:
+    """docs/tasks.md says so."""
+
+    async def fn(x: int) -> tuple[Any, Any]:
+        var.set(x)
+        await asyncio.sleep(0)
+        task = asyncio.current_task()
+        assert task is not None
+        of_the_task = task.get_context().get(var)  # type: ignore[attr-defined]
+        return of_the_task, contextvars.copy_context()[var]
+
+    var.set("caller")
+    result = await bounded_gather(fn, range(3))
+    expected = [(x if way == "tasks" else "caller", x) for x in range(3)]
+    assert result.values() == expected
+
+
+async def test_a_name_given_to_the_current_task_stays_for_the_workers_next_item(
+    way: str,
+) -> None:
+    """docs/tasks.md says so."""
+
+    async def fn(x: int) -> str:
+        task = asyncio.current_task()
+        assert task is not None
+        before = task.get_name()
+        task.set_name(f"mine {x}")
+        return before
+
+    names = (await bounded_gather(fn, range(3), max_concurrent=1)).values()
+    own = ["0", "1", "2"]
+    assert names == (own if way == "tasks" else ["bounded_gather", "mine 0", "mine 1"])
+
+
 # ------------------------------------------ items that cancel their task
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from pyasynclife import BatchError, TaskRegistry, TaskResult, bounded_gather
+from pyasynclife._await_chain import await_chain
 from support.coroutines import echo_later, forever
 from support.faults import fail_allocation, needs_faults
 from support.items import Stubborn
@@ -273,11 +274,32 @@ async def a_result_in_its_own_repr() -> None:
         inside.clear()
 
 
+async def shown_in_an_await_chain() -> None:
+    async def source() -> AsyncIterator[str]:
+        yield "one"
+        await forever()
+
+    batch = bounded_gather(forever, source())
+    collecting = asyncio.create_task(batch.collect())
+    try:
+        await settle()
+        await_chain(collecting)
+    finally:
+        collecting.cancel()
+        await asyncio.wait([collecting])
+
+
+async def named_by_a_long_id() -> None:
+    (await bounded_gather(forever, ["x" * 200], timeout=0.001)).failures()
+
+
 async def results() -> None:
     result = TaskResult("a", False, [1], ValueError())
     result.as_dict()
     repr(result)
     result.__reduce__()
+    with contextlib.suppress(TypeError):
+        TaskRegistry().cancel_all().__reduce__()
     TaskResult("b", True) == result  # noqa: B015
 
 
@@ -305,6 +327,8 @@ async def results() -> None:
         pytest.param(cancelled_by_its_source, marks=in_a_cycle),
         pytest.param(with_workers_closed_from_outside, marks=in_a_cycle),
         registered,
+        shown_in_an_await_chain,
+        named_by_a_long_id,
         results,
         a_result_in_its_own_repr,
     ],

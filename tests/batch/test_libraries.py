@@ -11,6 +11,7 @@ import anyio.lowlevel
 import pytest
 
 from pyasynclife import TaskGroup, TaskState, bounded_gather
+from support.children import run_child
 from support.coroutines import double_later, echo_later, fail
 from support.loops import settle
 
@@ -224,7 +225,104 @@ async def test_a_session_that_is_kept_reaches_the_next_item_unless_each_has_a_ta
         await session.close()
 
 
+# ---------------------------------------------------------------- Sentry
+
+SENTRY = """
+import asyncio
+import sys
+
+import sentry_sdk
+from sentry_sdk.integrations.asyncio import AsyncioIntegration
+from sentry_sdk.transport import Transport
+
+from pyasynclife import bounded_gather
+
+users = []
+parents = []
+
+
+class Seen(Transport):
+    def capture_envelope(self, envelope):
+        for sent in envelope.items:
+            payload = sent.payload.json
+            if sent.type == "event":
+                users.append((payload["message"], payload["tags"]["user"]))
+            elif sent.type == "transaction":
+                spans = {span["span_id"]: span for span in payload["spans"]}
+                for span in spans.values():
+                    if span["op"] == "item":
+                        parent = spans.get(span["parent_span_id"])
+                        parents.append(parent["op"] if parent else "root")
+
+
+async def item(n):
+    sentry_sdk.set_tag("user", n)
+    with sentry_sdk.start_span(op="item", name=f"item {n}"):
+        await asyncio.sleep(0.001)
+    sentry_sdk.capture_message(f"user {n}")
+
+
+async def remedied(n):
+    with sentry_sdk.isolation_scope():
+        await item(n)
+
+
+async def main():
+    sentry_sdk.init(
+        "http://a@localhost/1",
+        default_integrations=False,
+        auto_enabling_integrations=False,
+        integrations=[AsyncioIntegration()],
+        transport=Seen,
+        traces_sample_rate=1.0,
+    )
+    fn, own = {"none": (item, False), "scope": (remedied, False), "task": (item, True)}[
+        sys.argv[1]
+    ]
+    with sentry_sdk.start_transaction(name="root") as root:
+        await bounded_gather(fn, range(3), task_per_item=own)
+        kept = sentry_sdk.get_current_span() is root
+    print(all(text == f"user {user}" for text, user in users))
+    print("item" not in parents and len(parents) == 3)
+    print(kept)
+
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.workers_only
+@pytest.mark.parametrize("remedy", ["none", "scope", "task"])
+def test_items_share_sentrys_scope_unless_each_has_one_or_a_task(
+    remedy: str, tmp_path: Path
+) -> None:
+    """docs/tasks.md says so, of tags, spans and the caller's current span."""
+    pytest.importorskip("sentry_sdk", reason="sentry-sdk is not installed")
+    program = tmp_path / "program.py"
+    program.write_text(SENTRY)
+    child = run_child([str(program), remedy])
+    assert child.stderr == ""
+    assert child.stdout.split() == [str(remedy != "none")] * 3
+
+
 # -------------------------------------------------------- asyncio itself
+
+
+async def test_a_timeout_left_open_cancels_a_later_item_unless_each_has_a_task(
+    way: str,
+) -> None:
+    """docs/tasks.md warns of this."""
+
+    async def fn(x: int) -> int:
+        if x == 0:
+            await asyncio.timeout(0.02).__aenter__()
+        elif x == 1:
+            await asyncio.sleep(0.2)
+        return x
+
+    result = await bounded_gather(fn, range(3), max_concurrent=1)
+    second = TaskState.DONE if way == "tasks" else TaskState.CANCELLED
+    assert [r.state for r in result] == [TaskState.DONE, second, TaskState.DONE]
 
 
 async def test_asyncio_timeout_inside_an_item_is_its_own() -> None:
@@ -481,6 +579,30 @@ async def test_anyio_scopes_and_groups_inside_a_source_work_as_usual(
     async with bounded_gather(echo_later, source()) as batch:
         async for _ in batch:
             break
+
+
+async def test_an_anyio_group_left_open_cancels_a_later_item_unless_each_has_a_task(
+    anyio: Any, way: str, loop_errors: list[dict[str, Any]]
+) -> None:
+    """docs/tasks.md warns of this."""
+    groups = []
+
+    async def connection() -> None:
+        await asyncio.sleep(0.02)
+        raise ConnectionError
+
+    async def fn(x: int) -> int:
+        if x == 0:
+            groups.append(group := anyio.create_task_group())
+            await group.__aenter__()
+            group.start_soon(connection)
+        elif x == 1:
+            await asyncio.sleep(0.2)
+        return x
+
+    result = await bounded_gather(fn, range(3), max_concurrent=1)
+    second = TaskState.DONE if way == "tasks" else TaskState.CANCELLED
+    assert [r.state for r in result] == [TaskState.DONE, second, TaskState.DONE]
 
 
 async def test_an_anyio_stream_is_a_source(anyio: Any) -> None:

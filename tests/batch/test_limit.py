@@ -10,7 +10,7 @@ import pytest
 from pyasynclife import TaskState, bounded_gather
 from support.coroutines import echo, echo_later
 from support.items import Gated
-from support.loops import settle, task_factory, until
+from support.loops import ready_queue, settle, task_factory, until
 
 BOTH_WAYS = True
 
@@ -286,3 +286,122 @@ async def test_items_that_work_and_then_suspend_let_others_run() -> None:
         await asyncio.sleep(0)
 
     assert await count_iterations_beside(busy, 100) > 20
+
+
+async def test_items_that_begin_after_others_ended_at_once_let_others_run() -> None:
+    begun = 0
+    gate = asyncio.Event()
+
+    async def busy(x: int) -> None:
+        nonlocal begun
+        begun += 1
+        if begun == 50:
+            gate.set()
+        if x >= 50:
+            work(0.004)
+        await (settle(1) if gate.is_set() else gate.wait())
+
+    assert await count_iterations_beside(busy, 100) > 20
+
+
+# ------------------------------------------------------------ large limits
+
+
+async def test_of_a_large_limit_few_tasks_wait_to_begin() -> None:
+    number = 3000
+    order = []
+    waiting = []
+    gate = asyncio.Event()
+
+    async def fn(x: int) -> None:
+        order.append(x)
+        if x % 50 == 0:
+            waiting.append(len(asyncio.all_tasks()) - 1 - len(order))
+        if x == number - 1:
+            gate.set()
+        await gate.wait()
+
+    await bounded_gather(fn, range(number), max_concurrent=number)
+    assert order == list(range(number))
+    assert max(waiting) <= 600
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_batch_that_is_resumed_makes_few_tasks_that_wait_to_begin(
+    fails: bool,
+) -> None:
+    number = 3000
+    begun = 0
+    waiting = []
+
+    async def fn(x: int) -> None:
+        nonlocal begun
+        begun += 1
+        if x % 50 == 0:
+            waiting.append(len(asyncio.all_tasks()) - 1 - begun)
+        if fails:
+            raise ValueError
+        await settle(2)
+
+    async with bounded_gather(fn, range(number), max_concurrent=number) as batch:
+        batch.pause()
+        await settle()
+        batch.resume()
+        result = await batch
+    assert len(result.failures()) == (number if fails else 0)
+    assert max(waiting) <= 600
+
+
+async def count_handles(number: int, fn: Callable[[Any], Any], limit: int) -> float:
+    """Return how many handles the loop runs for each item of a batch."""
+    loop = asyncio.get_running_loop()
+    handles = 0
+
+    async def watch() -> None:
+        nonlocal handles
+        while not batch.status:
+            handles += len(ready_queue(loop))
+            await asyncio.sleep(0)
+
+    batch = bounded_gather(fn, range(number), max_concurrent=limit)
+    watcher = asyncio.create_task(watch())
+    await batch
+    await watcher
+    return handles / number
+
+
+async def test_a_large_limit_costs_no_more_for_each_item_than_a_smaller_one() -> None:
+    async def count(number: int) -> float:
+        begun = 0
+        gate = asyncio.Event()
+
+        async def fn(x: int) -> None:
+            nonlocal begun
+            begun += 1
+            if begun == number:
+                gate.set()
+            work(0.0001)  # so that a slice begins far fewer items than there are
+            await gate.wait()
+
+        return await count_handles(number, fn, number)
+
+    assert await count(8000) < 1.5 * await count(2000)
+
+
+async def test_many_workers_that_become_free_at_once_cost_no_more_each() -> None:
+    async def count(limit: int) -> float:
+        gate = asyncio.Event()
+        begun = 0
+
+        async def fn(x: int) -> None:
+            nonlocal begun
+            begun += 1
+            if begun == limit:
+                gate.set()
+            if x >= limit:
+                work(0.0001)
+            await (settle(1) if gate.is_set() else gate.wait())
+
+        return await count_handles(2 * limit, fn, limit)
+
+    assert await count(6000) < 1.5 * await count(1500)

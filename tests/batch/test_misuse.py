@@ -81,16 +81,15 @@ def test_bad_sources_are_refused_at_the_call(fn: Any, items: Any, says: str) -> 
 
 
 @pytest.mark.parametrize("make", [list, tuple, set, lambda c: dict(enumerate(c))])
-def test_coroutines_instead_of_items_are_refused_and_the_first_closed(
+def test_coroutines_instead_of_items_are_refused_and_all_closed(
     make: Callable[..., Any],
 ) -> None:
     coros = make([double(1), double(2)])
     with pytest.raises(TypeError, match=r"bounded_gather\(fetch, urls\)"):
         bounded_gather(double, coros)
-    first, second = coros.values() if isinstance(coros, dict) else coros
-    with pytest.raises(RuntimeError, match="cannot reuse already awaited"):
-        first.send(None)
-    second.close()
+    for coro in coros.values() if isinstance(coros, dict) else coros:
+        with pytest.raises(RuntimeError, match="cannot reuse already awaited"):
+            coro.send(None)
 
 
 async def test_coroutines_of_a_lazy_source_are_refused_when_pulled() -> None:

@@ -72,7 +72,7 @@ class Program:
             try:
                 batch.add(self.size + self.added)
             except RuntimeError as error:
-                assert "was closed" in str(error)  # noqa: PT017
+                assert "nothing can be added" in str(error)  # noqa: PT017
         elif name == "pause":
             batch.pause()
             asyncio.get_running_loop().call_later(0.002, batch.resume)

@@ -4,7 +4,7 @@ import asyncio
 import gc
 import sys
 import weakref
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from typing import Any
 
 import pytest
@@ -97,6 +97,131 @@ async def test_values_raises_all_failures_at_once() -> None:
     assert len(batch.failures()) == 2
     assert batch.successes() == []
     assert not batch.ok
+
+
+# ------------------------------------------------ items that never started
+
+
+async def stopped(
+    items: Any, started: int = 2, key: Callable[[Any], str] | None = None
+) -> BatchResult[Any]:
+    """The result of a batch that was cancelled when that many items had ended."""
+
+    async def fn(x: Any) -> Any:
+        nonlocal started
+        started -= 1
+        if started == 0:
+            batch.cancel()
+        return x
+
+    batch = bounded_gather(fn, items, key=key, max_concurrent=1)
+    return await batch
+
+
+async def test_of_a_huge_range_only_what_is_asked_for_is_made() -> None:
+    n = 10**12
+    made = []
+
+    def key(x: int) -> str:
+        made.append(x)
+        return f"<{x}>"
+
+    result = await stopped(range(n), key=key)
+    del made[:]
+    assert len(result) == n
+    assert not result.ok
+    assert [r.data for r in result.successes()] == [0, 1]
+    assert made == []
+    last = result[n - 1]
+    assert (last.index, last.item, last.task_id) == (n - 1, n - 1, f"<{n - 1}>")
+    assert last.state is TaskState.PENDING
+    assert isinstance(last.error, asyncio.CancelledError)
+    assert result[-n].data == 0
+    assert result[-2].index == n - 2
+    assert made == [n - 1, n - 2]
+    with pytest.raises(IndexError, match=f"there is no result {n}"):
+        result[n]
+    with pytest.raises(IndexError, match=f"there is no result -{n + 1}"):
+        result[-n - 1]
+    del made[:]
+    assert [r.item for r, _ in zip(result, range(4), strict=False)] == [0, 1, 2, 3]
+    assert [r.item for r in result[1:][1:3]] == [2, 3]
+    assert next(reversed(result)).item == n - 1
+    assert len(made) <= 6
+
+
+async def test_a_slice_of_results_is_a_sequence_made_when_it_is_read() -> None:
+    n = 10**12
+    result = await stopped(range(n))
+    part = result[: n - 5 : 2]
+    assert isinstance(part, Sequence)
+    assert len(part) == (n - 5) // 2 + 1
+    assert part[0] is result[0]
+    assert part[-1].item == n - 6
+    assert part[2:6:2] == [result[4], result[8]]
+    assert part[2:4] != [result[4], result[8]]
+    assert part[:2] == result[0:4:2]
+    assert part[:1] != (result[0],)
+    assert result[4] in part[:5]
+    assert result[5] not in part[:5]
+    assert part.index(result[4]) == 2
+    assert result[3:0:-1].count(result[2]) == 1
+    assert repr(result[:2]) == repr([result[0], result[1]])
+    assert repr(part).endswith(", ...]")
+    with pytest.raises(IndexError):
+        result[:3][3]
+    with pytest.raises(TypeError):
+        result["a"]  # type: ignore[call-overload]
+
+
+async def test_two_results_of_one_unstarted_item_are_equal() -> None:
+    result = await stopped([0, 1, 2, 3])
+    assert result[0] is result[0]
+    assert result[3] == result[3]
+    assert list(result) == list(result) == result[:]
+    assert result[3] in result
+    assert result.index(result[3]) == 3
+    assert result.count(result[2]) == 1
+    budget = await bounded_gather(echo, [0, 1], budget=0)
+    assert budget[1] == budget[1]
+    assert budget.failures() == budget[:]
+
+
+async def test_a_range_too_long_for_len_has_results_all_the_same() -> None:
+    result = await stopped(range(10**30))
+    with pytest.raises(OverflowError):
+        len(result)
+    assert [r.data for r in result.successes()] == [0, 1]
+    assert result[2].item == 2
+    assert [r.item for r in result[1:3]] == [1, 2]
+    assert repr(result) == f"<BatchResult cancelled: {10**30} items, 0 failed>"
+
+
+async def test_the_items_are_kept_as_they_were_at_the_end() -> None:
+    items = [0, 1, 2, 3]
+    batch = bounded_gather(echo, items)
+    batch.add(4)
+    batch.cancel()
+    result = await batch
+    del items[1:]
+    assert [(r.index, r.item) for r in result] == [(i, i) for i in range(5)]
+    assert [r.item for r in result[3:]] == [3, 4]
+    assert [result[i].item for i in range(-5, 5)] == [0, 1, 2, 3, 4] * 2
+
+
+async def test_iterating_stops_where_the_key_raises_an_exit() -> None:
+    exits = [KeyboardInterrupt]
+
+    def key(item: Any) -> str:
+        if item == 3:
+            raise exits.pop() if exits else ValueError
+        return f"<{item}>"
+
+    result = await bounded_gather(echo, [2, 3], budget=0, key=key)
+    assert result[0].task_id == "<2>"
+    with pytest.raises(KeyboardInterrupt):
+        result[1]
+    assert [r.task_id for r in result] == ["<2>", "3"]
 
 
 # ------------------------------------------------------------------- ids

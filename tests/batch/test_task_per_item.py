@@ -1,6 +1,7 @@
 """bounded_gather(task_per_item=True, registry=...): each item has its own task."""
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -97,6 +98,33 @@ async def test_a_source_longer_than_memory_is_pulled_as_tasks_end() -> None:
             if result.index == 10:
                 break
     assert batch.progress.started < 10**5
+
+
+@pytest.mark.parametrize("keyed", [False, True])
+async def test_items_that_take_long_to_pull_let_others_run(keyed: bool) -> None:
+    def pulled(x: int) -> str:
+        nonlocal in_a_row, most
+        in_a_row += 1
+        most = max(most, in_a_row)
+        end = time.perf_counter() + 0.001
+        while time.perf_counter() < end:
+            pass
+        return str(x)
+
+    async def watch() -> None:
+        nonlocal in_a_row
+        while not batch.status:
+            in_a_row = 0
+            await asyncio.sleep(0)
+
+    in_a_row = most = 0
+    source = range(200) if keyed else map(pulled, range(200))
+    key = pulled if keyed else None
+    batch = bounded_gather(echo, source, key=key, task_per_item=True)
+    watcher = asyncio.create_task(watch())
+    assert len(await batch) == 200
+    await watcher
+    assert most <= 25
 
 
 async def test_a_task_cancelled_before_it_began_is_a_cancelled_item() -> None:

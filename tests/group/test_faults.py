@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from pyasynclife import TaskGroup, _core
+from pyasynclife._await_chain import await_chain
 from support.capture import CAPTURED, play
 from support.coroutines import echo_later
 from support.faults import (
@@ -73,6 +74,17 @@ async def starts_a_child_while_it_starts_one() -> None:
         group.create_task(settle(1), name=Name())
 
 
+async def shows_an_await_chain() -> None:
+    async def parent() -> None:
+        async with TaskGroup() as group:
+            group.create_task(settle(4))
+
+    task = asyncio.create_task(parent())
+    await settle(2)
+    await_chain(task)
+    await task
+
+
 async def runs_the_self_test_again() -> None:
     """Use a new module: registry/test_faults.py has run the self-test of this one."""
     left = core.fail_allocation(0)
@@ -88,6 +100,7 @@ async def runs_the_self_test_again() -> None:
 
 SCENARIOS: list[Callable[[], Awaitable[None]]] = [
     shows_a_group,
+    shows_an_await_chain,
     outlives_its_parent,
     adds_callbacks_to_children,
     starts_a_child_while_it_starts_one,

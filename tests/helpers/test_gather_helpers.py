@@ -103,6 +103,13 @@ async def test_all_values_come_before_the_deadline() -> None:
     assert await process_batch_with_deadline(double_later, range(3)) == [0, 2, 4]
 
 
+async def test_items_that_the_deadline_keeps_from_starting_cost_nothing() -> None:
+    values = await process_batch_with_deadline(
+        double_later, range(10**12), deadline=0.05
+    )
+    assert values == [2 * x for x in range(len(values))]
+
+
 async def test_a_failure_is_not_silent_and_max_errors_tolerates_it() -> None:
     async def fn(x: int) -> int | None:
         return await (fail(x) if x == 1 else double_later(x))

@@ -1,11 +1,13 @@
 """where() and dump(): where tasks wait."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-from pyasynclife import TaskRegistry
-from support.coroutines import forever, swallow
+import pytest
+
+from pyasynclife import Batch, TaskGroup, TaskRegistry, bounded_gather
+from support.coroutines import echo, forever, swallow
 from support.loops import settle
 from support.registries import a_registry
 
@@ -94,3 +96,179 @@ async def test_dump_groups_equal_chains() -> None:
         assert "101 tasks, 2 places" in text
         assert "100 x task_0" in text
         assert "1 x odd" in text
+
+
+# ---------------------------------------------------------------- through a batch
+
+
+async def collects(batch: Batch[Any]) -> None:
+    await batch
+
+
+async def blocks(batch: Batch[Any]) -> None:
+    async with batch:
+        pass
+
+
+async def iterates(batch: Batch[Any]) -> None:
+    async with batch:
+        async for _ in batch:
+            pass
+
+
+async def stuck(item: object) -> None:
+    if item == 1:
+        await forever()
+
+
+def short(lines: list[str]) -> list[str]:
+    """The functions of the lines, indented as these are; other lines as they are."""
+    return [
+        " " * (len(line) - len(line.lstrip())) + line.rpartition(".")[2].split()[-1]
+        if " in " in line
+        else line
+        for line in lines
+    ]
+
+
+USES = [collects, blocks, iterates]
+
+
+@pytest.mark.parametrize("use", USES, ids=lambda use: use.__name__)
+@pytest.mark.parametrize("way", ["workers", "tasks"])
+async def test_where_goes_on_to_the_items_of_a_batch(
+    use: Callable[[Batch[Any]], Awaitable[None]], way: str
+) -> None:
+    async with a_registry() as registry:
+        batch = bounded_gather(stuck, range(3), task_per_item=way == "tasks")
+        registry.register(use(batch), "prices")  # type: ignore[arg-type]
+        await settle(5)
+        lines = registry.where("prices")
+        at = lines.index("item '1':")
+        inner = [line.strip() for line in lines[at + 1 :]]
+        assert all(line.startswith("  ") for line in lines[at + 1 :])
+        assert [name for name in short(inner) if name != "run_item"] == [
+            "stuck",
+            "forever",
+        ]
+        assert use.__name__ in lines[0]
+        assert "item '1':" in registry.dump()
+
+
+async def test_a_report_names_the_items_that_are_stuck() -> None:
+    registry = TaskRegistry()
+    release = asyncio.Event()
+
+    async def item(number: int) -> None:
+        while number == 1 and not release.is_set():
+            try:
+                await release.wait()
+            except asyncio.CancelledError:
+                pass
+
+    async def refresh_prices() -> None:
+        await bounded_gather(item, range(3))
+
+    registry.register(refresh_prices(), "prices")
+    await settle()
+    report = await registry.shutdown(0.01)
+    (exit_,) = report.stuck
+    at = exit_.where.index("item '1':")
+    assert short(exit_.where[at:]) == ["item '1':", "  item", "  wait"]
+    assert "    item '1':" in str(report).splitlines()
+    release.set()
+    assert await registry.wait()
+
+
+async def test_where_shows_a_few_of_many_items_with_their_ids_cut() -> None:
+    async with a_registry() as registry:
+        urls = ["x" * 1000, *(f"item {n}" for n in range(9))]
+        registry.register(collects(bounded_gather(forever, urls)), "many")
+        await settle()
+        lines = registry.where("many")
+        assert lines[-1] == "and 7 more"
+        labels = [line for line in lines if line.startswith("item ")]
+        assert labels == [
+            f"item '{'x' * 117}...':",
+            "item 'item 0':",
+            "item 'item 1':",
+        ]
+
+
+async def test_where_goes_through_a_batch_in_a_batch_and_its_source() -> None:
+    async def source() -> AsyncIterator[int]:
+        yield 1
+        await forever()
+
+    async def inner(_: int) -> None:
+        await bounded_gather(forever, ["deep"])
+
+    async with a_registry() as registry:
+        registry.register(collects(bounded_gather(inner, source())), "outer")
+        await settle(5)
+        lines = short(registry.where("outer"))
+        at = lines.index("item '1':")
+        assert lines[at:] == [
+            "item '1':",
+            "  inner",
+            "  collect",
+            "  item 'deep':",
+            "    forever",
+            "task 'bounded_gather':",
+            "  read_source",
+            "  source",
+            "  forever",
+        ]
+
+
+async def test_where_goes_on_to_the_children_of_a_group() -> None:
+    async def parent() -> None:
+        async with TaskGroup() as group:
+            for n in range(5):
+                group.create_task(forever(), name=f"child {n}")
+
+    async with a_registry() as registry:
+        registry.register(parent(), "parent")
+        await settle()
+        assert short(registry.where("parent")) == [
+            "parent",
+            "task 'child 0':",
+            "  forever",
+            "task 'child 1':",
+            "  forever",
+            "task 'child 2':",
+            "  forever",
+            "and 2 more",
+        ]
+
+
+async def test_where_ends_in_tasks_that_wait_for_each_other() -> None:
+    async with a_registry() as registry:
+        batch = bounded_gather(lambda _: wait_for_the_batch(), ["one"])
+
+        async def wait_for_the_batch() -> None:
+            async with TaskGroup() as group:
+                group.create_task(collects(other), name="child")
+
+        async def wait_for_the_group(_: object) -> None:
+            async for _ in batch:
+                pass
+
+        other = bounded_gather(wait_for_the_group, ["two"])
+        registry.register(wait_for_the_batch(), "first")
+        await settle(8)
+        lines = registry.where("first")
+        assert 5 < len(lines) < 100
+        assert any("item 'two':" in line for line in lines)
+        batch.cancel()
+
+
+async def test_where_of_a_batch_that_waits_for_nothing_ends_there() -> None:
+    async with a_registry() as registry:
+        batch = bounded_gather(echo, [1])
+        batch.pause()
+        registry.register(collects(batch), "paused")
+        await settle()
+        assert short(registry.where("paused"))[:2] == ["collects", "collect"]
+        batch.resume()
+        await settle()

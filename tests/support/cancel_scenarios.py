@@ -16,6 +16,7 @@ import itertools
 import logging
 import signal
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,6 +30,7 @@ from pyasynclife import (
     bounded_gather,
 )
 from support.coroutines import Boom
+from support.items import Counted
 
 EAGER = sys.version_info >= (3, 12)
 
@@ -57,13 +59,23 @@ class Case:
     scenario: Callable[[], Coroutine[Any, Any, Any]]
     settle: float = 0.0
     check: Check = field(default_factory=handlers_are_back)
+    first: bool = False
+    """Whether the first CancelledError propagates, although there is a second."""
+    cancels: int = 1
+    """How often an item or the source of a batch may be cancelled."""
+
+    def check_all(self) -> None:
+        cancels = max(CANCELS.values(), default=0)
+        CANCELS.clear()
+        self.check()
+        assert cancels <= self.cancels, f"an item was cancelled {cancels} times"
 
 
 OURS: list[Case] = []
 
 
 def case(
-    settle: float = 0.0,
+    settle: float = 0.0, *, first: bool = False, cancels: int = 1
 ) -> Callable[[Callable[[], Coroutine[Any, Any, Any]]], Any]:
     def note(scenario: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
         @functools.wraps(scenario)
@@ -71,7 +83,8 @@ def case(
             allow_unread_reports()
             return await scenario()
 
-        OURS.append(Case(scenario.__name__, run, settle))
+        one = Case(scenario.__name__, run, settle, first=first, cancels=cancels)
+        OURS.append(one)
         return scenario
 
     return note
@@ -142,10 +155,23 @@ async def nothing() -> None:
 
 # ------------------------------------------------------------------ bounded_gather
 
+CANCELS: Counter[int] = Counter()
+_calls = itertools.count()
+
+
+async def counted(function: Callable[[Any], Any], argument: Any) -> Any:
+    """Await ``function(argument)``, and count how often it is cancelled."""
+    return await Counted(function(argument), CANCELS, next(_calls))
+
+
 ITEMS = ["at once", 0, 1, "fail", "fail later", "clean", "swallow", 2, "at once"]
 
 
 async def do(item: Any) -> Any:
+    return await counted(do_uncounted, item)
+
+
+async def do_uncounted(item: Any) -> Any:
     if item == "at once":
         return item
     if item == "fail":
@@ -168,12 +194,13 @@ def generator(items: list[Any]) -> Any:
 
 
 async def stream(items: list[Any]) -> AsyncIterator[Any]:
+    call = next(_calls)
     try:
         for number, item in enumerate(items):
-            await asyncio.sleep(0.25 * (number % 3))
+            await Counted(asyncio.sleep(0.25 * (number % 3)), CANCELS, call)
             yield item
     finally:
-        await asyncio.sleep(0)
+        await Counted(asyncio.sleep(0), CANCELS, call)
 
 
 async def awaited(batch: Any) -> None:
@@ -274,7 +301,10 @@ def batch_case(
     make: Callable[[Callable[[TaskResult[Any]], None]], Any],
     settle: float = 0.0,
 ) -> Case:
-    """``use(make(on_result))``, where ``on_result`` must get each result once."""
+    """``use(make(on_result))``, where ``on_result`` must get each result once.
+
+    Only `cancelled` calls Batch.cancel(), which cancels items once more.
+    """
     results: list[TaskResult[Any]] = []
     box: list[Any] = []
 
@@ -294,7 +324,8 @@ def batch_case(
         assert len(indices) == started, f"{started} started, reported: {indices}"
 
     scenario.__qualname__ = name
-    return Case(name, scenario, settle, check)
+    cancels = 2 if use is cancelled else 1
+    return Case(name, scenario, settle, check, True, cancels)
 
 
 def usual_case(use: Callable[[Any], Any], source: Any, options: Options) -> Case:
@@ -312,7 +343,7 @@ OURS += [
 ]
 
 
-@case()
+@case(first=True)
 async def batch_of_futures() -> None:
     loop = asyncio.get_running_loop()
     futures: list[asyncio.Future[int]] = [loop.create_future() for _ in range(3)]
@@ -326,7 +357,7 @@ async def batch_of_futures() -> None:
     (await bounded_gather(lambda future: future, futures)).failures()
 
 
-@case()
+@case(first=True)
 async def batch_of_batches() -> None:
     def inner(_: int) -> Awaitable[Any]:
         return bounded_gather(sleep, [0, 1, 2], max_concurrent=2)
@@ -366,7 +397,7 @@ async def pipeline_of_batches_that_aborts() -> None:
         await bounded_gather(unwrap, first, max_concurrent=2, max_errors=0)
 
 
-@case()
+@case(first=True)
 async def batch_of_groups() -> None:
     async def group(number: int) -> None:
         async with TaskGroup() as tasks:
@@ -376,7 +407,7 @@ async def batch_of_groups() -> None:
     (await bounded_gather(group, [0, 1, 3], timeout=2.0)).failures()
 
 
-@case()
+@case(first=True)
 async def batch_in_wait_for() -> None:
     batch = bounded_gather(do, ITEMS, max_concurrent=2)
     with contextlib.suppress(TimeoutError):

@@ -29,6 +29,7 @@ from support.cancel_scenarios import (
     allow_unread_reports,
     case,
     cleans_up,
+    counted,
     do,
     fail,
     nothing,
@@ -51,7 +52,7 @@ def many(gather: Callable[..., Coroutine[Any, Any, Any]]) -> None:
                 await gather(items(), **how)
 
         scenario.__qualname__ = name
-        OURS.append(Case(name, scenario))
+        OURS.append(Case(name, scenario, first=True))
 
     for way, how in [("workers", {}), ("tasks", {"task_per_item": True})]:
         add(f"{gather.__name__}, {way}, list", lambda: ITEMS, how)
@@ -86,15 +87,17 @@ async def gathered_by_a_deadline_until_one_fails(items: Any, **how: Any) -> None
 # ------------------------------------------------------------------ a race
 
 
-@case()
+@case(first=True)
 async def race() -> None:
-    entrants = [sleep(2), sleep(1), cleans_up(5), swallows_once()]
+    entrants = [sleep(2), sleep(1), counted(cleans_up, 5), swallows_once()]
     assert (await wait_for_first_completion(entrants))[0] == 1
 
 
-@case()
+@case(first=True)
 async def race_that_two_win() -> None:
-    await wait_for_first_completion([sleep(1), cleans_up(1), sleep(1), nothing()])
+    await wait_for_first_completion(
+        [sleep(1), counted(cleans_up, 1), sleep(1), nothing()]
+    )
 
 
 def expect_reports() -> None:
@@ -110,25 +113,25 @@ def expect_reports() -> None:
     loop.set_exception_handler(handler)
 
 
-@case()
+@case(first=True)
 async def race_that_the_first_fails() -> None:
     expect_reports()
     with contextlib.suppress(Boom):
-        await wait_for_first_completion([cleans_up(5), fail(1)])
+        await wait_for_first_completion([counted(cleans_up, 5), fail(1)])
 
 
-@case()
+@case(first=True)
 async def race_against_time() -> None:
     with contextlib.suppress(TimeoutError):
-        await wait_for_first_completion([cleans_up(5), sleep(5)], 0.5)
+        await wait_for_first_completion([counted(cleans_up, 5), sleep(5)], 0.5)
 
 
-@case()
+@case(first=True)
 async def race_of_tasks_and_a_batch() -> None:
     async with TaskGroup() as group:
         task = group.create_task(sleep(1))
         await wait_for_first_completion(
-            [task, gather_with_error_handling(do, ITEMS), cleans_up(2)]
+            [task, gather_with_error_handling(do, ITEMS), counted(cleans_up, 2)]
         )
 
 

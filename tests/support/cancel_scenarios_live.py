@@ -5,6 +5,7 @@ See cancel_scenarios. Items that a batch has abandoned end after it (``settle``)
 
 import asyncio
 import contextlib
+import dataclasses
 import io
 import itertools
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from support.cancel_scenarios import (
     Options,
     awaited,
     batch_case,
+    cancelled,
     case,
     cleans_up,
     closed_early,
@@ -103,7 +105,7 @@ OURS += [
 ]
 
 
-@case()
+@case(first=True)
 async def batch_that_its_consumer_adds_to() -> None:
     batch = bounded_gather(sleep, [0.5], max_concurrent=2)
     async with batch:
@@ -112,7 +114,7 @@ async def batch_that_its_consumer_adds_to() -> None:
                 batch.add(result.item / 2)
 
 
-@case()
+@case(first=True)
 async def batch_that_its_items_add_to() -> None:
     async def visit(depth: int) -> None:
         if depth:
@@ -124,7 +126,7 @@ async def batch_that_its_items_add_to() -> None:
     (await batch).failures()
 
 
-@case()
+@case(first=True)
 async def batch_that_is_fed_from_outside() -> None:
     batch = bounded_gather(sleep, [], max_concurrent=2)
 
@@ -203,13 +205,13 @@ def registered_case(use: Callable[[Any], Any], options: Options) -> Case:
         alive = list(itertools.chain(*box))
         assert not alive, f"alive in the registry: {alive}"
 
-    return Case(batch.name, batch.scenario, batch.settle, check)
+    return dataclasses.replace(batch, check=check)
 
 
 OURS += [registered_case(*shape) for shape in itertools.product(USES, OPTIONS)]
 
 
-@case(LONG)
+@case(LONG, cancels=2)  # shutdown() cancels its tasks, whatever the batch does
 async def batch_whose_registry_is_shut_down() -> None:
     registry = TaskRegistry()
     batch = bounded_gather(do, ITEMS, max_concurrent=4, registry=registry)
@@ -250,7 +252,7 @@ def shown_case(use: Callable[[Any], Any], terminal: bool) -> Case:
         shown.check()
         assert not console._screens, "a bar is still drawn"
 
-    return Case(shown.name, shown.scenario, shown.settle, check)
+    return dataclasses.replace(shown, check=check, cancels=2 if use is cancelled else 1)
 
 
 OURS += [

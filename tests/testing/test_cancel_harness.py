@@ -56,6 +56,35 @@ def test_each_point_is_followed_by_a_second_cancellation() -> None:
     assert cancel_everywhere(scenario).ok
 
 
+def test_the_first_cancellation_must_propagate_if_asked_for() -> None:
+    async def absorbs() -> None:
+        try:
+            await asyncio.sleep(1)
+        except asyncio.CancelledError as first:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(1)
+            raise first
+
+    async def is_interrupted() -> None:
+        try:
+            await asyncio.sleep(1)
+        finally:
+            await asyncio.sleep(1)
+
+    async def has_a_timeout_of_its_own() -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(1):
+                await absorbs()
+
+    assert cancel_everywhere(absorbs, first=True).ok
+    assert cancel_everywhere(has_a_timeout_of_its_own, first=True).ok
+    assert cancel_everywhere(is_interrupted).ok
+    report = cancel_everywhere(is_interrupted, first=True)
+    assert kinds(report) == {"replaced"}
+    assert all(len(point) == 2 for point in report.wrong)
+    assert "'cancel_everywhere: 2') was raised: it is not the first" in str(report)
+
+
 def test_two_runs_of_a_scenario_are_the_same() -> None:
     seen: list[list[str]] = [[], []]
 

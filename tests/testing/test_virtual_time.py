@@ -1,14 +1,16 @@
 """VirtualTimeLoop jumps to the next timer, reports hangs, waits for real events."""
 
 import asyncio
+import contextlib
 import contextvars
 import math
 import os
+import queue
 import socket
 import sys
 import threading
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -344,6 +346,260 @@ def test_a_pipe_is_waited_for() -> None:
         return data
 
     assert run(main()) == b"x"
+
+
+# ---------------------------------------------------------------- other threads
+
+
+def set_later(future: asyncio.Future[str], seconds: float) -> threading.Thread:
+    """A thread, not started, that works and then answers."""
+    loop = asyncio.get_running_loop()
+
+    def answer() -> None:
+        time.sleep(seconds)
+        loop.call_soon_threadsafe(future.set_result, "from afar")
+
+    return threading.Thread(target=answer)
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loop that waits for threads at work for longer than a test may take."""
+    monkeypatch.setattr("pyasynclife.testing._threads.PATIENCE", 3600.0)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pyasynclife.testing._threads.PATIENCE", 0.05)
+
+
+def test_a_thread_at_work_is_waited_for() -> None:
+    async def main() -> tuple[str, float]:
+        future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        thread = set_later(future, 0.05)
+        thread.start()
+        result = await future
+        thread.join()
+        return result, now()
+
+    result, took = run(main())
+    assert result == "from afar"
+    assert 0.04 < took < 5
+
+
+def test_a_timeout_does_not_overtake_a_thread_at_work() -> None:
+    async def main() -> tuple[str, float]:
+        future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        thread = set_later(future, 0.05)
+        thread.start()
+        async with asyncio.timeout(30):
+            result = await future
+        thread.join()
+        return result, now()
+
+    result, took = run(main())
+    assert result == "from afar"
+    assert took < 5
+
+
+def test_a_timeout_of_a_thread_at_work_takes_real_time() -> None:
+    async def main() -> float:
+        future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        thread = set_later(future, 0.1)
+        thread.start()
+        began = time.monotonic()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.03):
+                await asyncio.Event().wait()
+        took = time.monotonic() - began
+        await future
+        thread.join()
+        return took
+
+    assert 0.02 < run(main()) < 5
+
+
+def wait_for_an_event(end: threading.Event) -> None:
+    end.wait()
+
+
+def wait_for_a_queue(end: threading.Event) -> None:
+    jobs: queue.Queue[None] = queue.Queue()
+    waker = threading.Thread(target=lambda: (end.wait(), jobs.put(None)))
+    waker.start()
+    jobs.get()
+    waker.join()
+
+
+def wait_in_an_executor(end: threading.Event) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(int).result()
+        end.wait()
+
+
+@pytest.mark.parametrize(
+    "wait", [wait_for_an_event, wait_for_a_queue, wait_in_an_executor]
+)
+@pytest.mark.usefixtures("patient")
+def test_an_idle_thread_is_not_waited_for(
+    wait: Callable[[threading.Event], None],
+) -> None:
+    end = threading.Event()
+    thread = threading.Thread(target=wait, args=(end,), name="a pool")
+
+    async def main() -> None:
+        thread.start()
+        await asyncio.sleep(86400)
+        await wait_for_ever()
+
+    try:
+        with pytest.raises(HangError, match=r"alive: .*'a pool'.*real_time\(\)"):
+            run(main())
+    finally:
+        end.set()
+        thread.join()
+
+
+@pytest.mark.usefixtures("patient")
+def test_a_thread_that_ends_without_a_word_is_a_hang() -> None:
+    async def main() -> None:
+        threading.Thread(target=time.sleep, args=(0.05,)).start()
+        await wait_for_ever()
+
+    with pytest.raises(HangError) as caught:
+        run(main())
+    assert "is alive" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_hang_waits_only_once_for_an_older_thread_that_never_answers() -> None:
+    end = []
+
+    def work() -> None:
+        while not end:
+            time.sleep(0.001)
+
+    def hang() -> float:
+        loop = VirtualTimeLoop()
+        task = loop.create_task(wait_for_ever())
+        with pytest.raises(HangError, match="'the runner'"):
+            loop.run_until_complete(task)
+        waited = loop.time()
+        task.cancel()
+        loop.run_until_complete(asyncio.wait([task]))
+        loop.close()
+        return waited
+
+    thread = threading.Thread(target=work, name="the runner")
+    thread.start()
+    try:
+        assert 0.05 <= hang() < 5
+        assert run(asyncio.to_thread(int)) == 0  # wakes a loop
+        assert hang() == 0
+    finally:
+        end.append(True)
+        thread.join()
+
+
+def test_a_hang_names_a_thread_that_works_on_and_on(impatient: None) -> None:
+    end = []
+
+    def work() -> None:
+        while not end:
+            time.sleep(0.001)
+
+    thread = threading.Thread(target=work, name="busy")
+    loop = VirtualTimeLoop()
+    try:
+        thread.start()
+        assert loop.run_until_complete(asyncio.sleep(86400, "a day")) == "a day"
+        with pytest.raises(HangError, match="1 other thread is alive: 'busy'"):
+            loop.run_until_complete(wait_for_ever())
+    finally:
+        end.append(True)
+        thread.join()
+        for task in asyncio.all_tasks(loop):
+            task.cancel()
+        loop.run_until_complete(asyncio.sleep(0))
+        loop.close()
+
+
+@pytest.mark.usefixtures("patient")
+def test_time_jumps_beside_a_thread_that_is_older_than_the_loop() -> None:
+    release: list[asyncio.Future[str]] = []
+
+    def work() -> None:
+        while not release:
+            time.sleep(0.001)
+        time.sleep(0.05)
+        loop = release[0].get_loop()
+        loop.call_soon_threadsafe(release[0].set_result, "before a hang")
+
+    async def main() -> str:
+        await asyncio.sleep(86400)
+        future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        release.append(future)
+        return await future
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert run(main()) == "before a hang"
+    thread.join()
+
+
+@pytest.mark.usefixtures("patient")
+def test_anyios_threads_are_waited_for_and_their_pool_is_not() -> None:
+    import anyio
+    import anyio.from_thread
+    import anyio.to_thread
+
+    def ask() -> str:
+        return anyio.from_thread.run(asyncio.sleep, 3600, "asked")
+
+    async def main() -> list[str | None]:
+        results: list[str | None] = []
+        for _ in range(50):
+            work = anyio.to_thread.run_sync(lambda: time.sleep(0.001) or "done")
+            with anyio.fail_after(30):
+                results.append(await work)
+        results.append(await anyio.to_thread.run_sync(ask))
+        await asyncio.sleep(86400)
+        with anyio.move_on_after(5):
+            await wait_for_ever()
+        return results
+
+    assert run(main()) == ["done"] * 50 + ["asked"]
+
+    async def hang() -> None:
+        await anyio.to_thread.run_sync(int)
+        await wait_for_ever()
+
+    with pytest.raises(HangError, match="'AnyIO worker thread'"):
+        run(hang())
+
+
+@pytest.mark.usefixtures("patient")
+def test_a_sync_endpoint_of_starlette_answers() -> None:
+    httpx = pytest.importorskip("httpx", reason="httpx is not installed")
+    pytest.importorskip("starlette", reason="Starlette is not installed")
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.responses import PlainTextResponse
+    from starlette.routing import Route
+
+    def endpoint(request: Request) -> PlainTextResponse:
+        time.sleep(0.01)
+        return PlainTextResponse("hello")
+
+    async def main() -> list[str]:
+        app = Starlette(routes=[Route("/", endpoint)])
+        transport = httpx.ASGITransport(app=app)
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://t"
+        ) as client:
+            return [(await client.get("/")).text for _ in range(3)]
+
+    assert run(main()) == ["hello"] * 3
 
 
 def test_contexts_and_debug_mode_work() -> None:
