@@ -213,6 +213,41 @@ def report_callback_error(
     loop.call_exception_handler(about)
 
 
+def report_unread(
+    loop: asyncio.AbstractEventLoop,
+    what: str,
+    remedy: str,
+    error: BaseException | None,
+) -> None:
+    """Report failures of items that nobody has received, in one call.
+
+    Args:
+        loop: The event loop, whose exception handler is called.
+        what: What held the failures, and how it ended.
+        remedy: What the caller can do to receive them.
+        error: The first of the exceptions, if there is one.
+    """
+    loop.call_exception_handler(
+        {"message": f"{what} unread: {remedy}", "exception": error}
+    )
+
+
+def report_unread_items(
+    loop: asyncio.AbstractEventLoop,
+    failed: int,
+    error: BaseException | None,
+    was_dropped: bool,
+) -> None:
+    """Report the failures of a batch that ended without a BatchResult."""
+    items = "failed item was" if failed == 1 else "failed items were"
+    report_unread(
+        loop,
+        f"{failed} {items} {'dropped' if was_dropped else 'left'}",
+        "await the batch, iterate over it to its end, or pass on_result",
+        error,
+    )
+
+
 def cancel_again(task: asyncio.Task[Any]) -> None:
     """Cancel a task once more if a cancellation that it received is still in effect.
 

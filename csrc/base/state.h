@@ -62,17 +62,20 @@
     X(run_worker, "pyasynclife._core_support", "run_worker")                  \
     X(read_source, "pyasynclife._core_support", "read_source")                \
     X(hold_abandoned, "pyasynclife._core_support", "hold_abandoned")          \
+    X(report_unread_items, "pyasynclife._core_support",                       \
+      "report_unread_items")                                                  \
+    X(too_many_errors, "pyasynclife._errors", "too_many_errors")              \
     X(run_item, "pyasynclife._core_support", "run_item")
 
 /* Interned names: the member is st->s_<name>. */
 #define AL_NAMES(X)                                                           \
-    X(FINISHED) X(Handle) X(PENDING) X(Task) X(_asyncio_future_blocking)      \
-    X(_closed) X(_context) X(_debug) X(_ended) X(_log_destroy_pending)        \
-    X(_must_cancel) X(_ready) X(_restore) X(_task_factory)                    \
-    X(add_done_callback) X(append) X(appendleft) X(call_at)                   \
+    X(FINISHED) X(Handle) X(PENDING) X(Task) X(_aclose)                       \
+    X(_asyncio_future_blocking) X(_closed) X(_context) X(_debug) X(_ended)    \
+    X(_log_destroy_pending) X(_must_cancel) X(_ready) X(_restore)             \
+    X(_task_factory) X(add_done_callback) X(append) X(appendleft) X(call_at)  \
     X(call_exception_handler) X(call_later) X(call_soon)                      \
     X(call_soon_threadsafe) X(cancel) X(cancelled) X(cancelling) X(close)     \
-    X(complete) X(context) X(coro) X(cr_running) X(cr_suspended)   \
+    X(closing) X(complete) X(context) X(coro) X(cr_running) X(cr_suspended)   \
     X(create_future) X(create_task) X(current_task) X(done) X(eager_start)    \
     X(error) X(exception) X(get_coro) X(get_loop) X(get_name)                 \
     X(get_running_loop) X(get_task_factory) X(gi_code) X(insert) X(is_closed) \

@@ -93,7 +93,8 @@ reader_refuse_ahead(al_pump *p)
     al_item item = {0};
     PyObject *ahead = Py_NewRef(p->source.ahead);
     p->source.added_first = 0;
-    int more = al_source_pull(p->st, &p->source, &item.value, &item.task_id);
+    int more =
+        al_source_pull(p->st, &p->source, false, &item.value, &item.task_id);
     if (more < 0 && PyErr_ExceptionMatches(PyExc_Exception)) {
         PyErr_Clear(); /* a batch that is ending does not fail for its key */
         more = 1;
