@@ -363,21 +363,31 @@ call_copy_callbacks(al_state *st, PyObject *task)
     return pairs;
 }
 
-/* Before a step: take our done callback off the Task if it is the only one.
-   Returns whether it did.  Pure C: a single callback is found by identity. */
+/* Before a step: take our done callback off the Task if it is the only one,
+   and keep its context in the call.  Returns whether it did.  Pure C: a single
+   callback is found by identity. */
 static bool
-call_detach_callback(al_state *st, const al_call *call)
+call_detach_callback(al_state *st, al_call *call)
 {
     PyObject *pairs = al_future_get(st->future_callbacks, call->task);
-    bool taken =
-        pairs != NULL && PyList_Check(pairs) && PyList_GET_SIZE(pairs) == 1
-        && PyTuple_GET_ITEM(PyList_GET_ITEM(pairs, 0), 0) == call->on_done
-        && al_task_remove_done_callback(st, call->task, call->on_done) > 0;
+    PyObject *context = NULL;
+    if (pairs != NULL && PyList_Check(pairs) && PyList_GET_SIZE(pairs) == 1) {
+        PyObject *pair = PyList_GET_ITEM(pairs, 0);
+        if (PyTuple_GET_ITEM(pair, 0) == call->on_done) {
+            context = Py_NewRef(PyTuple_GET_ITEM(pair, 1));
+        }
+    }
     Py_XDECREF(pairs);
-    if (!taken) {
+    if (context != NULL
+        && al_task_remove_done_callback(st, call->task, call->on_done) <= 0)
+    {
+        Py_CLEAR(context);
+    }
+    if (context == NULL) {
         PyErr_Clear(); /* MemoryError: then it stays where it is */
     }
-    return taken;
+    Py_XSETREF(call->callback_context, context);
+    return context != NULL;
 }
 
 /* Take callbacks off a Task, the last one first, so that those that stay keep
@@ -421,11 +431,10 @@ static int
 call_add_callback(al_state *st, PyObject *task, PyObject *callback,
                   PyObject *context)
 {
-    al_loop in = {.context = context};
-    int put = al_task_add_done_callback(st, &in, task, callback);
+    int put = al_task_add_done_callback(st, task, callback, context);
     if (put < 0 && PyErr_ExceptionMatches(PyExc_MemoryError)) {
         PyErr_Clear();
-        put = al_task_add_done_callback(st, &in, task, callback);
+        put = al_task_add_done_callback(st, task, callback, context);
     }
     return put;
 }

@@ -13,7 +13,8 @@ typedef struct {
     PyObject *context;          /* owned: entered for the call */
     PyObject *task;             /* owned: the Task whose step it is, or NULL */
     PyObject *on_done;          /* owned: our done callback of it, or NULL */
-    PyObject *callback_context; /* owned: the context of on_done, or NULL */
+    PyObject *callback_context; /* owned: its context, or NULL while it is on
+                                   the Task */
 } al_call;
 
 /* Drop what a call owns; it is then empty.  Runs Python. */
