@@ -443,7 +443,7 @@ al_capture_cancel(al_state *st, const al_loop *bound, PyObject *task,
     if (proxy->call != NULL && proxy->arg != NULL) {
         PyObject *error = cancelled < 0 ? PyErr_GetRaisedException() : NULL;
         al_call wakeup = loop_proxy_take_call(proxy, task, on_done);
-        int woken = al_call_queue_deliver(st, bound->loop, &wakeup, NULL);
+        int woken = al_call_queue_deliver(st, bound->loop, &wakeup);
         if (woken < 0 || error != NULL) {
             cancelled = al_loop_raise_more_severe(error);
         }

@@ -86,7 +86,8 @@
     X(Ready) X(Awaitable) X(JoinSet) X(JoinSetMember) X(Alarm) X(Entry)       \
     X(Registry) X(SignalHandler) X(TaskResult) X(Worker) X(ItemHandle)        \
     X(Batch) X(BatchStream) X(BatchWait) X(FastPath) X(fast_path)             \
-    X(CallQueue) X(LoopProxy) X(Capture) X(capture) X(TaskGroup) X(GroupExit) \
+    X(EqualToAll) X(equal_to_all) X(CallQueue) X(LoopProxy) X(Capture)        \
+    X(capture) X(TaskGroup) X(GroupExit)                                      \
     X(ready_none) X(ready_true) X(ready_false) X(kw_context) X(kw_name)       \
     X(kw_name_context) X(kw_loop) X(kw_name_loop) X(kw_exc_info_extra)        \
     X(kw_msg) X(no_args) X(kwargs_lazy) X(kwargs_eager) X(get_running_loop)
