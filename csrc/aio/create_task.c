@@ -80,21 +80,27 @@ create_task_find_keyword(PyObject *kwnames, PyObject *name)
     return -1;
 }
 
+/* Refuse a context that is no Context: asyncio takes it, and its Task then
+   never starts.  -1 with TypeError. */
+static int
+create_task_check_context(PyObject *context)
+{
+    if (context == Py_None || PyContext_CheckExact(context)) {
+        return 0;
+    }
+    PyErr_Format(PyExc_TypeError,
+                 "context is a contextvars.Context, got %.200R", context);
+    return -1;
+}
+
 /* Refuse an eager start that would hang the loop: a Task that cannot enter its
    context stays the current one for ever (CPython gh-157301).  -1 with an
    exception. */
 static int
-create_task_check_context(PyObject *context)
+create_task_try_context(PyObject *context)
 {
     if (context == Py_None) {
         return 0;
-    }
-    if (!PyContext_CheckExact(context)) {
-        PyErr_Format(PyExc_TypeError,
-                     "context is a contextvars.Context, "
-                     "got %.200R",
-                     context);
-        return -1;
     }
     return PyContext_Enter(context) < 0 ? -1 : PyContext_Exit(context);
 }
@@ -143,7 +149,7 @@ create_task_eager(al_state *st, const al_loop *bound, PyObject *const *args,
     int is_eager = PyObject_IsTrue(args[1 + eager]);
     if (is_eager < 0
         || (is_eager && context >= 0
-            && create_task_check_context(args[1 + context]) < 0))
+            && create_task_try_context(args[1 + context]) < 0))
     {
         return NULL;
     }
@@ -294,7 +300,10 @@ al_create_task(al_state *st, al_loop *bound, PyObject *const *args,
                      AL_TASK_KEYWORDS);
         return NULL;
     }
-    if (al_loop_check_thread(st, bound, "TaskGroup.create_task()") < 0) {
+    Py_ssize_t context = create_task_find_keyword(kwnames, st->s_context);
+    if (al_loop_check_thread(st, bound, "TaskGroup.create_task()") < 0
+        || (context >= 0 && create_task_check_context(args[1 + context]) < 0))
+    {
         return NULL;
     }
     return create_task_find_keyword(kwnames, st->s_eager_start) >= 0

@@ -4,8 +4,6 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-import pytest
-
 from pyasynclife import TaskGroup, TaskRegistry
 from support.marks import needs_capture
 
