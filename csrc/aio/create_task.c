@@ -66,14 +66,18 @@ create_task_by_loop(al_state *st, const al_loop *bound, PyObject *coro,
     return task;
 }
 
-/* Return the place of a keyword among others; -1: it is not there. */
+/* Return the place of a keyword among others; -1: it is not there.  Interned
+   names, as those of a call in Python code, are compared by address. */
 static Py_ssize_t
 create_task_find_keyword(PyObject *kwnames, PyObject *name)
 {
     Py_ssize_t n = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
     for (Py_ssize_t i = 0; i < n; i++) {
         PyObject *key = PyTuple_GET_ITEM(kwnames, i);
-        if (key == name || PyUnicode_Compare(key, name) == 0) {
+        if (key == name
+            || (!PyUnicode_CHECK_INTERNED(key)
+                && PyUnicode_Compare(key, name) == 0))
+        {
             return i;
         }
     }
