@@ -100,6 +100,16 @@ call_queue_read_handle(al_state *st, PyObject *loop, PyObject *ready,
         PyErr_Clear(); /* another thread was faster: nothing is there */
     }
     else if ((PyObject *)Py_TYPE(handle) == st->Handle
+             && wanted == st->CallQueue && st->handle_callback != Py_None)
+    {
+        /* The usual case: half of what the search takes. */
+        found = al_future_get(st->handle_callback, handle);
+        if (found == NULL || (PyObject *)Py_TYPE(found) != wanted) {
+            Py_CLEAR(found);
+            PyErr_Clear(); /* a cancelled handle has no callback */
+        }
+    }
+    else if ((PyObject *)Py_TYPE(handle) == st->Handle
              || al_fast_path_is_uvloop(st, loop))
     {
         found = al_fast_path_find_referent(handle, Py_TYPE(handle), wanted);

@@ -26,6 +26,7 @@
     X(future_exception, "pyasynclife._core_support", "future_exception")      \
     X(future_callbacks, "pyasynclife._core_support", "future_callbacks")      \
     X(task_waiter, "pyasynclife._core_support", "task_waiter")                \
+    X(handle_callback, "pyasynclife._core_support", "handle_callback")        \
     X(loop_clock, "pyasynclife._core_support", "loop_clock")                  \
     X(loop_fast_paths, "pyasynclife._core_support", "loop_fast_paths")        \
     X(cancel_again, "pyasynclife._core_support", "cancel_again")              \
