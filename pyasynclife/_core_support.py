@@ -24,11 +24,13 @@ from typing import Any, Generic, Protocol, TypeVar
 
 V = TypeVar("V")
 
-# Descriptors that read a Future's fields without a name lookup. None: call its method.
+# Descriptors that read fields of Futures and Handles without a name lookup. None:
+# there is no such field, and a method is called or the object searched.
 future_state: Any = getattr(_asyncio.Future, "_state", None)
 future_exception: Any = getattr(_asyncio.Future, "_exception", None)
 future_callbacks: Any = getattr(_asyncio.Future, "_callbacks", None)
 task_waiter: Any = getattr(_asyncio.Task, "_fut_waiter", None)
+handle_callback: Any = vars(asyncio.events.Handle).get("_callback")
 
 # Add and remove an edge of the await graph; None before 3.14.
 add_awaited_by: Any = getattr(asyncio, "future_add_to_awaited_by", None)

@@ -26,6 +26,7 @@
     X(future_exception, "pyasynclife._core_support", "future_exception")      \
     X(future_callbacks, "pyasynclife._core_support", "future_callbacks")      \
     X(task_waiter, "pyasynclife._core_support", "task_waiter")                \
+    X(handle_callback, "pyasynclife._core_support", "handle_callback")        \
     X(loop_clock, "pyasynclife._core_support", "loop_clock")                  \
     X(loop_fast_paths, "pyasynclife._core_support", "loop_fast_paths")        \
     X(cancel_again, "pyasynclife._core_support", "cancel_again")              \
@@ -89,7 +90,8 @@
     X(Ready) X(Awaitable) X(JoinSet) X(JoinSetMember) X(Alarm) X(Entry)       \
     X(Registry) X(SignalHandler) X(TaskResult) X(Worker) X(ItemHandle)        \
     X(Batch) X(BatchStream) X(BatchWait) X(FastPath) X(fast_path)             \
-    X(CallQueue) X(LoopProxy) X(Capture) X(capture) X(TaskGroup) X(GroupExit) \
+    X(EqualToAll) X(equal_to_all) X(CallQueue) X(LoopProxy) X(Capture)        \
+    X(capture) X(TaskGroup) X(GroupExit)                                      \
     X(ready_none) X(ready_true) X(ready_false) X(kw_context) X(kw_name)       \
     X(kw_name_context) X(kw_loop) X(kw_name_loop) X(kw_exc_info_extra)        \
     X(kw_msg) X(no_args) X(kwargs_lazy) X(kwargs_eager) X(get_running_loop)

@@ -524,7 +524,8 @@ al_pump_init(al_pump *p, al_state *st, PyObject *owner,
     p->calls = calls;
     p->timeout = p->budget = p->grace = Py_HUGE_VAL;
     al_list_init(&p->workers);
-    al_deadline_init(&p->deadlines, st, owner, &p->bound, pump_due);
+    al_deadline_init(&p->deadlines, st, owner, &p->bound, &p->source.context,
+                     pump_due);
 }
 
 /* Begin with the source, the budget and the reader.  Returns 0; -1 with an

@@ -43,7 +43,7 @@ al_reader_start(al_pump *p)
     int failed = -1;
     if (task != NULL) {
         p->reader = Py_NewRef(task);
-        failed = al_task_add_done_callback(st, &p->bound, task, callback);
+        failed = al_task_add_done_callback(st, task, callback, NULL);
         if (failed) {
             Py_CLEAR(p->reader);
         }

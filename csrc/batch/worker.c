@@ -452,7 +452,7 @@ al_worker_attach(WorkerObject *self, PyObject *task)
         return -1;
     }
     self->task = Py_NewRef(task); /* from now on it may be stepped */
-    return al_task_add_done_callback(p->st, &p->bound, task, (PyObject *)self);
+    return al_task_add_done_callback(p->st, task, (PyObject *)self, NULL);
 }
 
 /* Make the Task of a worker (new). */
