@@ -110,6 +110,11 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     awake_until = 0  # the clock stands still up to this iteration
     now = 0.0
 
+    def __init__(self) -> None:
+        super().__init__()
+        select = self._selector.select  # type: ignore[attr-defined]
+        self._selector.select = lambda _=None: select(0)  # type: ignore[attr-defined]
+
     def time(self) -> float:
         return self.now
 
