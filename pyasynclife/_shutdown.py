@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, Self
 
@@ -35,6 +36,11 @@ class SignalCoordinator(SignalEvents):
             has it.
         take_ignored: Handle a signal even if the process ignores it (``nohup``).
         registry: The registry whose tasks `graceful_shutdown` cancels.
+        kill_after: Seconds from the first of the shutdown signals; then the process is
+            ended by that signal, whatever holds it up, and the Python stack of every
+            thread is written to stderr. Nothing stops the clock once a signal has come,
+            not even `remove_handlers`. A forked child has a clock only if it calls
+            `setup_handlers`. None: the process is never ended.
         on_signal: Called in the loop with the signal and the number received so far;
             once for all that arrived while the loop was busy. Its exceptions go to the
             loop's exception handler.
@@ -57,12 +63,20 @@ class SignalCoordinator(SignalEvents):
         reload_signals: Iterable[int] | None = None,
         take_ignored: bool = False,
         registry: TaskRegistry | None = None,
+        kill_after: float | None = None,
         on_signal: Callable[[int, int], object] | None = None,
     ) -> None:
         check_hook("on_signal", on_signal)
         check_optional_type("registry", registry, TaskRegistry)
         self._shutdown_timeout = check_seconds("shutdown_timeout", shutdown_timeout)
-        super().__init__(shutdown_signals, reload_signals, take_ignored, on_signal)
+        seconds = check_optional_seconds("kill_after", kill_after, math.inf, zero=False)
+        super().__init__(
+            shutdown_signals,
+            reload_signals,
+            take_ignored,
+            None if seconds == math.inf else seconds,
+            on_signal,
+        )
         self._registry = registry
         self._phase: Phase = "running"
         self._signum: int | None = None
@@ -71,6 +85,7 @@ class SignalCoordinator(SignalEvents):
         self._join_set: JoinSet | None = None
         self._joining: set[asyncio.Task[Any]] = set()
         self._calls = 0
+        self._on_begin: Callable[[int | None, float], object] | None = None  # of run()
 
     def __reduce__(self) -> Any:
         refuse_pickling(self)
@@ -126,6 +141,8 @@ class SignalCoordinator(SignalEvents):
         if self._phase == "running":
             self._phase = "draining"
         self._shutdown.set()
+        if self._on_begin is not None:
+            self._on_begin(signum, seconds_ago)
         if signum is not None:
             logger.info("%s: shutting down", _signals.name_of(signum))
         else:

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 from pyasynclife import _signals
 from pyasynclife._arguments import check_answer, check_flag, short
-from pyasynclife._core import SignalHandler
+from pyasynclife._core import SignalHandler, Watchdog
+from pyasynclife._errors import SignalSetupError
 from pyasynclife._log import logger
 
 
@@ -46,6 +47,7 @@ class SignalEvents:
         shutdown_signals: Iterable[int] | None,
         reload_signals: Iterable[int] | None,
         take_ignored: bool,
+        kill_after: float | None,
         on_signal: Callable[[int, int], object] | None,
     ) -> None:
         self._shutdown_signals = _signal_set(
@@ -61,6 +63,9 @@ class SignalEvents:
             name = _signals.name_of(signum)
             raise ValueError(f"{name} cannot both shut down and reload: choose one")
         self._take_ignored = check_flag("take_ignored", take_ignored)
+        self._kill_after = kill_after
+        self._watchdog: Watchdog | None = None
+        self._on_wake: Callable[[], object] | None = None  # of run(): at a signal
         self._on_signal = on_signal
         self._shutdown = asyncio.Event()
         self._reload = asyncio.Event()
@@ -161,6 +166,7 @@ class SignalEvents:
         was_armed, before = self._armed, self._handlers
         self._armed = True
         try:
+            self._arm_watchdog()
             for signum in self._handled_signals():
                 ours = self._handlers.get(signum, ())
                 if was_armed and not (ours and _signals.displaced_by(ours)):
@@ -180,6 +186,8 @@ class SignalEvents:
         except BaseException:
             self._remove(before)
             self._armed = was_armed
+            if not was_armed:
+                self._disarm_watchdog()
             raise
         self._warned = set()
 
@@ -196,10 +204,28 @@ class SignalEvents:
         _signals.check_place("remove_handlers()")
         self._remove({})
         self._armed = False
+        self._disarm_watchdog()
         if self._loop is None or self._loop.is_closed():
             self._log_errors()
         elif self._undelivered:
             self._deliver_soon()
+
+    def _arm_watchdog(self) -> None:
+        if self._kill_after is None or self._watchdog is not None:
+            return
+        try:
+            self._watchdog = Watchdog(self._kill_after, self._shutdown_signals)
+        except (OSError, RuntimeError) as error:
+            raise SignalSetupError(
+                f"kill_after cannot be kept: {error}; leave it out, or make fewer "
+                "coordinators"
+            ) from error
+
+    def _disarm_watchdog(self) -> None:
+        """Stop the watchdog, unless a signal has come: then nothing stops it."""
+        if self._watchdog is not None:
+            self._watchdog.disarm()
+            self._watchdog = None
 
     def _remove(self, kept: dict[int, tuple[SignalHandler, ...]]) -> None:
         """Remove all handlers but some, the newest first."""
@@ -244,6 +270,7 @@ class SignalEvents:
         pid = os.getpid()
         if self._pid is not None and self._pid != pid:
             self._handlers, self._armed, self._loop = {}, False, None
+            self._watchdog = None
             self._undelivered.clear()
             self._begin_afresh()
         self._pid = pid
@@ -256,6 +283,8 @@ class SignalEvents:
 
         Returns False if the loop is closed.
         """
+        if self._on_wake is not None:
+            self._on_wake()
         loop = self._loop
         if loop is None:
             return True  # delivered when there is a loop

@@ -76,6 +76,7 @@ def test_the_constructors_parameters_and_their_order() -> None:
         "reload_signals",
         "take_ignored",
         "registry",
+        "kill_after",
         "on_signal",
     )
 
