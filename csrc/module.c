@@ -3,6 +3,7 @@
 #include "base/fault.h"
 #include "base/state.h"
 #include "aio/fast_path.h"
+#include "aio/done_callback.h"
 #include "aio/call_queue.h"
 #include "aio/capture.h"
 #include "aio/awaitable.h"
@@ -61,6 +62,7 @@ module_exec(PyObject *module)
     al_state *st = al_state_of(module);
     if (al_fault_setup(module) < 0 || al_state_load(st) < 0
         || al_fast_path_setup(module, st) < 0
+        || al_done_callback_setup(module, st) < 0
         || al_call_queue_setup(module, st) < 0
         || al_capture_setup(module, st) < 0
         || al_awaitable_setup(module, st) < 0

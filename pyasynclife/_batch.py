@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import sys
 import warnings
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from types import EllipsisType, TracebackType
-from typing import Any, Generic, Self, TypeVar, final
+from typing import Any, Generic, Protocol, Self, TypeVar, final
 
 from pyasynclife._arguments import check_count
 from pyasynclife._core import (
@@ -19,19 +19,27 @@ from pyasynclife._core import (
     BatchCore,
     TaskResult,
 )
-from pyasynclife._errors import BatchError, as_exception
+from pyasynclife._errors import as_exception, too_many_errors
 from pyasynclife._registry import TaskRegistry
-from pyasynclife._results import (
-    BatchProgress,
-    BatchResult,
-    count_items,
-    is_failure,
-    status_of,
-)
+from pyasynclife._results import BatchProgress, BatchResult, is_failure, status_of
 from pyasynclife._sealed import Sealed
 from pyasynclife._states import BatchStatus
 
 T = TypeVar("T")
+R_co = TypeVar("R_co", covariant=True)
+
+
+class ResultIterator(Protocol[R_co]):
+    """The asynchronous iterator of a batch's results, for ``contextlib.aclosing``."""
+
+    def __aiter__(self) -> Self:
+        """Return the iterator itself."""
+
+    def __anext__(self) -> Awaitable[R_co]:
+        """Return an awaitable of the next result."""
+
+    def aclose(self) -> Awaitable[None]:
+        """Cancel the items that are left and wait until they have ended."""
 
 
 @final
@@ -41,7 +49,11 @@ class Batch(Sealed, Generic[T]):
     Its first use decides what happens to the results. Awaiting the batch keeps them
     all. Iterating over it yields each result and keeps none. An ``async with`` block
     that does neither only passes them to ``on_result``, and waits for all items at its
-    end.
+    end; with ``on_result`` it keeps none, and may be awaited or iterated only before
+    the first result.
+
+    Failures that nobody receives are reported to the loop's exception handler, once,
+    when the block ends or the batch is dropped.
 
     Attributes:
         max_concurrent: The maximum number of items that run at once; may be set.
@@ -50,8 +62,8 @@ class Batch(Sealed, Generic[T]):
         status: How the batch ended; None until then.
     """
 
-    __slots__ = ("__weakref__", "_awaited", "_budget", "_core", "_delivered", "_items",
-                 "_key", "_max_concurrent", "_max_errors", "_result",
+    __slots__ = ("__weakref__", "_awaited", "_budget", "_core", "_items", "_key",
+                 "_max_concurrent", "_max_errors", "_result",
                  "_traceback")  # fmt: skip
 
     _core: BatchCore
@@ -61,7 +73,6 @@ class Batch(Sealed, Generic[T]):
     _max_concurrent: int
     _max_errors: int  # -1: any number
     _awaited: bool
-    _delivered: bool  # a caller has received the outcome
     _result: BatchResult[T] | None
     _traceback: TracebackType | EllipsisType | None  # of a fatal error; ...: not raised
 
@@ -95,7 +106,7 @@ class Batch(Sealed, Generic[T]):
         self._budget = budget
         self._max_concurrent = max_concurrent
         self._max_errors = max_errors
-        self._awaited = self._delivered = False
+        self._awaited = False
         self._result = None
         self._traceback = ...
         self._core = BatchCore(
@@ -185,8 +196,7 @@ class Batch(Sealed, Generic[T]):
                 raise
             finally:
                 self._awaited = False
-        self._delivered = True
-        error: BaseException | None = self._failure()
+        error = self._take_failure()
         if error is not None:
             try:
                 raise error
@@ -198,14 +208,18 @@ class Batch(Sealed, Generic[T]):
         """Run all items and return their results, as `collect` does."""
         return self.collect().__await__()
 
-    def __aiter__(self) -> AsyncIterator[TaskResult[T]]:
+    def __aiter__(self) -> ResultIterator[TaskResult[T]]:
         """Start an iteration, which yields the result of each item and keeps none.
 
         ``anext()`` takes a result when it is awaited, not when it is called.
 
+        The iterator has an ``aclose()``, which does what leaving the batch's block
+        does: ``contextlib.aclosing(aiter(batch))`` works, and a batch that is the
+        source of another one is closed with it.
+
         Raises:
-            RuntimeError: The batch has been awaited, its block has ended, or it has
-                begun in another loop.
+            RuntimeError: The batch has been awaited, its block has ended, its results
+                go to ``on_result``, or it has begun in another loop.
 
         At its end the iteration raises the failure of the batch, as `collect` does, but
         without a ``result``. Leaving it early does not cancel the items, unless an
@@ -213,6 +227,14 @@ class Batch(Sealed, Generic[T]):
         """
         self._core.use(MODE_STREAM)
         return self._core.stream(self)
+
+    async def _aclose(self) -> None:
+        """Cancel what is left and wait for it: ``aclose()`` of the iterator.
+
+        Raises what leaving the block raises; not in place of an exception, such as a
+        CancelledError, that the caller is handling.
+        """
+        await self.__aexit__(None, sys.exception(), None)
 
     async def __aenter__(self) -> Self:
         """Start the batch, which ends no later than the block."""
@@ -232,37 +254,38 @@ class Batch(Sealed, Generic[T]):
         were not cancelled yet; the CancelledError propagates when they have ended. If a
         CancelledError left the block, that one propagates, however often the caller is
         cancelled meanwhile.
+
+        Failures that nobody has received by then are reported to the loop's exception
+        handler: all of them if the block neither awaited nor iterated, otherwise those
+        that an iteration was left before. So is the failure of the batch, if another
+        exception propagates.
         """
         core = self._core
         if core.mode == MODE_OPEN:
             core.use(MODE_BLOCK)
         if exc is not None or core.mode == MODE_STREAM:
             core.stop()
-        if not core.over:
-            try:
-                await core.wait(isinstance(exc, asyncio.CancelledError))
-            except asyncio.CancelledError:
-                self._raise_exit()
-                raise
-        if self._delivered:
-            return
-        self._delivered = True
-        if exc is None:
-            error: BaseException | None = self._failure()
-            if error is not None:
+        error: BaseException | None = None
+        try:
+            if not core.over:
                 try:
-                    raise error
-                finally:
-                    del self, error
-        elif core.fatal is not None and core.fatal is not exc:
-            if not isinstance(core.fatal, Exception):
-                raise self._fatal(core.fatal)
-            core.loop.call_exception_handler(
-                {
-                    "message": "a batch failed, and its block raised another error",
-                    "exception": core.fatal,
-                }
-            )
+                    await core.wait(isinstance(exc, asyncio.CancelledError))
+                except asyncio.CancelledError:
+                    self._raise_exit()
+                    raise
+            if not core.delivered and (
+                exc is None or not isinstance(core.fatal, Exception | None)
+            ):
+                error = self._take_failure()
+            elif exc is core.fatal:
+                core.delivered = True
+            if error is not None:
+                raise error
+        finally:
+            # A batch that was awaited may be awaited again; any other ends here.
+            if core.over and core.mode != MODE_COLLECT:
+                core.report_unread()
+            del self, core, error  # the traceback holds this frame
 
     def add(self, item: Any) -> None:
         """Add an item after all items of the source.
@@ -321,24 +344,16 @@ class Batch(Sealed, Generic[T]):
             return self._fatal(core.fatal)
         if core.stopping != STOP_ERRORS:
             return None
-        result = None
-        if core.mode == MODE_COLLECT:
-            result = self._outcome()
-            errors = [as_exception(one.error, one) for one in result if is_failure(one)]
-        else:
-            errors = [as_exception(error) for error in core.errors]
-        return BatchError(
-            f"{count_items(len(errors))} failed; max_errors is {self._max_errors}",
-            errors,
-            result,
-        )
+        if core.mode != MODE_COLLECT:
+            return too_many_errors(core.errors, self._max_errors)
+        result = self._outcome()
+        errors = [as_exception(one.error, one) for one in result if is_failure(one)]
+        return too_many_errors(errors, self._max_errors, result)
 
     def _raise_exit(self) -> None:
         """Raise the SystemExit or KeyboardInterrupt that ended the batch, if any."""
-        fatal = self._core.fatal
-        if isinstance(fatal, SystemExit | KeyboardInterrupt):
-            self._delivered = True
-            raise self._fatal(fatal)
+        if isinstance(self._core.fatal, SystemExit | KeyboardInterrupt):
+            self._ended()
 
     def _fatal(self, error: BaseException) -> BaseException:
         """Return a fatal error with the traceback that it had before it was raised.
@@ -349,10 +364,15 @@ class Batch(Sealed, Generic[T]):
             self._traceback = error.__traceback__
         return error.with_traceback(self._traceback)
 
+    def _take_failure(self) -> BaseException | None:
+        """Return the failure of the batch, if any, which the caller raises."""
+        error = self._failure()
+        self._core.delivered = True
+        return error
+
     def _ended(self) -> None:
         """Raise the failure of the batch, if any; the core calls it after iteration."""
-        self._delivered = True
-        error = self._failure()
+        error = self._take_failure()
         if error is not None:
             try:
                 raise error
@@ -374,13 +394,13 @@ class Batch(Sealed, Generic[T]):
             core = self._core
         except AttributeError:
             return  # _create() failed
-        if not core.begun or (core.over and self._delivered):
+        if not core.begun:
             return
         loop: asyncio.AbstractEventLoop = core.loop
         if loop.is_closed() or sys.is_finalizing():
             return
         try:
-            if not (core.is_idle or core.stopping or core.over):
+            if not (core.over or core.is_idle or core.stopping):
                 warnings.warn(
                     f"{self!r} was dropped while it ran and is cancelled: iterate it "
                     "to its end, or use `async with`",

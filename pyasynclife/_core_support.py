@@ -24,11 +24,13 @@ from typing import Any, Generic, Protocol, TypeVar
 
 V = TypeVar("V")
 
-# Descriptors that read a Future's fields without a name lookup. None: call its method.
+# Descriptors that read fields of Futures and Handles without a name lookup. None:
+# there is no such field, and a method is called or the object searched.
 future_state: Any = getattr(_asyncio.Future, "_state", None)
 future_exception: Any = getattr(_asyncio.Future, "_exception", None)
 future_callbacks: Any = getattr(_asyncio.Future, "_callbacks", None)
 task_waiter: Any = getattr(_asyncio.Task, "_fut_waiter", None)
+handle_callback: Any = vars(asyncio.events.Handle).get("_callback")
 
 # Add and remove an edge of the await graph; None before 3.14.
 add_awaited_by: Any = getattr(asyncio, "future_add_to_awaited_by", None)
@@ -211,6 +213,41 @@ def report_callback_error(
         "handle": handle,
     }
     loop.call_exception_handler(about)
+
+
+def report_unread(
+    loop: asyncio.AbstractEventLoop,
+    what: str,
+    remedy: str,
+    error: BaseException | None,
+) -> None:
+    """Report failures of items that nobody has received, in one call.
+
+    Args:
+        loop: The event loop, whose exception handler is called.
+        what: What held the failures, and how it ended.
+        remedy: What the caller can do to receive them.
+        error: The first of the exceptions, if there is one.
+    """
+    loop.call_exception_handler(
+        {"message": f"{what} unread: {remedy}", "exception": error}
+    )
+
+
+def report_unread_items(
+    loop: asyncio.AbstractEventLoop,
+    failed: int,
+    error: BaseException | None,
+    was_dropped: bool,
+) -> None:
+    """Report the failures of a batch that ended without a BatchResult."""
+    items = "failed item was" if failed == 1 else "failed items were"
+    report_unread(
+        loop,
+        f"{failed} {items} {'dropped' if was_dropped else 'left'}",
+        "await the batch, iterate over it to its end, or pass on_result",
+        error,
+    )
 
 
 def cancel_again(task: asyncio.Task[Any]) -> None:

@@ -107,6 +107,24 @@ class BatchError(PyAsyncLifeError, ExceptionGroup[Exception]):
         return copied
 
 
+def count_items(number: int) -> str:
+    """Return a count with its noun: "1 item", "2 items"."""
+    return f"{number} item" if number == 1 else f"{number} items"
+
+
+def too_many_errors(
+    errors: Sequence[BaseException | None],
+    max_errors: int,
+    result: BatchResult[Any] | None = None,
+) -> BatchError:
+    """Return the error of a batch of which more than ``max_errors`` items failed."""
+    return BatchError(
+        f"{count_items(len(errors))} failed; max_errors is {max_errors}",
+        [as_exception(error) for error in errors],
+        result,
+    )
+
+
 def as_exception(
     error: BaseException | None, result: TaskResult[Any] | None = None
 ) -> Exception:

@@ -92,7 +92,8 @@ def bounded_gather(
             running. If it returns a `TaskResult`, the item's result takes task_id,
             success, data and error from it.
         items: An iterable, which is read lazily, or an asynchronous one, which one
-            task reads.
+            task reads. If the batch ends early, a generator or an asynchronous source
+            is closed; an open file or a cursor is not.
         max_concurrent: The maximum number of items that run at once.
         timeout: Seconds for each item, from the call of ``fn``; None: no limit.
         budget: Seconds for the whole batch, from its start. Items that have not ended
@@ -109,12 +110,14 @@ def bounded_gather(
             twice ``max_concurrent``.
         key: Called with an item; returns its task id, a non-empty str.
         on_result: Called with the TaskResult of each item when the item ends. Its
-            exceptions go to the loop's exception handler.
+            exceptions go to the loop's exception handler. A block (``async with``) that
+            neither awaits nor iterates keeps no results then.
         task_per_item: Run each item in an ``asyncio.Task`` of its own, named by its
             task id, for code that depends on the current task. Nothing else changes.
         registry: Register the task of each item under its task id; implies
             ``task_per_item``. If another task with this id is alive, the item fails
-            with DuplicateTaskError and ``fn`` is not called.
+            with DuplicateTaskError and ``fn`` is not called. When the registry shuts
+            down, the batch ends as if it were cancelled.
 
     Returns:
         The batch. Await it for all results; or iterate over it (``async for``) to

@@ -20,7 +20,8 @@ from pyasynclife._core import (
     BatchCore,
     TaskResult,
 )
-from pyasynclife._errors import BatchError, as_exception
+from pyasynclife._core_support import report_unread
+from pyasynclife._errors import BatchError, as_exception, count_items
 from pyasynclife._sealed import Sealed, SealedValue
 from pyasynclife._states import BatchStatus, TaskState
 
@@ -142,7 +143,6 @@ class BatchResult(Sealed, Sequence[TaskResult[T]], Generic[T]):
         """
         running, done, failed, _, _, elapsed = core.counts()[2:]
         self = cls._make()
-        self._results = core.results
         self._rest = () if items is None or core.exhausted else items[core.from_items :]
         self._added = core.queued
         self._rest_timed_out = core.stopping == STOP_BUDGET
@@ -155,14 +155,17 @@ class BatchResult(Sealed, Sequence[TaskResult[T]], Generic[T]):
         )
         self._key = key
         self._loop = core.loop
-        self._read = False
+        self._read = core.observed  # on_result has received what was started
         self._done = done
         failed += running  # these did not stop in time
         if self._rest_timed_out:
-            failed += length_of(self._rest) + len(self._added)
+            unstarted = length_of(self._rest) + len(self._added)
+            self._read = self._read and not unstarted
+            failed += unstarted
         self.status = _STATUS[core.stopping]
         self.exhausted = core.exhausted or items is not None
         self.duration = elapsed
+        self._results = core.take_results()
         self._failed = failed  # last: without it, __del__ reports nothing
         return self
 
@@ -305,13 +308,8 @@ class BatchResult(Sealed, Sequence[TaskResult[T]], Generic[T]):
             return  # _of() failed
         if unread:
             error = next((r.error for r in self._results if r.error is not None), None)
-            self._loop.call_exception_handler(
-                {
-                    "message": f"{self!r} was dropped unread: look at failures(), "
-                    "or call values()",
-                    "exception": error,
-                }
-            )
+            remedy = "look at failures(), or call values()"
+            report_unread(self._loop, f"{self!r} was dropped", remedy, error)
 
 
 @final
@@ -396,11 +394,6 @@ def _restore_result(
 def status_of(core: BatchCore) -> BatchStatus | None:
     """Return how a batch ended; None until then."""
     return _STATUS[core.stopping] if core.over else None
-
-
-def count_items(number: int) -> str:
-    """Return a count with its noun: "1 item", "2 items"."""
-    return f"{number} item" if number == 1 else f"{number} items"
 
 
 def length_of(items: Sequence[Any]) -> int:

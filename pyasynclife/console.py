@@ -6,12 +6,12 @@ import asyncio
 import math
 import sys
 import weakref
-from collections.abc import AsyncIterator, Generator
+from collections.abc import Generator
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
 from pyasynclife._arguments import check_optional_type, check_seconds, short
-from pyasynclife._batch import Batch
+from pyasynclife._batch import Batch, ResultIterator
 from pyasynclife._core import TaskResult
 from pyasynclife._results import BatchProgress, BatchResult
 
@@ -97,7 +97,7 @@ class Tracked(Generic[T]):
     def __init__(self, batch: Batch[T], display: _Display) -> None:
         self.batch = batch
         self._display = display
-        self._stream: AsyncIterator[TaskResult[T]] | None = None
+        self._stream: ResultIterator[TaskResult[T]] | None = None
 
     def __await__(self) -> Generator[object, None, BatchResult[T]]:
         """Await the batch."""
@@ -129,6 +129,18 @@ class Tracked(Generic[T]):
         except BaseException:
             self._display.update()
             raise
+
+    async def aclose(self) -> None:
+        """Cancel the items that are left and wait until they have ended.
+
+        Raises what leaving the batch's block raises. Before the iteration nothing
+        happens.
+        """
+        try:
+            if self._stream is not None:
+                await self._stream.aclose()
+        finally:
+            self._display.update()
 
     async def __aenter__(self) -> Self:
         """Enter the batch."""

@@ -61,6 +61,7 @@
 #include "base/state.h"
 #include "aio/loop.h"
 #include "aio/task.h"
+#include "aio/done_callback.h"
 #include "aio/fast_path.h"
 #include "aio/call_queue.h"
 
@@ -99,6 +100,16 @@ call_queue_read_handle(al_state *st, PyObject *loop, PyObject *ready,
         PyErr_Clear(); /* another thread was faster: nothing is there */
     }
     else if ((PyObject *)Py_TYPE(handle) == st->Handle
+             && wanted == st->CallQueue && st->handle_callback != Py_None)
+    {
+        /* The usual case: half of what the search takes. */
+        found = al_future_get(st->handle_callback, handle);
+        if (found == NULL || (PyObject *)Py_TYPE(found) != wanted) {
+            Py_CLEAR(found);
+            PyErr_Clear(); /* a cancelled handle has no callback */
+        }
+    }
+    else if ((PyObject *)Py_TYPE(handle) == st->Handle
              || al_fast_path_is_uvloop(st, loop))
     {
         found = al_fast_path_find_referent(handle, Py_TYPE(handle), wanted);
@@ -128,21 +139,30 @@ call_queue_find_open(al_state *st, PyObject *loop, PyObject *ready)
     return open;
 }
 
+/* The last step of a Task. */
+typedef struct {
+    PyObject *task;    /* borrowed */
+    PyObject *ready;   /* borrowed: the ready queue before it; NULL: unknown */
+    Py_ssize_t length; /* of that queue before it */
+} call_last_step;
+
 /* Return where in the ready queue the handles of a Task's other done callbacks
    begin, which asyncio has scheduled at its end; -1: there are none.  A handle
-   is taken for one of them if its argument is the Task. */
+   is taken for one of them if it was scheduled in the step and its argument is
+   the Task. */
 static Py_ssize_t
 call_queue_find_callbacks(al_state *st, PyObject *loop, PyObject *ready,
-                          PyObject *task)
+                          const call_last_step *step)
 {
     Py_ssize_t n = PySequence_Size(ready), at = n;
-    bool is_callback = true;
+    bool is_callback = ready == step->ready && at > step->length;
     while (is_callback) {
         PyObject *args = call_queue_read_handle(st, loop, ready, at - 1,
                                                 (PyObject *)&PyTuple_Type);
         is_callback = args != NULL && PyTuple_GET_SIZE(args) == 1
-                      && PyTuple_GET_ITEM(args, 0) == task;
+                      && PyTuple_GET_ITEM(args, 0) == step->task;
         at -= is_callback;
+        is_callback = is_callback && at > step->length;
         Py_XDECREF(args);
     }
     return at < n ? at : -1;
@@ -282,9 +302,10 @@ call_queue_begin(al_state *st, PyObject *loop, al_call *call, PyObject *ready,
 }
 
 /* al_call_queue_add; a new queue goes before the handles of the callbacks of
-   `task`, which may be NULL. */
+   the Task that has ended in `step`, which may be NULL. */
 static int
-call_queue_add(al_state *st, PyObject *loop, al_call *call, PyObject *task)
+call_queue_add(al_state *st, PyObject *loop, al_call *call,
+               const call_last_step *step)
 {
     PyObject *ready = al_fast_path_ready_queue(st, loop);
     CallQueueObject *open =
@@ -296,9 +317,9 @@ call_queue_add(al_state *st, PyObject *loop, al_call *call, PyObject *task)
     }
     if (queued < 0) {
         PyErr_Clear(); /* MemoryError: a new queue may need less */
-        Py_ssize_t at = ready == NULL || task == NULL
+        Py_ssize_t at = ready == NULL || step == NULL
                             ? -1
-                            : call_queue_find_callbacks(st, loop, ready, task);
+                            : call_queue_find_callbacks(st, loop, ready, step);
         queued = call_queue_begin(st, loop, call, ready, at);
     }
     Py_XDECREF(ready);
@@ -311,15 +332,16 @@ al_call_queue_add(al_state *st, PyObject *loop, al_call *call)
     return call_queue_add(st, loop, call, NULL);
 }
 
-int
-al_call_queue_deliver(al_state *st, PyObject *loop, al_call *call,
-                      PyObject *task)
+/* al_call_queue_deliver, with the place of call_queue_add. */
+static int
+call_queue_deliver(al_state *st, PyObject *loop, al_call *call,
+                   const call_last_step *step)
 {
-    if (call_queue_add(st, loop, call, task) == 0) {
+    if (call_queue_add(st, loop, call, step) == 0) {
         return 0;
     }
     PyObject *error = PyErr_GetRaisedException();
-    int queued = call_queue_add(st, loop, call, task);
+    int queued = call_queue_add(st, loop, call, step);
     if (queued == 0 && PyErr_GivenExceptionMatches(error, PyExc_MemoryError)) {
         Py_DECREF(error);
         return 0;
@@ -327,141 +349,10 @@ al_call_queue_deliver(al_state *st, PyObject *loop, al_call *call,
     return al_loop_raise_more_severe(error);
 }
 
-/* ------------------------------------------------- the done callback (R2)
- *
- * A Task calls its done callbacks in the order in which they were added, and
- * asyncio's TaskGroup adds its own right after it has made the Task.  We do
- * not: if the Task ends in a step that a queue runs, the queue schedules the
- * callback itself.  If the Task does not end there, the callback is put on the
- * Task, before those that somebody has added meanwhile.
- *
- * To do so the others are taken off and added again with their contexts.
- * asyncio takes off by ==, which may run anybody's code and raise.  Those that
- * have come off are then found by identity, so no callback is lost.
- *
- * All of this is for asyncio's own Task only, whose callbacks can be read.
- */
-
-/* Return a Task's callbacks as a list of our own, pairs of callback and
-   context (new).  NULL without an exception: it has none, or there is no
-   memory. */
-static PyObject *
-call_copy_callbacks(al_state *st, PyObject *task)
+int
+al_call_queue_deliver(al_state *st, PyObject *loop, al_call *call)
 {
-    PyObject *pairs = al_future_get(st->future_callbacks, task);
-    if (pairs != NULL && PyList_Check(pairs)) {
-        /* Up to 3.13.0 it may be the Task's own, which taking off changes. */
-        Py_SETREF(pairs,
-                  AL_ALLOC(PyList_GetSlice(pairs, 0, PyList_GET_SIZE(pairs))));
-    }
-    else {
-        Py_CLEAR(pairs);
-    }
-    if (pairs == NULL) {
-        PyErr_Clear(); /* MemoryError: no Python runs here */
-    }
-    return pairs;
-}
-
-/* Before a step: take our done callback off the Task if it is the only one.
-   Returns whether it did.  Pure C: a single callback is found by identity. */
-static bool
-call_detach_callback(al_state *st, const al_call *call)
-{
-    PyObject *pairs = al_future_get(st->future_callbacks, call->task);
-    bool taken =
-        pairs != NULL && PyList_Check(pairs) && PyList_GET_SIZE(pairs) == 1
-        && PyTuple_GET_ITEM(PyList_GET_ITEM(pairs, 0), 0) == call->on_done
-        && al_task_remove_done_callback(st, call->task, call->on_done) > 0;
-    Py_XDECREF(pairs);
-    if (!taken) {
-        PyErr_Clear(); /* MemoryError: then it stays where it is */
-    }
-    return taken;
-}
-
-/* Take callbacks off a Task, the last one first, so that those that stay keep
-   their order.  -1 with what an == raised: any of them may still be on it. */
-static int
-call_remove_callbacks(al_state *st, PyObject *task, PyObject *pairs)
-{
-    for (Py_ssize_t i = PyList_GET_SIZE(pairs) - 1; i >= 0; i--) {
-        PyObject *pair = PyList_GET_ITEM(pairs, i);
-        if (al_task_remove_done_callback(st, task, PyTuple_GET_ITEM(pair, 0))
-            < 0)
-        {
-            return -1;
-        }
-    }
-    return 0;
-}
-
-/* Tell whether a callback is among those that stayed on the Task, and strike
-   it from that list, for it may have been added twice. */
-static bool
-call_strike_callback(PyObject *stayed, PyObject *pair)
-{
-    Py_ssize_t n = stayed == NULL ? 0 : PyList_GET_SIZE(stayed);
-    for (Py_ssize_t i = 0; i < n; i++) {
-        PyObject *other = PyList_GET_ITEM(stayed, i);
-        if (other != Py_None
-            && PyTuple_GET_ITEM(other, 0) == PyTuple_GET_ITEM(pair, 0)
-            && PyTuple_GET_ITEM(other, 1) == PyTuple_GET_ITEM(pair, 1))
-        {
-            (void)PyList_SetItem(stayed, i, Py_NewRef(Py_None));
-            return true;
-        }
-    }
-    return false;
-}
-
-/* Add a done callback, in a context.  If memory fails, try once more, for a
-   callback that is not added is lost.  -1 with an exception. */
-static int
-call_add_callback(al_state *st, PyObject *task, PyObject *callback,
-                  PyObject *context)
-{
-    al_loop in = {.context = context};
-    int put = al_task_add_done_callback(st, &in, task, callback);
-    if (put < 0 && PyErr_ExceptionMatches(PyExc_MemoryError)) {
-        PyErr_Clear();
-        put = al_task_add_done_callback(st, &in, task, callback);
-    }
-    return put;
-}
-
-/* After a step that did not end the Task: add our done callback before those
-   that the Task has.  Failures are reported to the loop and lose nobody's
-   callback.  -1 with an exception that ends the loop's run, all else done. */
-static int
-call_attach_callback(al_state *st, PyObject *loop, const al_call *call)
-{
-    const char *adding = "adding a done callback failed";
-    PyObject *task = call->task, *exit = NULL, *stayed = NULL;
-    PyObject *pairs = call_copy_callbacks(st, task);
-    if (pairs != NULL && call_remove_callbacks(st, task, pairs) < 0) {
-        al_loop_handle_error_keep_exit(
-            st, loop, "comparing done callbacks failed", task, &exit);
-        stayed = call_copy_callbacks(st, task);
-    }
-    if (call_add_callback(st, task, call->on_done, call->callback_context) < 0)
-    {
-        al_loop_handle_error_keep_exit(st, loop, adding, task, &exit);
-    }
-    Py_ssize_t n = pairs == NULL ? 0 : PyList_GET_SIZE(pairs);
-    for (Py_ssize_t i = 0; i < n; i++) {
-        PyObject *pair = PyList_GET_ITEM(pairs, i);
-        if (!call_strike_callback(stayed, pair)
-            && call_add_callback(st, task, PyTuple_GET_ITEM(pair, 0),
-                                 PyTuple_GET_ITEM(pair, 1))
-                   < 0)
-        {
-            al_loop_handle_error_keep_exit(st, loop, adding, task, &exit);
-        }
-    }
-    Py_XDECREF(pairs);
-    Py_XDECREF(stayed);
-    return al_loop_raise_exit(exit);
+    return call_queue_deliver(st, loop, call, NULL);
 }
 
 /* -------------------------------------------------------------- running */
@@ -517,15 +408,15 @@ call_queue_handle_error(CallQueueObject *self, al_call *call)
    call it at once, for a group would wait for its child for ever.  -1 with an
    exception; the callback is called all the same. */
 static int
-call_queue_notify(CallQueueObject *self, al_call *call)
+call_queue_notify(CallQueueObject *self, al_call *call,
+                  const call_last_step *step)
 {
     al_call done_call = {
         .call = Py_NewRef(call->on_done),
         .arg = Py_NewRef(call->task),
         .context = Py_NewRef(call->callback_context),
     };
-    int notified =
-        al_call_queue_deliver(self->st, self->loop, &done_call, call->task);
+    int notified = call_queue_deliver(self->st, self->loop, &done_call, step);
     if (done_call.call != NULL) {
         PyObject *error = PyErr_GetRaisedException();
         notified = call_make(&done_call) < 0
@@ -547,31 +438,46 @@ call_queue_notify(CallQueueObject *self, al_call *call)
 /* After a step whose Task has our done callback not on it: notify if the Task
    has ended, else put the callback on.  -1 with an exception. */
 static int
-call_queue_finish_step(CallQueueObject *self, al_call *call)
+call_queue_finish_step(CallQueueObject *self, al_call *call,
+                       const call_last_step *step)
 {
     int done = al_task_done(self->st, call->task);
     if (done > 0) {
-        return call_queue_notify(self, call);
+        return call_queue_notify(self, call, step);
     }
     if (done < 0) {
         PyErr_Clear(); /* MemoryError.  To add it to a Task that is done is
                           right too: asyncio then schedules it */
     }
-    return call_attach_callback(self->st, self->loop, call);
+    return al_done_callback_attach(self->st, self->loop, call->task,
+                                   call->on_done, call->callback_context);
 }
 
-/* Make one call, and see to the done callback if it is a step.  A first step
-   has no argument, and our callback is not on the Task yet; a wake-up has one,
-   and the callback is taken off.  -1 with an exception that ends the loop's
-   run. */
-static int
-call_queue_run(CallQueueObject *self, al_call *call)
+/* Before a step: see to it that our done callback is not on the Task.  That of
+   a first step, which has no argument, is not on it yet.  Returns false if the
+   callback stays, because the Task has others. */
+static bool
+call_detach_callback(al_state *st, al_call *call)
 {
-    bool detached =
-        call->on_done != NULL
-        && (call->arg == NULL || call_detach_callback(self->st, call));
+    if (call->on_done != NULL && call->arg != NULL) {
+        Py_XSETREF(call->callback_context,
+                   al_done_callback_detach(st, call->task, call->on_done));
+    }
+    return call->callback_context != NULL;
+}
+
+/* Make one call, and see to the done callback if it is a step.  `ready` is the
+   ready queue, or NULL.  -1 with an exception that ends the loop's run. */
+static int
+call_queue_run(CallQueueObject *self, al_call *call, PyObject *ready)
+{
+    bool detached = call_detach_callback(self->st, call);
+    call_last_step step = {call->task, ready, 0};
+    if (detached && ready != NULL) {
+        step.length = PySequence_Size(ready);
+    }
     PyObject *error = call_make(call) < 0 ? PyErr_GetRaisedException() : NULL;
-    int made = detached && call_queue_finish_step(self, call) < 0
+    int made = detached && call_queue_finish_step(self, call, &step) < 0
                    ? call_queue_handle_error(self, call)
                    : 0;
     if (error == NULL) {
@@ -687,6 +593,7 @@ call_queue_call(PyObject *op, PyObject *Py_UNUSED(args),
                 PyObject *Py_UNUSED(kwargs))
 {
     CallQueueObject *self = (CallQueueObject *)op;
+    PyObject *ready = al_fast_path_ready_queue(self->st, self->loop);
     bool in_front = false;
     int made = 0;
     self->place = -1;
@@ -701,9 +608,10 @@ call_queue_call(PyObject *op, PyObject *Py_UNUSED(args),
                    && (in_front
                        || (call_queue_can_nest(self)
                            && call_queue_put_in_front(self)));
-        made = call_queue_run(self, &call);
+        made = call_queue_run(self, &call, ready);
         al_call_clear(&call);
     }
+    Py_XDECREF(ready);
     if (self->next == self->count) {
         call_queue_drop_calls(self);
         Py_CLEAR(self->handle);

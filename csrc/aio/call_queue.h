@@ -13,7 +13,8 @@ typedef struct {
     PyObject *context;          /* owned: entered for the call */
     PyObject *task;             /* owned: the Task whose step it is, or NULL */
     PyObject *on_done;          /* owned: our done callback of it, or NULL */
-    PyObject *callback_context; /* owned: the context of on_done, or NULL */
+    PyObject *callback_context; /* owned: its context, or NULL while it is on
+                                   the Task */
 } al_call;
 
 /* Drop what a call owns; it is then empty.  Runs Python. */
@@ -36,12 +37,10 @@ al_call_clear(al_call *call)
 int al_call_queue_add(al_state *st, PyObject *loop, al_call *call);
 
 /* al_call_queue_add for a call that must not be lost: if it fails it is tried
-   once more.  A new handle goes before those of the done callbacks of `task`
-   (may be NULL) that stand last in the loop's ready queue.  Returns 0; -1 with
-   an exception, which may come from a signal handler while the call was
-   scheduled all the same: the call is empty then.  Runs Python. */
-int al_call_queue_deliver(al_state *st, PyObject *loop, al_call *call,
-                          PyObject *task);
+   once more.  Returns 0; -1 with an exception, which may come from a signal
+   handler while the call was scheduled all the same: the call is empty then.
+   Runs Python. */
+int al_call_queue_deliver(al_state *st, PyObject *loop, al_call *call);
 
 /* Make the type.  Returns 0; -1 with an exception.  Runs Python. */
 int al_call_queue_setup(PyObject *module, al_state *st);

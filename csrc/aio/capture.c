@@ -128,8 +128,7 @@ loop_proxy_release(al_state *st, LoopProxyObject *self)
 
 /* Move what call_soon() was given out of the proxy, as a call of a queue. */
 static al_call
-loop_proxy_take_call(LoopProxyObject *self, const al_loop *bound,
-                     PyObject *task, PyObject *on_done)
+loop_proxy_take_call(LoopProxyObject *self, PyObject *task, PyObject *on_done)
 {
     al_call call = {
         .call = self->call,
@@ -137,7 +136,6 @@ loop_proxy_take_call(LoopProxyObject *self, const al_loop *bound,
         .context = self->context,
         .task = Py_NewRef(task),
         .on_done = Py_XNewRef(on_done),
-        .callback_context = Py_XNewRef(bound->context),
     };
     self->call = self->arg = self->context = NULL;
     return call;
@@ -364,9 +362,12 @@ al_capture_start(al_state *st, const al_loop *bound, PyObject *coro,
         loop_proxy_release(st, proxy);
         return 0;
     }
-    al_call step = loop_proxy_take_call(proxy, bound, *task, on_done);
+    al_call step = loop_proxy_take_call(proxy, *task, on_done);
     loop_proxy_release(st, proxy);
-    if (al_call_queue_add(st, bound->loop, &step) < 0) {
+    step.callback_context = AL_ALLOC(PyContext_CopyCurrent());
+    if (step.callback_context == NULL
+        || al_call_queue_add(st, bound->loop, &step) < 0)
+    {
         capture_abandon_task(st, *task, &step);
         return -1;
     }
@@ -441,8 +442,8 @@ al_capture_cancel(al_state *st, const al_loop *bound, PyObject *task,
     *capture_loop_field(waiter) = real;
     if (proxy->call != NULL && proxy->arg != NULL) {
         PyObject *error = cancelled < 0 ? PyErr_GetRaisedException() : NULL;
-        al_call wakeup = loop_proxy_take_call(proxy, bound, task, on_done);
-        int woken = al_call_queue_deliver(st, bound->loop, &wakeup, NULL);
+        al_call wakeup = loop_proxy_take_call(proxy, task, on_done);
+        int woken = al_call_queue_deliver(st, bound->loop, &wakeup);
         if (woken < 0 || error != NULL) {
             cancelled = al_loop_raise_more_severe(error);
         }

@@ -8,10 +8,10 @@
 
 /* Make a Task of `coro`, with the keywords `kwnames` and their `values`, whose
    first step runs from a call queue; `on_done` (may be NULL) is called with
-   the Task in the bound context when it has ended, in the place of a done
-   callback.  Only for a loop that is AL_FAST_PATH_HANDLE at this moment.
-   Returns 1 with *task (new); 0 if the capture is off: make the Task without
-   it; -1 with an exception, the coroutine left alone.  Runs Python. */
+   the Task when it has ended, in a copy of the current context, in the place
+   of a done callback.  Only for a loop that is AL_FAST_PATH_HANDLE at this
+   moment. Returns 1 with *task (new); 0 if the capture is off: make the Task
+   without it; -1 with an exception, the coroutine left alone.  Runs Python. */
 int al_capture_start(al_state *st, const al_loop *bound, PyObject *coro,
                      PyObject *kwnames, PyObject *const *values,
                      PyObject *on_done, PyObject **task);

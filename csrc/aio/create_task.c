@@ -66,17 +66,34 @@ create_task_by_loop(al_state *st, const al_loop *bound, PyObject *coro,
     return task;
 }
 
-/* Return the place of a keyword among others; -1: it is not there. */
+/* Return the place of a keyword among others; -1: it is not there.  Interned
+   names, as those of a call in Python code, are compared by address. */
 static Py_ssize_t
 create_task_find_keyword(PyObject *kwnames, PyObject *name)
 {
     Py_ssize_t n = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
     for (Py_ssize_t i = 0; i < n; i++) {
         PyObject *key = PyTuple_GET_ITEM(kwnames, i);
-        if (key == name || PyUnicode_Compare(key, name) == 0) {
+        if (key == name
+            || (!PyUnicode_CHECK_INTERNED(key)
+                && PyUnicode_Compare(key, name) == 0))
+        {
             return i;
         }
     }
+    return -1;
+}
+
+/* Refuse a context that is no Context: asyncio takes it, and its Task then
+   never starts.  -1 with TypeError. */
+static int
+create_task_check_context(PyObject *context)
+{
+    if (context == Py_None || PyContext_CheckExact(context)) {
+        return 0;
+    }
+    PyErr_Format(PyExc_TypeError,
+                 "context is a contextvars.Context, got %.200R", context);
     return -1;
 }
 
@@ -84,17 +101,10 @@ create_task_find_keyword(PyObject *kwnames, PyObject *name)
    context stays the current one for ever (CPython gh-157301).  -1 with an
    exception. */
 static int
-create_task_check_context(PyObject *context)
+create_task_try_context(PyObject *context)
 {
     if (context == Py_None) {
         return 0;
-    }
-    if (!PyContext_CheckExact(context)) {
-        PyErr_Format(PyExc_TypeError,
-                     "context is a contextvars.Context, "
-                     "got %.200R",
-                     context);
-        return -1;
     }
     return PyContext_Enter(context) < 0 ? -1 : PyContext_Exit(context);
 }
@@ -143,7 +153,7 @@ create_task_eager(al_state *st, const al_loop *bound, PyObject *const *args,
     int is_eager = PyObject_IsTrue(args[1 + eager]);
     if (is_eager < 0
         || (is_eager && context >= 0
-            && create_task_check_context(args[1 + context]) < 0))
+            && create_task_try_context(args[1 + context]) < 0))
     {
         return NULL;
     }
@@ -294,7 +304,10 @@ al_create_task(al_state *st, al_loop *bound, PyObject *const *args,
                      AL_TASK_KEYWORDS);
         return NULL;
     }
-    if (al_loop_check_thread(st, bound, "TaskGroup.create_task()") < 0) {
+    Py_ssize_t context = create_task_find_keyword(kwnames, st->s_context);
+    if (al_loop_check_thread(st, bound, "TaskGroup.create_task()") < 0
+        || (context >= 0 && create_task_check_context(args[1 + context]) < 0))
+    {
         return NULL;
     }
     return create_task_find_keyword(kwnames, st->s_eager_start) >= 0

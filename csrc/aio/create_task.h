@@ -17,8 +17,8 @@ typedef enum {
    the keywords `kwnames`, whose values follow in `args`.  With eager_start
    the Task type is called directly, unless a task factory or a patched
    create_task must see the call.  If *how is AL_CREATED_WATCHED, `on_done` is
-   called with the Task in the bound context when it ends; else the caller adds
-   it as a done callback.  Returns the Task (new); NULL with an exception, the
+   called with the Task when it ends; else the caller adds it as a done
+   callback.  Returns the Task (new); NULL with an exception, the
    coroutine left alone.  Runs Python. */
 PyObject *al_create_task(al_state *st, al_loop *bound, PyObject *const *args,
                          PyObject *kwnames, PyObject *on_done,

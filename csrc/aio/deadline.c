@@ -101,9 +101,10 @@ deadline_arm(al_deadlines *all, const double *early)
     }
     PyObject *timer =
         early == NULL
-            ? al_loop_call_at(all->st, all->bound, when, alarm)
+            ? al_loop_call_at(all->st, all->bound, when, alarm, *all->context)
             : al_loop_call_later(all->st, all->bound,
-                                 Py_MAX(when - *early, DEADLINE_AGAIN), alarm);
+                                 Py_MAX(when - *early, DEADLINE_AGAIN), alarm,
+                                 *all->context);
     Py_DECREF(alarm);
     if (timer == NULL) {
         return -1;
@@ -150,11 +151,12 @@ deadline_fire(al_deadlines *all)
 
 void
 al_deadline_init(al_deadlines *all, al_state *st, PyObject *owner,
-                 const al_loop *bound, al_due due)
+                 const al_loop *bound, PyObject **context, al_due due)
 {
     al_list_init(&all->queue);
     all->owner = owner;
     all->bound = bound;
+    all->context = context;
     all->st = st;
     all->due = due;
     all->timer = NULL;

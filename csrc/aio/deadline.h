@@ -26,15 +26,17 @@ struct al_deadlines {
     al_link queue;        /* of deadlines, by time */
     PyObject *owner;      /* borrowed: embeds this */
     const al_loop *bound; /* borrowed: the owner's */
+    PyObject **context;   /* borrowed: the owner's, copied for each timer */
     al_state *st;
     al_due due;
     PyObject *timer; /* owned: the TimerHandle; NULL: none is armed */
     double armed;    /* the loop time that the timer is armed for */
 };
 
-/* Initialize an empty queue, embedded in `owner` as `bound` is.  Pure C. */
+/* Initialize an empty queue, embedded in `owner` as `bound` and `context` are.
+   There need not be a context yet, nor ever if memory fails.  Pure C. */
 void al_deadline_init(al_deadlines *all, al_state *st, PyObject *owner,
-                      const al_loop *bound, al_due due);
+                      const al_loop *bound, PyObject **context, al_due due);
 
 /* Add a deadline that is in no queue.  Returns 0; -1 with an exception, the
    deadline not added.  Runs Python. */

@@ -106,7 +106,6 @@ al_join_set_new(al_state *st, const al_loop *bound)
     self->st = st;
     self->bound = *bound;
     Py_XINCREF(self->bound.loop);
-    Py_XINCREF(self->bound.context);
     al_list_init(&self->running);
     al_list_init(&self->calling);
     al_list_init(&self->ended);
@@ -330,7 +329,7 @@ join_set_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         PyErr_SetString(PyExc_TypeError, "JoinSet() takes no arguments");
         return NULL;
     }
-    al_loop bound = {NULL, NULL, 0, AL_CLOCK_ITS_OWN};
+    al_loop bound = {NULL, 0, AL_CLOCK_ITS_OWN};
     PyObject *loop = al_loop_running(st, "a shutdown");
     PyObject *set = NULL;
     if (loop != NULL && al_loop_bind(st, &bound, loop) == 0) {
@@ -363,8 +362,7 @@ join_set_add(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
         return NULL;
     }
     if (done ? member_record_outcome((MemberObject *)member) < 0
-             : al_task_add_done_callback(set->st, &set->bound, args[0], member)
-                   < 0)
+             : al_task_add_done_callback(set->st, args[0], member, NULL) < 0)
     {
         /* Nothing will call it at the Task's end, so it ends here. */
         PyObject *error = PyErr_GetRaisedException();

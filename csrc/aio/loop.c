@@ -65,18 +65,12 @@ al_loop_running(al_state *st, const char *what)
     return loop;
 }
 
-int
+void
 al_loop_bind_tasks(al_loop *bound, PyObject *loop)
 {
-    PyObject *context = AL_ALLOC(PyContext_CopyCurrent());
-    if (context == NULL) {
-        return -1;
-    }
     bound->clock = AL_CLOCK_ITS_OWN;
     bound->thread = PyThread_get_thread_ident();
-    Py_XSETREF(bound->context, context);
     Py_XSETREF(bound->loop, Py_NewRef(loop));
-    return 0;
 }
 
 int
@@ -84,10 +78,10 @@ al_loop_bind(al_state *st, al_loop *bound, PyObject *loop)
 {
     /* First what may fail and runs Python, then the binding. */
     PyObject *clock = PyObject_CallOneArg(st->loop_clock, loop);
-    if (clock == NULL || al_loop_bind_tasks(bound, loop) < 0) {
-        Py_XDECREF(clock);
+    if (clock == NULL) {
         return -1;
     }
+    al_loop_bind_tasks(bound, loop);
     bound->clock = (al_clock_kind)PyLong_AsLong(clock);
     Py_DECREF(clock);
     return 0;
@@ -170,34 +164,41 @@ al_loop_ask_time(al_state *st, const al_loop *bound)
     return seconds;
 }
 
-/* Call a method of the loop that makes a timer. */
+/* Call a method of the loop that makes a timer, in a copy of a context (NULL:
+   of the current one). */
 static PyObject *
 loop_make_timer(al_state *st, const al_loop *bound, PyObject *method,
-                double seconds, PyObject *callback)
+                double seconds, PyObject *callback, PyObject *context)
 {
-    PyObject *time = AL_ALLOC(PyFloat_FromDouble(seconds));
-    if (time == NULL) {
-        return NULL;
+    PyObject *own = AL_ALLOC(context == NULL ? PyContext_CopyCurrent()
+                                             : PyContext_Copy(context));
+    PyObject *time =
+        own == NULL ? NULL : AL_ALLOC(PyFloat_FromDouble(seconds));
+    PyObject *handle = NULL;
+    if (time != NULL) {
+        PyObject *stack[5] = {NULL, bound->loop, time, callback, own};
+        handle = PyObject_VectorcallMethod(method, stack + 1,
+                                           3 | PY_VECTORCALL_ARGUMENTS_OFFSET,
+                                           st->kw_context);
     }
-    PyObject *stack[5] = {NULL, bound->loop, time, callback, bound->context};
-    PyObject *handle = PyObject_VectorcallMethod(
-        method, stack + 1, 3 | PY_VECTORCALL_ARGUMENTS_OFFSET, st->kw_context);
-    Py_DECREF(time);
+    Py_XDECREF(time);
+    Py_XDECREF(own);
     return handle;
 }
 
 PyObject *
 al_loop_call_at(al_state *st, const al_loop *bound, double when,
-                PyObject *callback)
+                PyObject *callback, PyObject *context)
 {
-    return loop_make_timer(st, bound, st->s_call_at, when, callback);
+    return loop_make_timer(st, bound, st->s_call_at, when, callback, context);
 }
 
 PyObject *
 al_loop_call_later(al_state *st, const al_loop *bound, double delay,
-                   PyObject *callback)
+                   PyObject *callback, PyObject *context)
 {
-    return loop_make_timer(st, bound, st->s_call_later, delay, callback);
+    return loop_make_timer(st, bound, st->s_call_later, delay, callback,
+                           context);
 }
 
 /* ------------------------------------------------------------- errors */

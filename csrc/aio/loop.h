@@ -16,7 +16,6 @@ typedef enum {
 /* A loop that an object of ours is bound to. */
 typedef struct {
     PyObject *loop;       /* owned; NULL: not bound */
-    PyObject *context;    /* owned: the context of our callbacks */
     unsigned long thread; /* the thread in which we last saw it run */
     al_clock_kind clock;
 } al_loop;
@@ -25,14 +24,12 @@ typedef struct {
    `what` needs one.  Runs Python. */
 PyObject *al_loop_running(al_state *st, const char *what);
 
-/* Bind to a loop that runs in this thread: find out its clock, and copy the
-   current context for callbacks.  Returns 0; -1 with an exception, nothing
-   bound.  Runs Python. */
+/* Bind to a loop that runs in this thread, and find out its clock.  Returns 0;
+   -1 with an exception, nothing bound.  Runs Python. */
 int al_loop_bind(al_state *st, al_loop *bound, PyObject *loop);
 
-/* al_loop_bind for an object that never asks for the time.  Returns 0; -1 with
-   an exception, nothing bound.  Pure C. */
-int al_loop_bind_tasks(al_loop *bound, PyObject *loop);
+/* al_loop_bind for an object that never asks for the time.  Runs Python. */
+void al_loop_bind_tasks(al_loop *bound, PyObject *loop);
 
 /* Tell whether a loop is closed: 1 or 0; -1 with an exception.
    Runs Python. */
@@ -78,15 +75,16 @@ al_loop_has_system_clock(const al_state *st, const al_loop *bound)
            && !(st->clock_is_patched && bound->clock == AL_CLOCK_SYSTEM);
 }
 
-/* Schedule `callback()` at loop time `when`, in the bound context.  Returns
+/* Schedule `callback()` at loop time `when`, in a copy of a context, so that
+   it can be entered when the time comes; NULL: of the current one.  Returns
    the TimerHandle (new); NULL with an exception.  Runs Python. */
 PyObject *al_loop_call_at(al_state *st, const al_loop *bound, double when,
-                          PyObject *callback);
+                          PyObject *callback, PyObject *context);
 
 /* al_loop_call_at() for `delay` seconds after the loop's own time.
    Runs Python. */
 PyObject *al_loop_call_later(al_state *st, const al_loop *bound, double delay,
-                             PyObject *callback);
+                             PyObject *callback, PyObject *context);
 
 /* ------------------------------------------------------------- errors
  *
@@ -182,7 +180,6 @@ static inline int
 al_loop_visit(al_loop *bound, visitproc visit, void *arg)
 {
     Py_VISIT(bound->loop);
-    Py_VISIT(bound->context);
     return 0;
 }
 
@@ -191,7 +188,6 @@ al_loop_visit(al_loop *bound, visitproc visit, void *arg)
 static inline void
 al_loop_clear(al_loop *bound)
 {
-    Py_CLEAR(bound->context);
     Py_CLEAR(bound->loop);
 }
 

@@ -213,13 +213,13 @@ al_task_error(al_state *st, PyObject *task, PyObject **error)
 }
 
 int
-al_task_add_done_callback(al_state *st, const al_loop *bound, PyObject *task,
-                          PyObject *callback)
+al_task_add_done_callback(al_state *st, PyObject *task, PyObject *callback,
+                          PyObject *context)
 {
-    PyObject *stack[4] = {NULL, task, callback, bound->context};
+    PyObject *stack[4] = {NULL, task, callback, context};
     PyObject *none = AL_ALLOC(PyObject_VectorcallMethod(
         st->s_add_done_callback, stack + 1, 2 | PY_VECTORCALL_ARGUMENTS_OFFSET,
-        st->kw_context));
+        context == NULL ? NULL : st->kw_context));
     if (none == NULL) {
         return -1;
     }

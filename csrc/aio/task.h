@@ -55,10 +55,11 @@ al_outcome al_task_outcome(al_state *st, PyObject *task, PyObject **value);
    Runs Python. */
 int al_task_error(al_state *st, PyObject *task, PyObject **error);
 
-/* Have `callback(task)` called in the bound context when the Task has ended.
-   Returns 0; -1 with an exception, nothing added.  Runs Python. */
-int al_task_add_done_callback(al_state *st, const al_loop *bound,
-                              PyObject *task, PyObject *callback);
+/* Have `callback(task)` called when the Task has ended, in `context`, or if
+   that is NULL in a copy of the current one.  Returns 0; -1 with an exception,
+   nothing added.  Runs Python. */
+int al_task_add_done_callback(al_state *st, PyObject *task, PyObject *callback,
+                              PyObject *context);
 
 /* Remove a done callback.  Returns how often it was there; -1 with an
    exception.  Runs Python. */

@@ -26,6 +26,7 @@
     X(future_exception, "pyasynclife._core_support", "future_exception")      \
     X(future_callbacks, "pyasynclife._core_support", "future_callbacks")      \
     X(task_waiter, "pyasynclife._core_support", "task_waiter")                \
+    X(handle_callback, "pyasynclife._core_support", "handle_callback")        \
     X(loop_clock, "pyasynclife._core_support", "loop_clock")                  \
     X(loop_fast_paths, "pyasynclife._core_support", "loop_fast_paths")        \
     X(cancel_again, "pyasynclife._core_support", "cancel_again")              \
@@ -62,17 +63,20 @@
     X(run_worker, "pyasynclife._core_support", "run_worker")                  \
     X(read_source, "pyasynclife._core_support", "read_source")                \
     X(hold_abandoned, "pyasynclife._core_support", "hold_abandoned")          \
+    X(report_unread_items, "pyasynclife._core_support",                       \
+      "report_unread_items")                                                  \
+    X(too_many_errors, "pyasynclife._errors", "too_many_errors")              \
     X(run_item, "pyasynclife._core_support", "run_item")
 
 /* Interned names: the member is st->s_<name>. */
 #define AL_NAMES(X)                                                           \
-    X(FINISHED) X(Handle) X(PENDING) X(Task) X(_asyncio_future_blocking)      \
-    X(_closed) X(_context) X(_debug) X(_ended) X(_log_destroy_pending)        \
-    X(_must_cancel) X(_ready) X(_restore) X(_task_factory)                    \
-    X(add_done_callback) X(append) X(appendleft) X(call_at)                   \
+    X(FINISHED) X(Handle) X(PENDING) X(Task) X(_aclose)                       \
+    X(_asyncio_future_blocking) X(_closed) X(_context) X(_debug) X(_ended)    \
+    X(_log_destroy_pending) X(_must_cancel) X(_ready) X(_restore)             \
+    X(_task_factory) X(add_done_callback) X(append) X(appendleft) X(call_at)  \
     X(call_exception_handler) X(call_later) X(call_soon)                      \
     X(call_soon_threadsafe) X(cancel) X(cancelled) X(cancelling) X(close)     \
-    X(complete) X(context) X(coro) X(cr_running) X(cr_suspended)   \
+    X(closing) X(complete) X(context) X(coro) X(cr_running) X(cr_suspended)   \
     X(create_future) X(create_task) X(current_task) X(done) X(eager_start)    \
     X(error) X(exception) X(get_coro) X(get_loop) X(get_name)                 \
     X(get_running_loop) X(get_task_factory) X(gi_code) X(insert) X(is_closed) \
@@ -86,7 +90,8 @@
     X(Ready) X(Awaitable) X(JoinSet) X(JoinSetMember) X(Alarm) X(Entry)       \
     X(Registry) X(SignalHandler) X(TaskResult) X(Worker) X(ItemHandle)        \
     X(Batch) X(BatchStream) X(BatchWait) X(FastPath) X(fast_path)             \
-    X(CallQueue) X(LoopProxy) X(Capture) X(capture) X(TaskGroup) X(GroupExit) \
+    X(EqualToAll) X(equal_to_all) X(CallQueue) X(LoopProxy) X(Capture)        \
+    X(capture) X(TaskGroup) X(GroupExit)                                      \
     X(ready_none) X(ready_true) X(ready_false) X(kw_context) X(kw_name)       \
     X(kw_name_context) X(kw_loop) X(kw_name_loop) X(kw_exc_info_extra)        \
     X(kw_msg) X(no_args) X(kwargs_lazy) X(kwargs_eager) X(get_running_loop)

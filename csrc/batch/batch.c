@@ -13,8 +13,17 @@
  *        +------ await -------+--> COLLECT: all results, each in its place
  *        +----- async for ----+--> STREAM:  one after the other, none kept
  *
- * In STREAM, and in OPEN without an on_result, the pump's room bounds how many
- * results wait for their consumer.
+ * In OPEN and BLOCK an on_result receives the results, and none is kept: once
+ * the first one has come, it is too late to choose.
+ *
+ * In STREAM the pump's room bounds how many results wait for their consumer.
+ * In OPEN without an on_result it bounds how many items of the source are
+ * pulled; what was added runs, as it does in a TaskGroup.
+ *
+ * A failure is received by on_result, by the consumer of a stream, or in the
+ * BatchResult, which takes the results.  Others are reported, in one call,
+ * when nobody can receive them any more: as the block ends, as a stream is
+ * closed, or when the Batch is dropped.  al_batch_report_unread() decides.
  *
  * Waiters wait for the next result, for the end, or for the reader's item to
  * be taken.  Each is in a list and is woken by a future of its own.
@@ -122,6 +131,134 @@ result_buffer_drop(al_result_buffer *buffer)
     }
 }
 
+/* ------------------------------------- failures that nobody has received */
+
+/* Tell whether an item has failed.  An abandoned item counts as failed if its
+   time had run out. */
+static bool
+batch_is_failure(const ResultObject *result)
+{
+    return result->state == AL_RESULT_FAILED
+           || (result->state == AL_RESULT_RUNNING && result->timed_out);
+}
+
+/* Count a result that nobody will receive, if it is a failure.  An exit, and
+   any other bare BaseException, has ended the batch, which raises it. */
+static void
+batch_note_unread(BatchObject *self, const ResultObject *result)
+{
+    PyObject *error = result->error;
+    if (self->on_result != NULL || !batch_is_failure(result)
+        || (error != NULL
+            && !PyErr_GivenExceptionMatches(error, PyExc_Exception)))
+    {
+        return;
+    }
+    self->unread++;
+    if (self->first_unread == NULL) {
+        self->first_unread = Py_XNewRef(error);
+    }
+}
+
+/* Drop the results, of which nobody will receive any. */
+static void
+batch_discard_results(BatchObject *self)
+{
+    PyObject *list = self->results.list;
+    for (Py_ssize_t i = self->results.front; i < PyList_GET_SIZE(list); i++) {
+        PyObject *result = PyList_GET_ITEM(list, i);
+        if (result != Py_None) {
+            batch_note_unread(self, (const ResultObject *)result);
+        }
+    }
+    result_buffer_drop(&self->results);
+}
+
+PyObject *
+al_batch_take_results(BatchObject *self)
+{
+    PyObject *list = AL_ALLOC(PyList_New(0));
+    if (list != NULL) {
+        PyObject *results = self->results.list;
+        self->results.list = list;
+        self->results.base += PyList_GET_SIZE(results);
+        self->results.front = 0;
+        list = results;
+    }
+    return list;
+}
+
+/* Report the exception that the end of the batch would have raised, if any. */
+static void
+batch_report_end(BatchObject *self)
+{
+    al_pump *p = &self->pump;
+    PyObject *error = Py_XNewRef(p->fatal);
+    if (error == NULL && p->stopping == AL_STOP_ERRORS && self->errors != NULL)
+    {
+        error = AL_ALLOC(PyObject_CallFunction(
+            p->st->too_many_errors, "On", self->errors, self->max_errors));
+        if (error == NULL) {
+            error = PyErr_GetRaisedException();
+        }
+    }
+    if (error != NULL) {
+        PyErr_SetRaisedException(error);
+        al_loop_report_or_exit_later(
+            p->st, p->bound.loop,
+            self->dropped
+                ? "a batch failed, and was dropped before anybody received "
+                  "its error"
+                : "a batch failed, and its block raised another exception",
+            NULL);
+    }
+}
+
+void
+al_batch_report_unread(BatchObject *self)
+{
+    al_pump *p = &self->pump;
+    bool delivered = self->delivered;
+    /* That error has the failures in it. */
+    bool aborted = p->fatal == NULL && p->stopping == AL_STOP_ERRORS;
+    batch_discard_results(self);
+    Py_ssize_t unread = self->unread;
+    PyObject *first = self->first_unread;
+    self->delivered = true;
+    self->unread = 0;
+    self->first_unread = NULL;
+    if (!delivered) {
+        batch_report_end(self);
+    }
+    if (unread > 0 && !aborted) {
+        PyObject *none = AL_ALLOC(PyObject_CallFunction(
+            p->st->report_unread_items, "OnOO", p->bound.loop, unread,
+            first == NULL ? Py_None : first,
+            self->dropped ? Py_True : Py_False));
+        if (none == NULL) {
+            al_loop_report_or_exit_later(
+                p->st, p->bound.loop,
+                "reporting the failures of a batch failed", NULL);
+        }
+        Py_XDECREF(none);
+    }
+    Py_XDECREF(first);
+}
+
+void
+al_batch_detach(BatchObject *self)
+{
+    al_pump *p = &self->pump;
+    self->dropped = true;
+    if (p->over) {
+        al_batch_report_unread(self);
+        return;
+    }
+    self->mode = AL_MODE_BLOCK;
+    batch_discard_results(self);
+    al_pump_stop(p, AL_STOP_CANCEL, NULL, false);
+}
+
 /* ------------------------------------------------ the pump's four calls */
 
 /* Wake all waiters of a kind. */
@@ -166,12 +303,15 @@ batch_count(BatchObject *self, const ResultObject *result)
     }
 }
 
-/* Keep a result for the consumer, if there may be one.  Returns 0; -1 with an
-   exception. */
+/* Keep a result for the consumer, if there may be one.  Returns 1; 0 if it is
+   not kept; -1 with an exception. */
 static int
 batch_keep(BatchObject *self, PyObject *result, bool started)
 {
-    if (self->mode == AL_MODE_BLOCK
+    if (self->mode == AL_MODE_OPEN && self->on_result != NULL && started) {
+        self->handled = true;
+    }
+    if (self->handled || self->mode == AL_MODE_BLOCK
         || (self->mode == AL_MODE_STREAM && !started))
     {
         return 0;
@@ -184,15 +324,21 @@ batch_keep(BatchObject *self, PyObject *result, bool started)
     {
         batch_wake(self, AL_WAIT_NEXT);
     }
-    return 0;
+    return 1;
 }
 
-/* Keep the error of a failed item, and stop if it is one too many.  Returns 0;
-   -1 with an exception. */
+/* Keep the error of a failed item, and stop if it is one too many.  A block
+   whose results go to on_result keeps no more of them.  Returns 0; -1 with an
+   exception. */
 static int
 batch_note_error(BatchObject *self, PyObject *error)
 {
-    if (self->max_errors < 0 || self->errors == NULL) {
+    bool handled =
+        self->on_result != NULL
+        && (self->mode == AL_MODE_OPEN || self->mode == AL_MODE_BLOCK);
+    if (self->max_errors < 0 || self->errors == NULL
+        || (handled && self->pump.stopping == AL_STOP_ERRORS))
+    {
         return 0;
     }
     if (AL_ALLOC_INT(
@@ -205,25 +351,6 @@ batch_note_error(BatchObject *self, PyObject *error)
         al_pump_stop(&self->pump, AL_STOP_ERRORS, NULL, false);
     }
     return 0;
-}
-
-/* Report the failure of an item to the loop: the Batch is gone and there is no
-   on_result, so nobody else can. */
-static void
-batch_report_lost(BatchObject *self, const ResultObject *result)
-{
-    al_pump *p = &self->pump;
-    PyObject *error = result->error;
-    if (self->dropped && self->on_result == NULL && error != NULL
-        && !result->timed_out
-        && PyErr_GivenExceptionMatches(error, PyExc_Exception))
-    {
-        al_loop_report_exception(
-            p->st, p->bound.loop,
-            "an item of a batch that was dropped while it ran "
-            "has failed",
-            NULL, error);
-    }
 }
 
 /* Call on_result.  Its errors go to the loop's exception handler; an exit
@@ -257,17 +384,16 @@ batch_item_ended(PyObject *op, PyObject *ended)
     BatchObject *self = (BatchObject *)op;
     const ResultObject *result = (const ResultObject *)ended;
     bool started = result->state != AL_RESULT_PENDING;
-    /* An abandoned item counts as failed if its time had run out. */
-    bool failed = result->state == AL_RESULT_FAILED
-                  || (result->state == AL_RESULT_RUNNING && result->timed_out);
     batch_count(self, result);
-    if (batch_keep(self, ended, started) < 0
-        || (failed && batch_note_error(self, result->error) < 0))
+    int kept = batch_keep(self, ended, started);
+    if (kept <= 0) {
+        batch_note_unread(self, result);
+    }
+    if (kept < 0
+        || (batch_is_failure(result)
+            && batch_note_error(self, result->error) < 0))
     {
         al_pump_fail(&self->pump);
-    }
-    if (failed) {
-        batch_report_lost(self, result);
     }
     if (self->on_result != NULL && started) {
         batch_call_on_result(self, ended);
@@ -280,20 +406,6 @@ batch_item_taken(PyObject *op)
     batch_wake((BatchObject *)op, AL_WAIT_TAKEN);
 }
 
-void
-al_batch_report_fatal(BatchObject *self)
-{
-    al_pump *p = &self->pump;
-    if (p->fatal != NULL) {
-        PyErr_SetRaisedException(Py_NewRef(p->fatal));
-        al_loop_report_or_exit_later(
-            p->st, p->bound.loop,
-            "a batch failed, and was dropped before anybody received "
-            "its error",
-            NULL);
-    }
-}
-
 static void
 batch_over(PyObject *op)
 {
@@ -304,7 +416,7 @@ batch_over(PyObject *op)
                                      "the loop's clock failed", NULL);
     }
     if (self->dropped) {
-        al_batch_report_fatal(self);
+        al_batch_report_unread(self);
     }
     batch_wake(self, AL_WAIT_NEXT);
     batch_wake(self, AL_WAIT_END);
@@ -331,12 +443,18 @@ const al_pump_calls al_batch_calls = {
 
 /* ------------------------------------------------------ mode and limit */
 
-/* Tell whether results must be taken before more items can be started. */
+/* Tell whether a block may still choose, and keeps its results until then. */
+static bool
+batch_is_undecided(const BatchObject *self)
+{
+    return self->mode == AL_MODE_OPEN && self->on_result == NULL;
+}
+
+/* Tell whether results must be taken before more items can be pulled. */
 static bool
 batch_is_bounded(const BatchObject *self)
 {
-    return self->mode == AL_MODE_STREAM
-           || (self->mode == AL_MODE_OPEN && self->on_result == NULL);
+    return self->mode == AL_MODE_STREAM || batch_is_undecided(self);
 }
 
 /* How many items of a stream may be started and not handed over. */
@@ -358,8 +476,10 @@ static void
 batch_set_room(BatchObject *self)
 {
     al_pump *p = &self->pump;
-    p->room = batch_is_bounded(self) ? batch_window(self) - p->source.pulled
-                                     : PY_SSIZE_T_MAX;
+    p->room_of_source = batch_is_undecided(self);
+    p->room = p->room_of_source ? batch_window(self) - p->source.from_items
+              : batch_is_bounded(self) ? batch_window(self) - p->source.pulled
+                                       : PY_SSIZE_T_MAX;
 }
 
 void
@@ -394,12 +514,20 @@ al_batch_set_mode(BatchObject *self, al_mode mode)
                   "to on_result: await or iterate inside the block");
         return -1;
     }
+    if (self->handled && mode != AL_MODE_BLOCK) {
+        PyErr_SetString(PyExc_RuntimeError,
+                        "results of this batch have gone to on_result, and "
+                        "an `async with` block keeps none then: await or "
+                        "iterate before the first one, or have on_result "
+                        "keep them");
+        return -1;
+    }
     if (mode == AL_MODE_COLLECT && result_buffer_sort(&self->results) < 0) {
         return -1;
     }
     self->mode = mode;
     if (mode == AL_MODE_BLOCK) {
-        result_buffer_drop(&self->results);
+        batch_discard_results(self);
     }
     batch_set_room(self);
     return 0;
@@ -420,6 +548,7 @@ batch_refusal(const al_pump *p)
     case AL_STOP_ERRORS:
         return "this batch was ended by the failures of its items";
     case AL_STOP_CANCEL:
+    case AL_STOP_REGISTRY: /* is never stored */
         return "this batch was cancelled";
     case AL_STOP_FATAL:
         return "this batch has failed";
@@ -484,6 +613,7 @@ al_batch_traverse(PyObject *op, visitproc visit, void *arg)
     Py_VISIT(self->results.list);
     Py_VISIT(self->on_result);
     Py_VISIT(self->errors);
+    Py_VISIT(self->first_unread);
     return al_pump_visit(&self->pump, visit, arg);
 }
 
@@ -494,5 +624,6 @@ al_batch_clear(PyObject *op)
     al_pump_clear(&self->pump);
     Py_CLEAR(self->on_result);
     Py_CLEAR(self->errors);
+    Py_CLEAR(self->first_unread);
     return 0;
 }

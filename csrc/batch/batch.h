@@ -13,7 +13,8 @@ typedef enum {
     AL_MODE_OPEN,    /* an `async with` block, which may still choose */
     AL_MODE_COLLECT, /* it is awaited */
     AL_MODE_STREAM,  /* it is iterated */
-    AL_MODE_BLOCK,   /* nobody: the block was left without a choice */
+    AL_MODE_BLOCK,   /* nobody: the block was left without a choice, or the
+                        Batch is gone */
 } al_mode;
 
 /* What a waiter waits for. */
@@ -43,10 +44,14 @@ typedef struct {
     PyObject *on_result; /* owned, or NULL */
     PyObject *errors;    /* owned: list, of failed items, for max_errors */
     al_mode mode;
-    bool consumer_waits;   /* for a result that is not there yet */
-    bool dropped;          /* the Batch, which Python code held, is gone */
-    Py_ssize_t buffer;     /* of a stream; -1: twice the limit */
-    Py_ssize_t max_errors; /* -1: none */
+    bool consumer_waits; /* for a result that is not there yet */
+    bool dropped;        /* the Batch, which Python code held, is gone */
+    bool handled;        /* results went to on_result, and were not kept */
+    bool delivered;      /* the error that ended it was raised or reported */
+    Py_ssize_t unread;   /* failures that nobody will receive */
+    PyObject *first_unread; /* owned: the exception of the first, or NULL */
+    Py_ssize_t buffer;      /* of a stream; -1: twice the limit */
+    Py_ssize_t max_errors;  /* -1: none */
     Py_ssize_t done;
     Py_ssize_t failed; /* includes timed_out */
     Py_ssize_t cancelled;
@@ -74,9 +79,18 @@ int al_batch_add(BatchObject *batch, PyObject *item);
    yet.  Sets no exception.  Runs Python. */
 PyObject *al_batch_hand_over(BatchObject *batch);
 
-/* Report the exception that stopped a batch, if one did, because the Batch is
-   gone and nobody can raise it.  Sets no exception.  Runs Python. */
-void al_batch_report_fatal(BatchObject *batch);
+/* The list of the results (new), which the batch has no more; NULL with an
+   exception, nothing changed.  Runs Python. */
+PyObject *al_batch_take_results(BatchObject *batch);
+
+/* Drop the results, and report what nobody can receive any more, each failure
+   once: the error that ended the batch, if it was not delivered, and the
+   failures among the results.  Sets no exception.  Runs Python. */
+void al_batch_report_unread(BatchObject *batch);
+
+/* The Batch is gone: stop, and report what nobody has received now, or when
+   the pump is over.  Sets no exception.  Runs Python. */
+void al_batch_detach(BatchObject *batch);
 
 /* The tp_traverse of the type, which batch_type.c makes.  Pure C. */
 int al_batch_traverse(PyObject *op, visitproc visit, void *arg);

@@ -151,7 +151,7 @@ batch_type_cancel(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
 
 PyDoc_STRVAR(batch_type_detach_doc,
 "detach($self, /)\n--\n\n"
-"Stop, and report failures to the loop: the Batch is gone.");
+"Stop, and report to the loop what nobody has received: the Batch is gone.");
 
 static PyObject *
 batch_type_detach(PyObject *op, PyObject *Py_UNUSED(ignored))
@@ -160,12 +160,30 @@ batch_type_detach(PyObject *op, PyObject *Py_UNUSED(ignored))
     if (batch_type_check_thread(self) < 0) {
         return NULL;
     }
-    if (self->pump.over) {
-        al_batch_report_fatal(self);
-    }
-    self->dropped = true;
-    al_pump_stop(&self->pump, AL_STOP_CANCEL, NULL, false);
+    al_batch_detach(self);
     Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(batch_type_report_unread_doc,
+"report_unread($self, /)\n--\n\n"
+"Drop the results and report to the loop what nobody has received: the error\n"
+"that ended the batch, and failures.  Nothing is reported twice.");
+
+static PyObject *
+batch_type_report_unread(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    al_batch_report_unread((BatchObject *)op);
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(batch_type_take_results_doc,
+"take_results($self, /)\n--\n\n"
+"Return the list of the results, which the caller answers for from now on.");
+
+static PyObject *
+batch_type_take_results(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    return al_batch_take_results((BatchObject *)op);
 }
 
 PyDoc_STRVAR(batch_type_add_doc,
@@ -305,6 +323,10 @@ static PyMethodDef batch_type_methods[] = {
     {"reader_ended", batch_type_reader_ended, METH_O,
      batch_type_reader_ended_doc},
     {"detach", batch_type_detach, METH_NOARGS, batch_type_detach_doc},
+    {"report_unread", batch_type_report_unread, METH_NOARGS,
+     batch_type_report_unread_doc},
+    {"take_results", batch_type_take_results, METH_NOARGS,
+     batch_type_take_results_doc},
     {"add", batch_type_add, METH_O, batch_type_add_doc},
     {"set_limit", batch_type_set_limit, METH_O, batch_type_set_limit_doc},
     {"set_paused", batch_type_set_paused, METH_O, batch_type_set_paused_doc},
@@ -312,12 +334,6 @@ static PyMethodDef batch_type_methods[] = {
     {"counts", batch_type_counts, METH_NOARGS, batch_type_counts_doc},
     {NULL, NULL, 0, NULL},
 };
-
-static PyObject *
-batch_type_get_results(PyObject *op, void *Py_UNUSED(closure))
-{
-    return Py_NewRef(((BatchObject *)op)->results.list);
-}
 
 static PyObject *
 batch_type_get_queued(PyObject *op, void *Py_UNUSED(closure))
@@ -392,14 +408,36 @@ batch_type_get_stopping(PyObject *op, void *Py_UNUSED(closure))
 }
 
 static PyObject *
+batch_type_get_delivered(PyObject *op, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(((BatchObject *)op)->delivered);
+}
+
+static int
+batch_type_set_delivered(PyObject *op, PyObject *value,
+                         void *Py_UNUSED(closure))
+{
+    ((BatchObject *)op)->delivered = value == Py_True;
+    return 0;
+}
+
+static PyObject *
+batch_type_get_observed(PyObject *op, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(((BatchObject *)op)->on_result != NULL);
+}
+
+static PyObject *
 batch_type_get_mode(PyObject *op, void *Py_UNUSED(closure))
 {
     return AL_ALLOC(PyLong_FromLong(((BatchObject *)op)->mode));
 }
 
 static PyGetSetDef batch_type_getset[] = {
-    {"results", batch_type_get_results, NULL,
-     "The list of results that nobody has taken.", NULL},
+    {"delivered", batch_type_get_delivered, batch_type_set_delivered,
+     "Whether the error that ended the batch was raised or reported.", NULL},
+    {"observed", batch_type_get_observed, NULL,
+     "Whether on_result receives the results.", NULL},
     {"queued", batch_type_get_queued, NULL,
      "A list of the items that were added and not pulled.", NULL},
     {"from_items", batch_type_get_from_items, NULL,

@@ -296,6 +296,29 @@ batch_stream_anext(PyObject *op)
                              batch_wait_step);
 }
 
+PyDoc_STRVAR(batch_stream_aclose_doc,
+"aclose($self, /)\n--\n\n"
+"Cancel the items that are left and wait until they have ended.\n\n"
+"A coroutine.  Like the end of the batch's block it raises the failure of\n"
+"the batch, unless its caller is handling an exception.");
+
+static PyObject *
+batch_stream_aclose(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    BatchStreamObject *self = (BatchStreamObject *)op;
+    if (self->batch == NULL) {
+        (void)batch_wait_is_gone();
+        return NULL;
+    }
+    return PyObject_CallMethodNoArgs(self->handle,
+                                     self->batch->pump.st->s__aclose);
+}
+
+static PyMethodDef batch_stream_methods[] = {
+    {"aclose", batch_stream_aclose, METH_NOARGS, batch_stream_aclose_doc},
+    {NULL, NULL, 0, NULL},
+};
+
 static int
 batch_stream_traverse(PyObject *op, visitproc visit, void *arg)
 {
@@ -384,6 +407,7 @@ static PyType_Spec batch_wait_spec = {
 static PyType_Slot batch_stream_slots[] = {
     {Py_am_aiter, PyObject_SelfIter},
     {Py_am_anext, batch_stream_anext},
+    {Py_tp_methods, batch_stream_methods},
     {Py_tp_traverse, batch_stream_traverse},
     {Py_tp_clear, batch_stream_clear},
     {Py_tp_dealloc, al_object_dealloc},

@@ -15,6 +15,8 @@ typedef enum {
     AL_STOP_ERRORS,   /* more items failed than max_errors allows */
     AL_STOP_CANCEL,   /* the batch was cancelled or dropped */
     AL_STOP_FATAL,    /* by an exception that the batch raises */
+    AL_STOP_REGISTRY, /* as by CANCEL, but the registry of the items' Tasks,
+                         which shuts down, has cancelled these already */
 } al_stop;
 
 typedef struct {

@@ -17,6 +17,9 @@
  * The item is pulled and named, and its Task made, before it begins.  So the
  * Task may be cancelled before its first step; then its callback judges the
  * end.
+ *
+ * A registry that shuts down cancels the Tasks, and refuses new ones.  It is
+ * asked when an item is cancelled, and before one is pulled.
  */
 #include "base/compat.h"
 #include "base/fault.h"
@@ -145,6 +148,23 @@ item_task_start(WorkerObject *self)
     return failed;
 }
 
+bool
+al_item_task_check_registry(al_pump *p)
+{
+    if (p->registry == NULL) {
+        return false;
+    }
+    int closing =
+        al_object_truth(PyObject_GetAttr(p->registry, p->st->s_closing));
+    if (closing < 0) {
+        al_pump_fail(p);
+    }
+    else if (closing > 0 && p->stopping == AL_STOP_NONE) {
+        al_pump_stop(p, AL_STOP_REGISTRY, NULL, false);
+    }
+    return closing > 0;
+}
+
 int
 al_item_task_spawn(al_pump *p)
 {
@@ -166,6 +186,14 @@ al_item_task_spawn(al_pump *p)
     if (pulled != AL_PULL_ITEM || failed) {
         PyObject *error = PyErr_GetRaisedException();
         if (pulled == AL_PULL_ITEM) {
+            /* A registry that began to shut down meanwhile refuses it. */
+            if (error != NULL
+                && PyErr_GivenExceptionMatches(error, PyExc_Exception)
+                && al_item_task_check_registry(p))
+            {
+                Py_CLEAR(error);
+                failed = 0;
+            }
             al_worker_end_unstarted(self);
         }
         al_worker_detach(self); /* its Task, if there is one, ends at once */
@@ -184,6 +212,7 @@ al_item_task_spawn(al_pump *p)
 static void
 item_task_end_unbegun(WorkerObject *self)
 {
+    (void)al_item_task_check_registry(self->pump);
     if (self->pump->stopping != AL_STOP_NONE) {
         al_worker_end_unstarted(self);
         return;
@@ -487,11 +516,12 @@ item_handle_raised(PyObject *op, PyObject *error)
     else if (worker != NULL && worker->item.value != NULL) {
         PyObject *owner = Py_NewRef(worker->owner);
         bool closing = item_handle_is_closing(worker, error);
-        if (!worker->begun
-            && (closing
-                || PyErr_GivenExceptionMatches(error,
-                                               worker->st->CancelledError)))
-        {
+        bool cancelled =
+            PyErr_GivenExceptionMatches(error, worker->st->CancelledError);
+        if (cancelled) {
+            (void)al_item_task_check_registry(worker->pump);
+        }
+        if (!worker->begun && (closing || cancelled)) {
             item_task_end_unbegun(worker);
         }
         else if (closing) {

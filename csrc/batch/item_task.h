@@ -11,6 +11,12 @@
    with an exception.  Runs Python. */
 int al_item_task_spawn(al_pump *pump);
 
+/* Ask the registry of the items' Tasks, if there is one, whether it shuts
+   down.  If it does, the pump stops, and leaves the Tasks to the registry.  A
+   failure stops the pump too.  Returns whether the registry shuts down.  Sets
+   no exception.  Runs Python. */
+bool al_item_task_check_registry(al_pump *pump);
+
 /* The Task of a worker has ended: an item that it still has is cancelled, the
    worker is detached, and the next item takes its place.  Sets no exception.
    Runs Python. */

@@ -60,10 +60,32 @@ pump_may_be_over(const al_pump *p)
                && (p->closed || p->calls->may_be_over(p->owner)));
 }
 
+/* Close the items that were not read to their end.  An error is reported, as
+   that of a reader that was cancelled; an exit is raised by the batch. */
+static void
+pump_close_source(al_pump *p)
+{
+    p->spawning = true; /* not over yet, whatever close() does */
+    int failed = al_source_close(p->st, &p->source);
+    p->spawning = false;
+    if (failed
+        && al_loop_handle_error(p->st, p->bound.loop,
+                                "a batch's source failed while it was being "
+                                "closed",
+                                NULL)
+               < 0)
+    {
+        al_pump_fail(p);
+    }
+}
+
 /* Notify the owner, once, if the pump is over. */
 static void
 pump_check_over(al_pump *p)
 {
+    if (!p->over && p->source.iterator != NULL && pump_may_be_over(p)) {
+        pump_close_source(p);
+    }
     if (p->over || !pump_may_be_over(p)) {
         return;
     }
@@ -108,6 +130,9 @@ pump_make_workers(al_pump *p, Py_ssize_t n)
         return; /* the call that is making workers goes on */
     }
     p->spawning = true;
+    if (p->registry != NULL && al_pump_may_pull(p)) {
+        (void)al_item_task_check_registry(p);
+    }
     while (n-- > 0 && pump_may_make_worker(p)) {
         if (pump_make_worker(p) < 0) {
             al_pump_fail(p);
@@ -123,6 +148,14 @@ al_pump_spawn(al_pump *p, Py_ssize_t n)
     pump_check_over(p);
 }
 
+/* How many items may be pulled now, added ones among them. */
+static Py_ssize_t
+pump_room(const al_pump *p)
+{
+    Py_ssize_t room = p->room > 0 ? p->room : 0;
+    return p->room_of_source ? room + al_source_waiting(&p->source) : room;
+}
+
 void
 al_pump_grow(al_pump *p)
 {
@@ -134,7 +167,8 @@ al_pump_grow(al_pump *p)
     Py_ssize_t left = al_source_left(&p->source);
     Py_ssize_t n = left < 0 ? PUMP_RAMP : PUMP_RAMP_KNOWN;
     n = n < p->alive ? p->alive : n;
-    n = n > p->room ? p->room : n;
+    Py_ssize_t room = pump_room(p);
+    n = n > room ? room : n;
     if (p->source.async && !p->source.ended) {
         /* The reader has one item ready; the next takes an iteration. */
         left = 1 + al_source_waiting(&p->source);
@@ -286,13 +320,19 @@ al_pump_stop(al_pump *p, al_stop why, PyObject *msg, bool again)
         pump_check_over(p);
         return;
     }
+    bool leaves_items = why == AL_STOP_REGISTRY;
     if (first) {
-        p->stopping = why;
+        p->stopping = leaves_items ? AL_STOP_CANCEL : why;
     }
     al_reader_cancel(p, again);
-    pump_each_worker(
-        p, pump_cancel_worker,
-        &(pump_cancellation){.why = why, .msg = msg, .again = again});
+    if (leaves_items) {
+        p->left_to_registry = true;
+    }
+    else {
+        pump_each_worker(
+            p, pump_cancel_worker,
+            &(pump_cancellation){.why = why, .msg = msg, .again = again});
+    }
     pump_check_over(p);
     if (first && pump_begin_grace(p) < 0) {
         al_pump_fail(p);
@@ -484,7 +524,8 @@ al_pump_init(al_pump *p, al_state *st, PyObject *owner,
     p->calls = calls;
     p->timeout = p->budget = p->grace = Py_HUGE_VAL;
     al_list_init(&p->workers);
-    al_deadline_init(&p->deadlines, st, owner, &p->bound, pump_due);
+    al_deadline_init(&p->deadlines, st, owner, &p->bound, &p->source.context,
+                     pump_due);
 }
 
 /* Begin with the source, the budget and the reader.  Returns 0; -1 with an
@@ -532,6 +573,7 @@ al_pump_begin(al_pump *p)
     p->yielded_at = al_clock();
     p->begun = true;
     p->spawning = true; /* whatever the source does meanwhile */
+    (void)al_item_task_check_registry(p);
     if (p->stopping == AL_STOP_NONE && pump_start(p) < 0) {
         al_pump_fail(p);
     }

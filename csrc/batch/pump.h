@@ -59,6 +59,7 @@ typedef struct al_pump {
     Py_ssize_t unstarted;    /* of these, not begun yet */
     Py_ssize_t resting;      /* of these, waiting for the next slice */
     Py_ssize_t room;         /* how many more items may be pulled now */
+    bool room_of_source;     /* that does not count, or bound, added ones */
     int cancelled_unstarted; /* workers, in a row */
     double timeout;          /* of an item; inf: none */
     double budget;           /* of the whole batch; inf: none */
@@ -74,7 +75,8 @@ typedef struct al_pump {
     bool driving;  /* a worker of this pump is on the C stack */
     bool spawning; /* workers are being made */
     bool paused;
-    bool closed; /* nothing can be added any more */
+    bool closed;           /* nothing can be added any more */
+    bool left_to_registry; /* which shuts down, and cancels the items */
 } al_pump;
 
 /* Make an idle pump.  The caller then fills in fn, name, source, limit, room,
@@ -107,7 +109,8 @@ void al_pump_limit_changed(al_pump *pump);
 
 /* Start nothing new, and cancel what runs: if `again`, as Batch.cancel() does,
    also what we have cancelled already.  The first `why` counts; `msg` may be
-   NULL.  Runs Python. */
+   NULL.  With AL_STOP_REGISTRY the items are left to the registry, which has
+   cancelled them.  Runs Python. */
 void al_pump_stop(al_pump *pump, al_stop why, PyObject *msg, bool again);
 
 /* Stop because of the exception that is set, and take it.  The batch raises
@@ -125,7 +128,9 @@ static inline bool
 al_pump_may_pull(const al_pump *p)
 {
     return p->stopping == AL_STOP_NONE && p->fatal == NULL && !p->paused
-           && p->room > 0 && al_source_may_give(&p->source);
+           && (p->room > 0
+                   ? al_source_may_give(&p->source)
+                   : p->room_of_source && al_source_waiting(&p->source) > 0);
 }
 
 /* Tell whether an item that already has its Task must be held: the pump is

@@ -43,7 +43,7 @@ al_reader_start(al_pump *p)
     int failed = -1;
     if (task != NULL) {
         p->reader = Py_NewRef(task);
-        failed = al_task_add_done_callback(st, &p->bound, task, callback);
+        failed = al_task_add_done_callback(st, task, callback, NULL);
         if (failed) {
             Py_CLEAR(p->reader);
         }
@@ -93,7 +93,8 @@ reader_refuse_ahead(al_pump *p)
     al_item item = {0};
     PyObject *ahead = Py_NewRef(p->source.ahead);
     p->source.added_first = 0;
-    int more = al_source_pull(p->st, &p->source, &item.value, &item.task_id);
+    int more =
+        al_source_pull(p->st, &p->source, false, &item.value, &item.task_id);
     if (more < 0 && PyErr_ExceptionMatches(PyExc_Exception)) {
         PyErr_Clear(); /* a batch that is ending does not fail for its key */
         more = 1;

@@ -7,6 +7,9 @@
  *     asynchronous:   what was added before the reader's item arrived,
  *                     that item, what was added since, ...
  *
+ * While the items are held back, by a block that has not chosen what to do
+ * with the results, added ones overtake them.
+ *
  * next() and key() run in the batch's own context, which is entered around
  * each call.  For a list, a tuple or a range without a key, none of the user's
  * code runs and nothing is entered.
@@ -72,6 +75,55 @@ al_source_begin(al_source *source)
     source->length = al_source_length(source); /* it may have changed */
     source->iterator = source_iterate(source);
     return source->iterator == NULL ? -1 : 0;
+}
+
+/* object.close() in the context, if the object has that method.  Returns 0; -1
+   with an exception. */
+static int
+source_call_close(al_state *st, PyObject *context, PyObject *object)
+{
+    if (PyContext_Enter(context) < 0) {
+        return -1;
+    }
+    PyObject *close = PyObject_GetAttr(object, st->s_close);
+    PyObject *none = NULL;
+    if (close != NULL) {
+        none = PyObject_CallNoArgs(close);
+    }
+    else if (PyErr_ExceptionMatches(PyExc_AttributeError)) {
+        PyErr_Clear();
+    }
+    Py_XDECREF(close);
+    Py_XDECREF(none);
+    PyObject *error = PyErr_GetRaisedException();
+    (void)PyContext_Exit(context);
+    if (error != NULL) {
+        PyErr_SetRaisedException(error);
+    }
+    return error == NULL ? 0 : -1;
+}
+
+int
+al_source_close(al_state *st, al_source *source)
+{
+    PyObject *iterator = source->iterator;
+    if (iterator == NULL) {
+        return 0;
+    }
+    source->iterator = NULL;
+    source->ended = true;
+    /* An iterator that the caller passed, such as a file or a cursor, is the
+       caller's; but nobody else reads on from a generator. */
+    bool ours = !source->runs_no_python
+                && (iterator != source->items || PyGen_Check(iterator)
+                    || PyObject_HasAttr(iterator, st->s_throw));
+    int failed = ours ? source_call_close(st, source->context, iterator) : 0;
+    PyObject *error = PyErr_GetRaisedException();
+    Py_DECREF(iterator);
+    if (error != NULL) {
+        PyErr_SetRaisedException(error);
+    }
+    return failed;
 }
 
 int
@@ -172,13 +224,16 @@ al_source_refuse_coroutine(al_state *st, PyObject *coro)
 }
 
 /* The next item (new); NULL if there is none, or with an exception.  Tells in
- *from_items whether it comes from the items and was not added. */
+   `from_items` whether it comes from the items and was not added. */
 static PyObject *
-source_take(al_source *source, bool *from_items)
+source_take(al_source *source, bool only_added, bool *from_items)
 {
     *from_items = true;
     PyObject *item = NULL;
-    if (!source->async && source->iterator != NULL) {
+    if (only_added) {
+        /* Nothing of the items. */
+    }
+    else if (!source->async && source->iterator != NULL) {
         item = source_next(source);
     }
     else if (source->added_first == 0) {
@@ -194,12 +249,12 @@ source_take(al_source *source, bool *from_items)
 }
 
 int
-al_source_pull(al_state *st, al_source *source, PyObject **item,
-               PyObject **task_id)
+al_source_pull(al_state *st, al_source *source, bool only_added,
+               PyObject **item, PyObject **task_id)
 {
     bool from_items;
     *task_id = NULL;
-    *item = source_take(source, &from_items);
+    *item = source_take(source, only_added, &from_items);
     if (*item == NULL) {
         return PyErr_Occurred() ? -1 : 0;
     }

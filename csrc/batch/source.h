@@ -39,6 +39,11 @@ int al_source_begin(al_source *source);
    the right call, and close it if it has not started.  Runs Python. */
 void al_source_refuse_coroutine(al_state *st, PyObject *coro);
 
+/* Drop the iterator of items that were not read to their end, and close it in
+   the source's context, if it is ours or a generator.  Returns 0; -1 with an
+   exception.  Runs Python. */
+int al_source_close(al_state *st, al_source *source);
+
 /* Add an item behind all others.  Returns 0; -1 with an exception, nothing
    changed.  Pure C. */
 int al_source_add(al_source *source, PyObject *item);
@@ -47,10 +52,11 @@ int al_source_add(al_source *source, PyObject *item);
 PyObject *al_source_queued(const al_source *source);
 
 /* Pull one item and its task id, which is NULL without a key (both new).
-   Returns 1; 0 if there is none now; -1 with an exception, which ends the
-   source.  Runs Python. */
-int al_source_pull(al_state *st, al_source *source, PyObject **item,
-                   PyObject **task_id);
+   `only_added`: pass over the items, which are held back.  Returns 1; 0 if
+   there is none now; -1 with an exception, which ends the source.
+   Runs Python. */
+int al_source_pull(al_state *st, al_source *source, bool only_added,
+                   PyObject **item, PyObject **task_id);
 
 /* How many were added and not yet pulled.  Pure C. */
 static inline Py_ssize_t

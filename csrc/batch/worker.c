@@ -26,6 +26,7 @@
 #include "base/compat.h"
 #include "base/fault.h"
 #include "base/list.h"
+#include "base/object.h"
 #include "base/state.h"
 #include "aio/loop.h"
 #include "aio/task.h"
@@ -193,12 +194,13 @@ al_pull
 al_worker_pull(WorkerObject *self)
 {
     al_pump *p = self->pump;
-    int more = al_source_pull(p->st, &p->source, &self->item.value,
-                              &self->item.task_id);
+    Py_ssize_t from_items = p->source.from_items;
+    int more = al_source_pull(p->st, &p->source, p->room <= 0,
+                              &self->item.value, &self->item.task_id);
     if (more <= 0) {
         return more < 0 ? AL_PULL_ERROR : AL_PULL_NOTHING;
     }
-    p->room--;
+    p->room -= !p->room_of_source || p->source.from_items > from_items;
     self->item.index = p->source.pulled - 1;
     if (p->source.async && p->source.ahead == NULL) {
         p->calls->item_taken(p->owner);
@@ -450,7 +452,7 @@ al_worker_attach(WorkerObject *self, PyObject *task)
         return -1;
     }
     self->task = Py_NewRef(task); /* from now on it may be stepped */
-    return al_task_add_done_callback(p->st, &p->bound, task, (PyObject *)self);
+    return al_task_add_done_callback(p->st, task, (PyObject *)self, NULL);
 }
 
 /* Make the Task of a worker (new). */
@@ -500,11 +502,29 @@ al_worker_spawn(al_pump *p)
     return failed;
 }
 
+/* Tell whether the registry of the items' Tasks, which shuts down, has
+   cancelled the worker's.  It leaves out the Task that has called it. */
+static bool
+worker_was_cancelled_by_registry(WorkerObject *self)
+{
+    al_pump *p = self->pump;
+    if (!p->left_to_registry || self->cancelling == NULL) {
+        return false;
+    }
+    long requests = al_object_count(PyObject_CallNoArgs(self->cancelling));
+    if (requests < 0) {
+        al_loop_report_or_exit_later(
+            p->st, p->bound.loop, "asking an item's task failed", self->task);
+    }
+    return requests > 0;
+}
+
 void
 al_worker_cancel(WorkerObject *self, al_stop why, PyObject *msg, bool again)
 {
     al_pump *p = self->pump;
-    if (self->item.value == NULL || self->task == NULL
+    bool cancelled = !again && worker_was_cancelled_by_registry(self);
+    if (cancelled || self->item.value == NULL || self->task == NULL
         || (self->item.cancels_sent > 0 && !again))
     {
         return;

@@ -368,8 +368,7 @@ group_add_child(GroupObject *self, PyObject *task, PyObject *on_done)
         return 0;
     }
     /* Last: a foreign Task may call it at once, and then all is in place. */
-    int failed =
-        al_task_add_done_callback(self->st, &self->bound, task, on_done);
+    int failed = al_task_add_done_callback(self->st, task, on_done, NULL);
     if (failed < 0) {
         PyObject *error = PyErr_GetRaisedException();
         if (group_remove_child(self, task) < 0) {
@@ -497,11 +496,11 @@ group_enter_step(PyObject *op, PyObject *thrown, PyObject **result)
     }
     if (self->bound.loop == NULL) {
         PyObject *loop = al_loop_running(self->st, "a TaskGroup");
-        int bound = loop == NULL ? -1 : al_loop_bind_tasks(&self->bound, loop);
-        Py_XDECREF(loop);
-        if (bound < 0) {
+        if (loop == NULL) {
             return PYGEN_ERROR;
         }
+        al_loop_bind_tasks(&self->bound, loop);
+        Py_DECREF(loop);
     }
     PyObject *parent = al_loop_current_task(self->st, &self->bound);
     if (parent == NULL) {

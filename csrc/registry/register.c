@@ -18,9 +18,11 @@
  * Everything that can fail for want of memory comes before create_task(),
  * where nothing has happened that the user could see.
  *
- * A heartbeat() without an id in the eager first step attaches the Task to its
- * entry in the middle of create_task(), and code of the user may even end the
- * entry.  Therefore register_start() looks at the entry again afterwards.
+ * A heartbeat() without an id in the eager first step gives the entry its Task
+ * in the middle of create_task(), and code of the user may even end the entry.
+ * Therefore register_start() looks at the entry again afterwards.  The done
+ * callback is added there in any case: what on_finish sees is the context of
+ * register()'s caller, not what the Task has set meanwhile.
  *
  * track() is simpler, for the Task exists: open, attach, and close at once if
  * the Task is done.
@@ -122,13 +124,12 @@ register_start(RegistryObject *self, EntryObject *entry, PyObject *coro,
     Py_XDECREF(name);
     self->pending_starts = start.outer;
     entry->coro = NULL;
-    /* The entry has no Task yet, and has not ended. */
-    bool missing = entry->task == NULL && entry->threshold != NULL;
-    if (task != NULL && missing && how == AL_CREATED_WATCHED) {
+    bool alive = entry->threshold != NULL;
+    if (task != NULL && alive && how == AL_CREATED_WATCHED) {
         al_registry_set_task(self, entry, task);
     }
     else if (task == NULL
-             || (missing && al_registry_attach(self, entry, task) < 0))
+             || (alive && al_registry_attach(self, entry, task) < 0))
     {
         Py_XDECREF(start.msg);
         register_fail(self, entry, coro, task);

@@ -206,10 +206,10 @@ al_registry_revoke(RegistryObject *self, EntryObject *entry)
 int
 al_registry_attach(RegistryObject *self, EntryObject *entry, PyObject *task)
 {
-    al_registry_set_task(self, entry, task);
-    if (al_task_add_done_callback(self->st, &self->bound, task,
-                                  (PyObject *)entry)
-        < 0)
+    if (entry->task == NULL) {
+        al_registry_set_task(self, entry, task);
+    }
+    if (al_task_add_done_callback(self->st, task, (PyObject *)entry, NULL) < 0)
     {
         al_ptr_table_remove(&self->heartbeats.by_task, &entry->task_link);
         Py_CLEAR(entry->task);
@@ -219,8 +219,9 @@ al_registry_attach(RegistryObject *self, EntryObject *entry, PyObject *task)
 }
 
 /* Find the pending start of a running Task that no entry has yet, by its
-   coroutine, and attach the Task.  Returns the entry (borrowed); NULL if there
-   is none, or with an exception. */
+   coroutine, and give the entry its Task.  register() attaches it later, in
+   the context of its caller.  Returns the entry (borrowed); NULL if there is
+   none, or with an exception. */
 static EntryObject *
 registry_find_start(RegistryObject *self, PyObject *task)
 {
@@ -241,8 +242,8 @@ registry_find_start(RegistryObject *self, PyObject *task)
         }
     }
     Py_DECREF(coro);
-    if (found != NULL && al_registry_attach(self, found, task) < 0) {
-        return NULL;
+    if (found != NULL) {
+        al_registry_set_task(self, found, task);
     }
     return found;
 }

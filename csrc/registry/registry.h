@@ -109,8 +109,9 @@ int al_registry_open(RegistryObject *self, EntryObject *entry,
    it has ended meanwhile or not.  Keeps the raised exception.  Runs Python. */
 void al_registry_revoke(RegistryObject *self, EntryObject *entry);
 
-/* Give an alive entry its Task, and have the entry called at the Task's end.
-   Returns 0; -1 with an exception, the entry without a Task.  Runs Python. */
+/* Give an alive entry its Task, unless it has one, and have the entry called
+   at the Task's end, in a copy of the current context.  Returns 0; -1 with an
+   exception, the entry without a Task.  Runs Python. */
 int al_registry_attach(RegistryObject *self, EntryObject *entry,
                        PyObject *task);
 

@@ -89,6 +89,7 @@ async def test_a_failure_after_the_limit_cancels_nothing_again(
 
 @pytest.mark.parametrize("is_async", [False, True])
 @pytest.mark.parametrize("use", ["await", "stream", "block"])
+@pytest.mark.usefixtures("loop_errors")
 async def test_a_cancelled_caller_cancels_nothing_again_that_a_failure_has(
     use: str, is_async: bool
 ) -> None:
@@ -105,6 +106,7 @@ async def test_a_cancelled_caller_cancels_nothing_again_that_a_failure_has(
     assert set(fn.cancels.values()) == {1}
 
 
+@pytest.mark.usefixtures("loop_errors")
 async def test_a_dropped_batch_cancels_nothing_again() -> None:
     async def main(batch: Any) -> None:
         async for _ in batch:
@@ -122,6 +124,7 @@ async def test_a_dropped_batch_cancels_nothing_again() -> None:
     await settle(5)
 
 
+@pytest.mark.usefixtures("loop_errors")
 async def test_leaving_cancels_nothing_again() -> None:
     fn = Cleaning()
     with pytest.raises(Boom):
@@ -132,6 +135,7 @@ async def test_leaving_cancels_nothing_again() -> None:
     assert fn.cancels == {1: 1, 2: 1}
 
 
+@pytest.mark.usefixtures("loop_errors")
 async def test_an_error_that_ends_the_batch_cancels_nothing_again() -> None:
     async def fn(item: Any) -> Any:
         if item != "fatal":
@@ -234,6 +238,7 @@ async def by_a_timeout_and_leaving(fn: Slow, **options: Any) -> None:
     ],
 )
 @pytest.mark.parametrize("grace", [None, 60])
+@pytest.mark.usefixtures("loop_errors")
 def test_an_item_is_cancelled_once_in_time(how: Any, grace: Any, way: str) -> None:
     fn = Slow()
 

@@ -22,6 +22,8 @@ pytestmark = needs_faults
 in_a_cycle = pytest.mark.filterwarnings(
     "ignore:.*Batch.__del__:pytest.PytestUnraisableExceptionWarning"
 )
+# The allocation that fails may be one that the report of an error needs.
+reports = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
 async def fn(x: int) -> int:
@@ -106,6 +108,63 @@ async def changed_while_it_ran() -> None:
                 await asyncio.sleep(0)
                 batch.resume()
         batch.close()
+
+
+async def left_unread() -> None:
+    async with bounded_gather(fn, range(8), max_concurrent=3) as batch:
+        with contextlib.suppress(RuntimeError):  # the batch has failed
+            batch.add(4)
+        await asyncio.sleep(0.001)
+
+
+async def handled() -> None:
+    with pytest.raises((BatchError, MemoryError)) as caught:
+        async with bounded_gather(
+            fn, range(8), max_errors=0, on_result=lambda r: None
+        ) as batch:
+            with contextlib.suppress(RuntimeError):  # the batch has failed
+                batch.add(4)
+            await asyncio.sleep(0.001)
+    if caught.type is MemoryError:
+        raise caught.value
+
+
+async def aborted_and_left() -> None:
+    with contextlib.suppress(LookupError):
+        async with bounded_gather(fn, range(8), max_errors=0):
+            await asyncio.sleep(0.001)
+            raise LookupError
+
+
+async def closed_early() -> None:
+    async with contextlib.aclosing(
+        aiter(bounded_gather(fn, iter_of(8), max_concurrent=2))
+    ) as results:
+        async for _ in results:
+            break
+
+
+def iter_of(n: int) -> Iterator[int]:
+    try:
+        yield from range(n)
+    finally:
+        asyncio.get_running_loop()
+
+
+async def shut_down() -> None:
+    registry = TaskRegistry()
+    task = asyncio.ensure_future(
+        bounded_gather(forever, range(5), registry=registry, max_concurrent=2).collect()
+    )
+    try:
+        await settle(3)
+        await registry.shutdown(5)
+    except BaseException:
+        task.cancel()
+        raise
+    finally:
+        await asyncio.wait([task])
+    task.result()
 
 
 async def abandoned() -> None:
@@ -257,6 +316,11 @@ async def results() -> None:
         aborted,
         cancelled,
         changed_while_it_ran,
+        left_unread,
+        handled,
+        pytest.param(aborted_and_left, marks=reports),
+        closed_early,
+        shut_down,
         abandoned,
         ended_with_unstarted_items,
         named_by_subclasses_of_str,
@@ -290,7 +354,10 @@ async def test_every_allocation_may_fail(
             await asyncio.sleep(0.001)
         assert len(asyncio.all_tasks()) == 1, f"allocation {nth}: tasks left"
         for context in loop_errors:
-            assert isinstance(context.get("exception"), MemoryError | ValueError)
+            error = context.get("exception")
+            assert isinstance(
+                error, MemoryError | ValueError | TimeoutError | BatchError
+            )
         loop_errors.clear()
         if left:
             break

@@ -216,11 +216,11 @@ async def test_holding_many_abandoned_items_takes_linear_time(
     batch.cancel()
     result = await result_of(task)
     assert [r.state for r in result] == [TaskState.RUNNING] * 200
-    assert len(_abandoned[loop]) == 200
+    assert len(_abandoned._by_loop[loop]) == 200
     assert len(asked) < 2000
     stubborn.free.set()
     await settle(5)
-    assert loop not in _abandoned
+    assert loop not in _abandoned._by_loop
 
 
 async def test_an_error_of_an_abandoned_item_is_reported(
@@ -275,7 +275,7 @@ def test_closing_the_loop_under_an_abandoned_item_does_not_crash() -> None:
         result.failures()
 
     asyncio.run(again())
-    _core_support._abandoned.clear()
+    _core_support._abandoned._by_loop.clear()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         gc.collect()

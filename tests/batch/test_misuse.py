@@ -198,7 +198,9 @@ def use_every_feature() -> Callable[[], Awaitable[None]]:
 
     async def main() -> None:
         await asyncio.gather(collected(), streamed(), read())
-        async with bounded_gather(fn, range(20), budget=0.01) as batch:
+        async with bounded_gather(
+            fn, range(20), budget=0.01, on_result=lambda r: None
+        ) as batch:
             async for _ in batch:
                 break
 
@@ -303,7 +305,9 @@ async def test_a_task_factory_that_gives_no_task_ends_the_batch() -> None:
         loop.set_task_factory(None)
 
 
-async def test_a_batch_ends_when_no_worker_can_be_made_for_a_retired_one() -> None:
+async def test_a_batch_ends_when_no_worker_can_be_made_for_a_retired_one(
+    loop_errors: list[dict[str, Any]],
+) -> None:
     """The last worker has ended by itself, so no worker is left to end the batch."""
 
     def refuse(loop: asyncio.AbstractEventLoop, coro: Any, **_: Any) -> None:
@@ -320,6 +324,10 @@ async def test_a_batch_ends_when_no_worker_can_be_made_for_a_retired_one() -> No
             await result_of(task)
     finally:
         loop.set_task_factory(None)
+    del task
+    gc.collect()
+    assert [repr(c["exception"]) for c in loop_errors] == ["ValueError(0)"]
+    loop_errors.clear()
 
 
 # ------------------------------------------ hostile awaitables and items

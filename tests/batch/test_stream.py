@@ -273,7 +273,7 @@ async def test_a_block_neither_awaited_nor_iterated_waits_for_all() -> None:
 async def test_a_block_neither_awaited_nor_iterated_keeps_no_results() -> None:
     async with bounded_gather(double_later, range(1000)) as batch:
         pass
-    assert batch._core.results == []
+    assert batch._core.take_results() == []
     with pytest.raises(RuntimeError, match="inside the block"):
         await batch
 
@@ -291,17 +291,12 @@ async def test_a_block_runs_in_the_background_of_its_body() -> None:
 
 
 @pytest.mark.parametrize("ordered", [True, False])
-@pytest.mark.parametrize("on_result", [None, lambda r: None])
-async def test_a_block_may_await_or_iterate_late(ordered: bool, on_result: Any) -> None:
-    async with bounded_gather(
-        double_later, range(300), ordered=ordered, on_result=on_result
-    ) as batch:
+async def test_a_block_may_await_or_iterate_late(ordered: bool) -> None:
+    async with bounded_gather(double_later, range(300), ordered=ordered) as batch:
         await settle(20)
         seen = [r.index async for r in batch]
     assert sorted(seen) == list(range(300))
-    async with bounded_gather(
-        double_later, range(300), ordered=ordered, on_result=on_result
-    ) as batch:
+    async with bounded_gather(double_later, range(300), ordered=ordered) as batch:
         await settle(20)
         assert (await batch).values() == [2 * i for i in range(300)]
 

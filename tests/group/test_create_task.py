@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pyasynclife import TaskGroup, TaskRegistry
+from support.capture import capture
 from support.coroutines import Boom, forever
 from support.group_scenarios import cancelling, fail
 from support.loops import settle, task_factory
@@ -368,3 +369,24 @@ async def test_a_closed_loop_is_refused_inside_another_loop() -> None:
     with pytest.raises(RuntimeError):
         group.create_task(coro)
     coro.close()
+
+
+@pytest.mark.parametrize("allowed", [True, False], ids=["captured", "plain"])
+@pytest.mark.parametrize("keywords", [{}, {"eager_start": True}])
+async def test_a_context_that_is_none_is_refused(
+    allowed: bool, keywords: dict[str, Any]
+) -> None:
+    class Runs:
+        def run(self, call: Any, *args: Any) -> Any:
+            return call(*args)
+
+    if keywords and not EAGER:
+        pytest.skip("eager tasks came with 3.12")
+    with capture(allowed):
+        async with TaskGroup() as group:
+            for context in (object(), Runs(), {}, 0):
+                coro: Any = forever()
+                with pytest.raises(TypeError, match=r"context is a .*Context, got"):
+                    group.create_task(coro, context=context, **keywords)
+                assert inspect.getcoroutinestate(coro) == inspect.CORO_CLOSED
+                assert not group._tasks

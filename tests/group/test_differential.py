@@ -6,28 +6,27 @@ There are PYASYNCLIFE_PROGRAMS programs, from the seed PYASYNCLIFE_SEED on;
 """
 
 import asyncio
+import contextvars
 import logging
 import os
+import signal
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from pyasynclife import TaskGroup, TaskRegistry, _core
 from support.differential import (
-    Body,
     Log,
     Registry,
     VirtualLoop,
-    Writer,
     in_order,
     reference,
     run,
-    show,
-    shrink,
     uvloop_type,
 )
+from support.differential_programs import SWITCHES, Body, Writer, show, shrink
 from support.loops import ready_queue
 
 PROGRAMS = int(os.environ.get("PYASYNCLIFE_PROGRAMS", "500"))
@@ -51,7 +50,32 @@ EFFECTS = {
     "refused",
     "uncancel",
     "out of the loop",
+    "stopped",
+    "stopped early",
+    "hooked",
+    "not hooked",
+    "removed",
 }
+# Operations that must occur, and from where. Each act says its name.
+OPERATIONS = {"child in", "register in", "own hook", "shield", "wait for"}
+ACTS = {
+    "adopt and hook",
+    "callback in",
+    "callbacks",
+    "color",
+    "hook",
+    "hook and callback",
+    "hook cancel",
+    "interrupt",
+    "loop signal",
+    "remove",
+    "signal",
+    "stop",
+    "switch",
+    "thread",
+    "thread hook",
+}
+SOURCES = {"signal", "loop signal", "thread"}
 
 
 @pytest.fixture(autouse=True)
@@ -99,7 +123,8 @@ def explain(seed: int, program: Body, loop: Any) -> str:
     program = shrink(program, lambda less: differ(less, loop) == pair)
     ours = captured(program, loop)
     other = plain(program, loop) if "plain" in pair else asyncios(program, loop) or []
-    lines = [f"seed {seed}: {pair} differ", show(program), repr(program)]
+    again = f"PYASYNCLIFE_PROGRAMS=1 PYASYNCLIFE_SEED={seed}"
+    lines = [f"{pair} differ; again: {again}", show(program), repr(program)]
     for i in range(max(len(ours), len(other))):
         here, there = (str(log[i]) if i < len(log) else "" for log in (ours, other))
         lines.append(f"{' ' if here == there else '!'} {here:50} {there}")
@@ -126,11 +151,28 @@ def test_the_reference_is_there() -> None:
 
 
 def test_the_programs_reach_every_effect() -> None:
-    seen: Counter[str] = Counter()
-    for seed in range(300):
+    seen: Counter[Any] = Counter()
+    for seed in range(500):
         for _, what in captured(Writer(seed).program()):
             seen[str(what[0])] += 1
-    assert EFFECTS - set(seen) == set()
+            if what[0] == "at":
+                seen["operation", what[3]] += 1
+            elif what[0] == "act":
+                seen["act", what[2]] += 1
+                seen["from", what[1].rpartition(".")[2]] += 1
+            elif what[0] == "switch":
+                seen[what] += 1
+            elif what[0] == "removed":
+                seen["removed", what[1] > 0] += 1
+    wanted = {
+        *EFFECTS,
+        *(("operation", name) for name in OPERATIONS),
+        *(("act", name) for name in ACTS),
+        *(("from", source) for source in SOURCES),
+        *(("switch", what, on) for what in SWITCHES for on in (True, False)),
+        ("removed", True),
+    }
+    assert {what: seen[what] for what in wanted if seen[what] < 3} == {}
 
 
 def test_the_programs_go_through_the_capture(loop_type: Any) -> None:
@@ -151,15 +193,109 @@ def test_the_programs_go_through_the_capture(loop_type: Any) -> None:
     assert handles == [1]
 
 
-def test_a_difference_is_found_and_shrunk() -> None:
-    class Harsh(TaskGroup):
-        def create_task(self, coro: Any, **keywords: Any) -> Any:
-            task = super().create_task(coro, **keywords)
+class Harsh(TaskGroup):
+    """Cancels the children that it creates when there is an occasion."""
+
+    occasion: Callable[[Any, dict[str, Any]], bool]
+
+    def create_task(self, coro: Any, **keywords: Any) -> Any:
+        task = super().create_task(coro, **keywords)
+        if self.occasion(task.get_loop(), keywords):
             task.cancel()
-            return task
+        return task
+
+
+def harsh(occasion: Callable[[Any, dict[str, Any]], bool]) -> type[TaskGroup]:
+    return type("Harsh", (Harsh,), {"occasion": staticmethod(occasion)})
+
+
+class LateHooks(VirtualLoop):
+    """Calls what is scheduled with a Task an iteration late."""
+
+    def call_soon(self, callback: Any, *args: Any, context: Any = None) -> Any:
+        if "hook" in getattr(callback, "__name__", ""):
+            args = (super().call_soon, callback, *args)
+            callback = apply
+        return super().call_soon(callback, *args, context=context)
+
+
+class LateThreads(VirtualLoop):
+    """Calls what another thread has scheduled an iteration late."""
+
+    def call_soon_threadsafe(self, *args: Any, context: Any = None) -> Any:
+        return super().call_soon_threadsafe(self.call_soon, *args, context=context)
+
+
+class OneContext(Registry):
+    """Has one context for the ends of all its tasks."""
+
+    def __init__(self, *, on_finish: Callable[[Any], None]) -> None:
+        context = contextvars.copy_context()
+        super().__init__(on_finish=lambda task: context.run(on_finish, task))
+
+
+def apply(function: Callable[..., Any], *args: Any) -> None:
+    function(*args)
+
+
+# A group, a registry and a loop, one of which has a fault that an operation shows.
+FAULTS: dict[str, tuple[Any, Any, Any]] = {
+    "debug mode": (harsh(lambda loop, _: loop.get_debug()), Registry, VirtualLoop),
+    "a task factory": (
+        harsh(lambda loop, _: loop.get_task_factory() is not None),
+        Registry,
+        VirtualLoop,
+    ),
+    "a patched call_soon": (
+        harsh(lambda loop, _: "call_soon" in vars(loop)),
+        Registry,
+        VirtualLoop,
+    ),
+    "a handler of a signal": (
+        harsh(lambda *_: signal.getsignal(signal.SIGUSR1) != signal.SIG_DFL),
+        Registry,
+        VirtualLoop,
+    ),
+    "a loop that stops": (
+        harsh(lambda loop, _: loop._stopping),
+        Registry,
+        VirtualLoop,
+    ),
+    "a shared context": (
+        harsh(lambda _, keywords: keywords.get("context") is not None),
+        Registry,
+        VirtualLoop,
+    ),
+    "call_soon(f, child)": (TaskGroup, Registry, LateHooks),
+    "another thread": (TaskGroup, Registry, LateThreads),
+    "context variables": (TaskGroup, OneContext, VirtualLoop),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_found(fault: str) -> None:
+    def differs(seed: int) -> bool:
+        program = Writer(seed).program()
+        good = run(TaskGroup, Registry, program)
+        return run(*FAULTS[fault][:2], program, FAULTS[fault][2]) != good
+
+    assert any(map(differs, range(1000)))
+
+
+def test_a_difference_is_found_and_shrunk() -> None:
+    always = harsh(lambda *_: True)
 
     def differs(program: Body) -> bool:
-        return run(Harsh, TaskRegistry, program) != run(TaskGroup, Registry, program)
+        return run(always, TaskRegistry, program) != run(TaskGroup, Registry, program)
 
     program = next(p for seed in range(99) if differs(p := Writer(seed).program()))
     assert len(repr(shrink(program, differs))) < 100
+
+
+def test_an_act_in_an_act_is_shrunk() -> None:
+    act = ("thread", ("signal", ("register", (("boom",), ("pause", 1)))))
+    program = (("group", (("pause", 1), ("soon", act))),)
+    less = shrink(program, lambda less: "boom" in repr(less))
+    assert less == (("soon", ("register", (("boom",),))),)
+    less = shrink(program, lambda less: "register" in repr(less))
+    assert less == (("soon", ("register", ())),)

@@ -11,6 +11,7 @@ are cancelled, while the tasks that they have cancelled still end.
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import logging
 import signal
@@ -78,7 +79,12 @@ def case(
     settle: float = 0.0, *, first: bool = False, cancels: int = 1
 ) -> Callable[[Callable[[], Coroutine[Any, Any, Any]]], Any]:
     def note(scenario: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
-        one = Case(scenario.__name__, scenario, settle, first=first, cancels=cancels)
+        @functools.wraps(scenario)
+        async def run() -> Any:
+            allow_unread_reports()
+            return await scenario()
+
+        one = Case(scenario.__name__, run, settle, first=first, cancels=cancels)
         OURS.append(one)
         return scenario
 
@@ -94,6 +100,20 @@ def quiet() -> Iterator[None]:
         yield
     finally:
         logger.disabled = before
+
+
+def allow_unread_reports() -> None:
+    """Receive the reports of failures that a cancelled caller of a batch cannot."""
+
+    def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        message, error = context["message"], context.get("exception")
+        expected = isinstance(error, Boom | ExceptionGroup | TimeoutError)
+        if not (expected and (" unread: " in message or "a batch failed" in message)):
+            handler(loop, context)
+
+    loop = asyncio.get_running_loop()
+    handler: Any = loop.get_exception_handler()
+    loop.set_exception_handler(handle)
 
 
 async def sleep(seconds: float) -> float:
@@ -219,6 +239,16 @@ async def left_early(batch: Any) -> None:
                 break
 
 
+async def closed_early(batch: Any) -> None:
+    results = aiter(batch)
+    try:
+        async for result in results:
+            if result.index == 2:
+                break
+    finally:
+        await results.aclose()
+
+
 async def left_by_an_error(batch: Any) -> None:
     with contextlib.suppress(Boom):
         async with batch:
@@ -248,6 +278,7 @@ USES = [
     iterated,
     iterated_slowly,
     left_early,
+    closed_early,
     left_by_an_error,
     entered,
     entered_and_collected,
@@ -279,6 +310,7 @@ def batch_case(
     box: list[Any] = []
 
     async def scenario() -> None:
+        allow_unread_reports()
         batch = make(results.append)
         box.append(batch)
         with contextlib.suppress(BatchError):
@@ -334,6 +366,36 @@ async def batch_of_batches() -> None:
     for result in await bounded_gather(inner, range(3), max_concurrent=2):
         if result.success:
             result.unwrap().failures()
+
+
+async def unwrap(result: Any) -> Any:
+    await asyncio.sleep(0.25)
+    return result.unwrap()
+
+
+@case()
+async def pipeline_of_batches() -> None:
+    first = bounded_gather(do, ITEMS, max_concurrent=2)
+    async with bounded_gather(
+        unwrap, first, max_concurrent=2, on_result=lambda result: None
+    ) as second:
+        async for _ in second:
+            pass
+
+
+@case()
+async def pipeline_of_batches_with_a_timeout() -> None:
+    first = bounded_gather(do, stream(ITEMS), max_concurrent=2)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(1.0):
+            (await bounded_gather(unwrap, first, max_concurrent=2)).failures()
+
+
+@case()
+async def pipeline_of_batches_that_aborts() -> None:
+    first = bounded_gather(do, ITEMS, max_concurrent=2)
+    with contextlib.suppress(BatchError):
+        await bounded_gather(unwrap, first, max_concurrent=2, max_errors=0)
 
 
 @case(first=True)

@@ -26,6 +26,7 @@ from support.cancel_scenarios import (
     OURS,
     Case,
     Options,
+    allow_unread_reports,
     case,
     cleans_up,
     counted,
@@ -46,6 +47,7 @@ def many(gather: Callable[..., Coroutine[Any, Any, Any]]) -> None:
 
     def add(name: str, items: Callable[[], Any], how: Options) -> None:
         async def scenario() -> None:
+            allow_unread_reports()
             with contextlib.suppress(BatchError):
                 await gather(items(), **how)
 

@@ -27,6 +27,7 @@ from support.cancel_scenarios import (
     cancelled,
     case,
     cleans_up,
+    closed_early,
     collected,
     collected_with_a_timeout,
     do,
@@ -257,4 +258,5 @@ def shown_case(use: Callable[[Any], Any], terminal: bool) -> Case:
 OURS += [
     *(shown_case(use, False) for use in (awaited, collected, entered)),
     *(shown_case(use, True) for use in (collected_with_a_timeout, iterated)),
+    *(shown_case(closed_early, terminal) for terminal in (False, True)),
 ]

@@ -35,7 +35,30 @@ CAPTURED = HEAD.replace('sys.argv[1] == "1"', "True")
 
 # Runs the loop inside a running task, as nest_asyncio does.
 NESTED = """
+import heapq
 from asyncio import events, tasks
+
+class NestingLoop(asyncio.SelectorEventLoop):
+    "A loop that can be run from inside its callbacks, as nest_asyncio makes it."
+
+    def _run_once(self):
+        self._process_events(self._selector.select(0 if self._ready else 0.001))
+        while self._scheduled and self._scheduled[0]._when <= self.time():
+            self._ready.append(heapq.heappop(self._scheduled))
+        for _ in range(len(self._ready)):
+            if self._ready:
+                handle = self._ready.popleft()
+                if not handle._cancelled:
+                    handle._run()
+
+    def run_inside(self, task):
+        current = asyncio.current_task()
+        if current is not None:
+            tasks._leave_task(self, current)
+        while not task.done():
+            self._run_once()
+        if current is not None:
+            tasks._enter_task(self, current)
 
 def nested(task):
     loop = asyncio.get_running_loop()

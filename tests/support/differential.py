@@ -1,29 +1,30 @@
-"""Random programs of tasks, played with one class of group or another.
+"""Plays the random programs of differential_programs.py, with one class of group or
+another.
 
-A program is a tree of tuples, so that it can be printed and shrunk. `run` plays it in
-virtual time and returns the log of its effects, each with its iteration of the loop.
-Two classes with the same log behave the same in that program.
+`run` plays a program in virtual time and returns the log of its effects, each with its
+iteration of the loop. Two classes with the same log behave the same in that program.
 """
 
 import asyncio
 import contextvars
+import functools
 import heapq
 import importlib.util
 import os
-import random
 import selectors
+import signal
 import sys
+import threading
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from support.children import ROOT
 from support.coroutines import Boom
-from support.loops import ready_queue
+from support.differential_programs import CONTEXTS, Body, Op
+from support.loops import in_turns, ready_queue
 
-Op = tuple[Any, ...]
-Body = tuple[Op, ...]
 Log = list[tuple[int, Any]]
 
 NEWEST = Path(
@@ -100,136 +101,6 @@ def in_order(group: type) -> Any:
     return InOrder
 
 
-# ------------------------------------------------------------------ the programs
-
-
-class Writer:
-    """Writes a random program."""
-
-    def __init__(self, seed: int) -> None:
-        self.random = random.Random(seed)
-        self.left = self.random.choice((8, 20, 45))  # operations
-
-    def program(self) -> Body:
-        return self.body(depth=0, groups=0)
-
-    def body(self, depth: int, groups: int) -> Body:
-        ops = []
-        for _ in range(self.random.randint(1, 6 if depth else 9)):
-            if self.left <= 0:
-                break
-            self.left -= 1
-            ops.append(self.op(depth, groups))
-        return tuple(ops)
-
-    def op(self, depth: int, groups: int) -> Op:
-        r = self.random
-        deep = depth < 5
-        choices: list[tuple[int, Callable[[], Op]]] = [
-            (3, lambda: ("pause", r.randint(1, 3))),
-            (1, lambda: ("sleep", r.choice((0.0, 1.0, 2.0)))),
-            (3, lambda: ("soon", self.act(groups))),
-            (2, lambda: ("later", r.choice((0.0, 0.0, 1.0, 2.0)), self.act(groups))),
-            (2, lambda: ("do", self.act(groups))),
-            (2, lambda: ("await", r.randrange(99))),
-            (1, lambda: ("wait", r.randrange(3))),
-            (1, lambda: ("share", r.randrange(2))),
-            (1, lambda: ("color", r.choice("rgb"))),
-            (1, lambda: ("uncancel",)),
-            (1, lambda: ("own callback",)),
-            (1, lambda: ("boom",)),
-        ]
-        if r.random() < 0.04:
-            return (r.choice(("interrupt", "exit")),)
-        if deep:
-            choices += [
-                (3, lambda: ("group", self.body(depth + 1, groups + 1))),
-                (1, lambda: ("try", self.body(depth + 1, groups), r.random() < 0.5)),
-                (1, lambda: ("finally", self.body(depth + 1, groups))),
-                (
-                    1,
-                    lambda: ("timeout", r.choice((0, 1)), self.body(depth + 1, groups)),
-                ),
-                (2, lambda: ("foreign", self.body(depth + 1, groups))),
-                (2, lambda: ("register", self.body(depth + 1, groups))),
-                (1, lambda: ("gather", r.randrange(99), r.randrange(99))),
-                (1, lambda: ("shield", r.randrange(99))),
-            ]
-        if deep and groups:
-            children = (9, lambda: self.child(depth, groups))
-            choices += [children, (3, lambda: ("many", r.randint(2, 6), self.small()))]
-        weights = [weight for weight, _ in choices]
-        return r.choices(choices, weights)[0][1]()
-
-    def child(self, depth: int, groups: int) -> Op:
-        inside = self.body(depth + 1, groups)
-        return ("child", self.random.randrange(groups), inside)
-
-    def small(self) -> Body:
-        r = self.random
-        bodies: list[Body] = [
-            (),
-            (("pause", 1),),
-            (("boom",),),
-            (("sleep", 1.0),),
-            (("wait", 0),),
-            (("share", 0),),
-            (("own callback",),),
-            (("own callback",), ("pause", 1)),
-            (("do", ("nothing",)), (r.choice(("interrupt", "exit", "boom")),)),
-        ]
-        return r.choice(bodies)
-
-    def act(self, groups: int) -> Op:
-        """Something that a callback can do, and a coroutine without awaiting."""
-        r = self.random
-        acts: list[Op] = [
-            ("nothing",),
-            ("raise",),
-            ("cancel", r.randrange(99)),
-            ("callback", r.randrange(99)),
-            ("callback", -1),
-            ("set", r.randrange(3)),
-            ("resolve", r.randrange(2)),
-            ("register", self.small()),
-            ("register", self.small()),
-            ("cancel all",),
-            ("spawn", self.small()),
-            ("soon", ("nothing",)),
-            ("look", r.randrange(99)),
-        ]
-        if groups:
-            acts += 2 * [("adopt", r.randrange(groups), self.small())]
-            acts += [("cancel group", r.randrange(groups))]
-        return r.choice(acts)
-
-
-def smaller(body: Body) -> Iterator[Body]:
-    """Smaller programs, those without a whole operation first."""
-    for i, op in enumerate(body):
-        yield body[:i] + body[i + 1 :]
-        for j, part in enumerate(op):
-            if isinstance(part, tuple) and (not part or isinstance(part[0], tuple)):
-                yield body[:i] + part + body[i + 1 :]
-                for less in smaller(part):
-                    yield (*body[:i], (*op[:j], less, *op[j + 1 :]), *body[i + 1 :])
-
-
-def shrink(program: Body, fails: Callable[[Body], bool]) -> Body:
-    tries = 3000
-    while tries:
-        for less in smaller(program):
-            tries -= 1
-            if fails(less):
-                program = less
-                break
-            if not tries:
-                break
-        else:
-            break
-    return program
-
-
 # ------------------------------------------------------------------ playing one
 
 
@@ -240,6 +111,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     """
 
     iterations = 0
+    awake_until = 0  # the clock stands still up to this iteration
     now = 0.0
 
     def __init__(self) -> None:
@@ -248,13 +120,12 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self.now
 
-    def begin_iteration(self, timeout: float | None) -> float | None:
+    def begin_iteration(self, timeout: float | None) -> None:
         self.iterations += 1
         if self.iterations > MOST_ITERATIONS:
             raise RuntimeError("the program does not end")
-        if timeout:
+        if timeout and self.iterations > self.awake_until:
             self.now = max(self.now, self._scheduled[0].when())  # type: ignore[attr-defined]
-        return timeout and 0
 
 
 class _Selector(selectors.DefaultSelector):
@@ -263,7 +134,8 @@ class _Selector(selectors.DefaultSelector):
         self._loop = loop
 
     def select(self, timeout: float | None = None) -> Any:
-        return super().select(self._loop.begin_iteration(timeout))
+        self._loop.begin_iteration(timeout)
+        return super().select(0)
 
 
 def uvloop_type() -> type | None:
@@ -278,6 +150,7 @@ def uvloop_type() -> type | None:
 
     class VirtualUvloop(uvloop.Loop):
         iterations = 0
+        awake_until = 0
         now = 0.0
 
         def __init__(self) -> None:
@@ -302,8 +175,8 @@ def uvloop_type() -> type | None:
             heapq.heapify(self.timers)
 
         def tick(self) -> None:
-            idle = not self.ready
             self.iterations += 1
+            idle = not self.ready and self.iterations > self.awake_until
             self.call_soon(self.tick)
             if self.iterations > MOST_ITERATIONS:
                 raise SystemExit("the program does not end")
@@ -322,8 +195,10 @@ class Registry:
         self.on_finish = on_finish
         self.tasks = Ordered()
 
-    async def register(self, coro: Any) -> tuple["asyncio.Task[Any]", str]:
-        task = asyncio.get_running_loop().create_task(coro)
+    async def register(
+        self, coro: Any, **keywords: Any
+    ) -> tuple["asyncio.Task[Any]", str]:
+        task = asyncio.get_running_loop().create_task(coro, **keywords)
         self.tasks.add(task)
         task.add_done_callback(self.finished)
         return task, ""
@@ -342,7 +217,7 @@ class Player:
 
     def __init__(self, group: Any, registry: Any, loop: Any) -> None:
         self.group = group
-        self.registry = registry(on_finish=lambda _: self.say("finished"))
+        self.registry = registry(on_finish=lambda _: self.say("finished", color.get()))
         self.loop = loop()
         self.loop.set_exception_handler(self.report)
         self.log: Log = []
@@ -350,6 +225,8 @@ class Player:
         self.started = 0
         self.events: list[asyncio.Event] = []
         self.futures: list[asyncio.Future[Any]] = []
+        self.contexts = [contextvars.copy_context() for _ in range(CONTEXTS)]
+        self.callbacks: list[tuple[asyncio.Task[Any], Callable[..., Any]]] = []
 
     def say(self, *what: Any) -> None:
         self.log.append((self.loop.iterations, what))
@@ -357,7 +234,8 @@ class Player:
     def report(self, loop: Any, context: dict[str, Any]) -> None:
         message = context["message"]
         if message.startswith(("Exception in callback", "Task <")):
-            self.say("handler", message[:9], type(context.get("exception")).__name__)
+            error = type(context.get("exception")).__name__
+            self.say("handler", message[:9], error, color.get())
 
     def run(self, program: Body) -> Log:
         self.events = [asyncio.Event() for _ in range(3)]
@@ -365,12 +243,25 @@ class Player:
         main = self.loop.create_task(self.body(program, "0", []))
         self.tasks.append(main)
         self.loop.call_later(LATE, self.cancel_rest)
-        for _ in range(99):
+        waiter = self.loop.create_task(self.wait_all())
+        waiter.add_done_callback(lambda _: self.loop.stop())
+        forever = False
+        while not waiter.done():
             try:
-                self.loop.run_until_complete(self.wait_all())
-                break
+                if forever:
+                    self.loop.run_forever()
+                else:
+                    self.loop.run_until_complete(waiter)
+                self.say("stopped")
             except (KeyboardInterrupt, SystemExit) as error:
                 self.say("out of the loop", type(error).__name__)
+            except RuntimeError as error:
+                if "stopped before" not in str(error):
+                    raise
+                self.say("stopped early")
+            forever = not forever
+            if self.loop.iterations > MOST_ITERATIONS:
+                raise AssertionError("the program does not end")
         self.finish()
         return self.log
 
@@ -438,8 +329,15 @@ class Player:
                 color.set(value)
             case ("uncancel",):
                 self.say("uncancel", current().uncancel())
+            case ("wait for", index, delay):
+                task = self.younger(index)
+                await self.join(task and asyncio.wait_for(task, delay))
             case ("own callback",):
-                current().add_done_callback(lambda task: self.called(name, task))
+                self.add_callback(current(), name)
+            case ("own hook",):
+                # A documented limit: the step that schedules it must not end the task.
+                self.loop.call_soon(self.hook(name), current())
+                await asyncio.sleep(0)
             case ("boom",):
                 raise Boom(name)
             case ("interrupt",):
@@ -448,8 +346,12 @@ class Player:
                 raise SystemExit(name)
             case ("child", group, ops):
                 self.adopt(groups[group], ops, name, groups)
+            case ("child in", context, ops):
+                self.adopt(groups[-1], ops, name, groups, self.contexts[context])
             case ("register", ops):
                 self.register(ops, name, groups)
+            case ("register in", context, ops):
+                self.register(ops, name, groups, self.contexts[context])
             case ("many", number, ops):
                 for i in range(number):
                     self.adopt(groups[-1], ops, f"{name}*{i}", groups)
@@ -500,22 +402,35 @@ class Player:
             return
         try:
             result = await future
-        except Boom as error:
+        except (Boom, TimeoutError) as error:
             self.say("joined", kind(error))
         else:
             self.say("joined", result)
 
-    def adopt(self, group: Any, ops: Body, name: str, groups: list[Any]) -> None:
+    def adopt(
+        self,
+        group: Any,
+        ops: Body,
+        name: str,
+        groups: list[Any],
+        context: contextvars.Context | None = None,
+    ) -> None:
         coro = self.body(ops, name, groups)
         try:
-            self.tasks.append(group.create_task(coro))
+            self.tasks.append(group.create_task(coro, context=context))
         except RuntimeError as error:
             self.say("refused", name, str(error).rpartition(">")[2])
             coro.close()
 
-    def register(self, ops: Body, name: str, groups: list[Any]) -> None:
+    def register(
+        self,
+        ops: Body,
+        name: str,
+        groups: list[Any],
+        context: contextvars.Context | None = None,
+    ) -> None:
         coro = self.body(ops, name, groups)
-        self.tasks.append(at_once(self.registry.register(coro))[0])
+        self.tasks.append(at_once(self.registry.register(coro, context=context))[0])
 
     def act(self, op: Op, name: str, groups: list[Any]) -> None:
         self.say("act", name, op[0], color.get())
@@ -525,10 +440,51 @@ class Player:
             case ("raise",):
                 raise Boom(name)
             case ("cancel", index):
-                self.say(self.tasks[index % len(self.tasks)].cancel())
+                self.say(self.at(index).cancel())
             case ("callback", index):
-                task = self.tasks[index % len(self.tasks)]
-                task.add_done_callback(lambda task: self.called(name, task))
+                self.add_callback(self.at(index), name)
+            case ("callbacks", index, number):
+                for i in range(number):
+                    self.add_callback(self.at(index), f"{name}*{i}")
+            case ("callback in", index, context):
+                self.add_callback(self.at(index), name, self.contexts[context])
+            case ("remove", number):
+                self.remove_callbacks(number)
+            case ("hook", index):
+                self.call_with(self.loop.call_soon, self.hook(name), self.at(index))
+            case ("hook and callback", index):
+                hook = self.hook(name)
+                self.at(index).add_done_callback(hook)
+                self.call_with(self.loop.call_soon, hook, self.at(index))
+            case ("hook cancel", index):
+                cancel = asyncio.Task.cancel
+                self.call_with(self.loop.call_soon, cancel, self.at(index))
+            case ("thread hook", index):
+                self.call_with(self.from_thread, self.hook(name), self.at(index))
+            case ("adopt and hook", group, ops):
+                self.adopt(groups[group], ops, name, groups)
+                self.call_with(self.loop.call_soon, self.hook(name), self.tasks[-1])
+            case ("thread", act):
+                self.from_thread(self.act, act, name + ".thread", groups)
+            case ("signal", act):
+                self.in_handler(lambda: self.act(act, name + ".signal", groups))
+            case ("loop signal", act):
+                name += ".loop signal"
+                self.loop.add_signal_handler(
+                    signal.SIGUSR2, self.act, act, name, groups
+                )
+                # The byte that wakes the loop is nowhere in its queue.
+                self.loop.awake_until = self.loop.iterations + 2
+                signal.raise_signal(signal.SIGUSR2)
+            case ("stop",):
+                self.loop.stop()
+            case ("interrupt",):
+                raise KeyboardInterrupt(name)
+            case ("switch", what, iterations):
+                self.switch(what, True)
+                in_turns(iterations, self.switch, what, False)
+            case ("color", value):
+                color.set(value)
             case ("set", event):
                 self.events[event].set()
                 self.events[event].clear()
@@ -545,7 +501,7 @@ class Player:
             case ("soon", act):
                 self.loop.call_soon(self.act, act, name + ".soon", groups)
             case ("look", index):
-                task = self.tasks[index % len(self.tasks)]
+                task = self.at(index)
                 self.say("looks", outcome(task), task.cancelling())
             case ("adopt", group, ops):
                 self.adopt(groups[group], ops, name, groups)
@@ -554,8 +510,75 @@ class Player:
             case _:
                 raise AssertionError(op)
 
-    def called(self, name: str, task: "asyncio.Task[Any]") -> None:
-        self.say("called", name, self.tasks.index(task), outcome(task), color.get())
+    def at(self, index: int) -> "asyncio.Task[Any]":
+        return self.tasks[index % len(self.tasks)]
+
+    def add_callback(
+        self,
+        task: "asyncio.Task[Any]",
+        name: str,
+        context: contextvars.Context | None = None,
+    ) -> None:
+        def callback(task: "asyncio.Task[Any]") -> None:
+            self.say("called", name, self.tasks.index(task), outcome(task), color.get())
+
+        self.callbacks.append((task, callback))
+        task.add_done_callback(callback, context=context)
+
+    def remove_callbacks(self, number: int) -> None:
+        newest = self.callbacks[-number:]
+        del self.callbacks[-number:]
+        removed = [task.remove_done_callback(callback) for task, callback in newest]
+        self.say("removed", sum(removed))
+
+    def hook(self, name: str) -> Callable[..., None]:
+        def hook(task: "asyncio.Task[Any]") -> None:
+            self.say("hooked", name, self.tasks.index(task), outcome(task), color.get())
+
+        return hook
+
+    def call_with(
+        self, call: Callable[..., Any], hook: Any, task: "asyncio.Task[Any]"
+    ) -> None:
+        """Schedule a hook with a task, but for the task that runs: see "own hook"."""
+        if task is asyncio.current_task():
+            self.say("not hooked")
+        else:
+            call(hook, task)
+
+    def from_thread(self, call: Callable[..., Any], *args: Any) -> None:
+        """call_soon_threadsafe() from a thread that has ended before we go on."""
+        thread = threading.Thread(
+            target=self.loop.call_soon_threadsafe, args=(call, *args)
+        )
+        thread.start()
+        thread.join()
+
+    def in_handler(self, call: Callable[[], None]) -> None:
+        """Let the handler of a signal make the call."""
+        was = signal.signal(signal.SIGUSR1, lambda *_: call())
+        try:
+            signal.raise_signal(signal.SIGUSR1)
+        finally:
+            signal.signal(signal.SIGUSR1, was)
+
+    def switch(self, what: str, on: bool) -> None:
+        """Something that turns the capture off, or on again."""
+        self.say("switch", what, on)
+        if what == "debug":
+            self.loop.set_debug(on)
+        elif what == "factory":
+            self.loop.set_task_factory(make_task if on else None)
+        elif on:
+            self.loop.call_soon = functools.partial(
+                type(self.loop).call_soon, self.loop
+            )
+        else:
+            vars(self.loop).pop("call_soon", None)
+
+
+def make_task(loop: Any, coro: Any, **keywords: Any) -> "asyncio.Task[Any]":
+    return asyncio.Task(coro, loop=loop, **keywords)
 
 
 def at_once(awaitable: Any) -> Any:
@@ -591,15 +614,3 @@ def outcome(task: "asyncio.Task[Any]") -> Any:
 def run(group: Any, registry: Any, program: Body, loop: Any = VirtualLoop) -> Log:
     """Play a program with these classes and return its log."""
     return Player(group, registry, loop).run(program)
-
-
-def show(program: Body, mark: str = "") -> str:
-    lines = []
-    for op in program:
-        parts = [part for part in op if not isinstance(part, tuple) or part == ()]
-        acts = [p for p in op if isinstance(p, tuple) and p and isinstance(p[0], str)]
-        lines.append(f"{mark}{' '.join(map(str, [*parts, *acts]))}")
-        for part in op:
-            if isinstance(part, tuple) and part and isinstance(part[0], tuple):
-                lines.append(show(part, mark + "    "))
-    return "\n".join(lines)

@@ -6,8 +6,10 @@ is done a tenth or a hundredth as often. `make leaks` does a hundred times as ma
 """
 
 import asyncio
+import contextlib
 import contextvars
 import gc
+import itertools
 import logging
 import os
 import sys
@@ -270,6 +272,38 @@ async def live_batches(registry: TaskRegistry, times: int) -> None:
         await settle(5)
 
 
+async def batches_that_are_left(registry: TaskRegistry, times: int) -> None:
+    """Failures that nobody receives, blocks with on_result, closed sources."""
+    loop = asyncio.get_running_loop()
+    handler = loop.get_exception_handler()
+    loop.set_exception_handler(lambda *_: None)
+    async with bounded_gather(fails_at_once, [], on_result=lambda _: None) as batch:
+        for number in range(times // 10):
+            batch.add(number)
+    for _ in range(times // 100):
+        async with bounded_gather(fails_at_once, itertools.count()) as batch:
+            async for _ in batch:
+                break
+        with contextlib.suppress(LookupError):
+            async with bounded_gather(fails_at_once, range(5), max_errors=0) as batch:
+                await settle(5)
+                raise LookupError
+        results = aiter(bounded_gather(echo, (x for x in itertools.count())))
+        await anext(results)
+        await results.aclose()
+        other = TaskRegistry()
+        batch = bounded_gather(forever_for, itertools.count(), registry=other)
+        collecting = asyncio.ensure_future(batch.collect())
+        await settle(3)
+        await other.shutdown(5)
+        (await collecting).failures()
+    loop.set_exception_handler(handler)
+
+
+async def forever_for(item: object) -> None:
+    await forever()
+
+
 async def stubborn(item: object) -> None:
     try:
         await settle(10)
@@ -296,8 +330,8 @@ WORK: dict[str, Work] = {
     for work in (
         *(reads, heartbeats, awaits, registers, fails, cancels, completes, tracks),
         *(refuses, contexts, bad_factories, eagerly, registries, waits, monitors),
-        *(drains, gathers, gathers_of_tasks, live_batches, groups, coordinators),
-        results,
+        *(drains, gathers, gathers_of_tasks, live_batches, batches_that_are_left),
+        *(groups, coordinators, results),
     )
 }
 TYPES = [value for value in vars(core).values() if isinstance(value, type)]

@@ -77,6 +77,92 @@ async def source_cancels() -> None:
     await ends_with(asyncio.CancelledError, items())
 
 
+@case("a source that does not end when it is closed")
+async def source_swallows_its_closing() -> None:
+    def items() -> Iterator[int]:
+        closings = 0
+        while closings < 2:
+            try:
+                yield 1
+            except GeneratorExit:
+                closings += 1
+
+    asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+    await leaves(items())
+
+
+@case("a source whose close() uses its batch, and lets go of it")
+async def closing_uses_the_batch() -> None:
+    def close() -> None:
+        batch = held.pop()
+        for use in (batch.cancel, batch.pause, batch.resume, batch.close):
+            use()
+        with contextlib.suppress(RuntimeError):
+            batch.add(1)
+        batch.max_concurrent = 1
+        del batch
+        gc.collect()
+
+    held: list[Any] = []
+    iterator = Source(lambda: 1)
+    iterator.close = close  # type: ignore[attr-defined]
+    held.append(bounded_gather(echo_later, Source(None, lambda: iterator)))
+    await anext(aiter(held[0]))
+    held[0].cancel()
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not held
+
+
+@case("a source whose close is no function, raises or exits")
+async def closing_fails() -> None:
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda *_: None)
+    for close in (42, None, raise_hostile):
+        iterator = Source(lambda: 1)
+        iterator.close = close  # type: ignore[attr-defined]
+        await leaves(Source(None, lambda iterator=iterator: iterator))
+
+
+async def leaves(items: Any) -> None:
+    async with bounded_gather(echo_later, items, max_concurrent=3) as batch:
+        async for _ in batch:
+            break
+    assert batch.status is BatchStatus.CANCELLED
+
+
+@case("a registry whose closing stops, drops or fails its batch")
+async def closing_of_a_registry() -> None:
+    class Registry(pyasynclife.TaskRegistry):
+        answer: Any
+
+        @property
+        def closing(self) -> Any:
+            return self.answer()
+
+    def cancels() -> bool:
+        held[0].cancel()
+        return False
+
+    def drops() -> bool:
+        held.clear()
+        gc.collect()
+        return True
+
+    held: list[Any] = []
+    for answer in (cancels, drops, lambda: 1, raise_hostile):
+        registry = Registry()
+        registry.answer = answer
+        batch = bounded_gather(echo_later, range(5), registry=registry)
+        held.append(batch)
+        task = asyncio.ensure_future(batch.collect())
+        del batch
+        await asyncio.wait([task])
+        held.clear()
+        if task.exception() is None:
+            assert task.result().status is BatchStatus.CANCELLED
+
+
 @case("a source without end, and an error")
 async def endless_source() -> None:
     def items() -> Iterator[int]:
