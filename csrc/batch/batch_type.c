@@ -338,6 +338,12 @@ static PyMethodDef batch_type_methods[] = {
 };
 
 static PyObject *
+batch_type_get_results(PyObject *op, void *Py_UNUSED(closure))
+{
+    return Py_NewRef(((BatchObject *)op)->results.list);
+}
+
+static PyObject *
 batch_type_get_queued(PyObject *op, void *Py_UNUSED(closure))
 {
     return al_source_queued(&((BatchObject *)op)->pump.source);
@@ -440,6 +446,9 @@ static PyGetSetDef batch_type_getset[] = {
      "Whether the error that ended the batch was raised or reported.", NULL},
     {"observed", batch_type_get_observed, NULL,
      "Whether on_result receives the results.", NULL},
+    {"results", batch_type_get_results, NULL,
+     "The list of the results that nobody has taken yet; not to be changed.",
+     NULL},
     {"queued", batch_type_get_queued, NULL,
      "A list of the items that were added and not pulled.", NULL},
     {"from_items", batch_type_get_from_items, NULL,

@@ -23,15 +23,18 @@
  *  2. The interpreter calls us, whether the loop is busy, idle or not running.
  *     We count the signal in plain fields: it cannot be lost from here on.
  *  3. We call wake(), unless an earlier wake-up has not been answered.
- *  4. We call the handler that was there before, if it is chained.  What it
+ *  4. We call notice(), at most once in 0.3 s.  It tells whether the signal
+ *     shall also do what it did before us, as a second Ctrl-C does.
+ *  5. We call the handler that was there before, if it is chained.  What it
  *     raises is kept: it must not be raised in the code that the main thread
  *     happens to run.
- *  5. In the loop, take() returns how many signals came since the last take(),
+ *  6. In the loop, take() returns how many signals came since the last take(),
  *     and take_errors() what the previous handler has raised.
  *
  * The interpreter may call us again in the middle of any of these steps, as
  * soon as Python code runs.  Therefore the count comes first, and the call
- * that counts runs no Python code.  Nothing of ours raises.
+ * that counts runs no Python code.  Nothing of ours raises, but for what the
+ * previous handler does when notice() has asked for it.
  *
  * add_signal_handler() is not enough: its callback waits for a free loop, the
  * byte is lost when the wake-up file is full, and a later call of
@@ -81,6 +84,7 @@ typedef struct {
     PyObject_HEAD
     PyObject *previous; /* owned: as getsignal() had it; NULL once cleared */
     PyObject *wake;     /* owned: wakes the loop; NULL once disarmed */
+    PyObject *notice;   /* owned, or NULL: called at each press */
     PyObject *registered_loop; /* owned, or NULL: calls on_loop_wakeup() */
     PyObject *covered;         /* owned, or NULL: ours, below the host's */
     PyObject *errors;          /* owned: list, or NULL: for take_errors() */
@@ -94,6 +98,7 @@ typedef struct {
     uint64_t calls_at_wakeup; /* `calls` when the loop last called */
     uint64_t replays;         /* counted, and perhaps to be raised again */
     double pending_since;     /* when the oldest undelivered signal came */
+    double noticed_at;        /* when notice() was last called */
     bool armed;
     bool chained;      /* `previous` is called too */
     bool is_c_handler; /* C code has set previous_action, not Python */
@@ -101,6 +106,10 @@ typedef struct {
     bool wake_pending; /* wake() was called, take() not yet */
     bool installing;   /* the loop's own handler may be in our place */
 } SignalHandlerObject;
+
+/* Signals of one handler that come closer are one press of a key: a terminal
+   and a parent process may both send one. */
+#define SIGNAL_HANDLER_PRESS 0.3
 
 /* ----------------------------------------------------- the kernel's action */
 
@@ -227,16 +236,54 @@ signal_handler_wake_loop(SignalHandlerObject *self)
     return 1;
 }
 
+/* Call notice(), unless this signal belongs to the last press.  Returns how
+   many times the previous handler is to be called although it is not chained;
+   -1 with an exception that the handler of another signal raised during the
+   call. */
+static long
+signal_handler_notify(SignalHandlerObject *self)
+{
+    double now = al_clock();
+    if (self->notice == NULL || self->notice == Py_None
+        || now - self->noticed_at <= SIGNAL_HANDLER_PRESS)
+    {
+        return 0;
+    }
+    self->noticed_at = now; /* before the call, for a signal during it */
+    PyObject *notice = Py_NewRef(self->notice);
+    PyObject *answer = PyObject_CallFunction(notice, "i", self->signum);
+    Py_DECREF(notice);
+    long times = answer == NULL ? -1 : PyLong_AsLong(answer);
+    Py_XDECREF(answer);
+    if (times == -1 && PyErr_Occurred()
+        && PyErr_ExceptionMatches(PyExc_Exception))
+    {
+        PyErr_Clear(); /* MemoryError or RecursionError: the signal counts */
+        return 0;
+    }
+    return times;
+}
+
+/* Tell whether the previous handler is a working one of ours. */
+static bool
+signal_handler_is_above_ours(const SignalHandlerObject *self)
+{
+    PyObject *below = self->previous;
+    return below != NULL && Py_TYPE(below) == Py_TYPE(self)
+           && signal_handler_is_alive((SignalHandlerObject *)below);
+}
+
 /* Call the previous handler, if it is chained, and keep what it raises: it is
    delivered in the loop.  Returns 0; -1 with its exception if it has disarmed
-   us, or if there is no memory to keep it. */
+   us, if there is no memory to keep it, or if the previous handler is ours,
+   which raises only what it was asked for. */
 static int
 signal_handler_call_chained(SignalHandlerObject *self, PyObject *frame)
 {
     if (!self->chained || signal_handler_chain(self, frame) == 0) {
         return 0;
     }
-    if (!signal_handler_is_alive(self)) {
+    if (!signal_handler_is_alive(self) || signal_handler_is_above_ours(self)) {
         return -1;
     }
     PyObject *error = PyErr_GetRaisedException();
@@ -297,6 +344,38 @@ signal_handler_fall_back(SignalHandlerObject *self, PyObject *frame)
     return 0;
 }
 
+/* Handle a signal that the interpreter reports.  Returns 0; -1 with an
+   exception. */
+static int
+signal_handler_handle(SignalHandlerObject *self, PyObject *frame)
+{
+    if (!signal_handler_is_alive(self)) {
+        return signal_handler_fall_back(self, frame);
+    }
+    self->calls++;
+    bool replayed = self->replays > 0;
+    if (replayed) {
+        self->replays--;
+    }
+    else {
+        signal_handler_record(self);
+    }
+    int reached = signal_handler_wake_loop(self);
+    if (reached <= 0) {
+        return reached < 0 ? -1 : signal_handler_fall_back(self, frame);
+    }
+    long times = replayed ? 0 : signal_handler_notify(self);
+    if (times < 0 || self->chained) {
+        return times < 0 ? -1 : signal_handler_call_chained(self, frame);
+    }
+    for (; times > 0; times--) {
+        if (signal_handler_fall_back(self, frame) < 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
 /* ------------------------------------------------------------ Python API */
 
 static PyObject *
@@ -310,20 +389,7 @@ signal_handler_call(PyObject *op, PyObject *args, PyObject *kwargs)
                             "a signal handler takes a number and a frame");
     }
     Py_INCREF(op); /* a handler that we call may remove us */
-    int reached = 0;
-    if (signal_handler_is_alive(self)) {
-        self->calls++;
-        if (self->replays > 0) {
-            self->replays--;
-        }
-        else {
-            signal_handler_record(self);
-        }
-        reached = signal_handler_wake_loop(self);
-    }
-    int done = reached < 0    ? -1
-               : reached == 0 ? signal_handler_fall_back(self, frame)
-                              : signal_handler_call_chained(self, frame);
+    int done = signal_handler_handle(self, frame);
     Py_DECREF(op);
     if (done < 0) {
         return NULL;
@@ -366,6 +432,7 @@ signal_handler_disarm(PyObject *op, PyObject *Py_UNUSED(ignored))
     SignalHandlerObject *self = (SignalHandlerObject *)op;
     self->armed = false;
     Py_CLEAR(self->wake);
+    Py_CLEAR(self->notice);
     Py_RETURN_NONE;
 }
 
@@ -443,6 +510,9 @@ signal_handler_on_loop_wakeup(PyObject *op, PyObject *on_top)
     }
     self->calls_at_wakeup = self->calls;
     self->installing = false; /* a signal of that time is reported first */
+    if (missed && signal_handler_notify(self) < 0) {
+        return NULL;
+    }
     /* A handler that displaced us was called; during the installation the
        previous handler was not. */
     if (missed && is_on_top && signal_handler_call_chained(self, Py_None) < 0)
@@ -592,6 +662,7 @@ signal_handler_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         return NULL;
     }
     self->signum = signum;
+    self->noticed_at = -1.0;
     self->previous_action = action;
     self->previous = Py_NewRef(previous);
     self->wake = Py_NewRef(wake);
@@ -606,6 +677,7 @@ signal_handler_traverse(PyObject *op, visitproc visit, void *arg)
     Py_VISIT(Py_TYPE(op));
     Py_VISIT(self->previous);
     Py_VISIT(self->wake);
+    Py_VISIT(self->notice);
     Py_VISIT(self->registered_loop);
     Py_VISIT(self->covered);
     Py_VISIT(self->errors);
@@ -620,6 +692,7 @@ signal_handler_clear(PyObject *op)
     self->armed = false;
     Py_CLEAR(self->previous);
     Py_CLEAR(self->wake);
+    Py_CLEAR(self->notice);
     Py_CLEAR(self->registered_loop);
     Py_CLEAR(self->covered);
     Py_CLEAR(self->errors);
@@ -666,6 +739,10 @@ static PyGetSetDef signal_handler_getset[] = {
 };
 
 static PyMemberDef signal_handler_members[] = {
+    {"notice", T_OBJECT, offsetof(SignalHandlerObject, notice), 0,
+     "Called in the handler with each signal that comes more than 0.3 s\n"
+     "after the last one; returns how often the previous handler is to be\n"
+     "called although it is not chained.  None: no such call."},
     {"replayable", T_BOOL, offsetof(SignalHandlerObject, replayable), 0,
      "Whether a signal counts once that came while we were displaced and is\n"
      "raised again when we are not."},
