@@ -49,6 +49,9 @@ class SignalCoordinator(SignalEvents):
             with the order 0.
         required: If False, `setup_handlers` only logs, at DEBUG, that signals cannot be
             handled: in another thread (Starlette's TestClient), or on Windows.
+        lame_duck: Seconds from the signal or request until the existing handler of a
+            host is called: uvicorn, for example, goes on serving while a probe already
+            finds that `ready` is False. A second SIGINT, and `remove_handlers`, end it.
         drain: Seconds from the signal or request during which `graceful_shutdown`
             cancels nothing, unless all that is attached has ended.
         cancel_on_signal: Cancel what is attached at the end of ``drain`` even if
@@ -84,6 +87,7 @@ class SignalCoordinator(SignalEvents):
         take_ignored: bool = False,
         registry: TaskRegistry | None = None,
         required: bool = True,
+        lame_duck: float = 0.0,
         drain: float = 0.0,
         cancel_on_signal: bool = False,
         force_exit: bool = False,
@@ -93,11 +97,13 @@ class SignalCoordinator(SignalEvents):
         check_optional_type("registry", registry, TaskRegistry)
         self._shutdown_timeout = check_seconds("shutdown_timeout", shutdown_timeout)
         self._drain = check_seconds("drain", drain)
-        if self._drain > self._shutdown_timeout:
-            raise ValueError(
-                f"drain must not be longer than shutdown_timeout, which includes it, "
-                f"got {self._drain} and {self._shutdown_timeout}"
-            )
+        lame = check_seconds("lame_duck", lame_duck)
+        for name, seconds in (("drain", self._drain), ("lame_duck", lame)):
+            if seconds > self._shutdown_timeout:
+                raise ValueError(
+                    f"{name} must not be longer than shutdown_timeout, which includes "
+                    f"it, got {seconds} and {self._shutdown_timeout}"
+                )
         super().__init__(
             shutdown_signals,
             reload_signals,
@@ -106,6 +112,7 @@ class SignalCoordinator(SignalEvents):
             callbacks=callbacks,
             required=required,
             force_exit=force_exit,
+            lame_duck=lame,
         )
         self._cancel_on_signal = check_flag("cancel_on_signal", cancel_on_signal)
         self._registry = registry
@@ -123,6 +130,7 @@ class SignalCoordinator(SignalEvents):
         self._drain_until: float | None = None  # loop time, from the beginning on
         self._drains: set[asyncio.Timeout] = set()  # of calls that wait for its end
         self._drain_timer: asyncio.TimerHandle | None = None
+        self._lame_timer: asyncio.TimerHandle | None = None
         self._hurried = False  # a second SIGINT has come
         self._cancelling = False  # what is attached has been cancelled
         self._sequence: asyncio.Task[None] | None = None  # cancels one after another
@@ -191,11 +199,20 @@ class SignalCoordinator(SignalEvents):
         else:
             logger.info("shutting down: %s", self.reason or "requested")
         self._attached.stop()
-        self._drain_until = self._loop.time() - seconds_ago + self._drain
-        if self._cancel_on_signal:
+        began = self._loop.time() - seconds_ago
+        if self._holds and self._lame_duck != math.inf:
+            self._lame_timer = self._loop.call_at(
+                began + self._lame_duck, self._lame_duck_is_over
+            )
+        self._drain_until = began + self._drain
+        if self._cancel_on_signal and self._drain != math.inf:
             self._drain_timer = self._loop.call_at(
                 self._drain_until, self._cancel_by_itself
             )
+
+    def _lame_duck_is_over(self) -> None:
+        self._end_lame_duck()
+        self._deliver()  # what the hosts' handlers have raised
 
     def _cancel_by_itself(self) -> None:
         """Cancel what is attached, though no `graceful_shutdown` may be under way."""
@@ -220,6 +237,7 @@ class SignalCoordinator(SignalEvents):
         """Do what a second SIGINT does, in the loop."""
         if rung >= 2 and not self._hurried:
             self._hurried = True
+            self._end_lame_duck()
             for waiting in self._drains:
                 waiting.reschedule(-math.inf)
             if not self._drains:  # else the waiting call cancels
@@ -262,6 +280,9 @@ class SignalCoordinator(SignalEvents):
         timer, self._drain_timer = self._drain_timer, None
         if timer is not None:
             timer.cancel()
+        if not self._holds and self._lame_timer is not None:
+            self._lame_timer.cancel()
+            self._lame_timer = None
         sequence, self._sequence = self._sequence, None
         if sequence is not None:
             sequence.cancel()

@@ -12,7 +12,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, Self
 
-from pyasynclife import _signals
+from pyasynclife import _relay, _signals
 from pyasynclife._arguments import check_answer, check_flag, check_hook, short
 from pyasynclife._await_chain import dump_tasks
 from pyasynclife._core import SignalHandler
@@ -58,6 +58,7 @@ class SignalEvents:
         callbacks: Mapping[int, Callable[[int], object]] | None,
         required: bool,
         force_exit: bool,
+        lame_duck: float,
     ) -> None:
         self._callbacks = _checked_callbacks(callbacks)
         self._shutdown_signals = _signal_set(
@@ -101,6 +102,9 @@ class SignalEvents:
         self._rung = 0
         self._began: tuple[float, int | None] = (math.inf, None)
         self._announced = 0
+        self._lame_duck = lame_duck
+        self._holds = lame_duck > 0  # the handlers of a host, until it is over
+        self._holder = object()
         self._warned: set[int] = set()  # signals whose handler was displaced
         self._armed = False
         self._pid: int | None = None  # the process to which this state belongs
@@ -131,6 +135,7 @@ class SignalEvents:
         self._past = {}
         self._rung = self._announced = 0
         self._began = (math.inf, None)
+        self._holds = self._lame_duck > 0
         self._over = False
         self._requested = False
         self._reason = None
@@ -235,6 +240,7 @@ class SignalEvents:
                     handler.replayable = signum not in self._reload_signals
                     if signum in self._shutdown_signals:
                         handler.notice = self._notice
+                        handler.holds = self._holds
                     self._handlers = {**self._handlers, signum: (*ours, handler)}
         except BaseException:
             self._remove(before)
@@ -242,6 +248,7 @@ class SignalEvents:
             raise
         self._set_up = frozenset(signals)
         self._warned = set()
+        self._hold_loop()
 
     def remove_handlers(self) -> None:
         """Restore exactly the previous handlers; a second call has no effect.
@@ -254,6 +261,8 @@ class SignalEvents:
         if not self._armed:
             return
         _signals.check_place("remove_handlers()")
+        self._end_lame_duck()
+        self._holds = self._lame_duck > 0 and self._rung == 0  # for the next setup
         self._remove({})
         self._armed = False
         if self._loop is None or self._loop.is_closed():
@@ -265,6 +274,7 @@ class SignalEvents:
         """Remove all handlers but some, the newest first."""
         for signum, ours in reversed(self._handlers.items()):
             for handler in reversed(ours[len(kept.get(signum, ())) :]):
+                handler.release(True)
                 _signals.remove(handler, self._loop)
                 self._collect()
                 left = {**self._handlers, signum: self._handlers[signum][:-1]}
@@ -347,6 +357,7 @@ class SignalEvents:
         if signum != signal.SIGINT or time.monotonic() - self._began[0] <= _PRESS:
             return 0
         self._rung += 1
+        self._release_handlers(signum)
         if self._rung > 2 and self._force_exit:
             _signals.end_by(signum, self._dump)
         self._deliver_soon()
@@ -356,6 +367,38 @@ class SignalEvents:
         # cancellation of main has no effect either: the second call of the Runner's
         # handler raises KeyboardInterrupt.
         return 1 if self._shutdown.is_set() else 2
+
+    # ---------------------------------------------------------------- the lame duck
+
+    def _hold_loop(self) -> None:
+        """Hold back the shutdown signals from handlers of the loop, for a lame duck."""
+        loop = self._loop
+        if not self._holds or loop is None or loop.is_closed():
+            return
+        held = frozenset(
+            signum
+            for signum in self._shutdown_signals & self._handlers.keys()
+            if _signals.covers_loop_handler(self._handlers[signum][0], loop)
+        )
+        if not held:
+            return
+        try:
+            _relay.hold(loop, self._holder, held)
+        except (OSError, RuntimeError) as error:
+            logger.warning("lame_duck has no effect on handlers of %r: %s", loop, error)
+
+    def _release_handlers(self, called: int | None = None) -> None:
+        """Call the hosts' handlers that were held; but not of a signal ``called``."""
+        self._holds = False
+        for signum, ours in self._handlers.items():
+            for handler in ours:
+                handler.release(signum != called)
+
+    def _end_lame_duck(self) -> None:
+        """Let the host shut down, too."""
+        self._release_handlers()
+        _relay.release(self._loop, self._holder)
+        self._collect()
 
     def _dump(self) -> str:
         loop = self._loop
@@ -424,6 +467,7 @@ class SignalEvents:
             for ours in self._handlers.values():
                 if _signals.is_on_top(ours[-1]):
                     _signals.attach(ours[-1], loop, self._on_wakeup)
+            self._hold_loop()
         self._deliver()
         return loop
 

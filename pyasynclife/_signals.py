@@ -197,6 +197,20 @@ def is_on_top(handler: SignalHandler) -> bool:
     return top is handler
 
 
+def covers_loop_handler(
+    handler: SignalHandler, loop: asyncio.AbstractEventLoop
+) -> bool:
+    """Tell whether the handler below ours is one of ``loop.add_signal_handler``."""
+    if handler.registered_loop is not None:
+        return False
+    found = handler.previous
+    while isinstance(found, SignalHandler):
+        if found.registered_loop is not None:
+            return False
+        found = found.previous
+    return _is_of_loop(loop, handler.signum, found)
+
+
 def displaced_by(ours: Iterable[SignalHandler]) -> Any:
     """Return the handler that has displaced ours of one signal, or None.
 

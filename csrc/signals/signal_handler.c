@@ -105,6 +105,8 @@ typedef struct {
     bool replayable;   /* a signal that is raised again counts once */
     bool wake_pending; /* wake() was called, take() not yet */
     bool installing;   /* the loop's own handler may be in our place */
+    bool holds;        /* the chained call waits for release() */
+    bool held;         /* and there is one to be made */
 } SignalHandlerObject;
 
 /* Signals of one handler that come closer are one press of a key: a terminal
@@ -280,6 +282,11 @@ signal_handler_is_above_ours(const SignalHandlerObject *self)
 static int
 signal_handler_call_chained(SignalHandlerObject *self, PyObject *frame)
 {
+    /* A coordinator below holds its own host's handler, if it is to. */
+    if (self->chained && self->holds && !signal_handler_is_above_ours(self)) {
+        self->held = true;
+        return 0;
+    }
     if (!self->chained || signal_handler_chain(self, frame) == 0) {
         return 0;
     }
@@ -469,6 +476,24 @@ signal_handler_take_errors(PyObject *op, PyObject *Py_UNUSED(ignored))
     return errors;
 }
 
+PyDoc_STRVAR(signal_handler_release_doc,
+"release($self, call, /)\n--\n\n"
+"Call the chained handler at once from now on, and once for the signals\n"
+"while it was held, if there were any.\n\n"
+"call: False: leave that one out, for the handler is about to be called.");
+
+static PyObject *
+signal_handler_release(PyObject *op, PyObject *call)
+{
+    SignalHandlerObject *self = (SignalHandlerObject *)op;
+    bool due = self->held && call != Py_False;
+    self->holds = self->held = false;
+    if (due && signal_handler_call_chained(self, Py_None) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
 PyDoc_STRVAR(signal_handler_set_installing_doc,
 "set_installing($self, installing, /)\n--\n\n"
 "Mark the time during installation in which the loop's own handler may\n"
@@ -581,33 +606,6 @@ signal_handler_take_over(PyObject *op, PyObject *other)
 }
 
 static PyObject *
-signal_handler_get_signum(PyObject *op, void *Py_UNUSED(closure))
-{
-    return AL_ALLOC(PyLong_FromLong(((SignalHandlerObject *)op)->signum));
-}
-
-static PyObject *
-signal_handler_get_count(PyObject *op, void *Py_UNUSED(closure))
-{
-    return AL_ALLOC(
-        PyLong_FromUnsignedLongLong(((SignalHandlerObject *)op)->count));
-}
-
-static PyObject *
-signal_handler_get_since(PyObject *op, void *Py_UNUSED(closure))
-{
-    return AL_ALLOC(
-        PyFloat_FromDouble(((SignalHandlerObject *)op)->pending_since));
-}
-
-static PyObject *
-signal_handler_get_previous(PyObject *op, void *Py_UNUSED(closure))
-{
-    PyObject *previous = ((SignalHandlerObject *)op)->previous;
-    return Py_NewRef(previous == NULL ? Py_None : previous);
-}
-
-static PyObject *
 signal_handler_get_registered_loop(PyObject *op, void *Py_UNUSED(closure))
 {
     PyObject *loop = ((SignalHandlerObject *)op)->registered_loop;
@@ -707,6 +705,7 @@ static PyMethodDef signal_handler_methods[] = {
     {"take_errors", signal_handler_take_errors, METH_NOARGS,
      signal_handler_take_errors_doc},
     {"cover", signal_handler_cover, METH_O, signal_handler_cover_doc},
+    {"release", signal_handler_release, METH_O, signal_handler_release_doc},
     {"set_installing", signal_handler_set_installing, METH_O,
      signal_handler_set_installing_doc},
     {"on_loop_wakeup", signal_handler_on_loop_wakeup, METH_O,
@@ -719,15 +718,6 @@ static PyMethodDef signal_handler_methods[] = {
 };
 
 static PyGetSetDef signal_handler_getset[] = {
-    {"signum", signal_handler_get_signum, NULL, "The signal's number.", NULL},
-    {"count", signal_handler_get_count, NULL,
-     "How many signals came so far.", NULL},
-    {"since", signal_handler_get_since, NULL,
-     "Monotonic time of the oldest signal that take() has not returned yet.",
-     NULL},
-    {"previous", signal_handler_get_previous, NULL,
-     "What signal.getsignal() returned before; None: a handler of C code.",
-     NULL},
     {"registered_loop", signal_handler_get_registered_loop,
      signal_handler_set_registered_loop,
      "The loop whose add_signal_handler() was called for us, or None.", NULL},
@@ -739,10 +729,20 @@ static PyGetSetDef signal_handler_getset[] = {
 };
 
 static PyMemberDef signal_handler_members[] = {
+    {"signum", T_INT, offsetof(SignalHandlerObject, signum), READONLY,
+     "The signal's number."},
+    {"count", T_ULONGLONG, offsetof(SignalHandlerObject, count), READONLY,
+     "How many signals came so far."},
+    {"since", T_DOUBLE, offsetof(SignalHandlerObject, pending_since), READONLY,
+     "Monotonic time of the oldest signal that take() has not returned yet."},
+    {"previous", T_OBJECT, offsetof(SignalHandlerObject, previous), READONLY,
+     "What signal.getsignal() returned before; None: a handler of C code."},
     {"notice", T_OBJECT, offsetof(SignalHandlerObject, notice), 0,
      "Called in the handler with each signal that comes more than 0.3 s\n"
      "after the last one; returns how often the previous handler is to be\n"
      "called although it is not chained.  None: no such call."},
+    {"holds", T_BOOL, offsetof(SignalHandlerObject, holds), 0,
+     "Whether the chained handler is not called before release()."},
     {"replayable", T_BOOL, offsetof(SignalHandlerObject, replayable), 0,
      "Whether a signal counts once that came while we were displaced and is\n"
      "raised again when we are not."},

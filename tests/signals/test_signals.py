@@ -76,6 +76,7 @@ def test_the_constructors_parameters_and_their_order() -> None:
         "take_ignored",
         "registry",
         "required",
+        "lame_duck",
         "drain",
         "cancel_on_signal",
         "force_exit",
