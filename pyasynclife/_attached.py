@@ -318,7 +318,14 @@ class Attachments:
 
     def stop(self) -> None:
         for one in self:
+            self.stop_one(one)
+
+    def stop_one(self, one: Attachment) -> None:
+        """Call its ``stop()``; an error goes to the loop's exception handler."""
+        try:
             one.stop()
+        except Exception as error:
+            _report_error("stopping", one, error)
 
     def is_idle(self) -> bool:
         caller = asyncio.current_task()
@@ -330,10 +337,18 @@ class Attachments:
             for one in self:
                 await one.wait_idle()
 
-    def cancel(self, caller: asyncio.Task[Any] | None, whom: int = ONCE) -> None:
-        """Cancel everything at once, whatever its order."""
+    def cancel(self, caller: asyncio.Task[Any] | None, whom: int = ONCE) -> bool:
+        """Cancel everything at once, whatever its order; tell whether anything was.
+
+        What that raises goes to the loop's exception handler.
+        """
+        cancelled = False
         for one in self:
-            one.cancel(caller, whom)
+            try:
+                cancelled |= one.cancel(caller, whom)
+            except Exception as error:
+                _report_error("cancelling", one, error)
+        return cancelled
 
     async def cancel_in_order(self, deadline: Deadline) -> None:
         """Cancel the lowest order, wait until it has ended, cancel the next one."""
@@ -388,6 +403,13 @@ class Attachments:
         """Forget what was cancelled; another shutdown cancels and reports anew."""
         for one in self:
             one.close()
+
+
+def _report_error(doing: str, one: Attachment, error: Exception) -> None:
+    """Report what no caller can receive."""
+    asyncio.get_running_loop().call_exception_handler(
+        {"message": f"{doing} {one.what!r} failed", "exception": error}
+    )
 
 
 def _merged(

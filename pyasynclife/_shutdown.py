@@ -218,20 +218,26 @@ class SignalCoordinator(SignalEvents):
         """Cancel what is attached, though no `graceful_shutdown` may be under way."""
         assert self._loop is not None
         assert self._deadline is not None
-        if self._calls or self._cancelling:
-            return
-        self._begin_cancelling()
+        if self._calls:
+            return  # it cancels
         if len({one.order for one in self._attached}) > 1:
             self._sequence = self._loop.create_task(
                 self._attached.cancel_in_order(self._deadline),
                 name="pyasynclife shutdown",
             )
+            self._begin_cancelling()
         else:
-            self._attached.cancel(None)
+            self._cancel_attached(None)
+
+    def _cancel_attached(self, caller: asyncio.Task[Any] | None) -> None:
+        self._begin_cancelling()
+        if self._attached.cancel(caller) and self._deadline is not None:
+            self._deadline.extend(self._deadline.loop.time())
 
     def _begin_cancelling(self) -> None:
         self._cancelling = True
-        self._phase = "cancelling"
+        if self._phase != "stopped":
+            self._phase = "cancelling"
 
     def _climb(self, rung: int) -> None:
         """Do what a second SIGINT does, in the loop."""
@@ -240,9 +246,7 @@ class SignalCoordinator(SignalEvents):
             self._end_lame_duck()
             for waiting in self._drains:
                 waiting.reschedule(-math.inf)
-            if not self._drains:  # else the waiting call cancels
-                self._begin_cancelling()
-                self._attached.cancel(self._caller)
+            self._cancel_attached(self._caller)
         if signal.SIGINT in self._shutdown_signals:
             _signals.announce(self._next_rung(rung))
 
@@ -359,7 +363,7 @@ class SignalCoordinator(SignalEvents):
         The first signal or request calls its ``stop()``, if it has that. The end of
         ``drain`` or a second SIGINT cancels it, and `graceful_shutdown` waits for it
         and reports its tasks. It is held weakly. If a shutdown has begun already, this
-        holds at once.
+        holds at once. Call it in the thread of the loop.
 
         Args:
             what: The object. If it is attached already, only its order changes.
@@ -376,7 +380,7 @@ class SignalCoordinator(SignalEvents):
         if self._deadline is not None and isinstance(what, TaskRegistry):
             what._set_deadline(self._deadline)
         if self.phase in ("draining", "cancelling"):
-            one.stop()
+            self._attached.stop_one(one)
         if self._cancelling and self.phase == "cancelling":
             one.cancel(asyncio.current_task(), ONCE)
 
@@ -501,8 +505,7 @@ class SignalCoordinator(SignalEvents):
             if tasks is not None:
                 self._joined(tasks)
             else:
-                self._begin_cancelling()
-                self._attached.cancel(caller)
+                self._cancel_attached(caller)
             raise
 
     async def _shut_down_attached(

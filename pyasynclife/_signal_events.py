@@ -204,18 +204,26 @@ class SignalEvents:
         for signum in self._handled_signals():
             _signals.check_signal(signum)
         self._check_process()
+        self._set_up_if_possible(True)
+
+    def _set_up_if_possible(self, again: bool) -> None:
         try:
-            self._set_up_handlers()
+            self._set_up_handlers(again)
         except SignalSetupError as error:
             if self._required:
                 raise
             logger.debug("%s (required=False)", error)
             self._bind("setup_handlers()")
 
-    def _set_up_handlers(self) -> None:
+    def _set_up_handlers(self, again: bool) -> None:
+        """Install the handlers that are missing.
+
+        Args:
+            again: Also put those back on top that were displaced.
+        """
         signals = self._handled_signals()
         complete = self._armed and self._set_up.issuperset(signals)
-        if complete and not any(self._displaced()):
+        if complete and not (again and any(self._displaced())):
             return
         _signals.check_place("setup_handlers()")
         loop = self._bind("setup_handlers()")
@@ -225,7 +233,7 @@ class SignalEvents:
             for signum in signals:
                 ours = self._handlers.get(signum, ())
                 known = was_armed and signum in self._set_up
-                if known and not (ours and _signals.displaced_by(ours)):
+                if known and not (again and ours and _signals.displaced_by(ours)):
                     continue
                 handler = _signals.install(
                     signum,
@@ -247,7 +255,8 @@ class SignalEvents:
             self._armed = was_armed
             raise
         self._set_up = frozenset(signals)
-        self._warned = set()
+        if again:
+            self._warned = set()
         self._hold_loop()
 
     def remove_handlers(self) -> None:
@@ -331,8 +340,9 @@ class SignalEvents:
         if self._reloads_asked:
             return
         self._reloads_asked = True
+        self._check_process()
         if self._armed and _signals.is_main_thread():
-            self.setup_handlers()
+            self._set_up_if_possible(False)
 
     # ---------------------------------------------------------------- the ladder
 

@@ -438,3 +438,29 @@ def test_a_caller_cancelled_between_two_orders_leaves_nothing_running() -> None:
         await jobs.wait()
 
     run(main)
+
+
+def test_what_a_stop_raises_goes_to_the_loops_exception_handler() -> None:
+    class Broken(TaskRegistry):
+        def stop(self) -> None:
+            raise ValueError("broken")
+
+    async def main() -> None:
+        errors: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(
+            lambda loop, context: errors.append(context)
+        )
+        first, second = Broken(), TaskRegistry()
+        coordinator = SignalCoordinator(5, cancel_on_signal=True)
+        coordinator.attach(first)
+        coordinator.attach(second)
+        async with coordinator:
+            second.register(forever())
+            coordinator.request_shutdown()
+            await coordinator.wait_for_shutdown()
+            await asyncio.sleep(0.1)
+            assert len(second) == 0
+        assert [type(error["exception"]) for error in errors] == [ValueError]
+        assert "stopping" in errors[0]["message"]
+
+    run(main)

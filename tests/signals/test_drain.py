@@ -130,13 +130,18 @@ def test_a_timeout_of_the_call_cuts_drain_short_and_leaves_a_grace() -> None:
     run(main)
 
 
-def test_a_drain_as_long_as_the_whole_leaves_the_grace() -> None:
+@pytest.mark.parametrize("by_itself", [True, False])
+def test_a_drain_as_long_as_the_whole_leaves_the_grace(by_itself: bool) -> None:
     async def main() -> None:
         worker, registry = Worker(cleanup=0.5), TaskRegistry()
-        async with SignalCoordinator(10, drain=10, registry=registry) as coordinator:
+        async with SignalCoordinator(
+            10, drain=10, cancel_on_signal=by_itself, registry=registry
+        ) as coordinator:
             registry.register(worker())
             await settle()
             coordinator.request_shutdown()
+            if by_itself:
+                await asyncio.sleep(10.1)
         assert (worker.cancelled_at, worker.clean) == (at(10), True)
 
     run(main)

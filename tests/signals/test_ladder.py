@@ -293,6 +293,48 @@ async def test_after_a_request_one_press_is_the_second(
     assert [len(report.cancelled), report.ok] == [1, True]
 
 
+async def test_a_press_in_the_drain_of_other_tasks_cancels_what_is_attached_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: clock)
+    registry = TaskRegistry()
+    coordinator = SignalCoordinator(60, drain=60, registry=registry)
+    with coordinator:
+        attached, _ = registry.register(asyncio.sleep(3600)).result()
+        passed = asyncio.create_task(asyncio.sleep(3600))
+        coordinator.request_shutdown()
+        waiting = asyncio.create_task(coordinator.graceful_shutdown([passed]))
+        await asyncio.sleep(0)
+        clock += 1
+        os.kill(os.getpid(), signal.SIGINT)
+        report = await asyncio.wait_for(waiting, 10)
+        await asyncio.wait([attached], timeout=10)
+    assert len(report.cancelled) == 1
+    assert (passed.cancelled(), attached.cancelled()) == (True, True)
+
+
+def test_a_press_after_the_shutdown_changes_no_phase(start: Start) -> None:
+    with start("""
+    async def main():
+        with SignalCoordinator() as c:
+            print("ready")
+            await c.wait_for_shutdown()
+            await c.graceful_shutdown([])
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                print(c.phase)
+                raise
+    run(main())
+    """) as child:
+        child.wait_for("ready")
+        press(child)
+        child.send_signal(signal.SIGINT)
+        done = child.finish()
+    assert (done.returncode, done.stdout) == (-signal.SIGINT, "ready\nstopped\n")
+
+
 def read_until(descriptor: int, marker: bytes, output: bytes = b"") -> bytes:
     deadline = time.monotonic() + 20
     while marker not in output:

@@ -319,3 +319,14 @@ def test_a_sighup_while_nobody_has_asked_reaches_the_host(start: Start) -> None:
         child.wait_for("host")
         child.send_signal(signal.SIGTERM)
         assert child.finish().stdout == "ready\nhost\nTrue\n"
+
+
+async def test_asking_for_reloads_puts_no_displaced_handler_back() -> None:
+    def host(signum: int, frame: object) -> None: ...
+
+    with SignalCoordinator() as coordinator:
+        ours = signal.signal(signal.SIGTERM, host)
+        assert not coordinator.reload_event.is_set()
+        assert signal.getsignal(signal.SIGTERM) is host
+        assert signal.getsignal(signal.SIGHUP) is not signal.SIG_DFL
+        signal.signal(signal.SIGTERM, ours)
