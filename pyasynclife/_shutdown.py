@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Iterable
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any, Literal, Self
 
 from pyasynclife import _signals
 from pyasynclife._arguments import (
+    check_count,
+    check_flag,
     check_hook,
     check_optional_seconds,
     check_optional_type,
     check_seconds,
     check_tasks,
 )
-from pyasynclife._core import JoinSet
+from pyasynclife._attached import Attachments
+from pyasynclife._batch import Batch
+from pyasynclife._core import JoinSet, TaskGroup
 from pyasynclife._log import logger
 from pyasynclife._registry import ONCE, UNREPORTED, TaskRegistry
 from pyasynclife._report import ShutdownReport
 from pyasynclife._sealed import refuse_pickling
-from pyasynclife._signal_events import SignalEvents, is_request
+from pyasynclife._signal_events import Reloads, SignalEvents, is_request, note_ending
 from pyasynclife._waiting import GRACE, Deadline, join_and_report
 
 Phase = Literal["running", "draining", "cancelling", "stopped"]
@@ -33,9 +39,25 @@ class SignalCoordinator(SignalEvents):
         shutdown_timeout: Seconds from the first signal to the deadline.
         shutdown_signals: The signals that begin the shutdown; None: SIGTERM and SIGINT.
         reload_signals: The signals that request a reload; None: SIGHUP, if the platform
-            has it.
+            has it. That default is handled only once reloads are asked for, by
+            `reload_event`, `wait_for_reload` or `reloads`; until then SIGHUP has the
+            effect that it had before.
+        callbacks: Other signals, each with a function that is called in the loop with
+            the signal; once for all that arrived while the loop was busy.
         take_ignored: Handle a signal even if the process ignores it (``nohup``).
-        registry: The registry whose tasks `graceful_shutdown` cancels.
+        registry: The registry whose tasks `graceful_shutdown` cancels: it is attached,
+            with the order 0.
+        required: If False, `setup_handlers` only logs, at DEBUG, that signals cannot be
+            handled: in another thread (Starlette's TestClient), or on Windows.
+        lame_duck: Seconds from the signal or request until the existing handler of a
+            host is called: uvicorn, for example, goes on serving while a probe already
+            finds that `ready` is False. A second SIGINT, and `remove_handlers`, end it.
+        drain: Seconds from the signal or request during which `graceful_shutdown`
+            cancels nothing, unless all that is attached has ended.
+        cancel_on_signal: Cancel what is attached at the end of ``drain`` even if
+            `graceful_shutdown` has not been called by then.
+        force_exit: End the process at the third SIGINT, by that signal, after a dump of
+            all threads and tasks on stderr.
         kill_after: Seconds from the first of the shutdown signals; then the process is
             ended by that signal, whatever holds it up, and the Python stack of every
             thread is written to stderr. Nothing stops the clock once a signal has come,
@@ -47,6 +69,11 @@ class SignalCoordinator(SignalEvents):
 
     Raises:
         TypeError, ValueError: An argument is wrong.
+
+    A SIGINT that comes more than 0.3 s after the first signal ends ``drain`` and
+    cancels what is attached. If no `graceful_shutdown` is under way, it also does what
+    SIGINT did before: asyncio.run() cancels its main task. So Ctrl-C twice always ends
+    a program. Other signals after the first have no effect.
 
     Existing handlers of a host (uvicorn, aiohttp, hypercorn, anyio) keep working, and
     `remove_handlers` restores exactly the previous handlers::
@@ -61,31 +88,61 @@ class SignalCoordinator(SignalEvents):
         *,
         shutdown_signals: Iterable[int] | None = None,
         reload_signals: Iterable[int] | None = None,
+        callbacks: Mapping[int, Callable[[int], object]] | None = None,
         take_ignored: bool = False,
         registry: TaskRegistry | None = None,
+        required: bool = True,
+        lame_duck: float = 0.0,
+        drain: float = 0.0,
+        cancel_on_signal: bool = False,
+        force_exit: bool = False,
         kill_after: float | None = None,
         on_signal: Callable[[int, int], object] | None = None,
     ) -> None:
         check_hook("on_signal", on_signal)
         check_optional_type("registry", registry, TaskRegistry)
         self._shutdown_timeout = check_seconds("shutdown_timeout", shutdown_timeout)
-        seconds = check_optional_seconds("kill_after", kill_after, math.inf, zero=False)
+        kill = check_optional_seconds("kill_after", kill_after, math.inf, zero=False)
+        self._drain = check_seconds("drain", drain)
+        lame = check_seconds("lame_duck", lame_duck)
+        for name, seconds in (("drain", self._drain), ("lame_duck", lame)):
+            if seconds > self._shutdown_timeout:
+                raise ValueError(
+                    f"{name} must not be longer than shutdown_timeout, which includes "
+                    f"it, got {seconds} and {self._shutdown_timeout}"
+                )
         super().__init__(
             shutdown_signals,
             reload_signals,
             take_ignored,
-            None if seconds == math.inf else seconds,
+            None if kill == math.inf else kill,
             on_signal,
+            callbacks=callbacks,
+            required=required,
+            force_exit=force_exit,
+            lame_duck=lame,
         )
+        self._cancel_on_signal = check_flag("cancel_on_signal", cancel_on_signal)
         self._registry = registry
+        self._attached = Attachments()
+        if registry is not None:
+            self._attached.add(registry, 0)
         self._phase: Phase = "running"
         self._signum: int | None = None
         self._deadline: Deadline | None = None  # from a signal or request
         self._called: Deadline | None = None  # from graceful_shutdown() without one
         self._join_set: JoinSet | None = None
         self._joining: set[asyncio.Task[Any]] = set()
-        self._calls = 0
         self._on_begin: Callable[[int | None, float], object] | None = None  # of run()
+        self._caller: asyncio.Task[Any] | None = None
+        self._calls = 0  # of graceful_shutdown() that are under way
+        self._drain_until: float | None = None  # loop time, from the beginning on
+        self._drains: set[asyncio.Timeout] = set()  # of calls that wait for its end
+        self._drain_timer: asyncio.TimerHandle | None = None
+        self._lame_timer: asyncio.TimerHandle | None = None
+        self._hurried = False  # a second SIGINT has come
+        self._cancelling = False  # what is attached has been cancelled
+        self._sequence: asyncio.Task[None] | None = None  # cancels one after another
 
     def __reduce__(self) -> Any:
         refuse_pickling(self)
@@ -100,8 +157,12 @@ class SignalCoordinator(SignalEvents):
 
     @property
     def reload_event(self) -> asyncio.Event:
-        """The Event that a reload signal sets; `wait_for_reload` clears it."""
+        """The Event that a reload signal sets; `wait_for_reload` clears it.
+
+        To read it is to ask for reloads: see ``reload_signals``.
+        """
         self._bind()
+        self._ask_for_reloads()
         return self._reload
 
     @property
@@ -133,37 +194,123 @@ class SignalCoordinator(SignalEvents):
         if self._deadline is not None:
             return
         self._signum = signum
+        self._note_beginning(signum)
         due = self._loop.time() - seconds_ago + self._shutdown_timeout
         grace = min(GRACE, self._shutdown_timeout)
         self._deadline = Deadline(due, due, grace, self._loop)
-        if self._registry is not None:
-            self._registry._set_deadline(self._deadline)
+        for registry in self._attached.registries():
+            registry._set_deadline(self._deadline)
         if self._phase == "running":
             self._phase = "draining"
-        self._shutdown.set()
+        self._set_shutdown()
         if self._on_begin is not None:
             self._on_begin(signum, seconds_ago)
         if signum is not None:
             logger.info("%s: shutting down", _signals.name_of(signum))
         else:
             logger.info("shutting down: %s", self.reason or "requested")
+        self._attached.stop()
+        began = self._loop.time() - seconds_ago
+        if self._holds and self._lame_duck != math.inf:
+            self._lame_timer = self._loop.call_at(
+                began + self._lame_duck, self._lame_duck_is_over
+            )
+        self._drain_until = began + self._drain
+        if self._cancel_on_signal and self._drain != math.inf:
+            self._drain_timer = self._loop.call_at(
+                self._drain_until, self._cancel_by_itself
+            )
+
+    def _lame_duck_is_over(self) -> None:
+        self._end_lame_duck()
+        self._deliver()  # what the hosts' handlers have raised
+
+    def _cancel_by_itself(self) -> None:
+        """Cancel what is attached, though no `graceful_shutdown` may be under way."""
+        assert self._loop is not None
+        assert self._deadline is not None
+        if self._calls:
+            return  # it cancels
+        if len({one.order for one in self._attached}) > 1:
+            self._sequence = self._loop.create_task(
+                self._attached.cancel_in_order(self._deadline),
+                name="pyasynclife shutdown",
+            )
+            self._begin_cancelling()
+        else:
+            self._cancel_attached(None)
+
+    def _cancel_attached(self, caller: asyncio.Task[Any] | None) -> None:
+        self._begin_cancelling()
+        if self._attached.cancel(caller) and self._deadline is not None:
+            self._deadline.extend(self._deadline.loop.time())
+
+    def _begin_cancelling(self) -> None:
+        self._cancelling = True
+        if self._phase != "stopped":
+            self._phase = "cancelling"
+
+    def _climb(self, rung: int) -> None:
+        """Do what a second SIGINT does, in the loop."""
+        if rung >= 2 and not self._hurried:
+            self._hurried = True
+            self._end_lame_duck()
+            for waiting in self._drains:
+                waiting.reschedule(-math.inf)
+            self._cancel_attached(self._caller)
+        if signal.SIGINT in self._shutdown_signals:
+            _signals.announce(self._next_rung(rung))
+
+    def _next_rung(self, rung: int) -> str:
+        """Say what the present step does, and what the next SIGINT will do."""
+        if rung == 1:
+            return "Ctrl-C again cancels everything at once"
+        if self._force_exit:
+            return "cancelling everything; Ctrl-C again ends the process"
+        if self._calls and self._deadline is not None and self._loop is not None:
+            left = max(0.0, self._deadline.until - self._loop.time())
+            return f"cancelling everything; the deadline is in {left:.1f} s"
+        return "cancelling everything; Ctrl-C again interrupts the program"
+
+    def _is_ending(self) -> bool:
+        return self._calls > 0
 
     def _enter(self) -> None:
         super()._enter()
-        if self._registry is not None:
-            self._registry._forget_deadline_that_is_over()
+        for registry in self._attached.registries():
+            registry._forget_deadline_that_is_over()
 
     def _leave(self) -> None:
         """Remove the handlers, at the end of a block."""
-        self.remove_handlers()
+        try:
+            self.remove_handlers()
+        finally:
+            self._end_sequence()
         self._over = self._deadline is not None or self._phase == "stopped"
         if self._deadline is not None:
             self._deadline.over = True
 
+    def _end_sequence(self) -> None:
+        """Let what is attached run again; nothing cancels it by itself any more."""
+        timer, self._drain_timer = self._drain_timer, None
+        if timer is not None:
+            timer.cancel()
+        if not self._holds and self._lame_timer is not None:
+            self._lame_timer.cancel()
+            self._lame_timer = None
+        sequence, self._sequence = self._sequence, None
+        if sequence is not None:
+            sequence.cancel()
+        if not self._calls:
+            self._attached.close()
+
     def _begin_afresh(self) -> None:
         super()._begin_afresh()
-        if self._registry is not None and self._deadline is not None:
-            self._registry._forget_deadline(self._deadline)
+        if self._deadline is not None:
+            for registry in self._attached.registries():
+                registry._forget_deadline(self._deadline)
+        self._drain_until = None
+        self._hurried = self._cancelling = False
         self._phase = "running"
         self._signum = None
         self._deadline = self._called = None
@@ -195,8 +342,58 @@ class SignalCoordinator(SignalEvents):
             RuntimeError: The coordinator belongs to another loop.
         """
         self._bind("wait_for_reload()")
+        self._ask_for_reloads()
         await self._reload.wait()
         self._reload.clear()
+
+    def reloads(self) -> AsyncIterator[int]:
+        """Iterate over the reload signals, consuming them, until the shutdown begins.
+
+        A signal that arrives several times during a reload is yielded once more. Of
+        several iterators, each signal goes to one. The iteration can be left and begun
+        again::
+
+            async for signum in coordinator.reloads():
+                await load_configuration()
+
+        Raises:
+            RuntimeError: The coordinator belongs to another loop; raised by the step.
+        """
+        self._bind()
+        self._ask_for_reloads()
+        return Reloads(self)
+
+    def attach(
+        self,
+        what: Batch[Any] | TaskGroup | TaskRegistry,
+        *,
+        order: int = 0,
+    ) -> None:
+        """Let the shutdown end a batch, task group or registry.
+
+        The first signal or request calls its ``stop()``, if it has that. The end of
+        ``drain`` or a second SIGINT cancels it, and `graceful_shutdown` waits for it
+        and reports its tasks. It is held weakly. If a shutdown has begun already, this
+        holds at once. Call it in the thread of the loop.
+
+        Args:
+            what: The object. If it is attached already, only its order changes.
+            order: A lower order is cancelled and awaited first: consumers, then the
+                producers that they read from.
+
+        Raises:
+            TypeError: ``what`` cannot be attached, or ``order`` is not an int.
+        """
+        number = check_count("order", order, least=-sys.maxsize)
+        one = self._attached.add(what, number)
+        if one is None:
+            return
+        if self._deadline is not None and isinstance(what, TaskRegistry):
+            what._set_deadline(self._deadline)
+        if self.phase in ("draining", "cancelling"):
+            self._attached.stop_one(one)
+        if self._cancelling and self.phase == "cancelling":
+            one.cancel(asyncio.current_task(), ONCE)
 
     async def graceful_shutdown(
         self,
@@ -205,6 +402,9 @@ class SignalCoordinator(SignalEvents):
         timeout: float | None = None,
     ) -> ShutdownReport:
         """Cancel tasks all at once, wait for them, and report how each ended.
+
+        Nothing is cancelled while ``drain`` lasts; it ends early when all tasks have
+        ended. What is attached with a lower order is cancelled and awaited first.
 
         The call returns at the deadline even if some tasks are still running. Tasks
         that are cancelled only then have a little longer to clean up: one second, or
@@ -216,8 +416,8 @@ class SignalCoordinator(SignalEvents):
         earlier shutdown has cancelled; it waits for them.
 
         Args:
-            tasks: Tasks of the running loop; None: all tasks of the registry, including
-                any that are registered meanwhile.
+            tasks: Tasks of the running loop; None: all that is attached, the registry
+                first, including any tasks that are registered meanwhile.
             timeout: Seconds from now; None: until `deadline` or, if no shutdown has
                 begun, ``shutdown_timeout`` from now; ``math.inf``: no limit.
 
@@ -225,7 +425,7 @@ class SignalCoordinator(SignalEvents):
             The report. Tasks that are still running are listed in its ``stuck``.
 
         Raises:
-            ValueError: There are neither tasks nor a registry.
+            ValueError: There are no tasks, and nothing is attached.
             TypeError: An item is not a Task. Nothing has been cancelled.
             RuntimeError: A task, or the coordinator, belongs to another loop. Nothing
                 has been cancelled.
@@ -234,10 +434,10 @@ class SignalCoordinator(SignalEvents):
         remain cancelled.
         """
         seconds = check_optional_seconds("timeout", timeout, None)
-        if tasks is None and self._registry is None:
+        if tasks is None and not self._attached:
             raise ValueError(
-                "graceful_shutdown() has no tasks to cancel: pass tasks, or create the "
-                "coordinator with registry="
+                "graceful_shutdown() has no tasks to cancel: pass tasks, create the "
+                "coordinator with registry=, or call attach()"
             )
         loop = asyncio.get_running_loop()
         chosen = None if tasks is None else check_tasks(tasks, loop)
@@ -246,7 +446,7 @@ class SignalCoordinator(SignalEvents):
     async def _shut_down(
         self, tasks: list[asyncio.Task[Any]] | None, seconds: float | None, whom: int
     ) -> tuple[ShutdownReport, bool]:
-        """Shut down tasks, or those of the registry.
+        """Shut down tasks, or what is attached.
 
         Returns:
             The report, and whether it lists a stuck task that none before has listed.
@@ -259,17 +459,26 @@ class SignalCoordinator(SignalEvents):
         else:
             wait = self._shutdown_timeout if seconds is None else seconds
             deadline = self._called = Deadline.after(loop, now, wait)
-        self._phase = "cancelling"
-        self._shutdown.set()
+        if self._phase == "running":
+            self._phase = "draining"
+        self._set_shutdown()
         self._calls += 1
+        self._caller = asyncio.current_task()
+        note_ending(self, True)
         try:
+            await self._wait_out_drain(tasks, deadline)
+            self._phase = "cancelling"
             if tasks is not None:
                 report, news = await self._shut_down_tasks(tasks, deadline)
             else:
-                report, news = await self._shut_down_registry(whom, deadline)
+                self._cancelling = True
+                report, news = await self._shut_down_attached(whom, deadline)
         finally:
             self._calls -= 1
             if not self._calls:
+                note_ending(self, False)
+                self._caller = None
+                self._end_sequence()
                 self._join_set = None
                 self._joining = set()
         if not self._calls:
@@ -277,20 +486,53 @@ class SignalCoordinator(SignalEvents):
             self._over = not self._armed
         return report, news
 
-    async def _shut_down_registry(
+    async def _wait_out_drain(
+        self, tasks: list[asyncio.Task[Any]] | None, deadline: Deadline
+    ) -> None:
+        """Wait until drain is over, or nothing runs that is to be cancelled.
+
+        If the caller is cancelled meanwhile, everything is cancelled.
+        """
+        if self._drain_until is None or self._hurried or self._cancelling:
+            return
+        until = min(self._drain_until, deadline.until)
+        if until <= deadline.loop.time():
+            return
+        caller = asyncio.current_task()
+        timeout = asyncio.timeout_at(None if until == math.inf else until)
+        try:
+            async with timeout:
+                self._drains.add(timeout)
+                try:
+                    if tasks is None:
+                        await self._attached.wait_idle()
+                    elif others := [t for t in tasks if t is not caller]:
+                        await asyncio.wait(others)
+                finally:
+                    self._drains.discard(timeout)
+        except TimeoutError:
+            pass
+        except asyncio.CancelledError:
+            if tasks is not None:
+                self._joined(tasks)
+            else:
+                self._cancel_attached(caller)
+            raise
+
+    async def _shut_down_attached(
         self, whom: int, deadline: Deadline
     ) -> tuple[ShutdownReport, bool]:
-        registry = self._registry
-        assert registry is not None
+        registries = self._attached.registries()
         mine = self._deadline is None and deadline.until <= (
             deadline.loop.time() + self._shutdown_timeout
         )
         if mine:  # the registry's own block may be left meanwhile
-            registry._set_deadline(deadline)
+            for registry in registries:
+                registry._set_deadline(deadline)
         try:
-            return await registry._shut_down(whom, deadline)
+            return await self._attached.end(whom, deadline, lambda: self._hurried)
         finally:
-            if mine:
+            for registry in registries if mine else ():
                 registry._forget_deadline(deadline)
                 if self._deadline is not None:  # a signal came meanwhile
                     registry._set_deadline(self._deadline)
@@ -346,7 +588,7 @@ class SignalCoordinator(SignalEvents):
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        """Shut down the registry's tasks, if there is one, and remove the handlers.
+        """Shut down what is attached, if anything is, and remove the handlers.
 
         Tasks that did not stop are logged at ERROR. A task that an earlier shutdown has
         cancelled, in the block or by the registry, is not cancelled again, and one that
@@ -357,7 +599,7 @@ class SignalCoordinator(SignalEvents):
             SystemExit, KeyboardInterrupt: As `wait_for_shutdown`, if that did not.
         """
         try:
-            if self._registry is not None:
+            if self._attached:
                 report, news = await self._shut_down(None, None, UNREPORTED)
                 if news:
                     logger.error("%s", report)

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import math
 import os
 import signal
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, Self
 
-from pyasynclife import _signals
-from pyasynclife._arguments import check_answer, check_flag, short
+from pyasynclife import _relay, _signals
+from pyasynclife._arguments import check_answer, check_flag, check_hook, short
+from pyasynclife._await_chain import dump_tasks
 from pyasynclife._core import SignalHandler, Watchdog
 from pyasynclife._errors import SignalSetupError
 from pyasynclife._log import logger
+from pyasynclife._waiting import wait_among, wake
+
+# A SIGINT that comes sooner after the beginning does not count as a second press.
+_PRESS = 0.3
 
 
 class _Event(NamedTuple):
@@ -49,19 +55,37 @@ class SignalEvents:
         take_ignored: bool,
         kill_after: float | None,
         on_signal: Callable[[int, int], object] | None,
+        *,
+        callbacks: Mapping[int, Callable[[int], object]] | None,
+        required: bool,
+        force_exit: bool,
+        lame_duck: float,
     ) -> None:
+        self._callbacks = _checked_callbacks(callbacks)
         self._shutdown_signals = _signal_set(
             shutdown_signals, "shutdown_signals", (signal.SIGTERM, signal.SIGINT)
         )
-        hangup = [getattr(signal, "SIGHUP", None)]
+        taken = self._shutdown_signals | self._callbacks.keys()
+        hangup = [signal.SIGHUP] if hasattr(signal, "SIGHUP") else []
         self._reload_signals = _signal_set(
             reload_signals,
             "reload_signals",
-            (s for s in hangup if s is not None and s not in self._shutdown_signals),
+            (signum for signum in hangup if signum not in taken),
         )
+        self._reloads_asked = reload_signals is not None
         for signum in self._shutdown_signals & self._reload_signals:
             name = _signals.name_of(signum)
             raise ValueError(f"{name} cannot both shut down and reload: choose one")
+        for signum in self._callbacks.keys() & (
+            self._shutdown_signals | self._reload_signals
+        ):
+            name = _signals.name_of(signum)
+            raise ValueError(
+                f"{name} cannot have a callback and also shut down or reload: choose "
+                "one"
+            )
+        self._required = check_flag("required", required)
+        self._force_exit = check_flag("force_exit", force_exit)
         self._take_ignored = check_flag("take_ignored", take_ignored)
         self._kill_after = kill_after
         self._watchdog: Watchdog | None = None
@@ -74,6 +98,17 @@ class SignalEvents:
         # Of each signal, the newest last: a newer one covers a host that has displaced
         # the one before.
         self._handlers: dict[int, tuple[SignalHandler, ...]] = {}
+        self._set_up: frozenset[int] = frozenset()  # handled, or left ignored
+        self._due: dict[int, None] = {}  # reload signals that reloads() has not yielded
+        self._reload_waiters: list[asyncio.Future[None]] = []
+        # The ladder: 0 before a shutdown, 1 from its beginning, then one more with each
+        # SIGINT. Written by signal handlers.
+        self._rung = 0
+        self._began: tuple[float, int | None] = (math.inf, None)
+        self._announced = 0
+        self._lame_duck = lame_duck
+        self._holds = lame_duck > 0  # the handlers of a host, until it is over
+        self._holder = object()
         self._warned: set[int] = set()  # signals whose handler was displaced
         self._armed = False
         self._pid: int | None = None  # the process to which this state belongs
@@ -88,11 +123,23 @@ class SignalEvents:
         """Begin a shutdown, in the loop; ``signum`` is None for a request."""
         raise NotImplementedError
 
+    def _climb(self, rung: int) -> None:
+        """Take a step of the ladder, in the loop."""
+        raise NotImplementedError
+
+    def _is_ending(self) -> bool:
+        """Tell whether a `graceful_shutdown` is under way."""
+        raise NotImplementedError
+
     def _begin_afresh(self) -> None:
         """Forget a shutdown that is over."""
         self._shutdown = asyncio.Event()
         self._reload = asyncio.Event()
+        self._due = {}
         self._past = {}
+        self._rung = self._announced = 0
+        self._began = (math.inf, None)
+        self._holds = self._lame_duck > 0
         self._over = False
         self._requested = False
         self._reason = None
@@ -128,6 +175,7 @@ class SignalEvents:
         self._check_process()
         # The clock first: another thread may run during the call.
         event = _Event(time.monotonic(), None, reason=reason)
+        self._note_beginning(None)
         if not self._requested:
             self._undelivered.append(event)
         try:
@@ -153,23 +201,44 @@ class SignalEvents:
         Raises:
             SignalSetupError: Signals cannot be handled in this thread, interpreter,
                 loop or platform, or one of them can never be handled. Nothing has
-                changed.
+                changed. With ``required=False``, only the last of these is raised, and
+                the others are logged at DEBUG.
             RuntimeError: The coordinator belongs to another loop.
         """
-        self._check_process()
-        if self._armed and not any(self._displaced()):
-            return
-        _signals.check_place("setup_handlers()")
         for signum in self._handled_signals():
             _signals.check_signal(signum)
+        self._check_process()
+        self._set_up_if_possible(True)
+
+    def _set_up_if_possible(self, again: bool) -> None:
+        try:
+            self._set_up_handlers(again)
+        except SignalSetupError as error:
+            if self._required:
+                raise
+            logger.debug("%s (required=False)", error)
+            self._bind("setup_handlers()")
+
+    def _set_up_handlers(self, again: bool) -> None:
+        """Install the handlers that are missing.
+
+        Args:
+            again: Also put those back on top that were displaced.
+        """
+        signals = self._handled_signals()
+        complete = self._armed and self._set_up.issuperset(signals)
+        if complete and not (again and any(self._displaced())):
+            return
+        _signals.check_place("setup_handlers()")
         loop = self._bind("setup_handlers()")
         was_armed, before = self._armed, self._handlers
         self._armed = True
         try:
             self._arm_watchdog()
-            for signum in self._handled_signals():
+            for signum in signals:
                 ours = self._handlers.get(signum, ())
-                if was_armed and not (ours and _signals.displaced_by(ours)):
+                known = was_armed and signum in self._set_up
+                if known and not (again and ours and _signals.displaced_by(ours)):
                     continue
                 handler = _signals.install(
                     signum,
@@ -181,7 +250,10 @@ class SignalEvents:
                 )
                 if handler is not None:
                     # One that asks for a reload is rather counted twice than lost.
-                    handler.replayable = signum in self._shutdown_signals
+                    handler.replayable = signum not in self._reload_signals
+                    if signum in self._shutdown_signals:
+                        handler.notice = self._notice
+                        handler.holds = self._holds
                     self._handlers = {**self._handlers, signum: (*ours, handler)}
         except BaseException:
             self._remove(before)
@@ -189,7 +261,10 @@ class SignalEvents:
             if not was_armed:
                 self._disarm_watchdog()
             raise
-        self._warned = set()
+        self._set_up = frozenset(signals)
+        if again:
+            self._warned = set()
+        self._hold_loop()
 
     def remove_handlers(self) -> None:
         """Restore exactly the previous handlers; a second call has no effect.
@@ -202,6 +277,8 @@ class SignalEvents:
         if not self._armed:
             return
         _signals.check_place("remove_handlers()")
+        self._end_lame_duck()
+        self._holds = self._lame_duck > 0 and self._rung == 0  # for the next setup
         self._remove({})
         self._armed = False
         self._disarm_watchdog()
@@ -231,6 +308,7 @@ class SignalEvents:
         """Remove all handlers but some, the newest first."""
         for signum, ours in reversed(self._handlers.items()):
             for handler in reversed(ours[len(kept.get(signum, ())) :]):
+                handler.release(True)
                 _signals.remove(handler, self._loop)
                 self._collect()
                 left = {**self._handlers, signum: self._handlers[signum][:-1]}
@@ -276,7 +354,91 @@ class SignalEvents:
         self._pid = pid
 
     def _handled_signals(self) -> tuple[int, ...]:
-        return (*sorted(self._shutdown_signals), *sorted(self._reload_signals))
+        reloads = self._reload_signals if self._reloads_asked else ()
+        return (
+            *sorted(self._shutdown_signals),
+            *sorted(reloads),
+            *sorted(self._callbacks),
+        )
+
+    def _ask_for_reloads(self) -> None:
+        """Handle the reload signals from now on, or from the next setup."""
+        if self._reloads_asked:
+            return
+        self._reloads_asked = True
+        self._check_process()
+        if self._armed and _signals.is_main_thread():
+            self._set_up_if_possible(False)
+
+    # ---------------------------------------------------------------- the ladder
+
+    def _note_beginning(self, signum: int | None) -> None:
+        """Note the first signal or request, at the moment when it comes."""
+        if self._rung == 0:
+            self._began = (time.monotonic(), signum)
+            self._rung = 1
+
+    def _notice(self, signum: int) -> int:
+        """Note a shutdown signal; the native handler calls this, in the main thread.
+
+        Signals of one kind that are less than 0.3 s apart come here once.
+
+        Returns:
+            How many times the handler that was there before ours is to be called,
+            although it is not chained.
+        """
+        if self._rung == 0:
+            self._note_beginning(signum)
+            return 0
+        if signum != signal.SIGINT or time.monotonic() - self._began[0] <= _PRESS:
+            return 0
+        self._rung += 1
+        self._release_handlers(signum)
+        if self._rung > 2 and self._force_exit:
+            _signals.end_by(signum, self._dump)
+        self._deliver_soon()
+        if any(one._pid == self._pid and one._is_ending() for one in _shutdowns):
+            return 0
+        # If nothing was delivered since the first press, the loop is blocked, and a
+        # cancellation of main has no effect either: the second call of the Runner's
+        # handler raises KeyboardInterrupt.
+        return 1 if self._shutdown.is_set() else 2
+
+    # ---------------------------------------------------------------- the lame duck
+
+    def _hold_loop(self) -> None:
+        """Hold back the shutdown signals from handlers of the loop, for a lame duck."""
+        loop = self._loop
+        if not self._holds or loop is None or loop.is_closed():
+            return
+        held = frozenset(
+            signum
+            for signum in self._shutdown_signals & self._handlers.keys()
+            if _signals.covers_loop_handler(self._handlers[signum][0], loop)
+        )
+        if not held:
+            return
+        try:
+            _relay.hold(loop, self._holder, held)
+        except (OSError, RuntimeError) as error:
+            logger.warning("lame_duck has no effect on handlers of %r: %s", loop, error)
+
+    def _release_handlers(self, called: int | None = None) -> None:
+        """Call the hosts' handlers that were held; but not of a signal ``called``."""
+        self._holds = False
+        for signum, ours in self._handlers.items():
+            for handler in ours:
+                handler.release(signum != called)
+
+    def _end_lame_duck(self) -> None:
+        """Let the host shut down, too."""
+        self._release_handlers()
+        _relay.release(self._loop, self._holder)
+        self._collect()
+
+    def _dump(self) -> str:
+        loop = self._loop
+        return "" if loop is None else dump_tasks(asyncio.all_tasks(loop))
 
     def _wake_loop(self) -> bool:
         """Wake the loop; a native handler calls this, between any two bytecodes.
@@ -343,6 +505,7 @@ class SignalEvents:
             for ours in self._handlers.values():
                 if _signals.is_on_top(ours[-1]):
                     _signals.attach(ours[-1], loop, self._on_wakeup)
+            self._hold_loop()
         self._deliver()
         return loop
 
@@ -371,6 +534,14 @@ class SignalEvents:
     def _deliver(self) -> None:
         """Deliver the events since the last call; called in the loop."""
         self._collect()
+        self._deliver_events()
+        rung = self._rung
+        if rung > self._announced and self._shutdown.is_set():
+            first, self._announced = self._announced == 0, rung
+            if not (first and rung == 1 and self._began[1] is None):
+                self._climb(rung)
+
+    def _deliver_events(self) -> None:
         events = []
         while self._undelivered:
             try:
@@ -390,14 +561,25 @@ class SignalEvents:
                 self._report_error(event.signum, event.error)
                 continue
             elif event.signum in self._reload_signals:
+                self._due[event.signum] = None
                 self._reload.set()
+                self._wake_reloads()
+                continue
+            elif event.signum in self._callbacks:
                 continue
             self._begin(event.signum, time.monotonic() - event.since)
         self._warn_displaced()
         for event in events:
             if event.number and self._on_signal is not None:
                 assert event.signum is not None
-                self._call_on_signal(self._on_signal, event.signum, event.number)
+                self._call_hook(
+                    "on_signal", self._on_signal, event.signum, event.number
+                )
+        for event in events:
+            if event.number and event.signum in self._callbacks:
+                self._call_hook(
+                    "the callback", self._callbacks[event.signum], event.signum
+                )
 
     def _warn_displaced(self) -> None:
         """Log the handlers that have displaced ours, each once."""
@@ -445,19 +627,77 @@ class SignalEvents:
                 "the previous handler of %s failed", name, exc_info=event.error
             )
 
-    def _call_on_signal(
-        self, on_signal: Callable[[int, int], object], signum: int, count: int
+    def _call_hook(
+        self, name: str, hook: Callable[..., object], signum: int, *more: int
     ) -> None:
         assert self._loop is not None
         try:
-            check_answer("on_signal", on_signal(signum, count))
+            check_answer(name, hook(signum, *more))
         except Exception as error:
             self._loop.call_exception_handler(
                 {
-                    "message": f"on_signal failed for {_signals.name_of(signum)}",
+                    "message": f"{name} failed for {_signals.name_of(signum)}",
                     "exception": error,
                 }
             )
+
+    # ---------------------------------------------------------------- reloads
+
+    def _set_shutdown(self) -> None:
+        self._shutdown.set()
+        self._wake_reloads()
+
+    def _wake_reloads(self) -> None:
+        for waiter in tuple(self._reload_waiters):
+            wake(waiter)
+
+    async def _next_reload(self) -> int | None:
+        """Wait for a reload signal and consume it; None: the shutdown has begun."""
+        self._bind("reloads()")
+        shutdown = self._shutdown
+        while not shutdown.is_set():
+            if not self._reload.is_set():
+                self._due = {}  # wait_for_reload() has consumed them
+                await wait_among(self._reload_waiters)
+                continue
+            signum = next(iter(self._due), None)
+            if signum is not None:
+                del self._due[signum]
+            if not self._due:
+                self._reload.clear()
+            if signum is not None:
+                return signum
+        return None
+
+
+class Reloads:
+    """The iterator that `SignalCoordinator.reloads` returns."""
+
+    def __init__(self, coordinator: SignalEvents) -> None:
+        self._coordinator: SignalEvents | None = coordinator
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> int:
+        if self._coordinator is not None:
+            signum = await self._coordinator._next_reload()
+            if signum is not None:
+                return signum
+            self._coordinator = None  # over, also when the coordinator begins afresh
+        raise StopAsyncIteration
+
+
+# Those with a graceful_shutdown() under way, in any loop.
+_shutdowns: set[SignalEvents] = set()
+
+
+def note_ending(coordinator: SignalEvents, ending: bool) -> None:
+    """Note that a `graceful_shutdown` begins, or that the last one has ended."""
+    if ending:
+        _shutdowns.add(coordinator)
+    else:
+        _shutdowns.discard(coordinator)
 
 
 def is_request(event: _Event) -> bool:
@@ -487,3 +727,18 @@ def _signal_set(
         if isinstance(signum, bool) or not isinstance(signum, int):
             raise TypeError(f"{name} must hold signal numbers, got {short(signum)}")
     return frozenset(chosen)
+
+
+def _checked_callbacks(callbacks: Any) -> dict[int, Callable[[int], object]]:
+    if callbacks is None:
+        return {}
+    if not isinstance(callbacks, Mapping):
+        raise TypeError(
+            f"callbacks must map signals to functions, got {short(callbacks)}"
+        )
+    for function in callbacks.values():
+        check_hook("a callback", function)
+        if function is None:
+            raise TypeError("a callback must be a function, got None")
+    signals = _signal_set(callbacks.keys(), "callbacks", ())
+    return {signum: callbacks[signum] for signum in signals}

@@ -8,6 +8,7 @@ has a handler for the signal, that one stays registered below ours.
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import functools
 import os
 import signal
@@ -19,6 +20,7 @@ from typing import Any
 
 from pyasynclife._core import SignalHandler, watch_signal
 from pyasynclife._errors import SignalSetupError
+from pyasynclife._log import logger
 
 _REMEDY = (
     "signal handlers can be set in the main thread of the main interpreter only, on a "
@@ -38,6 +40,34 @@ def name_of(signum: int) -> str:
         return signal.Signals(signum).name
     except ValueError:
         return f"signal {int(signum)}"
+
+
+def announce(text: str) -> None:
+    """Write a line for the person who has pressed Ctrl-C, or log it at INFO."""
+    try:
+        if sys.stderr.isatty():
+            sys.stderr.write(f"pyasynclife: {text}\n")
+            sys.stderr.flush()
+            return
+    except Exception:  # closed, or None
+        pass
+    logger.info("%s", text)
+
+
+def end_by(signum: int, dump: Callable[[], str]) -> None:
+    """Write where all threads and tasks are to stderr, then end by a signal.
+
+    Called in a signal handler, so only the file descriptor is used: the lock of
+    ``sys.stderr`` may be held.
+    """
+    try:
+        faulthandler.dump_traceback(file=2)
+        os.write(2, f"\n{dump()}\n{name_of(signum)}: the end\n".encode())
+    except BaseException:  # the end comes in any case
+        pass
+    signal.signal(signum, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signum})
+    os.kill(os.getpid(), signum)
 
 
 def is_main_thread() -> bool:
@@ -165,6 +195,20 @@ def is_on_top(handler: SignalHandler) -> bool:
     """Tell whether our handler is the installed one."""
     top: object = signal.getsignal(handler.signum)
     return top is handler
+
+
+def covers_loop_handler(
+    handler: SignalHandler, loop: asyncio.AbstractEventLoop
+) -> bool:
+    """Tell whether the handler below ours is one of ``loop.add_signal_handler``."""
+    if handler.registered_loop is not None:
+        return False
+    found = handler.previous
+    while isinstance(found, SignalHandler):
+        if found.registered_loop is not None:
+            return False
+        found = found.previous
+    return _is_of_loop(loop, handler.signum, found)
 
 
 def displaced_by(ours: Iterable[SignalHandler]) -> Any:

@@ -93,19 +93,21 @@ batch_type_use(PyObject *op, PyObject *arg)
 }
 
 PyDoc_STRVAR(batch_type_wait_doc,
-"wait($self, absorbs=False, /)\n--\n\n"
+"wait($self, absorbs=False, observes=False, /)\n--\n\n"
 "Return an awaitable of the end.\n\n"
 "If its task is cancelled, so are the items; when they have ended, the first\n"
-"CancelledError is raised, unless absorbs is true.");
+"CancelledError is raised, unless absorbs is true.  If observes is true, the\n"
+"items are not cancelled, and each CancelledError is raised at once.");
 
 static PyObject *
 batch_type_wait(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
 {
     BatchObject *self = (BatchObject *)op;
     bool absorbs = nargs > 0 && args[0] == Py_True;
+    bool observes = nargs > 1 && args[1] == Py_True;
     return batch_type_check_loop(self) < 0
                ? NULL
-               : al_batch_wait_awaitable(self, AL_WAIT_END, absorbs);
+               : al_batch_wait_awaitable(self, AL_WAIT_END, absorbs, observes);
 }
 
 PyDoc_STRVAR(batch_type_stream_doc,
@@ -259,7 +261,7 @@ batch_type_offer(PyObject *op, PyObject *item)
 {
     BatchObject *self = (BatchObject *)op;
     al_reader_offer(&self->pump, item);
-    return al_batch_wait_awaitable(self, AL_WAIT_TAKEN, false);
+    return al_batch_wait_awaitable(self, AL_WAIT_TAKEN, false, false);
 }
 
 PyDoc_STRVAR(batch_type_reader_ended_doc,
@@ -334,6 +336,12 @@ static PyMethodDef batch_type_methods[] = {
     {"counts", batch_type_counts, METH_NOARGS, batch_type_counts_doc},
     {NULL, NULL, 0, NULL},
 };
+
+static PyObject *
+batch_type_get_results(PyObject *op, void *Py_UNUSED(closure))
+{
+    return Py_NewRef(((BatchObject *)op)->results.list);
+}
 
 static PyObject *
 batch_type_get_queued(PyObject *op, void *Py_UNUSED(closure))
@@ -438,6 +446,9 @@ static PyGetSetDef batch_type_getset[] = {
      "Whether the error that ended the batch was raised or reported.", NULL},
     {"observed", batch_type_get_observed, NULL,
      "Whether on_result receives the results.", NULL},
+    {"results", batch_type_get_results, NULL,
+     "The list of the results that nobody has taken yet; not to be changed.",
+     NULL},
     {"queued", batch_type_get_queued, NULL,
      "A list of the items that were added and not pulled.", NULL},
     {"from_items", batch_type_get_from_items, NULL,

@@ -15,7 +15,8 @@
  * left by a CancelledError has its first one already: its waiter absorbs all.
  *
  * Any other exception that is thrown in is raised at once, and stops the
- * batch.
+ * batch.  A waiter that only observes the end raises all of them at once, and
+ * stops nothing.
  */
 #include "base/compat.h"
 #include "base/fault.h"
@@ -37,6 +38,7 @@ typedef struct {
     PyObject *handle;   /* owned: the Batch that is iterated, or NULL */
     PyObject *thrown;   /* owned: the first CancelledError, or NULL */
     bool absorbs;       /* the first CancelledError is raised elsewhere */
+    bool observes;      /* it does not stand for the batch */
 } BatchWaitObject;
 
 /* The asynchronous iterator of a Batch. */
@@ -59,7 +61,7 @@ batch_wait_new(BatchObject *batch, PyObject *handle, al_waiter_kind kind)
     self->batch = (BatchObject *)Py_NewRef((PyObject *)batch);
     self->handle = Py_XNewRef(handle);
     self->thrown = NULL;
-    self->absorbs = false;
+    self->absorbs = self->observes = false;
     PyObject_GC_Track(self);
     return (PyObject *)self;
 }
@@ -145,7 +147,7 @@ batch_wait_suspend(BatchWaitObject *self, PyObject **result)
     PyObject *future =
         al_loop_create_waiter(batch->pump.st, &batch->pump.bound);
     if (future == NULL) {
-        if (self->wait.kind == AL_WAIT_END) {
+        if (self->wait.kind == AL_WAIT_END && !self->observes) {
             /* Nobody would notice the end of the items. */
             PyObject *error = PyErr_GetRaisedException();
             al_pump_stop(&batch->pump, AL_STOP_CANCEL, NULL, false);
@@ -175,7 +177,7 @@ static PySendResult
 batch_wait_abort(BatchWaitObject *self, PyObject *thrown)
 {
     al_pump *p = &self->batch->pump;
-    if (self->wait.kind == AL_WAIT_END && !p->over) {
+    if (self->wait.kind == AL_WAIT_END && !self->observes && !p->over) {
         if (al_loop_check_thread(p->st, &p->bound, "a batch") == 0
             && al_loop_is_closed(p->st, p->bound.loop) == 0)
         {
@@ -206,7 +208,7 @@ batch_wait_step(PyObject *op, PyObject *thrown, PyObject **result)
         self->batch->consumer_waits = false;
     }
     if (thrown != NULL
-        && (self->wait.kind != AL_WAIT_END
+        && (self->wait.kind != AL_WAIT_END || self->observes
             || !PyErr_GivenExceptionMatches(thrown, p->st->CancelledError)))
     {
         return batch_wait_abort(self, thrown);
@@ -222,13 +224,15 @@ batch_wait_step(PyObject *op, PyObject *thrown, PyObject **result)
 }
 
 PyObject *
-al_batch_wait_awaitable(BatchObject *batch, al_waiter_kind kind, bool absorbs)
+al_batch_wait_awaitable(BatchObject *batch, al_waiter_kind kind, bool absorbs,
+                        bool observes)
 {
     PyObject *wait = batch_wait_new(batch, NULL, kind);
     if (wait == NULL) {
         return NULL;
     }
     ((BatchWaitObject *)wait)->absorbs = absorbs;
+    ((BatchWaitObject *)wait)->observes = observes;
     PyObject *awaitable =
         al_awaitable_new(batch->pump.st, wait, batch_wait_step);
     Py_DECREF(wait);

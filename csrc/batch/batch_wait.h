@@ -8,9 +8,10 @@
 
 /* An awaitable of the end, or of the reader's item being taken (new).  If
    `absorbs`, every CancelledError that is thrown into it is absorbed: the one
-   that is to propagate is raised elsewhere.  Pure C. */
+   that is to propagate is raised elsewhere.  If it `observes`, its Task may be
+   cancelled without effect on the batch.  Pure C. */
 PyObject *al_batch_wait_awaitable(BatchObject *batch, al_waiter_kind kind,
-                                  bool absorbs);
+                                  bool absorbs, bool observes);
 
 /* An asynchronous iterator of the results, which owns `handle`, the Batch
    (new).  Pure C. */

@@ -677,6 +677,8 @@ static PyGetSetDef group_getset[] = {
 };
 
 static PyMemberDef group_members[] = {
+    {"_parent_task", T_OBJECT, offsetof(GroupObject, parent), READONLY,
+     "The Task that has entered the group, or None."},
     {"__weaklistoffset__", T_PYSSIZET, offsetof(GroupObject, weakrefs),
      READONLY, NULL},
     {NULL, 0, 0, 0, NULL},

@@ -23,15 +23,18 @@
  *  2. The interpreter calls us, whether the loop is busy, idle or not running.
  *     We count the signal in plain fields: it cannot be lost from here on.
  *  3. We call wake(), unless an earlier wake-up has not been answered.
- *  4. We call the handler that was there before, if it is chained.  What it
+ *  4. We call notice(), at most once in 0.3 s.  It tells whether the signal
+ *     shall also do what it did before us, as a second Ctrl-C does.
+ *  5. We call the handler that was there before, if it is chained.  What it
  *     raises is kept: it must not be raised in the code that the main thread
  *     happens to run.
- *  5. In the loop, take() returns how many signals came since the last take(),
+ *  6. In the loop, take() returns how many signals came since the last take(),
  *     and take_errors() what the previous handler has raised.
  *
  * The interpreter may call us again in the middle of any of these steps, as
  * soon as Python code runs.  Therefore the count comes first, and the call
- * that counts runs no Python code.  Nothing of ours raises.
+ * that counts runs no Python code.  Nothing of ours raises, but for what the
+ * previous handler does when notice() has asked for it.
  *
  * add_signal_handler() is not enough: its callback waits for a free loop, the
  * byte is lost when the wake-up file is full, and a later call of
@@ -82,6 +85,7 @@ typedef struct {
     PyObject_HEAD
     PyObject *previous; /* owned: as getsignal() had it; NULL once cleared */
     PyObject *wake;     /* owned: wakes the loop; NULL once disarmed */
+    PyObject *notice;   /* owned, or NULL: called at each press */
     PyObject *registered_loop; /* owned, or NULL: calls on_loop_wakeup() */
     PyObject *covered;         /* owned, or NULL: ours, below the host's */
     PyObject *errors;          /* owned: list, or NULL: for take_errors() */
@@ -95,13 +99,20 @@ typedef struct {
     uint64_t calls_at_wakeup; /* `calls` when the loop last called */
     uint64_t replays;         /* counted, and perhaps to be raised again */
     double pending_since;     /* when the oldest undelivered signal came */
+    double noticed_at;        /* when notice() was last called */
     bool armed;
     bool chained;      /* `previous` is called too */
     bool is_c_handler; /* C code has set previous_action, not Python */
     bool replayable;   /* a signal that is raised again counts once */
     bool wake_pending; /* wake() was called, take() not yet */
     bool installing;   /* the loop's own handler may be in our place */
+    bool holds;        /* the chained call waits for release() */
+    bool held;         /* and there is one to be made */
 } SignalHandlerObject;
+
+/* Signals of one handler that come closer are one press of a key: a terminal
+   and a parent process may both send one. */
+#define SIGNAL_HANDLER_PRESS 0.3
 
 /* ----------------------------------------------------- the kernel's action */
 
@@ -230,16 +241,59 @@ signal_handler_wake_loop(SignalHandlerObject *self)
     return 1;
 }
 
+/* Call notice(), unless this signal belongs to the last press.  Returns how
+   many times the previous handler is to be called although it is not chained;
+   -1 with an exception that the handler of another signal raised during the
+   call. */
+static long
+signal_handler_notify(SignalHandlerObject *self)
+{
+    double now = al_clock();
+    if (self->notice == NULL || self->notice == Py_None
+        || now - self->noticed_at <= SIGNAL_HANDLER_PRESS)
+    {
+        return 0;
+    }
+    self->noticed_at = now; /* before the call, for a signal during it */
+    PyObject *notice = Py_NewRef(self->notice);
+    PyObject *answer = PyObject_CallFunction(notice, "i", self->signum);
+    Py_DECREF(notice);
+    long times = answer == NULL ? -1 : PyLong_AsLong(answer);
+    Py_XDECREF(answer);
+    if (times == -1 && PyErr_Occurred()
+        && PyErr_ExceptionMatches(PyExc_Exception))
+    {
+        PyErr_Clear(); /* MemoryError or RecursionError: the signal counts */
+        return 0;
+    }
+    return times;
+}
+
+/* Tell whether the previous handler is a working one of ours. */
+static bool
+signal_handler_is_above_ours(const SignalHandlerObject *self)
+{
+    PyObject *below = self->previous;
+    return below != NULL && Py_TYPE(below) == Py_TYPE(self)
+           && signal_handler_is_alive((SignalHandlerObject *)below);
+}
+
 /* Call the previous handler, if it is chained, and keep what it raises: it is
    delivered in the loop.  Returns 0; -1 with its exception if it has disarmed
-   us, or if there is no memory to keep it. */
+   us, if there is no memory to keep it, or if the previous handler is ours,
+   which raises only what it was asked for. */
 static int
 signal_handler_call_chained(SignalHandlerObject *self, PyObject *frame)
 {
+    /* A coordinator below holds its own host's handler, if it is to. */
+    if (self->chained && self->holds && !signal_handler_is_above_ours(self)) {
+        self->held = true;
+        return 0;
+    }
     if (!self->chained || signal_handler_chain(self, frame) == 0) {
         return 0;
     }
-    if (!signal_handler_is_alive(self)) {
+    if (!signal_handler_is_alive(self) || signal_handler_is_above_ours(self)) {
         return -1;
     }
     PyObject *error = PyErr_GetRaisedException();
@@ -300,6 +354,38 @@ signal_handler_fall_back(SignalHandlerObject *self, PyObject *frame)
     return 0;
 }
 
+/* Handle a signal that the interpreter reports.  Returns 0; -1 with an
+   exception. */
+static int
+signal_handler_handle(SignalHandlerObject *self, PyObject *frame)
+{
+    if (!signal_handler_is_alive(self)) {
+        return signal_handler_fall_back(self, frame);
+    }
+    self->calls++;
+    bool replayed = self->replays > 0;
+    if (replayed) {
+        self->replays--;
+    }
+    else {
+        signal_handler_record(self);
+    }
+    int reached = signal_handler_wake_loop(self);
+    if (reached <= 0) {
+        return reached < 0 ? -1 : signal_handler_fall_back(self, frame);
+    }
+    long times = replayed ? 0 : signal_handler_notify(self);
+    if (times < 0 || self->chained) {
+        return times < 0 ? -1 : signal_handler_call_chained(self, frame);
+    }
+    for (; times > 0; times--) {
+        if (signal_handler_fall_back(self, frame) < 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
 /* ------------------------------------------------------------ Python API */
 
 static PyObject *
@@ -313,20 +399,7 @@ signal_handler_call(PyObject *op, PyObject *args, PyObject *kwargs)
                             "a signal handler takes a number and a frame");
     }
     Py_INCREF(op); /* a handler that we call may remove us */
-    int reached = 0;
-    if (signal_handler_is_alive(self)) {
-        self->calls++;
-        if (self->replays > 0) {
-            self->replays--;
-        }
-        else {
-            signal_handler_record(self);
-        }
-        reached = signal_handler_wake_loop(self);
-    }
-    int done = reached < 0    ? -1
-               : reached == 0 ? signal_handler_fall_back(self, frame)
-                              : signal_handler_call_chained(self, frame);
+    int done = signal_handler_handle(self, frame);
     Py_DECREF(op);
     if (done < 0) {
         return NULL;
@@ -369,6 +442,7 @@ signal_handler_disarm(PyObject *op, PyObject *Py_UNUSED(ignored))
     SignalHandlerObject *self = (SignalHandlerObject *)op;
     self->armed = false;
     Py_CLEAR(self->wake);
+    Py_CLEAR(self->notice);
     Py_RETURN_NONE;
 }
 
@@ -403,6 +477,24 @@ signal_handler_take_errors(PyObject *op, PyObject *Py_UNUSED(ignored))
     PyObject *errors = self->errors;
     self->errors = NULL;
     return errors;
+}
+
+PyDoc_STRVAR(signal_handler_release_doc,
+"release($self, call, /)\n--\n\n"
+"Call the chained handler at once from now on, and once for the signals\n"
+"while it was held, if there were any.\n\n"
+"call: False: leave that one out, for the handler is about to be called.");
+
+static PyObject *
+signal_handler_release(PyObject *op, PyObject *call)
+{
+    SignalHandlerObject *self = (SignalHandlerObject *)op;
+    bool due = self->held && call != Py_False;
+    self->holds = self->held = false;
+    if (due && signal_handler_call_chained(self, Py_None) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
 }
 
 PyDoc_STRVAR(signal_handler_set_installing_doc,
@@ -446,6 +538,9 @@ signal_handler_on_loop_wakeup(PyObject *op, PyObject *on_top)
     }
     self->calls_at_wakeup = self->calls;
     self->installing = false; /* a signal of that time is reported first */
+    if (missed && signal_handler_notify(self) < 0) {
+        return NULL;
+    }
     /* A handler that displaced us was called; during the installation the
        previous handler was not. */
     if (missed && is_on_top && signal_handler_call_chained(self, Py_None) < 0)
@@ -514,33 +609,6 @@ signal_handler_take_over(PyObject *op, PyObject *other)
 }
 
 static PyObject *
-signal_handler_get_signum(PyObject *op, void *Py_UNUSED(closure))
-{
-    return AL_ALLOC(PyLong_FromLong(((SignalHandlerObject *)op)->signum));
-}
-
-static PyObject *
-signal_handler_get_count(PyObject *op, void *Py_UNUSED(closure))
-{
-    return AL_ALLOC(
-        PyLong_FromUnsignedLongLong(((SignalHandlerObject *)op)->count));
-}
-
-static PyObject *
-signal_handler_get_since(PyObject *op, void *Py_UNUSED(closure))
-{
-    return AL_ALLOC(
-        PyFloat_FromDouble(((SignalHandlerObject *)op)->pending_since));
-}
-
-static PyObject *
-signal_handler_get_previous(PyObject *op, void *Py_UNUSED(closure))
-{
-    PyObject *previous = ((SignalHandlerObject *)op)->previous;
-    return Py_NewRef(previous == NULL ? Py_None : previous);
-}
-
-static PyObject *
 signal_handler_get_registered_loop(PyObject *op, void *Py_UNUSED(closure))
 {
     PyObject *loop = ((SignalHandlerObject *)op)->registered_loop;
@@ -595,6 +663,7 @@ signal_handler_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         return NULL;
     }
     self->signum = signum;
+    self->noticed_at = -1.0;
     self->previous_action = action;
     self->previous = Py_NewRef(previous);
     self->wake = Py_NewRef(wake);
@@ -609,6 +678,7 @@ signal_handler_traverse(PyObject *op, visitproc visit, void *arg)
     Py_VISIT(Py_TYPE(op));
     Py_VISIT(self->previous);
     Py_VISIT(self->wake);
+    Py_VISIT(self->notice);
     Py_VISIT(self->registered_loop);
     Py_VISIT(self->covered);
     Py_VISIT(self->errors);
@@ -623,6 +693,7 @@ signal_handler_clear(PyObject *op)
     self->armed = false;
     Py_CLEAR(self->previous);
     Py_CLEAR(self->wake);
+    Py_CLEAR(self->notice);
     Py_CLEAR(self->registered_loop);
     Py_CLEAR(self->covered);
     Py_CLEAR(self->errors);
@@ -637,6 +708,7 @@ static PyMethodDef signal_handler_methods[] = {
     {"take_errors", signal_handler_take_errors, METH_NOARGS,
      signal_handler_take_errors_doc},
     {"cover", signal_handler_cover, METH_O, signal_handler_cover_doc},
+    {"release", signal_handler_release, METH_O, signal_handler_release_doc},
     {"set_installing", signal_handler_set_installing, METH_O,
      signal_handler_set_installing_doc},
     {"on_loop_wakeup", signal_handler_on_loop_wakeup, METH_O,
@@ -649,15 +721,6 @@ static PyMethodDef signal_handler_methods[] = {
 };
 
 static PyGetSetDef signal_handler_getset[] = {
-    {"signum", signal_handler_get_signum, NULL, "The signal's number.", NULL},
-    {"count", signal_handler_get_count, NULL,
-     "How many signals came so far.", NULL},
-    {"since", signal_handler_get_since, NULL,
-     "Monotonic time of the oldest signal that take() has not returned yet.",
-     NULL},
-    {"previous", signal_handler_get_previous, NULL,
-     "What signal.getsignal() returned before; None: a handler of C code.",
-     NULL},
     {"registered_loop", signal_handler_get_registered_loop,
      signal_handler_set_registered_loop,
      "The loop whose add_signal_handler() was called for us, or None.", NULL},
@@ -669,6 +732,20 @@ static PyGetSetDef signal_handler_getset[] = {
 };
 
 static PyMemberDef signal_handler_members[] = {
+    {"signum", T_INT, offsetof(SignalHandlerObject, signum), READONLY,
+     "The signal's number."},
+    {"count", T_ULONGLONG, offsetof(SignalHandlerObject, count), READONLY,
+     "How many signals came so far."},
+    {"since", T_DOUBLE, offsetof(SignalHandlerObject, pending_since), READONLY,
+     "Monotonic time of the oldest signal that take() has not returned yet."},
+    {"previous", T_OBJECT, offsetof(SignalHandlerObject, previous), READONLY,
+     "What signal.getsignal() returned before; None: a handler of C code."},
+    {"notice", T_OBJECT, offsetof(SignalHandlerObject, notice), 0,
+     "Called in the handler with each signal that comes more than 0.3 s\n"
+     "after the last one; returns how often the previous handler is to be\n"
+     "called although it is not chained.  None: no such call."},
+    {"holds", T_BOOL, offsetof(SignalHandlerObject, holds), 0,
+     "Whether the chained handler is not called before release()."},
     {"replayable", T_BOOL, offsetof(SignalHandlerObject, replayable), 0,
      "Whether a signal counts once that came while we were displaced and is\n"
      "raised again when we are not."},

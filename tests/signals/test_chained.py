@@ -35,7 +35,7 @@ async def test_an_exception_goes_to_the_loops_exception_handler(
     error: BaseException, handler_that_raises: Any, loop_errors: list[dict[str, Any]]
 ) -> None:
     handler_that_raises(signal.SIGTERM, error)
-    with SignalCoordinator() as coordinator:
+    with SignalCoordinator(reload_signals=[signal.SIGHUP]) as coordinator:
         os.kill(os.getpid(), signal.SIGTERM)  # raises nothing here
         assert await coordinator.wait_for_shutdown() == signal.SIGTERM
         await settle()
@@ -47,7 +47,7 @@ async def test_each_of_many_exceptions_is_reported(
     handler_that_raises: Any, loop_errors: list[dict[str, Any]]
 ) -> None:
     handler_that_raises(signal.SIGHUP, ValueError("host"))
-    with SignalCoordinator() as coordinator:
+    with SignalCoordinator(reload_signals=[signal.SIGHUP]) as coordinator:
         for _ in range(3):
             os.kill(os.getpid(), signal.SIGHUP)
         await coordinator.wait_for_reload()
@@ -61,7 +61,7 @@ async def test_an_exit_begins_the_shutdown_and_leaves_wait_for_shutdown(
     error: BaseException, signum: int, handler_that_raises: Any
 ) -> None:
     handler_that_raises(signum, error)
-    with SignalCoordinator() as coordinator:
+    with SignalCoordinator(reload_signals=[signal.SIGHUP]) as coordinator:
         os.kill(os.getpid(), signum)
         # A Task that raises an exit stops the loop, so it is caught in a coroutine.
         with pytest.raises(type(error)) as caught:
@@ -101,7 +101,7 @@ def test_a_host_that_exits_from_its_handler_ends_with_its_status(run: Run) -> No
     done = run("""
         async def main():
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
-            with SignalCoordinator() as c:
+            with SignalCoordinator(reload_signals=[signal.SIGHUP]) as c:
                 try:
                     kill(signal.SIGTERM)
                     print("goes on")
@@ -121,7 +121,7 @@ def test_an_exit_before_the_loop_runs_is_raised_in_it(run: Run) -> None:
                 await c.wait_for_shutdown()
             finally:
                 print("cleaned up")
-        with SignalCoordinator() as c:
+        with SignalCoordinator(reload_signals=[signal.SIGHUP]) as c:
             kill(signal.SIGTERM)
             print("goes on")
             run(main())
@@ -134,7 +134,7 @@ def test_without_a_loop_an_exit_leaves_the_block(run: Run, signum: int) -> None:
     done = run(f"""
         signal.signal({int(signum)}, lambda *_: sys.exit(7))
         try:
-            with SignalCoordinator() as c:
+            with SignalCoordinator(reload_signals=[signal.SIGHUP]) as c:
                 kill({int(signum)})
                 print("goes on")
         finally:
@@ -150,7 +150,7 @@ def test_without_a_loop_an_exception_is_logged_at_the_removal(run: Run) -> None:
         def host(*_):
             raise ValueError("host")
         signal.signal(signal.SIGTERM, host)
-        with SignalCoordinator() as c:
+        with SignalCoordinator(reload_signals=[signal.SIGHUP]) as c:
             kill(signal.SIGTERM)
         print(c.phase)
     """)
@@ -167,7 +167,7 @@ def test_main_is_not_hit_wherever_it_is(run: Run) -> None:
             asyncio.get_running_loop().set_exception_handler(
                 lambda _, context: errors.append(str(context["exception"])))
             signal.signal(signal.SIGTERM, host)
-            with SignalCoordinator() as c:
+            with SignalCoordinator(reload_signals=[signal.SIGHUP]) as c:
                 pid = os.getpid()
                 thread = threading.Thread(target=lambda: [
                     (time.sleep(0.001), os.kill(pid, signal.SIGTERM))

@@ -77,7 +77,7 @@ async def test_a_displaced_handler_is_logged_once_when_a_signal_shows_it(
     def theirs(*args: object) -> None: ...
 
     before = signal.getsignal(signal.SIGTERM)
-    with SignalCoordinator() as coordinator:
+    with SignalCoordinator(reload_signals=[signal.SIGHUP]) as coordinator:
         os.kill(os.getpid(), signal.SIGHUP)
         await coordinator.wait_for_reload()
         signal.signal(signal.SIGTERM, theirs)
@@ -101,7 +101,10 @@ async def test_a_displaced_handler_is_logged_once_when_a_signal_shows_it(
 async def test_a_handler_of_another_coordinator_on_top_is_not_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    with SignalCoordinator() as outer, SignalCoordinator():
+    with (
+        SignalCoordinator(reload_signals=[signal.SIGHUP]) as outer,
+        SignalCoordinator(reload_signals=[signal.SIGHUP]),
+    ):
         os.kill(os.getpid(), signal.SIGHUP)
         await outer.wait_for_reload()
     assert not [one for one in caplog.records if one.levelno >= logging.WARNING]
@@ -149,7 +152,7 @@ def test_a_coordinator_that_is_deaf_is_logged_when_another_signal_comes(
     done = run("""
         async def main():
             loop = asyncio.get_running_loop()
-            with SignalCoordinator() as c:
+            with SignalCoordinator(reload_signals=[signal.SIGHUP]) as c:
                 loop.add_signal_handler(signal.SIGTERM, print, "theirs")
                 kill(signal.SIGTERM)
                 await asyncio.sleep(0.05)
@@ -294,7 +297,7 @@ def test_it_counts_once_with_a_host_that_calls_the_handler_below(run: Run) -> No
 def test_a_reload_while_displaced_hides_no_later_one(run: Run) -> None:
     done = run("""
         async def main():
-            with SignalCoordinator() as c:
+            with SignalCoordinator(reload_signals=[signal.SIGHUP]) as c:
                 ours = signal.signal(signal.SIGHUP, lambda *_: None)
                 kill(signal.SIGHUP)
                 await asyncio.wait_for(c.wait_for_reload(), 5)

@@ -107,7 +107,7 @@ def test_a_coordinator_armed_before_a_fork_works_in_the_child(
     run: Run, way: str, armed: str
 ) -> None:
     done = run(f"""
-        c = SignalCoordinator(5)
+        c = SignalCoordinator(5, reload_signals=[signal.SIGHUP])
         async def worker():
             if {way == "async with"}:
                 async with c:

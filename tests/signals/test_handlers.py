@@ -136,11 +136,12 @@ def test_what_was_found_ignored_stays_so_unless_asked_for(run: Run) -> None:
     done = run("""
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         async def main():
-            with SignalCoordinator() as c:
+            with SignalCoordinator(reload_signals=[signal.SIGHUP]) as c:
                 kill(signal.SIGHUP)
                 await asyncio.sleep(0.02)
                 print(c.received, signal.getsignal(signal.SIGHUP).name)
-            with SignalCoordinator(take_ignored=True) as c:
+            c = SignalCoordinator(take_ignored=True, reload_signals=[signal.SIGHUP])
+            with c:
                 kill(signal.SIGHUP)
                 await asyncio.wait_for(c.wait_for_reload(), 5)
             print(signal.getsignal(signal.SIGHUP).name)
@@ -234,7 +235,7 @@ def test_two_coordinators_are_removed_in_either_order(run: Run, order: str) -> N
     done = run(f"""
         async def main():
             before = actions()
-            outer, inner = SignalCoordinator(), SignalCoordinator()
+            outer, inner = (SignalCoordinator(reload_signals=[1]) for _ in "12")
             outer.setup_handlers()
             inner.setup_handlers()
             kill(signal.SIGTERM)
@@ -289,7 +290,7 @@ def test_what_was_there_is_restored_after_the_loop_has_stopped(
         signal.signal(signal.SIGTERM, host)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         loop = new_loop()
-        c = SignalCoordinator(take_ignored=True)
+        c = SignalCoordinator(take_ignored=True, reload_signals=[signal.SIGHUP])
         before = actions()
         async def begin():
             c.setup_handlers()
@@ -319,7 +320,7 @@ def test_interrupted_calls_restart_as_before(run: Run) -> None:
             signal.signal(signal.SIGTERM, lambda *_: None)
             signal.signal(signal.SIGHUP, lambda *_: None)
             signal.siginterrupt(signal.SIGHUP, False)
-            with SignalCoordinator():
+            with SignalCoordinator(reload_signals=[signal.SIGHUP]):
                 print([restarts(s) for s in (1, 2, 15)])
             print([restarts(s) for s in (1, 15)])
         run(main())
@@ -349,7 +350,7 @@ def test_a_handler_set_by_c_code_is_called_and_comes_back(run: Run) -> None:
 
 
 async def test_the_coordinator_is_freed_once_removed() -> None:
-    coordinator = SignalCoordinator()
+    coordinator = SignalCoordinator(reload_signals=[signal.SIGHUP])
     with coordinator:
         os.kill(os.getpid(), signal.SIGHUP)
         await coordinator.wait_for_reload()
@@ -498,7 +499,7 @@ def test_a_forked_child_is_inert_and_dies_of_the_signal(run: Run) -> None:
     done = run("""
         async def main():
             loop = asyncio.get_running_loop()
-            with SignalCoordinator() as c:
+            with SignalCoordinator(reload_signals=[signal.SIGHUP]) as c:
                 pid = os.fork()
                 if pid == 0:
                     time.sleep(10)
@@ -550,7 +551,7 @@ def test_exit_with_armed_handlers_prints_nothing(run: Run) -> None:
 def test_signals_during_interpreter_exit_crash_nothing(run: Run) -> None:
     done = run("""
         import atexit
-        c = SignalCoordinator()
+        c = SignalCoordinator(reload_signals=[signal.SIGHUP])
         c.setup_handlers()
         class Late:
             def __del__(self):

@@ -130,3 +130,107 @@ def test_a_handler_covers_another_and_never_itself() -> None:
     for handler in (top, middle, below, below):
         handler(signal.SIGUSR1, None)
     assert [top.count, middle.count, below.count] == [1, 0, 1]
+
+
+def noticed(answer: object) -> tuple[SignalHandler, list[int], list[int]]:
+    """A handler that is not chained; the calls of notice, and of the one below."""
+    notices: list[int] = []
+    calls: list[int] = []
+
+    def notice(signum: int) -> int:
+        notices.append(signum)
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer  # type: ignore[return-value]
+
+    def previous(signum: int, frame: object) -> None:
+        calls.append(signum)
+
+    handler = SignalHandler(signal.SIGUSR1, previous, lambda: True)
+    handler.notice = notice
+    handler.arm(False)
+    return handler, notices, calls
+
+
+@pytest.mark.parametrize("answer", [0, 1, 2])
+def test_notice_decides_how_often_the_previous_handler_is_called(answer: int) -> None:
+    handler, notices, calls = noticed(answer)
+    handler(signal.SIGUSR1, None)
+    assert (len(notices), len(calls), handler.count) == (1, answer, 1)
+
+
+def test_signals_of_one_press_are_noticed_once() -> None:
+    handler, notices, calls = noticed(1)
+    for _ in range(5):
+        handler(signal.SIGUSR1, None)
+    assert (len(notices), len(calls), handler.count) == (1, 1, 5)
+
+
+@pytest.mark.parametrize("answer", [None, "1", MemoryError(), 2**80])
+def test_a_notice_that_fails_counts_for_nothing(answer: object) -> None:
+    handler, notices, calls = noticed(answer)
+    handler(signal.SIGUSR1, None)
+    assert (len(notices), calls, handler.take()) == (1, [], 1)
+
+
+def test_an_interrupt_in_the_middle_of_a_notice_is_not_swallowed() -> None:
+    handler, _, calls = noticed(KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        handler(signal.SIGUSR1, None)
+    assert (calls, handler.take()) == ([], 1)
+
+
+def test_a_disarmed_handler_notices_nothing() -> None:
+    handler, notices, calls = noticed(0)
+    handler.disarm()
+    assert handler.notice is None
+    handler(signal.SIGUSR1, None)
+    assert (notices, len(calls)) == ([], 1)
+
+
+@pytest.mark.parametrize("call", [True, False])
+def test_a_held_handler_is_called_once_at_the_release(call: bool) -> None:
+    calls: list[object] = []
+    handler = SignalHandler(
+        signal.SIGUSR1, lambda *call: calls.append(call), lambda: True
+    )
+    handler.holds = True
+    handler.arm(True)
+    for _ in range(3):
+        handler(signal.SIGUSR1, None)
+    assert calls == []
+    for _ in range(2):
+        handler.release(call)
+    assert calls == ([(signal.SIGUSR1, None)] if call else [])
+    handler(signal.SIGUSR1, None)
+    assert len(calls) == 1 + call
+
+
+def test_what_a_held_handler_raises_is_kept() -> None:
+    handler = SignalHandler(signal.SIGUSR1, found, lambda: True)
+    handler.holds = True
+    handler.arm(True)
+    handler(signal.SIGUSR1, None)
+    handler.release(True)
+    assert [type(error) for error in handler.take_errors()] == [SystemExit]
+
+
+def test_without_a_loop_nothing_is_held() -> None:
+    handler = SignalHandler(signal.SIGUSR1, found, lambda: False)
+    handler.holds = True
+    handler.arm(True)
+    with pytest.raises(SystemExit):
+        handler(signal.SIGUSR1, None)
+
+
+def test_a_handler_of_ours_below_is_never_held_and_may_raise() -> None:
+    below = SignalHandler(signal.SIGUSR1, found, lambda: True)
+    below.notice = lambda signum: 1
+    below.arm(False)
+    handler = SignalHandler(signal.SIGUSR1, below, lambda: True)
+    handler.holds = True
+    handler.arm(True)
+    with pytest.raises(SystemExit):
+        handler(signal.SIGUSR1, None)
+    assert (handler.count, below.count) == (1, 1)
+    assert handler.take_errors() == []

@@ -18,7 +18,7 @@ pytestmark = needs_posix
 @pytest.mark.parametrize("cause", ["signal", "request"])
 @pytest.mark.parametrize("way", ["with", "async with"])
 async def test_after_a_shutdown_all_begins_afresh(cause: str, way: str) -> None:
-    coordinator = SignalCoordinator(5)
+    coordinator = SignalCoordinator(5, reload_signals=[signal.SIGHUP])
     events = []
 
     async def use() -> None:
@@ -80,7 +80,7 @@ async def test_after_a_graceful_shutdown_without_a_signal_too() -> None:
 
 
 async def test_without_a_shutdown_counts_and_reloads_go_on() -> None:
-    coordinator = SignalCoordinator()
+    coordinator = SignalCoordinator(reload_signals=[signal.SIGHUP])
     with coordinator:
         os.kill(os.getpid(), signal.SIGHUP)
         await settle()

@@ -85,7 +85,7 @@ async def test_a_request_amid_a_storm_of_signals_is_not_lost(
     frequent_switches: None,
 ) -> None:
     for _ in range(20):
-        with SignalCoordinator() as coordinator:
+        with SignalCoordinator(reload_signals=[signal.SIGHUP]) as coordinator:
             thread = threading.Thread(target=coordinator.request_shutdown)
             thread.start()
             while thread.is_alive() or not coordinator.received:
@@ -99,7 +99,8 @@ async def test_a_request_amid_a_storm_of_signals_is_not_lost(
 async def test_threads_may_read_while_handlers_come_and_go(
     frequent_switches: None,
 ) -> None:
-    coordinator, errors, seen = SignalCoordinator(), [], []
+    coordinator = SignalCoordinator(reload_signals=[signal.SIGHUP])
+    errors, seen = [], []
     done = threading.Event()
 
     def read() -> None:
@@ -132,7 +133,7 @@ def test_a_loop_in_another_thread_delivers_while_handlers_come_and_go(
 ) -> None:
     done = run("""
         sys.setswitchinterval(1e-6)
-        c = SignalCoordinator()
+        c = SignalCoordinator(reload_signals=[signal.SIGHUP])
         async def main():
             c.shutdown_event
             while c.phase == "running":

@@ -171,12 +171,12 @@ def test_the_first_signal_counts_and_chooses_how_the_process_ends(
     with start(source(HANGS["a callback does not return"])) as child:
         child.wait_for("ready")
         sent = time.monotonic()
-        child.send_signal(signal.SIGTERM)
+        child.send_signal(signal.SIGINT)
         for _ in range(4):
             time.sleep(0.1)
-            child.send_signal(signal.SIGINT)
+            child.send_signal(signal.SIGTERM)
         done = child.finish()
-    assert done.returncode == -signal.SIGTERM
+    assert done.returncode == -signal.SIGINT
     assert time.monotonic() - sent < 10 * AFTER
 
 

@@ -924,7 +924,7 @@ async def coordinator_wait_for_a_request() -> None:
 
 @case()
 async def coordinator_wait_for_reload() -> None:
-    with SignalCoordinator() as coordinator:
+    with SignalCoordinator(reload_signals=[signal.SIGHUP]) as coordinator:
         timers = [raise_later(signal.SIGHUP, seconds) for seconds in (1, 2)]
         try:
             for _ in timers:
@@ -975,6 +975,58 @@ async def coordinator_entered_again() -> None:
             coordinator.request_shutdown()
             await coordinator.wait_for_shutdown()
             await asyncio.sleep(0.5)  # past the deadline
+
+
+@case()
+async def coordinator_reloads() -> None:
+    with SignalCoordinator(reload_signals=[signal.SIGHUP]) as coordinator:
+        timers = [raise_later(signal.SIGHUP, seconds) for seconds in (1, 2)]
+        asyncio.get_running_loop().call_later(3, coordinator.request_shutdown)
+        try:
+            async for signum in coordinator.reloads():
+                assert signum == signal.SIGHUP
+                await asyncio.sleep(0)
+        finally:
+            for timer in timers:
+                timer.cancel()
+
+
+@case(LONG)
+async def coordinator_drains() -> None:
+    registry = TaskRegistry()
+    async with SignalCoordinator(4, drain=2, registry=registry) as coordinator:
+        registry.register(cleans_up(5))
+        coordinator.request_shutdown()
+        await coordinator.wait_for_shutdown()
+        await coordinator.graceful_shutdown()
+
+
+@case(LONG)
+async def coordinator_ends_what_is_attached_in_order() -> None:
+    jobs, feeds = TaskRegistry(), TaskRegistry()
+    coordinator = SignalCoordinator(4, drain=1, cancel_on_signal=True, registry=jobs)
+    coordinator.attach(feeds, order=1)
+    async with coordinator:
+        jobs.register(cleans_up(5))
+        feeds.register(cleans_up(5))
+        coordinator.request_shutdown()
+        await asyncio.sleep(1.5)
+
+
+@case(LONG)
+async def coordinator_ends_a_batch_and_a_group() -> None:
+    batch, group = bounded_gather(cleans_up, [5, 5]), TaskGroup()
+    coordinator = SignalCoordinator(4)
+    coordinator.attach(batch)
+    coordinator.attach(group, order=1)
+    user = asyncio.create_task(batch.collect())
+    try:
+        async with coordinator, group:
+            group.create_task(cleans_up(5))
+            await asyncio.sleep(0)
+            await coordinator.graceful_shutdown()
+    finally:
+        await asyncio.wait([user])
 
 
 @case(LONG)

@@ -133,6 +133,12 @@ SECONDS: dict[str, tuple[str, bool, bool, Call]] = {
         True,
         made(SignalCoordinator, "shutdown_timeout"),
     ),
+    "SignalCoordinator(drain)": (
+        "drain",
+        False,
+        True,
+        lambda value: SignalCoordinator(math.inf, drain=value),
+    ),
     "graceful_shutdown": (
         "timeout",
         True,
