@@ -437,7 +437,12 @@ pump_abandon_item(WorkerObject *worker, double now)
         pump_hold_task(p, task);
     }
     if (result != NULL) {
+        /* Not over meanwhile: an on_result that stops the pump runs in the
+           context that closing the source enters. */
+        bool spawning = p->spawning;
+        p->spawning = true;
         p->calls->item_ended(p->owner, result);
+        p->spawning = spawning;
     }
     al_pump_update(p);
     Py_XDECREF(result);
