@@ -151,12 +151,13 @@ item_task_start(WorkerObject *self)
 bool
 al_item_task_check_registry(al_pump *p)
 {
-    if (p->registry == NULL) {
+    if (p->registry == NULL || p->registry_failed) {
         return false;
     }
     int closing =
         al_object_truth(PyObject_GetAttr(p->registry, p->st->s_closing));
     if (closing < 0) {
+        p->registry_failed = true; /* asked again, it would fail again */
         al_pump_fail(p);
     }
     else if (closing > 0 && p->stopping == AL_STOP_NONE) {

@@ -323,12 +323,12 @@ al_pump_stop(al_pump *p, al_stop why, PyObject *msg, bool again)
     bool leaves_items = why == AL_STOP_REGISTRY;
     if (first) {
         p->stopping = leaves_items ? AL_STOP_CANCEL : why;
+        p->left_to_registry = leaves_items || al_item_task_check_registry(p);
     }
     al_reader_cancel(p, again);
-    if (leaves_items) {
-        p->left_to_registry = true;
-    }
-    else {
+    /* Nothing begins after a stop, so one round of cancelling reaches all. */
+    if (again || (!leaves_items && !p->items_cancelled)) {
+        p->items_cancelled = true;
         pump_each_worker(
             p, pump_cancel_worker,
             &(pump_cancellation){.why = why, .msg = msg, .again = again});
@@ -437,7 +437,12 @@ pump_abandon_item(WorkerObject *worker, double now)
         pump_hold_task(p, task);
     }
     if (result != NULL) {
+        /* Not over meanwhile: an on_result that stops the pump runs in the
+           context that closing the source enters. */
+        bool spawning = p->spawning;
+        p->spawning = true;
         p->calls->item_ended(p->owner, result);
+        p->spawning = spawning;
     }
     al_pump_update(p);
     Py_XDECREF(result);

@@ -76,7 +76,9 @@ typedef struct al_pump {
     bool spawning; /* workers are being made */
     bool paused;
     bool closed;           /* nothing can be added any more */
+    bool items_cancelled;  /* all that ran, by a stop */
     bool left_to_registry; /* which shuts down, and cancels the items */
+    bool registry_failed;  /* it did not tell whether it shuts down */
 } al_pump;
 
 /* Make an idle pump.  The caller then fills in fn, name, source, limit, room,

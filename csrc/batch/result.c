@@ -467,11 +467,11 @@ result_clear(PyObject *op)
 {
     /* None, not NULL: a result in a cycle may still be read. */
     ResultObject *self = (ResultObject *)op;
+    Py_CLEAR(self->error); /* first: unwrap() of an error reads the slot */
     Py_SETREF(self->item, Py_NewRef(Py_None));
     self->slot = RESULT_SLOT_DATA;
     Py_SETREF(self->data, Py_NewRef(Py_None));
     Py_CLEAR(self->task_id);
-    Py_CLEAR(self->error);
     return 0;
 }
 

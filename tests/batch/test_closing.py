@@ -15,10 +15,12 @@ from pyasynclife import (
     BatchError,
     BatchStatus,
     TaskResult,
+    TaskState,
     bounded_gather,
 )
 from pyasynclife.console import track
 from support.coroutines import Boom, echo, forever
+from support.items import Stubborn
 from support.loops import settle, until
 
 BOTH_WAYS = True
@@ -215,6 +217,37 @@ async def test_a_source_may_use_the_batch_while_it_is_closed() -> None:
     batch = bounded_gather(echo, source(), on_result=lambda r: batch.cancel())
     await batch
     assert used == [None]
+
+
+async def test_a_generator_is_closed_in_its_context_when_on_result_ends_the_batch() -> (
+    None
+):
+    """on_result runs in the context of the source, which cannot be entered twice."""
+    log: list[Any] = []
+
+    def source() -> Iterator[int]:
+        token = var.set("own")
+        try:
+            yield from itertools.count()
+        finally:
+            log.append(var.get())
+            var.reset(token)
+
+    stubborn = Stubborn()
+    batch = bounded_gather(
+        stubborn,
+        source(),
+        max_concurrent=1,
+        timeout=0.01,
+        cancel_grace=0,
+        on_result=lambda result: batch.cancel(),
+    )
+    try:
+        result = await batch
+    finally:
+        await stubborn.release()
+    assert [one.state for one in result] == [TaskState.RUNNING]
+    assert log == ["own"]
 
 
 # ---------------------------------------- a batch that is another batch's source

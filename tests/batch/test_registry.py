@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -15,7 +16,8 @@ from pyasynclife import (
     TaskState,
     bounded_gather,
 )
-from support.coroutines import Fatal, echo
+from support.coroutines import Boom, Fatal, echo, forever
+from support.items import Counted
 from support.loops import settle, until
 from support.marks import needs_eager
 
@@ -214,6 +216,91 @@ async def test_a_cancelled_item_of_an_open_registry_ends_no_batch() -> None:
     await until(lambda: service.begun == 2)
     service.batch.cancel()
     assert [r.state for r in await consumer] == [TaskState.CANCELLED] * 2
+
+
+@pytest.mark.parametrize("how", ["budget", "errors", "source", "caller"])
+async def test_what_a_shutdown_has_cancelled_is_not_cancelled_again(how: str) -> None:
+    counts: Counter[int] = Counter()
+    cleaning = asyncio.Event()
+    free = asyncio.Event()
+
+    async def fn(x: int) -> None:
+        try:
+            await forever()
+        except asyncio.CancelledError:
+            cleaning.set()
+            if x == 0 and how == "errors":
+                await settle(3)
+                raise Boom from None
+            await free.wait()
+            raise
+
+    async def source() -> AsyncIterator[int]:
+        for x in range(3):
+            yield x
+        await cleaning.wait()
+        await settle(3)
+        if how == "source":
+            raise Boom
+        await forever()
+
+    async def counted(x: int) -> None:
+        await Counted(fn(x), counts, x)
+
+    registry = TaskRegistry()
+    batch = bounded_gather(
+        counted,
+        source(),
+        registry=registry,
+        max_errors=0 if how == "errors" else None,
+        budget=0.05 if how == "budget" else None,
+    )
+    waiter = asyncio.create_task(batch.collect())
+    await until(lambda: len(registry) == 3)
+    shutdown = asyncio.create_task(registry.shutdown())
+    await cleaning.wait()
+    if how == "caller":
+        waiter.cancel()
+    if how == "budget":
+        await asyncio.sleep(0.1)
+    await settle(10)
+    free.set()
+    await asyncio.wait([waiter, shutdown])
+    assert waiter.cancelled() or waiter.exception() or waiter.result().failures()
+    assert counts == dict.fromkeys(range(3), 1)
+
+
+async def test_failing_while_a_registry_shuts_down_takes_linear_time() -> None:
+    """Each failure beyond max_errors once looked at all the items that were left."""
+    asked = 0
+
+    class Asked(asyncio.Task[Any]):
+        def cancelling(self) -> int:
+            nonlocal asked
+            asked += 1
+            return super().cancelling()
+
+    async def fails(x: int) -> None:
+        try:
+            await forever()
+        except asyncio.CancelledError:
+            if x == 0:
+                raise
+            await settle(1)
+            raise Boom from None
+
+    loop = asyncio.get_running_loop()
+    loop.set_task_factory(lambda loop, coro, **kw: Asked(coro, loop=loop, **kw))
+    registry = TaskRegistry()
+    batch = bounded_gather(
+        fails, range(100), max_concurrent=100, max_errors=0, registry=registry
+    )
+    waiter = asyncio.create_task(batch.collect())
+    await until(lambda: len(registry) == 100)
+    await registry.shutdown()
+    result = await waiter
+    assert len(result.failures()) == 100
+    assert asked < 1000
 
 
 async def test_an_error_of_a_registrys_closing_ends_the_batch() -> None:
