@@ -14,6 +14,7 @@
 #include "group/group.h"
 #include "group/group_exit.h"
 #include "signals/signal_handler.h"
+#include "signals/watchdog.h"
 #include "batch/result.h"
 #include "batch/worker.h"
 #include "batch/item_task.h"
@@ -71,6 +72,7 @@ module_exec(PyObject *module)
         || al_group_setup(module, st) < 0
         || al_group_exit_setup(module, st) < 0
         || al_signal_handler_setup(module, st) < 0
+        || al_watchdog_setup(module, st) < 0
         || al_deadline_setup(module, st) < 0 || al_result_setup(module, st) < 0
         || al_worker_setup(module, st) < 0
         || al_item_task_setup(module, st) < 0

@@ -31,6 +31,7 @@ from pyasynclife._gather import bounded_gather
 from pyasynclife._registry import RegistryStats, TaskRegistry
 from pyasynclife._report import ShutdownReport, TaskExit
 from pyasynclife._results import BatchProgress, BatchResult
+from pyasynclife._run import run
 from pyasynclife._shutdown import SignalCoordinator
 from pyasynclife._states import BatchStatus, TaskHealth, TaskState
 
@@ -67,6 +68,7 @@ __all__ = [
     "gather_with_timeout_and_budget",
     "monitor_tasks",
     "process_batch_with_deadline",
+    "run",
     "shielded_operation",
     "task_with_individual_timeout",
     "wait_for_first_completion",

@@ -37,9 +37,11 @@ def check_seconds(name: str, value: Any, *, zero: bool = True) -> float:
     return _seconds(name, value, zero, "")
 
 
-def check_optional_seconds(name: str, value: Any, default: D) -> float | D:
+def check_optional_seconds(
+    name: str, value: Any, default: D, *, zero: bool = True
+) -> float | D:
     """Return a duration as a float, or ``default`` for None; see `check_seconds`."""
-    return default if value is None else _seconds(name, value, True, " or None")
+    return default if value is None else _seconds(name, value, zero, " or None")
 
 
 def _seconds(name: str, value: Any, zero: bool, or_none: str) -> float:
@@ -222,7 +224,7 @@ def close_unstarted(*values: Any) -> None:
     """
     for value in values:
         if is_coroutine(value):
-            if not _is_started(value):
+            if not is_started(value):
                 value.close()
         elif type(value) in (list, tuple, set, frozenset, dict):
             members = value.values() if type(value) is dict else value
@@ -230,7 +232,7 @@ def close_unstarted(*values: Any) -> None:
                 close_unstarted(member)
 
 
-def _is_started(coro: Any) -> bool:
+def is_started(coro: Any) -> bool:
     """Tell whether a coroutine has started, as far as it shows that."""
     running = getattr(coro, "cr_running", False)
     # mypyc's coroutines have no such attributes, and Cython's not all of them.

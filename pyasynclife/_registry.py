@@ -119,7 +119,7 @@ class TaskRegistry(Registry):
     # That of a coordinator whose shutdown has begun.
     _deadline: Deadline | None
     # The shutdowns that began before it, by their own timeout.
-    _own_shutdowns: list[tuple[Deadline, JoinSet]]
+    _own_shutdowns: dict[Deadline, JoinSet]
 
     def __init__(
         self,
@@ -150,7 +150,7 @@ class TaskRegistry(Registry):
         self._on_stale = on_stale
         self._monitor = None
         self._deadline = None
-        self._own_shutdowns = []
+        self._own_shutdowns = {}
 
     def __repr__(self) -> str:
         """Return the type and the number of live tasks."""
@@ -308,8 +308,8 @@ class TaskRegistry(Registry):
                 deadline = self._deadline
             if deadline is None:
                 deadline = Deadline.after(loop, started, self.shutdown_timeout)
-                own = deadline, join_set
-                self._own_shutdowns.append(own)
+                own = deadline
+                self._own_shutdowns[own] = join_set
             if cancelled:
                 deadline.extend(loop.time())
             if self._starting:  # a task in its eager first step is cancelled after it
@@ -318,7 +318,7 @@ class TaskRegistry(Registry):
             return report, self._note_stuck(report)
         finally:
             if own is not None:
-                self._own_shutdowns.remove(own)
+                del self._own_shutdowns[own]
             self._end_shutdown()
 
     def _note_stuck(self, report: ShutdownReport) -> bool:
@@ -342,10 +342,11 @@ class TaskRegistry(Registry):
         before = self._deadline_on(deadline.loop)
         if before is None or before.over or deadline.due < before.due:
             self._deadline = deadline
-        for own, join_set in self._own_shutdowns:
-            own.due = min(own.due, deadline.due)
-            own.until = min(own.until, deadline.until)
-            join_set.wake_callers()
+        for own, join_set in tuple(self._own_shutdowns.items()):
+            if own.loop is deadline.loop:
+                own.due = min(own.due, deadline.due)
+                own.until = min(own.until, deadline.until)
+                join_set.wake_callers()
 
     def _forget_deadline(self, deadline: Deadline) -> None:
         """Follow a deadline no longer."""

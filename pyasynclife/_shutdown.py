@@ -91,6 +91,7 @@ class SignalCoordinator(SignalEvents):
         drain: float = 0.0,
         cancel_on_signal: bool = False,
         force_exit: bool = False,
+        kill_after: float | None = None,
         on_signal: Callable[[int, int], object] | None = None,
     ) -> None:
         check_hook("on_signal", on_signal)
@@ -104,10 +105,12 @@ class SignalCoordinator(SignalEvents):
                     f"{name} must not be longer than shutdown_timeout, which includes "
                     f"it, got {seconds} and {self._shutdown_timeout}"
                 )
+        seconds = check_optional_seconds("kill_after", kill_after, math.inf, zero=False)
         super().__init__(
             shutdown_signals,
             reload_signals,
             take_ignored,
+            None if seconds == math.inf else seconds,
             on_signal,
             callbacks=callbacks,
             required=required,
@@ -126,6 +129,7 @@ class SignalCoordinator(SignalEvents):
         self._join_set: JoinSet | None = None
         self._joining: set[asyncio.Task[Any]] = set()
         self._caller: asyncio.Task[Any] | None = None
+        self._on_begin: Callable[[int | None, float], object] | None = None  # of run()
         self._calls = 0  # of graceful_shutdown() that are under way
         self._drain_until: float | None = None  # loop time, from the beginning on
         self._drains: set[asyncio.Timeout] = set()  # of calls that wait for its end
@@ -194,6 +198,8 @@ class SignalCoordinator(SignalEvents):
         if self._phase == "running":
             self._phase = "draining"
         self._set_shutdown()
+        if self._on_begin is not None:
+            self._on_begin(signum, seconds_ago)
         if signum is not None:
             logger.info("%s: shutting down", _signals.name_of(signum))
         else:

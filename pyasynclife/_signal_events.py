@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Self
 from pyasynclife import _relay, _signals
 from pyasynclife._arguments import check_answer, check_flag, check_hook, short
 from pyasynclife._await_chain import dump_tasks
-from pyasynclife._core import SignalHandler
+from pyasynclife._core import SignalHandler, Watchdog
 from pyasynclife._errors import SignalSetupError
 from pyasynclife._log import logger
 from pyasynclife._waiting import wait_among, wake
@@ -53,6 +53,7 @@ class SignalEvents:
         shutdown_signals: Iterable[int] | None,
         reload_signals: Iterable[int] | None,
         take_ignored: bool,
+        kill_after: float | None,
         on_signal: Callable[[int, int], object] | None,
         *,
         callbacks: Mapping[int, Callable[[int], object]] | None,
@@ -86,6 +87,9 @@ class SignalEvents:
         self._required = check_flag("required", required)
         self._force_exit = check_flag("force_exit", force_exit)
         self._take_ignored = check_flag("take_ignored", take_ignored)
+        self._kill_after = kill_after
+        self._watchdog: Watchdog | None = None
+        self._on_wake: Callable[[], object] | None = None  # of run(): at a signal
         self._on_signal = on_signal
         self._shutdown = asyncio.Event()
         self._reload = asyncio.Event()
@@ -230,6 +234,7 @@ class SignalEvents:
         was_armed, before = self._armed, self._handlers
         self._armed = True
         try:
+            self._arm_watchdog()
             for signum in signals:
                 ours = self._handlers.get(signum, ())
                 known = was_armed and signum in self._set_up
@@ -253,6 +258,8 @@ class SignalEvents:
         except BaseException:
             self._remove(before)
             self._armed = was_armed
+            if not was_armed:
+                self._disarm_watchdog()
             raise
         self._set_up = frozenset(signals)
         if again:
@@ -274,10 +281,28 @@ class SignalEvents:
         self._holds = self._lame_duck > 0 and self._rung == 0  # for the next setup
         self._remove({})
         self._armed = False
+        self._disarm_watchdog()
         if self._loop is None or self._loop.is_closed():
             self._log_errors()
         elif self._undelivered:
             self._deliver_soon()
+
+    def _arm_watchdog(self) -> None:
+        if self._kill_after is None or self._watchdog is not None:
+            return
+        try:
+            self._watchdog = Watchdog(self._kill_after, self._shutdown_signals)
+        except (OSError, RuntimeError) as error:
+            raise SignalSetupError(
+                f"kill_after cannot be kept: {error}; leave it out, or make fewer "
+                "coordinators"
+            ) from error
+
+    def _disarm_watchdog(self) -> None:
+        """Stop the watchdog, unless a signal has come: then nothing stops it."""
+        if self._watchdog is not None:
+            self._watchdog.disarm()
+            self._watchdog = None
 
     def _remove(self, kept: dict[int, tuple[SignalHandler, ...]]) -> None:
         """Remove all handlers but some, the newest first."""
@@ -323,6 +348,7 @@ class SignalEvents:
         pid = os.getpid()
         if self._pid is not None and self._pid != pid:
             self._handlers, self._armed, self._loop = {}, False, None
+            self._watchdog = None
             self._undelivered.clear()
             self._begin_afresh()
         self._pid = pid
@@ -419,6 +445,8 @@ class SignalEvents:
 
         Returns False if the loop is closed.
         """
+        if self._on_wake is not None:
+            self._on_wake()
         loop = self._loop
         if loop is None:
             return True  # delivered when there is a loop

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from pyasynclife._core import SignalHandler
+from pyasynclife._core import SignalHandler, watch_signal
 from pyasynclife._errors import SignalSetupError
 from pyasynclife._log import logger
 
@@ -245,6 +245,7 @@ def _clear_wakeup_fd() -> None:
 def _put_on_top(handler: SignalHandler) -> None:
     signal.signal(handler.signum, handler)
     signal.siginterrupt(handler.signum, False)  # signal() resets it
+    watch_signal(handler.signum)
 
 
 def _uninstall(handler: SignalHandler) -> None:
@@ -269,6 +270,8 @@ def _restore(handler: SignalHandler) -> None:
         signal.signal(handler.signum, handler.previous)
     # None stands for a handler of C code, which only sigaction() can put back.
     handler.restore_action()
+    if isinstance(handler.previous, SignalHandler):
+        watch_signal(handler.signum)
 
 
 def _unregister(handler: SignalHandler) -> None:

@@ -78,8 +78,8 @@ typedef struct {
     PyObject *meta;        /* owned: the entry, or None */
     PyObject *error;       /* owned, or NULL */
     member_outcome outcome;
+    Py_ssize_t calls; /* enter() without leave(); if any, it is in `calling` */
     bool cancel_sent; /* a cancel() is under way, or has returned True */
-    bool calls;       /* it is in `calling` */
     bool ended;
 } MemberObject;
 
@@ -140,13 +140,17 @@ join_set_wake(JoinSetObject *self)
     Py_XDECREF(outsiders);
 }
 
-/* Move a member that has not ended to `calling`, or back to `running`. */
+/* Count a call of a member that has not ended, or one less, and move it to
+   `calling`, or back to `running`.  A call that has returned is taken back
+   later, and by then there may be another. */
 static void
-member_set_calling(JoinSetObject *set, MemberObject *member, bool calls)
+member_add_call(JoinSetObject *set, MemberObject *member, int change)
 {
-    if (member->calls != calls) {
-        member->calls = calls;
-        set->callers += calls ? 1 : -1;
+    bool called = member->calls > 0;
+    member->calls += change;
+    bool calls = member->calls > 0;
+    if (calls != called) {
+        set->callers += change;
         al_link_unlink(&member->link);
         al_list_append(calls ? &set->calling : &set->running, &member->link);
     }
@@ -197,7 +201,7 @@ al_member_end(PyObject *op, al_outcome outcome, PyObject *error)
     Py_XSETREF(member->error, Py_XNewRef(error));
     if (al_link_is_in(&member->link)) {
         set->pending--;
-        set->callers -= member->calls;
+        set->callers -= member->calls > 0;
         al_ptr_table_remove(&set->by_task, &member->task_link);
         al_link_unlink(&member->link);
         al_list_append(&set->ended, &member->link);
@@ -288,7 +292,8 @@ member_new(JoinSetObject *set, PyObject *task, PyObject *meta)
     member->link = (al_link){NULL, NULL};
     member->task_link = (al_ptr_link){NULL, NULL};
     member->outcome = MEMBER_STUCK;
-    member->cancel_sent = member->calls = member->ended = false;
+    member->calls = 0;
+    member->cancel_sent = member->ended = false;
     PyObject_GC_Track((PyObject *)member);
     return member;
 }
@@ -393,7 +398,7 @@ join_set_enter(PyObject *op, PyObject *caller)
     if (member == NULL) {
         return Py_NewRef(self->outsiders);
     }
-    member_set_calling(self, member, true);
+    member_add_call(self, member, 1);
     join_set_wake(self); /* it may be the last that the others wait for */
     return Py_NewRef(self->insiders);
 }
@@ -407,8 +412,8 @@ join_set_leave(PyObject *op, PyObject *caller)
 {
     JoinSetObject *self = (JoinSetObject *)op;
     MemberObject *member = join_set_insider(self, caller);
-    if (member != NULL) {
-        member_set_calling(self, member, false);
+    if (member != NULL && member->calls > 0) { /* it may have joined since */
+        member_add_call(self, member, -1);
     }
     Py_RETURN_NONE;
 }

@@ -71,6 +71,11 @@ PyErr_SetRaisedException(PyObject *error)
 }
 #endif
 
+/* A plain read: any thread may ask, with or without the GIL. */
+#if PY_VERSION_HEX < 0x030D0000
+#define Py_IsFinalizing _Py_IsFinalizing
+#endif
+
 /* Before 3.14 the public struct of a coroutine has its state: FRAME_CREATED
    until the first step, or until it is closed before that. */
 #if PY_VERSION_HEX < 0x030E0000

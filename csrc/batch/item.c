@@ -38,10 +38,10 @@ item_error(const al_item *item, PyObject *type, const char *format,
            double seconds)
 {
     PyObject *limit = AL_ALLOC(PyFloat_FromDouble(seconds));
-    PyObject *task_id = al_item_id(item);
+    PyObject *task_id = limit == NULL ? NULL : al_item_id(item);
     PyObject *name = task_id == NULL ? NULL : al_object_short(task_id);
     PyObject *text = NULL, *error = NULL;
-    if (limit != NULL && name != NULL) {
+    if (name != NULL) {
         text = AL_ALLOC(PyUnicode_FromFormat(format, name, limit));
     }
     if (text != NULL) {

@@ -260,13 +260,32 @@ static const char *const entry_fields[] = {
     "stale_after",    "result",      "error",      "error_text",
 };
 
+/* Return an exact str that can be written as UTF-8 (new): the name of a file
+   that could not be decoded holds lone surrogates, which become "\\udcff". */
+static PyObject *
+entry_json_text(PyObject *text)
+{
+    if (PyUnicode_IS_ASCII(text)) {
+        return AL_ALLOC(PyUnicode_FromObject(text));
+    }
+    PyObject *bytes =
+        AL_ALLOC(PyUnicode_AsEncodedString(text, "utf-8", "backslashreplace"));
+    PyObject *clean =
+        bytes == NULL
+            ? NULL
+            : AL_ALLOC(PyUnicode_DecodeUTF8(PyBytes_AS_STRING(bytes),
+                                            PyBytes_GET_SIZE(bytes), NULL));
+    Py_XDECREF(bytes);
+    return clean;
+}
+
 /* Return what json.dumps() can make of a value: a str, a finite float, an int
    that has a repr, a bool or None; else None (new).  NULL with MemoryError. */
 static PyObject *
 entry_json(PyObject *value)
 {
-    if (PyUnicode_Check(value)) { /* an exact one, not a member of an enum */
-        return AL_ALLOC(PyUnicode_FromObject(value));
+    if (PyUnicode_Check(value)) { /* maybe a member of an enum */
+        return entry_json_text(value);
     }
     if (PyFloat_Check(value)) {
         double number = PyFloat_AS_DOUBLE(value);

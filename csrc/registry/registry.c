@@ -196,6 +196,13 @@ al_registry_revoke(RegistryObject *self, EntryObject *entry)
     al_link_unlink(&entry->registry_link);
     registry_forget(self, entry);
     Py_CLEAR(entry->registry);
+    PyObject *member = entry->member;
+    entry->member = NULL;
+    if (member != NULL) { /* a shutdown began in the Task's eager first step */
+        entry->ended_at = entry->last_heartbeat; /* for the report */
+        al_member_end(member, AL_CANCELLED, NULL);
+        Py_DECREF(member);
+    }
     if (error != NULL) {
         PyErr_SetRaisedException(error);
     }

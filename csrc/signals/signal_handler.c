@@ -65,6 +65,7 @@
 #include "base/object.h"
 #include "base/state.h"
 #include "signals/signal_handler.h"
+#include "signals/watchdog.h"
 
 #ifndef _WIN32
 #include <errno.h>
@@ -124,6 +125,7 @@ action_read(int signum, al_action *action)
         PyErr_SetFromErrno(PyExc_OSError);
         return -1;
     }
+    al_watchdog_reveal(action);
 #else
     (void)signum;
     action->sa_handler = SIG_DFL;
@@ -180,6 +182,7 @@ signal_handler_is_alive(const SignalHandlerObject *self)
 static void
 signal_handler_record(SignalHandlerObject *self)
 {
+    al_watchdog_note(self->signum);
     if (self->count++ == self->delivered) {
         self->pending_since = al_clock();
     }

@@ -152,6 +152,33 @@ async def test_a_task_whose_eager_first_step_shuts_down_is_registered() -> None:
     adds_up(registry)
 
 
+@pytest.mark.skipif("sys.version_info < (3, 12)", reason="no eager tasks")
+@pytest.mark.standard_loop_only
+async def test_a_shutdown_does_not_wait_for_a_task_that_could_not_be_registered() -> (
+    None
+):
+    registry = TaskRegistry()
+    shutdowns: list[Any] = []
+
+    async def shuts_down() -> None:
+        registry.heartbeat()  # the registry has the task now
+        shutdown = registry.shutdown(60)
+        shutdowns.append(eager(asyncio.get_running_loop(), shutdown))
+        await forever()
+
+    def fails(loop: Any, coro: Any, **options: Any) -> Any:
+        eager(loop, coro, **options)
+        raise ZeroDivisionError
+
+    with task_factory(fails), pytest.raises(ZeroDivisionError):
+        registry.register(shuts_down(), "refused")
+    report = await asyncio.wait_for(shutdowns[0], 5)
+    assert [one.task_id for one in report.cancelled] == ["refused"]
+    assert 0 <= report.cancelled[0].age < 5  # type: ignore[operator]
+    assert report.deadline_met
+    assert len(registry) == 0
+
+
 async def test_a_restart_from_on_finish_ends_with_the_shutdown(
     loop_errors: list[dict[str, Any]],
 ) -> None:

@@ -171,7 +171,8 @@ OPERATIONS: dict[str, Operation] = {
     "set stale_threshold": lambda r: setattr(r, "stale_threshold", r.stale_threshold),
     "metadata": lambda r: (r["beating"].as_dict(), r["failed"].as_dict()),
     "metadata for JSON": lambda r: [
-        r[task_id].as_dict(json=True) for task_id in ("beating", "failed", "huge")
+        r[task_id].as_dict(json=True)
+        for task_id in ("beating", "failed", "huge", "over")
     ],
     "ends": ends,
     "shutdown": shuts_down,
@@ -196,7 +197,7 @@ async def prepared() -> TaskRegistry:
         5.0, 0.0, history=4, keep_errors=1, on_finish=lambda meta: meta.silence
     )
     for coro, task_id in (
-        (echo(1), "over"),
+        (echo("caf\xe9"), "over"),
         (echo(10**5000), "huge"),
         (raises(), "failed"),
         (forever(), "beating"),

@@ -112,7 +112,7 @@ RESULTS: dict[str, tuple[Any, Any]] = {
     "nan": (math.nan, None),
     "str": ("done", "done"),
     "enum": (Symbol.AAPL, "aapl"),
-    "surrogate": ("\ud800", "\ud800"),
+    "surrogate": ("feed-\udcff-\xe9", "feed-\\udcff-\xe9"),
     "bytes": (b"bytes", None),
     "list": ([1], None),
     "dict": ({"a": 1}, None),
@@ -132,6 +132,7 @@ async def test_as_dict_for_json_has_only_what_json_takes(kind: str) -> None:
     assert type(row["result"]) is type(shown)
     assert row["stale_after"] is None
     assert json.loads(json.dumps(row, allow_nan=False)) == row
+    assert json.dumps(row, ensure_ascii=False).encode()  # as FastAPI does
 
 
 async def test_as_dict_for_json_says_how_a_task_failed(

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from pyasynclife import ShutdownReport, TaskRegistry
+from pyasynclife._waiting import Deadline
 from support.coroutines import echo, forever, swallow
 from support.loops import ManualClockLoop, in_virtual_time, settle, task_factory
 from support.registries import adds_up
@@ -166,7 +167,7 @@ async def one_down_all_down(workers: int) -> ShutdownReport:
         try:
             await forever()
         finally:
-            reports.append(await registry.shutdown(5))
+            reports.append(await registry.shutdown())
 
     for _ in range(workers):
         registry.register(worker())
@@ -207,6 +208,21 @@ def test_the_cost_of_mutual_shutdowns_grows_with_the_number_of_tasks() -> None:
 
     few, many = calls(100), calls(200)
     assert many < 2.2 * few
+
+
+async def test_no_call_is_searched_for_among_those_that_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compared = 0
+
+    def equal(one: object, other: object) -> bool:
+        nonlocal compared
+        compared += 1
+        return one is other
+
+    monkeypatch.setattr(Deadline, "__eq__", equal)
+    assert (await one_down_all_down(50)).deadline_met
+    assert compared < 50
 
 
 def test_one_that_is_stuck_delays_no_other_report_and_is_in_each() -> None:
@@ -274,6 +290,37 @@ def test_a_task_that_gave_up_waiting_is_waited_for_again() -> None:
         return await task
 
     assert in_virtual_time(main()) == 4
+
+
+def test_a_task_that_shuts_down_again_at_once_does_not_wait_for_itself() -> None:
+    registry = TaskRegistry()
+
+    async def worker() -> ShutdownReport:
+        try:
+            await forever()
+        except asyncio.CancelledError:
+            first = await registry.shutdown(0)
+            assert [exit.task_id for exit in first.stuck] == ["slow"]
+            return await registry.shutdown(60)
+        raise AssertionError
+
+    async def slow() -> None:
+        try:
+            await forever()
+        finally:
+            await asyncio.sleep(2)
+
+    async def main() -> ShutdownReport:
+        task, _ = await registry.register(worker(), "worker")
+        registry.register(slow(), "slow")
+        await settle()
+        assert (await registry.shutdown(120)).duration == 2
+        return await task
+
+    report = in_virtual_time(main())
+    assert [exit.task_id for exit in report.cancelled] == ["slow"]
+    assert report.stuck == []
+    assert report.duration == 2
 
 
 async def test_a_cancelled_shutdown_raises_at_once() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pyasynclife import SignalCoordinator
-from pyasynclife._core import SignalHandler
+from pyasynclife._core import SignalHandler, Watchdog
 from support.faults import (
     fail_each_allocation,
     failing,
@@ -22,7 +22,7 @@ pytestmark = [needs_posix, needs_faults]
 async def test_no_allocation_that_fails_breaks_setup_or_removal() -> None:
     before = actions()
     for nth in range(1, 30):
-        coordinator = SignalCoordinator()
+        coordinator = SignalCoordinator(kill_after=60.0)
         with failing(nth) as left:
             try:
                 coordinator.setup_handlers()
@@ -74,3 +74,19 @@ async def test_each_allocation_of_a_handler_fails_once(
     scenario: Callable[[], Awaitable[None]], loop_errors: list[dict[str, Any]]
 ) -> None:
     await fail_each_allocation(scenario, loop_errors)
+
+
+async def reads_a_watchdog() -> None:
+    dog = Watchdog(60.0, [signal.SIGUSR1])
+    dog.begin(signal.SIGUSR1, 0.0)
+    try:
+        assert dog.signum == signal.SIGUSR1
+        assert dog.due
+    finally:
+        dog.cancel()
+
+
+async def test_each_allocation_of_a_watchdog_fails_once(
+    loop_errors: list[dict[str, Any]],
+) -> None:
+    await fail_each_allocation(reads_a_watchdog, loop_errors)

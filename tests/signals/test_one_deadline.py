@@ -226,6 +226,28 @@ def test_a_signal_shortens_a_shutdown_that_runs_by_the_registrys_timeout(
     run(main)
 
 
+async def test_a_request_in_another_loop_shortens_no_shutdown_of_this_one() -> None:
+    swallower = Swallower()
+    registry = TaskRegistry(shutdown_timeout=30.0)
+    coordinator = SignalCoordinator(0.0, registry=registry)
+
+    async def elsewhere() -> None:
+        assert not coordinator.shutdown_event.is_set()
+        coordinator.request_shutdown()
+        assert coordinator.shutdown_event.is_set()
+
+    registry.register(swallower())
+    await settle()
+    shutdown = asyncio.create_task(registry.shutdown())
+    await settle()
+    await asyncio.to_thread(asyncio.run, elsewhere())
+    await settle()
+    waits = not shutdown.done()
+    swallower.free.set()
+    assert (await asyncio.wait_for(shutdown, 5)).deadline_met
+    assert waits
+
+
 @needs_posix
 @nestings
 @pytest.mark.parametrize(("timeout", "seconds"), [(0.2, 0.2), (3.0, 3.0)])

@@ -80,6 +80,7 @@ def test_the_constructors_parameters_and_their_order() -> None:
         "drain",
         "cancel_on_signal",
         "force_exit",
+        "kill_after",
         "on_signal",
     )
 

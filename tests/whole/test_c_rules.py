@@ -48,8 +48,10 @@ TABLE_TYPES = {
     "PyType_Spec",
 }
 NO_VARIABLE = re.compile(r"extern\b|(struct|enum|union)\s+\w*\s*(\{[^=]*\}\s*)?;")
-# Test builds only.
+# In test builds only; and what the C handler of a signal reads, which no argument
+# leads to: signals belong to the process.
 MUTABLE = {"fault_countdown", "fault_sites", "fault_n_sites", "fault_steps"}
+MUTABLE |= {"watchdog_process"}
 ALLOCATES_FREELY = {
     "fault_fail_allocation",
     "fault_failed_allocations",
