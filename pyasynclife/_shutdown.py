@@ -135,7 +135,6 @@ class SignalCoordinator(SignalEvents):
         self._joining: set[asyncio.Task[Any]] = set()
         self._on_begin: Callable[[int | None, float], object] | None = None  # of run()
         self._caller: asyncio.Task[Any] | None = None
-        self._on_begin: Callable[[int | None, float], object] | None = None  # of run()
         self._calls = 0  # of graceful_shutdown() that are under way
         self._drain_until: float | None = None  # loop time, from the beginning on
         self._drains: set[asyncio.Timeout] = set()  # of calls that wait for its end
