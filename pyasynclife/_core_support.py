@@ -34,6 +34,7 @@ handle_callback: Any = vars(asyncio.events.Handle).get("_callback")
 
 # Add and remove an edge of the await graph; None before 3.14.
 add_awaited_by: Any = getattr(asyncio, "future_add_to_awaited_by", None)
+future_result: Any = getattr(_asyncio.Future, "_result", None)
 discard_awaited_by: Any = getattr(asyncio, "future_discard_from_awaited_by", None)
 
 # What BaseEventLoop.time() calls, and where it finds that. The core looks whether
