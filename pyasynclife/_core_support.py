@@ -19,7 +19,13 @@ import os
 import sys
 import time
 from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine
-from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
+from types import (
+    BuiltinFunctionType,
+    CodeType,
+    FunctionType,
+    MemberDescriptorType,
+    ModuleType,
+)
 from typing import Any, Generic, Protocol, TypeVar
 
 V = TypeVar("V")
@@ -28,9 +34,15 @@ V = TypeVar("V")
 # there is no such field, and a method is called or the object searched.
 future_state: Any = getattr(_asyncio.Future, "_state", None)
 future_exception: Any = getattr(_asyncio.Future, "_exception", None)
+future_result: Any = getattr(_asyncio.Future, "_result", None)
 future_callbacks: Any = getattr(_asyncio.Future, "_callbacks", None)
 task_waiter: Any = getattr(_asyncio.Task, "_fut_waiter", None)
 handle_callback: Any = vars(asyncio.events.Handle).get("_callback")
+if not (
+    isinstance(handle_callback, MemberDescriptorType)
+    and handle_callback.__objclass__ is asyncio.events.Handle
+):
+    handle_callback = None  # the core reads at a slot's offset, without a check
 
 # Add and remove an edge of the await graph; None before 3.14.
 add_awaited_by: Any = getattr(asyncio, "future_add_to_awaited_by", None)

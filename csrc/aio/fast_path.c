@@ -194,11 +194,13 @@ fast_path_of_type(al_state *st, PyTypeObject *type)
 static int
 fast_path_is_monitored(al_state *st, const fast_path_facts *facts)
 {
-    bool may_be = false;
-    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(facts->codes); i++) {
-        may_be |= AL_CODE_MAY_BE_MONITORED(PyTuple_GET_ITEM(facts->codes, i));
+    Py_ssize_t n = PyTuple_GET_SIZE(facts->codes), i = 0;
+    while (i < n
+           && !AL_CODE_MAY_BE_MONITORED(PyTuple_GET_ITEM(facts->codes, i)))
+    {
+        i++;
     }
-    if (!may_be) {
+    if (i == n) {
         return 0;
     }
     PyObject *codes = Py_NewRef(facts->codes);

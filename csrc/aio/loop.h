@@ -52,8 +52,8 @@ double al_loop_ask_time(al_state *st, const al_loop *bound);
 static inline uint64_t
 al_loop_clock_version(const al_state *st)
 {
-    return al_compat_dict_version(st->time_dict)
-           + al_compat_dict_version(st->base_events_dict);
+    return al_dict_version(st->time_dict)
+           + al_dict_version(st->base_events_dict);
 }
 
 /* Return the bound loop's time in seconds; -1.0 with an exception.

@@ -172,12 +172,15 @@ al_outcome
 al_task_outcome(al_state *st, PyObject *task, PyObject **value)
 {
     *value = NULL;
-    /* A result is the common case, and takes one call instead of three. */
+    /* A result is the common case, and takes no call instead of three. */
     if (task_is(st, task, st->future_state, st->s_FINISHED)
         && task_is(st, task, st->future_exception, Py_None))
     {
-        *value = PyObject_CallMethodNoArgs(task, st->s_result);
-        return *value == NULL ? AL_ERROR : AL_DONE;
+        *value = al_future_get(st->future_result, task);
+        if (*value != NULL) {
+            return AL_DONE;
+        }
+        PyErr_Clear(); /* no descriptor: it is asked by calls */
     }
     int cancelled =
         al_object_truth(PyObject_CallMethodNoArgs(task, st->s_cancelled));

@@ -27,23 +27,6 @@
 /* Cast a METH_FASTCALL function for a method table. */
 #define AL_METHOD(function) ((PyCFunction)(void (*)(void))(function))
 
-/* A number that changes with each change of a dict; from 3.14 on there is
-   none, and it is 0.  Pure C. */
-#define AL_DICT_HAS_VERSION (PY_VERSION_HEX < 0x030E0000)
-static inline uint64_t
-al_compat_dict_version(PyObject *dict)
-{
-#if AL_DICT_HAS_VERSION
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wdeprecated-declarations"
-    return ((PyDictObject *)dict)->ma_version_tag;
-#pragma GCC diagnostic pop
-#else
-    (void)dict;
-    return 0;
-#endif
-}
-
 /* 3.11 has the raised exception as type, value and traceback only. */
 #if PY_VERSION_HEX < 0x030C0000
 static inline PyObject *
@@ -160,19 +143,18 @@ al_wall_clock(void)
 
 /* Return a number that changes whenever a dict does, and that no other dict
    has; 0 from 3.14 on, where there is none.  Pure C. */
+#define AL_DICT_HAS_VERSION (PY_VERSION_HEX < 0x030E0000)
 static inline uint64_t
 al_dict_version(PyObject *dict)
 {
-#if PY_VERSION_HEX >= 0x030E0000
-    (void)dict;
-    return 0;
-#elif PY_VERSION_HEX >= 0x030C0000 && defined(__GNUC__)
+#if AL_DICT_HAS_VERSION
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wdeprecated-declarations"
     return ((PyDictObject *)dict)->ma_version_tag;
 #pragma GCC diagnostic pop
 #else
-    return ((PyDictObject *)dict)->ma_version_tag;
+    (void)dict;
+    return 0;
 #endif
 }
 

@@ -69,6 +69,16 @@ al_object_raise_about(PyObject *type, const char *format, PyObject *id)
     }
 }
 
+/* Return what an object has in one of its class's __slots__, by the descriptor
+   of that slot (new); NULL without an exception if it is empty.  The caller
+   has made sure that the slot is of that object's class.  Pure C. */
+static inline PyObject *
+al_object_slot(PyObject *object, PyObject *descriptor)
+{
+    Py_ssize_t at = ((PyMemberDescrObject *)descriptor)->d_member->offset;
+    return Py_XNewRef(*(PyObject **)((char *)object + at));
+}
+
 /* Return the truth of a call's result (stolen; NULL: the call raised): 1 or 0;
    -1 with an exception.  Runs Python. */
 static inline int

@@ -24,6 +24,7 @@
     X(getsignal, "signal", "getsignal")                                       \
     X(future_state, "pyasynclife._core_support", "future_state")              \
     X(future_exception, "pyasynclife._core_support", "future_exception")      \
+    X(future_result, "pyasynclife._core_support", "future_result")            \
     X(future_callbacks, "pyasynclife._core_support", "future_callbacks")      \
     X(task_waiter, "pyasynclife._core_support", "task_waiter")                \
     X(handle_callback, "pyasynclife._core_support", "handle_callback")        \

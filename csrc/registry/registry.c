@@ -103,13 +103,12 @@ registry_unlink(RegistryObject *self, EntryObject *entry)
     }
 }
 
-/* Take an entry out of the dict, unless another entry has its id by now. */
+/* Take an entry out of the dict, which has it. */
 static void
 registry_forget(RegistryObject *self, EntryObject *entry)
 {
-    if (al_registry_find(self, entry->id) == entry
-        && PyDict_DelItem(self->entries, entry->id) < 0)
-    {
+    assert(al_registry_find(self, entry->id) == entry);
+    if (PyDict_DelItem(self->entries, entry->id) < 0) {
         al_loop_report_or_exit_later(self->st, self->bound.loop,
                                      "forgetting a task failed", NULL);
     }
@@ -194,7 +193,9 @@ al_registry_revoke(RegistryObject *self, EntryObject *entry)
     }
     al_heartbeats_remove(entry);
     al_link_unlink(&entry->registry_link);
-    registry_forget(self, entry);
+    if (al_registry_find(self, entry->id) == entry) { /* not another one */
+        registry_forget(self, entry);
+    }
     Py_CLEAR(entry->registry);
     PyObject *member = entry->member;
     entry->member = NULL;
@@ -302,7 +303,8 @@ registry_least_wanted(RegistryObject *self)
 }
 
 /* Drop the oldest exceptions above keep_errors, then entries above the
-   history's limit.  A decref may run code that registers or ends tasks; each
+   history's limit.  The dict has each entry of the history: one that takes its
+   id unlinks it.  A decref may run code that registers or ends tasks; each
    round looks at the lists again. */
 static void
 registry_evict(RegistryObject *self)
@@ -539,7 +541,7 @@ al_registry_close(EntryObject *entry)
         }
     }
     double now = al_loop_time(self->st, &self->bound);
-    if (PyErr_Occurred()) {
+    if (now == -1.0 && PyErr_Occurred()) {
         al_loop_report_or_exit_later(self->st, self->bound.loop,
                                      "loop.time() failed", NULL);
         now = entry->last_heartbeat;

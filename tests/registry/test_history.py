@@ -1,5 +1,6 @@
 """What is kept of finished tasks, and the log of their failures."""
 
+import asyncio
 import logging
 
 import pytest
@@ -93,6 +94,22 @@ async def test_an_id_that_comes_back_replaces_its_ended_entry(
         registry.register(echo(number), str(number))
         await registry.wait()
     assert list(await registry.get_status()) == ["1", "2"]
+
+
+async def test_an_id_that_is_in_use_again_stays_when_the_history_is_full() -> None:
+    registry = TaskRegistry(history=2)
+    gate = asyncio.Event()
+    registry.register(echo(0), "feed")
+    await registry.wait()
+    registry.register(gate.wait(), "feed")
+    for number in range(3):
+        await (await registry.register(echo(number), str(number)))[0]
+        await settle()
+    assert sorted(await registry.get_status()) == ["1", "2", "feed"]
+    assert await registry.heartbeat("feed")
+    gate.set()
+    await registry.wait()
+    assert sorted(await registry.get_status()) == ["2", "feed"]
 
 
 async def test_the_history_never_touches_the_exception(
