@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find csrc -name "*.[ch]") setup.py pyproject.toml
 PYFILES := setup.py pyasynclife tests tools $(wildcard examples benchmarks)
 
-.PHONY: demo test recipes bench bench-versions matrix differential sanitize
+.PHONY: demo test hosts recipes bench bench-versions matrix differential sanitize
 .PHONY: leaks nomemory valgrind instructions lint format clean cancel-everywhere
 
 demo: $(VENV)/built
@@ -14,6 +14,12 @@ demo: $(VENV)/built
 
 test: $(VENV)/built
 	$(BIN)/python -m pytest $(ARGS)
+
+# Every server in every mode, in child processes; make test runs a few of them.
+hosts: export PYASYNCLIFE_HOSTS = 1
+hosts: $(VENV)/built
+	$(BIN)/python -m pip install -qq --editable '.[test,hosts]'
+	$(BIN)/python -m pytest tests/contrib tests/signals/test_hosts.py $(ARGS)
 
 # The tests that need further packages: a cluster, other libraries, plots, tracers.
 recipes: $(VENV)/built

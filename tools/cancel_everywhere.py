@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import support.cancel_scenarios_articles  # noqa: E402
+import support.cancel_scenarios_contrib  # noqa: E402
 import support.cancel_scenarios_live  # noqa: E402, F401
 from pyasynclife.testing import CancelReport, cancel_everywhere  # noqa: E402
 from support.cancel_scenarios import EAGER, OURS, Case, quiet  # noqa: E402

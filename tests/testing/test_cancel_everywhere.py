@@ -12,7 +12,12 @@ import pytest
 
 import pyasynclife.console
 from pyasynclife.testing import cancel_everywhere
-from support import cancel_scenarios, cancel_scenarios_articles, cancel_scenarios_live
+from support import (
+    cancel_scenarios,
+    cancel_scenarios_articles,
+    cancel_scenarios_contrib,
+    cancel_scenarios_live,
+)
 from support.cancel_scenarios import OURS, SHAPES, Case, group_case
 from support.cancel_scenarios_stock import STOCK
 from support.children import PATH, ROOT, run_child
@@ -38,7 +43,8 @@ def test_a_violation_is_printed_and_fails_the_run() -> None:
         sys.path.insert(0, {str(ROOT / "tests")!r})
         import asyncio
         from support import cancel_scenarios
-        from support import cancel_scenarios_articles, cancel_scenarios_live
+        from support import cancel_scenarios_articles, cancel_scenarios_contrib
+        from support import cancel_scenarios_live
 
         async def swallows():
             try:
@@ -73,7 +79,12 @@ def public_coroutines() -> set[str]:
 
 
 def test_every_public_coroutine_is_in_a_scenario() -> None:
-    modules = (cancel_scenarios, cancel_scenarios_articles, cancel_scenarios_live)
+    modules = (
+        cancel_scenarios,
+        cancel_scenarios_articles,
+        cancel_scenarios_contrib,
+        cancel_scenarios_live,
+    )
     text = "".join(map(inspect.getsource, modules))
     used = {name for name in public_coroutines() if f"{name.split('.')[-1]}(" in text}
     missing = public_coroutines() - used
@@ -81,7 +92,14 @@ def test_every_public_coroutine_is_in_a_scenario() -> None:
         f"write scenarios in tests/support/cancel_scenarios*.py for {missing}"
     )
     assert {"Batch.collect", "Tracked.collect", "TaskRegistry.shutdown"} <= used
-    for made in ("TaskGroup()", "TaskRegistry()", "SignalCoordinator("):
+    blocks = (
+        "TaskGroup()",
+        "TaskRegistry()",
+        "SignalCoordinator(",
+        "lifespan(",
+        "notify(",
+    )
+    for made in blocks:
         assert f"async with {made}" in text
 
 

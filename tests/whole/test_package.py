@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import importlib.util
 import inspect
 import re
 import shutil
@@ -17,7 +18,12 @@ import pyasynclife
 from pyasynclife import _core, testing
 from support.children import ROOT, run_child
 
-PUBLIC = [pyasynclife, testing]
+CONTRIB = [
+    importlib.import_module(f"pyasynclife.contrib.{name}")
+    for name, needed in (("aiohttp", "aiohttp"), ("asgi", "json"), ("systemd", "json"))
+    if importlib.util.find_spec(needed) is not None
+]
+PUBLIC = [pyasynclife, testing, *CONTRIB]
 
 SUBINTERPRETER = """
     try:

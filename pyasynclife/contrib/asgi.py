@@ -1,0 +1,139 @@
+"""A lifespan and probes for Starlette, FastAPI and plain ASGI applications.
+
+Nothing but the standard library is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+from pyasynclife._arguments import short
+from pyasynclife._registry import TaskRegistry
+from pyasynclife._shutdown import SignalCoordinator
+from pyasynclife.contrib._serving import answer, check_arguments, running
+
+__all__ = ["lifespan", "probes"]
+
+_Message = MutableMapping[str, Any]
+_Receive = Callable[[], Awaitable[_Message]]
+_Send = Callable[[_Message], Awaitable[None]]
+_App = Callable[[_Message, _Receive, _Send], Awaitable[None]]
+
+
+def lifespan(
+    coordinator: SignalCoordinator, registry: TaskRegistry | None = None
+) -> Callable[[Any], AbstractAsyncContextManager[None]]:
+    """Return a lifespan that runs an application inside a coordinator.
+
+    Args:
+        coordinator: It is entered at startup. At shutdown, when the server has answered
+            the last request, `SignalCoordinator.graceful_shutdown` ends what it looks
+            after, and the report is logged: at INFO, or at ERROR if a task is stuck.
+        registry: It is entered too, so that its monitor runs.
+
+    Returns:
+        The ``lifespan=`` of Starlette or FastAPI: a function of the application, which
+        it ignores, that returns an asynchronous context manager.
+
+    Raises:
+        TypeError: An argument is of another type.
+
+    The signal handlers are set at startup, and the server's keep working. Where there
+    are none (Starlette's TestClient runs the application in a thread), create the
+    coordinator with ``required=False``; startup raises `SignalSetupError` otherwise.
+    An application may be started again and again with the same coordinator::
+
+        registry = TaskRegistry()
+        coordinator = SignalCoordinator(10.0, registry=registry, required=False)
+        app = FastAPI(lifespan=lifespan(coordinator, registry))
+
+    Enter it in a lifespan of your own to combine the two::
+
+        @asynccontextmanager
+        async def own(app):
+            async with lifespan(coordinator, registry)(app), open_pool() as pool:
+                yield {"pool": pool}
+    """
+    check_arguments(coordinator, registry)
+
+    def enter(app: Any = None) -> AbstractAsyncContextManager[None]:
+        return running(coordinator, registry)
+
+    return enter
+
+
+def probes(
+    coordinator: SignalCoordinator,
+    registry: TaskRegistry | None = None,
+    *,
+    app: _App | None = None,
+) -> _App:
+    """Return an ASGI application that answers probes, with GET and HEAD.
+
+    ``/livez`` is 200 whenever the loop answers. ``/readyz`` is 200 until the first
+    signal or request for a shutdown, then 503; its text is the coordinator's `phase`.
+    ``/tasks`` is a JSON object: ``"stats"``, the registry's counts, and ``"tasks"``,
+    the live tasks and then the history as `TaskMetadata.as_dict` gives them. Any other
+    path is 404, and any other method is 405.
+
+    Args:
+        coordinator: Whose state ``/readyz`` shows.
+        registry: Whose tasks ``/tasks`` shows; None: ``/tasks`` is 404.
+        app: An application that gets everything else; None: mount the probes, as
+            ``fastapi_app.mount("/", probes(...))`` after all other routes, or serve
+            them alone, on a port of their own.
+
+    Raises:
+        TypeError: An argument is of another type.
+
+    ``/tasks`` shows ids and the text of errors: do not let it be reached from outside.
+    """
+    check_arguments(coordinator, registry)
+    if app is not None and not callable(app):
+        raise TypeError(f"app must be an ASGI application or None, got {short(app)}")
+
+    async def serve(scope: _Message, receive: _Receive, send: _Send) -> None:
+        kind = scope["type"]
+        reply = None
+        if kind == "http":
+            path = _path_below(scope)
+            reply = answer(coordinator, registry, scope["method"], path)
+        if app is not None and (reply is None or reply.status == 404):
+            await app(scope, receive, send)
+        elif reply is not None:
+            headers = [
+                (name.encode(), value.encode())
+                for name, value in reply.headers().items()
+            ]
+            await send(
+                {
+                    "type": "http.response.start",
+                    "status": reply.status,
+                    "headers": headers,
+                }
+            )
+            body = b"" if scope["method"] == "HEAD" else reply.body
+            await send({"type": "http.response.body", "body": body})
+        elif kind == "websocket":
+            await receive()  # websocket.connect
+            await send({"type": "websocket.close", "code": 1000})  # 403
+        elif kind == "lifespan":
+            await _pass_lifespan(receive, send)
+
+    return serve
+
+
+def _path_below(scope: _Message) -> str:
+    """Return the path without the prefix under which this application is mounted."""
+    path, root = str(scope["path"]), str(scope.get("root_path") or "").rstrip("/")
+    return path.removeprefix(root) if path.startswith(f"{root}/") else path
+
+
+async def _pass_lifespan(receive: _Receive, send: _Send) -> None:
+    while True:
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return

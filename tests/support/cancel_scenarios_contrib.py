@@ -1,0 +1,67 @@
+"""Scenarios of the blocks that contrib offers; see cancel_scenarios."""
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import Iterator
+
+from pyasynclife import SignalCoordinator, TaskRegistry
+from pyasynclife.contrib.asgi import lifespan
+from pyasynclife.contrib.systemd import notify
+from support.cancel_scenarios import LONG, case, furnish
+
+
+@case(LONG)
+async def lifespan_entered() -> None:
+    registry = TaskRegistry()
+    async with lifespan(SignalCoordinator(0.25), registry)(None):
+        furnish(registry)
+        await asyncio.sleep(0.25)
+
+
+@case(LONG)
+async def lifespan_after_a_request_with_a_drain() -> None:
+    registry = TaskRegistry()
+    coordinator = SignalCoordinator(4, drain=0.5, registry=registry)
+    async with lifespan(coordinator, registry)(None):
+        furnish(registry)
+        await asyncio.sleep(0.25)
+        coordinator.request_shutdown()
+
+
+@contextlib.contextmanager
+def systemd() -> Iterator[None]:
+    """Listen as systemd does, with a watchdog."""
+    name = f"pyasynclife/scenario/{os.getpid()}"
+    variables = {"NOTIFY_SOCKET": f"@{name}", "WATCHDOG_USEC": "400000"}
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(f"\0{name}")
+        os.environ.update(variables)
+        try:
+            yield
+        finally:
+            for variable in variables:
+                del os.environ[variable]
+
+
+@case(LONG)
+async def notify_entered() -> None:
+    registry = TaskRegistry()
+    coordinator = SignalCoordinator(1, registry=registry)
+    with systemd():
+        async with coordinator, registry, notify(coordinator, registry):
+            furnish(registry)
+            await asyncio.sleep(0.25)
+
+
+@case(LONG)
+async def notify_around_a_shutdown() -> None:
+    registry = TaskRegistry()
+    coordinator = SignalCoordinator(1, registry=registry)
+    with systemd():
+        async with notify(coordinator), coordinator:
+            furnish(registry)
+            asyncio.get_running_loop().call_later(0.25, coordinator.request_shutdown)
+            await coordinator.wait_for_shutdown()
+            await coordinator.graceful_shutdown()
