@@ -7,6 +7,7 @@ stays open fails its test.
 import asyncio
 import gc
 import inspect
+import signal
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from typing import Any
 
@@ -316,9 +317,17 @@ async def on_stale(hook: Any) -> None:
 
 
 async def on_signal(hook: Any) -> None:
-    coordinator = SignalCoordinator(on_signal=hook)
-    coordinator._bind()
-    coordinator._call_on_signal(hook, 15, 1)
+    async with SignalCoordinator(on_signal=hook) as coordinator:
+        signal.raise_signal(signal.SIGTERM)
+        await coordinator.wait_for_shutdown()
+
+
+async def callbacks(hook: Any) -> None:
+    async with SignalCoordinator(callbacks={signal.SIGUSR1: hook}) as coordinator:
+        signal.raise_signal(signal.SIGUSR1)
+        while not coordinator.received:
+            await asyncio.sleep(0)
+        await settle()
 
 
 async def report(hook: Any) -> None:
@@ -332,7 +341,7 @@ async def observer(hook: Any) -> None:
     await settle()
 
 
-HOOKS = [on_result, on_finish, on_stale, on_signal, report, observer]
+HOOKS = [on_result, on_finish, on_stale, on_signal, callbacks, report, observer]
 
 
 @pytest.mark.parametrize("use", HOOKS, ids=lambda use: use.__name__)
@@ -351,7 +360,8 @@ async def test_a_coroutine_that_a_hook_returns_is_closed_and_reported(
     assert [is_closed(coro) for coro in made] == [True]
     (error,) = [context["exception"] for context in loop_errors]
     assert isinstance(error, TypeError)
-    assert f"{use.__name__} is called, not awaited, and returned" in str(error)
+    name = "the callback" if use is callbacks else use.__name__
+    assert f"{name} is called, not awaited, and returned" in str(error)
     assert "pass a plain function" in str(error)
 
 
