@@ -14,6 +14,7 @@ import re
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -36,6 +37,10 @@ PLAIN_PATH = [
     "--ignore=tests/registry/test_faults.py",
 ]
 
+# The tests that mostly wait for child processes. They run beside the others, but for
+# the fault points, which need all tests in one process.
+WAITING = ["tests/signals", "tests/contrib"]
+
 
 @dataclass
 class Outcome:
@@ -56,6 +61,21 @@ def read_counts(log: str) -> dict[str, int]:
         if found and re.search(r" in [\d.:]+", line):
             return {name: int(count) for count, name in found}
     return {}
+
+
+def run_all(place: Place, suite: Sequence[str]) -> tuple[bool, dict[str, int]]:
+    """Run the whole suite; return whether it failed, and the counts."""
+    if place.version.endswith("d"):
+        failed = place.run(*suite) != 0
+        return failed, read_counts(place.log.read_text())
+    place.waiting_log.unlink(missing_ok=True)
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        waiting = pool.submit(place.run, *suite, *WAITING, log=place.waiting_log)
+        failed = place.run(*suite, *(f"--ignore={path}" for path in WAITING)) != 0
+        failed |= waiting.result() != 0
+    counts = Counter(read_counts(place.log.read_text()))
+    counts.update(read_counts(place.waiting_log.read_text()))
+    return failed, counts
 
 
 def hunt_leaks(place: Place, outcome: Outcome) -> None:
@@ -88,6 +108,8 @@ def run_suite(
         suite = ["-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
         if version == tested:
             outcome.note += " without the capture alone"
+        elif not arguments:
+            outcome.failed, outcome.counts = run_all(place, suite)
         else:
             outcome.failed = place.run(*suite) != 0
             outcome.counts = read_counts(place.log.read_text())
@@ -114,9 +136,10 @@ def run_suite(
 def show(outcomes: list[Outcome]) -> None:
     """Print the end of each failed log, then a table of the outcomes."""
     for outcome in outcomes:
-        if outcome.failed and (log := WORK / f"{outcome.version}.log").exists():
-            print(f"\n---- {log.relative_to(ROOT)}, its end")
-            print(*log.read_text().splitlines()[-80:], sep="\n")
+        for log in sorted(WORK.glob(f"{outcome.version}*.log")):
+            if outcome.failed and log.stem.removesuffix("-waiting") == outcome.version:
+                print(f"\n---- {log.relative_to(ROOT)}, its end")
+                print(*log.read_text().splitlines()[-80:], sep="\n")
     print(f"\n{'':6} {'ran':12} {'passed':>7} {'failed':>7} {'skipped':>7} {'s':>5}")
     for outcome in sorted(outcomes, key=lambda outcome: outcome.version):
         counts = outcome.counts
@@ -142,7 +165,7 @@ def main() -> int:
     if unknown := set(wanted) - set(VERSIONS):
         parser.error(f"no such version: {', '.join(unknown)}; there are {VERSIONS}")
     WORK.mkdir(exist_ok=True)
-    with ThreadPoolExecutor(max_workers=2) as pool:
+    with ThreadPoolExecutor(max_workers=3) as pool:
         started = [
             pool.submit(run_suite, v, arguments, options.tested, options.install)
             for v in wanted

@@ -66,8 +66,16 @@ class Place:
     inside: Path
     in_tree: bool
 
-    def run(self, *arguments: str | Path, switches: Mapping[str, str] = {}) -> int:
-        """Run the venv's Python, or the interpreter until there is a venv."""
+    def run(
+        self,
+        *arguments: str | Path,
+        switches: Mapping[str, str] = {},
+        log: Path | None = None,
+    ) -> int:
+        """Run the venv's Python, or the interpreter until there is a venv.
+
+        log: The file to append to, if not the place's own.
+        """
         venv = self.inside / "venv/bin/python"
         exists = (self.path / "venv/bin/python").is_symlink()
         command: list[str | Path] = [venv if exists else self.python, *arguments]
@@ -77,14 +85,15 @@ class Place:
             command = debian_tree.enter(self.inside / "src", command)
         if self.version.endswith("d"):
             environment |= DEBUG
-        with self.log.open("a") as log:
-            print("$", command[-len(arguments) - 1], *arguments, file=log, flush=True)
+        with (log or self.log).open("a") as output:
+            name = command[-len(arguments) - 1]
+            print("$", name, *arguments, file=output, flush=True)
             return subprocess.run(
                 command,
                 cwd=directory,
                 env=environment,
                 stdin=subprocess.DEVNULL,
-                stdout=log,
+                stdout=output,
                 stderr=subprocess.STDOUT,
                 timeout=TIMEOUT,
                 check=False,
@@ -94,6 +103,11 @@ class Place:
     def log(self) -> Path:
         """The log of this place's commands."""
         return WORK / f"{self.version}.log"
+
+    @property
+    def waiting_log(self) -> Path:
+        """The log of the tests that run beside the others."""
+        return WORK / f"{self.version}-waiting.log"
 
 
 def find_place(version: str, may_install: bool) -> Place:
