@@ -8,7 +8,6 @@ has a handler for the signal, that one stays registered below ours.
 from __future__ import annotations
 
 import asyncio
-import faulthandler
 import functools
 import os
 import signal
@@ -61,6 +60,8 @@ def end_by(signum: int, dump: Callable[[], str]) -> None:
     ``sys.stderr`` may be held.
     """
     try:
+        import faulthandler  # a sub-interpreter cannot import it
+
         faulthandler.dump_traceback(file=2)
         os.write(2, f"\n{dump()}\n{name_of(signum)}: the end\n".encode())
     except BaseException:  # the end comes in any case

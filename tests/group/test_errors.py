@@ -1,6 +1,7 @@
 """Errors of children and body: which ones a TaskGroup raises, and how."""
 
 import asyncio
+import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -211,7 +212,7 @@ def test_a_fixture_with_a_failing_child_fails_the_test(
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "."],
         cwd=tmp_path,
-        env=PATH,
+        env=os.environ | PATH,
         capture_output=True,
         text=True,
         timeout=60,
@@ -220,3 +221,20 @@ def test_a_fixture_with_a_failing_child_fails_the_test(
     assert done.returncode == 1, done.stdout + done.stderr
     assert "child failed" in done.stdout
     assert "1 passed, 1 error" in done.stdout
+
+
+async def test_a_cancellation_does_not_hide_the_error_of_a_body_that_cancelled() -> (
+    None
+):
+    async def owner() -> None:
+        async with TaskGroup() as group:
+            group.create_task(forever())
+            group.cancel()
+            raise KeyError("body")
+
+    task = asyncio.create_task(owner())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(ExceptionGroup) as caught:
+        await task
+    assert [repr(error) for error in caught.value.exceptions] == ["KeyError('body')"]

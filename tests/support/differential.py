@@ -78,9 +78,10 @@ class Ordered(dict[Any, None]):
 def in_order(group: type) -> Any:
     """A subclass that cancels its children in the order of their creation.
 
-    `trapped` is true once a group has left a cancellation behind that cannot be taken
-    back, as asyncio's does on 3.11 and 3.12 (gh-117407). It is then no guide: ours
-    requests the cancellation again an iteration later.
+    `trapped` is true once asyncio's group is no guide: it left a cancellation behind
+    that cannot be taken back, on 3.11 and 3.12 (gh-117407), where ours requests it
+    again an iteration later; or a cancellation has replaced the error of the body,
+    after the group's cancel(), where ours raises the error.
     """
 
     class InOrder(group):  # type: ignore[misc,valid-type]
@@ -94,6 +95,11 @@ def in_order(group: type) -> Any:
             task = current()
             try:
                 return await super().__aexit__(*error)
+            except asyncio.CancelledError:
+                body = error[0]
+                if body and not issubclass(body, asyncio.CancelledError):
+                    InOrder.trapped = True
+                raise
             finally:
                 if sys.version_info < (3, 13) and task._must_cancel:  # type: ignore
                     InOrder.trapped = True
