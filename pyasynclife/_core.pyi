@@ -141,7 +141,11 @@ class Registry:
 @final
 class JoinSet:
     def add(
-        self, task: asyncio.Task[Any], meta: TaskMetadata | None = None, /
+        self,
+        task: asyncio.Task[Any],
+        meta: TaskMetadata | None = None,
+        was_cancelled: bool = False,
+        /,
     ) -> JoinSetMember: ...
     @property
     def pending(self) -> int: ...

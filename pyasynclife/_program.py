@@ -44,7 +44,12 @@ class Program:
     """
 
     def __init__(
-        self, main: Any, takes_both: bool, timeout: float, drain: float
+        self,
+        main: Any,
+        takes_both: bool,
+        timeout: float,
+        drain: float,
+        force_exit: bool,
     ) -> None:
         self._main = main
         self._takes_both = takes_both
@@ -52,7 +57,10 @@ class Program:
         self._drain = drain
         self._registry = TaskRegistry(shutdown_timeout=timeout)
         self._coordinator = SignalCoordinator(
-            timeout, registry=self._registry, kill_after=timeout + _WATCHDOG_LATE
+            timeout,
+            registry=self._registry,
+            force_exit=force_exit,
+            kill_after=timeout + _WATCHDOG_LATE,
         )
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[Any] | None = None

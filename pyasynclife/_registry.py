@@ -266,7 +266,8 @@ class TaskRegistry(Registry):
         Args:
             timeout: Seconds; None: ``shutdown_timeout`` or, once a signal or request
                 has begun the shutdown of a coordinator of this registry, until its
-                deadline; ``math.inf``: no limit.
+                deadline, unless the coordinator's block has been left and the registry
+                is in no block; ``math.inf``: no limit.
 
         Returns:
             The report. Tasks that are still running are listed in its ``stuck``.
@@ -279,6 +280,8 @@ class TaskRegistry(Registry):
         """
         seconds = check_optional_seconds("timeout", timeout, None)
         loop = asyncio.get_running_loop()
+        if self._monitor is None:  # no block that is to keep it
+            self._forget_deadline_that_is_over()
         if seconds is None:
             return (await self._shut_down(AGAIN, None))[0]
         deadline = Deadline.after(loop, loop.time(), seconds)
@@ -315,18 +318,21 @@ class TaskRegistry(Registry):
             if self._starting:  # a task in its eager first step is cancelled after it
                 await asyncio.sleep(0)
             report = await join_and_report(join_set, started, deadline)
-            return report, self._note_stuck(report)
+            return report, self._note_stuck(join_set)
         finally:
             if own is not None:
                 del self._own_shutdowns[own]
             self._end_shutdown()
 
-    def _note_stuck(self, report: ShutdownReport) -> bool:
-        """Note which tasks a report lists as stuck; tell whether any is new."""
+    def _note_stuck(self, join_set: JoinSet) -> bool:
+        """Note which tasks a report has listed as stuck; tell whether any is new.
+
+        They may belong to other registries too, or to none.
+        """
         news = False
-        for one in report.stuck:
-            if one.task_id is not None:
-                news |= not self._note_shutdown(self[one.task_id], True)
+        for member in join_set.stuck(asyncio.current_task()):
+            if member.meta is not None:
+                news |= not self._note_shutdown(member.meta, True)
         return news
 
     def _deadline_on(self, loop: asyncio.AbstractEventLoop) -> Deadline | None:
@@ -432,6 +438,7 @@ class TaskRegistry(Registry):
         if self._monitor is not None:
             raise RuntimeError(f"{self!r} is already entered")
         self._bind("TaskRegistry.__aenter__()")
+        self._forget_deadline_that_is_over()
         monitor = self.monitor_loop()
         self._monitor = asyncio.create_task(monitor, name="pyasynclife monitor")
         close_with(self._monitor, monitor)

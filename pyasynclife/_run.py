@@ -39,6 +39,10 @@ def run(
     closed and the threads of the default executor joined. A program that stops has the
     exit status 0.
 
+    A SIGINT that comes more than 0.3 s after the first signal ends ``drain``: ``main``
+    and the tasks of the registry are cancelled at once, and if the loop is blocked,
+    KeyboardInterrupt is raised in it. SIGTERM after the first signal has no effect.
+
     At the deadline a program that does not stop is ended by the signal, or by SIGTERM
     after a request. A report on stderr names each task and thread that still runs, and
     where. Then logging, stdout and stderr are flushed, the data of coverage is saved,
@@ -63,7 +67,9 @@ def run(
             ``shutdown_timeout`` if ``main`` takes the coordinator, which notifies it;
             otherwise 0. The other tasks are cancelled when ``main`` has ended, or when
             half of the time from its cancellation to the deadline has passed.
-        force_exit: Reserved for a third SIGINT.
+        force_exit: End the process at the third SIGINT, by that signal, after a dump of
+            all threads and tasks on stderr. If False, it raises KeyboardInterrupt in
+            the main thread.
         loop_factory: Makes the loop, as for `asyncio.Runner`.
         debug: Debug mode of the loop, as for `asyncio.Runner`.
 
@@ -93,7 +99,7 @@ def run(
                 f"drain must be less than shutdown_timeout, got {drain} and "
                 f"{shutdown_timeout}"
             )
-        check_flag("force_exit", force_exit)
+        force = check_flag("force_exit", force_exit)
         takes_both = _takes_both(main)
         _check_no_loop()
         _signals.check_place("run()")
@@ -102,7 +108,7 @@ def run(
         raise
     if delay is None:
         delay = timeout * 2 / 3 if takes_both else 0.0
-    program = Program(main, takes_both, timeout, delay)
+    program = Program(main, takes_both, timeout, delay, force)
     body = program.body()
     runner = asyncio.Runner(debug=debug, loop_factory=loop_factory)
     try:

@@ -26,7 +26,7 @@ from pyasynclife._log import logger
 from pyasynclife._registry import ONCE, UNREPORTED, TaskRegistry
 from pyasynclife._report import ShutdownReport
 from pyasynclife._sealed import refuse_pickling
-from pyasynclife._signal_events import Reloads, SignalEvents, is_request, note_ending
+from pyasynclife._signal_events import Reloads, SignalEvents, note_ending
 from pyasynclife._waiting import GRACE, Deadline, join_and_report
 
 Phase = Literal["running", "draining", "cancelling", "stopped"]
@@ -133,9 +133,11 @@ class SignalCoordinator(SignalEvents):
         self._called: Deadline | None = None  # from graceful_shutdown() without one
         self._join_set: JoinSet | None = None
         self._joining: set[asyncio.Task[Any]] = set()
+        self._cancelled: set[asyncio.Task[Any]] = set()  # by calls that have ended
         self._on_begin: Callable[[int | None, float], object] | None = None  # of run()
         self._caller: asyncio.Task[Any] | None = None
         self._calls = 0  # of graceful_shutdown() that are under way
+        self._shutdowns = 0  # how many are over: the calls of those count no more
         self._drain_until: float | None = None  # loop time, from the beginning on
         self._drains: set[asyncio.Timeout] = set()  # of calls that wait for its end
         self._drain_timer: asyncio.TimerHandle | None = None
@@ -170,7 +172,7 @@ class SignalCoordinator(SignalEvents):
         """``"running"``, ``"draining"``, ``"cancelling"`` or ``"stopped"``."""
         if self._phase == "running" and (
             self._shutdown.is_set()
-            or any(map(is_request, self._undelivered.copy()))
+            or self._rung > 0
             or not self._shutdown_signals.isdisjoint(self.received)
         ):
             return "draining"  # the loop may be too busy to deliver the signal
@@ -281,12 +283,11 @@ class SignalCoordinator(SignalEvents):
             registry._forget_deadline_that_is_over()
 
     def _leave(self) -> None:
-        """Remove the handlers, at the end of a block."""
         try:
-            self.remove_handlers()
+            super()._leave()
         finally:
             self._end_sequence()
-        self._over = self._deadline is not None or self._phase == "stopped"
+        self._over = self._phase != "running"
         if self._deadline is not None:
             self._deadline.over = True
 
@@ -299,7 +300,7 @@ class SignalCoordinator(SignalEvents):
             self._lame_timer.cancel()
             self._lame_timer = None
         sequence, self._sequence = self._sequence, None
-        if sequence is not None:
+        if sequence is not None and not sequence.get_loop().is_closed():
             sequence.cancel()
         if not self._calls:
             self._attached.close()
@@ -309,11 +310,26 @@ class SignalCoordinator(SignalEvents):
         if self._deadline is not None:
             for registry in self._attached.registries():
                 registry._forget_deadline(self._deadline)
+        if self._calls:
+            self._end_calls()
+        self._shutdowns += 1
         self._drain_until = None
         self._hurried = self._cancelling = False
         self._phase = "running"
         self._signum = None
         self._deadline = self._called = None
+
+    def _end_calls(self) -> None:
+        """Forget the calls of `graceful_shutdown`: the last one has ended."""
+        self._calls = 0
+        note_ending(self, False)
+        self._caller = None
+        self._end_sequence()
+        join_set, self._join_set = self._join_set, None
+        self._joining = set()
+        if join_set is not None:
+            self._cancelled = set(filter(_runs, self._cancelled))
+            self._cancelled.update(one.task for one in join_set.stuck(None))
 
     # ------------------------------------------------------------ actions
 
@@ -412,8 +428,8 @@ class SignalCoordinator(SignalEvents):
         task is left out.
 
         A second call joins the shutdown in progress: no task is cancelled twice, and
-        both calls report on all tasks. Nor does it cancel tasks of the registry that an
-        earlier shutdown has cancelled; it waits for them.
+        both calls report on all tasks. Nor does it cancel tasks that an earlier call,
+        or a shutdown of an attached registry, has cancelled; it waits for them.
 
         Args:
             tasks: Tasks of the running loop; None: all that is attached, the registry
@@ -433,14 +449,15 @@ class SignalCoordinator(SignalEvents):
         If the caller is cancelled, the CancelledError propagates at once; the tasks
         remain cancelled.
         """
+        loop = asyncio.get_running_loop()
+        # First, for this closes what it refuses.
+        chosen = None if tasks is None else check_tasks(tasks, loop)
         seconds = check_optional_seconds("timeout", timeout, None)
         if tasks is None and not self._attached:
             raise ValueError(
                 "graceful_shutdown() has no tasks to cancel: pass tasks, create the "
                 "coordinator with registry=, or call attach()"
             )
-        loop = asyncio.get_running_loop()
-        chosen = None if tasks is None else check_tasks(tasks, loop)
         return (await self._shut_down(chosen, seconds, ONCE))[0]
 
     async def _shut_down(
@@ -462,26 +479,26 @@ class SignalCoordinator(SignalEvents):
         if self._phase == "running":
             self._phase = "draining"
         self._set_shutdown()
+        shutdown = self._shutdowns
         self._calls += 1
         self._caller = asyncio.current_task()
         note_ending(self, True)
         try:
             await self._wait_out_drain(tasks, deadline)
-            self._phase = "cancelling"
+            if shutdown == self._shutdowns:
+                self._phase = "cancelling"
+                self._cancelling |= tasks is None
             if tasks is not None:
                 report, news = await self._shut_down_tasks(tasks, deadline)
             else:
-                self._cancelling = True
-                report, news = await self._shut_down_attached(whom, deadline)
+                follow = seconds is None and self._deadline is None
+                report, news = await self._shut_down_attached(whom, deadline, follow)
         finally:
-            self._calls -= 1
-            if not self._calls:
-                note_ending(self, False)
-                self._caller = None
-                self._end_sequence()
-                self._join_set = None
-                self._joining = set()
-        if not self._calls:
+            if shutdown == self._shutdowns:
+                self._calls -= 1
+                if not self._calls:
+                    self._end_calls()
+        if shutdown == self._shutdowns and not self._calls:
             self._phase = "stopped"
             self._over = not self._armed
         return report, news
@@ -514,25 +531,29 @@ class SignalCoordinator(SignalEvents):
             pass
         except asyncio.CancelledError:
             if tasks is not None:
-                self._joined(tasks)
+                self._joined(tasks)  # cancels them
             else:
                 self._cancel_attached(caller)
             raise
 
     async def _shut_down_attached(
-        self, whom: int, deadline: Deadline
+        self, whom: int, deadline: Deadline, follow: bool
     ) -> tuple[ShutdownReport, bool]:
-        registries = self._attached.registries()
-        mine = self._deadline is None and deadline.until <= (
-            deadline.loop.time() + self._shutdown_timeout
-        )
-        if mine:  # the registry's own block may be left meanwhile
-            for registry in registries:
-                registry._set_deadline(deadline)
+        """Shut down what is attached.
+
+        Args:
+            whom: As for `TaskRegistry._shut_down`.
+            deadline: When to return.
+            follow: Whether it holds for the registries, too: for the end of their own
+                blocks, for example.
+        """
+        registries = self._attached.registries() if follow else []
+        for registry in registries:
+            registry._set_deadline(deadline)
         try:
             return await self._attached.end(whom, deadline, lambda: self._hurried)
         finally:
-            for registry in registries if mine else ():
+            for registry in registries:
                 registry._forget_deadline(deadline)
                 if self._deadline is not None:  # a signal came meanwhile
                     registry._set_deadline(self._deadline)
@@ -541,28 +562,36 @@ class SignalCoordinator(SignalEvents):
         self, tasks: list[asyncio.Task[Any]], deadline: Deadline
     ) -> tuple[ShutdownReport, bool]:
         started = deadline.loop.time()
-        join_set = self._joined(tasks)
-        if join_set.pending:
+        join_set, cancelled = self._joined(tasks)
+        if cancelled:
             deadline.extend(started)
         report = await join_and_report(join_set, started, deadline)
-        registry = self._registry
-        return report, registry is not None and registry._note_stuck(report)
+        registries = self._attached.registries()
+        return report, bool(registries) and registries[0]._note_stuck(join_set)
 
-    def _joined(self, tasks: list[asyncio.Task[Any]]) -> JoinSet:
-        """Cancel the tasks that no call in progress has cancelled; return all."""
+    def _joined(self, tasks: list[asyncio.Task[Any]]) -> tuple[JoinSet, bool]:
+        """Cancel the tasks that no shutdown has cancelled, and join all.
+
+        Returns:
+            The join set of all, and whether any was cancelled.
+        """
         if self._join_set is None:
             self._join_set = JoinSet()
         current = asyncio.current_task()
+        registries = self._attached.registries()
+        cancelled = False
         for task in tasks:
             if task is not current and task not in self._joining:
                 self._joining.add(task)
-                known = None
-                if self._registry is not None:
-                    known = self._registry._find(task)
+                known, again = None, task in self._cancelled
+                for registry in registries:
+                    known = registry._find(task)
                     if known is not None:
-                        self._registry._note_shutdown(known, False)
-                self._join_set.add(task, known)
-        return self._join_set
+                        again |= registry._note_shutdown(known, False)
+                        break
+                cancelled |= not (again or task.done())
+                self._join_set.add(task, known, again)
+        return self._join_set, cancelled
 
     def __enter__(self) -> Self:
         """Call `setup_handlers`; after a shutdown, begin afresh."""
@@ -607,3 +636,10 @@ class SignalCoordinator(SignalEvents):
             self._leave()
         if exc[0] is None:
             self._raise_exit()
+
+
+def _runs(task: asyncio.Task[Any]) -> bool:
+    try:
+        return not task.done()
+    except Exception:  # of another library's Task
+        return False

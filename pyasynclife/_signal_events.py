@@ -111,6 +111,8 @@ class SignalEvents:
         self._holder = object()
         self._warned: set[int] = set()  # signals whose handler was displaced
         self._armed = False
+        self._entered = False
+        self._entered_in: asyncio.AbstractEventLoop | None = None
         self._pid: int | None = None  # the process to which this state belongs
         self._past: dict[int, int] = {}  # signals counted by removed handlers
         self._undelivered: deque[_Event] = deque()
@@ -178,11 +180,7 @@ class SignalEvents:
         self._note_beginning(None)
         if not self._requested:
             self._undelivered.append(event)
-        try:
-            here = asyncio.get_running_loop() is self._loop
-        except RuntimeError:
-            here = False
-        if here:
+        if self._loop is not None and self._loop is _running_loop():
             self._deliver()
         self._deliver_soon()  # even here: a signal handler may have called us
 
@@ -329,10 +327,24 @@ class SignalEvents:
     def _enter(self) -> None:
         """Set up the handlers; after a shutdown that is over, begin afresh."""
         self._check_process()
+        if self._entered:
+            loop = self._entered_in
+            if loop is None or not loop.is_closed():
+                raise RuntimeError(
+                    f"{self!r} is already entered: call setup_handlers() to put its "
+                    "handlers back on top"
+                )
+            self._leave()  # closed, the loop has abandoned the block
         if self._over and not self._armed:
             self._undelivered.clear()  # they came too late for the old shutdown
             self._begin_afresh()
         self.setup_handlers()
+        self._entered, self._entered_in = True, _running_loop()
+
+    def _leave(self) -> None:
+        """Remove the handlers, at the end of a block."""
+        self._entered, self._entered_in = False, None
+        self.remove_handlers()
 
     def _raise_exit(self) -> None:
         """Raise the exit of the handler that was there before ours, once."""
@@ -349,6 +361,7 @@ class SignalEvents:
         if self._pid is not None and self._pid != pid:
             self._handlers, self._armed, self._loop = {}, False, None
             self._watchdog = None
+            self._entered, self._entered_in = False, None
             self._undelivered.clear()
             self._begin_afresh()
         self._pid = pid
@@ -475,9 +488,8 @@ class SignalEvents:
         If the coordinator is bound to another loop, and that is open, return None, or
         raise RuntimeError if the caller gives its own name as ``what``.
         """
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
+        loop = _running_loop()
+        if loop is None:
             return None
         self._check_process()
         before = self._loop
@@ -621,6 +633,7 @@ class SignalEvents:
             name = _signals.name_of(event.signum)
             if _is_exit(event.error):  # raised by the block; and it begins a shutdown
                 self._exit = self._exit or event.error
+                self._note_beginning(None)
                 self._undelivered.append(_Event(event.since, None, reason=name))
                 continue
             logger.error(
@@ -702,6 +715,13 @@ def note_ending(coordinator: SignalEvents, ending: bool) -> None:
 
 def is_request(event: _Event) -> bool:
     return event.signum is None
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 def _is_exit(error: BaseException) -> bool:

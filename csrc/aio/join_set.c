@@ -341,21 +341,23 @@ join_set_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 }
 
 PyDoc_STRVAR(join_set_add_doc,
-"add($self, task, meta=None, /)\n--\n\n"
+"add($self, task, meta=None, was_cancelled=False, /)\n--\n\n"
 "Cancel a Task and follow it to its end; record the outcome of one that is\n"
 "done.\n\n"
 "meta: the Task's entry in a registry, or None; kept for the report.\n"
+"was_cancelled: whether another shutdown has cancelled it: not once more.\n"
 "Returns the JoinSetMember.  Raises what asking a done Task raises.");
 
 static PyObject *
 join_set_add(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
 {
-    if (nargs < 1 || nargs > 2) {
-        PyErr_SetString(PyExc_TypeError, "add() takes a task and an entry");
+    if (nargs < 1 || nargs > 3) {
+        PyErr_SetString(PyExc_TypeError,
+                        "add() takes a task, an entry and a flag");
         return NULL;
     }
     JoinSetObject *set = (JoinSetObject *)op;
-    PyObject *meta = nargs == 2 ? args[1] : Py_None;
+    PyObject *meta = nargs >= 2 ? args[1] : Py_None;
     int done = al_task_done(set->st, args[0]);
     PyObject *member = done < 0 ? NULL : al_join_set_add(op, args[0], meta);
     if (member == NULL) {
@@ -371,7 +373,12 @@ join_set_add(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
         Py_DECREF(member);
         return NULL;
     }
-    al_member_cancel(member);
+    if (nargs == 3 && args[2] == Py_True) {
+        al_member_was_cancelled(member);
+    }
+    else {
+        al_member_cancel(member);
+    }
     return member;
 }
 

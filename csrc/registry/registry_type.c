@@ -559,7 +559,7 @@ PyDoc_STRVAR(registry_type_note_shutdown_doc,
 "_note_shutdown($self, meta, stuck, /)\n--\n\n"
 "Note that a shutdown has cancelled a task and, if stuck is true, has\n"
 "reported it as stuck.\n\n"
-"Returns whether it had been reported before.");
+"Returns whether that was noted before.");
 
 PyDoc_STRVAR(registry_type_end_shutdown_doc,
 "_end_shutdown($self, /)\n--\n\n"

@@ -212,9 +212,9 @@ al_shutdown_note(PyObject *op, PyObject *args)
     {
         return NULL;
     }
-    bool before = entry->reported_stuck;
+    bool before = stuck ? entry->reported_stuck : entry->shut_down;
     entry->shut_down = true;
-    entry->reported_stuck = before || stuck;
+    entry->reported_stuck = entry->reported_stuck || stuck;
     return PyBool_FromLong(before);
 }
 

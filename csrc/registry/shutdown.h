@@ -11,7 +11,8 @@
 PyObject *al_shutdown_begin(PyObject *registry, PyObject *args);
 
 /* Registry._note_shutdown(meta, stuck): remember that a shutdown has cancelled
-   a task, and whether it was reported as stuck.  Runs Python. */
+   a task or, if stuck is true, has reported it as stuck; return whether that
+   was noted before.  Runs Python. */
 PyObject *al_shutdown_note(PyObject *registry, PyObject *args);
 
 /* Registry._end_shutdown().  After the last one, register() works again, and

@@ -495,3 +495,27 @@ async def test_an_exit_is_unraisable_where_the_loop_takes_no_callback(
     await asyncio.to_thread(loop.run_until_complete, main())
     loop.close()
     assert [one.exc_type for one in unraisable] == [RuntimeError, KeyboardInterrupt]
+
+
+async def test_a_subclass_may_look_up_tasks_as_it_likes() -> None:
+    class Patient(TaskRegistry):
+        def __getitem__(self, task_id: str) -> Any:
+            raise LookupError("not here")
+
+    registry, until = Patient(), asyncio.Event()
+    registry.register(_until(until), "mule")
+    await settle()
+    assert [one.task_id for one in (await registry.shutdown(0)).stuck] == ["mule"]
+    async with registry:  # the exit neither awaits nor logs it again
+        pass
+    assert len(registry) == 1
+    until.set()
+    assert await registry.wait(5)
+
+
+async def _until(event: asyncio.Event) -> None:
+    while not event.is_set():
+        try:
+            await event.wait()
+        except asyncio.CancelledError:
+            pass

@@ -465,6 +465,129 @@ def test_another_graceful_shutdown_waits_and_reports_and_cancels_nothing() -> No
     run(main)
 
 
+async def _registry_first(
+    registry: TaskRegistry, coordinator: SignalCoordinator, task: asyncio.Task[None]
+) -> None:
+    await registry.shutdown(0.1)
+    await coordinator.graceful_shutdown([task], timeout=0.1)
+
+
+async def _registry_meanwhile(
+    registry: TaskRegistry, coordinator: SignalCoordinator, task: asyncio.Task[None]
+) -> None:
+    shutdown = asyncio.create_task(registry.shutdown(1.0))
+    await settle()
+    await coordinator.graceful_shutdown([task], timeout=0.1)
+    await shutdown
+
+
+async def _passed_first(
+    registry: TaskRegistry, coordinator: SignalCoordinator, task: asyncio.Task[None]
+) -> None:
+    await coordinator.graceful_shutdown([task], timeout=0.1)
+    await coordinator.graceful_shutdown(timeout=0.1)
+
+
+async def _passed_twice(
+    registry: TaskRegistry, coordinator: SignalCoordinator, task: asyncio.Task[None]
+) -> None:
+    for _ in range(3):
+        report = await coordinator.graceful_shutdown([task], timeout=0.1)
+        assert len(report.stuck) == 1
+
+
+@pytest.mark.parametrize(
+    "shut_down", [_registry_first, _registry_meanwhile, _passed_first, _passed_twice]
+)
+@pytest.mark.parametrize("care", ["registry=", "attach()", "none"])
+def test_a_task_that_is_passed_is_not_cancelled_again(
+    shut_down: Callable[..., Coroutine[Any, Any, None]], care: str
+) -> None:
+    if care == "none" and shut_down is not _passed_twice:
+        pytest.skip("nothing is attached")
+
+    async def main() -> None:
+        swallower, registry = Swallower(), TaskRegistry()
+        if care == "registry=":
+            coordinator = SignalCoordinator(registry=registry)
+        else:
+            coordinator = SignalCoordinator()
+        if care == "attach()":
+            coordinator.attach(registry)
+        if care == "none":
+            task = asyncio.create_task(swallower())
+        else:
+            task, _ = registry.register(swallower()).result()
+        await settle()
+        await shut_down(registry, coordinator, task)
+        assert swallower.cancelled == 1
+        swallower.free.set()
+        report = await coordinator.graceful_shutdown([task])
+        assert len(report.swallowed) == 1
+
+    run(main)
+
+
+@pytest.mark.parametrize("timeout", [0, 0.5])
+def test_the_timeout_of_a_call_ends_no_shutdown_of_the_registry(timeout: float) -> None:
+    async def main() -> None:
+        flusher, registry = Flusher(5.0), TaskRegistry(shutdown_timeout=30)
+        coordinator = SignalCoordinator(1.0, registry=registry)
+        registry.register(flusher())
+        await settle()
+        shutdown = asyncio.create_task(registry.shutdown())
+        await settle()
+        report = await coordinator.graceful_shutdown(timeout=timeout)
+        assert (len(report.stuck), now()) == (1, STARTED(timeout))
+        report = await shutdown
+        assert (len(report.cancelled), now()) == (1, STARTED(5.0))
+
+    run(main)
+
+
+@needs_posix
+@pytest.mark.parametrize("way", ["shutdown()", "block"])
+def test_a_registry_that_outlives_the_coordinators_block_has_its_own_timeout(
+    way: str,
+) -> None:
+    async def main() -> None:
+        registry = TaskRegistry(shutdown_timeout=30)
+        async with SignalCoordinator(1.0, registry=registry) as coordinator:
+            coordinator.request_shutdown()
+        await asyncio.sleep(2.0)
+        began, flusher = now(), Flusher(5.0)
+        if way == "block":
+            async with registry:
+                registry.register(flusher())
+                await settle()
+        else:
+            registry.register(flusher())
+            await settle()
+            report = await registry.shutdown()
+            assert report.deadline_met
+        assert (flusher.flushed, now() - began) == (True, STARTED(5.0))
+
+    run(main)
+
+
+@needs_posix
+def test_in_its_block_a_registry_keeps_the_deadline_of_an_inner_block() -> None:
+    async def main() -> None:
+        swallower, registry = Swallower(), TaskRegistry(shutdown_timeout=30)
+        async with registry:
+            async with SignalCoordinator(1.0, registry=registry) as coordinator:
+                registry.register(swallower())
+                await settle()
+                coordinator.request_shutdown()
+            report = await registry.shutdown()
+            assert (len(report.stuck), report.deadline_met) == (1, False)
+        assert now() == STARTED(2.0, abs=0.01)  # cancelled anew, with a grace
+        swallower.free.set()
+        await settle()
+
+    run(main)
+
+
 # ------------------------------------------------------------------ the clock
 
 
@@ -526,6 +649,29 @@ def test_what_is_cancelled_after_the_deadline_has_a_grace(
         assert not report.deadline_met
         assert now() == STARTED(ends, abs=0.01)
         await asyncio.wait([task])
+
+    run(main)
+
+
+def test_who_joins_after_the_deadline_does_not_move_it() -> None:
+    async def main() -> None:
+        swallower, registry = Swallower(), TaskRegistry()
+        coordinator = SignalCoordinator(1.0, registry=registry)
+        assert not coordinator.shutdown_event.is_set()  # bound to the loop
+        task, _ = registry.register(swallower()).result()
+        await settle()
+        coordinator.request_shutdown()
+        await asyncio.sleep(3.0)
+
+        async def join(after: float) -> ShutdownReport:
+            await asyncio.sleep(after)
+            return await coordinator.graceful_shutdown([task])
+
+        reports = await asyncio.gather(*map(join, [0.0, 0.4, 0.8]))
+        assert [len(report.stuck) for report in reports] == [1, 1, 1]
+        assert (now(), swallower.cancelled) == (STARTED(4.0, abs=0.01), 1)
+        swallower.free.set()
+        await settle()
 
     run(main)
 

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from pyasynclife import SignalCoordinator, TaskRegistry
-from support.coroutines import forever
+from pyasynclife import SignalCoordinator, SignalSetupError, TaskRegistry
+from support.coroutines import forever, swallow
 from support.loops import settle
 from support.signals import Run, needs_posix
 
@@ -177,3 +177,154 @@ async def test_a_new_coordinator_is_not_bound_by_the_deadline_of_an_old_one() ->
     assert flushed
     assert time.monotonic() - began < 4
     assert old.phase == "stopped"
+
+
+@pytest.mark.parametrize("cause", ["passed", "attached"])
+async def test_after_a_shutdown_whose_caller_was_cancelled_too(cause: str) -> None:
+    registry = TaskRegistry()
+    coordinator = SignalCoordinator(registry=registry if cause == "attached" else None)
+    task, _ = await registry.register(swallow(times=2), "mule")
+    await settle()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01), coordinator:
+            if cause == "passed":
+                await coordinator.graceful_shutdown([task])
+    assert coordinator.phase == "cancelling"
+    task.cancel()
+    async with coordinator:
+        assert (coordinator.phase, coordinator.ready) == ("running", True)
+        assert not coordinator.shutdown_event.is_set()
+    await registry.wait()
+
+
+@pytest.mark.parametrize("ends", ["before", "after"])
+async def test_a_call_of_the_old_block_changes_nothing_in_the_new_one(
+    ends: str,
+) -> None:
+    coordinator = SignalCoordinator(5.0)
+    old = asyncio.create_task(swallow(times=2))
+    await settle()
+    with coordinator:
+        coordinator.request_shutdown()
+        call = asyncio.create_task(coordinator.graceful_shutdown([old]))
+        await settle()
+    with coordinator:
+        assert (coordinator.phase, coordinator.received) == ("running", {})
+        if ends == "before":
+            old.cancel()
+            await call
+            assert coordinator.phase == "running"
+        new = asyncio.create_task(forever())
+        await settle()
+        report = await coordinator.graceful_shutdown([new])
+        assert [one.name for one in report.cancelled] == [new.get_name()]
+        assert coordinator.phase == "stopped"
+        old.cancel()
+        assert len((await call).swallowed) == 1
+        assert coordinator.phase == "stopped"
+
+
+async def test_a_call_of_the_old_block_leaves_the_new_sequence_alone() -> None:
+    coordinator = SignalCoordinator(5.0, drain=0.05, cancel_on_signal=True)
+    registry = TaskRegistry()
+    old = asyncio.create_task(swallow(times=2))
+    await settle()
+    with coordinator:
+        call = asyncio.create_task(coordinator.graceful_shutdown([old]))
+        await settle()
+    coordinator.attach(registry)
+    feed, _ = await registry.register(forever())
+    await settle()
+    with coordinator:
+        coordinator.request_shutdown()
+        old.cancel()
+        await call
+        async with asyncio.timeout(5):
+            await asyncio.wait([feed])  # drain is over
+        assert feed.cancelled()
+        assert coordinator.phase == "cancelling"
+
+
+@pytest.mark.parametrize("inner", ["with", "async with"])
+@pytest.mark.parametrize("outer", ["with", "async with"])
+def test_a_block_in_its_own_block_is_refused_and_changes_nothing(
+    run: Run, outer: str, inner: str
+) -> None:
+    done = run(f"""
+        async def main():
+            c = SignalCoordinator()
+            c.setup_handlers()      # before the block: no entry
+            {outer} c:
+                before = actions()
+                try:
+                    {inner} c:
+                        print("entered")
+                except RuntimeError as error:
+                    print(error)
+                assert actions() == before
+                kill(signal.SIGTERM)
+                print(await c.wait_for_shutdown())
+            {outer} c:
+                print(c.phase)
+        run(main())
+    """)
+    first, *others = done.stdout.splitlines()
+    assert "SignalCoordinator" in first
+    assert "is already entered" in first
+    assert others == ["15", "running"]
+
+
+def test_a_block_outside_a_loop_counts_in_every_loop(run: Run) -> None:
+    done = run("""
+        c = SignalCoordinator()
+        async def main():
+            async with c:
+                print("entered")
+        with c:
+            for _ in range(2):
+                try:
+                    run(main())
+                except RuntimeError:
+                    print("refused")
+        run(main())
+    """)
+    assert done.stdout == "refused\nrefused\nentered\n"
+
+
+def test_a_block_that_a_closed_loop_has_abandoned_is_over(run: Run) -> None:
+    done = run("""
+        c = SignalCoordinator()
+        async def abandoned(entered):
+            async with c:
+                entered.set_result(None)
+                await asyncio.sleep(60)
+        async def main():
+            async with c:
+                print(c.phase)
+                kill(signal.SIGTERM)
+                print(await c.wait_for_shutdown())
+        loop = new_loop()
+        entered = loop.create_future()
+        task = loop.create_task(abandoned(entered))
+        task._log_destroy_pending = False
+        loop.run_until_complete(entered)
+        c.request_shutdown()
+        loop.run_until_complete(c.wait_for_shutdown())
+        loop.close()
+        run(main())
+        os._exit(0)
+    """)
+    assert done.stdout == "running\n15\n"
+
+
+async def test_handlers_that_cannot_be_set_up_leave_the_block_unentered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    coordinator = SignalCoordinator()
+    with monkeypatch.context() as patch:
+        patch.delattr(signal, "siginterrupt")
+        for _ in range(2):
+            with pytest.raises(SignalSetupError), coordinator:
+                pytest.fail("entered")
+    with coordinator:
+        assert coordinator.ready

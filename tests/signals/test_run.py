@@ -202,6 +202,135 @@ def test_the_process_may_go_on_after_a_clean_stop(launch: Launch) -> None:
     assert (done.returncode, lines(done)) == (0, ["ready", "goes on 1"])
 
 
+# ------------------------------------------------------------------ Ctrl-C again
+
+PRESS = 0.4  # seconds, more than those of one press
+
+
+def press(child: Child, signum: int = signal.SIGINT) -> None:
+    child.send_signal(signum)
+    time.sleep(PRESS)
+
+
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("force_exit", [True, False])
+def test_the_second_press_cancels_main_and_the_registry_at_once(
+    launch: Launch, first: int, force_exit: bool
+) -> None:
+    with launch(f"""
+        async def feed():
+            try: await asyncio.sleep(60)
+            finally: print("feed")
+        async def main(coordinator, registry):
+            registry.register(feed())
+            await asyncio.sleep(0)
+            print("ready", flush=True)
+            await coordinator.wait_for_shutdown()
+            try: await asyncio.sleep(60)        # it drains
+            finally: print("main", coordinator.phase)
+        print(run(main, shutdown_timeout=50, drain=45, force_exit={force_exit}))
+    """) as child:
+        child.wait_for("ready")
+        press(child, first)
+        assert child.process.poll() is None
+        child.send_signal(signal.SIGINT)
+        done = child.finish()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert sorted(lines(done)) == ["None", "feed", "main cancelling", "ready"]
+
+
+@pytest.mark.parametrize("blocked", [True, False])
+def test_the_third_press_dumps_and_ends_the_process_by_sigint(
+    launch: Launch, blocked: bool
+) -> None:
+    then = "time.sleep(60)" if blocked else "await asyncio.sleep(60)"
+    with launch(f"""
+        async def feed_of_prices():
+            await asyncio.sleep(60)
+        async def main():
+            task = asyncio.create_task(feed_of_prices(), name="prices")
+            await asyncio.sleep(0)
+            print("ready", flush=True)
+            while True:
+                try: {then}
+                except (KeyboardInterrupt, asyncio.CancelledError): pass
+        run(main, shutdown_timeout=50)
+    """) as child:
+        child.wait_for("ready")
+        press(child)
+        press(child)
+        assert child.process.poll() is None
+        child.send_signal(signal.SIGINT)
+        done = child.finish()
+    assert done.returncode == -signal.SIGINT
+    assert "in main" in done.stderr
+    assert "in feed_of_prices" in done.stderr
+
+
+def test_without_force_exit_the_third_press_raises_keyboard_interrupt(
+    launch: Launch,
+) -> None:
+    with launch("""
+        async def main():
+            print("ready", flush=True)
+            while True:
+                try: await asyncio.sleep(60)
+                except asyncio.CancelledError: pass
+        try:
+            run(main, shutdown_timeout=3, force_exit=False)
+        except KeyboardInterrupt:
+            print("interrupted")
+    """) as child:
+        child.wait_for("ready")
+        press(child)
+        press(child)
+        child.send_signal(signal.SIGINT)
+        done = child.finish()
+    # Main does not stop, so the deadline does.
+    assert done.returncode == -signal.SIGINT
+    assert "is ended by SIGINT" in done.stderr
+
+
+def test_sigterm_never_climbs(launch: Launch) -> None:
+    with launch("""
+        async def main(coordinator, registry):
+            print("ready", flush=True)
+            while coordinator.received.get(signal.SIGTERM, 0) < 4:
+                await asyncio.sleep(0.005)
+            await asyncio.sleep(0.1)
+            print(coordinator.phase)
+        run(main, shutdown_timeout=50)
+    """) as child:
+        child.wait_for("ready")
+        for _ in range(4):
+            press(child, signal.SIGTERM)
+        done = child.finish()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert lines(done) == ["ready", "draining"]
+
+
+def test_two_presses_end_a_program_whose_loop_is_blocked(launch: Launch) -> None:
+    with launch("""
+        async def feed():
+            try: await asyncio.sleep(60)
+            finally: print("feed")
+        async def main():
+            task = asyncio.create_task(feed())
+            await asyncio.sleep(0)
+            print("ready", flush=True)
+            time.sleep(60)
+        run(main, shutdown_timeout=50)
+    """) as child:
+        child.wait_for("ready")
+        press(child)
+        assert child.process.poll() is None
+        child.send_signal(signal.SIGINT)
+        done = child.finish()
+    assert done.returncode == -signal.SIGINT
+    assert lines(done) == ["ready", "feed"]
+    assert "KeyboardInterrupt" in done.stderr
+
+
 def test_a_request_ends_main_too(launch: Launch) -> None:
     with launch("""
         async def main(coordinator, registry):

@@ -190,6 +190,10 @@ async def test_what_is_no_task_of_this_loop_is_refused_before_anything_is_done()
     for timeout, error in ((-1, ValueError), (math.nan, ValueError), ("1", TypeError)):
         with pytest.raises(error, match="timeout"):
             await coordinator.graceful_shutdown(tasks, timeout=timeout)  # type: ignore[arg-type]
+    unstarted = forever()
+    with pytest.raises(TypeError, match="forever"):
+        await coordinator.graceful_shutdown([unstarted], timeout=-1)  # type: ignore[list-item]
+    assert inspect.getcoroutinestate(unstarted) == inspect.CORO_CLOSED
     assert (coordinator.phase, tasks[0].cancelling()) == ("running", 0)
     assert inspect.getcoroutinestate(coro) == inspect.CORO_CLOSED
     foreign.cancel()

@@ -56,6 +56,28 @@ async def test_a_request_interrupted_anywhere_by_another_is_not_lost(
     assert coordinator.deadline is not None
 
 
+@needs_posix
+@pytest.mark.parametrize("cause", ["request", "signal"])
+async def test_once_not_ready_it_never_is_ready_again(cause: str) -> None:
+    """A thread may look at any time; here the loop's thread does at each call."""
+    seen: list[bool] = []
+    with SignalCoordinator() as coordinator:
+        assert not coordinator.shutdown_event.is_set()  # bound to the loop
+        thread = threading.Thread(target=coordinator.request_shutdown)
+        sys.setprofile(lambda *_: seen.append(coordinator.ready))
+        try:
+            if cause == "signal":
+                signal.raise_signal(signal.SIGTERM)
+            else:
+                thread.start()
+                thread.join()
+            await coordinator.wait_for_shutdown()
+        finally:
+            sys.setprofile(None)
+    assert seen == sorted(seen, reverse=True)
+    assert (seen[0], seen[-1]) == (True, False)
+
+
 async def test_requests_of_many_threads_at_once_are_not_lost(
     frequent_switches: None,
 ) -> None:
