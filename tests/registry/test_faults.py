@@ -26,7 +26,7 @@ from support.faults import (
     ignores_what_cannot_be_raised,
     needs_faults,
 )
-from support.loops import eager, settle, task_factory
+from support.loops import eager, settle, task_factory, until
 from support.registries import adds_up
 
 pytestmark = needs_faults
@@ -226,6 +226,7 @@ async def attempt(operation: Operation, nth: int) -> bool:
     adds_up(registry)
     if raised and operation in UNCHANGED:
         assert registry.stats() == before
+    await until(lambda: not registry.closing)
     if "mine" not in registry:
         task, _ = await registry.register(echo(5), "mine")
         assert await task == 5
