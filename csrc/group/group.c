@@ -234,8 +234,9 @@ group_take_error(GroupObject *self, PyObject *task, PyObject *error)
         return 0;
     }
     group_keep_error(self, error);
-    /* A group may be left in another Task than the one that entered it: a
-       pytest fixture is.  Until then only the handler hears of the error. */
+    /* A group may be left in another Task than the one that entered it, as in
+       a pytest fixture.  If the latter has ended, nothing can be cancelled,
+       and the error is reported to the loop's exception handler as well. */
     int parent_done =
         self->parent == NULL ? 1 : al_task_done(self->st, self->parent);
     if (parent_done > 0) {

@@ -13,7 +13,7 @@ from support.children import ROOT, run_child
 
 
 def play(package: str, program: str) -> list[str]:
-    try:  # not imported here: that alone changes asyncio
+    try:  # importing the package would already patch asyncio
         found = importlib.util.find_spec(package)
     except ModuleNotFoundError:
         found = None
