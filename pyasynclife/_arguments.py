@@ -67,6 +67,35 @@ def _not_seconds(name: str, value: Any, or_none: str) -> TypeError:
     return TypeError(f"{name} must be a number of seconds{or_none}, got {short(value)}")
 
 
+def check_number(
+    name: str, value: Any, least: float, greatest: float = math.inf
+) -> float:
+    """Return a finite number between two bounds as a float.
+
+    Raises:
+        TypeError: The value is not a number, or is a bool.
+        ValueError: The value is nan, infinite or out of bounds.
+    """
+    kind = type(value)
+    if kind is bool or not (hasattr(kind, "__float__") or hasattr(kind, "__index__")):
+        close_unstarted(value)
+        raise TypeError(f"{name} must be a number, got {short(value)}")
+    try:
+        number = float(value)
+    except TypeError:  # an array, for example
+        raise TypeError(f"{name} must be a number, got {short(value)}") from None
+    except (OverflowError, ValueError):
+        number = math.nan
+    if not (least <= number <= greatest) or math.isinf(number):
+        bounds = (
+            f"{least:g} or more"
+            if math.isinf(greatest)
+            else f"from {least:g} to {greatest:g}"
+        )
+        raise ValueError(f"{name} must be {bounds}, got {_shortened(value)}")
+    return number
+
+
 def check_count(name: str, value: Any, least: int = 0) -> int:
     """Return a count as an int of any size.
 
