@@ -160,8 +160,8 @@ class BatchResult(Sealed, Sequence[TaskResult[T]], Generic[T]):
         failed += running  # these did not stop in time
         if self._rest_timed_out:
             unstarted = length_of(self._rest) + len(self._added)
-            self._read = self._read and not unstarted
-            failed += unstarted
+            self._read = self._read and not unstarted + core.refused
+            failed += unstarted + core.refused
         self.status = _STATUS[core.stopping]
         self.exhausted = core.exhausted or items is not None
         self.duration = elapsed

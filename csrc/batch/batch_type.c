@@ -357,6 +357,12 @@ batch_type_get_from_items(PyObject *op, void *Py_UNUSED(closure))
 }
 
 static PyObject *
+batch_type_get_refused(PyObject *op, void *Py_UNUSED(closure))
+{
+    return AL_ALLOC(PyLong_FromSsize_t(((BatchObject *)op)->refused));
+}
+
+static PyObject *
 batch_type_get_is_idle(PyObject *op, void *Py_UNUSED(closure))
 {
     BatchObject *self = (BatchObject *)op;
@@ -453,6 +459,8 @@ static PyGetSetDef batch_type_getset[] = {
      "A list of the items that were added and not pulled.", NULL},
     {"from_items", batch_type_get_from_items, NULL,
      "How many items were pulled that were not added.", NULL},
+    {"refused", batch_type_get_refused, NULL,
+     "How many items were pulled and never started.", NULL},
     {"is_idle", batch_type_get_is_idle, NULL,
      "Whether nothing runs and nothing is left to pull.", NULL},
     {"paused", batch_type_get_paused, NULL, "Whether nothing new is started.",

@@ -184,13 +184,34 @@ item_make_result(al_state *st, const al_item *item, PyObject *error,
     return result;
 }
 
-PyObject *
-al_item_unstarted(al_state *st, const al_item *item, al_stop why)
+/* The TimeoutError of an item that was never started (new). */
+static PyObject *
+item_budget_error(double budget)
 {
-    bool budget = why == AL_STOP_BUDGET;
-    PyObject *error = AL_ALLOC(
-        PyObject_CallNoArgs(budget ? PyExc_TimeoutError : st->CancelledError));
-    al_result_fields fields = {.timed_out = budget};
+    PyObject *limit = AL_ALLOC(PyFloat_FromDouble(budget));
+    PyObject *text = NULL, *error = NULL;
+    if (limit != NULL) {
+        text = AL_ALLOC(PyUnicode_FromFormat(
+            "never started: the budget of %S s for the whole batch ran out",
+            limit));
+        Py_DECREF(limit);
+    }
+    if (text != NULL) {
+        error = AL_ALLOC(PyObject_CallOneArg(PyExc_TimeoutError, text));
+        Py_DECREF(text);
+    }
+    return error;
+}
+
+PyObject *
+al_item_unstarted(al_state *st, const al_item *item, al_stop why,
+                  double budget)
+{
+    bool ran_out = why == AL_STOP_BUDGET;
+    PyObject *error = ran_out
+                          ? item_budget_error(budget)
+                          : AL_ALLOC(PyObject_CallNoArgs(st->CancelledError));
+    al_result_fields fields = {.timed_out = ran_out};
     return item_make_result(st, item, error, &fields);
 }
 

@@ -48,7 +48,8 @@ int al_item_judge(al_state *st, al_item *item, PyObject *task,
 
 /* The result of an item that was pulled and never started (new).
    Runs Python. */
-PyObject *al_item_unstarted(al_state *st, const al_item *item, al_stop why);
+PyObject *al_item_unstarted(al_state *st, const al_item *item, al_stop why,
+                            double budget);
 
 /* The result of an item that was cancelled and did not stop in `grace` seconds
    (new).  `seconds` is its timeout, or the budget.  Runs Python. */

@@ -408,7 +408,7 @@ pump_abandoned_result(WorkerObject *worker, double now)
 {
     al_pump *p = worker->pump;
     if (!worker->begun) {
-        return al_item_unstarted(p->st, &worker->item, p->stopping);
+        return al_item_unstarted(p->st, &worker->item, p->stopping, p->budget);
     }
     bool budget = worker->item.why == AL_STOP_BUDGET;
     return al_item_stuck(p->st, &worker->item, budget ? p->budget : p->timeout,

@@ -105,7 +105,8 @@ reader_refuse_ahead(al_pump *p)
     Py_DECREF(ahead);
     item.index = p->source.pulled - 1;
     PyObject *result =
-        more > 0 ? al_item_unstarted(p->st, &item, p->stopping) : NULL;
+        more > 0 ? al_item_unstarted(p->st, &item, p->stopping, p->budget)
+                 : NULL;
     if (result != NULL) {
         p->calls->item_ended(p->owner, result);
         Py_DECREF(result);

@@ -157,7 +157,8 @@ al_worker_end_unstarted(WorkerObject *self)
 {
     al_pump *p = self->pump;
     PyObject *value, *task_id;
-    PyObject *result = al_item_unstarted(p->st, &self->item, p->stopping);
+    PyObject *result =
+        al_item_unstarted(p->st, &self->item, p->stopping, p->budget);
     al_item_detach(&self->item, &value, &task_id);
     if (result == NULL) {
         al_pump_fail(p);

@@ -200,6 +200,23 @@ async def test_the_budget_may_end_a_range_longer_than_memory() -> None:
         len(result)  # counts as read
 
 
+async def test_an_item_that_the_budget_keeps_from_starting_has_failed() -> None:
+    # The loop is late: workers and Tasks exist, and have not begun.
+    waiting = asyncio.ensure_future(
+        bounded_gather(forever, range(4), max_concurrent=2, budget=0.001)
+    )
+    await settle(1)
+    time.sleep(0.1)
+    result = await waiting
+    assert result.status is BatchStatus.TIMED_OUT
+    assert "4 items, 4 failed" in repr(result)
+    assert {r.state for r in result} == {TaskState.PENDING}
+    assert {str(r.error) for r in result} == {
+        "never started: the budget of 0.001 s for the whole batch ran out"
+    }
+    assert all(r.timed_out for r in result)
+
+
 # ----------------------------------------------- the timer and the clock
 
 

@@ -26,7 +26,7 @@ def test_jitter_takes_a_random_part_of_the_delay() -> None:
 
 
 @pytest.mark.parametrize(
-    "options, message",
+    ("options", "message"),
     [
         ({"delay": -1}, "delay must be 0 or more seconds, got -1"),
         ({"delay": True}, "delay must be a number of seconds, got bool True"),
