@@ -158,9 +158,12 @@ def stats_as_json(stats: Any) -> dict[str, Any]:
 def process() -> dict[str, Any]:
     """Return what identifies this process to a person."""
     script, *arguments = sys.argv or [""]
+    name = os.path.basename(script) or "python"
+    if name == "__main__.py":  # of python -m
+        name = os.path.basename(os.path.dirname(script))
     return {
         "pid": os.getpid(),
-        "program": " ".join([os.path.basename(script or "python"), *arguments[:2]]),
+        "program": " ".join([name, *arguments[:2]]),
         "python": ".".join(map(str, sys.version_info[:3])),
     }
 

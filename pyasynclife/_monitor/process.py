@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import sys
@@ -16,14 +17,18 @@ from pyasynclife._monitor.server import serve
 
 WAIT = 5.0  # seconds for the process to run our code
 
-# What the process runs. It must not fail whatever the process is, and says why.
+# What the process runs. It must raise nothing, whatever the process is; if the client
+# has given up, its directory is gone.
 _SCRIPT = """\
 try:
     from pyasynclife._monitor.process import serve_this_process
     serve_this_process({path!r})
-except BaseException as error:
-    with open({path!r} + ".error", "w") as file:
-        file.write(type(error).__name__ + ": " + str(error))
+except Exception as error:
+    try:
+        with open({path!r} + ".error", "w") as file:
+            file.write(type(error).__name__ + ": " + str(error))
+    except OSError:
+        pass
 """
 
 
@@ -106,6 +111,7 @@ def _begin(loop: asyncio.AbstractEventLoop, registries: list[Any], path: str) ->
     def ended(task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()
         if error is not None:
-            Path(f"{path}.error").write_text(f"{type(error).__name__}: {error}")
+            with contextlib.suppress(OSError):  # the client has given up
+                Path(f"{path}.error").write_text(f"{type(error).__name__}: {error}")
 
     serving.add_done_callback(ended)
