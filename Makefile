@@ -15,11 +15,13 @@ demo: $(VENV)/built
 test: $(VENV)/built
 	$(BIN)/python -m pytest $(ARGS)
 
-# Every server in every mode, in child processes; make test runs a few of them.
+# Every server in every mode, in child processes, and what needs a browser (Chromium) or
+# a terminal (tmux); make test runs some of them.
 hosts: export PYASYNCLIFE_HOSTS = 1
 hosts: $(VENV)/built
 	$(BIN)/python -m pip install -qq --editable '.[test,hosts]'
-	$(BIN)/python -m pytest tests/contrib tests/signals/test_hosts.py $(ARGS)
+	$(BIN)/python -m pytest tests/contrib tests/monitor tests/signals/test_hosts.py \
+	    $(ARGS)
 
 # The tests that need further packages: a cluster, other libraries, plots, tracers.
 recipes: $(VENV)/built

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar, final, overload
@@ -23,6 +24,7 @@ from pyasynclife._core import JoinSet, Registry, TaskMetadata, adopt_methods
 from pyasynclife._core_support import close_with
 from pyasynclife._errors import UnknownTaskError
 from pyasynclife._log import logger
+from pyasynclife._monitor.server import serve
 from pyasynclife._report import ShutdownReport
 from pyasynclife._sealed import SealedValue, refuse_pickling
 from pyasynclife._waiting import Deadline, join_and_report, wait_among
@@ -392,6 +394,32 @@ class TaskRegistry(Registry):
         current = asyncio.current_task()
         known = current is not None and self._find(current) is not None
         return len(self) > known
+
+    async def serve(self, path: str | os.PathLike[str]) -> None:
+        """Answer `top` and `tasks` on a Unix socket until cancelled.
+
+        Args:
+            path: Where the socket's file is made, with mode 0600. One that a process
+                has left there is replaced; it is removed at the end.
+
+        Raises:
+            OSError: A living process serves there, the path is something else, or the
+                system refuses it.
+            RuntimeError: The registry belongs to another loop or thread.
+
+        Only processes of the same user are answered. They see ids, states, the lines at
+        which tasks wait and the text of errors, and may cancel a task. An answer about
+        many tasks is made in slices, between which the loop goes on::
+
+            async with TaskRegistry() as registry, asyncio.TaskGroup() as group:
+                group.create_task(registry.serve("/run/feeds/monitor.sock"))
+                ...
+
+        Then ``python -m pyasynclife top /run/feeds/monitor.sock`` shows the tasks.
+        """
+        where = os.fsdecode(path)
+        self._bind("TaskRegistry.serve()")
+        await serve([self], where)
 
     async def monitor_loop(self) -> None:
         """Check for stale tasks every ``heartbeat_interval`` seconds until cancelled.

@@ -1,9 +1,10 @@
-"""Scenarios of the blocks that contrib offers; see cancel_scenarios."""
+"""Scenarios of what contrib offers, and of serve(); see cancel_scenarios."""
 
 import asyncio
 import contextlib
 import os
 import socket
+import tempfile
 from collections.abc import Iterator
 
 from pyasynclife import SignalCoordinator, TaskRegistry
@@ -65,3 +66,19 @@ async def notify_around_a_shutdown() -> None:
             asyncio.get_running_loop().call_later(0.25, coordinator.request_shutdown)
             await coordinator.wait_for_shutdown()
             await coordinator.graceful_shutdown()
+
+
+@case(LONG)
+async def serve_on_a_socket() -> None:
+    registry = TaskRegistry()
+    furnish(registry)
+    with tempfile.TemporaryDirectory(prefix="pal-") as directory:
+        path = os.path.join(directory, "socket")
+        try:
+            async with asyncio.timeout(0.25):
+                await registry.serve(path)
+        except TimeoutError:
+            pass
+        finally:
+            assert not os.path.exists(path)
+            await registry.shutdown(1)
