@@ -8,6 +8,7 @@ PYFILES := setup.py pyasynclife tests tools $(wildcard examples benchmarks)
 
 .PHONY: demo test hosts recipes bench bench-versions matrix differential sanitize
 .PHONY: leaks nomemory valgrind instructions lint format clean cancel-everywhere
+.PHONY: storm
 
 demo: $(VENV)/built
 	$(BIN)/python -m pyasynclife demo
@@ -35,6 +36,10 @@ bench: $(VENV)/built
 # Three kinds of rows on every version: writes docs/benchmarks-versions.md.
 bench-versions:
 	$(PYTHON) tools/bench_versions.py $(ARGS)
+
+# 309 times SIGTERM behind a storm of SIGHUPs, on both loops; the suite has a few.
+storm: $(VENV)/built
+	$(BIN)/python -m benchmarks.storm $(ARGS)
 
 matrix:
 	$(PYTHON) tools/matrix.py $(ARGS)
