@@ -64,8 +64,8 @@ TAIL = """
 
 ## Where pyasynclife is no better
 
-- Tasks that end when they are cancelled lose nothing under any of the others, once
-  SIGTERM is handled at all. Neither does a request under uvicorn.
+- A single SIGTERM loses nothing of tasks that end when they are cancelled, under any
+  of the others that handles SIGTERM. Nor does it lose a request under uvicorn.
 - uvicorn ends the process by the signal before `asyncio.run` closes asynchronous
   generators, and before the threads of executors are joined. A `SignalCoordinator` in
   its lifespan does not change that: the generator's cleanup is lost, and nothing names
