@@ -8,6 +8,7 @@ PYFILES := setup.py pyasynclife tests tools $(wildcard examples benchmarks)
 
 .PHONY: demo test hosts recipes bench bench-versions matrix differential sanitize
 .PHONY: leaks nomemory valgrind instructions lint format clean cancel-everywhere
+.PHONY: storm bench-shutdown
 
 demo: $(VENV)/built
 	$(BIN)/python -m pyasynclife demo
@@ -37,6 +38,15 @@ bench: $(VENV)/built
 # Three kinds of rows on every version: writes docs/benchmarks-versions.md.
 bench-versions:
 	$(PYTHON) tools/bench_versions.py $(ARGS)
+
+# 309 times SIGTERM behind a storm of SIGHUPs, on both loops; the suite has a few.
+storm: $(VENV)/built
+	$(BIN)/python -m benchmarks.storm $(ARGS)
+
+# Ours against asyncio.run, aiorun and uvicorn: writes docs/shutdown-compared.md.
+bench-shutdown: $(VENV)/built
+	$(BIN)/python -m pip install -qq --editable '.[test,bench]'
+	$(BIN)/python -m benchmarks.shutdown_peers --write docs $(ARGS)
 
 matrix:
 	$(PYTHON) tools/matrix.py $(ARGS)
