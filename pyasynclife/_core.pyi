@@ -9,7 +9,7 @@ from collections.abc import (
     Iterable,
     Iterator,
 )
-from contextvars import Context
+from contextvars import Context, ContextVar
 from types import GenericAlias
 from typing import (
     Any,
@@ -34,6 +34,14 @@ def allow_capture(allowed: bool, /) -> bool: ...
 def adopt_methods(subclass: type[Any], /) -> None: ...
 def watch_signal(signum: int, /) -> None: ...
 def end_process(signum: int, /) -> NoReturn: ...
+
+# Stands for a registered task in the contexts of the code that it runs or starts.
+@final
+class Owner:
+    @property
+    def task_id(self) -> str: ...
+
+owner: ContextVar[Owner]
 
 @final
 class Ready(Awaitable[_T_co], Generic[_T_co]):
@@ -97,6 +105,7 @@ class Registry:
         stale_after: float = ...,
     ) -> str: ...
     def heartbeat(self, task_id: str | None = None) -> Ready[bool]: ...
+    def current_id(self) -> str | None: ...
     def complete(
         self, task_id: str, result: Any = None, error: BaseException | None = None
     ) -> Ready[None]: ...

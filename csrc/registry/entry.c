@@ -22,6 +22,7 @@
 #include "registry/entry.h"
 #include "registry/heartbeats.h"
 #include "registry/registry.h"
+#include "registry/owner.h"
 
 #include <math.h>
 
@@ -396,6 +397,7 @@ entry_traverse(PyObject *op, visitproc visit, void *arg)
     Py_VISIT(self->error_text);
     Py_VISIT(self->registry);
     Py_VISIT(self->member);
+    Py_VISIT(self->owner);
     return 0;
 }
 
@@ -411,6 +413,8 @@ entry_clear(PyObject *op)
     Py_CLEAR(self->value);
     Py_CLEAR(self->error_text);
     Py_CLEAR(self->member);
+    al_owner_end(self);
+    Py_CLEAR(self->owner);
     Py_CLEAR(self->registry);
     return 0;
 }

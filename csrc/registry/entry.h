@@ -49,6 +49,7 @@ typedef struct EntryObject {
     PyObject *error_text;      /* owned, or NULL */
     PyObject *registry;        /* owned while alive; NULL once ended */
     PyObject *member;          /* owned: its JoinSetMember, or NULL */
+    PyObject *owner;           /* owned: stands for it in contexts, or NULL */
     al_ptr_link task_link;     /* in the table of Tasks, while alive */
     al_link registry_link;     /* alive or history, in the registry */
     double created_at;         /* wall clock */

@@ -35,6 +35,7 @@
 #include "registry/entry.h"
 #include "registry/heartbeats.h"
 #include "registry/registry.h"
+#include "registry/owner.h"
 
 /* --------------------------------------------------------- the event loop */
 
@@ -192,6 +193,7 @@ al_registry_revoke(RegistryObject *self, EntryObject *entry)
         self->ended[entry->outcome]--;
     }
     al_heartbeats_remove(entry);
+    al_owner_end(entry);
     al_link_unlink(&entry->registry_link);
     if (al_registry_find(self, entry->id) == entry) { /* not another one */
         registry_forget(self, entry);
@@ -212,12 +214,14 @@ al_registry_revoke(RegistryObject *self, EntryObject *entry)
 /* ----------------------------------------------------- attach and current */
 
 int
-al_registry_attach(RegistryObject *self, EntryObject *entry, PyObject *task)
+al_registry_attach(RegistryObject *self, EntryObject *entry, PyObject *task,
+                   PyObject *context)
 {
     if (entry->task == NULL) {
         al_registry_set_task(self, entry, task);
     }
-    if (al_task_add_done_callback(self->st, task, (PyObject *)entry, NULL) < 0)
+    if (al_task_add_done_callback(self->st, task, (PyObject *)entry, context)
+        < 0)
     {
         al_ptr_table_remove(&self->heartbeats.by_task, &entry->task_link);
         Py_CLEAR(entry->task);
@@ -259,16 +263,6 @@ registry_find_start(RegistryObject *self, PyObject *task)
 EntryObject *
 al_registry_current(RegistryObject *self)
 {
-    if (self->bound.loop == NULL) {
-        return NULL;
-    }
-    if (al_loop_check_thread(self->st, &self->bound, "heartbeat()") < 0) {
-        PyErr_SetString(PyExc_RuntimeError,
-                        "heartbeat() without an id was called from another "
-                        "thread than its event loop's: pass the id, "
-                        "heartbeat(task_id), which works in any thread");
-        return NULL;
-    }
     PyObject *task = al_loop_current_task(self->st, &self->bound);
     if (task == NULL) {
         return NULL;
@@ -373,6 +367,7 @@ static PyObject *
 registry_move_to_history(RegistryObject *self, EntryObject *entry, double now)
 {
     al_heartbeats_remove(entry);
+    al_owner_end(entry);
     al_link_unlink(&entry->registry_link);
     entry->ended = true;
     entry->ended_at = now;

@@ -110,14 +110,16 @@ int al_registry_open(RegistryObject *self, EntryObject *entry,
 void al_registry_revoke(RegistryObject *self, EntryObject *entry);
 
 /* Give an alive entry its Task, unless it has one, and have the entry called
-   at the Task's end, in a copy of the current context.  Returns 0; -1 with an
+   at the Task's end, in `context`, or if that is NULL in a copy of the current
+   one.  Returns 0; -1 with an
    exception, the entry without a Task.  Runs Python. */
 int al_registry_attach(RegistryObject *self, EntryObject *entry,
-                       PyObject *task);
+                       PyObject *task, PyObject *context);
 
-/* Find the alive entry of the running Task, whose eager first step this may
-   be.  Returns it (borrowed); NULL, without an exception, if there is none;
-   NULL with an exception.  Runs Python. */
+/* Find the alive entry of the Task that runs in the bound loop, in the loop's
+   thread.  This may be the Task's eager first step.  Returns it (borrowed);
+   NULL, without an exception, if there is none; NULL with an exception.  Runs
+   Python. */
 EntryObject *al_registry_current(RegistryObject *self);
 
 /* Move an entry whose Task has ended to the history, and notify everybody:

@@ -23,6 +23,7 @@
 #include "registry/entry.h"
 #include "registry/heartbeats.h"
 #include "registry/registry.h"
+#include "registry/owner.h"
 #include "registry/register.h"
 #include "registry/shutdown.h"
 #include "registry/registry_type.h"
@@ -190,9 +191,18 @@ registry_type_alive(RegistryObject *self, PyObject *id)
 PyDoc_STRVAR(registry_type_heartbeat_doc,
 "heartbeat($self, /, task_id=None)\n--\n\n"
 "Record a heartbeat of a task.\n\n"
-"task_id: the task's id; None: the current task.\n\n"
+"task_id: the task's id; None: current_id().\n\n"
 "Returns a Ready of True, or of False if no such task is alive: that is no\n"
-"error, and is counted.  With an id it may be called from any thread.");
+"error, and is counted.  It may be called from any thread, without an id\n"
+"only in the context of a registered task, as asyncio.to_thread() has it.");
+
+PyDoc_STRVAR(registry_type_current_id_doc,
+"current_id($self, /)\n--\n\n"
+"Return the id of the registered task for which this code runs, or None.\n\n"
+"That is the current task or, if it is not registered, the task that has\n"
+"started this code: a task of a group, an item of a batch, any task or\n"
+"callback, or a thread of asyncio.to_thread().  None if that task has\n"
+"ended.  Code started by a task that was passed to track() has no id.");
 
 static PyObject *
 registry_type_heartbeat(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
@@ -210,7 +220,7 @@ registry_type_heartbeat(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
         return NULL;
     }
     EntryObject *entry = got[0] == NULL || got[0] == Py_None
-                             ? al_registry_current(self)
+                             ? al_owner_current(self, true)
                              : registry_type_alive(self, got[0]);
     if (entry == NULL) {
         if (PyErr_Occurred()) {
@@ -719,6 +729,8 @@ static PyMethodDef registry_type_methods[] = {
      METH_FASTCALL | METH_KEYWORDS, registry_type_track_doc},
     {"heartbeat", AL_METHOD(registry_type_heartbeat),
      METH_FASTCALL | METH_KEYWORDS, registry_type_heartbeat_doc},
+    {"current_id", al_owner_current_id, METH_NOARGS,
+     registry_type_current_id_doc},
     {"complete", AL_METHOD(registry_type_complete),
      METH_FASTCALL | METH_KEYWORDS, registry_type_complete_doc},
     {"cancel", AL_METHOD(registry_type_cancel),
