@@ -239,7 +239,7 @@ register_check_open(RegistryObject *self, PyObject *coro, PyObject *given)
 
 PyObject *
 al_register_coro(RegistryObject *self, PyObject *coro, PyObject *given,
-                 double stale_after, PyObject *context)
+                 double stale_after, PyObject *context, PyObject *info)
 {
     if (register_check_open(self, coro, given) < 0) {
         return NULL;
@@ -251,6 +251,7 @@ al_register_coro(RegistryObject *self, PyObject *coro, PyObject *given,
     EntryObject *entry =
         id == NULL ? NULL : al_entry_new(self->st, (PyObject *)self, id);
     if (entry != NULL) {
+        entry->info = Py_XNewRef(info);
         pair = register_pair((PyObject *)entry, id);
         ready = al_ready_new(self->st, pair);
     }

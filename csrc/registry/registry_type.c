@@ -72,14 +72,15 @@ registry_type_check_coro(RegistryObject *self, PyObject *coro)
 }
 
 PyDoc_STRVAR(registry_type_register_doc,
-"register($self, /, coro, task_id=None, *, stale_after=None, context=None)\n"
+"register($self, /, coro, task_id=None, *, stale_after=None, context=None,\n"
+"         info=None)\n"
 "--\n\n"
 "Start a coroutine as a Task and register it under an id.\n\n"
 "coro: a coroutine that has not been started.  task_id: a non-empty str\n"
 "that no living task has; None: the next of \"task_0\", \"task_1\", and so\n"
 "on.  stale_after: seconds without a heartbeat until the task is stale;\n"
 "None: the registry's stale_threshold; math.inf: never.  context: as for\n"
-"asyncio.create_task().\n\n"
+"asyncio.create_task().  info: any object, for TaskMetadata.info.\n\n"
 "Returns a Ready of (task, id).  The Task's name is the id.\n"
 "Raises DuplicateTaskError if a living task has the id; ClosedError while\n"
 "shutdown() runs; TypeError, ValueError; RuntimeError without a running\n"
@@ -92,10 +93,14 @@ registry_type_register(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
                        PyObject *kwnames)
 {
     static const al_signature signature = {
-        "register", 1, 2, 4, {"coro", "task_id", "stale_after", "context"},
+        "register",
+        1,
+        2,
+        5,
+        {"coro", "task_id", "stale_after", "context", "info"},
     };
     RegistryObject *self = (RegistryObject *)op;
-    PyObject *got[4] = {NULL};
+    PyObject *got[5] = {NULL};
     double stale_after;
     if (al_args_sort(&signature, args, nargs, kwnames, got) < 0) {
         goto refused;
@@ -114,7 +119,8 @@ registry_type_register(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     {
         goto refused;
     }
-    return al_register_coro(self, got[0], got[1], stale_after, context);
+    return al_register_coro(self, got[0], got[1], stale_after, context,
+                            got[4]);
 refused: /* nobody else can close the coroutine now */
     if (nargs > 0 || got[0] != NULL) {
         al_coro_close_unstarted(self->st, nargs > 0 ? args[0] : got[0]);
@@ -470,11 +476,11 @@ registry_type_counts(PyObject *op, PyObject *Py_UNUSED(ignored))
     }
     const Py_ssize_t *count = self->heartbeats.count;
     return AL_ALLOC(Py_BuildValue(
-        "(nnnnnKKKKKK)", al_registry_count(self), count[AL_PENDING],
+        "(nnnnnKKKKKKK)", al_registry_count(self), count[AL_PENDING],
         count[AL_BEATING], count[AL_STALE], count[AL_NEVER_BEAT],
         self->ended[AL_DONE], self->ended[AL_FAILED],
         self->ended[AL_CANCELLED], self->registered, self->heartbeats_recorded,
-        self->heartbeats_unknown));
+        self->heartbeats_unknown, self->restarts));
 }
 
 static Py_ssize_t
@@ -659,6 +665,9 @@ static PyGetSetDef registry_type_getset[] = {
 static PyMemberDef registry_type_members[] = {
     {"_waiters", T_OBJECT_EX, offsetof(RegistryObject, waiters), READONLY,
      "The futures of wait(): they get None when at most one task is alive."},
+    {"_joiners", T_OBJECT_EX, offsetof(RegistryObject, joiners), READONLY,
+     "A dict of an alive TaskMetadata to the futures of join(), in a list:\n"
+     "they get None at its end."},
     {"_loop", T_OBJECT, offsetof(RegistryObject, bound.loop), READONLY,
      "The bound loop, or None."},
     {NULL, 0, 0, 0, NULL},
@@ -688,7 +697,8 @@ registry_type_new(PyTypeObject *type, PyObject *Py_UNUSED(args),
     self->keep_results = true;
     self->entries = AL_ALLOC(PyDict_New());
     self->waiters = self->entries == NULL ? NULL : AL_ALLOC(PyList_New(0));
-    if (self->waiters == NULL
+    self->joiners = self->waiters == NULL ? NULL : AL_ALLOC(PyDict_New());
+    if (self->joiners == NULL
         || al_heartbeats_init(&self->heartbeats, st, &self->bound, 15.0) < 0)
     {
         Py_DECREF((PyObject *)self);
