@@ -56,6 +56,7 @@ class RegistryStats(SealedValue):
         registered: Tasks that were registered or tracked.
         heartbeats: Heartbeats that were recorded.
         unknown_heartbeats: Heartbeats whose id no live task had.
+        restarts: Runs of supervised tasks after the first one.
     """
 
     alive: int
@@ -69,6 +70,7 @@ class RegistryStats(SealedValue):
     registered: int
     heartbeats: int
     unknown_heartbeats: int
+    restarts: int
 
 
 class TaskRegistry(Registry):
@@ -390,6 +392,49 @@ class TaskRegistry(Registry):
             await wait_among(self._waiters, deadline)
         return True
 
+    async def join(self, task_id: str, timeout: float | None = None) -> TaskMetadata:
+        """Wait until one task has ended, a supervised one for good; cancel nothing.
+
+        Args:
+            task_id: The id of a task that is alive or in the history.
+            timeout: Seconds; None: no limit.
+
+        Returns:
+            Its TaskMetadata, with `state`, `result` and `error`. Nothing that the task
+            has raised is raised here.
+
+        Raises:
+            UnknownTaskError: No task with this id is alive or in the history.
+            TimeoutError: The task still runs when the timeout expires.
+            RuntimeError: The task is the calling one, or the registry belongs to
+                another loop or thread.
+
+        If the caller is cancelled, the CancelledError propagates at once; the task goes
+        on.
+        """
+        seconds = check_optional_seconds("timeout", timeout, math.inf)
+        self._bind("TaskRegistry.join()")
+        meta = self[task_id]
+        loop = asyncio.get_running_loop()
+        if meta.task is not None and meta.task is asyncio.current_task():
+            raise RuntimeError(f"task {short_id(task_id)} cannot wait for itself")
+        deadline = loop.time() + seconds
+        while meta.finished_at is None and self.get(task_id) is meta:
+            if loop.time() >= deadline:
+                await asyncio.sleep(0)  # a loop around join(0) must let others run
+                if meta.finished_at is not None:
+                    break
+                raise TimeoutError(
+                    f"task {short_id(task_id)} still runs after {seconds:g} s"
+                )
+            try:
+                futures = self._joiners.setdefault(meta, [])
+                await wait_among(futures, deadline)
+            finally:
+                if not futures and self._joiners.get(meta) is futures:
+                    del self._joiners[meta]
+        return meta
+
     def _others_alive(self) -> bool:
         current = asyncio.current_task()
         known = current is not None and self._find(current) is not None
@@ -434,12 +479,13 @@ class TaskRegistry(Registry):
         self._bind("TaskRegistry.monitor_loop()")
         while True:
             await asyncio.sleep(self.heartbeat_interval)
-            stale = self._newly_stale()
-            if stale:
-                some = ", ".join(cut(meta.task_id, 120) for meta in stale[:5])
-                more = ", ..." if len(stale) > 5 else ""
-                logger.warning("newly stale: %d (%s%s)", len(stale), some, more)
-            for meta in stale:
+            for meta in self._newly_stale():
+                logger.warning(
+                    "task %s is stale: no heartbeat for %.1f s",
+                    cut(meta.task_id, 120),
+                    meta.silence,
+                    extra={"task_id": meta.task_id},
+                )
                 if self._on_stale is not None:
                     self._call_on_stale(self._on_stale, meta)
 

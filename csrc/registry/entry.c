@@ -22,6 +22,7 @@
 #include "registry/entry.h"
 #include "registry/heartbeats.h"
 #include "registry/registry.h"
+#include "registry/owner.h"
 
 #include <math.h>
 
@@ -214,6 +215,32 @@ entry_get_error_text(PyObject *op, void *Py_UNUSED(closure))
         self->error_text == NULL || !self->ended ? Py_None : self->error_text);
 }
 
+static PyObject *
+entry_get_info(PyObject *op, void *Py_UNUSED(closure))
+{
+    PyObject *info = ((EntryObject *)op)->info;
+    return Py_NewRef(info == NULL ? Py_None : info);
+}
+
+static int
+entry_set_info(PyObject *op, PyObject *value, void *Py_UNUSED(closure))
+{
+    if (value == NULL) {
+        PyErr_SetString(PyExc_AttributeError,
+                        "info cannot be deleted: set it to None");
+        return -1;
+    }
+    Py_XSETREF(((EntryObject *)op)->info, Py_NewRef(value));
+    return 0;
+}
+
+static PyObject *
+entry_get_cancel_reason(PyObject *op, void *Py_UNUSED(closure))
+{
+    PyObject *reason = ((EntryObject *)op)->cancel_reason;
+    return Py_NewRef(reason == NULL ? Py_None : reason);
+}
+
 static PyGetSetDef entry_getset[] = {
     {"task", entry_get_task, NULL,
      "The asyncio.Task; None once it has ended.", NULL},
@@ -239,6 +266,12 @@ static PyGetSetDef entry_getset[] = {
     {"error_text", entry_get_error_text, NULL,
      "The type and text of the exception, 'ValueError: no price', or None.",
      NULL},
+    {"info", entry_get_info, entry_set_info,
+     "What register(info=) was given, or None.  It may be set.", NULL},
+    {"cancel_reason", entry_get_cancel_reason, NULL,
+     "The msg of the first cancel() or cancel_all() that reached the task;\n"
+     "None without a msg, or if a shutdown cancelled it first.",
+     NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
@@ -249,6 +282,8 @@ static PyMemberDef entry_members[] = {
      "The wall clock time of the registration, as time.time() has it."},
     {"heartbeats", T_ULONGLONG, offsetof(EntryObject, heartbeats), READONLY,
      "How many heartbeats were recorded."},
+    {"restarts", T_ULONGLONG, offsetof(EntryObject, restarts), READONLY,
+     "How often a supervised task was started again; 0 of any other."},
     {"__vectorcalloffset__", T_PYSSIZET, offsetof(EntryObject, vectorcall),
      READONLY, NULL},
     {NULL, 0, 0, 0, NULL},
@@ -257,7 +292,8 @@ static PyMemberDef entry_members[] = {
 static const char *const entry_fields[] = {
     "task_id",        "task",        "state",      "health",     "created_at",
     "last_heartbeat", "finished_at", "heartbeats", "age",        "silence",
-    "stale_after",    "result",      "error",      "error_text",
+    "stale_after",    "result",      "error",      "error_text", "info",
+    "cancel_reason",  "restarts",
 };
 
 /* Return an exact str that can be written as UTF-8 (new): the name of a file
@@ -329,7 +365,8 @@ PyDoc_STRVAR(entry_as_dict_doc,
 "Return all attributes as they are now, in a dict: name to value.\n\n"
 "json: only values that json.dumps() takes, for a status page.  There is no\n"
 "task, state and health are plain str, inf and nan are None, error is\n"
-"error_text, and a result that is no str, int, float or bool is None.");
+"error_text, and a result or info that is no str, int, float or bool is\n"
+"None.");
 
 static PyObject *
 entry_as_dict(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
@@ -396,6 +433,9 @@ entry_traverse(PyObject *op, visitproc visit, void *arg)
     Py_VISIT(self->error_text);
     Py_VISIT(self->registry);
     Py_VISIT(self->member);
+    Py_VISIT(self->owner);
+    Py_VISIT(self->info);
+    Py_VISIT(self->cancel_reason);
     return 0;
 }
 
@@ -411,6 +451,10 @@ entry_clear(PyObject *op)
     Py_CLEAR(self->value);
     Py_CLEAR(self->error_text);
     Py_CLEAR(self->member);
+    al_owner_end(self);
+    Py_CLEAR(self->owner);
+    Py_CLEAR(self->info);
+    Py_CLEAR(self->cancel_reason);
     Py_CLEAR(self->registry);
     return 0;
 }

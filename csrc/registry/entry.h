@@ -41,6 +41,7 @@ typedef struct EntryObject {
     bool calls_shutdown;       /* its Task calls shutdown(), which spares it */
     bool shut_down;            /* a shutdown has cancelled its Task */
     bool reported_stuck;       /* a shutdown's report has listed it as stuck */
+    bool cancel_noted;         /* cancel_reason is that of the first cancel */
     vectorcallfunc vectorcall; /* an entry is its Task's done callback */
     PyObject *id;              /* owned: an exact str */
     PyObject *task;            /* owned; NULL before it is made, and ended */
@@ -49,9 +50,13 @@ typedef struct EntryObject {
     PyObject *error_text;      /* owned, or NULL */
     PyObject *registry;        /* owned while alive; NULL once ended */
     PyObject *member;          /* owned: its JoinSetMember, or NULL */
+    PyObject *owner;           /* owned: stands for it in contexts, or NULL */
+    PyObject *info;            /* owned: the user's, or NULL */
+    PyObject *cancel_reason;   /* owned: a str, or NULL */
     al_ptr_link task_link;     /* in the table of Tasks, while alive */
     al_link registry_link;     /* alive or history, in the registry */
-    double created_at;         /* wall clock */
+    unsigned long long restarts;
+    double created_at; /* wall clock */
     double registered_at;
     double ended_at;
     double stale_after; /* of an ended entry, or one not opened yet; an alive

@@ -22,7 +22,8 @@
  * in the middle of create_task(), and code of the user may even end the entry.
  * Therefore register_start() looks at the entry again afterwards.  The done
  * callback is added there in any case: what on_finish sees is the context of
- * register()'s caller, not what the Task has set meanwhile.
+ * register()'s caller, with the entry as its owner, not what the Task has set
+ * meanwhile.
  *
  * track() is simpler, for the Task exists: open, attach, and close at once if
  * the Task is done.
@@ -39,6 +40,7 @@
 #include "registry/entry.h"
 #include "registry/heartbeats.h"
 #include "registry/registry.h"
+#include "registry/owner.h"
 #include "registry/register.h"
 #include "registry/shutdown.h"
 
@@ -86,7 +88,7 @@ register_new_id(RegistryObject *self, PyObject *given)
 
 /* Undo the opening of an entry whose Task could not be made, or not be
    attached.  If a Task exists it is cancelled, for it owns the coroutine;
-   otherwise the coroutine is closed. */
+   otherwise the coroutine is closed.  Steals the Task. */
 static void
 register_fail(RegistryObject *self, EntryObject *entry, PyObject *coro,
               PyObject *task)
@@ -106,6 +108,65 @@ register_fail(RegistryObject *self, EntryObject *entry, PyObject *coro,
     Py_XDECREF(task);
 }
 
+/* Make the Task of an open entry, which is its done callback, called in
+   done_context or, if that is NULL, a copy of the current one (new).  NULL
+   with an exception, with *failed set if there was a Task, which could not be
+   attached (new). */
+static PyObject *
+register_create(RegistryObject *self, EntryObject *entry, PyObject *coro,
+                PyObject *context, PyObject *done_context, PyObject **failed)
+{
+    al_created how;
+    al_on_done on_done = {(PyObject *)entry, done_context};
+    PyObject *name = al_object_cut(entry->id);
+    PyObject *task = name == NULL
+                         ? NULL
+                         : al_create_task_named(self->st, &self->bound, coro,
+                                                name, context, on_done, &how);
+    Py_XDECREF(name);
+    bool alive = entry->threshold != NULL;
+    if (task != NULL && alive && how == AL_CREATED_WATCHED) {
+        al_registry_set_task(self, entry, task);
+    }
+    else if (task != NULL && alive
+             && al_registry_attach(self, entry, task, done_context) < 0)
+    {
+        *failed = task;
+        return NULL;
+    }
+    return task;
+}
+
+/* register_create() in a context that has the entry as its owner.  The Task
+   copies the current context: a task factory shall see the keywords that
+   asyncio would show it, so no context is passed that the caller has not.  The
+   context that is copied serves for the done callback. */
+static PyObject *
+register_create_owned(RegistryObject *self, EntryObject *entry, PyObject *coro,
+                      PyObject *context, PyObject **failed)
+{
+    PyObject *copy = NULL;
+    if (context == NULL) {
+        copy = AL_ALLOC(PyContext_CopyCurrent());
+        if (copy == NULL || al_owner_set(self, entry, copy, true) < 0) {
+            Py_XDECREF(copy);
+            return NULL;
+        }
+    }
+    else if (al_owner_set(self, entry, context, false) < 0) {
+        if (!PyErr_ExceptionMatches(PyExc_RuntimeError)) {
+            return NULL;
+        }
+        PyErr_Clear(); /* it runs code now, and keeps the owner of that */
+    }
+    PyObject *task = register_create(self, entry, coro, context, copy, failed);
+    if (copy != NULL) {
+        al_owner_exit(self, copy);
+        Py_DECREF(copy);
+    }
+    return task;
+}
+
 /* Make the Task of an open entry (new).  NULL with an exception, the entry
    revoked and the coroutine closed. */
 static PyObject *
@@ -115,24 +176,14 @@ register_start(RegistryObject *self, EntryObject *entry, PyObject *coro,
     al_pending_start start = {self->pending_starts, entry, NULL, false};
     self->pending_starts = &start;
     entry->coro = coro;
-    al_created how;
-    PyObject *name = al_object_cut(entry->id);
+    PyObject *failed = NULL;
     PyObject *task =
-        name == NULL ? NULL
-                     : al_create_task_named(self->st, &self->bound, coro, name,
-                                            context, (PyObject *)entry, &how);
-    Py_XDECREF(name);
+        register_create_owned(self, entry, coro, context, &failed);
     self->pending_starts = start.outer;
     entry->coro = NULL;
-    bool alive = entry->threshold != NULL;
-    if (task != NULL && alive && how == AL_CREATED_WATCHED) {
-        al_registry_set_task(self, entry, task);
-    }
-    else if (task == NULL
-             || (alive && al_registry_attach(self, entry, task) < 0))
-    {
+    if (task == NULL) {
         Py_XDECREF(start.msg);
-        register_fail(self, entry, coro, task);
+        register_fail(self, entry, coro, failed);
         return NULL;
     }
     self->registered++;
@@ -188,7 +239,7 @@ register_check_open(RegistryObject *self, PyObject *coro, PyObject *given)
 
 PyObject *
 al_register_coro(RegistryObject *self, PyObject *coro, PyObject *given,
-                 double stale_after, PyObject *context)
+                 double stale_after, PyObject *context, PyObject *info)
 {
     if (register_check_open(self, coro, given) < 0) {
         return NULL;
@@ -200,6 +251,7 @@ al_register_coro(RegistryObject *self, PyObject *coro, PyObject *given,
     EntryObject *entry =
         id == NULL ? NULL : al_entry_new(self->st, (PyObject *)self, id);
     if (entry != NULL) {
+        entry->info = Py_XNewRef(info);
         pair = register_pair((PyObject *)entry, id);
         ready = al_ready_new(self->st, pair);
     }
@@ -282,7 +334,7 @@ register_adopt(RegistryObject *self, PyObject *task, PyObject *id,
     if (done < 0 || al_registry_open(self, entry, stale_after) < 0) {
         goto failed;
     }
-    if (al_registry_attach(self, entry, task) < 0) {
+    if (al_registry_attach(self, entry, task, NULL) < 0) {
         al_registry_revoke(self, entry);
         goto failed;
     }

@@ -6,11 +6,12 @@
 #include "registry/registry.h"
 
 /* Start a fresh coroutine as a Task under an id: `id`, or a new one if that is
-   NULL or None.  `context` may be NULL.  Returns a Ready of (task, id) (new);
-   NULL with an exception: the coroutine is closed if it has not started, and
-   nothing has changed.  Runs Python. */
+   NULL or None.  `context` and `info` may be NULL.  Returns a Ready of (task,
+   id) (new); NULL with an exception: the coroutine is closed if it has not
+   started, and nothing has changed.  Runs Python. */
 PyObject *al_register_coro(RegistryObject *self, PyObject *coro, PyObject *id,
-                           double stale_after, PyObject *context);
+                           double stale_after, PyObject *context,
+                           PyObject *info);
 
 /* Register a Task of the bound loop that somebody else has made, under `id`;
    if that is NULL or None under the Task's name, if it is free, or a new id.

@@ -4,6 +4,7 @@
  *
  *     Registry --entries (dict)--> entry, alive or ended
  *     Registry --waiters (list)--> the futures of wait()
+ *     Registry --joiners (dict)--> entry, and the futures of join()
  *     Registry --join_set--------> JoinSet of the running shutdown()
  *     Task ----done callback-----> entry
  *     entry, while alive --------> Registry, Task, JoinSetMember
@@ -35,6 +36,7 @@
 #include "registry/entry.h"
 #include "registry/heartbeats.h"
 #include "registry/registry.h"
+#include "registry/owner.h"
 
 /* --------------------------------------------------------- the event loop */
 
@@ -192,6 +194,7 @@ al_registry_revoke(RegistryObject *self, EntryObject *entry)
         self->ended[entry->outcome]--;
     }
     al_heartbeats_remove(entry);
+    al_owner_end(entry);
     al_link_unlink(&entry->registry_link);
     if (al_registry_find(self, entry->id) == entry) { /* not another one */
         registry_forget(self, entry);
@@ -212,12 +215,14 @@ al_registry_revoke(RegistryObject *self, EntryObject *entry)
 /* ----------------------------------------------------- attach and current */
 
 int
-al_registry_attach(RegistryObject *self, EntryObject *entry, PyObject *task)
+al_registry_attach(RegistryObject *self, EntryObject *entry, PyObject *task,
+                   PyObject *context)
 {
     if (entry->task == NULL) {
         al_registry_set_task(self, entry, task);
     }
-    if (al_task_add_done_callback(self->st, task, (PyObject *)entry, NULL) < 0)
+    if (al_task_add_done_callback(self->st, task, (PyObject *)entry, context)
+        < 0)
     {
         al_ptr_table_remove(&self->heartbeats.by_task, &entry->task_link);
         Py_CLEAR(entry->task);
@@ -259,16 +264,6 @@ registry_find_start(RegistryObject *self, PyObject *task)
 EntryObject *
 al_registry_current(RegistryObject *self)
 {
-    if (self->bound.loop == NULL) {
-        return NULL;
-    }
-    if (al_loop_check_thread(self->st, &self->bound, "heartbeat()") < 0) {
-        PyErr_SetString(PyExc_RuntimeError,
-                        "heartbeat() without an id was called from another "
-                        "thread than its event loop's: pass the id, "
-                        "heartbeat(task_id), which works in any thread");
-        return NULL;
-    }
     PyObject *task = al_loop_current_task(self->st, &self->bound);
     if (task == NULL) {
         return NULL;
@@ -373,6 +368,7 @@ static PyObject *
 registry_move_to_history(RegistryObject *self, EntryObject *entry, double now)
 {
     al_heartbeats_remove(entry);
+    al_owner_end(entry);
     al_link_unlink(&entry->registry_link);
     entry->ended = true;
     entry->ended_at = now;
@@ -458,9 +454,28 @@ registry_call_on_finish(RegistryObject *self, EntryObject *entry,
         NULL, fatal);
 }
 
+/* Wake the callers of join() that wait for an entry. */
+static void
+registry_wake_joiners(RegistryObject *self, EntryObject *entry)
+{
+    if (self->joiners == NULL || PyDict_GET_SIZE(self->joiners) == 0) {
+        return;
+    }
+    PyObject *futures =
+        Py_XNewRef(PyDict_GetItemWithError(self->joiners, (PyObject *)entry));
+    if (futures != NULL) {
+        if (PyDict_DelItem(self->joiners, (PyObject *)entry) < 0) {
+            PyErr_Clear(); /* by the last of them */
+        }
+        al_loop_wake_waiters(self->st, &self->bound, futures);
+        Py_DECREF(futures);
+    }
+}
+
 /* Notify everybody of an end, in this order: the running shutdown, the waiters
-   of wait(), the log, on_finish.  `error` is the Task's own exception; the
-   entry may have another one, from complete(), and then both are logged. */
+   of wait() and join(), the log, on_finish.  `error` is the Task's own
+   exception; the entry may have another one, from complete(), and then both
+   are logged. */
 static void
 registry_notify(RegistryObject *self, EntryObject *entry, al_outcome outcome,
                 PyObject *error, PyObject **fatal)
@@ -481,6 +496,7 @@ registry_notify(RegistryObject *self, EntryObject *entry, al_outcome outcome,
         al_loop_wake_waiters(self->st, &self->bound, waiters);
     }
     Py_XDECREF(waiters);
+    registry_wake_joiners(self, entry);
     if (known != NULL) {
         registry_log(self, entry, known, fatal);
     }
@@ -635,11 +651,27 @@ registry_cancel_start(RegistryObject *self, EntryObject *entry, PyObject *msg)
     return true;
 }
 
+/* Keep the msg of a request if it is the first that reaches the entry. */
+static void
+registry_note_cancel(EntryObject *entry, PyObject *msg)
+{
+    if (!entry->cancel_noted) {
+        entry->cancel_noted = true;
+        if (msg != NULL && PyUnicode_Check(msg)) {
+            entry->cancel_reason = Py_NewRef(msg);
+        }
+    }
+}
+
 int
 al_registry_cancel(RegistryObject *self, EntryObject *entry, PyObject *msg)
 {
     if (entry->task == NULL) {
-        return registry_cancel_start(self, entry, msg);
+        bool starts = registry_cancel_start(self, entry, msg);
+        if (starts) {
+            registry_note_cancel(entry, msg);
+        }
+        return starts;
     }
     /* The entry is passed on, so that the Task's end is delivered from the
        same handle as the cancellation where that is possible. */
@@ -647,6 +679,9 @@ al_registry_cancel(RegistryObject *self, EntryObject *entry, PyObject *msg)
     PyObject *task = Py_NewRef(entry->task);
     int requested = al_capture_cancel(self->st, &self->bound, task, msg,
                                       (PyObject *)entry);
+    if (requested > 0) {
+        registry_note_cancel(entry, msg);
+    }
     Py_DECREF(task);
     Py_DECREF((PyObject *)entry);
     return requested;
@@ -684,6 +719,7 @@ al_registry_clear(RegistryObject *self)
     }
     Py_CLEAR(self->entries);
     Py_CLEAR(self->waiters);
+    Py_CLEAR(self->joiners);
     Py_CLEAR(self->on_finish);
     Py_CLEAR(self->join_set);
     al_loop_clear(&self->bound);

@@ -31,6 +31,7 @@ typedef struct {
     al_link unfailed;     /* those that did not fail, by their end */
     PyObject *entries;    /* owned: dict of id to entry, alive or ended */
     PyObject *waiters;    /* owned: list of futures */
+    PyObject *joiners;    /* owned: dict of entry to list of futures */
     PyObject *on_finish;  /* owned, or NULL */
     PyObject *join_set;   /* owned: of the running shutdown, or NULL */
     Py_ssize_t shutdowns; /* calls of shutdown() that wait on join_set */
@@ -40,7 +41,7 @@ typedef struct {
     bool closed_reported; /* a ClosedError of on_finish, in this shutdown */
     bool ids_given;       /* some id was chosen: "task_<n>" may be taken */
     unsigned long long next_id, registered;
-    unsigned long long heartbeats_recorded, heartbeats_unknown;
+    unsigned long long heartbeats_recorded, heartbeats_unknown, restarts;
     unsigned long long ended[3]; /* by al_outcome */
 } RegistryObject;
 
@@ -87,6 +88,7 @@ al_registry_visit(RegistryObject *self, visitproc visit, void *arg)
 {
     Py_VISIT(self->entries);
     Py_VISIT(self->waiters);
+    Py_VISIT(self->joiners);
     Py_VISIT(self->on_finish);
     Py_VISIT(self->join_set);
     return al_loop_visit(&self->bound, visit, arg);
@@ -110,14 +112,16 @@ int al_registry_open(RegistryObject *self, EntryObject *entry,
 void al_registry_revoke(RegistryObject *self, EntryObject *entry);
 
 /* Give an alive entry its Task, unless it has one, and have the entry called
-   at the Task's end, in a copy of the current context.  Returns 0; -1 with an
+   at the Task's end, in `context`, or if that is NULL in a copy of the current
+   one.  Returns 0; -1 with an
    exception, the entry without a Task.  Runs Python. */
 int al_registry_attach(RegistryObject *self, EntryObject *entry,
-                       PyObject *task);
+                       PyObject *task, PyObject *context);
 
-/* Find the alive entry of the running Task, whose eager first step this may
-   be.  Returns it (borrowed); NULL, without an exception, if there is none;
-   NULL with an exception.  Runs Python. */
+/* Find the alive entry of the Task that runs in the bound loop, in the loop's
+   thread.  This may be the Task's eager first step.  Returns it (borrowed);
+   NULL, without an exception, if there is none; NULL with an exception.  Runs
+   Python. */
 EntryObject *al_registry_current(RegistryObject *self);
 
 /* Move an entry whose Task has ended to the history, and notify everybody:

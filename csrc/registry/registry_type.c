@@ -23,6 +23,7 @@
 #include "registry/entry.h"
 #include "registry/heartbeats.h"
 #include "registry/registry.h"
+#include "registry/owner.h"
 #include "registry/register.h"
 #include "registry/shutdown.h"
 #include "registry/registry_type.h"
@@ -71,14 +72,15 @@ registry_type_check_coro(RegistryObject *self, PyObject *coro)
 }
 
 PyDoc_STRVAR(registry_type_register_doc,
-"register($self, /, coro, task_id=None, *, stale_after=None, context=None)\n"
+"register($self, /, coro, task_id=None, *, stale_after=None, context=None,\n"
+"         info=None)\n"
 "--\n\n"
 "Start a coroutine as a Task and register it under an id.\n\n"
 "coro: a coroutine that has not been started.  task_id: a non-empty str\n"
 "that no living task has; None: the next of \"task_0\", \"task_1\", and so\n"
 "on.  stale_after: seconds without a heartbeat until the task is stale;\n"
 "None: the registry's stale_threshold; math.inf: never.  context: as for\n"
-"asyncio.create_task().\n\n"
+"asyncio.create_task().  info: any object, for TaskMetadata.info.\n\n"
 "Returns a Ready of (task, id).  The Task's name is the id.\n"
 "Raises DuplicateTaskError if a living task has the id; ClosedError while\n"
 "shutdown() runs; TypeError, ValueError; RuntimeError without a running\n"
@@ -91,10 +93,14 @@ registry_type_register(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
                        PyObject *kwnames)
 {
     static const al_signature signature = {
-        "register", 1, 2, 4, {"coro", "task_id", "stale_after", "context"},
+        "register",
+        1,
+        2,
+        5,
+        {"coro", "task_id", "stale_after", "context", "info"},
     };
     RegistryObject *self = (RegistryObject *)op;
-    PyObject *got[4] = {NULL};
+    PyObject *got[5] = {NULL};
     double stale_after;
     if (al_args_sort(&signature, args, nargs, kwnames, got) < 0) {
         goto refused;
@@ -113,7 +119,8 @@ registry_type_register(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     {
         goto refused;
     }
-    return al_register_coro(self, got[0], got[1], stale_after, context);
+    return al_register_coro(self, got[0], got[1], stale_after, context,
+                            got[4]);
 refused: /* nobody else can close the coroutine now */
     if (nargs > 0 || got[0] != NULL) {
         al_coro_close_unstarted(self->st, nargs > 0 ? args[0] : got[0]);
@@ -190,9 +197,18 @@ registry_type_alive(RegistryObject *self, PyObject *id)
 PyDoc_STRVAR(registry_type_heartbeat_doc,
 "heartbeat($self, /, task_id=None)\n--\n\n"
 "Record a heartbeat of a task.\n\n"
-"task_id: the task's id; None: the current task.\n\n"
+"task_id: the task's id; None: current_id().\n\n"
 "Returns a Ready of True, or of False if no such task is alive: that is no\n"
-"error, and is counted.  With an id it may be called from any thread.");
+"error, and is counted.  It may be called from any thread, without an id\n"
+"only in the context of a registered task, as asyncio.to_thread() has it.");
+
+PyDoc_STRVAR(registry_type_current_id_doc,
+"current_id($self, /)\n--\n\n"
+"Return the id of the registered task for which this code runs, or None.\n\n"
+"That is the current task or, if it is not registered, the task that has\n"
+"started this code: a task of a group, an item of a batch, any task or\n"
+"callback, or a thread of asyncio.to_thread().  None if that task has\n"
+"ended.  Code started by a task that was passed to track() has no id.");
 
 static PyObject *
 registry_type_heartbeat(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
@@ -210,7 +226,7 @@ registry_type_heartbeat(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
         return NULL;
     }
     EntryObject *entry = got[0] == NULL || got[0] == Py_None
-                             ? al_registry_current(self)
+                             ? al_owner_current(self, true)
                              : registry_type_alive(self, got[0]);
     if (entry == NULL) {
         if (PyErr_Occurred()) {
@@ -460,11 +476,11 @@ registry_type_counts(PyObject *op, PyObject *Py_UNUSED(ignored))
     }
     const Py_ssize_t *count = self->heartbeats.count;
     return AL_ALLOC(Py_BuildValue(
-        "(nnnnnKKKKKK)", al_registry_count(self), count[AL_PENDING],
+        "(nnnnnKKKKKKK)", al_registry_count(self), count[AL_PENDING],
         count[AL_BEATING], count[AL_STALE], count[AL_NEVER_BEAT],
         self->ended[AL_DONE], self->ended[AL_FAILED],
         self->ended[AL_CANCELLED], self->registered, self->heartbeats_recorded,
-        self->heartbeats_unknown));
+        self->heartbeats_unknown, self->restarts));
 }
 
 static Py_ssize_t
@@ -649,6 +665,9 @@ static PyGetSetDef registry_type_getset[] = {
 static PyMemberDef registry_type_members[] = {
     {"_waiters", T_OBJECT_EX, offsetof(RegistryObject, waiters), READONLY,
      "The futures of wait(): they get None when at most one task is alive."},
+    {"_joiners", T_OBJECT_EX, offsetof(RegistryObject, joiners), READONLY,
+     "A dict of an alive TaskMetadata to the futures of join(), in a list:\n"
+     "they get None at its end."},
     {"_loop", T_OBJECT, offsetof(RegistryObject, bound.loop), READONLY,
      "The bound loop, or None."},
     {NULL, 0, 0, 0, NULL},
@@ -678,7 +697,8 @@ registry_type_new(PyTypeObject *type, PyObject *Py_UNUSED(args),
     self->keep_results = true;
     self->entries = AL_ALLOC(PyDict_New());
     self->waiters = self->entries == NULL ? NULL : AL_ALLOC(PyList_New(0));
-    if (self->waiters == NULL
+    self->joiners = self->waiters == NULL ? NULL : AL_ALLOC(PyDict_New());
+    if (self->joiners == NULL
         || al_heartbeats_init(&self->heartbeats, st, &self->bound, 15.0) < 0)
     {
         Py_DECREF((PyObject *)self);
@@ -719,6 +739,8 @@ static PyMethodDef registry_type_methods[] = {
      METH_FASTCALL | METH_KEYWORDS, registry_type_track_doc},
     {"heartbeat", AL_METHOD(registry_type_heartbeat),
      METH_FASTCALL | METH_KEYWORDS, registry_type_heartbeat_doc},
+    {"current_id", al_owner_current_id, METH_NOARGS,
+     registry_type_current_id_doc},
     {"complete", AL_METHOD(registry_type_complete),
      METH_FASTCALL | METH_KEYWORDS, registry_type_complete_doc},
     {"cancel", AL_METHOD(registry_type_cancel),

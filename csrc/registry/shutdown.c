@@ -47,6 +47,7 @@ shutdown_add(RegistryObject *self, EntryObject *entry, bool again)
     entry->shut_down = true;
     if (cancel) {
         entry->reported_stuck = false; /* its next report has news */
+        entry->cancel_noted = true;
         al_member_cancel(member);
     }
     else {

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from pyasynclife import TaskRegistry
-from pyasynclife._core import JoinSet, Registry, adopt_methods
+from pyasynclife._core import JoinSet, Registry, adopt_methods, owner
 from support.coroutines import echo, forever, swallow
 from support.faults import (
     fail_each_allocation,
@@ -321,6 +321,28 @@ async def reports_an_error_without_str() -> None:
     assert registry["mute"].error_text in ("WithoutStr: <str() failed>", None)
 
 
+async def nests_registries() -> None:
+    registries = [TaskRegistry(history=0) for _ in range(3)]
+    seen: list[str | None] = []
+
+    async def nest(depth: int) -> None:
+        if depth == 6:  # each has an outer one of the same registry
+            seen.extend(registry.current_id() for registry in registries)
+            repr(contextvars.copy_context().get(owner))
+            return
+        task, _ = registries[depth % 3].register(nest(depth + 1), f"{depth}").result()
+        await task
+
+    await nest(0)
+    assert seen == ["3", "4", "5"]
+
+
+async def joins() -> None:
+    registry = TaskRegistry()
+    registry.register(echo(5), "job", info="mine")
+    assert (await registry.join("job", 60)).result == 5
+
+
 async def makes_a_registry() -> None:
     TaskRegistry(history=1)
 
@@ -333,6 +355,8 @@ async def copies_the_methods() -> None:
 SCENARIOS = [
     closes_an_awaitable,
     reports_an_error_without_str,
+    nests_registries,
+    joins,
     makes_a_registry,
     copies_the_methods,
 ]

@@ -869,6 +869,27 @@ async def registry_wait_by_many() -> None:
 
 
 @case(LONG)
+async def registry_join() -> None:
+    registry = TaskRegistry()
+    furnish(registry)
+    async with TaskGroup() as group:
+        for task_id in registry:
+            group.create_task(registry.join(task_id))
+    assert not registry._joiners
+
+
+@case(LONG)
+async def registry_join_with_a_timeout() -> None:
+    registry = TaskRegistry()
+    furnish(registry)
+    for task_id in list(registry):
+        while registry[task_id].finished_at is None:
+            with contextlib.suppress(TimeoutError):
+                await registry.join(task_id, 0.2)
+    assert not registry._joiners
+
+
+@case(LONG)
 async def registry_monitor_loop() -> None:
     seen: list[Any] = []
     registry = TaskRegistry(0.5, 0.75, on_stale=seen.append)
