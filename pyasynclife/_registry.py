@@ -19,7 +19,13 @@ from pyasynclife._arguments import (
     short_id,
 )
 from pyasynclife._await_chain import await_chain, dump_tasks
-from pyasynclife._core import JoinSet, Registry, TaskMetadata, adopt_methods
+from pyasynclife._core import (
+    Histogram,
+    JoinSet,
+    Registry,
+    TaskMetadata,
+    adopt_methods,
+)
 from pyasynclife._core_support import close_with
 from pyasynclife._errors import UnknownTaskError
 from pyasynclife._log import logger
@@ -54,6 +60,7 @@ class RegistryStats(SealedValue):
         registered: Tasks that were registered or tracked.
         heartbeats: Heartbeats that were recorded.
         unknown_heartbeats: Heartbeats whose id no live task had.
+        durations: How long the tasks that ended had lived, as a `Histogram`.
     """
 
     alive: int
@@ -67,6 +74,7 @@ class RegistryStats(SealedValue):
     registered: int
     heartbeats: int
     unknown_heartbeats: int
+    durations: Histogram
 
 
 class TaskRegistry(Registry):

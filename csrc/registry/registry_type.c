@@ -12,6 +12,7 @@
 #include "base/compat.h"
 #include "base/fault.h"
 #include "base/args.h"
+#include "base/histogram.h"
 #include "base/list.h"
 #include "base/object.h"
 #include "base/ptr_table.h"
@@ -459,12 +460,18 @@ registry_type_counts(PyObject *op, PyObject *Py_UNUSED(ignored))
         return NULL;
     }
     const Py_ssize_t *count = self->heartbeats.count;
-    return AL_ALLOC(Py_BuildValue(
-        "(nnnnnKKKKKK)", al_registry_count(self), count[AL_PENDING],
+    PyObject *durations = al_histogram_new(self->st, &self->durations);
+    if (durations == NULL) {
+        return NULL;
+    }
+    PyObject *counts = AL_ALLOC(Py_BuildValue(
+        "(nnnnnKKKKKKO)", al_registry_count(self), count[AL_PENDING],
         count[AL_BEATING], count[AL_STALE], count[AL_NEVER_BEAT],
         self->ended[AL_DONE], self->ended[AL_FAILED],
         self->ended[AL_CANCELLED], self->registered, self->heartbeats_recorded,
-        self->heartbeats_unknown));
+        self->heartbeats_unknown, durations));
+    Py_DECREF(durations);
+    return counts;
 }
 
 static Py_ssize_t

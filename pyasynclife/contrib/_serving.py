@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, NamedTuple
 
 from pyasynclife._arguments import check_optional_type, short
+from pyasynclife._core import Histogram
 from pyasynclife._log import logger
 from pyasynclife._registry import TaskRegistry
 from pyasynclife._shutdown import SignalCoordinator
@@ -75,12 +77,23 @@ def tasks_as_json(registry: TaskRegistry) -> dict[str, Any]:
     The tasks that are alive come first, then the history.
     """
     stats = registry.stats()
+    counts = {name: getattr(stats, name) for name in stats.__slots__}
     every = registry.get_status().result().values()
     alive = [meta for meta in every if meta.finished_at is None]
     ended = [meta for meta in every if meta.finished_at is not None]
     return {
-        "stats": {name: getattr(stats, name) for name in stats.__slots__},
+        "stats": counts | {"durations": histogram_as_json(stats.durations)},
         "tasks": [meta.as_dict(json=True) for meta in alive + ended],
+    }
+
+
+def histogram_as_json(histogram: Histogram) -> dict[str, Any]:
+    """Return the fields of a histogram, for ``json.dumps``."""
+    return {
+        "count": histogram.count,
+        "sum": histogram.sum if math.isfinite(histogram.sum) else None,
+        "bounds": histogram.bounds,
+        "counts": histogram.counts,
     }
 
 
