@@ -28,6 +28,7 @@ from pyasynclife._core import (
 )
 from pyasynclife._core_support import close_with
 from pyasynclife._errors import UnknownTaskError
+from pyasynclife._lateness import is_late, let_tasks_run, sleep_and_measure
 from pyasynclife._log import logger
 from pyasynclife._report import ShutdownReport
 from pyasynclife._sealed import SealedValue, refuse_pickling
@@ -408,12 +409,22 @@ class TaskRegistry(Registry):
         once per period of silence. Exceptions of ``on_stale`` go to the loop's
         exception handler. ``async with registry`` runs this in a task.
 
+        Where the loop stands still, tasks are silent that are well. So before a task is
+        called stale, all tasks get some iterations of the loop to send a heartbeat and,
+        if the check itself came late, as much time as it was late, at most
+        ``heartbeat_interval``. A check that comes more than half a second late is
+        logged at WARNING, with the seconds.
+
         Raises:
             RuntimeError: The registry belongs to another loop or thread.
         """
         self._bind("TaskRegistry.monitor_loop()")
         while True:
-            await asyncio.sleep(self.heartbeat_interval)
+            late = await sleep_and_measure(self.heartbeat_interval)
+            if is_late(late):
+                logger.warning("the event loop stood still for %.3f s", late)
+            if self.get_stale_tasks().result():
+                await let_tasks_run(min(late, self.heartbeat_interval))
             stale = self._newly_stale()
             if stale:
                 some = ", ".join(cut(meta.task_id, 120) for meta in stale[:5])
