@@ -1,6 +1,7 @@
 /* The module: PyInit__core, and an exec function that lists all types. */
 #include "base/compat.h"
 #include "base/fault.h"
+#include "base/histogram.h"
 #include "base/state.h"
 #include "aio/fast_path.h"
 #include "aio/done_callback.h"
@@ -63,6 +64,7 @@ module_exec(PyObject *module)
 {
     al_state *st = al_state_of(module);
     if (al_fault_setup(module) < 0 || al_state_load(st) < 0
+        || al_histogram_setup(module, st) < 0
         || al_fast_path_setup(module, st) < 0
         || al_done_callback_setup(module, st) < 0
         || al_call_queue_setup(module, st) < 0

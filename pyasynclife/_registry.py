@@ -20,9 +20,16 @@ from pyasynclife._arguments import (
     short_id,
 )
 from pyasynclife._await_chain import await_chain, dump_tasks
-from pyasynclife._core import JoinSet, Registry, TaskMetadata, adopt_methods
+from pyasynclife._core import (
+    Histogram,
+    JoinSet,
+    Registry,
+    TaskMetadata,
+    adopt_methods,
+)
 from pyasynclife._core_support import close_with
 from pyasynclife._errors import UnknownTaskError
+from pyasynclife._lateness import is_late, let_tasks_run, sleep_and_measure
 from pyasynclife._log import logger
 from pyasynclife._monitor.server import serve
 from pyasynclife._report import ShutdownReport
@@ -57,6 +64,7 @@ class RegistryStats(SealedValue):
         heartbeats: Heartbeats that were recorded.
         unknown_heartbeats: Heartbeats whose id no live task had.
         restarts: Runs of supervised tasks after the first one.
+        durations: How long the tasks that ended had lived, as a `Histogram`.
     """
 
     alive: int
@@ -71,6 +79,7 @@ class RegistryStats(SealedValue):
     heartbeats: int
     unknown_heartbeats: int
     restarts: int
+    durations: Histogram
 
 
 class TaskRegistry(Registry):
@@ -419,10 +428,10 @@ class TaskRegistry(Registry):
         if meta.task is not None and meta.task is asyncio.current_task():
             raise RuntimeError(f"task {short_id(task_id)} cannot wait for itself")
         deadline = loop.time() + seconds
-        while meta.finished_at is None and self.get(task_id) is meta:
+        while not _has_ended(meta) and self.get(task_id) is meta:
             if loop.time() >= deadline:
                 await asyncio.sleep(0)  # a loop around join(0) must let others run
-                if meta.finished_at is not None:
+                if _has_ended(meta):
                     break
                 raise TimeoutError(
                     f"task {short_id(task_id)} still runs after {seconds:g} s"
@@ -473,12 +482,22 @@ class TaskRegistry(Registry):
         once per period of silence. Exceptions of ``on_stale`` go to the loop's
         exception handler. ``async with registry`` runs this in a task.
 
+        Where the loop stands still, tasks are silent that are well. So before a task is
+        called stale, all tasks get some iterations of the loop to send a heartbeat and,
+        if the check itself came late, as much time as it was late, at most
+        ``heartbeat_interval``. A check that comes more than half a second late is
+        logged at WARNING, with the seconds.
+
         Raises:
             RuntimeError: The registry belongs to another loop or thread.
         """
         self._bind("TaskRegistry.monitor_loop()")
         while True:
-            await asyncio.sleep(self.heartbeat_interval)
+            late = await sleep_and_measure(self.heartbeat_interval)
+            if is_late(late):
+                logger.warning("the event loop stood still for %.3f s", late)
+            if self.get_stale_tasks().result():
+                await let_tasks_run(min(late, self.heartbeat_interval))
             for meta in self._newly_stale():
                 logger.warning(
                     "task %s is stale: no heartbeat for %.1f s",
@@ -540,6 +559,10 @@ class TaskRegistry(Registry):
                 await asyncio.wait([monitor])
         if news:
             logger.error("%s", report)
+
+
+def _has_ended(meta: TaskMetadata) -> bool:
+    return meta.finished_at is not None
 
 
 def _check_interval(value: Any) -> float:

@@ -46,6 +46,7 @@
     X(add_awaited_by, "pyasynclife._core_support", "add_awaited_by")          \
     X(discard_awaited_by, "pyasynclife._core_support", "discard_awaited_by")  \
     X(check_seconds, "pyasynclife._arguments", "check_optional_seconds")      \
+    X(check_number, "pyasynclife._arguments", "check_number")                 \
     X(check_answer, "pyasynclife._arguments", "check_answer")                 \
     X(close_unstarted, "pyasynclife._arguments", "close_unstarted")           \
     X(DuplicateTaskError, "pyasynclife._errors", "DuplicateTaskError")        \
@@ -96,7 +97,7 @@
     X(ready_none) X(ready_true) X(ready_false) X(kw_context) X(kw_name)       \
     X(kw_name_context) X(kw_loop) X(kw_name_loop) X(kw_exc_info_extra)        \
     X(kw_msg) X(no_args) X(kwargs_lazy) X(kwargs_eager) X(get_running_loop)   \
-    X(Watchdog) X(Owner) X(owner_var)
+    X(Watchdog) X(Owner) X(owner_var) X(Histogram)
 
 typedef struct al_state {
 #define AL_FIELD(field, ...) PyObject *field;

@@ -25,6 +25,7 @@
  */
 #include "base/compat.h"
 #include "base/fault.h"
+#include "base/histogram.h"
 #include "base/list.h"
 #include "base/object.h"
 #include "base/ptr_table.h"
@@ -90,6 +91,15 @@ al_registry_bind(RegistryObject *self, const char *what, const char *call)
 }
 
 /* -------------------------------------------------------- open and revoke */
+
+/* Count how long an entry has lived, which has ended, or take that back. */
+static void
+registry_count_duration(RegistryObject *self, const EntryObject *entry,
+                        int times)
+{
+    al_histogram_count(&self->durations,
+                       entry->ended_at - entry->registered_at, times);
+}
 
 /* Take an ended entry out of its lists, but not out of the dict. */
 static void
@@ -192,6 +202,7 @@ al_registry_revoke(RegistryObject *self, EntryObject *entry)
     if (entry->ended) { /* in the call that failed afterwards */
         registry_unlink(self, entry);
         self->ended[entry->outcome]--;
+        registry_count_duration(self, entry, -1);
     }
     al_heartbeats_remove(entry);
     al_owner_end(entry);
@@ -373,6 +384,7 @@ registry_move_to_history(RegistryObject *self, EntryObject *entry, double now)
     entry->ended = true;
     entry->ended_at = now;
     self->ended[entry->outcome]++;
+    registry_count_duration(self, entry, 1);
     al_list_append(&self->history, &entry->registry_link);
     self->history_count++;
     if (entry->outcome != AL_FAILED) {

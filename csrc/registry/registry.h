@@ -3,6 +3,7 @@
 #define AL_REGISTRY_H
 
 #include "base/compat.h"
+#include "base/histogram.h"
 #include "base/list.h"
 #include "base/ptr_table.h"
 #include "base/state.h"
@@ -43,6 +44,7 @@ typedef struct {
     unsigned long long next_id, registered;
     unsigned long long heartbeats_recorded, heartbeats_unknown, restarts;
     unsigned long long ended[3]; /* by al_outcome */
+    al_histogram durations;      /* of what has ended */
 } RegistryObject;
 
 /* Count the alive entries.  Pure C. */

@@ -26,6 +26,7 @@
 #include "registry/owner.h"
 #include "registry/register.h"
 #include "registry/shutdown.h"
+#include "registry/snapshot.h"
 #include "registry/registry_type.h"
 
 /* ----------------------------------------------------- register and track */
@@ -378,110 +379,24 @@ registry_type_cancel_all(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
 
 /* --------------------------------------------------------------- reading */
 
-/* Move every alive entry to the list where it belongs now.  Returns 0; -1 with
-   an exception. */
-static int
-registry_type_sweep(RegistryObject *self)
-{
-    double now = al_loop_time(self->st, &self->bound);
-    if (now == -1.0 && PyErr_Occurred()) {
-        return -1;
-    }
-    return al_heartbeats_sweep(&self->heartbeats, now);
-}
-
-/* Replace the entries of a list by their ids.  Steals the list and returns it;
-   NULL passes an exception on. */
-static PyObject *
-registry_type_ids(PyObject *list)
-{
-    for (Py_ssize_t i = 0; list != NULL && i < PyList_GET_SIZE(list); i++) {
-        PyObject *entry = PyList_GET_ITEM(list, i);
-        PyList_SET_ITEM(list, i, Py_NewRef(((EntryObject *)entry)->id));
-        Py_DECREF(entry);
-    }
-    return list;
-}
-
 PyDoc_STRVAR(registry_type_get_status_doc,
 "get_status($self, /)\n--\n\n"
 "Return a Ready of a dict, id to TaskMetadata.\n\n"
 "The finished tasks of the history come first, then the tasks that are\n"
 "alive, each oldest first.");
 
-static PyObject *
-registry_type_get_status(PyObject *op, PyObject *Py_UNUSED(ignored))
-{
-    RegistryObject *self = (RegistryObject *)op;
-    PyObject *status = AL_ALLOC(PyDict_New());
-    for (int finished = 1; status != NULL && finished >= 0; finished--) {
-        PyObject *list = al_registry_list(self, finished);
-        Py_ssize_t n = list == NULL ? -1 : PyList_GET_SIZE(list);
-        for (Py_ssize_t i = 0; status != NULL && i < n; i++) {
-            PyObject *entry = PyList_GET_ITEM(list, i);
-            if (AL_ALLOC_INT(
-                    PyDict_SetItem(status, ((EntryObject *)entry)->id, entry))
-                < 0)
-            {
-                Py_CLEAR(status);
-            }
-        }
-        if (list == NULL) {
-            Py_CLEAR(status);
-        }
-        Py_XDECREF(list);
-    }
-    return al_ready_new(self->st, status);
-}
-
 PyDoc_STRVAR(registry_type_get_stale_tasks_doc,
 "get_stale_tasks($self, /)\n--\n\n"
 "Return a Ready of the ids whose health is STALE, longest silence first.\n\n"
 "Its cost depends on the number of stale tasks, not of all tasks.");
 
-static PyObject *
-registry_type_get_stale_tasks(PyObject *op, PyObject *Py_UNUSED(ignored))
-{
-    RegistryObject *self = (RegistryObject *)op;
-    if (registry_type_sweep(self) < 0) {
-        return NULL;
-    }
-    return al_ready_new(self->st, registry_type_ids(al_heartbeats_stale(
-                                      &self->heartbeats, false)));
-}
-
 PyDoc_STRVAR(registry_type_newly_stale_doc,
 "_newly_stale($self, /)\n--\n\n"
 "Return the metadata of the stale tasks not reported in this silence yet.");
 
-static PyObject *
-registry_type_newly_stale(PyObject *op, PyObject *Py_UNUSED(ignored))
-{
-    RegistryObject *self = (RegistryObject *)op;
-    return registry_type_sweep(self) < 0
-               ? NULL
-               : al_heartbeats_stale(&self->heartbeats, true);
-}
-
 PyDoc_STRVAR(registry_type_counts_doc,
 "_counts($self, /)\n--\n\n"
 "Return the fields of RegistryStats, in their order.");
-
-static PyObject *
-registry_type_counts(PyObject *op, PyObject *Py_UNUSED(ignored))
-{
-    RegistryObject *self = (RegistryObject *)op;
-    if (registry_type_sweep(self) < 0) {
-        return NULL;
-    }
-    const Py_ssize_t *count = self->heartbeats.count;
-    return AL_ALLOC(Py_BuildValue(
-        "(nnnnnKKKKKKK)", al_registry_count(self), count[AL_PENDING],
-        count[AL_BEATING], count[AL_STALE], count[AL_NEVER_BEAT],
-        self->ended[AL_DONE], self->ended[AL_FAILED],
-        self->ended[AL_CANCELLED], self->registered, self->heartbeats_recorded,
-        self->heartbeats_unknown, self->restarts));
-}
 
 static Py_ssize_t
 registry_type_length(PyObject *op)
@@ -522,7 +437,7 @@ static PyObject *
 registry_type_iter(PyObject *op)
 {
     PyObject *list =
-        registry_type_ids(al_registry_list((RegistryObject *)op, false));
+        al_snapshot_ids(al_registry_list((RegistryObject *)op, false));
     PyObject *iterator =
         list == NULL ? NULL : AL_ALLOC(PyObject_GetIter(list));
     Py_XDECREF(list);
@@ -747,13 +662,13 @@ static PyMethodDef registry_type_methods[] = {
      METH_FASTCALL | METH_KEYWORDS, registry_type_cancel_doc},
     {"cancel_all", AL_METHOD(registry_type_cancel_all),
      METH_FASTCALL | METH_KEYWORDS, registry_type_cancel_all_doc},
-    {"get_status", registry_type_get_status, METH_NOARGS,
+    {"get_status", al_snapshot_status, METH_NOARGS,
      registry_type_get_status_doc},
-    {"get_stale_tasks", registry_type_get_stale_tasks, METH_NOARGS,
+    {"get_stale_tasks", al_snapshot_stale, METH_NOARGS,
      registry_type_get_stale_tasks_doc},
-    {"_newly_stale", registry_type_newly_stale, METH_NOARGS,
+    {"_newly_stale", al_snapshot_newly_stale, METH_NOARGS,
      registry_type_newly_stale_doc},
-    {"_counts", registry_type_counts, METH_NOARGS, registry_type_counts_doc},
+    {"_counts", al_snapshot_counts, METH_NOARGS, registry_type_counts_doc},
     {"_configure", registry_type_configure, METH_VARARGS,
      registry_type_configure_doc},
     {"_begin_shutdown", al_shutdown_begin, METH_VARARGS,

@@ -7,8 +7,10 @@ goes on.
 from __future__ import annotations
 
 import asyncio
+import functools
 import heapq
 import math
+import operator
 import os
 import sys
 import time
@@ -19,7 +21,7 @@ from pyasynclife._await_chain import await_chain
 from pyasynclife._core import TaskMetadata
 
 if TYPE_CHECKING:
-    from pyasynclife._registry import TaskRegistry
+    from pyasynclife._registry import RegistryStats, TaskRegistry
 
 SLICE = 0.002  # seconds of work between two iterations of the loop
 CHUNK = 200  # tasks in a line of the answer to "tasks"
@@ -109,12 +111,8 @@ class Answers:
 
     def stats(self) -> dict[str, Any]:
         """Return the counts of all registries together."""
-        total: dict[str, Any] = {}
-        for registry in self.registries:
-            for name, value in stats_as_json(registry.stats()).items():
-                if isinstance(value, int):
-                    total[name] = total.get(name, 0) + value
-        return total
+        every = [stats_as_json(registry.stats()) for registry in self.registries]
+        return functools.reduce(_add, every)
 
     async def _top(self, request: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
         sort = request.get("sort", "silence")
@@ -150,9 +148,30 @@ class Answers:
         }
 
 
-def stats_as_json(stats: Any) -> dict[str, Any]:
-    """Return the counts of a registry for ``json.dumps``."""
-    return {name: getattr(stats, name) for name in stats.__slots__}
+def stats_as_json(stats: RegistryStats) -> dict[str, Any]:
+    """Return the counts of a registry, and the durations as a dict, for JSON."""
+    counts = {name: getattr(stats, name) for name in stats.__slots__}
+    lived = stats.durations
+    counts["durations"] = {
+        "count": lived.count,
+        "sum": lived.sum if math.isfinite(lived.sum) else None,
+        "bounds": lived.bounds,
+        "counts": lived.counts,
+    }
+    return counts
+
+
+def _add(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """Add the counts of two registries."""
+    total = {name: one[name] + other[name] for name in one if name != "durations"}
+    some, more = one["durations"], other["durations"]
+    total["durations"] = {
+        "count": some["count"] + more["count"],
+        "sum": (some["sum"] or 0.0) + (more["sum"] or 0.0),
+        "bounds": some["bounds"],
+        "counts": list(map(operator.add, some["counts"], more["counts"])),
+    }
+    return total
 
 
 def process() -> dict[str, Any]:

@@ -146,7 +146,7 @@ const show = answer => {
     process.python + ", " + answer.phase + "; " + answer.rows.length + " of " +
     answer.matching + " tasks shown"
   find("counts").replaceChildren(...Object.entries(answer.stats).filter(
-    ([name, value]) => value || name == "alive").map(([name, value]) => {
+    ([name, value]) => value > 0 || name == "alive").map(([name, value]) => {
       const count = make("span", "")
       count.append(make("b", value), name.replace(/_/g, " "))
       return count

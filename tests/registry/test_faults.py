@@ -7,6 +7,7 @@ Only a build with PYASYNCLIFE_FAULTS has fault points; tools/sanitize.sh makes o
 
 import asyncio
 import contextvars
+import copy
 import gc
 import importlib.util
 import logging
@@ -98,6 +99,20 @@ async def eagerly(registry: TaskRegistry) -> None:
     await settle(3)
 
 
+def reads_durations(registry: TaskRegistry) -> None:
+    durations = registry.stats().durations
+    assert durations.count == sum(durations.counts)
+    assert len(durations.bounds) == 26
+    assert durations.quantile(1) != durations.sum
+    assert repr(durations)
+
+
+def copies_durations(registry: TaskRegistry) -> None:
+    durations = registry.stats().durations
+    assert hash(durations) == hash(copy.copy(durations))
+    assert TaskRegistry().stats().durations.quantile(1) != 0.0
+
+
 async def tracks(registry: TaskRegistry) -> None:
     task = asyncio.create_task(forever())
     try:
@@ -164,6 +179,8 @@ OPERATIONS: dict[str, Operation] = {
     "get_stale_tasks": lambda r: r.get_stale_tasks(),
     "newly stale": lambda r: r._newly_stale(),
     "stats": lambda r: r.stats(),
+    "durations": reads_durations,
+    "durations, copied": copies_durations,
     "where": lambda r: r.where("beating"),
     "dump": lambda r: r.dump(),
     "iterate": list,

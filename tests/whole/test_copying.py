@@ -20,6 +20,7 @@ from pyasynclife import (
     BatchStatus,
     ClosedError,
     DuplicateTaskError,
+    Histogram,
     NotRunError,
     PyAsyncLifeError,
     Ready,
@@ -111,6 +112,10 @@ async def some_stats() -> RegistryStats:
     return registry.stats()
 
 
+async def some_histogram() -> Histogram:
+    return (await some_stats()).durations
+
+
 async def some_progress() -> BatchProgress:
     batch = bounded_gather(echo, [1, 2])
     await batch
@@ -156,6 +161,7 @@ VALUES: dict[type, Callable[[], Any]] = {
     BatchProgress: some_progress,
     BatchResult: some_results,
     DuplicateTaskError: duplicate_task_error,
+    Histogram: some_histogram,
     RegistryStats: some_stats,
     ShutdownReport: some_report,
     TaskExit: some_exit,
