@@ -82,7 +82,7 @@ class Batch(Sealed, Generic[T]):
         fn: Callable[[Any], Awaitable[T]],
         items: Any,
         *,
-        is_async: bool,
+        kind: int,
         max_concurrent: int,
         timeout: float,
         budget: float,
@@ -92,7 +92,7 @@ class Batch(Sealed, Generic[T]):
         buffer: int,
         key: Callable[[Any], str] | None,
         on_result: Callable[[TaskResult[T]], object] | None,
-        task_per_item: bool,
+        task_per_item: bool | None,
         registry: TaskRegistry | None,
     ) -> Self:
         """Make a batch from arguments that `bounded_gather` has checked.
@@ -112,7 +112,7 @@ class Batch(Sealed, Generic[T]):
         self._core = BatchCore(
             fn,
             items,
-            is_async,
+            kind,
             "bounded_gather",
             min(max_concurrent, sys.maxsize),
             timeout,
@@ -123,7 +123,7 @@ class Batch(Sealed, Generic[T]):
             buffer,
             key,
             on_result,
-            task_per_item,
+            -1 if task_per_item is None else task_per_item,
             registry,
         )
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
 from typing import Any, Generic, TypedDict, TypeVar, Unpack, overload
@@ -37,7 +38,7 @@ class CommonOptions(TypedDict, Generic[T], total=False):
     buffer: int | None
     key: Callable[[Any], str] | None
     on_result: Callable[[TaskResult[T]], object] | None
-    task_per_item: bool
+    task_per_item: bool | None
     registry: TaskRegistry | None
 
 
@@ -57,18 +58,18 @@ class BatchOptions(ItemOptions[T], Generic[T], total=False):
 @overload
 def bounded_gather(
     fn: Callable[[S], Awaitable[TaskResult[T]]],
-    items: Iterable[S] | AsyncIterable[S],
+    items: Iterable[S] | AsyncIterable[S] | asyncio.Queue[S],
     **options: Unpack[BatchOptions[T]],
 ) -> Batch[T]: ...
 @overload
 def bounded_gather(
     fn: Callable[[S], Awaitable[T]],
-    items: Iterable[S] | AsyncIterable[S],
+    items: Iterable[S] | AsyncIterable[S] | asyncio.Queue[S],
     **options: Unpack[BatchOptions[T]],
 ) -> Batch[T]: ...
 def bounded_gather(
     fn: Callable[[S], Awaitable[Any]],
-    items: Iterable[S] | AsyncIterable[S] = MISSING,
+    items: Iterable[S] | AsyncIterable[S] | asyncio.Queue[S] = MISSING,
     *,
     max_concurrent: int = 50,
     timeout: float | None = None,
@@ -79,7 +80,7 @@ def bounded_gather(
     buffer: int | None = None,
     key: Callable[[Any], str] | None = None,
     on_result: Callable[[TaskResult[Any]], object] | None = None,
-    task_per_item: bool = False,
+    task_per_item: bool | None = None,
     registry: TaskRegistry | None = None,
 ) -> Batch[Any]:
     """Run ``fn(item)`` for every item, at most ``max_concurrent`` at once.
@@ -114,6 +115,8 @@ def bounded_gather(
             neither awaits nor iterates keeps no results then.
         task_per_item: Run each item in an ``asyncio.Task`` of its own, named by its
             task id, for code that depends on the current task. Nothing else changes.
+            None: do so if the loop has a task factory when the batch begins, unless it
+            is asyncio's eager one. Sentry and others keep a scope per Task by it.
         registry: Register the task of each item under its task id; implies
             ``task_per_item``. If another task with this id is alive, the item fails
             with DuplicateTaskError and ``fn`` is not called. When the registry shuts
@@ -138,7 +141,7 @@ def bounded_gather(
     Source: the articles' ``gather_with_timeout_and_budget``.
     """
     check_call("bounded_gather", fn, items)
-    is_async = check_items(items)
+    kind = check_items(items)
     limit = check_count("max_concurrent", max_concurrent, 1)
     check_hook("key", key)
     check_hook("on_result", on_result)
@@ -146,7 +149,7 @@ def bounded_gather(
     return Batch._create(
         fn,
         items,
-        is_async=is_async,
+        kind=kind,
         max_concurrent=limit,
         timeout=check_optional_seconds("timeout", timeout, math.inf),
         budget=check_optional_seconds("budget", budget, math.inf),
@@ -156,10 +159,16 @@ def bounded_gather(
         buffer=-1 if buffer is None else check_size("buffer", buffer),
         key=key,
         on_result=on_result,
-        task_per_item=check_flag("task_per_item", task_per_item)
-        or registry is not None,
+        task_per_item=_check_task_per_item(task_per_item, registry),
         registry=registry,
     )
+
+
+def _check_task_per_item(
+    value: bool | None, registry: TaskRegistry | None
+) -> bool | None:
+    chosen = None if value is None else check_flag("task_per_item", value)
+    return chosen if registry is None else True
 
 
 def check_call(name: str, fn: Any, items: Any) -> None:
@@ -174,8 +183,13 @@ def check_call(name: str, fn: Any, items: Any) -> None:
         raise TypeError(f"there are no items: {name}(fetch, urls)")
 
 
-def check_items(items: Any) -> bool:
-    """Tell whether items are asynchronous; refuse those that cannot be read."""
+def check_items(items: Any) -> int:
+    """Refuse items that cannot be read.
+
+    Returns:
+        What the core calls their kind: 0 for an iterable, 1 for an asynchronous one,
+        2 for a queue.
+    """
     if isinstance(items, (str, bytes, bytearray)):
         raise TypeError(
             f"items is {short(items)}, whose characters would be the items: wrap it "
@@ -188,11 +202,13 @@ def check_items(items: Any) -> bool:
             "arguments: bounded_gather(fetch, urls)"
         )
     if isinstance(items, AsyncIterable):
-        return True
+        return 1
+    if isinstance(items, asyncio.Queue):
+        return 2
     if not isinstance(items, Iterable) and not hasattr(type(items), "__getitem__"):
         raise TypeError(
-            f"items must be iterable (a list, a generator, an async generator), got "
-            f"{short(items)}"
+            "items must be iterable (a list, a generator, an async generator), or an "
+            f"asyncio.Queue, got {short(items)}"
         )
     first = None
     if type(items) in (list, tuple, set, frozenset, dict) and items:
@@ -204,4 +220,4 @@ def check_items(items: Any) -> bool:
             "the function and its arguments, bounded_gather(fetch, urls) instead of "
             "[fetch(url) for url in urls]"
         )
-    return False
+    return 0

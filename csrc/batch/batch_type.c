@@ -247,21 +247,52 @@ batch_type_close(PyObject *op, PyObject *Py_UNUSED(ignored))
         return NULL;
     }
     self->pump.closed = true;
+    al_reader_close(&self->pump);
     al_pump_limit_changed(&self->pump);
     Py_RETURN_NONE;
 }
 
 PyDoc_STRVAR(batch_type_offer_doc,
-"offer($self, item, /)\n--\n\n"
-"Hand over the reader's next item; return an awaitable of its being taken.\n\n"
+"offer($self, item, backlog=0, /)\n--\n\n"
+"Hand over the reader's next item, of a queue that has some more ready.");
+
+static PyObject *
+batch_type_offer(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
+{
+    BatchObject *self = (BatchObject *)op;
+    Py_ssize_t backlog = nargs > 1 ? PyLong_AsSsize_t(args[1]) : 0;
+    if (backlog == -1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    if (nargs < 1) {
+        PyErr_SetString(PyExc_TypeError, "offer() takes an item");
+        return NULL;
+    }
+    self->pump.source.backlog = backlog;
+    al_reader_offer(&self->pump, args[0]);
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(batch_type_demand_doc,
+"demand($self, /)\n--\n\n"
+"Return an awaitable of the moment when the reader's next item is wanted.\n\n"
 "The awaitable raises CancelledError if the batch was stopped.");
 
 static PyObject *
-batch_type_offer(PyObject *op, PyObject *item)
+batch_type_demand(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    BatchObject *self = (BatchObject *)op;
-    al_reader_offer(&self->pump, item);
-    return al_batch_wait_awaitable(self, AL_WAIT_TAKEN, false, false);
+    return al_batch_wait_awaitable((BatchObject *)op, AL_WAIT_TAKEN, false,
+                                   false);
+}
+
+PyDoc_STRVAR(batch_type_reader_reopens_doc,
+"reader_reopens($self, /)\n--\n\n"
+"Tell the reader of a queue whether close() has cancelled it, once.");
+
+static PyObject *
+batch_type_reader_reopens(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    return PyBool_FromLong(al_reader_take_close(&((BatchObject *)op)->pump));
 }
 
 PyDoc_STRVAR(batch_type_reader_ended_doc,
@@ -321,7 +352,11 @@ static PyMethodDef batch_type_methods[] = {
     {"stop", batch_type_stop, METH_NOARGS, batch_type_stop_doc},
     {"cancel", AL_METHOD(batch_type_cancel), METH_FASTCALL,
      batch_type_cancel_doc},
-    {"offer", batch_type_offer, METH_O, batch_type_offer_doc},
+    {"offer", AL_METHOD(batch_type_offer), METH_FASTCALL,
+     batch_type_offer_doc},
+    {"demand", batch_type_demand, METH_NOARGS, batch_type_demand_doc},
+    {"reader_reopens", batch_type_reader_reopens, METH_NOARGS,
+     batch_type_reader_reopens_doc},
     {"reader_ended", batch_type_reader_ended, METH_O,
      batch_type_reader_ended_doc},
     {"detach", batch_type_detach, METH_NOARGS, batch_type_detach_doc},
@@ -368,6 +403,12 @@ batch_type_get_is_idle(PyObject *op, void *Py_UNUSED(closure))
     BatchObject *self = (BatchObject *)op;
     return PyBool_FromLong(al_source_is_empty(&self->pump.source)
                            && batch_type_running(self) == 0);
+}
+
+static PyObject *
+batch_type_get_closed(PyObject *op, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(((BatchObject *)op)->pump.closed);
 }
 
 static PyObject *
@@ -463,6 +504,8 @@ static PyGetSetDef batch_type_getset[] = {
      "How many items were pulled and never started.", NULL},
     {"is_idle", batch_type_get_is_idle, NULL,
      "Whether nothing runs and nothing is left to pull.", NULL},
+    {"closed", batch_type_get_closed, NULL,
+     "Whether nothing can be added any more.", NULL},
     {"paused", batch_type_get_paused, NULL, "Whether nothing new is started.",
      NULL},
     {"errors", batch_type_get_errors, NULL,
@@ -490,14 +533,26 @@ static PyGetSetDef batch_type_getset[] = {
     {NULL, NULL, NULL, NULL, NULL},
 };
 
+/* Name the workers after the function, in `what`.  Returns 0; -1 with an
+   exception. */
+static int
+batch_type_set_names(al_pump *p, PyObject *what)
+{
+    p->fn_name = PyObject_CallOneArg(p->st->function_name, p->fn);
+    if (p->fn_name != NULL) {
+        p->name = AL_ALLOC(PyUnicode_FromFormat("%U %U", what, p->fn_name));
+    }
+    return p->name == NULL ? -1 : 0;
+}
+
 static PyObject *
 batch_type_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwargs))
 {
     PyObject *fn, *items, *name, *key, *on_result, *registry;
-    int async, ordered, task_per_item;
+    int async, ordered, task_per_item; /* -1: the task factory decides */
     Py_ssize_t limit, buffer, max_errors;
     double timeout, budget, grace;
-    if (!PyArg_ParseTuple(args, "OOpOndddnpnOOpO:BatchCore", &fn, &items,
+    if (!PyArg_ParseTuple(args, "OOiOndddnpnOOiO:BatchCore", &fn, &items,
                           &async, &name, &limit, &timeout, &budget, &grace,
                           &max_errors, &ordered, &buffer, &key, &on_result,
                           &task_per_item, &registry))
@@ -514,15 +569,16 @@ batch_type_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwargs))
     al_list_init(&self->waiters);
     al_pump_init(p, st, (PyObject *)self, &al_batch_calls);
     p->fn = Py_NewRef(fn);
-    p->name = Py_NewRef(name);
     p->limit = limit;
     p->timeout = timeout;
     p->budget = budget;
     p->grace = grace;
-    p->task_per_item = task_per_item != 0;
+    p->task_per_item = task_per_item > 0;
+    p->task_per_item_unset = task_per_item < 0;
     p->registry = registry == Py_None ? NULL : Py_NewRef(registry);
     p->source.items = Py_NewRef(items);
     p->source.async = async != 0;
+    p->source.is_queue = async == 2;
     p->source.key = key == Py_None ? NULL : Py_NewRef(key);
     /* For progress before the beginning; the source may change until then. */
     p->source.length = al_source_length(&p->source);
@@ -534,7 +590,7 @@ batch_type_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwargs))
     if (self->results.list != NULL) {
         self->errors = AL_ALLOC(PyList_New(0));
     }
-    if (self->errors == NULL) {
+    if (self->errors == NULL || batch_type_set_names(p, name) < 0) {
         Py_CLEAR(self);
     }
     return (PyObject *)self;

@@ -111,9 +111,10 @@ batch_wait_settle(BatchWaitObject *self, PyObject **result)
         PyErr_SetNone(p->st->CancelledError);
         return PYGEN_ERROR;
     }
-    if (self->wait.kind == AL_WAIT_END ? !p->over : p->source.ahead != NULL) {
+    if (self->wait.kind == AL_WAIT_END ? !p->over : !al_pump_reads_on(p)) {
         return PYGEN_NEXT;
     }
+    p->reader_gets |= self->wait.kind == AL_WAIT_TAKEN && p->source.is_queue;
     if (self->thrown != NULL) {
         /* As the `raise` statement does: the exception that a block was left
            by, if any, becomes the context. */

@@ -28,6 +28,7 @@ typedef struct {
     double started;    /* loop time */
     long cancels_sent; /* cancellations of ours, not taken back */
     al_stop why;       /* of the first of these */
+    bool of_queue;     /* its end is to be the queue's task_done() */
     bool suspended;    /* it has been, at least once */
     bool timeout_sent; /* its own timeout has cancelled it */
 } al_item;
@@ -77,7 +78,7 @@ al_item_detach(al_item *item, PyObject **value, PyObject **task_id)
     item->value = item->task_id = NULL;
     item->cancels_sent = 0;
     item->why = AL_STOP_NONE;
-    item->suspended = item->timeout_sent = false;
+    item->of_queue = item->suspended = item->timeout_sent = false;
 }
 
 /* The clear of an embedded item.  Runs Python. */

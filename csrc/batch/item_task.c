@@ -27,6 +27,7 @@
 #include "base/state.h"
 #include "aio/loop.h"
 #include "aio/task.h"
+#include "aio/fast_path.h"
 #include "aio/create_task.h"
 #include "aio/awaitable.h"
 #include "aio/deadline.h"
@@ -108,6 +109,9 @@ item_task_make_task(WorkerObject *self, PyObject *id, PyObject *context)
                          ? NULL
                          : AL_ALLOC(PyObject_CallOneArg(st->run_item, handle));
     PyObject *task = NULL;
+    if (coro != NULL) {
+        al_pump_name_coro(p, coro);
+    }
     if (coro != NULL && p->registry != NULL && self->register_error == NULL) {
         task = item_task_register(self, coro, id, context);
     }
@@ -124,6 +128,21 @@ item_task_make_task(WorkerObject *self, PyObject *id, PyObject *context)
     Py_XDECREF(coro);
     Py_XDECREF(handle);
     return task;
+}
+
+int
+al_item_task_choose(al_pump *p)
+{
+    al_state *st = p->st;
+    /* Where calling the Task type is safe, there is no task factory. */
+    al_fast_path path = al_fast_path_find(st, &p->bound, AL_FAST_PATH_TASK);
+    int foreign = path == AL_FAST_PATH_ERROR ? -1 : 0;
+    if (path == AL_FAST_PATH_NONE) {
+        foreign = al_object_truth(
+            PyObject_CallOneArg(st->has_foreign_factory, p->bound.loop));
+    }
+    p->task_per_item = foreign > 0;
+    return foreign < 0 ? -1 : 0;
 }
 
 /* Make the Task of a worker that has its item.  Returns 0; -1 with an

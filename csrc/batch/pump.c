@@ -83,6 +83,9 @@ pump_close_source(al_pump *p)
 static void
 pump_check_over(al_pump *p)
 {
+    if (p->source.is_queue && p->begun && al_pump_reads_on(p)) {
+        p->calls->item_taken(p->owner);
+    }
     if (!p->over && p->source.iterator != NULL && pump_may_be_over(p)) {
         pump_close_source(p);
     }
@@ -171,7 +174,7 @@ al_pump_grow(al_pump *p)
     n = n > room ? room : n;
     if (p->source.async && !p->source.ended) {
         /* The reader has one item ready; the next takes an iteration. */
-        left = 1 + al_source_waiting(&p->source);
+        left = 1 + al_source_waiting(&p->source) + p->source.backlog;
     }
     if (left == 0 && !p->source.async) {
         /* Every item has its worker: min(max_concurrent, n) Tasks.  Another
@@ -444,6 +447,10 @@ pump_abandon_item(WorkerObject *worker, double now)
         p->calls->item_ended(p->owner, result);
         p->spawning = spawning;
     }
+    if (worker->item.of_queue) {
+        worker->item.of_queue = false;
+        al_reader_item_over(p, worker->begun ? NULL : worker->item.value);
+    }
     al_pump_update(p);
     Py_XDECREF(result);
     Py_XDECREF(task);
@@ -566,9 +573,15 @@ al_pump_begin(al_pump *p)
     if (loop == NULL) {
         return -1;
     }
-    int failed = al_loop_bind(st, &p->bound, loop);
+    int failed = al_reader_check_queue(p, loop);
+    if (!failed) {
+        failed = al_loop_bind(st, &p->bound, loop);
+    }
     Py_DECREF(loop);
     if (failed) {
+        return -1;
+    }
+    if (p->task_per_item_unset && al_item_task_choose(p) < 0) {
         return -1;
     }
     p->begun_at = al_loop_time(st, &p->bound);
@@ -594,6 +607,7 @@ al_pump_visit(al_pump *p, visitproc visit, void *arg)
 {
     Py_VISIT(p->fn);
     Py_VISIT(p->name);
+    Py_VISIT(p->fn_name);
     Py_VISIT(p->reader);
     Py_VISIT(p->fatal);
     Py_VISIT(p->registry);
@@ -618,6 +632,7 @@ al_pump_clear(al_pump *p)
     Py_CLEAR(p->registry);
     Py_CLEAR(p->held);
     Py_CLEAR(p->reader);
+    Py_CLEAR(p->fn_name);
     Py_CLEAR(p->name);
     Py_CLEAR(p->fn);
     al_loop_clear(&p->bound);

@@ -50,6 +50,7 @@ typedef struct al_pump {
     WorkerObject *yielding;  /* borrowed: has yielded to the loop */
     PyObject *fn;            /* owned */
     PyObject *name;          /* owned: of the workers' Tasks */
+    PyObject *fn_name;       /* owned: of their coroutines */
     PyObject *reader;        /* owned: Task of an asynchronous source */
     PyObject *fatal;         /* owned: the exception that stopped the pump */
     PyObject *registry;      /* owned: registers the items' Tasks, or NULL */
@@ -69,7 +70,11 @@ typedef struct al_pump {
     double pulled_for;       /* seconds that pulling took since then */
     al_stop stopping;
     bool task_per_item;
-    bool reader_cancelled; /* by us, at least once */
+    bool task_per_item_unset; /* the loop's task factory decides */
+    bool reader_cancelled;    /* by us, at least once */
+    bool reader_gets;         /* it waits for the next item of a queue */
+    bool reader_closing; /* and was cancelled, to look whether it is empty */
+    bool queue_failed;   /* its task_done() has, and that was reported */
     bool begun;
     bool over;
     bool driving;  /* a worker of this pump is on the C stack */
@@ -135,6 +140,24 @@ al_pump_may_pull(const al_pump *p)
                    : p->room_of_source && al_source_waiting(&p->source) > 0);
 }
 
+/* Tell whether a worker that is free may look into a queue.  Pure C. */
+static inline bool
+al_pump_may_poll(const al_pump *p)
+{
+    return p->source.is_queue && !p->source.ended && p->room > 0
+           && p->stopping == AL_STOP_NONE && p->fatal == NULL && !p->paused;
+}
+
+/* Tell whether the reader may go on: its last item was taken and, as an item
+   is to stay in a queue until it can start, there is a free place.  Pure C. */
+static inline bool
+al_pump_reads_on(const al_pump *p)
+{
+    return p->source.ahead == NULL
+           && (!p->source.is_queue
+               || (p->alive < p->limit && al_pump_may_poll(p)));
+}
+
 /* Tell whether an item that already has its Task must be held: the pump is
    paused, or the limit was lowered.  Pure C. */
 static inline bool
@@ -142,6 +165,16 @@ al_pump_holds_items(const al_pump *p)
 {
     return p->paused
            || (p->alive - p->unstarted >= p->limit && p->fatal == NULL);
+}
+
+/* Name a coroutine of ours after the user's function, in the repr of its Task
+   and in what asyncio says of slow steps.  Pure C. */
+static inline void
+al_pump_name_coro(const al_pump *p, PyObject *coro)
+{
+    if (PyObject_SetAttr(coro, p->st->s___qualname__, p->fn_name) < 0) {
+        PyErr_Clear(); /* it keeps its own name */
+    }
 }
 
 /* The loop's time; -1.0 if the clock fails, which stops the pump.

@@ -6,6 +6,11 @@
  *     iterable:       items, to their end, then what was added
  *     asynchronous:   what was added before the reader's item arrived,
  *                     that item, what was added since, ...
+ *     a queue:        likewise, and then what the queue has ready
+ *
+ * A pull takes an item of a queue by get_nowait(), so an item leaves the queue
+ * when it starts.  Only where the queue is empty a reader waits for its next
+ * item; an empty queue is no end.
  *
  * While the items are held back, by a block that has not chosen what to do
  * with the results, added ones overtake them.
@@ -77,32 +82,6 @@ al_source_begin(al_source *source)
     return source->iterator == NULL ? -1 : 0;
 }
 
-/* object.close() in the context, if the object has that method.  Returns 0; -1
-   with an exception. */
-static int
-source_call_close(al_state *st, PyObject *context, PyObject *object)
-{
-    if (PyContext_Enter(context) < 0) {
-        return -1;
-    }
-    PyObject *close = PyObject_GetAttr(object, st->s_close);
-    PyObject *none = NULL;
-    if (close != NULL) {
-        none = PyObject_CallNoArgs(close);
-    }
-    else if (PyErr_ExceptionMatches(PyExc_AttributeError)) {
-        PyErr_Clear();
-    }
-    Py_XDECREF(close);
-    Py_XDECREF(none);
-    PyObject *error = PyErr_GetRaisedException();
-    (void)PyContext_Exit(context);
-    if (error != NULL) {
-        PyErr_SetRaisedException(error);
-    }
-    return error == NULL ? 0 : -1;
-}
-
 int
 al_source_close(al_state *st, al_source *source)
 {
@@ -117,7 +96,7 @@ al_source_close(al_state *st, al_source *source)
     bool ours = !source->runs_no_python
                 && (iterator != source->items || PyGen_Check(iterator)
                     || PyObject_HasAttr(iterator, st->s_throw));
-    int failed = ours ? source_call_close(st, source->context, iterator) : 0;
+    int failed = ours ? al_drive_close(st, source->context, iterator) : 0;
     PyObject *error = PyErr_GetRaisedException();
     Py_DECREF(iterator);
     if (error != NULL) {
@@ -223,10 +202,28 @@ al_source_refuse_coroutine(al_state *st, PyObject *coro)
     al_coro_close_unstarted(st, coro);
 }
 
+/* The next item of a queue (new); NULL if it is empty, or with an exception.
+   The reader notices its end. */
+static PyObject *
+source_poll(al_state *st, al_source *source)
+{
+    PyObject *queue = Py_NewRef(source->items);
+    source->backlog -= source->backlog > 0;
+    PyObject *item = al_drive_method(source->context, queue, st->s_get_nowait);
+    if (item == NULL) {
+        source->backlog = 0;
+        if (PyErr_ExceptionMatches(st->queue_has_none)) {
+            PyErr_Clear();
+        }
+    }
+    Py_DECREF(queue);
+    return item;
+}
+
 /* The next item (new); NULL if there is none, or with an exception.  Tells in
    `from_items` whether it comes from the items and was not added. */
 static PyObject *
-source_take(al_source *source, bool only_added, bool *from_items)
+source_take(al_state *st, al_source *source, bool only_added, bool *from_items)
 {
     *from_items = true;
     PyObject *item = NULL;
@@ -245,6 +242,10 @@ source_take(al_source *source, bool only_added, bool *from_items)
         *from_items = false;
         item = source_next_added(source);
     }
+    if (item == NULL && source->is_queue && !source->ended && !only_added) {
+        *from_items = true;
+        item = source_poll(st, source);
+    }
     return item;
 }
 
@@ -254,7 +255,7 @@ al_source_pull(al_state *st, al_source *source, bool only_added,
 {
     bool from_items;
     *task_id = NULL;
-    *item = source_take(source, only_added, &from_items);
+    *item = source_take(st, source, only_added, &from_items);
     if (*item == NULL) {
         return PyErr_Occurred() ? -1 : 0;
     }
@@ -272,6 +273,7 @@ al_source_pull(al_state *st, al_source *source, bool only_added,
     if (refused) {
         /* An item without an id has no result: as if it was never pulled. */
         source->ended = true;
+        source->refused = source->is_queue && from_items;
         source->pulled--;
         source->from_items -= from_items;
         Py_CLEAR(*item);

@@ -38,6 +38,7 @@
 #include "batch/result.h"
 #include "batch/item.h"
 #include "batch/pump.h"
+#include "batch/reader.h"
 #include "batch/worker.h"
 #include "batch/item_task.h"
 
@@ -97,6 +98,7 @@ al_worker_end_item(WorkerObject *self, PySendResult answer, PyObject *end,
     al_result_fields fields = {0};
     double now = al_pump_time(p);
     bool budget = self->item.why == AL_STOP_BUDGET;
+    bool of_queue = self->item.of_queue;
     int clean =
         al_item_judge(p->st, &self->item, self->task, self->cancelling, answer,
                       budget ? p->budget : p->timeout, &end, &fields);
@@ -122,6 +124,9 @@ al_worker_end_item(WorkerObject *self, PySendResult answer, PyObject *end,
         PyErr_SetRaisedException(Py_NewRef(end));
         al_pump_fail(p);
     }
+    if (of_queue) {
+        al_reader_item_over(p, NULL);
+    }
     Py_DECREF(value);
     Py_XDECREF(task_id);
     if (verdict != NULL) {
@@ -145,8 +150,12 @@ al_worker_end_cancelled(WorkerObject *self)
     }
     else {
         PyObject *value, *task_id;
+        bool of_queue = self->item.of_queue;
         al_item_detach(&self->item, &value, &task_id);
         al_pump_fail(p);
+        if (of_queue) {
+            al_reader_item_over(p, NULL);
+        }
         Py_DECREF(value);
         Py_XDECREF(task_id);
     }
@@ -157,6 +166,7 @@ al_worker_end_unstarted(WorkerObject *self)
 {
     al_pump *p = self->pump;
     PyObject *value, *task_id;
+    bool of_queue = self->item.of_queue;
     PyObject *result =
         al_item_unstarted(p->st, &self->item, p->stopping, p->budget);
     al_item_detach(&self->item, &value, &task_id);
@@ -166,6 +176,9 @@ al_worker_end_unstarted(WorkerObject *self)
     else {
         p->calls->item_ended(p->owner, result);
         Py_DECREF(result);
+    }
+    if (of_queue) {
+        al_reader_item_over(p, value);
     }
     Py_DECREF(value);
     Py_XDECREF(task_id);
@@ -198,12 +211,20 @@ al_worker_pull(WorkerObject *self)
     Py_ssize_t from_items = p->source.from_items;
     int more = al_source_pull(p->st, &p->source, p->room <= 0,
                               &self->item.value, &self->item.task_id);
+    if (more < 0 && p->source.refused) {
+        PyObject *error = PyErr_GetRaisedException();
+        p->source.refused = false;
+        al_reader_item_over(p, NULL);
+        PyErr_SetRaisedException(error);
+    }
     if (more <= 0) {
         return more < 0 ? AL_PULL_ERROR : AL_PULL_NOTHING;
     }
     p->room -= !p->room_of_source || p->source.from_items > from_items;
     self->item.index = p->source.pulled - 1;
-    if (p->source.async && p->source.ahead == NULL) {
+    self->item.of_queue =
+        p->source.is_queue && p->source.from_items > from_items;
+    if (p->source.async && al_pump_reads_on(p)) {
         p->calls->item_taken(p->owner);
     }
     if (p->stopping != AL_STOP_NONE) { /* by the source, or by its key */
@@ -237,7 +258,7 @@ static al_pull
 worker_next(WorkerObject *self)
 {
     al_pump *p = self->pump;
-    if (!al_pump_may_pull(p)) {
+    if (!al_pump_may_pull(p) && !al_pump_may_poll(p)) {
         return AL_PULL_NOTHING;
     }
     /* The end of the item before is the time, unless something was awaited
@@ -468,6 +489,7 @@ worker_make_task(WorkerObject *self)
                          : AL_ALLOC(PyObject_CallOneArg(st->run_worker, step));
     Py_XDECREF(step);
     if (coro != NULL) {
+        al_pump_name_coro(self->pump, coro);
         task = al_create_task_plain(st, &self->pump->bound, coro,
                                     self->pump->name, NULL);
         if (task == NULL) {

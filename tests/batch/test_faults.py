@@ -63,6 +63,35 @@ async def read_by_a_reader() -> None:
     (await bounded_gather(fn, numbers(), max_concurrent=2, timeout=0.005)).failures()
 
 
+def filled(items: Any) -> asyncio.Queue[Any]:
+    queue: asyncio.Queue[Any] = asyncio.Queue()
+    for item in items:
+        queue.put_nowait(item)
+    return queue
+
+
+async def read_from_a_queue() -> None:
+    batch = bounded_gather(fn, filled(range(8)), max_concurrent=2, timeout=0.005)
+    collecting = asyncio.create_task(batch.collect())
+    await settle(30)
+    batch.close()
+    await asyncio.wait([collecting])
+    collecting.result().failures()
+
+
+async def stopped_with_a_queue() -> None:
+    queue: asyncio.Queue[Any] = asyncio.Queue()
+    batch = bounded_gather(forever, queue, max_concurrent=2)
+    collecting = asyncio.create_task(batch.collect())
+    await settle(3)
+    for item in range(3):
+        queue.put_nowait(item)
+    await settle(1)  # the reader has one
+    batch.cancel()
+    await asyncio.wait([collecting])
+    collecting.result().failures()
+
+
 async def streamed() -> None:
     async for result in bounded_gather(fn, range(12), max_concurrent=3, timeout=0.05):
         result.as_dict()
@@ -310,6 +339,8 @@ async def results() -> None:
         collected,
         collected_from_a_generator,
         read_by_a_reader,
+        read_from_a_queue,
+        stopped_with_a_queue,
         streamed,
         streamed_as_finished,
         decided_late,
