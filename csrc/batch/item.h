@@ -78,7 +78,7 @@ al_item_detach(al_item *item, PyObject **value, PyObject **task_id)
     item->value = item->task_id = NULL;
     item->cancels_sent = 0;
     item->why = AL_STOP_NONE;
-    item->of_queue = item->suspended = item->timeout_sent = false;
+    item->suspended = item->timeout_sent = false;
 }
 
 /* The clear of an embedded item.  Runs Python. */

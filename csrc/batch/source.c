@@ -241,10 +241,11 @@ source_take(al_state *st, al_source *source, bool only_added, bool *from_items)
     if (item == NULL && !PyErr_Occurred()) {
         *from_items = false;
         item = source_next_added(source);
-    }
-    if (item == NULL && source->is_queue && !source->ended && !only_added) {
-        *from_items = true;
-        item = source_poll(st, source);
+        if (item == NULL && source->is_queue && !source->ended && !only_added)
+        {
+            *from_items = true;
+            item = source_poll(st, source);
+        }
     }
     return item;
 }

@@ -98,7 +98,6 @@ al_worker_end_item(WorkerObject *self, PySendResult answer, PyObject *end,
     al_result_fields fields = {0};
     double now = al_pump_time(p);
     bool budget = self->item.why == AL_STOP_BUDGET;
-    bool of_queue = self->item.of_queue;
     int clean =
         al_item_judge(p->st, &self->item, self->task, self->cancelling, answer,
                       budget ? p->budget : p->timeout, &end, &fields);
@@ -124,7 +123,7 @@ al_worker_end_item(WorkerObject *self, PySendResult answer, PyObject *end,
         PyErr_SetRaisedException(Py_NewRef(end));
         al_pump_fail(p);
     }
-    if (of_queue) {
+    if (self->item.of_queue) { /* of the item that has ended */
         al_reader_item_over(p, NULL);
     }
     Py_DECREF(value);
@@ -150,10 +149,9 @@ al_worker_end_cancelled(WorkerObject *self)
     }
     else {
         PyObject *value, *task_id;
-        bool of_queue = self->item.of_queue;
         al_item_detach(&self->item, &value, &task_id);
         al_pump_fail(p);
-        if (of_queue) {
+        if (self->item.of_queue) {
             al_reader_item_over(p, NULL);
         }
         Py_DECREF(value);
@@ -166,7 +164,6 @@ al_worker_end_unstarted(WorkerObject *self)
 {
     al_pump *p = self->pump;
     PyObject *value, *task_id;
-    bool of_queue = self->item.of_queue;
     PyObject *result =
         al_item_unstarted(p->st, &self->item, p->stopping, p->budget);
     al_item_detach(&self->item, &value, &task_id);
@@ -177,7 +174,7 @@ al_worker_end_unstarted(WorkerObject *self)
         p->calls->item_ended(p->owner, result);
         Py_DECREF(result);
     }
-    if (of_queue) {
+    if (self->item.of_queue) {
         al_reader_item_over(p, value);
     }
     Py_DECREF(value);
@@ -211,21 +208,23 @@ al_worker_pull(WorkerObject *self)
     Py_ssize_t from_items = p->source.from_items;
     int more = al_source_pull(p->st, &p->source, p->room <= 0,
                               &self->item.value, &self->item.task_id);
-    if (more < 0 && p->source.refused) {
-        PyObject *error = PyErr_GetRaisedException();
-        p->source.refused = false;
-        al_reader_item_over(p, NULL);
-        PyErr_SetRaisedException(error);
-    }
     if (more <= 0) {
+        if (p->source.refused) { /* with an exception */
+            PyObject *error = PyErr_GetRaisedException();
+            p->source.refused = false;
+            al_reader_item_over(p, NULL);
+            PyErr_SetRaisedException(error);
+        }
         return more < 0 ? AL_PULL_ERROR : AL_PULL_NOTHING;
     }
     p->room -= !p->room_of_source || p->source.from_items > from_items;
     self->item.index = p->source.pulled - 1;
-    self->item.of_queue =
-        p->source.is_queue && p->source.from_items > from_items;
-    if (p->source.async && al_pump_reads_on(p)) {
-        p->calls->item_taken(p->owner);
+    if (p->source.async) {
+        self->item.of_queue =
+            p->source.is_queue && p->source.from_items > from_items;
+        if (al_pump_reads_on(p)) {
+            p->calls->item_taken(p->owner);
+        }
     }
     if (p->stopping != AL_STOP_NONE) { /* by the source, or by its key */
         al_worker_end_unstarted(self);
