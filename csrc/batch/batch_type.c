@@ -7,6 +7,7 @@
 #include "base/compat.h"
 #include "base/fault.h"
 #include "base/list.h"
+#include "base/object.h"
 #include "base/state.h"
 #include "aio/loop.h"
 #include "batch/result.h"
@@ -533,12 +534,29 @@ static PyGetSetDef batch_type_getset[] = {
     {NULL, NULL, NULL, NULL, NULL},
 };
 
+/* What a function is called (new).  A plain name, that of a function of a
+   module, is taken as it is. */
+static PyObject *
+batch_type_name_of(al_state *st, PyObject *fn)
+{
+    if (PyFunction_Check(fn)) {
+        PyObject *name = ((PyFunctionObject *)fn)->func_qualname;
+        Py_ssize_t n = PyUnicode_GET_LENGTH(name);
+        if (PyUnicode_CheckExact(name) && n > 0 && n <= AL_SHORT
+            && PyUnicode_FindChar(name, '.', 0, n, 1) < 0)
+        {
+            return Py_NewRef(name);
+        }
+    }
+    return PyObject_CallOneArg(st->function_name, fn);
+}
+
 /* Name the workers after the function, in `what`.  Returns 0; -1 with an
    exception. */
 static int
 batch_type_set_names(al_pump *p, PyObject *what)
 {
-    p->fn_name = PyObject_CallOneArg(p->st->function_name, p->fn);
+    p->fn_name = batch_type_name_of(p->st, p->fn);
     if (p->fn_name != NULL) {
         p->name = AL_ALLOC(PyUnicode_FromFormat("%U %U", what, p->fn_name));
     }
