@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
@@ -322,6 +323,14 @@ async def named_by_a_long_id() -> None:
     (await bounded_gather(forever, ["x" * 200], timeout=0.001)).failures()
 
 
+async def kept_from_starting_by_the_budget() -> None:
+    batch = bounded_gather(forever, [1, 2], max_concurrent=1, budget=0.001)
+    collecting = asyncio.ensure_future(batch.collect())
+    await settle(1)
+    time.sleep(0.005)  # the loop is late
+    (await collecting).failures()
+
+
 async def results() -> None:
     result = TaskResult("a", False, [1], ValueError())
     result.as_dict()
@@ -354,6 +363,7 @@ async def results() -> None:
         shut_down,
         abandoned,
         ended_with_unstarted_items,
+        kept_from_starting_by_the_budget,
         named_by_subclasses_of_str,
         pytest.param(cancelled_by_its_source, marks=in_a_cycle),
         pytest.param(with_workers_closed_from_outside, marks=in_a_cycle),
