@@ -221,13 +221,17 @@ signal_handler_wake_loop(SignalHandlerObject *self)
     if (self->wake_pending || self->wake == NULL) {
         return 1;
     }
-    self->wake_pending = true; /* before the call, for a signal during it */
+    /* Before the call: for a signal during it, and because a loop in another
+       thread may answer before it returns. */
+    self->wake_pending = true;
     PyObject *wake = Py_NewRef(self->wake);
     PyObject *answer = PyObject_CallNoArgs(wake);
     Py_DECREF(wake);
     if (answer != NULL) {
-        int reached = answer != Py_False;
-        self->wake_pending = reached;
+        bool reached = answer != Py_False;
+        if (!reached) {
+            self->wake_pending = false;
+        }
         Py_DECREF(answer);
         return reached;
     }

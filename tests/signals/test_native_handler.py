@@ -32,6 +32,20 @@ def test_the_loop_is_woken_once_until_the_count_is_taken() -> None:
     assert (wake_ups, handler.count) == ([1, 1], 4)
 
 
+def test_a_wake_up_that_is_answered_before_it_returns_does_not_stop_the_next() -> None:
+    wake_ups: list[int] = []
+
+    def wake_up() -> bool:
+        wake_ups.append(handler.take())  # a loop in another thread is faster
+        return True
+
+    handler = SignalHandler(signal.SIGUSR1, None, wake_up)
+    handler.arm(False)
+    for _ in range(3):
+        handler(signal.SIGUSR1, None)
+    assert wake_ups == [1, 1, 1]
+
+
 def test_a_wake_up_that_fails_is_tried_again_and_raises_nothing() -> None:
     wake_ups: list[int] = []
 
