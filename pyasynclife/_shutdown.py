@@ -306,18 +306,24 @@ class SignalCoordinator(SignalEvents):
             self._attached.close()
 
     def _begin_afresh(self) -> None:
-        super()._begin_afresh()
         if self._deadline is not None:
             for registry in self._attached.registries():
                 registry._forget_deadline(self._deadline)
         if self._calls:
             self._end_calls()
-        self._shutdowns += 1
-        self._drain_until = None
-        self._hurried = self._cancelling = False
-        self._phase = "running"
-        self._signum = None
-        self._deadline = self._called = None
+        super()._begin_afresh()
+
+    def _fresh(self) -> dict[str, Any]:
+        return super()._fresh() | {
+            "_shutdowns": self._shutdowns + 1,
+            "_drain_until": None,
+            "_hurried": False,
+            "_cancelling": False,
+            "_phase": "running",
+            "_signum": None,
+            "_deadline": None,
+            "_called": None,
+        }
 
     def _end_calls(self) -> None:
         """Forget the calls of `graceful_shutdown`: the last one has ended."""
