@@ -271,9 +271,8 @@ class TaskRegistry(Registry):
         passed to track() is cancelled too. The call returns at the deadline even if
         some tasks are still running; then the registry may be used again. Tasks are
         cancelled in the order of their registration, a thousand at once and the next
-        thousand one loop iteration later, so that the loop does not stop; those that
-        have not had their turn at the deadline, or when the caller is cancelled, are
-        cancelled then.
+        thousand one loop iteration later, so that the loop can go on; at the deadline,
+        and when the caller is cancelled, all that are left are cancelled at once.
 
         Args:
             timeout: Seconds; None: ``shutdown_timeout`` or, once a signal or request

@@ -510,7 +510,8 @@ join_set_cancel(PyObject *op, PyObject *most)
     if (n == -1 && PyErr_Occurred()) {
         return NULL;
     }
-    return AL_ALLOC(PyLong_FromSsize_t(al_join_set_cancel(op, n)));
+    Py_ssize_t left = al_join_set_cancel(op, n);
+    return AL_ALLOC(PyLong_FromSsize_t(left));
 }
 
 /* Find the member of a caller, a Task or None, that has not ended; NULL,

@@ -261,7 +261,8 @@ al_shutdown_note(PyObject *op, PyObject *args)
 PyObject *
 al_shutdown_end(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    return AL_ALLOC(PyLong_FromSsize_t(shutdown_end((RegistryObject *)op)));
+    Py_ssize_t unlogged = shutdown_end((RegistryObject *)op);
+    return AL_ALLOC(PyLong_FromSsize_t(unlogged));
 }
 
 int

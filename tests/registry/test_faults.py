@@ -18,7 +18,13 @@ from typing import Any
 import pytest
 
 from pyasynclife import TaskRegistry
-from pyasynclife._core import EXIT_CANCELLED, JoinSet, Registry, adopt_methods
+from pyasynclife._core import (
+    EXIT_CANCELLED,
+    EXIT_FINISHED,
+    JoinSet,
+    Registry,
+    adopt_methods,
+)
 from support.coroutines import echo, forever, swallow
 from support.faults import (
     fail_each_allocation,
@@ -122,7 +128,8 @@ async def drains(registry: TaskRegistry) -> None:
     await settle()
     try:
         drain = JoinSet()
-        for task in [over, *odd]:
+        drain.add(over, registry["beating"])
+        for task in odd:
             drain.add(task)
         drain.cancel(5)
         drain.enter(odd[0])
@@ -134,6 +141,7 @@ async def drains(registry: TaskRegistry) -> None:
         assert log.counts() == (1, 1, 0, 1)
         ((name, task_id, age, _, error),) = log.exits(EXIT_CANCELLED, 5)
         assert (name, task_id, age, error) == (odd[1].get_name(), None, None, None)
+        assert len(log.exits(EXIT_FINISHED, 5)) == 1
         assert drain.pending == 0
     finally:
         for task in odd:
