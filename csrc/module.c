@@ -8,6 +8,7 @@
 #include "aio/call_queue.h"
 #include "aio/capture.h"
 #include "aio/awaitable.h"
+#include "aio/exit_log.h"
 #include "aio/join_set.h"
 #include "aio/deadline.h"
 #include "registry/entry.h"
@@ -70,6 +71,7 @@ module_exec(PyObject *module)
         || al_call_queue_setup(module, st) < 0
         || al_capture_setup(module, st) < 0
         || al_awaitable_setup(module, st) < 0
+        || al_exit_log_setup(module, st) < 0
         || al_join_set_setup(module, st) < 0 || al_entry_setup(module, st) < 0
         || al_owner_setup(module, st) < 0
         || al_registry_type_setup(module, st) < 0

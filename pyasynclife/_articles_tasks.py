@@ -29,7 +29,13 @@ from pyasynclife._core import (
 from pyasynclife._log import logger
 from pyasynclife._report import ShutdownReport
 from pyasynclife._states import TaskState
-from pyasynclife._waiting import Deadline, join_and_report, wait_among, wake
+from pyasynclife._waiting import (
+    Deadline,
+    cancel_in_slices,
+    join_and_report,
+    wait_among,
+    wake,
+)
 
 Observer = Callable[[TaskResult[Any]], object]
 Report = Callable[[int, list[TaskResult[Any]]], object]
@@ -67,6 +73,7 @@ async def cancel_all_tasks(
     for task in others:
         join_set.add(task)
     now = loop.time()
+    cancel_in_slices(join_set)
     return await join_and_report(join_set, now, Deadline.after(loop, now, seconds))
 
 

@@ -21,6 +21,8 @@ from pyasynclife._arguments import (
 )
 from pyasynclife._await_chain import await_chain, dump_tasks
 from pyasynclife._core import (
+    SHUTDOWN_AGAIN,
+    SHUTDOWN_UNREPORTED,
     Histogram,
     JoinSet,
     Registry,
@@ -34,11 +36,12 @@ from pyasynclife._log import logger
 from pyasynclife._monitor.server import serve
 from pyasynclife._report import ShutdownReport
 from pyasynclife._sealed import SealedValue, refuse_pickling
-from pyasynclife._waiting import Deadline, join_and_report, wait_among
-
-# What a shutdown does to tasks that an earlier one has cancelled: csrc/registry/
-# shutdown.h.
-AGAIN, ONCE, UNREPORTED = range(3)
+from pyasynclife._waiting import (
+    Deadline,
+    cancel_in_slices,
+    join_and_report,
+    wait_among,
+)
 
 _D = TypeVar("_D")
 
@@ -274,7 +277,10 @@ class TaskRegistry(Registry):
 
         Meanwhile `closing` is true, register() raises ClosedError, and a task that is
         passed to track() is cancelled too. The call returns at the deadline even if
-        some tasks are still running; then the registry may be used again.
+        some tasks are still running; then the registry may be used again. Tasks are
+        cancelled in the order of their registration, a thousand at once and the next
+        thousand one loop iteration later, so that the loop can go on; at the deadline,
+        and when the caller is cancelled, all that are left are cancelled at once.
 
         Args:
             timeout: Seconds; None: ``shutdown_timeout`` or, once a signal or request
@@ -296,9 +302,9 @@ class TaskRegistry(Registry):
         if self._monitor is None:  # no block that is to keep it
             self._forget_deadline_that_is_over()
         if seconds is None:
-            return (await self._shut_down(AGAIN, None))[0]
+            return (await self._shut_down(SHUTDOWN_AGAIN, None))[0]
         deadline = Deadline.after(loop, loop.time(), seconds)
-        return (await self._shut_down(AGAIN, deadline))[0]
+        return (await self._shut_down(SHUTDOWN_AGAIN, deadline))[0]
 
     async def _shut_down(
         self, whom: int, deadline: Deadline | None
@@ -306,9 +312,9 @@ class TaskRegistry(Registry):
         """Cancel all tasks except the calling one, wait for them, and report.
 
         Args:
-            whom: What to do to tasks that a shutdown has cancelled before: AGAIN: the
-                same. ONCE: wait for them. UNREPORTED: wait for those that no report has
-                listed as stuck.
+            whom: What to do to tasks that a shutdown has cancelled before:
+                SHUTDOWN_AGAIN: the same. SHUTDOWN_ONCE: wait for them.
+                SHUTDOWN_UNREPORTED: wait for those that no report has listed as stuck.
             deadline: When to return; None: at that of the coordinator or, before its
                 shutdown, after ``shutdown_timeout``.
 
@@ -317,7 +323,7 @@ class TaskRegistry(Registry):
         """
         loop = asyncio.get_running_loop()
         started = loop.time()
-        join_set, cancelled = self._begin_shutdown(asyncio.current_task(), whom)
+        join_set, cancelled = self._start_shutdown(asyncio.current_task(), whom)
         own = None
         try:
             if deadline is None and self._deadline_on(loop) is not None:
@@ -335,7 +341,34 @@ class TaskRegistry(Registry):
         finally:
             if own is not None:
                 del self._own_shutdowns[own]
-            self._end_shutdown()
+            self._finish_shutdown()
+
+    def _start_shutdown(
+        self, caller: asyncio.Task[Any] | None, whom: int
+    ) -> tuple[JoinSet, bool]:
+        """Begin a shutdown or join the running one, and begin to cancel the tasks.
+
+        Returns:
+            The join set, and whether any task is cancelled. `_finish_shutdown` must
+            follow.
+        """
+        join_set, queued = self._begin_shutdown(caller, whom)
+        try:
+            cancel_in_slices(join_set)
+        except BaseException:
+            self._finish_shutdown()
+            raise
+        return join_set, queued > 0
+
+    def _finish_shutdown(self) -> None:
+        """End a shutdown; after the last, log how many failures were not logged."""
+        unlogged = self._end_shutdown()
+        if unlogged:
+            logger.error(
+                "%d more tasks failed during the shutdown; its report lists them in "
+                "failed",
+                unlogged,
+            )
 
     def _note_stuck(self, join_set: JoinSet) -> bool:
         """Note which tasks a report has listed as stuck; tell whether any is new.
@@ -552,7 +585,7 @@ class TaskRegistry(Registry):
         assert monitor is not None
         monitor.cancel()
         try:
-            report, news = await self._shut_down(UNREPORTED, None)
+            report, news = await self._shut_down(SHUTDOWN_UNREPORTED, None)
         finally:
             self._deadline = None
             if not monitor.done():

@@ -97,7 +97,8 @@
 /* Made while the module is imported, or once later: our types, and objects
    that several files share.  A file that needs another adds a row. */
 #define AL_MADE(X)                                                            \
-    X(Ready) X(Awaitable) X(JoinSet) X(JoinSetMember) X(Alarm) X(Entry)       \
+    X(Ready) X(Awaitable) X(JoinSet) X(JoinSetMember) X(ExitLog)              \
+    X(Alarm) X(Entry)                                                         \
     X(Registry) X(SignalHandler) X(TaskResult) X(Worker) X(ItemHandle)        \
     X(Batch) X(BatchStream) X(BatchWait) X(FastPath) X(fast_path)             \
     X(EqualToAll) X(equal_to_all) X(CallQueue) X(LoopProxy) X(Capture)        \

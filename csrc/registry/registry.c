@@ -214,8 +214,8 @@ al_registry_revoke(RegistryObject *self, EntryObject *entry)
     PyObject *member = entry->member;
     entry->member = NULL;
     if (member != NULL) { /* a shutdown began in the Task's eager first step */
-        entry->ended_at = entry->last_heartbeat; /* for the report */
-        al_member_end(member, AL_CANCELLED, NULL);
+        al_exit_origin origin = {entry->id, 0.0, 0.0};
+        al_member_end(member, AL_CANCELLED, NULL, &origin);
         Py_DECREF(member);
     }
     if (error != NULL) {
@@ -405,6 +405,11 @@ static void
 registry_log(RegistryObject *self, EntryObject *entry, PyObject *error,
              PyObject **fatal)
 {
+    if (al_registry_is_closing(self)
+        && ++self->shutdown_failures > AL_SHUTDOWN_LOGGED)
+    {
+        return; /* they are counted in one record, at the end */
+    }
     PyObject *format = AL_ALLOC(
         PyUnicode_FromString(error != entry->value && entry->completed
                                  ? "task %s failed after it was completed: %s"
@@ -499,7 +504,12 @@ registry_notify(RegistryObject *self, EntryObject *entry, al_outcome outcome,
     if (entry->member != NULL) {
         PyObject *member = entry->member;
         entry->member = NULL;
-        al_member_end(member, outcome, error);
+        al_exit_origin origin = {
+            entry->id,
+            entry->ended_at - entry->registered_at,
+            entry->ended_at - entry->last_heartbeat,
+        };
+        al_member_end(member, outcome, error, &origin);
         Py_DECREF(member);
     }
     PyObject *waiters = Py_XNewRef(self->waiters);

@@ -11,6 +11,9 @@
 #include "registry/entry.h"
 #include "registry/heartbeats.h"
 
+/* So many failures during a shutdown are logged one by one. */
+#define AL_SHUTDOWN_LOGGED 20
+
 /* A register() that is making its Task, on the C stack.  An eager Task runs
    its first step, which may call the registry, before anybody has the Task. */
 typedef struct al_pending_start {
@@ -36,6 +39,7 @@ typedef struct {
     PyObject *on_finish;  /* owned, or NULL */
     PyObject *join_set;   /* owned: of the running shutdown, or NULL */
     Py_ssize_t shutdowns; /* calls of shutdown() that wait on join_set */
+    Py_ssize_t shutdown_failures; /* tasks that failed meanwhile */
     Py_ssize_t history_count, history_limit;
     Py_ssize_t errors_count, errors_limit;
     bool keep_results;

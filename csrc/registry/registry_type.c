@@ -479,11 +479,12 @@ registry_type_configure(PyObject *op, PyObject *args)
 /* The methods that these describe are in shutdown.c. */
 PyDoc_STRVAR(registry_type_begin_shutdown_doc,
 "_begin_shutdown($self, caller, whom, /)\n--\n\n"
-"Begin a shutdown, or join the running one: cancel every task but one.\n\n"
+"Begin a shutdown, or join the running one: queue every task but one.\n\n"
 "caller: the Task to leave alone, or None.\n"
-"whom: of the tasks that a shutdown has cancelled before, 0: cancel them\n"
-"again; 1: only wait for them; 2: not even that if they were reported.\n"
-"Returns the JoinSet to wait on, and how many tasks were cancelled.\n"
+"whom: of the tasks that a shutdown has cancelled before, SHUTDOWN_AGAIN:\n"
+"cancel them again; SHUTDOWN_ONCE: only wait for them;\n"
+"SHUTDOWN_UNREPORTED: not even that if they were reported as stuck.\n"
+"Returns the JoinSet, to cancel and to wait on, and how many are queued.\n"
 "_end_shutdown() must follow.");
 
 PyDoc_STRVAR(registry_type_note_shutdown_doc,
@@ -495,7 +496,8 @@ PyDoc_STRVAR(registry_type_note_shutdown_doc,
 PyDoc_STRVAR(registry_type_end_shutdown_doc,
 "_end_shutdown($self, /)\n--\n\n"
 "End one shutdown.\n\n"
-"After the last, register() works again.");
+"The last cancels what is still queued; then register() works again.\n"
+"Returns how many tasks failed meanwhile without a record of their own.");
 
 PyDoc_STRVAR(registry_type_bind_doc,
 "_bind($self, what, /)\n--\n\n"
@@ -708,5 +710,8 @@ static PyType_Spec registry_type_spec = {
 int
 al_registry_type_setup(PyObject *module, al_state *st)
 {
+    if (al_shutdown_setup(module) < 0) {
+        return -1;
+    }
     return al_state_add_type(module, &st->Registry, &registry_type_spec, true);
 }

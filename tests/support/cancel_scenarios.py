@@ -28,6 +28,7 @@ from pyasynclife import (
     TaskGroup,
     TaskRegistry,
     TaskResult,
+    _waiting,
     bounded_gather,
 )
 from support.coroutines import Boom
@@ -811,6 +812,17 @@ async def registry_shutdown_twice_at_once() -> None:
     async with TaskGroup() as group:
         group.create_task(registry.shutdown(0.25))
         group.create_task(registry.shutdown())
+
+
+@case(LONG)
+async def registry_shutdown_in_slices() -> None:
+    registry = TaskRegistry()
+    furnish(registry)
+    slices, _waiting.SLICE = _waiting.SLICE, 1
+    try:
+        await registry.shutdown()
+    finally:
+        _waiting.SLICE = slices
 
 
 @case(LONG)
