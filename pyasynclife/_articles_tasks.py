@@ -50,7 +50,8 @@ async def cancel_all_tasks(
 
     Args:
         tasks: Tasks of the running loop. Each is cancelled once; the calling task is
-            left out.
+            left out. More than a thousand are cancelled in slices, as by
+            `TaskRegistry.shutdown`.
         timeout: Seconds to wait; None: 30; ``math.inf``: no limit.
 
     Returns:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pyasynclife import ShutdownReport, TaskRegistry, _report
+from pyasynclife import ShutdownReport, TaskRegistry, _report, _report_table
 from support.coroutines import forever, swallow
 from support.loops import settle
 from support.tasks import OddTask
@@ -170,5 +170,5 @@ async def test_many_different_ends_are_cut_short_and_still_in_the_lists() -> Non
 async def test_ages_of_a_group_are_shown_from_the_least_to_the_greatest() -> None:
     make = _report.make_exit
     exits = [make(f"t{age}", None, age, 0.5, None, []) for age in (3.0, 9.0, 6.0)]
-    (line,) = _report._describe_all("swallowed", exits)
+    (line,) = _report_table.describe("swallowed", exits)
     assert line == "swallowed: 3 x t3.0, t9.0, t6.0, age 3.0 to 9.0 s, silent 0.5 s"
