@@ -14,6 +14,7 @@ from pyasynclife._core import (
     RESULT_PENDING,
     STOP_BUDGET,
     STOP_CANCEL,
+    STOP_DRAIN,
     STOP_ERRORS,
     STOP_FATAL,
     STOP_NONE,
@@ -29,6 +30,7 @@ T = TypeVar("T")
 
 _STATUS = {
     STOP_NONE: BatchStatus.COMPLETED,
+    STOP_DRAIN: BatchStatus.STOPPED,
     STOP_BUDGET: BatchStatus.TIMED_OUT,
     STOP_ERRORS: BatchStatus.ABORTED,
     STOP_CANCEL: BatchStatus.CANCELLED,

@@ -406,10 +406,24 @@ batch_item_taken(PyObject *op)
     batch_wake((BatchObject *)op, AL_WAIT_TAKEN);
 }
 
+/* Tell whether a drain has kept something from being started or read. */
+static bool
+batch_left_something(const BatchObject *self)
+{
+    const al_source *source = &self->pump.source;
+    Py_ssize_t length = al_source_length(source);
+    bool read =
+        source->exhausted || (length >= 0 && length <= source->from_items);
+    return !read || al_source_waiting(source) > 0 || self->refused > 0;
+}
+
 static void
 batch_over(PyObject *op)
 {
     BatchObject *self = (BatchObject *)op;
+    if (self->pump.stopping == AL_STOP_DRAIN && !batch_left_something(self)) {
+        self->pump.stopping = AL_STOP_NONE; /* it came too late */
+    }
     self->over_at = al_loop_time(self->pump.st, &self->pump.bound);
     if (self->over_at == -1.0 && PyErr_Occurred()) {
         al_loop_report_or_exit_later(self->pump.st, self->pump.bound.loop,
@@ -543,6 +557,8 @@ batch_refusal(const al_pump *p)
         return "this batch has ended";
     }
     switch (p->stopping) {
+    case AL_STOP_DRAIN:
+        return "this batch was stopped";
     case AL_STOP_BUDGET:
         return "this batch has used up its budget";
     case AL_STOP_ERRORS:

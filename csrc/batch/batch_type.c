@@ -135,6 +135,21 @@ batch_type_stop(PyObject *op, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
+PyDoc_STRVAR(batch_type_drain_doc,
+"drain($self, /)\n--\n\n"
+"Start nothing new and read the source no further; what runs goes on.");
+
+static PyObject *
+batch_type_drain(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    BatchObject *self = (BatchObject *)op;
+    if (batch_type_check_thread(self) < 0) {
+        return NULL;
+    }
+    al_pump_stop(&self->pump, AL_STOP_DRAIN, NULL, false);
+    Py_RETURN_NONE;
+}
+
 PyDoc_STRVAR(batch_type_cancel_doc,
 "cancel($self, msg=None, /)\n--\n\n"
 "Start nothing new and cancel the items that run, each call once more.");
@@ -319,6 +334,7 @@ static PyMethodDef batch_type_methods[] = {
     {"wait", AL_METHOD(batch_type_wait), METH_FASTCALL, batch_type_wait_doc},
     {"stream", batch_type_stream, METH_O, batch_type_stream_doc},
     {"stop", batch_type_stop, METH_NOARGS, batch_type_stop_doc},
+    {"drain", batch_type_drain, METH_NOARGS, batch_type_drain_doc},
     {"cancel", AL_METHOD(batch_type_cancel), METH_FASTCALL,
      batch_type_cancel_doc},
     {"offer", batch_type_offer, METH_O, batch_type_offer_doc},
@@ -480,7 +496,7 @@ static PyGetSetDef batch_type_getset[] = {
     {"exhausted", batch_type_get_exhausted, NULL,
      "Whether the source was read to its end.", NULL},
     {"stopping", batch_type_get_stopping, NULL,
-     "Why the batch was stopped: one of STOP_NONE, STOP_BUDGET,\n"
+     "Why the batch was stopped: one of STOP_NONE, STOP_DRAIN, STOP_BUDGET,\n"
      "STOP_ERRORS, STOP_CANCEL and STOP_FATAL.",
      NULL},
     {"mode", batch_type_get_mode, NULL,
@@ -584,6 +600,7 @@ static const struct {
     {"MODE_STREAM", AL_MODE_STREAM},
     {"MODE_BLOCK", AL_MODE_BLOCK},
     {"STOP_NONE", AL_STOP_NONE},
+    {"STOP_DRAIN", AL_STOP_DRAIN},
     {"STOP_BUDGET", AL_STOP_BUDGET},
     {"STOP_ERRORS", AL_STOP_ERRORS},
     {"STOP_CANCEL", AL_STOP_CANCEL},

@@ -11,6 +11,7 @@
 /* Why a batch was stopped, or an item cancelled.  The first reason counts. */
 typedef enum {
     AL_STOP_NONE = 0, /* of an item: its own timeout */
+    AL_STOP_DRAIN,    /* Batch.stop(): what runs goes on */
     AL_STOP_BUDGET,   /* the budget ran out */
     AL_STOP_ERRORS,   /* more items failed than max_errors allows */
     AL_STOP_CANCEL,   /* the batch was cancelled or dropped */

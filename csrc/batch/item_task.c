@@ -160,7 +160,7 @@ al_item_task_check_registry(al_pump *p)
         p->registry_failed = true; /* asked again, it would fail again */
         al_pump_fail(p);
     }
-    else if (closing > 0 && p->stopping == AL_STOP_NONE) {
+    else if (closing > 0 && al_pump_lets_run(p)) {
         al_pump_stop(p, AL_STOP_REGISTRY, NULL, false);
     }
     return closing > 0;

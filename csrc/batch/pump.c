@@ -16,6 +16,7 @@
  *                                 item suspends -> grow -> more workers
  *                                 item ends     -> the worker pulls the next
  *     stop, fail: nothing new; workers and reader are cancelled, each once
+ *     drain:      nothing new; only the reader is cancelled
  *     no worker, no reader, nothing to pull: the pump is over
  *
  * Almost every call below can run Python code, which may stop, pause or even
@@ -213,7 +214,7 @@ al_pump_update(al_pump *p)
 {
     /* A source that failed stops the pump once all items that were pulled
        before have begun: see al_item_task_spawn(). */
-    if (p->fatal != NULL && p->stopping == AL_STOP_NONE && p->unstarted == 0) {
+    if (p->fatal != NULL && al_pump_lets_run(p) && p->unstarted == 0) {
         al_pump_stop(p, AL_STOP_FATAL, NULL, false);
     }
     if (p->begun && p->unstarted == 0) {
@@ -264,7 +265,10 @@ pump_each_worker(al_pump *p, void (*visit)(WorkerObject *, const void *),
 static bool
 pump_items_have_ended(const al_pump *p)
 {
-    if (!p->begun || !al_source_is_empty(&p->source)) {
+    bool may_pull = p->stopping == AL_STOP_NONE
+                        ? !al_source_is_empty(&p->source)
+                        : p->reader != NULL;
+    if (!p->begun || may_pull) {
         return false;
     }
     al_link *at = p->workers.next;
@@ -288,6 +292,7 @@ pump_begin_grace(al_pump *p)
     if (now == -1.0 && PyErr_Occurred()) {
         return -1;
     }
+    al_deadline_drop(&p->grace_end); /* that of the reader, after a drain */
     return al_deadline_add(&p->deadlines, &p->grace_end, now + p->grace);
 }
 
@@ -305,11 +310,40 @@ pump_cancel_worker(WorkerObject *worker, const void *arg)
                      cancellation->again);
 }
 
+static void
+pump_refuse_unbegun(WorkerObject *worker, const void *Py_UNUSED(arg))
+{
+    if (!worker->begun) {
+        al_worker_cancel(worker, AL_STOP_DRAIN, NULL, false);
+    }
+}
+
+/* al_pump_stop() with AL_STOP_DRAIN. */
+static void
+pump_drain(al_pump *p)
+{
+    p->stopping = AL_STOP_DRAIN;
+    al_reader_cancel(p, false);
+    if (p->task_per_item && p->unstarted > 0) {
+        pump_each_worker(p, pump_refuse_unbegun, NULL);
+    }
+    pump_check_over(p);
+    if (p->reader != NULL && pump_begin_grace(p) < 0) {
+        al_pump_fail(p);
+    }
+}
+
 void
 al_pump_stop(al_pump *p, al_stop why, PyObject *msg, bool again)
 {
-    bool first = p->stopping == AL_STOP_NONE;
+    bool first = al_pump_lets_run(p);
     if (p->over) {
+        return;
+    }
+    if (why == AL_STOP_DRAIN) {
+        if (p->stopping == AL_STOP_NONE) {
+            pump_drain(p);
+        }
         return;
     }
     if (first && (why == AL_STOP_BUDGET || why == AL_STOP_CANCEL)
@@ -509,7 +543,9 @@ pump_due(al_deadlines *all, al_deadline *deadline)
     }
     else if (deadline == &p->grace_end) {
         double now = al_pump_time(p);
-        pump_each_worker(p, pump_abandon_worker, &now);
+        if (!al_pump_lets_run(p)) { /* or only the reader was cancelled */
+            pump_each_worker(p, pump_abandon_worker, &now);
+        }
         pump_abandon_reader(p);
     }
     else {

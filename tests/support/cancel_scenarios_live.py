@@ -85,7 +85,12 @@ def narrowed_and_widened(batch: Batch[Any]) -> None:
         later(seconds, limit, value)
 
 
-CHANGES = [added_to, added_to_and_closed, paused, narrowed_and_widened]
+def stopped(batch: Batch[Any]) -> None:
+    batch.add("clean")
+    later(0.3, batch.stop)
+
+
+CHANGES = [added_to, added_to_and_closed, paused, narrowed_and_widened, stopped]
 
 
 def changed_case(
