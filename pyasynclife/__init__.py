@@ -17,7 +17,7 @@ from pyasynclife._articles_tasks import (
     monitor_tasks,
 )
 from pyasynclife._batch import Batch
-from pyasynclife._core import Ready, TaskGroup, TaskMetadata, TaskResult
+from pyasynclife._core import Job, Ready, TaskGroup, TaskMetadata, TaskResult
 from pyasynclife._errors import (
     BatchError,
     ClosedError,
@@ -45,6 +45,7 @@ __all__ = [
     "BatchStatus",
     "ClosedError",
     "DuplicateTaskError",
+    "Job",
     "NotRunError",
     "PyAsyncLifeError",
     "Ready",

@@ -19,6 +19,7 @@ from pyasynclife._core import (
     STOP_ERRORS,
     STOP_NONE,
     BatchCore,
+    Job,
     TaskResult,
 )
 from pyasynclife._errors import as_exception, too_many_errors
@@ -289,7 +290,7 @@ class Batch(Sealed, Generic[T]):
                 core.report_unread()
             del self, core, error  # the traceback holds this frame
 
-    def add(self, item: Any) -> None:
+    def add(self, item: Any) -> Job[T]:
         """Add an item after all items of the source.
 
         If the source is asynchronous, its items and the added ones run in the order in
@@ -298,13 +299,16 @@ class Batch(Sealed, Generic[T]):
         result, and a block not before it is left, so their consumers may add items at
         any time before.
 
+        Returns:
+            The item's job, to be awaited, cancelled or dropped.
+
         Raises:
             RuntimeError: The batch has ended, was closed, or was stopped: by `stop`,
                 `cancel`, its budget or a failure. Or this is not the thread of its
                 loop, or another loop runs.
             TypeError: The item is a coroutine, which is closed.
         """
-        self._core.add(item)
+        return self._core.add(item)
 
     def close(self) -> None:
         """Accept no more items; the batch ends when no item is running or waiting."""
@@ -413,6 +417,7 @@ class Batch(Sealed, Generic[T]):
         except AttributeError:
             return  # _create() failed
         if not core.begun:
+            core.detach()  # its jobs never start
             return
         loop: asyncio.AbstractEventLoop = core.loop
         if loop.is_closed() or sys.is_finalizing():

@@ -308,8 +308,12 @@ class BatchResult(Sealed, Sequence[TaskResult[T]], Generic[T]):
             unread = not self._read and self._failed > 0 and not self._loop.is_closed()
         except AttributeError:
             return  # _of() failed
-        if unread:
-            error = next((r.error for r in self._results if r.error is not None), None)
+        if not unread:
+            return
+        failures = [result for result in self._results if is_failure(result)]
+        left = [result for result in failures if result._leave()]  # not to its job
+        if self._failed > len(failures) - len(left):
+            error = next((r.error for r in left if r.error is not None), None)
             remedy = "look at failures(), or call values()"
             report_unread(self._loop, f"{self!r} was dropped", remedy, error)
 

@@ -205,16 +205,13 @@ batch_type_take_results(PyObject *op, PyObject *Py_UNUSED(ignored))
 
 PyDoc_STRVAR(batch_type_add_doc,
 "add($self, item, /)\n--\n\n"
-"Add an item behind all others.");
+"Add an item behind all others; return its Job.");
 
 static PyObject *
 batch_type_add(PyObject *op, PyObject *item)
 {
     BatchObject *self = (BatchObject *)op;
-    if (batch_type_check_loop(self) < 0 || al_batch_add(self, item) < 0) {
-        return NULL;
-    }
-    Py_RETURN_NONE;
+    return batch_type_check_loop(self) < 0 ? NULL : al_batch_add(self, item);
 }
 
 PyDoc_STRVAR(batch_type_set_limit_doc,
@@ -319,7 +316,7 @@ batch_type_counts(PyObject *op, PyObject *Py_UNUSED(ignored))
         elapsed = now - p->begun_at;
     }
     Py_ssize_t started = p->source.pulled - self->refused;
-    Py_ssize_t waiting = al_source_waiting(&p->source);
+    Py_ssize_t waiting = p->source.waiting;
     Py_ssize_t total = p->source.length >= 0
                            ? p->source.length + p->source.added_count
                        : p->source.exhausted ? p->source.pulled + waiting

@@ -411,10 +411,7 @@ static void
 item_handle_drop_item(WorkerObject *worker)
 {
     if (worker->item.value != NULL) {
-        PyObject *value, *task_id;
-        al_item_detach(&worker->item, &value, &task_id);
-        Py_XDECREF(value);
-        Py_XDECREF(task_id);
+        al_item_parts_drop(al_item_detach(&worker->item));
     }
 }
 

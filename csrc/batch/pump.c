@@ -30,6 +30,7 @@
 #include "aio/deadline.h"
 #include "batch/source.h"
 #include "batch/item.h"
+#include "batch/job.h"
 #include "batch/pump.h"
 #include "batch/reader.h"
 #include "batch/worker.h"
@@ -154,7 +155,7 @@ static Py_ssize_t
 pump_room(const al_pump *p)
 {
     Py_ssize_t room = p->room > 0 ? p->room : 0;
-    return p->room_of_source ? room + al_source_waiting(&p->source) : room;
+    return p->room_of_source ? room + p->source.waiting : room;
 }
 
 void
@@ -172,7 +173,7 @@ al_pump_grow(al_pump *p)
     n = n > room ? room : n;
     if (p->source.async && !p->source.ended) {
         /* The reader has one item ready; the next takes an iteration. */
-        left = 1 + al_source_waiting(&p->source);
+        left = 1 + p->source.waiting;
     }
     if (left == 0 && !p->source.async) {
         /* Every item has its worker: min(max_concurrent, n) Tasks.  Another
@@ -323,6 +324,7 @@ static void
 pump_drain(al_pump *p)
 {
     p->stopping = AL_STOP_DRAIN;
+    al_job_end_waiting(p);
     al_reader_cancel(p, false);
     if (p->task_per_item && p->unstarted > 0) {
         pump_each_worker(p, pump_refuse_unbegun, NULL);
@@ -358,6 +360,9 @@ al_pump_stop(al_pump *p, al_stop why, PyObject *msg, bool again)
     if (first) {
         p->stopping = leaves_items ? AL_STOP_CANCEL : why;
         p->left_to_registry = leaves_items || al_item_task_check_registry(p);
+    }
+    if (first) {
+        al_job_end_waiting(p);
     }
     al_reader_cancel(p, again);
     /* Nothing begins after a stop, so one round of cancelling reaches all. */
@@ -466,7 +471,12 @@ pump_abandon_item(WorkerObject *worker, double now)
     if (result == NULL) {
         al_pump_fail(p);
     }
+    JobObject *job = worker->item.job;
+    worker->item.job = NULL;
     al_worker_detach(worker); /* its place is free */
+    if (job != NULL) {
+        al_job_end(job, p, result);
+    }
     if (task != NULL) {
         pump_hold_task(p, task);
     }
@@ -479,6 +489,7 @@ pump_abandon_item(WorkerObject *worker, double now)
         p->spawning = spawning;
     }
     al_pump_update(p);
+    Py_XDECREF((PyObject *)job);
     Py_XDECREF(result);
     Py_XDECREF(task);
     Py_DECREF(owner);
@@ -565,6 +576,7 @@ al_pump_init(al_pump *p, al_state *st, PyObject *owner,
     p->calls = calls;
     p->timeout = p->budget = p->grace = Py_HUGE_VAL;
     al_list_init(&p->workers);
+    al_source_init(&p->source);
     al_deadline_init(&p->deadlines, st, owner, &p->bound, &p->source.context,
                      pump_due);
 }

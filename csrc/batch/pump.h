@@ -138,9 +138,8 @@ static inline bool
 al_pump_may_pull(const al_pump *p)
 {
     return p->stopping == AL_STOP_NONE && p->fatal == NULL && !p->paused
-           && (p->room > 0
-                   ? al_source_may_give(&p->source)
-                   : p->room_of_source && al_source_waiting(&p->source) > 0);
+           && (p->room > 0 ? al_source_may_give(&p->source)
+                           : p->room_of_source && p->source.waiting > 0);
 }
 
 /* Tell whether an item that already has its Task must be held: the pump is

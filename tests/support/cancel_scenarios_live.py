@@ -145,6 +145,14 @@ async def batch_that_is_fed_from_outside() -> None:
         await feed()
 
 
+@case(first=True)
+async def batch_whose_jobs_are_awaited() -> None:
+    async with bounded_gather(do, [], max_concurrent=2) as batch:
+        jobs = [batch.add(item) for item in ITEMS]
+        jobs[-1].cancel()
+        await asyncio.gather(*jobs, return_exceptions=True)
+
+
 # ------------------------------------------------------------------ cancel_grace
 
 

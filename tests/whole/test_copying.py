@@ -20,6 +20,7 @@ from pyasynclife import (
     BatchStatus,
     ClosedError,
     DuplicateTaskError,
+    Job,
     NotRunError,
     PyAsyncLifeError,
     Ready,
@@ -236,6 +237,7 @@ async def some_metadata() -> TaskMetadata:
 
 BOUND: dict[type, Callable[[], Any]] = {
     Batch: lambda: bounded_gather(echo, [1]),
+    Job: lambda: bounded_gather(echo, []).add(1),
     Ready: lambda: TaskRegistry().cancel_all(),
     SignalCoordinator: SignalCoordinator,
     TaskGroup: TaskGroup,
