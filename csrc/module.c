@@ -19,6 +19,7 @@
 #include "signals/signal_handler.h"
 #include "signals/watchdog.h"
 #include "batch/result.h"
+#include "batch/job_type.h"
 #include "batch/worker.h"
 #include "batch/item_task.h"
 #include "batch/batch_wait.h"
@@ -80,7 +81,7 @@ module_exec(PyObject *module)
         || al_signal_handler_setup(module, st) < 0
         || al_watchdog_setup(module, st) < 0
         || al_deadline_setup(module, st) < 0 || al_result_setup(module, st) < 0
-        || al_worker_setup(module, st) < 0
+        || al_worker_setup(module, st) < 0 || al_job_type_setup(module, st) < 0
         || al_item_task_setup(module, st) < 0
         || al_batch_wait_setup(module, st) < 0
         || al_batch_type_setup(module, st) < 0)

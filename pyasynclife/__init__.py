@@ -17,7 +17,14 @@ from pyasynclife._articles_tasks import (
     monitor_tasks,
 )
 from pyasynclife._batch import Batch
-from pyasynclife._core import Histogram, Ready, TaskGroup, TaskMetadata, TaskResult
+from pyasynclife._core import (
+    Histogram,
+    Job,
+    Ready,
+    TaskGroup,
+    TaskMetadata,
+    TaskResult,
+)
 from pyasynclife._errors import (
     BatchError,
     ClosedError,
@@ -46,6 +53,7 @@ __all__ = [
     "ClosedError",
     "DuplicateTaskError",
     "Histogram",
+    "Job",
     "NotRunError",
     "PyAsyncLifeError",
     "Ready",

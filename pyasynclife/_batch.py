@@ -15,8 +15,11 @@ from pyasynclife._core import (
     MODE_COLLECT,
     MODE_OPEN,
     MODE_STREAM,
+    STOP_DRAIN,
     STOP_ERRORS,
+    STOP_NONE,
     BatchCore,
+    Job,
     TaskResult,
 )
 from pyasynclife._errors import as_exception, too_many_errors
@@ -287,7 +290,7 @@ class Batch(Sealed, Generic[T]):
                 core.report_unread()
             del self, core, error  # the traceback holds this frame
 
-    def add(self, item: Any) -> None:
+    def add(self, item: Any) -> Job[T]:
         """Add an item after all items of the source.
 
         If the source is asynchronous, its items and the added ones run in the order in
@@ -296,13 +299,16 @@ class Batch(Sealed, Generic[T]):
         result, and a block not before it is left, so their consumers may add items at
         any time before.
 
+        Returns:
+            The item's job, to be awaited, cancelled or dropped.
+
         Raises:
-            RuntimeError: The batch has ended, was closed, or was stopped: by `cancel`,
-                its budget or a failure. Or this is not the thread of its loop, or
-                another loop runs.
+            RuntimeError: The batch has ended, was closed, or was stopped: by `stop`,
+                `cancel`, its budget or a failure. Or this is not the thread of its
+                loop, or another loop runs.
             TypeError: The item is a coroutine, which is closed.
         """
-        self._core.add(item)
+        return self._core.add(item)
 
     def close(self) -> None:
         """Accept no more items; the batch ends when no item is running or waiting."""
@@ -315,6 +321,22 @@ class Batch(Sealed, Generic[T]):
     def resume(self) -> None:
         """Start items again after `pause`."""
         self._core.set_paused(False)
+
+    def stop(self) -> None:
+        """Start no more items and read the source no further; what runs goes on.
+
+        When the running items have ended, the await, iteration or block ends with
+        status STOPPED, or with COMPLETED if there was nothing left to start. In the
+        BatchResult, items that were never started are PENDING. A generator or an
+        asynchronous source is closed; if that is another batch, its items are
+        cancelled, so stop the first batch of a pipeline. Timeouts, the budget,
+        ``max_errors`` and `cancel` still end what runs. A call after the end has no
+        effect.
+
+        Raises:
+            RuntimeError: This is not the thread of the batch's loop.
+        """
+        self._core.drain()
 
     def cancel(self, msg: str | None = None) -> None:
         """Cancel the running items and start no more.
@@ -395,12 +417,14 @@ class Batch(Sealed, Generic[T]):
         except AttributeError:
             return  # _create() failed
         if not core.begun:
+            core.detach()  # its jobs never start
             return
         loop: asyncio.AbstractEventLoop = core.loop
         if loop.is_closed() or sys.is_finalizing():
             return
         try:
-            if not (core.over or core.is_idle or core.stopping):
+            ends = core.over or core.is_idle
+            if not ends and core.stopping in (STOP_NONE, STOP_DRAIN):
                 warnings.warn(
                     f"{self!r} was dropped while it ran and is cancelled: iterate it "
                     "to its end, or use `async with`",

@@ -26,7 +26,10 @@ from types import (
     MemberDescriptorType,
     ModuleType,
 )
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from pyasynclife._core import TaskResult
 
 V = TypeVar("V")
 
@@ -260,6 +263,16 @@ def report_unread_items(
         "await the batch, iterate over it to its end, or pass on_result",
         error,
     )
+
+
+def report_unread_job(
+    loop: asyncio.AbstractEventLoop | None, result: TaskResult[Any]
+) -> None:
+    """Report the failure of a job that was dropped before anybody received it."""
+    if loop is None or loop.is_closed() or sys.is_finalizing():
+        return
+    remedy = "await it, ask for its exception(), or pass on_result"
+    report_unread(loop, f"job {result.task_id!r} was dropped", remedy, result.error)
 
 
 def cancel_again(task: asyncio.Task[Any]) -> None:

@@ -14,6 +14,7 @@ from pyasynclife._core import (
     RESULT_PENDING,
     STOP_BUDGET,
     STOP_CANCEL,
+    STOP_DRAIN,
     STOP_ERRORS,
     STOP_FATAL,
     STOP_NONE,
@@ -29,6 +30,7 @@ T = TypeVar("T")
 
 _STATUS = {
     STOP_NONE: BatchStatus.COMPLETED,
+    STOP_DRAIN: BatchStatus.STOPPED,
     STOP_BUDGET: BatchStatus.TIMED_OUT,
     STOP_ERRORS: BatchStatus.ABORTED,
     STOP_CANCEL: BatchStatus.CANCELLED,
@@ -306,8 +308,12 @@ class BatchResult(Sealed, Sequence[TaskResult[T]], Generic[T]):
             unread = not self._read and self._failed > 0 and not self._loop.is_closed()
         except AttributeError:
             return  # _of() failed
-        if unread:
-            error = next((r.error for r in self._results if r.error is not None), None)
+        if not unread:
+            return
+        failures = [result for result in self._results if is_failure(result)]
+        left = [result for result in failures if result._leave()]  # not to its job
+        if self._failed > len(failures) - len(left):
+            error = next((r.error for r in left if r.error is not None), None)
             remedy = "look at failures(), or call values()"
             report_unread(self._loop, f"{self!r} was dropped", remedy, error)
 

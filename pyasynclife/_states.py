@@ -49,6 +49,8 @@ class BatchStatus(enum.StrEnum):
 
     Attributes:
         COMPLETED: Every item ran to its end, whether it succeeded or failed.
+        STOPPED: ``stop()`` was called, and items were left that had not started, or a
+            part of the source that had not been read.
         TIMED_OUT: The budget ran out.
         ABORTED: More than ``max_errors`` items failed; or an exception of the source or
             of ``key``, or an exit that an item raised, ended the batch.
@@ -56,6 +58,7 @@ class BatchStatus(enum.StrEnum):
     """
 
     COMPLETED = "completed"
+    STOPPED = "stopped"
     TIMED_OUT = "timed_out"
     ABORTED = "aborted"
     CANCELLED = "cancelled"

@@ -17,6 +17,7 @@
     X(Task, "_asyncio", "Task")                                               \
     X(iscoroutine, "asyncio", "iscoroutine")                                  \
     X(CancelledError, "asyncio", "CancelledError")                            \
+    X(InvalidStateError, "asyncio", "InvalidStateError")                      \
     X(Future, "_asyncio", "Future")                                           \
     X(Handle, "asyncio.events", "Handle")                                     \
     X(Coroutine, "collections.abc", "Coroutine")                              \
@@ -71,6 +72,7 @@
     X(hold_abandoned, "pyasynclife._core_support", "hold_abandoned")          \
     X(report_unread_items, "pyasynclife._core_support",                       \
       "report_unread_items")                                                  \
+    X(report_unread_job, "pyasynclife._core_support", "report_unread_job")    \
     X(too_many_errors, "pyasynclife._errors", "too_many_errors")              \
     X(run_item, "pyasynclife._core_support", "run_item")                      \
     X(function_name, "pyasynclife._core_support", "function_name")            \
@@ -91,7 +93,7 @@
     X(get_running_loop) X(get_task_factory) X(gi_code) X(insert)              \
     X(is_closed) X(loop) X(monotonic) X(name) X(pop) X(popleft)               \
     X(reader_ended) X(register) X(remove_done_callback) X(result)             \
-    X(set_name) X(set_result) X(task) X(task_done) X(throw) X(time)           \
+    X(set_name) X(set_result) X(task) X(task_done) X(task_id) X(throw) X(time) \
     X(uncancel) X(value)
 
 /* Made while the module is imported, or once later: our types, and objects
@@ -101,8 +103,8 @@
     X(Alarm) X(Entry)                                                         \
     X(Registry) X(SignalHandler) X(TaskResult) X(Worker) X(ItemHandle)        \
     X(Batch) X(BatchStream) X(BatchWait) X(FastPath) X(fast_path)             \
-    X(EqualToAll) X(equal_to_all) X(CallQueue) X(LoopProxy) X(Capture)        \
-    X(capture) X(TaskGroup) X(GroupExit)                                      \
+    X(Job) X(JobWait) X(EqualToAll) X(equal_to_all) X(CallQueue)              \
+    X(LoopProxy) X(Capture) X(capture) X(TaskGroup) X(GroupExit)              \
     X(ready_none) X(ready_true) X(ready_false) X(kw_context) X(kw_name)       \
     X(kw_name_context) X(kw_loop) X(kw_name_loop) X(kw_exc_info_extra)        \
     X(kw_msg) X(no_args) X(kwargs_lazy) X(kwargs_eager) X(get_running_loop)   \

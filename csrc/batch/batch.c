@@ -133,24 +133,13 @@ result_buffer_drop(al_result_buffer *buffer)
 
 /* ------------------------------------- failures that nobody has received */
 
-/* Tell whether an item has failed.  An abandoned item counts as failed if its
-   time had run out. */
-static bool
-batch_is_failure(const ResultObject *result)
-{
-    return result->state == AL_RESULT_FAILED
-           || (result->state == AL_RESULT_RUNNING && result->timed_out);
-}
-
-/* Count a result that nobody will receive, if it is a failure.  An exit, and
-   any other bare BaseException, has ended the batch, which raises it. */
+/* Count a result that nobody will receive, if it is a failure. */
 static void
-batch_note_unread(BatchObject *self, const ResultObject *result)
+batch_note_unread(BatchObject *self, ResultObject *result)
 {
     PyObject *error = result->error;
-    if (self->on_result != NULL || !batch_is_failure(result)
-        || (error != NULL
-            && !PyErr_GivenExceptionMatches(error, PyExc_Exception)))
+    if (self->on_result != NULL || !al_result_is_failure(result)
+        || !al_result_leave(result))
     {
         return;
     }
@@ -168,7 +157,7 @@ batch_discard_results(BatchObject *self)
     for (Py_ssize_t i = self->results.front; i < PyList_GET_SIZE(list); i++) {
         PyObject *result = PyList_GET_ITEM(list, i);
         if (result != Py_None) {
-            batch_note_unread(self, (const ResultObject *)result);
+            batch_note_unread(self, (ResultObject *)result);
         }
     }
     result_buffer_drop(&self->results);
@@ -360,6 +349,7 @@ batch_call_on_result(BatchObject *self, PyObject *result)
 {
     al_pump *p = &self->pump;
     PyObject *on_result = Py_NewRef(self->on_result);
+    ((ResultObject *)result)->received = true;
     PyObject *answer = al_coro_check_answer(
         p->st, "on_result",
         al_drive_call(p->source.context, on_result, result));
@@ -382,7 +372,7 @@ static void
 batch_item_ended(PyObject *op, PyObject *ended)
 {
     BatchObject *self = (BatchObject *)op;
-    const ResultObject *result = (const ResultObject *)ended;
+    ResultObject *result = (ResultObject *)ended;
     bool started = result->state != AL_RESULT_PENDING;
     batch_count(self, result);
     int kept = batch_keep(self, ended, started);
@@ -390,7 +380,7 @@ batch_item_ended(PyObject *op, PyObject *ended)
         batch_note_unread(self, result);
     }
     if (kept < 0
-        || (batch_is_failure(result)
+        || (al_result_is_failure(result)
             && batch_note_error(self, result->error) < 0))
     {
         al_pump_fail(&self->pump);
@@ -406,10 +396,24 @@ batch_item_taken(PyObject *op)
     batch_wake((BatchObject *)op, AL_WAIT_TAKEN);
 }
 
+/* Tell whether a drain has kept something from being started or read. */
+static bool
+batch_left_something(const BatchObject *self)
+{
+    const al_source *source = &self->pump.source;
+    Py_ssize_t length = al_source_length(source);
+    bool read =
+        source->exhausted || (length >= 0 && length <= source->from_items);
+    return !read || source->waiting > 0 || self->refused > 0;
+}
+
 static void
 batch_over(PyObject *op)
 {
     BatchObject *self = (BatchObject *)op;
+    if (self->pump.stopping == AL_STOP_DRAIN && !batch_left_something(self)) {
+        self->pump.stopping = AL_STOP_NONE; /* it came too late */
+    }
     self->over_at = al_loop_time(self->pump.st, &self->pump.bound);
     if (self->over_at == -1.0 && PyErr_Occurred()) {
         al_loop_report_or_exit_later(self->pump.st, self->pump.bound.loop,
@@ -546,6 +550,8 @@ batch_refusal(const al_pump *p)
         return "this batch has ended";
     }
     switch (p->stopping) {
+    case AL_STOP_DRAIN:
+        return "this batch was stopped";
     case AL_STOP_BUDGET:
         return "this batch has used up its budget";
     case AL_STOP_ERRORS:
@@ -563,7 +569,7 @@ batch_refusal(const al_pump *p)
                             : NULL;
 }
 
-int
+PyObject *
 al_batch_add(BatchObject *self, PyObject *item)
 {
     al_pump *p = &self->pump;
@@ -571,17 +577,20 @@ al_batch_add(BatchObject *self, PyObject *item)
     if (refusal != NULL) {
         PyErr_Format(PyExc_RuntimeError, "%s: nothing can be added to it",
                      refusal);
-        return -1;
+        return NULL;
     }
     if (al_coro_is(p->st, item)) {
         al_source_refuse_coroutine(p->st, item);
-        return -1;
+        return NULL;
     }
-    if (al_source_add(&p->source, item) < 0) {
-        return -1;
+    JobObject *job = al_job_new(p, item);
+    if (job != NULL) {
+        al_source_add(&p->source, (JobObject *)Py_NewRef((PyObject *)job));
+        if (p->begun) {
+            al_pump_update(p);
+        }
     }
-    al_pump_update(p);
-    return 0;
+    return (PyObject *)job;
 }
 
 PyObject *
@@ -601,6 +610,7 @@ al_batch_hand_over(BatchObject *self)
             Py_CLEAR(result); /* kept while a block might have awaited all */
         }
     }
+    ((ResultObject *)result)->received = true;
     p->room++; /* the consumer has taken one: one more may start */
     if (p->unstarted == 0 && !p->over) {
         al_pump_update(p);

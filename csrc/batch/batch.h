@@ -71,9 +71,9 @@ int al_batch_set_mode(BatchObject *batch, al_mode mode);
    consumer.  Runs Python. */
 void al_batch_set_limit(BatchObject *batch, Py_ssize_t limit);
 
-/* Add an item, also before the batch has begun.  Returns 0; -1 with an
-   exception, nothing changed.  Runs Python. */
-int al_batch_add(BatchObject *batch, PyObject *item);
+/* Add an item, also before the batch has begun.  Returns its Job (new); NULL
+   with an exception, nothing changed.  Runs Python. */
+PyObject *al_batch_add(BatchObject *batch, PyObject *item);
 
 /* The next result of a stream, which is taken (new); NULL if it is not there
    yet.  Sets no exception.  Runs Python. */

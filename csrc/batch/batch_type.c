@@ -136,6 +136,21 @@ batch_type_stop(PyObject *op, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
+PyDoc_STRVAR(batch_type_drain_doc,
+"drain($self, /)\n--\n\n"
+"Start nothing new and read the source no further; what runs goes on.");
+
+static PyObject *
+batch_type_drain(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    BatchObject *self = (BatchObject *)op;
+    if (batch_type_check_thread(self) < 0) {
+        return NULL;
+    }
+    al_pump_stop(&self->pump, AL_STOP_DRAIN, NULL, false);
+    Py_RETURN_NONE;
+}
+
 PyDoc_STRVAR(batch_type_cancel_doc,
 "cancel($self, msg=None, /)\n--\n\n"
 "Start nothing new and cancel the items that run, each call once more.");
@@ -191,16 +206,13 @@ batch_type_take_results(PyObject *op, PyObject *Py_UNUSED(ignored))
 
 PyDoc_STRVAR(batch_type_add_doc,
 "add($self, item, /)\n--\n\n"
-"Add an item behind all others.");
+"Add an item behind all others; return its Job.");
 
 static PyObject *
 batch_type_add(PyObject *op, PyObject *item)
 {
     BatchObject *self = (BatchObject *)op;
-    if (batch_type_check_loop(self) < 0 || al_batch_add(self, item) < 0) {
-        return NULL;
-    }
-    Py_RETURN_NONE;
+    return batch_type_check_loop(self) < 0 ? NULL : al_batch_add(self, item);
 }
 
 PyDoc_STRVAR(batch_type_set_limit_doc,
@@ -336,7 +348,7 @@ batch_type_counts(PyObject *op, PyObject *Py_UNUSED(ignored))
         elapsed = now - p->begun_at;
     }
     Py_ssize_t started = p->source.pulled - self->refused;
-    Py_ssize_t waiting = al_source_waiting(&p->source);
+    Py_ssize_t waiting = p->source.waiting;
     Py_ssize_t total = p->source.length >= 0
                            ? p->source.length + p->source.added_count
                        : p->source.exhausted ? p->source.pulled + waiting
@@ -351,6 +363,7 @@ static PyMethodDef batch_type_methods[] = {
     {"wait", AL_METHOD(batch_type_wait), METH_FASTCALL, batch_type_wait_doc},
     {"stream", batch_type_stream, METH_O, batch_type_stream_doc},
     {"stop", batch_type_stop, METH_NOARGS, batch_type_stop_doc},
+    {"drain", batch_type_drain, METH_NOARGS, batch_type_drain_doc},
     {"cancel", AL_METHOD(batch_type_cancel), METH_FASTCALL,
      batch_type_cancel_doc},
     {"offer", AL_METHOD(batch_type_offer), METH_FASTCALL,
@@ -524,7 +537,7 @@ static PyGetSetDef batch_type_getset[] = {
     {"exhausted", batch_type_get_exhausted, NULL,
      "Whether the source was read to its end.", NULL},
     {"stopping", batch_type_get_stopping, NULL,
-     "Why the batch was stopped: one of STOP_NONE, STOP_BUDGET,\n"
+     "Why the batch was stopped: one of STOP_NONE, STOP_DRAIN, STOP_BUDGET,\n"
      "STOP_ERRORS, STOP_CANCEL and STOP_FATAL.",
      NULL},
     {"mode", batch_type_get_mode, NULL,
@@ -658,6 +671,7 @@ static const struct {
     {"MODE_STREAM", AL_MODE_STREAM},
     {"MODE_BLOCK", AL_MODE_BLOCK},
     {"STOP_NONE", AL_STOP_NONE},
+    {"STOP_DRAIN", AL_STOP_DRAIN},
     {"STOP_BUDGET", AL_STOP_BUDGET},
     {"STOP_ERRORS", AL_STOP_ERRORS},
     {"STOP_CANCEL", AL_STOP_CANCEL},

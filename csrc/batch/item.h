@@ -6,11 +6,13 @@
 #include "base/state.h"
 #include "aio/deadline.h"
 #include "batch/drive.h"
+#include "batch/job.h"
 #include "batch/result.h"
 
 /* Why a batch was stopped, or an item cancelled.  The first reason counts. */
 typedef enum {
     AL_STOP_NONE = 0, /* of an item: its own timeout */
+    AL_STOP_DRAIN,    /* Batch.stop(): what runs goes on */
     AL_STOP_BUDGET,   /* the budget ran out */
     AL_STOP_ERRORS,   /* more items failed than max_errors allows */
     AL_STOP_CANCEL,   /* the batch was cancelled or dropped */
@@ -22,6 +24,7 @@ typedef enum {
 typedef struct {
     PyObject *value;   /* owned: the item itself; NULL: there is none */
     PyObject *task_id; /* owned: the answer of key(), or NULL */
+    JobObject *job;    /* owned: of an item that was added, or NULL */
     al_drive drive;
     al_deadline deadline; /* of its timeout, then of its grace */
     Py_ssize_t index;
@@ -30,7 +33,8 @@ typedef struct {
     al_stop why;       /* of the first of these */
     bool of_queue;     /* its end is to be the queue's task_done() */
     bool suspended;    /* it has been, at least once */
-    bool timeout_sent; /* its own timeout has cancelled it */
+    bool timeout_sent; /* its timeout, or its job, has cancelled it: a grace
+                          may run */
 } al_item;
 
 /* The task id of the item's result (new).  Runs Python. */
@@ -63,22 +67,40 @@ al_item_visit(al_item *item, visitproc visit, void *arg)
 {
     Py_VISIT(item->value);
     Py_VISIT(item->task_id);
+    Py_VISIT((PyObject *)item->job);
     return al_drive_visit(&item->drive, visit, arg);
 }
 
-/* Reset the item, whose drive has ended.  Its value and task id are handed to
-   the caller (new), to be dropped after the state change.  Pure C. */
-static inline void
-al_item_detach(al_item *item, PyObject **value, PyObject **task_id)
+/* What an item has held. */
+typedef struct {
+    PyObject *value;   /* owned */
+    PyObject *task_id; /* owned, or NULL */
+    JobObject *job;    /* owned, or NULL */
+} al_item_parts;
+
+/* Reset the item, whose drive has ended.  What it has held is handed to the
+   caller, to be dropped after the state change.  Pure C. */
+static inline al_item_parts
+al_item_detach(al_item *item)
 {
     assert(item->drive.iterator == NULL);
     al_deadline_drop(&item->deadline);
-    *value = item->value;
-    *task_id = item->task_id;
+    al_item_parts parts = {item->value, item->task_id, item->job};
     item->value = item->task_id = NULL;
+    item->job = NULL;
     item->cancels_sent = 0;
     item->why = AL_STOP_NONE;
     item->suspended = item->timeout_sent = false;
+    return parts;
+}
+
+/* Drop what an item has held.  Runs Python. */
+static inline void
+al_item_parts_drop(al_item_parts parts)
+{
+    Py_XDECREF(parts.value);
+    Py_XDECREF(parts.task_id);
+    Py_XDECREF((PyObject *)parts.job);
 }
 
 /* The clear of an embedded item.  Runs Python. */
@@ -87,6 +109,7 @@ al_item_clear(al_item *item)
 {
     al_deadline_drop(&item->deadline);
     al_drive_clear(&item->drive);
+    Py_CLEAR(item->job);
     Py_CLEAR(item->task_id);
     Py_CLEAR(item->value);
 }

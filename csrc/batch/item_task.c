@@ -179,7 +179,7 @@ al_item_task_check_registry(al_pump *p)
         p->registry_failed = true; /* asked again, it would fail again */
         al_pump_fail(p);
     }
-    else if (closing > 0 && p->stopping == AL_STOP_NONE) {
+    else if (closing > 0 && al_pump_lets_run(p)) {
         al_pump_stop(p, AL_STOP_REGISTRY, NULL, false);
     }
     return closing > 0;
@@ -430,10 +430,7 @@ static void
 item_handle_drop_item(WorkerObject *worker)
 {
     if (worker->item.value != NULL) {
-        PyObject *value, *task_id;
-        al_item_detach(&worker->item, &value, &task_id);
-        Py_XDECREF(value);
-        Py_XDECREF(task_id);
+        al_item_parts_drop(al_item_detach(&worker->item));
     }
 }
 

@@ -16,6 +16,7 @@
  *                                 item suspends -> grow -> more workers
  *                                 item ends     -> the worker pulls the next
  *     stop, fail: nothing new; workers and reader are cancelled, each once
+ *     drain:      nothing new; only the reader is cancelled
  *     no worker, no reader, nothing to pull: the pump is over
  *
  * Almost every call below can run Python code, which may stop, pause or even
@@ -29,6 +30,7 @@
 #include "aio/deadline.h"
 #include "batch/source.h"
 #include "batch/item.h"
+#include "batch/job.h"
 #include "batch/pump.h"
 #include "batch/reader.h"
 #include "batch/worker.h"
@@ -156,7 +158,7 @@ static Py_ssize_t
 pump_room(const al_pump *p)
 {
     Py_ssize_t room = p->room > 0 ? p->room : 0;
-    return p->room_of_source ? room + al_source_waiting(&p->source) : room;
+    return p->room_of_source ? room + p->source.waiting : room;
 }
 
 void
@@ -174,7 +176,7 @@ al_pump_grow(al_pump *p)
     n = n > room ? room : n;
     if (p->source.async && !p->source.ended) {
         /* The reader has one item ready; the next takes an iteration. */
-        left = 1 + al_source_waiting(&p->source) + p->source.backlog;
+        left = 1 + p->source.waiting + p->source.backlog;
     }
     if (left == 0 && !p->source.async) {
         /* Every item has its worker: min(max_concurrent, n) Tasks.  Another
@@ -216,7 +218,7 @@ al_pump_update(al_pump *p)
 {
     /* A source that failed stops the pump once all items that were pulled
        before have begun: see al_item_task_spawn(). */
-    if (p->fatal != NULL && p->stopping == AL_STOP_NONE && p->unstarted == 0) {
+    if (p->fatal != NULL && al_pump_lets_run(p) && p->unstarted == 0) {
         al_pump_stop(p, AL_STOP_FATAL, NULL, false);
     }
     if (p->begun && p->unstarted == 0) {
@@ -267,7 +269,10 @@ pump_each_worker(al_pump *p, void (*visit)(WorkerObject *, const void *),
 static bool
 pump_items_have_ended(const al_pump *p)
 {
-    if (!p->begun || !al_source_is_empty(&p->source)) {
+    bool may_pull = p->stopping == AL_STOP_NONE
+                        ? !al_source_is_empty(&p->source)
+                        : p->reader != NULL;
+    if (!p->begun || may_pull) {
         return false;
     }
     al_link *at = p->workers.next;
@@ -291,6 +296,7 @@ pump_begin_grace(al_pump *p)
     if (now == -1.0 && PyErr_Occurred()) {
         return -1;
     }
+    al_deadline_drop(&p->grace_end); /* that of the reader, after a drain */
     return al_deadline_add(&p->deadlines, &p->grace_end, now + p->grace);
 }
 
@@ -308,11 +314,41 @@ pump_cancel_worker(WorkerObject *worker, const void *arg)
                      cancellation->again);
 }
 
+static void
+pump_refuse_unbegun(WorkerObject *worker, const void *Py_UNUSED(arg))
+{
+    if (!worker->begun) {
+        al_worker_cancel(worker, AL_STOP_DRAIN, NULL, false);
+    }
+}
+
+/* al_pump_stop() with AL_STOP_DRAIN. */
+static void
+pump_drain(al_pump *p)
+{
+    p->stopping = AL_STOP_DRAIN;
+    al_job_end_waiting(p);
+    al_reader_cancel(p, false);
+    if (p->task_per_item && p->unstarted > 0) {
+        pump_each_worker(p, pump_refuse_unbegun, NULL);
+    }
+    pump_check_over(p);
+    if (p->reader != NULL && pump_begin_grace(p) < 0) {
+        al_pump_fail(p);
+    }
+}
+
 void
 al_pump_stop(al_pump *p, al_stop why, PyObject *msg, bool again)
 {
-    bool first = p->stopping == AL_STOP_NONE;
+    bool first = al_pump_lets_run(p);
     if (p->over) {
+        return;
+    }
+    if (why == AL_STOP_DRAIN) {
+        if (p->stopping == AL_STOP_NONE) {
+            pump_drain(p);
+        }
         return;
     }
     if (first && (why == AL_STOP_BUDGET || why == AL_STOP_CANCEL)
@@ -327,6 +363,9 @@ al_pump_stop(al_pump *p, al_stop why, PyObject *msg, bool again)
     if (first) {
         p->stopping = leaves_items ? AL_STOP_CANCEL : why;
         p->left_to_registry = leaves_items || al_item_task_check_registry(p);
+    }
+    if (first) {
+        al_job_end_waiting(p);
     }
     al_reader_cancel(p, again);
     /* Nothing begins after a stop, so one round of cancelling reaches all. */
@@ -435,7 +474,12 @@ pump_abandon_item(WorkerObject *worker, double now)
     if (result == NULL) {
         al_pump_fail(p);
     }
+    JobObject *job = worker->item.job;
+    worker->item.job = NULL;
     al_worker_detach(worker); /* its place is free */
+    if (job != NULL) {
+        al_job_end(job, p, result);
+    }
     if (task != NULL) {
         pump_hold_task(p, task);
     }
@@ -452,6 +496,7 @@ pump_abandon_item(WorkerObject *worker, double now)
         al_reader_item_over(p, worker->begun ? NULL : worker->item.value);
     }
     al_pump_update(p);
+    Py_XDECREF((PyObject *)job);
     Py_XDECREF(result);
     Py_XDECREF(task);
     Py_DECREF(owner);
@@ -516,7 +561,9 @@ pump_due(al_deadlines *all, al_deadline *deadline)
     }
     else if (deadline == &p->grace_end) {
         double now = al_pump_time(p);
-        pump_each_worker(p, pump_abandon_worker, &now);
+        if (!al_pump_lets_run(p)) { /* or only the reader was cancelled */
+            pump_each_worker(p, pump_abandon_worker, &now);
+        }
         pump_abandon_reader(p);
     }
     else {
@@ -536,6 +583,7 @@ al_pump_init(al_pump *p, al_state *st, PyObject *owner,
     p->calls = calls;
     p->timeout = p->budget = p->grace = Py_HUGE_VAL;
     al_list_init(&p->workers);
+    al_source_init(&p->source);
     al_deadline_init(&p->deadlines, st, owner, &p->bound, &p->source.context,
                      pump_due);
 }

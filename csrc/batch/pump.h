@@ -117,7 +117,8 @@ void al_pump_limit_changed(al_pump *pump);
 /* Start nothing new, and cancel what runs: if `again`, as Batch.cancel() does,
    also what we have cancelled already.  The first `why` counts; `msg` may be
    NULL.  With AL_STOP_REGISTRY the items are left to the registry, which has
-   cancelled them.  Runs Python. */
+   cancelled them.  With AL_STOP_DRAIN what runs goes on, and only an item
+   whose Task has not begun is never started.  Runs Python. */
 void al_pump_stop(al_pump *pump, al_stop why, PyObject *msg, bool again);
 
 /* Stop because of the exception that is set, and take it.  The batch raises
@@ -130,14 +131,20 @@ int al_pump_visit(al_pump *pump, visitproc visit, void *arg);
 /* The clear of an embedded pump.  Runs Python. */
 void al_pump_clear(al_pump *pump);
 
+/* Tell whether the items that run may go on.  Pure C. */
+static inline bool
+al_pump_lets_run(const al_pump *p)
+{
+    return p->stopping <= AL_STOP_DRAIN;
+}
+
 /* Tell whether an item may be pulled now.  Pure C. */
 static inline bool
 al_pump_may_pull(const al_pump *p)
 {
     return p->stopping == AL_STOP_NONE && p->fatal == NULL && !p->paused
-           && (p->room > 0
-                   ? al_source_may_give(&p->source)
-                   : p->room_of_source && al_source_waiting(&p->source) > 0);
+           && (p->room > 0 ? al_source_may_give(&p->source)
+                           : p->room_of_source && p->source.waiting > 0);
 }
 
 /* Tell whether a worker that is free may look into a queue.  Pure C. */

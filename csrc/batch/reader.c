@@ -18,6 +18,7 @@
  */
 #include "base/compat.h"
 #include "base/fault.h"
+#include "base/list.h"
 #include "base/state.h"
 #include "aio/loop.h"
 #include "aio/task.h"
@@ -142,7 +143,7 @@ al_reader_offer(al_pump *p, PyObject *item)
     p->reader_gets = false;
     /* A reader that was abandoned offers in vain. */
     if (!p->source.ended && p->source.ahead == NULL) {
-        p->source.added_first = al_source_waiting(&p->source);
+        al_list_append(&p->source.added, &p->source.ahead_mark);
         p->source.ahead = Py_NewRef(item);
         al_pump_update(p);
     }
@@ -170,9 +171,10 @@ reader_refuse_ahead(al_pump *p)
 {
     al_item item = {0};
     PyObject *ahead = Py_NewRef(p->source.ahead);
-    p->source.added_first = 0;
-    int more =
-        al_source_pull(p->st, &p->source, false, &item.value, &item.task_id);
+    al_link_unlink(&p->source.ahead_mark);
+    al_link_after(&p->source.ahead_mark, &p->source.added);
+    int more = al_source_pull(p->st, &p->source, false, &item.value,
+                              &item.task_id, &item.job);
     if (more < 0 && PyErr_ExceptionMatches(PyExc_Exception)) {
         PyErr_Clear(); /* a batch that is ending does not fail for its key */
         more = 1;

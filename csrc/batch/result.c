@@ -93,6 +93,7 @@ al_result_new(al_state *st, const al_result_fields *fields)
         error = own->error;
         data = result_data(own);
     }
+    self->received = self->has_job = self->left = false;
     self->slot = RESULT_SLOT_DATA;
     self->success = self->state == AL_RESULT_DONE;
     self->index = fields->index;
@@ -180,6 +181,14 @@ result_get_item(PyObject *op, void *Py_UNUSED(closure))
     return Py_NewRef(((ResultObject *)op)->item);
 }
 
+PyObject *
+al_result_task_state(al_state *st, const ResultObject *self)
+{
+    PyObject *states[] = {st->pending, st->done, st->failed, st->cancelled,
+                          st->running};
+    return Py_NewRef(states[self->state]);
+}
+
 static PyObject *
 result_get_state(PyObject *op, void *Py_UNUSED(closure))
 {
@@ -187,9 +196,7 @@ result_get_state(PyObject *op, void *Py_UNUSED(closure))
     if (st == NULL) {
         return NULL;
     }
-    PyObject *states[] = {st->pending, st->done, st->failed, st->cancelled,
-                          st->running};
-    return Py_NewRef(states[((ResultObject *)op)->state]);
+    return al_result_task_state(st, (ResultObject *)op);
 }
 
 static PyObject *
@@ -209,8 +216,8 @@ PyDoc_STRVAR(result_unwrap_doc,
 "Return data if the item succeeded, otherwise raise error.\n\n"
 "Raises RuntimeError for a failure without an error.");
 
-static PyObject *
-result_unwrap(PyObject *op, PyObject *Py_UNUSED(ignored))
+PyObject *
+al_result_unwrap(PyObject *op)
 {
     ResultObject *self = (ResultObject *)op;
     if (self->success) {
@@ -234,6 +241,25 @@ result_unwrap(PyObject *op, PyObject *Py_UNUSED(ignored))
     }
     PyErr_SetRaisedException(error);
     return NULL;
+}
+
+static PyObject *
+result_unwrap(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    return al_result_unwrap(op);
+}
+
+PyDoc_STRVAR(result_leave_doc,
+"_leave($self, /)\n--\n\n"
+"Let go of a result that nobody has read; tell whether it is a failure that\n"
+"nobody else has received or may receive.");
+
+static PyObject *
+result_leave(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    ResultObject *self = (ResultObject *)op;
+    return PyBool_FromLong(al_result_leave(self)
+                           && al_result_is_failure(self));
 }
 
 /* as_dict() walks over this table, in its order. */
@@ -493,6 +519,7 @@ result_dealloc(PyObject *op)
 }
 
 static PyMethodDef result_methods[] = {
+    {"_leave", result_leave, METH_NOARGS, result_leave_doc},
     {"unwrap", result_unwrap, METH_NOARGS, result_unwrap_doc},
     {"as_dict", result_as_dict, METH_NOARGS, result_as_dict_doc},
     {"_restore", result_restore, METH_VARARGS | METH_CLASS,

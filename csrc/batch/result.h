@@ -23,8 +23,11 @@ typedef struct {
     float duration;
     uint8_t state; /* an al_result_state */
     uint8_t slot;  /* a result_slot: what `data` is */
-    bool success;
-    bool timed_out;
+    bool success : 1;
+    bool timed_out : 1;
+    bool received : 1; /* a failure: somebody has received it */
+    bool has_job : 1;  /* a job has it, too, and may be asked for it */
+    bool left : 1;     /* the batch has let go of it: see job.c */
 } ResultObject;
 
 /* What a result is made of; the objects are borrowed. */
@@ -42,6 +45,31 @@ typedef struct {
 /* A TaskResult (new).  If the item returned a TaskResult itself, then id,
    success, data and error are taken from that one.  Pure C. */
 PyObject *al_result_new(al_state *st, const al_result_fields *fields);
+
+/* Let go of a result that nobody will receive through the batch.  Tells
+   whether nobody else has received it or may do so.  Pure C. */
+static inline bool
+al_result_leave(ResultObject *result)
+{
+    result->left = true;
+    return !result->received && !result->has_job;
+}
+
+/* Tell whether an item has failed.  An abandoned item counts as failed if its
+   time had run out.  Pure C. */
+static inline bool
+al_result_is_failure(const ResultObject *result)
+{
+    return result->state == AL_RESULT_FAILED
+           || (result->state == AL_RESULT_RUNNING && result->timed_out);
+}
+
+/* The state as a TaskState (new).  Pure C. */
+PyObject *al_result_task_state(al_state *st, const ResultObject *result);
+
+/* The data of a success (new); NULL with the error of any other, which has the
+   traceback that it had at first.  Pure C. */
+PyObject *al_result_unwrap(PyObject *result);
 
 /* The task id of an item without a key (new): the item itself, if it is a
    non-empty str, or an int other than a bool; otherwise its index.  Pure C. */

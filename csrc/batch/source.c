@@ -1,7 +1,7 @@
 /* Where a batch's items come from.
  *
  * The items themselves are read lazily, by next() or by the reader; added ones
- * wait in a list.  Which comes next:
+ * wait in a list, each in its job.  Which comes next:
  *
  *     iterable:       items, to their end, then what was added
  *     asynchronous:   what was added before the reader's item arrived,
@@ -21,10 +21,11 @@
  */
 #include "base/compat.h"
 #include "base/fault.h"
+#include "base/list.h"
 #include "base/state.h"
 #include "aio/task.h"
-#include "batch/fifo.h"
 #include "batch/drive.h"
+#include "batch/job.h"
 #include "batch/source.h"
 
 /* Tell whether reading the items runs no code of the user's.  A subclass may
@@ -105,52 +106,48 @@ al_source_close(al_state *st, al_source *source)
     return failed;
 }
 
-int
-al_source_add(al_source *source, PyObject *item)
-{
-    if (source->added == NULL) {
-        source->added = AL_ALLOC(PyList_New(0));
-    }
-    if (source->added == NULL
-        || AL_ALLOC_INT(PyList_Append(source->added, item)) < 0)
-    {
-        return -1;
-    }
-    source->added_count++;
-    return 0;
-}
-
 PyObject *
 al_source_queued(const al_source *source)
 {
-    if (source->added == NULL) {
-        return AL_ALLOC(PyList_New(0));
+    PyObject *items = AL_ALLOC(PyList_New(0));
+    for (al_link *at = source->added.next;
+         items != NULL && at != &source->added; at = at->next)
+    {
+        PyObject *item = at == &source->ahead_mark
+                             ? NULL
+                             : AL_CONTAINER_OF(at, JobObject, link)->item;
+        if (item != NULL && AL_ALLOC_INT(PyList_Append(items, item)) < 0) {
+            Py_CLEAR(items);
+        }
     }
-    return AL_ALLOC(PyList_GetSlice(source->added, source->added_front,
-                                    PyList_GET_SIZE(source->added)));
+    return items;
 }
 
-/* The next item that was added (new), or NULL.  Sets no exception. */
-static PyObject *
+/* The next job that was added (new), or NULL.  Sets no exception. */
+static JobObject *
 source_next_added(al_source *source)
 {
-    if (al_source_waiting(source) == 0) {
+    if (source->waiting == 0) {
         return NULL;
     }
-    PyObject *item =
-        Py_NewRef(PyList_GET_ITEM(source->added, source->added_front));
-    source->added_first -= source->added_first > 0;
-    (void)al_fifo_take(source->added, &source->added_front);
-    return item;
+    al_link *first = source->added.next;
+    if (first == &source->ahead_mark) {
+        first = first->next;
+    }
+    al_link_unlink(first);
+    source->waiting--;
+    return AL_CONTAINER_OF(first, JobObject, link);
 }
 
-/* key(item) as an exact str (new).  The key is held, for its own call may
-   clear the source. */
-static PyObject *
-source_key(al_state *st, al_source *source, PyObject *item)
+PyObject *
+al_source_key(al_state *st, al_source *source, PyObject *item,
+              Py_ssize_t index)
 {
+    /* Held, for its own call may clear the source. */
     PyObject *key = Py_NewRef(source->key);
-    PyObject *answer = al_drive_call(source->context, key, item);
+    PyObject *answer = source->context == NULL
+                           ? PyObject_CallOneArg(key, item)
+                           : al_drive_call(source->context, key, item);
     Py_DECREF(key);
     if (answer == NULL
         || (PyUnicode_CheckExact(answer) && PyUnicode_GET_LENGTH(answer) > 0))
@@ -164,7 +161,7 @@ source_key(al_state *st, al_source *source, PyObject *item)
     PyErr_Format(PyExc_TypeError,
                  "key returned %.200R for item %zd: a task id is a non-empty "
                  "str",
-                 answer, source->pulled - 1);
+                 answer, index);
     al_coro_close_unstarted(st, answer);
     Py_DECREF(answer);
     return NULL;
@@ -220,30 +217,33 @@ source_poll(al_state *st, al_source *source)
     return item;
 }
 
-/* The next item (new); NULL if there is none, or with an exception.  Tells in
-   `from_items` whether it comes from the items and was not added. */
+/* The next item (new); NULL if there is none, or with an exception.  *job is
+   its job (new), or NULL if it comes from the items and was not added. */
 static PyObject *
-source_take(al_state *st, al_source *source, bool only_added, bool *from_items)
+source_take(al_state *st, al_source *source, bool only_added, JobObject **job)
 {
-    *from_items = true;
     PyObject *item = NULL;
+    *job = NULL;
     if (only_added) {
         /* Nothing of the items. */
     }
     else if (!source->async && source->iterator != NULL) {
         item = source_next(source);
     }
-    else if (source->added_first == 0) {
-        /* Of an asynchronous source; else `ahead` is NULL. */
+    else if (source->ahead != NULL
+             && source->added.next == &source->ahead_mark)
+    {
+        al_link_unlink(&source->ahead_mark);
         item = source->ahead;
         source->ahead = NULL;
     }
     if (item == NULL && !PyErr_Occurred()) {
-        *from_items = false;
-        item = source_next_added(source);
-        if (item == NULL && source->is_queue && !source->ended && !only_added)
-        {
-            *from_items = true;
+        *job = source_next_added(source);
+        if (*job != NULL) {
+            item = (*job)->item;
+            (*job)->item = NULL;
+        }
+        else if (source->is_queue && !source->ended && !only_added) {
             item = source_poll(st, source);
         }
     }
@@ -252,31 +252,40 @@ source_take(al_state *st, al_source *source, bool only_added, bool *from_items)
 
 int
 al_source_pull(al_state *st, al_source *source, bool only_added,
-               PyObject **item, PyObject **task_id)
+               PyObject **item, PyObject **task_id, JobObject **job)
 {
-    bool from_items;
     *task_id = NULL;
-    *item = source_take(st, source, only_added, &from_items);
+    *item = source_take(st, source, only_added, job);
     if (*item == NULL) {
         return PyErr_Occurred() ? -1 : 0;
     }
     /* Counted before key() is called, whose error names the index. */
     source->pulled++;
-    source->from_items += from_items;
-    bool refused = al_coro_is(st, *item);
+    if (*job != NULL) {
+        *task_id = (*job)->task_id; /* key() was called already */
+        (*job)->task_id = NULL;
+    }
+    else {
+        source->from_items++;
+    }
+    bool refused = *job == NULL && al_coro_is(st, *item);
     if (refused) {
         al_source_refuse_coroutine(st, *item);
     }
-    else if (source->key != NULL) {
-        *task_id = source_key(st, source, *item);
+    else if (source->key != NULL && *task_id == NULL) {
+        *task_id = al_source_key(st, source, *item, source->pulled - 1);
         refused = *task_id == NULL;
     }
     if (refused) {
         /* An item without an id has no result: as if it was never pulled. */
         source->ended = true;
-        source->refused = source->is_queue && from_items;
+        source->refused = source->is_queue && *job == NULL;
         source->pulled--;
-        source->from_items -= from_items;
+        source->from_items -= *job == NULL;
+        if (*job != NULL) {
+            (*job)->item = *item;
+            *item = NULL;
+        }
         Py_CLEAR(*item);
         return -1;
     }
@@ -291,7 +300,12 @@ al_source_visit(al_source *source, visitproc visit, void *arg)
     Py_VISIT(source->context);
     Py_VISIT(source->iterator);
     Py_VISIT(source->ahead);
-    Py_VISIT(source->added);
+    for (al_link *at = source->added.next; at != &source->added; at = at->next)
+    {
+        if (at != &source->ahead_mark) {
+            Py_VISIT((PyObject *)AL_CONTAINER_OF(at, JobObject, link));
+        }
+    }
     return 0;
 }
 
@@ -303,5 +317,10 @@ al_source_clear(al_source *source)
     Py_CLEAR(source->context);
     Py_CLEAR(source->iterator);
     Py_CLEAR(source->ahead);
-    Py_CLEAR(source->added);
+    al_link_unlink(&source->ahead_mark);
+    while (!al_list_is_empty(&source->added)) {
+        JobObject *job = source_next_added(source);
+        al_job_detach(job);
+        Py_DECREF(job);
+    }
 }

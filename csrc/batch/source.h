@@ -3,7 +3,9 @@
 #define AL_SOURCE_H
 
 #include "base/compat.h"
+#include "base/list.h"
 #include "base/state.h"
+#include "batch/job.h"
 
 /* A source of items: an iterable, or an asynchronous one, whose reader has one
    item ready; and the items that are added.  Added items come after those of
@@ -14,10 +16,10 @@ typedef struct {
     PyObject *context;      /* owned: next(), key() and on_result run in it */
     PyObject *iterator;     /* owned; NULL: not begun, ended or asynchronous */
     PyObject *ahead;        /* owned: the item that the reader has ready */
-    PyObject *added;        /* owned: list; NULL: nothing was ever added */
-    Py_ssize_t added_front; /* the place in it that is pulled next */
+    al_link added;          /* of jobs, owned; and of the mark */
+    al_link ahead_mark;     /* the place of `ahead` among the added ones */
+    Py_ssize_t waiting;     /* how many were added and not yet pulled */
     Py_ssize_t added_count; /* how many were ever added */
-    Py_ssize_t added_first; /* how many of them come before `ahead` */
     Py_ssize_t from_items;  /* how many were pulled from the items */
     Py_ssize_t pulled;      /* with the added ones */
     Py_ssize_t length;      /* of the items; -1: not known */
@@ -47,27 +49,45 @@ void al_source_refuse_coroutine(al_state *st, PyObject *coro);
    exception.  Runs Python. */
 int al_source_close(al_state *st, al_source *source);
 
-/* Add an item behind all others.  Returns 0; -1 with an exception, nothing
-   changed.  Pure C. */
-int al_source_add(al_source *source, PyObject *item);
+/* Call the key of an item, for an error with that index, and return its answer
+   as an exact str (new); NULL with an exception.  Runs Python. */
+PyObject *al_source_key(al_state *st, al_source *source, PyObject *item,
+                        Py_ssize_t index);
 
 /* A list of the items that were added and not yet pulled (new).  Pure C. */
 PyObject *al_source_queued(const al_source *source);
 
-/* Pull one item and its task id, which is NULL without a key (both new).
+/* Pull one item, its task id, which is NULL without a key, and its job, which
+   is NULL unless it was added (all new).
    `only_added`: pass over the items, which are held back.  Returns 1; 0 if
    there is none now; -1 with an exception, which ends the source.
    Runs Python. */
 int al_source_pull(al_state *st, al_source *source, bool only_added,
-                   PyObject **item, PyObject **task_id);
+                   PyObject **item, PyObject **task_id, JobObject **job);
 
-/* How many were added and not yet pulled.  Pure C. */
-static inline Py_ssize_t
-al_source_waiting(const al_source *source)
+/* Initialize a source that is all zero.  Pure C. */
+static inline void
+al_source_init(al_source *source)
 {
-    return source->added == NULL
-               ? 0
-               : PyList_GET_SIZE(source->added) - source->added_front;
+    al_list_init(&source->added);
+}
+
+/* Add a job (stolen) behind all others.  Pure C. */
+static inline void
+al_source_add(al_source *source, JobObject *job)
+{
+    job->number = source->added_count++;
+    source->waiting++;
+    al_list_append(&source->added, &job->link);
+}
+
+/* The index of a job that waits, as far as it can be foreseen: items of an
+   iterator or of a reader, which come first, are not known.  Pure C. */
+static inline Py_ssize_t
+al_source_index(const al_source *source, const JobObject *job)
+{
+    return (source->length < 0 ? source->from_items : source->length)
+           + job->number;
 }
 
 /* Tell whether a pull may give an item.  Pure C. */
@@ -77,15 +97,14 @@ al_source_may_give(const al_source *source)
     return (source->async ? source->ahead != NULL
                                 || (source->backlog > 0 && !source->ended)
                           : !source->ended)
-           || al_source_waiting(source) > 0;
+           || source->waiting > 0;
 }
 
 /* Tell whether nothing is left to pull, unless something is added.  Pure C. */
 static inline bool
 al_source_is_empty(const al_source *source)
 {
-    return source->ended && source->ahead == NULL
-           && al_source_waiting(source) == 0;
+    return source->ended && source->ahead == NULL && source->waiting == 0;
 }
 
 /* How many items are left to pull; -1: not known.  A list is asked again, for
@@ -104,7 +123,7 @@ al_source_left(const al_source *source)
         }
         left = length > source->from_items ? length - source->from_items : 0;
     }
-    return left + al_source_waiting(source);
+    return left + source->waiting;
 }
 
 /* End a source of which nothing is left, as the next pull would.  Pure C. */

@@ -72,6 +72,9 @@ al_worker_detach(WorkerObject *self)
        one to the owner, free the pump. */
     self->owner = self->task = self->cancelling = NULL;
     al_deadline_drop(&self->item.deadline);
+    if (self->item.job != NULL) {
+        al_job_detach(self->item.job);
+    }
     al_link_unlink(&self->link);
     p->alive--;
     if (!self->begun) {
@@ -89,12 +92,25 @@ al_worker_detach(WorkerObject *self)
 
 /* ---------------------------------------------------- the item's end */
 
+/* Hand the result (stolen; NULL: it could not be made) of an item that has
+   ended to its job, if it has one, and to the owner. */
+static void
+worker_hand_over(al_pump *p, JobObject *job, PyObject *result)
+{
+    if (job != NULL) {
+        al_job_end(job, p, result);
+    }
+    if (result != NULL) {
+        p->calls->item_ended(p->owner, result);
+        Py_DECREF(result);
+    }
+}
+
 bool
 al_worker_end_item(WorkerObject *self, PySendResult answer, PyObject *end,
                    PyObject **verdict)
 {
     al_pump *p = self->pump;
-    PyObject *value, *task_id;
     al_result_fields fields = {0};
     double now = al_pump_time(p);
     bool budget = self->item.why == AL_STOP_BUDGET;
@@ -105,29 +121,30 @@ al_worker_end_item(WorkerObject *self, PySendResult answer, PyObject *end,
     /* The item is detached before the owner is notified, so nothing that runs
        meanwhile finds an item that has ended. */
     PyObject *result = clean < 0 ? NULL : al_result_new(p->st, &fields);
-    al_item_detach(&self->item, &value, &task_id);
+    al_item_parts parts = al_item_detach(&self->item);
     if (result == NULL) {
         al_pump_fail(p);
     }
     else {
         self->now = now;
-        p->calls->item_ended(p->owner, result);
-        Py_DECREF(result);
     }
     /* A bare BaseException is a result like any other, and also stops the
        batch, which raises it: SystemExit, KeyboardInterrupt and the like. */
-    if (answer == PYGEN_ERROR
-        && !PyErr_GivenExceptionMatches(end, PyExc_Exception)
-        && !PyErr_GivenExceptionMatches(end, p->st->CancelledError))
-    {
+    bool bare = answer == PYGEN_ERROR
+                && !PyErr_GivenExceptionMatches(end, PyExc_Exception)
+                && !PyErr_GivenExceptionMatches(end, p->st->CancelledError);
+    if (bare && result != NULL) {
+        ((ResultObject *)result)->received = true;
+    }
+    worker_hand_over(p, parts.job, result);
+    if (bare) {
         PyErr_SetRaisedException(Py_NewRef(end));
         al_pump_fail(p);
     }
     if (self->item.of_queue) { /* of the item that has ended */
         al_reader_item_over(p, NULL);
     }
-    Py_DECREF(value);
-    Py_XDECREF(task_id);
+    al_item_parts_drop(parts);
     if (verdict != NULL) {
         *verdict = end;
     }
@@ -148,14 +165,13 @@ al_worker_end_cancelled(WorkerObject *self)
         (void)al_worker_end_item(self, PYGEN_ERROR, error, NULL);
     }
     else {
-        PyObject *value, *task_id;
-        al_item_detach(&self->item, &value, &task_id);
+        al_item_parts parts = al_item_detach(&self->item);
         al_pump_fail(p);
+        worker_hand_over(p, parts.job, NULL);
         if (self->item.of_queue) {
             al_reader_item_over(p, NULL);
         }
-        Py_DECREF(value);
-        Py_XDECREF(task_id);
+        al_item_parts_drop(parts);
     }
 }
 
@@ -163,22 +179,23 @@ void
 al_worker_end_unstarted(WorkerObject *self)
 {
     al_pump *p = self->pump;
-    PyObject *value, *task_id;
+    JobObject *job = self->item.job;
     PyObject *result =
-        al_item_unstarted(p->st, &self->item, p->stopping, p->budget);
-    al_item_detach(&self->item, &value, &task_id);
+        job != NULL && job->result != NULL
+            ? Py_NewRef(job->result)
+            : al_item_unstarted(p->st, &self->item, p->stopping, p->budget);
+    if (result != NULL) { /* a job foresees its index */
+        ((ResultObject *)result)->index = self->item.index;
+    }
+    al_item_parts parts = al_item_detach(&self->item);
     if (result == NULL) {
         al_pump_fail(p);
     }
-    else {
-        p->calls->item_ended(p->owner, result);
-        Py_DECREF(result);
-    }
+    worker_hand_over(p, parts.job, result);
     if (self->item.of_queue) {
-        al_reader_item_over(p, value);
+        al_reader_item_over(p, parts.value);
     }
-    Py_DECREF(value);
-    Py_XDECREF(task_id);
+    al_item_parts_drop(parts);
 }
 
 /* ------------------------------------------------------------ a step */
@@ -201,13 +218,26 @@ worker_leave(WorkerObject *self)
     return false;
 }
 
-al_pull
-al_worker_pull(WorkerObject *self)
+/* A pull has failed: the job that it took, if any, never starts.  Keeps the
+   exception. */
+static void
+worker_refuse_job(JobObject *job)
+{
+    PyObject *error = PyErr_GetRaisedException();
+    al_job_refuse(job, NULL);
+    Py_DECREF(job);
+    PyErr_SetRaisedException(error);
+}
+
+/* Pull one item.  *again: it was a job that was cancelled while it waited. */
+static al_pull
+worker_pull_one(WorkerObject *self, bool *again)
 {
     al_pump *p = self->pump;
+    JobObject *job;
     Py_ssize_t from_items = p->source.from_items;
     int more = al_source_pull(p->st, &p->source, p->room <= 0,
-                              &self->item.value, &self->item.task_id);
+                              &self->item.value, &self->item.task_id, &job);
     if (more <= 0) {
         if (p->source.refused) { /* with an exception */
             PyObject *error = PyErr_GetRaisedException();
@@ -215,8 +245,12 @@ al_worker_pull(WorkerObject *self)
             al_reader_item_over(p, NULL);
             PyErr_SetRaisedException(error);
         }
+        if (job != NULL) {
+            worker_refuse_job(job);
+        }
         return more < 0 ? AL_PULL_ERROR : AL_PULL_NOTHING;
     }
+    self->item.job = job;
     p->room -= !p->room_of_source || p->source.from_items > from_items;
     self->item.index = p->source.pulled - 1;
     if (p->source.async) {
@@ -230,7 +264,28 @@ al_worker_pull(WorkerObject *self)
         al_worker_end_unstarted(self);
         return AL_PULL_NOTHING;
     }
+    if (job != NULL && job->pump == NULL) { /* cancelled while it waited */
+        p->room += !p->room_of_source;
+        al_worker_end_unstarted(self);
+        *again = al_pump_may_pull(p);
+        return AL_PULL_NOTHING;
+    }
+    if (job != NULL) {
+        job->worker = self;
+    }
     return AL_PULL_ITEM;
+}
+
+al_pull
+al_worker_pull(WorkerObject *self)
+{
+    bool again;
+    al_pull pulled;
+    do {
+        again = false;
+        pulled = worker_pull_one(self, &again);
+    } while (again);
+    return pulled;
 }
 
 /* The slice is used up.  One worker yields for all: until the loop has come
@@ -383,10 +438,7 @@ worker_step_abandoned(WorkerObject *self, PyObject *thrown, PyObject **result)
     }
     if (answer != PYGEN_NEXT) {
         PyObject *error = PyErr_GetRaisedException();
-        PyObject *value, *task_id;
-        al_item_detach(&self->item, &value, &task_id);
-        Py_XDECREF(value);
-        Py_XDECREF(task_id);
+        al_item_parts_drop(al_item_detach(&self->item));
         if (error != NULL) {
             PyErr_SetRaisedException(error);
         }

@@ -140,6 +140,45 @@ async def changed_while_it_ran() -> None:
         batch.close()
 
 
+async def with_jobs() -> None:
+    async with bounded_gather(fn, [], key=str, max_concurrent=2) as batch:
+        jobs = []
+        with contextlib.suppress(RuntimeError):  # the batch has failed
+            for n in range(8):
+                jobs.append(batch.add(n))
+                jobs[-1].add_done_callback(repr)
+        for job in jobs[-1:]:
+            job.cancel("not needed")
+        for job in jobs:
+            repr(job)
+            with contextlib.suppress(ValueError, asyncio.CancelledError, RuntimeError):
+                await job
+            job.done()
+            with contextlib.suppress(ValueError, asyncio.CancelledError, RuntimeError):
+                job.exception()
+            repr(job)
+
+
+async def with_jobs_that_end_with_their_batch() -> None:
+    batch = bounded_gather(forever, [], max_concurrent=1, cancel_grace=0.001)
+    jobs = [batch.add(n) for n in range(3)]
+    with pytest.raises(TypeError):
+        jobs[0].__reduce__()
+    collecting = asyncio.create_task(batch.collect())
+    waiting = asyncio.ensure_future(asyncio.wait([collecting]))
+    try:
+        await settle()
+        jobs[0].cancel()
+        await_chain(waiting)
+    finally:
+        batch.stop()
+        batch.cancel()
+        await asyncio.wait([collecting, waiting])
+    with contextlib.suppress(asyncio.CancelledError, RuntimeError):
+        await jobs[2]
+    collecting.result().failures()
+
+
 async def left_unread() -> None:
     async with bounded_gather(fn, range(8), max_concurrent=3) as batch:
         with contextlib.suppress(RuntimeError):  # the batch has failed
@@ -356,6 +395,8 @@ async def results() -> None:
         aborted,
         cancelled,
         changed_while_it_ran,
+        pytest.param(with_jobs, marks=reports),
+        pytest.param(with_jobs_that_end_with_their_batch, marks=reports),
         left_unread,
         handled,
         pytest.param(aborted_and_left, marks=reports),

@@ -85,7 +85,12 @@ def narrowed_and_widened(batch: Batch[Any]) -> None:
         later(seconds, limit, value)
 
 
-CHANGES = [added_to, added_to_and_closed, paused, narrowed_and_widened]
+def stopped(batch: Batch[Any]) -> None:
+    batch.add("clean")
+    later(0.3, batch.stop)
+
+
+CHANGES = [added_to, added_to_and_closed, paused, narrowed_and_widened, stopped]
 
 
 def changed_case(
@@ -188,6 +193,14 @@ async def batch_that_is_fed_from_outside() -> None:
 
     async with batch:
         await feed()
+
+
+@case(first=True)
+async def batch_whose_jobs_are_awaited() -> None:
+    async with bounded_gather(do, [], max_concurrent=2) as batch:
+        jobs = [batch.add(item) for item in ITEMS]
+        jobs[-1].cancel()
+        await asyncio.gather(*jobs, return_exceptions=True)
 
 
 # ------------------------------------------------------------------ cancel_grace

@@ -21,6 +21,7 @@ from pyasynclife import (
     ClosedError,
     DuplicateTaskError,
     Histogram,
+    Job,
     NotRunError,
     PyAsyncLifeError,
     Ready,
@@ -242,6 +243,7 @@ async def some_metadata() -> TaskMetadata:
 
 BOUND: dict[type, Callable[[], Any]] = {
     Batch: lambda: bounded_gather(echo, [1]),
+    Job: lambda: bounded_gather(echo, []).add(1),
     Ready: lambda: TaskRegistry().cancel_all(),
     SignalCoordinator: SignalCoordinator,
     TaskGroup: TaskGroup,

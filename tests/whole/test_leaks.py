@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 from pyasynclife import (
+    Job,
     SignalCoordinator,
     TaskGroup,
     TaskRegistry,
@@ -133,6 +134,13 @@ async def tracks(registry: TaskRegistry, times: int) -> None:
             refused(registry.track, task, f"other {number}")
         await settle()
         registry.track(tasks[0], "over")
+
+
+async def fails_later(number: int) -> int:
+    await asyncio.sleep(0)
+    if number > 0 and number % 5 == 3:
+        raise ValueError("no price")
+    return number
 
 
 async def refuses(registry: TaskRegistry, times: int) -> None:
@@ -314,6 +322,38 @@ async def stubborn(item: object) -> None:
         await settle(2)
 
 
+async def received(job: Job[int]) -> None:
+    """Await a job; its error must not keep the frames that it went through."""
+    try:
+        await job
+    except (ValueError, asyncio.CancelledError) as error:
+        error.__traceback__ = None
+
+
+async def jobs(registry: TaskRegistry, times: int) -> None:
+    for number in range(times // 100):
+        async with bounded_gather(fails_later, [], max_concurrent=3) as batch:
+            added = [batch.add(n) for n in range(20)]
+            for n in range(20):
+                batch.add(-n)
+            added[0].add_done_callback(repr)
+            added[1].add_done_callback(repr)
+            waits = asyncio.ensure_future(received(added[4]))
+            await settle()
+            added[0].cancel("on request")
+            added[19].cancel("on request")
+            waits.cancel()
+            for job in added:
+                repr(job)
+                job.task_id  # noqa: B018
+                await received(job)
+                job.done()
+                job.cancelled() or job.exception()
+            refused(job.__reduce__)
+            if number % 2:
+                batch.stop()
+
+
 async def coordinators(registry: TaskRegistry, times: int) -> None:
     for _ in range(times // 100):
         coordinator = SignalCoordinator(registry=registry)
@@ -333,7 +373,7 @@ WORK: dict[str, Work] = {
     for work in (
         *(reads, heartbeats, awaits, registers, fails, cancels, completes, tracks),
         *(refuses, contexts, bad_factories, eagerly, registries, waits, monitors),
-        *(drains, gathers, gathers_of_tasks, live_batches, batches_that_are_left),
+        *(drains, gathers, gathers_of_tasks, live_batches, batches_that_are_left, jobs),
         *(groups, coordinators, results),
     )
 }

@@ -11,6 +11,7 @@ from pyasynclife import (
     BatchProgress,
     BatchResult,
     BatchStatus,
+    Job,
     Ready,
     RegistryStats,
     ShutdownReport,
@@ -175,3 +176,18 @@ async def helpers(task: asyncio.Task[int]) -> None:
         [task], report=lambda running, ended: print(running, len(ended))
     )
     add_task_observers([task], print)
+
+
+async def jobs() -> None:
+    async with bounded_gather(fetch, ["a"]) as batch:
+        job = batch.add("b")
+        assert_type(job, Job[int])
+        assert_type(await job, int)
+        assert_type(job.result(), int)
+        assert_type(job.outcome, TaskResult[int] | None)
+        assert_type(await asyncio.wait_for(job, 1), int)
+        assert_type(job.cancel("enough"), bool)
+        job.add_done_callback(lambda one: print(one.result() + 1))
+        batch.stop()
+    prices: list[Job[float]] = [bounded_gather(price, ["a"]).add("b")]
+    print(await asyncio.gather(*prices))

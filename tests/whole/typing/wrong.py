@@ -5,6 +5,7 @@ A comment "E: code" stands on each line for which mypy reports an error of that 
 
 from pyasynclife import (
     BatchProgress,
+    Job,
     RegistryStats,
     TaskExit,
     TaskRegistry,
@@ -83,3 +84,10 @@ class Exit(TaskExit):  # E: misc
 
 class Result(TaskResult[int]):  # E: misc
     pass
+
+
+async def jobs() -> None:
+    batch = bounded_gather(fetch, ["a"])
+    text: str = await batch.add("b")  # E: assignment
+    batch.add("b").cancel(5)  # E: arg-type
+    print(text, Job(), batch.add("b").value)  # E: attr-defined
