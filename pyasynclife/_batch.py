@@ -20,6 +20,7 @@ from pyasynclife._core import (
     TaskResult,
 )
 from pyasynclife._errors import as_exception, too_many_errors
+from pyasynclife._limits import Limits
 from pyasynclife._registry import TaskRegistry
 from pyasynclife._results import BatchProgress, BatchResult, is_failure, status_of
 from pyasynclife._sealed import Sealed
@@ -94,6 +95,7 @@ class Batch(Sealed, Generic[T]):
         on_result: Callable[[TaskResult[T]], object] | None,
         task_per_item: bool,
         registry: TaskRegistry | None,
+        limits: Limits | None,
     ) -> Self:
         """Make a batch from arguments that `bounded_gather` has checked.
 
@@ -125,6 +127,7 @@ class Batch(Sealed, Generic[T]):
             on_result,
             task_per_item,
             registry,
+            limits,
         )
         return self
 

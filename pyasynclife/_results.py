@@ -298,6 +298,7 @@ class BatchResult(Sealed, Sequence[TaskResult[T]], Generic[T]):
             RESULT_PENDING,
             self._rest_timed_out,
             0.0,
+            0,
         )
 
     def __del__(self) -> None:

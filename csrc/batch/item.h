@@ -19,15 +19,23 @@ typedef enum {
                          which shuts down, has cancelled these already */
 } al_stop;
 
+struct al_limit_key;
+
 typedef struct {
     PyObject *value;   /* owned: the item itself; NULL: there is none */
     PyObject *task_id; /* owned: the answer of key(), or NULL */
     al_drive drive;
-    al_deadline deadline; /* of its timeout, then of its grace */
+    al_deadline deadline;     /* of its timeout, then of its grace */
+    struct al_limit_key *key; /* borrowed: its place there; or NULL */
     Py_ssize_t index;
-    double started;    /* loop time */
+    double started;    /* loop time, of the first attempt */
+    double since;      /* that of this attempt; only with limits */
+    double left;       /* of its timeout then; only with limits */
+    int attempts;      /* how often the function was called */
     long cancels_sent; /* cancellations of ours, not taken back */
     al_stop why;       /* of the first of these */
+    bool called;       /* in this attempt */
+    bool short_lived;  /* the attempt's timeout comes before the item's */
     bool suspended;    /* it has been, at least once */
     bool timeout_sent; /* its own timeout has cancelled it */
 } al_item;
@@ -50,6 +58,13 @@ int al_item_judge(al_state *st, al_item *item, PyObject *task,
    Runs Python. */
 PyObject *al_item_unstarted(al_state *st, const al_item *item, al_stop why);
 
+/* The result of an item that was ended by `why`, AL_STOP_NONE being its own
+   timeout, while it waited for its next attempt (new).  `last` is the error of
+   the last one, or NULL; `seconds` the timeout, or the budget.
+   Runs Python. */
+PyObject *al_item_waited(al_state *st, al_item *item, al_stop why,
+                         PyObject *last, double seconds, double duration);
+
 /* The result of an item that was cancelled and did not stop in `grace` seconds
    (new).  `seconds` is its timeout, or the budget.  Runs Python. */
 PyObject *al_item_stuck(al_state *st, const al_item *item, double seconds,
@@ -69,7 +84,7 @@ al_item_visit(al_item *item, visitproc visit, void *arg)
 static inline void
 al_item_detach(al_item *item, PyObject **value, PyObject **task_id)
 {
-    assert(item->drive.iterator == NULL);
+    assert(item->drive.iterator == NULL && item->key == NULL);
     al_deadline_drop(&item->deadline);
     *value = item->value;
     *task_id = item->task_id;
@@ -77,6 +92,8 @@ al_item_detach(al_item *item, PyObject **value, PyObject **task_id)
     item->cancels_sent = 0;
     item->why = AL_STOP_NONE;
     item->suspended = item->timeout_sent = false;
+    item->called = item->short_lived = false;
+    item->attempts = 0;
 }
 
 /* The clear of an embedded item.  Runs Python. */

@@ -78,8 +78,10 @@ al_result_new(al_state *st, const al_result_fields *fields)
     PyObject *task_id = fields->task_id;
     PyObject *data = fields->data == NULL ? Py_None : fields->data;
     PyObject *error = fields->error;
-    self->state = (uint8_t)fields->state;
+    self->state = (unsigned int)fields->state;
     self->timed_out = fields->timed_out;
+    self->attempts =
+        (unsigned int)Py_MIN(fields->attempts, AL_RESULT_ATTEMPTS);
     if (fields->state == AL_RESULT_DONE
         && Py_IS_TYPE(data, (PyTypeObject *)st->TaskResult))
     {
@@ -204,6 +206,12 @@ result_get_duration(PyObject *op, void *Py_UNUSED(closure))
     return AL_ALLOC(PyFloat_FromDouble(((ResultObject *)op)->duration));
 }
 
+static PyObject *
+result_get_attempts(PyObject *op, void *Py_UNUSED(closure))
+{
+    return AL_ALLOC(PyLong_FromLong(((ResultObject *)op)->attempts));
+}
+
 PyDoc_STRVAR(result_unwrap_doc,
 "unwrap($self, /)\n--\n\n"
 "Return data if the item succeeded, otherwise raise error.\n\n"
@@ -253,7 +261,11 @@ static PyGetSetDef result_getset[] = {
     {"timed_out", result_get_timed_out, NULL,
      "Whether its timeout or the budget ended it.", NULL},
     {"duration", result_get_duration, NULL,
-     "Seconds from the call of the function to the end.", NULL},
+     "Seconds from the first call of the function to the end.", NULL},
+    {"attempts", result_get_attempts, NULL,
+     "How often the function was called: more than once only by a Retry, and\n"
+     "0 if the item was never started.",
+     NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
@@ -281,7 +293,7 @@ result_as_dict(PyObject *op, PyObject *Py_UNUSED(ignored))
 
 PyDoc_STRVAR(result_restore_doc,
 "_restore($type, task_id, data, error, index, item, state, timed_out,\n"
-"         duration, /)\n--\n\n"
+"         duration, attempts, /)\n--\n\n"
 "Make a result of its parts, for pickle and for items that never started.");
 
 static PyObject *
@@ -291,10 +303,10 @@ result_restore(PyObject *type, PyObject *args)
     int state, timed_out;
     al_state *st = al_state_of_type((PyTypeObject *)type);
     if (st == NULL
-        || !PyArg_ParseTuple(args, "OOOnOipd:_restore", &fields.task_id,
+        || !PyArg_ParseTuple(args, "OOOnOipdi:_restore", &fields.task_id,
                              &fields.data, &fields.error, &fields.index,
                              &fields.item, &state, &timed_out,
-                             &fields.duration))
+                             &fields.duration, &fields.attempts))
     {
         return NULL;
     }
@@ -303,6 +315,7 @@ result_restore(PyObject *type, PyObject *args)
     fields.state = (al_result_state)state;
     fields.timed_out = timed_out != 0;
     if (state < AL_RESULT_PENDING || state > AL_RESULT_RUNNING
+        || fields.attempts < 0
         || (fields.task_id != NULL && !PyUnicode_CheckExact(fields.task_id))
         || (fields.error != NULL && !PyExceptionInstance_Check(fields.error)))
     {
@@ -327,10 +340,10 @@ result_reduce(PyObject *op, PyObject *Py_UNUSED(ignored))
         return NULL;
     }
     return AL_ALLOC(Py_BuildValue(
-        "N(OOOnOiOd)", restore, task_id, result_data(self),
+        "N(OOOnOiOdi)", restore, task_id, result_data(self),
         self->error == NULL ? Py_None : self->error, self->index, self->item,
         (int)self->state, self->timed_out ? Py_True : Py_False,
-        (double)self->duration));
+        (double)self->duration, (int)self->attempts));
 }
 
 /* ----------------------------------------------------------- the type */
@@ -362,6 +375,7 @@ result_make(al_state *st, PyObject *task_id, int success, PyObject *data,
         .task_id = exact,
         .data = success ? NULL : data,
         .error = error,
+        .attempts = 1,
         .state = success     ? AL_RESULT_DONE
                  : cancelled ? AL_RESULT_CANCELLED
                              : AL_RESULT_FAILED,

@@ -21,11 +21,14 @@ typedef struct {
     PyObject *error;   /* owned; NULL: None */
     Py_ssize_t index;
     float duration;
-    uint8_t state; /* an al_result_state */
-    uint8_t slot;  /* a result_slot: what `data` is */
-    bool success;
-    bool timed_out;
+    unsigned int state : 3; /* an al_result_state */
+    unsigned int slot : 2;  /* a result_slot: what `data` is */
+    unsigned int success : 1;
+    unsigned int timed_out : 1;
+    unsigned int attempts : 25; /* at most AL_RESULT_ATTEMPTS */
 } ResultObject;
+
+#define AL_RESULT_ATTEMPTS ((1 << 25) - 1)
 
 /* What a result is made of; the objects are borrowed. */
 typedef struct {
@@ -35,6 +38,7 @@ typedef struct {
     PyObject *error;   /* NULL: None */
     Py_ssize_t index;
     double duration;
+    int attempts; /* how often the function was called */
     al_result_state state;
     bool timed_out;
 } al_result_fields;

@@ -40,6 +40,7 @@
 #include "batch/pump.h"
 #include "batch/worker.h"
 #include "batch/item_task.h"
+#include "batch/admission.h"
 
 #include <string.h>
 
@@ -55,6 +56,16 @@ worker_end_rest(WorkerObject *self)
         self->resting = false;
         self->pump->resting--;
     }
+}
+
+/* Give the place of the item's key back.  Returns the key to clear, or NULL.
+ */
+static inline al_limit_key *
+worker_leave_key(WorkerObject *self)
+{
+    return self->item.key == NULL
+               ? NULL
+               : al_limits_leave(self->pump->limits, &self->item);
 }
 
 void
@@ -80,10 +91,16 @@ al_worker_detach(WorkerObject *self)
     if (p->yielding == self) {
         p->yielding = NULL;
     }
+    if (self->again != NULL) {
+        self->again->parked = NULL;
+        self->again = NULL;
+    }
+    al_limit_key *key = worker_leave_key(self);
     Py_XDECREF(cancelling);
     Py_XDECREF(task);
     Py_DECREF(owner);
     Py_DECREF(self); /* the list's */
+    al_limit_key_clear(key);
 }
 
 /* ---------------------------------------------------- the item's end */
@@ -94,23 +111,32 @@ al_worker_end_item(WorkerObject *self, PySendResult answer, PyObject *end,
 {
     al_pump *p = self->pump;
     PyObject *value, *task_id;
+    al_limit_key *key = NULL;
+    al_waiting *again = NULL;
     al_result_fields fields = {0};
     double now = al_pump_time(p);
-    bool budget = self->item.why == AL_STOP_BUDGET;
     int clean =
         al_item_judge(p->st, &self->item, self->task, self->cancelling, answer,
-                      budget ? p->budget : p->timeout, &end, &fields);
+                      al_admission_seconds(p, &self->item), &end, &fields);
     fields.duration = now - self->item.started;
     /* The item is detached before the owner is notified, so nothing that runs
        meanwhile finds an item that has ended. */
     PyObject *result = clean < 0 ? NULL : al_result_new(p->st, &fields);
+    if (p->limits != NULL) {
+        key = al_admission_leave(self, result, &again);
+    }
     al_item_detach(&self->item, &value, &task_id);
+    al_limit_key_clear(key);
+    bool goes_on =
+        again != NULL && al_admission_retry(self, again, now, &result);
     if (result == NULL) {
         al_pump_fail(p);
     }
     else {
         self->now = now;
-        p->calls->item_ended(p->owner, result);
+        if (!goes_on) {
+            p->calls->item_ended(p->owner, result);
+        }
         Py_DECREF(result);
     }
     /* A bare BaseException is a result like any other, and also stops the
@@ -145,8 +171,10 @@ al_worker_end_cancelled(WorkerObject *self)
     }
     else {
         PyObject *value, *task_id;
+        al_limit_key *key = worker_leave_key(self);
         al_item_detach(&self->item, &value, &task_id);
         al_pump_fail(p);
+        al_limit_key_clear(key);
         Py_DECREF(value);
         Py_XDECREF(task_id);
     }
@@ -157,8 +185,10 @@ al_worker_end_unstarted(WorkerObject *self)
 {
     al_pump *p = self->pump;
     PyObject *value, *task_id;
-    PyObject *result = al_item_unstarted(p->st, &self->item, p->stopping);
+    PyObject *result = al_admission_unstarted(p, &self->item);
+    al_limit_key *key = worker_leave_key(self);
     al_item_detach(&self->item, &value, &task_id);
+    al_limit_key_clear(key);
     if (result == NULL) {
         al_pump_fail(p);
     }
@@ -251,11 +281,11 @@ worker_next(WorkerObject *self)
     if (p->yielding != NULL || wall - p->yielded_at > AL_PUMP_SLICE) {
         return worker_rest(self);
     }
-    al_pull pulled = al_worker_pull(self);
+    al_pull pulled = al_admission_next(self);
     if (pulled == AL_PULL_ERROR) {
         al_pump_fail(p);
     }
-    if (pulled == AL_PULL_ITEM) {
+    if (pulled == AL_PULL_ITEM && p->limits == NULL) {
         self->item.started = p->source.runs_no_python ? now : al_pump_time(p);
     }
     return pulled;
@@ -272,10 +302,9 @@ worker_suspend(WorkerObject *self)
         return;
     }
     self->item.suspended = true;
-    if (p->timeout != Py_HUGE_VAL
-        && al_deadline_add(&p->deadlines, &self->item.deadline,
-                           self->item.started + p->timeout)
-               < 0)
+    double when = al_admission_deadline(p, &self->item);
+    if (when != Py_HUGE_VAL
+        && al_deadline_add(&p->deadlines, &self->item.deadline, when) < 0)
     {
         al_pump_fail(p);
     }
@@ -317,6 +346,8 @@ worker_run(WorkerObject *self, PyObject *thrown, bool nested,
                 *result = Py_NewRef(Py_None);
                 return pulled == AL_PULL_YIELD ? PYGEN_NEXT : PYGEN_RETURN;
             }
+            self->item.called = true;
+            self->item.attempts++;
             answer = al_drive_begin(st, &self->item.drive, p->source.context,
                                     p->fn, self->item.value, &value);
         }
