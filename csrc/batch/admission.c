@@ -432,7 +432,8 @@ al_admission_task_ended(WorkerObject *self)
 {
     al_waiting *again = self->again;
     if (again != NULL) {
-        self->again = again->parked = NULL;
+        self->again = NULL;
+        again->parked = NULL;
         admission_wait(self->pump, again);
     }
 }

@@ -31,9 +31,9 @@ typedef struct {
     double started;    /* loop time, of the first attempt */
     double since;      /* that of this attempt; only with limits */
     double left;       /* of its timeout then; only with limits */
-    int attempts;      /* how often the function was called */
     long cancels_sent; /* cancellations of ours, not taken back */
     al_stop why;       /* of the first of these */
+    int attempts;      /* how often the function was called */
     bool called;       /* in this attempt */
     bool short_lived;  /* the attempt's timeout comes before the item's */
     bool suspended;    /* it has been, at least once */
@@ -91,9 +91,9 @@ al_item_detach(al_item *item, PyObject **value, PyObject **task_id)
     item->value = item->task_id = NULL;
     item->cancels_sent = 0;
     item->why = AL_STOP_NONE;
-    item->suspended = item->timeout_sent = false;
-    item->called = item->short_lived = false;
     item->attempts = 0;
+    item->called = item->short_lived = false;
+    item->suspended = item->timeout_sent = false;
 }
 
 /* The clear of an embedded item.  Runs Python. */

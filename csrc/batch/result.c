@@ -33,6 +33,12 @@ typedef enum {
     RESULT_SLOT_PAIR,      /* a tuple of the data and the traceback */
 } result_slot;
 
+static bool
+result_succeeded(const ResultObject *self)
+{
+    return self->state == AL_RESULT_DONE;
+}
+
 /* The data (borrowed). */
 static PyObject *
 result_data(const ResultObject *self)
@@ -78,10 +84,9 @@ al_result_new(al_state *st, const al_result_fields *fields)
     PyObject *task_id = fields->task_id;
     PyObject *data = fields->data == NULL ? Py_None : fields->data;
     PyObject *error = fields->error;
-    self->state = (unsigned int)fields->state;
+    self->state = (uint8_t)fields->state;
     self->timed_out = fields->timed_out;
-    self->attempts =
-        (unsigned int)Py_MIN(fields->attempts, AL_RESULT_ATTEMPTS);
+    self->attempts = (uint16_t)Py_MIN(fields->attempts, UINT16_MAX);
     if (fields->state == AL_RESULT_DONE
         && Py_IS_TYPE(data, (PyTypeObject *)st->TaskResult))
     {
@@ -89,14 +94,13 @@ al_result_new(al_state *st, const al_result_fields *fields)
         if (own->task_id != NULL) {
             task_id = own->task_id;
         }
-        self->state = own->success                        ? AL_RESULT_DONE
+        self->state = result_succeeded(own)               ? AL_RESULT_DONE
                       : own->state == AL_RESULT_CANCELLED ? own->state
                                                           : AL_RESULT_FAILED;
         error = own->error;
         data = result_data(own);
     }
     self->slot = RESULT_SLOT_DATA;
-    self->success = self->state == AL_RESULT_DONE;
     self->index = fields->index;
     self->duration = (float)fields->duration;
     self->item = Py_NewRef(fields->item);
@@ -108,7 +112,9 @@ al_result_new(al_state *st, const al_result_fields *fields)
     {
         PyObject_GC_Track(self);
     }
-    if (error != NULL && !self->success && result_keep_traceback(self) < 0) {
+    if (error != NULL && !result_succeeded(self)
+        && result_keep_traceback(self) < 0)
+    {
         Py_CLEAR(self);
     }
     return (PyObject *)self;
@@ -154,7 +160,7 @@ result_get_task_id(PyObject *op, void *Py_UNUSED(closure))
 static PyObject *
 result_get_success(PyObject *op, void *Py_UNUSED(closure))
 {
-    return PyBool_FromLong(((ResultObject *)op)->success);
+    return PyBool_FromLong(result_succeeded((ResultObject *)op));
 }
 
 static PyObject *
@@ -221,7 +227,7 @@ static PyObject *
 result_unwrap(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     ResultObject *self = (ResultObject *)op;
-    if (self->success) {
+    if (result_succeeded(self)) {
         return Py_NewRef(self->data);
     }
     if (self->error == NULL) {
@@ -425,7 +431,7 @@ result_richcompare(PyObject *op, PyObject *other, int order)
     }
     PyObject *a_error = a->error == NULL ? Py_None : a->error;
     PyObject *b_error = b->error == NULL ? Py_None : b->error;
-    int same = a->success == b->success;
+    int same = result_succeeded(a) == result_succeeded(b);
     same = same != 1 ? same : PyObject_RichCompareBool(a_id, b_id, Py_EQ);
     same = same != 1 ? same
                      : PyObject_RichCompareBool(result_data(a), result_data(b),
@@ -448,7 +454,7 @@ result_repr(PyObject *op)
         return inside < 0 ? NULL
                           : AL_ALLOC(PyUnicode_FromString("TaskResult(...)"));
     }
-    const char *success = self->success ? "True" : "False";
+    const char *success = result_succeeded(self) ? "True" : "False";
     PyObject *name = al_object_short(task_id);
     PyObject *text = NULL;
     if (name != NULL) {

@@ -21,14 +21,11 @@ typedef struct {
     PyObject *error;   /* owned; NULL: None */
     Py_ssize_t index;
     float duration;
-    unsigned int state : 3; /* an al_result_state */
-    unsigned int slot : 2;  /* a result_slot: what `data` is */
-    unsigned int success : 1;
-    unsigned int timed_out : 1;
-    unsigned int attempts : 25; /* at most AL_RESULT_ATTEMPTS */
+    uint8_t state;    /* an al_result_state; a success is DONE */
+    uint8_t slot : 4; /* a result_slot: what `data` is */
+    uint8_t timed_out : 4;
+    uint16_t attempts; /* UINT16_MAX: or more */
 } ResultObject;
-
-#define AL_RESULT_ATTEMPTS ((1 << 25) - 1)
 
 /* What a result is made of; the objects are borrowed. */
 typedef struct {
