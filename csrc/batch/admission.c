@@ -6,10 +6,9 @@
  *     al_admission_pull    a retry, or a waiting item whose key has room; or
  *                          else read the source, and set aside what may not
  *                          start, until an item may, or enough are set aside
- *     al_worker_end_item   al_admission_leave: the place is free
- *                          al_admission_retry: does the item wait for another
- *                          attempt, or does its result count?
- *     al_admission_due     a delay is over; the rate allows the next start
+ *     al_admission_detach  an attempt has ended, and its place is free: does
+ *                          the item wait for another, or does its result
+ * count? al_admission_due     a delay is over; the rate allows the next start
  *     al_admission_stop    the pump is stopped: what waits ends
  *
  * A pump is not over while an item waits.  No item waits for a worker: an end
@@ -306,30 +305,11 @@ admission_may_retry(WorkerObject *self, const ResultObject *result)
     const al_pump *p = self->pump;
     const al_limits *limits = p->limits;
     return limits->decide != NULL && p->stopping == AL_STOP_NONE
-           && p->fatal == NULL && self->item.called
+           && p->fatal == NULL && !self->item.refused
            && self->item.attempts < limits->attempts
            && result->state == AL_RESULT_FAILED && result->error != NULL
            && (!result->timed_out || self->item.short_lived)
            && PyErr_GivenExceptionMatches(result->error, PyExc_Exception);
-}
-
-al_limit_key *
-al_admission_leave(WorkerObject *self, PyObject *result, al_waiting **again)
-{
-    al_limits *limits = self->pump->limits;
-    if (result != NULL
-        && admission_may_retry(self, (const ResultObject *)result))
-    {
-        *again = al_limits_hold(limits, &self->item,
-                                ((const ResultObject *)result)->error);
-        if (*again != NULL) {
-            (*again)->ends = self->item.since + self->item.left;
-        }
-        else {
-            PyErr_Clear(); /* without memory, the failure counts */
-        }
-    }
-    return al_limits_leave(limits, &self->item);
 }
 
 /* The seconds until the next attempt; -1.0: there is none, and *result may
@@ -403,9 +383,12 @@ admission_wait(al_pump *p, al_waiting *again)
     }
 }
 
-bool
-al_admission_retry(WorkerObject *self, al_waiting *again, double now,
-                   PyObject **result)
+/* Ask the Retry whether an item that is held, and whose attempt has ended at
+   `now`, is tried again.  Returns whether it waits; if not, *result counts,
+   and may have been replaced. */
+static bool
+admission_retry(WorkerObject *self, al_waiting *again, double now,
+                PyObject **result)
 {
     al_pump *p = self->pump;
     double delay = admission_ask(p, again, result);
@@ -425,6 +408,32 @@ al_admission_retry(WorkerObject *self, al_waiting *again, double now,
         self->again = again;
     }
     return true;
+}
+
+bool
+al_admission_detach(WorkerObject *self, double now, PyObject **result,
+                    PyObject **value, PyObject **task_id)
+{
+    al_limits *limits = self->pump->limits;
+    const ResultObject *ended = (const ResultObject *)*result;
+    al_waiting *again = NULL;
+    if (ended != NULL && admission_may_retry(self, ended)) {
+        again = al_limits_hold(limits, &self->item, ended->error);
+        if (again != NULL) {
+            again->ends = self->item.since + self->item.left;
+        }
+        else {
+            PyErr_Clear(); /* without memory, the failure counts */
+        }
+    }
+    al_limit_key *key = al_limits_leave(limits, &self->item);
+    al_item_detach(&self->item, value, task_id);
+    PyObject *error = PyErr_GetRaisedException();
+    al_limit_key_clear(key);
+    if (error != NULL) { /* there is no result */
+        PyErr_SetRaisedException(error);
+    }
+    return again == NULL || !admission_retry(self, again, now, result);
 }
 
 void

@@ -11,18 +11,13 @@
 /* What al_admission_next() does with limits.  Runs Python. */
 al_pull al_admission_pull(WorkerObject *worker);
 
-/* An attempt has ended with `result`, or without one: give the place back, and
-   hold the item in *again if it may be tried again, which al_admission_retry()
-   decides.  Returns the key to clear, or NULL.  Pure C. */
-al_limit_key *al_admission_leave(WorkerObject *worker, PyObject *result,
-                                 al_waiting **again);
-
-/* Ask the Retry whether a held item, whose attempt has ended at `now` with
-   *result, is tried again.  Returns true if it is, and waits; false if
-   *result counts, which may have been replaced: NULL with an exception.
+/* Detach the item of an attempt that has ended at `now` with *result (NULL:
+   without one, and an exception is set), as al_item_detach() does, and give
+   its place back.  Returns false if another attempt follows; true if *result
+   counts, which a Retry that failed may have replaced: NULL with an exception.
    Runs Python. */
-bool al_admission_retry(WorkerObject *worker, al_waiting *again, double now,
-                        PyObject **result);
+bool al_admission_detach(WorkerObject *worker, double now, PyObject **result,
+                         PyObject **value, PyObject **task_id);
 
 /* The Task of an attempt has ended: its item may wait for the next one from
    now on.  Runs Python. */

@@ -34,7 +34,7 @@ typedef struct {
     long cancels_sent; /* cancellations of ours, not taken back */
     al_stop why;       /* of the first of these */
     int attempts;      /* how often the function was called */
-    bool called;       /* in this attempt */
+    bool refused;      /* by the registry: the function is not called */
     bool short_lived;  /* the attempt's timeout comes before the item's */
     bool suspended;    /* it has been, at least once */
     bool timeout_sent; /* its own timeout has cancelled it */
@@ -92,7 +92,7 @@ al_item_detach(al_item *item, PyObject **value, PyObject **task_id)
     item->cancels_sent = 0;
     item->why = AL_STOP_NONE;
     item->attempts = 0;
-    item->called = item->short_lived = false;
+    item->refused = item->short_lived = false;
     item->suspended = item->timeout_sent = false;
 }
 

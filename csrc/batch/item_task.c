@@ -358,13 +358,13 @@ item_handle_call(WorkerObject *worker)
 {
     al_pump *p = worker->pump;
     if (worker->register_error != NULL) {
+        worker->item.refused = true;
         PyErr_SetRaisedException(worker->register_error);
         worker->register_error = NULL;
         return NULL;
     }
     PyObject *fn = Py_NewRef(p->fn);
     PyObject *item = Py_NewRef(worker->item.value);
-    worker->item.called = true;
     worker->item.attempts++;
     PyObject *awaitable = al_drive_open(worker->st, fn, item);
     Py_DECREF(item);

@@ -111,8 +111,6 @@ al_worker_end_item(WorkerObject *self, PySendResult answer, PyObject *end,
 {
     al_pump *p = self->pump;
     PyObject *value, *task_id;
-    al_limit_key *key = NULL;
-    al_waiting *again = NULL;
     al_result_fields fields = {0};
     double now = al_pump_time(p);
     int clean =
@@ -122,19 +120,19 @@ al_worker_end_item(WorkerObject *self, PySendResult answer, PyObject *end,
     /* The item is detached before the owner is notified, so nothing that runs
        meanwhile finds an item that has ended. */
     PyObject *result = clean < 0 ? NULL : al_result_new(p->st, &fields);
-    if (p->limits != NULL) {
-        key = al_admission_leave(self, result, &again);
+    bool ended = true;
+    if (p->limits == NULL) {
+        al_item_detach(&self->item, &value, &task_id);
     }
-    al_item_detach(&self->item, &value, &task_id);
-    al_limit_key_clear(key);
-    bool goes_on =
-        again != NULL && al_admission_retry(self, again, now, &result);
+    else {
+        ended = al_admission_detach(self, now, &result, &value, &task_id);
+    }
     if (result == NULL) {
         al_pump_fail(p);
     }
     else {
         self->now = now;
-        if (!goes_on) {
+        if (ended) {
             p->calls->item_ended(p->owner, result);
         }
         Py_DECREF(result);
@@ -346,7 +344,6 @@ worker_run(WorkerObject *self, PyObject *thrown, bool nested,
                 *result = Py_NewRef(Py_None);
                 return pulled == AL_PULL_YIELD ? PYGEN_NEXT : PYGEN_RETURN;
             }
-            self->item.called = true;
             self->item.attempts++;
             answer = al_drive_begin(st, &self->item.drive, p->source.context,
                                     p->fn, self->item.value, &value);
