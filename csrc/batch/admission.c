@@ -216,7 +216,7 @@ admission_read(WorkerObject *self)
 {
     al_pump *p = self->pump;
     al_limits *limits = p->limits;
-    double began = al_clock();
+    double began = 0.0;
     for (;;) {
         if (!al_limits_may_read(limits) || !al_pump_may_read(p)) {
             return AL_PULL_NOTHING;
@@ -235,7 +235,10 @@ admission_read(WorkerObject *self)
         {
             return AL_PULL_YIELD;
         }
-        if (al_clock() - began > AL_PUMP_SLICE) {
+        if (began == 0.0) {
+            began = al_clock();
+        }
+        else if (al_clock() - began > AL_PUMP_SLICE) {
             admission_close(p, al_pump_time(p));
             return AL_PULL_NOTHING;
         }

@@ -351,9 +351,13 @@ async def timed_out_while_it_waits() -> None:
     (await bounded_gather(fails, [1, 2], timeout=0.005, retry=retry)).failures()
 
 
+def refuse(item: object) -> bool:
+    raise ValueError(item)
+
+
 async def without_a_key() -> None:
-    (await bounded_gather(fn, [1, 2], limit_by=lambda item: [item])).failures()
-    (await bounded_gather(fails, [1], retry=Retry(on=lambda _: 1 / 0))).failures()
+    (await bounded_gather(fn, [1, 2], limit_by=refuse)).failures()
+    (await bounded_gather(fails, [1], retry=Retry(on=refuse))).failures()
 
 
 async def results() -> None:
