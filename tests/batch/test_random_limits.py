@@ -12,6 +12,7 @@ import asyncio
 import itertools
 import os
 import random
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -299,6 +300,8 @@ class Program:
     async def main(self) -> None:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda *_: None)
+        if sys.version_info >= (3, 12) and self.random.random() < 0.3:
+            loop.set_task_factory(asyncio.eager_task_factory)
         self.options = self.make_options()
         self.is_async = self.random.random() < 0.3
         items = self.async_source() if self.is_async else self.source()
