@@ -16,6 +16,7 @@ from pyasynclife._articles_tasks import (
     cancel_all_tasks,
     monitor_tasks,
 )
+from pyasynclife._backoff import Backoff
 from pyasynclife._batch import Batch
 from pyasynclife._core import (
     Histogram,
@@ -38,6 +39,7 @@ from pyasynclife._gather import bounded_gather
 from pyasynclife._registry import RegistryStats, TaskRegistry
 from pyasynclife._report import ShutdownReport, TaskExit
 from pyasynclife._results import BatchProgress, BatchResult
+from pyasynclife._retry import Retry
 from pyasynclife._run import run
 from pyasynclife._shutdown import SignalCoordinator
 from pyasynclife._states import BatchStatus, TaskHealth, TaskState
@@ -45,6 +47,7 @@ from pyasynclife._states import BatchStatus, TaskHealth, TaskState
 __version__ = "0.1.0"
 
 __all__ = [
+    "Backoff",
     "Batch",
     "BatchError",
     "BatchProgress",
@@ -58,6 +61,7 @@ __all__ = [
     "PyAsyncLifeError",
     "Ready",
     "RegistryStats",
+    "Retry",
     "ShutdownReport",
     "SignalCoordinator",
     "SignalSetupError",

@@ -183,7 +183,7 @@ def _result_of(task: asyncio.Task[Any], index: int) -> TaskResult[Any]:
     else:
         data, state = task.result(), RESULT_DONE
     return TaskResult._restore(
-        task.get_name(), data, error, index, task, state, False, 0.0
+        task.get_name(), data, error, index, task, state, False, 0.0, 1
     )
 
 

@@ -23,6 +23,7 @@ from pyasynclife._core import (
     TaskResult,
 )
 from pyasynclife._errors import as_exception, too_many_errors
+from pyasynclife._limits import Limits
 from pyasynclife._registry import TaskRegistry
 from pyasynclife._results import BatchProgress, BatchResult, is_failure, status_of
 from pyasynclife._sealed import Sealed
@@ -97,6 +98,7 @@ class Batch(Sealed, Generic[T]):
         on_result: Callable[[TaskResult[T]], object] | None,
         task_per_item: bool | None,
         registry: TaskRegistry | None,
+        limits: Limits | None,
     ) -> Self:
         """Make a batch from arguments that `bounded_gather` has checked.
 
@@ -128,6 +130,7 @@ class Batch(Sealed, Generic[T]):
             on_result,
             -1 if task_per_item is None else task_per_item,
             registry,
+            limits,
         )
         return self
 

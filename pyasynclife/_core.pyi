@@ -25,6 +25,7 @@ from typing import (
 from typing_extensions import disjoint_base
 
 from pyasynclife._batch import ResultIterator
+from pyasynclife._limits import Limits
 from pyasynclife._states import TaskHealth, TaskState
 
 _T = TypeVar("_T")
@@ -304,6 +305,8 @@ class TaskResult(Generic[_T]):
     def timed_out(self) -> bool: ...
     @property
     def duration(self) -> float: ...
+    @property
+    def attempts(self) -> int: ...
     def unwrap(self) -> _T: ...
     def as_dict(self) -> dict[str, Any]: ...
     def _leave(self) -> bool: ...
@@ -318,6 +321,7 @@ class TaskResult(Generic[_T]):
         state: int,
         timed_out: bool,
         duration: float,
+        attempts: int,
         /,
     ) -> TaskResult[Any]: ...
     @classmethod
@@ -384,6 +388,7 @@ class BatchCore:
         on_result: Callable[[TaskResult[Any]], object] | None,
         task_per_item: int,  # -1: the loop's task factory decides
         registry: Registry | None,
+        limits: Limits | None,
         /,
     ) -> Self: ...
     def use(self, mode: int, /) -> None: ...

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterable, Awaitable, Callable, Hashable, Iterable
 from typing import Any, Generic, TypedDict, TypeVar, Unpack, overload
 
 from pyasynclife._arguments import (
@@ -21,7 +21,9 @@ from pyasynclife._arguments import (
 )
 from pyasynclife._batch import Batch
 from pyasynclife._core import TaskResult
+from pyasynclife._limits import check_limits
 from pyasynclife._registry import TaskRegistry
+from pyasynclife._retry import Retry
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -40,6 +42,11 @@ class CommonOptions(TypedDict, Generic[T], total=False):
     on_result: Callable[[TaskResult[T]], object] | None
     task_per_item: bool | None
     registry: TaskRegistry | None
+    limit_by: Callable[[Any], Hashable] | None
+    max_per_key: int
+    lookahead: int
+    max_per_second: float | None
+    retry: Retry | None
 
 
 class ItemOptions(CommonOptions[T], Generic[T], total=False):
@@ -82,6 +89,11 @@ def bounded_gather(
     on_result: Callable[[TaskResult[Any]], object] | None = None,
     task_per_item: bool | None = None,
     registry: TaskRegistry | None = None,
+    limit_by: Callable[[Any], Hashable] | None = None,
+    max_per_key: int = 1,
+    lookahead: int = 1000,
+    max_per_second: float | None = None,
+    retry: Retry | None = None,
 ) -> Batch[Any]:
     """Run ``fn(item)`` for every item, at most ``max_concurrent`` at once.
 
@@ -96,7 +108,9 @@ def bounded_gather(
             task reads. If the batch ends early, a generator or an asynchronous source
             is closed; an open file or a cursor is not.
         max_concurrent: The maximum number of items that run at once.
-        timeout: Seconds for each item, from the call of ``fn``; None: no limit.
+        timeout: Seconds for each item, from the first call of ``fn``; None: no limit.
+            The delays between the attempts of a ``retry`` count; waiting for a slot,
+            for ``limit_by`` or for ``max_per_second`` does not.
         budget: Seconds for the whole batch, from its start. Items that have not ended
             by then are cancelled. None: no limit.
         max_errors: How many items may fail, including timeouts, before the others are
@@ -120,7 +134,24 @@ def bounded_gather(
         registry: Register the task of each item under its task id; implies
             ``task_per_item``. If another task with this id is alive, the item fails
             with DuplicateTaskError and ``fn`` is not called. When the registry shuts
-            down, the batch ends as if it were cancelled.
+            down, the batch ends as if it were cancelled. Each attempt of a ``retry`` is
+            a task of its own, with the same id.
+        limit_by: Called with an item; returns its key, any hashable value, such as the
+            host of a URL. At most ``max_per_key`` items of one key run at once. An item
+            whose key is full is set aside, without a slot or a task, and others start
+            meanwhile. It starts when its key has room: the oldest item of a key first,
+            and the keys in turn. The key None has no limit. If ``limit_by`` raises, or
+            the key is not hashable, that item fails and ``fn`` is not called.
+        max_per_key: The maximum number of items of one key that run at once; 1 by
+            default.
+        lookahead: How many items may be set aside. When so many are, the source is not
+            read further until one of them starts.
+        max_per_second: The maximum rate at which ``fn`` is called, retries included;
+            None: no limit. The calls are spaced evenly, and there is no burst after
+            idle time. A timer that fires up to 10 ms late is made up for.
+        retry: When and how often a failed item is tried again. Meanwhile it holds no
+            slot and no place of its key. Only the last attempt counts: for
+            ``max_errors``, ``on_result`` and the progress. See `Retry`.
 
     Returns:
         The batch. Await it for all results; or iterate over it (``async for``) to
@@ -146,6 +177,7 @@ def bounded_gather(
     check_hook("key", key)
     check_hook("on_result", on_result)
     check_optional_type("registry", registry, TaskRegistry)
+    limits = check_limits(limit_by, max_per_key, lookahead, max_per_second, retry)
     return Batch._create(
         fn,
         items,
@@ -161,6 +193,7 @@ def bounded_gather(
         on_result=on_result,
         task_per_item=_check_task_per_item(task_per_item, registry),
         registry=registry,
+        limits=limits,
     )
 
 

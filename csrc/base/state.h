@@ -93,8 +93,8 @@
     X(get_running_loop) X(get_task_factory) X(gi_code) X(insert)              \
     X(is_closed) X(loop) X(monotonic) X(name) X(pop) X(popleft)               \
     X(reader_ended) X(register) X(remove_done_callback) X(result)             \
-    X(set_name) X(set_result) X(task) X(task_done) X(task_id) X(throw) X(time) \
-    X(uncancel) X(value)
+    X(set_name) X(set_result) X(task) X(task_done) X(task_id) X(throw)        \
+    X(time) X(uncancel) X(value)
 
 /* Made while the module is imported, or once later: our types, and objects
    that several files share.  A file that needs another adds a row. */

@@ -319,13 +319,13 @@ batch_type_reader_ended(PyObject *op, PyObject *task)
     Py_RETURN_NONE;
 }
 
-/* How many items were started and have not ended; abandoned ones are among
-   them. */
+/* How many items run: they were started, have not ended, and do not wait for
+   another attempt.  Abandoned ones are among them. */
 static Py_ssize_t
 batch_type_running(const BatchObject *self)
 {
     return self->pump.source.pulled - self->refused - self->done - self->failed
-           - self->cancelled;
+           - self->cancelled - al_limits_waiting(self->pump.limits);
 }
 
 PyDoc_STRVAR(batch_type_counts_doc,
@@ -347,7 +347,8 @@ batch_type_counts(PyObject *op, PyObject *Py_UNUSED(ignored))
         }
         elapsed = now - p->begun_at;
     }
-    Py_ssize_t started = p->source.pulled - self->refused;
+    Py_ssize_t fresh = p->limits == NULL ? 0 : p->limits->n_fresh;
+    Py_ssize_t started = p->source.pulled - self->refused - fresh;
     Py_ssize_t waiting = p->source.waiting;
     Py_ssize_t total = p->source.length >= 0
                            ? p->source.length + p->source.added_count
@@ -415,7 +416,7 @@ static PyObject *
 batch_type_get_is_idle(PyObject *op, void *Py_UNUSED(closure))
 {
     BatchObject *self = (BatchObject *)op;
-    return PyBool_FromLong(al_source_is_empty(&self->pump.source)
+    return PyBool_FromLong(al_pump_is_empty(&self->pump)
                            && batch_type_running(self) == 0);
 }
 
@@ -576,17 +577,42 @@ batch_type_set_names(al_pump *p, PyObject *what)
     return p->name == NULL ? -1 : 0;
 }
 
+/* The limits of the pump, from a tuple of Python.  Returns 0; -1 with an
+   exception. */
+static int
+batch_type_make_limits(al_pump *p, PyObject *options)
+{
+    PyObject *limit_by, *decide;
+    al_limits *limits = AL_ALLOC(PyMem_Calloc(1, sizeof(al_limits)));
+    if (limits == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    al_limits_init(limits);
+    p->limits = limits;
+    if (!PyArg_ParseTuple(options, "OnndOnd:BatchCore", &limit_by,
+                          &limits->per_key, &limits->lookahead,
+                          &limits->interval, &decide, &limits->attempts,
+                          &limits->attempt_timeout))
+    {
+        return -1;
+    }
+    limits->limit_by = limit_by == Py_None ? NULL : Py_NewRef(limit_by);
+    limits->decide = decide == Py_None ? NULL : Py_NewRef(decide);
+    return 0;
+}
+
 static PyObject *
 batch_type_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwargs))
 {
-    PyObject *fn, *items, *name, *key, *on_result, *registry;
+    PyObject *fn, *items, *name, *key, *on_result, *registry, *limits;
     int async, ordered, task_per_item; /* -1: the task factory decides */
     Py_ssize_t limit, buffer, max_errors;
     double timeout, budget, grace;
-    if (!PyArg_ParseTuple(args, "OOiOndddnpnOOiO:BatchCore", &fn, &items,
+    if (!PyArg_ParseTuple(args, "OOiOndddnpnOOiOO:BatchCore", &fn, &items,
                           &async, &name, &limit, &timeout, &budget, &grace,
                           &max_errors, &ordered, &buffer, &key, &on_result,
-                          &task_per_item, &registry))
+                          &task_per_item, &registry, &limits))
     {
         return NULL;
     }
@@ -618,7 +644,9 @@ batch_type_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwargs))
     self->buffer = buffer;
     self->results.by_index = ordered != 0;
     self->results.list = AL_ALLOC(PyList_New(0));
-    if (self->results.list != NULL) {
+    if (self->results.list != NULL
+        && (limits == Py_None || batch_type_make_limits(p, limits) == 0))
+    {
         self->errors = AL_ALLOC(PyList_New(0));
     }
     if (self->errors == NULL || batch_type_set_names(p, name) < 0) {

@@ -54,9 +54,10 @@ item_error(const al_item *item, PyObject *type, const char *format,
     return error;
 }
 
-/* The TimeoutError of an item (new), chained from its CancelledError. */
+/* The TimeoutError of an item (new), chained from its CancelledError, or from
+   the error of its last attempt, which may be NULL. */
 static PyObject *
-item_timeout(const al_item *item, double seconds, PyObject *cancelled)
+item_timeout(const al_item *item, double seconds, PyObject *cause)
 {
     PyObject *error = item_error(
         item, PyExc_TimeoutError,
@@ -65,8 +66,8 @@ item_timeout(const al_item *item, double seconds, PyObject *cancelled)
             : "%U timed out after %S s",
         seconds);
     if (error != NULL) {
-        PyException_SetCause(error, Py_NewRef(cancelled));
-        PyException_SetContext(error, Py_NewRef(cancelled));
+        PyException_SetCause(error, Py_XNewRef(cause));
+        PyException_SetContext(error, Py_XNewRef(cause));
     }
     return error;
 }
@@ -161,6 +162,7 @@ al_item_judge(al_state *st, al_item *item, PyObject *task,
     fields->item = item->value;
     fields->task_id = item->task_id;
     fields->index = item->index;
+    fields->attempts = item->attempts;
     return answer == PYGEN_RETURN
                ? item_returned(st, item, task, cancelling, end, fields)
                : item_raised(st, item, task, seconds, end, fields);
@@ -178,6 +180,7 @@ item_make_result(al_state *st, const al_item *item, PyObject *error,
     fields->item = item->value;
     fields->task_id = item->task_id;
     fields->index = item->index;
+    fields->attempts = item->attempts;
     fields->error = error;
     PyObject *result = al_result_new(st, fields);
     Py_DECREF(error);
@@ -212,6 +215,29 @@ al_item_unstarted(al_state *st, const al_item *item, al_stop why,
                           ? item_budget_error(budget)
                           : AL_ALLOC(PyObject_CallNoArgs(st->CancelledError));
     al_result_fields fields = {.timed_out = ran_out};
+    return item_make_result(st, item, error, &fields);
+}
+
+PyObject *
+al_item_waited(al_state *st, al_item *item, al_stop why, PyObject *last,
+               double seconds, double duration)
+{
+    PyObject *error;
+    item->why = why;
+    bool timed_out = item_ran_out(item);
+    if (timed_out) {
+        error = item_timeout(item, seconds, last);
+    }
+    else {
+        error = AL_ALLOC(PyObject_CallNoArgs(st->CancelledError));
+        if (error != NULL) {
+            PyException_SetContext(error, Py_XNewRef(last));
+        }
+    }
+    al_result_fields fields = {.duration = duration,
+                               .state = timed_out ? AL_RESULT_FAILED
+                                                  : AL_RESULT_CANCELLED,
+                               .timed_out = timed_out};
     return item_make_result(st, item, error, &fields);
 }
 

@@ -37,6 +37,7 @@
 #include "batch/pump.h"
 #include "batch/worker.h"
 #include "batch/item_task.h"
+#include "batch/admission.h"
 
 /* The handle that the coroutine of such a Task is given. */
 typedef struct {
@@ -193,7 +194,7 @@ al_item_task_spawn(al_pump *p)
         return -1;
     }
     Py_INCREF(self);
-    al_pull pulled = al_worker_pull(self);
+    al_pull pulled = al_admission_next(self);
     if (pulled == AL_PULL_ERROR && p->unstarted > 1 && p->fatal == NULL) {
         /* The source has failed, but the items that were pulled before begin
            first: al_pump_update() stops the pump when they have. */
@@ -237,7 +238,9 @@ item_task_end_unbegun(WorkerObject *self)
         al_worker_end_unstarted(self);
         return;
     }
-    self->item.started = al_pump_time(self->pump); /* it took no time */
+    if (self->item.attempts == 0) { /* it took no time */
+        self->item.started = al_pump_time(self->pump);
+    }
     al_worker_end_cancelled(self);
 }
 
@@ -260,6 +263,7 @@ al_item_task_ended(WorkerObject *self)
                                      "the task of an item failed", self->task);
     }
     Py_XDECREF(error);
+    al_admission_task_ended(self);
     al_worker_detach(self);
     al_pump_spawn(p, 1);
 }
@@ -373,12 +377,14 @@ item_handle_call(WorkerObject *worker)
 {
     al_pump *p = worker->pump;
     if (worker->register_error != NULL) {
+        worker->item.refused = true;
         PyErr_SetRaisedException(worker->register_error);
         worker->register_error = NULL;
         return NULL;
     }
     PyObject *fn = Py_NewRef(p->fn);
     PyObject *item = Py_NewRef(worker->item.value);
+    worker->item.attempts++;
     PyObject *awaitable = al_drive_open(worker->st, fn, item);
     Py_DECREF(item);
     Py_DECREF(fn);
@@ -411,14 +417,13 @@ item_handle_begin(PyObject *op, PyObject *Py_UNUSED(ignored))
     double now = al_pump_time(p);
     worker->begun = true;
     p->unstarted--;
-    worker->item.started = now;
+    al_admission_begin(p, &worker->item, now);
     if (p->fatal != NULL) {
         al_pump_update(p);
     }
-    if (p->timeout != Py_HUGE_VAL
-        && al_deadline_add(&p->deadlines, &worker->item.deadline,
-                           now + p->timeout)
-               < 0)
+    double when = al_admission_deadline(p, &worker->item);
+    if (when != Py_HUGE_VAL
+        && al_deadline_add(&p->deadlines, &worker->item.deadline, when) < 0)
     {
         al_pump_fail(p);
     }
@@ -545,7 +550,7 @@ item_handle_raised(PyObject *op, PyObject *error)
             al_worker_end_cancelled(worker);
         }
         else {
-            if (!worker->begun) {
+            if (!worker->begun && worker->item.attempts == 0) {
                 worker->item.started = al_pump_time(worker->pump);
             }
             swallow = item_handle_judge(worker, error);

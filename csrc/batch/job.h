@@ -20,6 +20,8 @@ typedef struct {
     al_link waiters;             /* of al_job_waiter; unlinked: none ever */
     struct al_pump *pump;        /* borrowed; NULL: it has ended */
     struct WorkerObject *worker; /* borrowed: has taken it, or NULL */
+    struct al_waiting *aside;    /* borrowed: waits for its key, or for its
+                                    next attempt; or NULL */
     PyObject *item;              /* owned: until it is taken */
     PyObject *task_id;           /* owned, or NULL: not known yet */
     PyObject *result;            /* owned: its outcome, or NULL */
@@ -41,6 +43,11 @@ JobObject *al_job_new(struct al_pump *pump, PyObject *item);
    Runs Python. */
 void al_job_end(JobObject *job, struct al_pump *pump, PyObject *result);
 
+/* Hand the result (stolen; NULL: it could not be made) of an item that has
+   ended to its job, which may be NULL, and to the pump's owner.
+   Runs Python. */
+void al_job_hand_over(struct al_pump *pump, JobObject *job, PyObject *result);
+
 /* End a job that waits, as never started; `msg` is that of its CancelledError,
    or NULL.  The caller owns a reference.  Sets no exception.  Runs Python. */
 void al_job_refuse(JobObject *job, PyObject *msg);
@@ -56,6 +63,7 @@ al_job_detach(JobObject *job)
 {
     job->pump = NULL;
     job->worker = NULL;
+    job->aside = NULL;
 }
 
 /* Try to ask key() for the id of a job that waits.  Returns 0, also if there

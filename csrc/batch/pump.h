@@ -9,6 +9,7 @@
 #include "aio/deadline.h"
 #include "batch/source.h"
 #include "batch/item.h"
+#include "batch/limits.h"
 
 /* How long a pump pulls and starts items before the loop gets an iteration, in
    seconds. */
@@ -55,6 +56,8 @@ typedef struct al_pump {
     PyObject *fatal;         /* owned: the exception that stopped the pump */
     PyObject *registry;      /* owned: registers the items' Tasks, or NULL */
     PyObject *held;          /* owned: list of futures of held items */
+    al_limits *limits;       /* owned, or NULL */
+    Py_ssize_t head;         /* index that an ordered consumer waits for; -1 */
     Py_ssize_t limit;        /* of workers */
     Py_ssize_t alive;        /* workers */
     Py_ssize_t unstarted;    /* of these, not begun yet */
@@ -87,7 +90,7 @@ typedef struct al_pump {
 } al_pump;
 
 /* Make an idle pump.  The caller then fills in fn, name, source, limit, room,
-   timeout, budget, grace, task_per_item and registry.  Pure C. */
+   timeout, budget, grace, task_per_item, limits and registry.  Pure C. */
 void al_pump_init(al_pump *pump, al_state *st, PyObject *owner,
                   const al_pump_calls *calls);
 
@@ -138,13 +141,37 @@ al_pump_lets_run(const al_pump *p)
     return p->stopping <= AL_STOP_DRAIN;
 }
 
+/* Tell whether the source may give an item now.  Pure C. */
+static inline bool
+al_pump_may_read(const al_pump *p)
+{
+    return p->room > 0 ? al_source_may_give(&p->source)
+                       : p->room_of_source && p->source.waiting > 0;
+}
+
+/* Tell whether a waiting item that was never started has room.  Pure C. */
+static inline bool
+al_pump_has_room(const al_pump *p)
+{
+    return p->room > 0 || p->room_of_source;
+}
+
 /* Tell whether an item may be pulled now.  Pure C. */
 static inline bool
 al_pump_may_pull(const al_pump *p)
 {
-    return p->stopping == AL_STOP_NONE && p->fatal == NULL && !p->paused
-           && (p->room > 0 ? al_source_may_give(&p->source)
-                           : p->room_of_source && p->source.waiting > 0);
+    const al_limits *limits = p->limits;
+    if (p->stopping != AL_STOP_NONE || p->fatal != NULL || p->paused) {
+        return false;
+    }
+    if (limits == NULL) {
+        return al_pump_may_read(p);
+    }
+    bool starts = al_limits_may_start(limits, al_pump_has_room(p), p->head);
+    bool reads = al_limits_may_read(limits) && al_pump_may_read(p);
+    /* While the rate allows no start, one item is read ahead: there may be
+       none, and then the pump need not wait for its start. */
+    return limits->closed ? reads && !starts : starts || reads;
 }
 
 /* Tell whether a worker that is free may look into a queue.  Pure C. */
@@ -152,7 +179,9 @@ static inline bool
 al_pump_may_poll(const al_pump *p)
 {
     return p->source.is_queue && !p->source.ended && p->room > 0
-           && p->stopping == AL_STOP_NONE && p->fatal == NULL && !p->paused;
+           && p->stopping == AL_STOP_NONE && p->fatal == NULL && !p->paused
+           && (p->limits == NULL
+               || (al_limits_may_read(p->limits) && !p->limits->closed));
 }
 
 /* Tell whether the reader may go on: its last item was taken and, as an item
@@ -163,6 +192,13 @@ al_pump_reads_on(const al_pump *p)
     return p->source.ahead == NULL
            && (!p->source.is_queue
                || (p->alive < p->limit && al_pump_may_poll(p)));
+}
+
+/* Tell whether nothing is left to pull, and nothing waits.  Pure C. */
+static inline bool
+al_pump_is_empty(const al_pump *p)
+{
+    return al_source_is_empty(&p->source) && al_limits_waiting(p->limits) == 0;
 }
 
 /* Tell whether an item that already has its Task must be held: the pump is

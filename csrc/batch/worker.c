@@ -41,6 +41,7 @@
 #include "batch/reader.h"
 #include "batch/worker.h"
 #include "batch/item_task.h"
+#include "batch/admission.h"
 
 #include <string.h>
 
@@ -56,6 +57,16 @@ worker_end_rest(WorkerObject *self)
         self->resting = false;
         self->pump->resting--;
     }
+}
+
+/* Give the place of the item's key back.  Returns the key to clear, or NULL.
+ */
+static inline al_limit_key *
+worker_leave_key(WorkerObject *self)
+{
+    return self->item.key == NULL
+               ? NULL
+               : al_limits_leave(self->pump->limits, &self->item);
 }
 
 void
@@ -84,27 +95,19 @@ al_worker_detach(WorkerObject *self)
     if (p->yielding == self) {
         p->yielding = NULL;
     }
+    if (self->again != NULL) {
+        self->again->parked = NULL;
+        self->again = NULL;
+    }
+    al_limit_key *key = worker_leave_key(self);
     Py_XDECREF(cancelling);
     Py_XDECREF(task);
     Py_DECREF(owner);
     Py_DECREF(self); /* the list's */
+    al_limit_key_clear(key);
 }
 
 /* ---------------------------------------------------- the item's end */
-
-/* Hand the result (stolen; NULL: it could not be made) of an item that has
-   ended to its job, if it has one, and to the owner. */
-static void
-worker_hand_over(al_pump *p, JobObject *job, PyObject *result)
-{
-    if (job != NULL) {
-        al_job_end(job, p, result);
-    }
-    if (result != NULL) {
-        p->calls->item_ended(p->owner, result);
-        Py_DECREF(result);
-    }
-}
 
 bool
 al_worker_end_item(WorkerObject *self, PySendResult answer, PyObject *end,
@@ -113,15 +116,21 @@ al_worker_end_item(WorkerObject *self, PySendResult answer, PyObject *end,
     al_pump *p = self->pump;
     al_result_fields fields = {0};
     double now = al_pump_time(p);
-    bool budget = self->item.why == AL_STOP_BUDGET;
     int clean =
         al_item_judge(p->st, &self->item, self->task, self->cancelling, answer,
-                      budget ? p->budget : p->timeout, &end, &fields);
+                      al_admission_seconds(p, &self->item), &end, &fields);
     fields.duration = now - self->item.started;
     /* The item is detached before the owner is notified, so nothing that runs
        meanwhile finds an item that has ended. */
     PyObject *result = clean < 0 ? NULL : al_result_new(p->st, &fields);
-    al_item_parts parts = al_item_detach(&self->item);
+    bool ended = true;
+    al_item_parts parts;
+    if (p->limits == NULL) {
+        parts = al_item_detach(&self->item);
+    }
+    else {
+        ended = al_admission_detach(self, now, &result, &parts);
+    }
     if (result == NULL) {
         al_pump_fail(p);
     }
@@ -136,7 +145,12 @@ al_worker_end_item(WorkerObject *self, PySendResult answer, PyObject *end,
     if (bare && result != NULL) {
         ((ResultObject *)result)->received = true;
     }
-    worker_hand_over(p, parts.job, result);
+    if (ended) {
+        al_job_hand_over(p, parts.job, result);
+    }
+    else {
+        Py_XDECREF(result);
+    }
     if (bare) {
         PyErr_SetRaisedException(Py_NewRef(end));
         al_pump_fail(p);
@@ -165,9 +179,11 @@ al_worker_end_cancelled(WorkerObject *self)
         (void)al_worker_end_item(self, PYGEN_ERROR, error, NULL);
     }
     else {
+        al_limit_key *key = worker_leave_key(self);
         al_item_parts parts = al_item_detach(&self->item);
         al_pump_fail(p);
-        worker_hand_over(p, parts.job, NULL);
+        al_limit_key_clear(key);
+        al_job_hand_over(p, parts.job, NULL);
         if (self->item.of_queue) {
             al_reader_item_over(p, NULL);
         }
@@ -179,21 +195,23 @@ void
 al_worker_end_unstarted(WorkerObject *self)
 {
     al_pump *p = self->pump;
+    bool fresh = self->item.attempts == 0;
     JobObject *job = self->item.job;
-    PyObject *result =
-        job != NULL && job->result != NULL
-            ? Py_NewRef(job->result)
-            : al_item_unstarted(p->st, &self->item, p->stopping, p->budget);
+    PyObject *result = job != NULL && job->result != NULL
+                           ? Py_NewRef(job->result)
+                           : al_admission_unstarted(p, &self->item);
     if (result != NULL) { /* a job foresees its index */
         ((ResultObject *)result)->index = self->item.index;
     }
+    al_limit_key *key = worker_leave_key(self);
     al_item_parts parts = al_item_detach(&self->item);
+    al_limit_key_clear(key);
     if (result == NULL) {
         al_pump_fail(p);
     }
-    worker_hand_over(p, parts.job, result);
+    al_job_hand_over(p, parts.job, result);
     if (self->item.of_queue) {
-        al_reader_item_over(p, parts.value);
+        al_reader_item_over(p, fresh ? parts.value : NULL);
     }
     al_item_parts_drop(parts);
 }
@@ -327,11 +345,11 @@ worker_next(WorkerObject *self)
     if (p->yielding != NULL || wall - p->yielded_at > AL_PUMP_SLICE) {
         return worker_rest(self);
     }
-    al_pull pulled = al_worker_pull(self);
+    al_pull pulled = al_admission_next(self);
     if (pulled == AL_PULL_ERROR) {
         al_pump_fail(p);
     }
-    if (pulled == AL_PULL_ITEM) {
+    if (pulled == AL_PULL_ITEM && p->limits == NULL) {
         self->item.started = p->source.runs_no_python ? now : al_pump_time(p);
     }
     return pulled;
@@ -348,10 +366,9 @@ worker_suspend(WorkerObject *self)
         return;
     }
     self->item.suspended = true;
-    if (p->timeout != Py_HUGE_VAL
-        && al_deadline_add(&p->deadlines, &self->item.deadline,
-                           self->item.started + p->timeout)
-               < 0)
+    double when = al_admission_deadline(p, &self->item);
+    if (when != Py_HUGE_VAL
+        && al_deadline_add(&p->deadlines, &self->item.deadline, when) < 0)
     {
         al_pump_fail(p);
     }
@@ -393,6 +410,7 @@ worker_run(WorkerObject *self, PyObject *thrown, bool nested,
                 *result = Py_NewRef(Py_None);
                 return pulled == AL_PULL_YIELD ? PYGEN_NEXT : PYGEN_RETURN;
             }
+            self->item.attempts++;
             answer = al_drive_begin(st, &self->item.drive, p->source.context,
                                     p->fn, self->item.value, &value);
         }

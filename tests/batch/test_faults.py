@@ -9,7 +9,14 @@ from typing import Any
 
 import pytest
 
-from pyasynclife import BatchError, TaskRegistry, TaskResult, bounded_gather
+from pyasynclife import (
+    Backoff,
+    BatchError,
+    Retry,
+    TaskRegistry,
+    TaskResult,
+    bounded_gather,
+)
 from pyasynclife._await_chain import await_chain
 from support.coroutines import echo_later, forever
 from support.faults import fail_allocation, needs_faults
@@ -370,6 +377,66 @@ async def kept_from_starting_by_the_budget() -> None:
     (await collecting).failures()
 
 
+def odd(item: int) -> int:
+    return item % 2
+
+
+async def limited() -> None:
+    result = await bounded_gather(
+        fn, range(8), max_concurrent=3, limit_by=odd, max_per_second=1e6, timeout=0.005
+    )
+    result.failures()
+
+
+async def limited_by_many_keys() -> None:
+    (await bounded_gather(fn, range(40), limit_by=lambda item: item)).failures()
+
+
+async def tried_again() -> None:
+    result = await bounded_gather(
+        fn, iter_of(8), limit_by=odd, retry=Retry(2, backoff=Backoff(0)), timeout=0.05
+    )
+    result.failures()
+
+
+async def tried_again_by_a_registry() -> None:
+    result = await bounded_gather(
+        fn, range(8), registry=TaskRegistry(), retry=Retry(2, backoff=Backoff(0))
+    )
+    result.failures()
+
+
+async def stopped_while_items_wait() -> None:
+    """In the heap, whose room is used up; and for their key."""
+    retry = Retry(2, backoff=Backoff(60, jitter=0))
+    batch = bounded_gather(fails, range(40), limit_by=odd, max_per_key=30, retry=retry)
+    collecting = asyncio.ensure_future(batch.collect())
+    try:
+        await settle(20)
+        batch.cancel()
+    finally:
+        await asyncio.wait([collecting])
+    collecting.result().failures()
+
+
+async def fails(item: int) -> None:
+    raise ValueError(item)
+
+
+async def timed_out_while_it_waits() -> None:
+    retry = Retry(2, backoff=Backoff(60, jitter=0))
+    (await bounded_gather(fails, [1, 2], timeout=0.005, retry=retry)).failures()
+
+
+def refuse(item: object) -> bool:
+    raise ValueError(item)
+
+
+async def without_a_key() -> None:
+    (await bounded_gather(fn, [1, 2], limit_by=refuse)).failures()
+    (await bounded_gather(fails, [1], retry=Retry(on=refuse))).failures()
+
+
 async def results() -> None:
     result = TaskResult("a", False, [1], ValueError())
     result.as_dict()
@@ -411,6 +478,13 @@ async def results() -> None:
         registered,
         shown_in_an_await_chain,
         named_by_a_long_id,
+        limited,
+        limited_by_many_keys,
+        tried_again,
+        tried_again_by_a_registry,
+        stopped_while_items_wait,
+        timed_out_while_it_waits,
+        without_a_key,
         results,
         a_result_in_its_own_repr,
     ],

@@ -22,8 +22,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pyasynclife import (
+    Backoff,
     BatchError,
     ClosedError,
+    Retry,
     SignalCoordinator,
     TaskGroup,
     TaskRegistry,
@@ -342,6 +344,18 @@ OURS += [usual_case(*shape) for shape in itertools.product(USES, SOURCES, OPTION
 OURS += [
     usual_case(use, stream, options | {"task_per_item": True})
     for use, options in itertools.product(USES, OPTIONS)
+]
+
+LIMITS: list[Options] = [
+    {"limit_by": str, "max_concurrent": 3},
+    {"limit_by": type, "lookahead": 2, "retry": Retry(2, Boom, Backoff(0.25))},
+    {"max_per_second": 4, "retry": Retry(3, backoff=Backoff(0), attempt_timeout=0.75)},
+]
+OURS += [
+    usual_case(use, source, options | own)
+    for use, source, options, own in itertools.product(
+        USES, (generator, stream), LIMITS, ({}, {"task_per_item": True})
+    )
 ]
 
 

@@ -13,6 +13,7 @@ import pytest
 
 import pyasynclife
 from pyasynclife import (
+    Backoff,
     Batch,
     BatchError,
     BatchProgress,
@@ -26,6 +27,7 @@ from pyasynclife import (
     PyAsyncLifeError,
     Ready,
     RegistryStats,
+    Retry,
     ShutdownReport,
     SignalCoordinator,
     SignalSetupError,
@@ -158,12 +160,14 @@ async def duplicate_task_error() -> BaseException:
 VIOLATION = testing.Violation((1,), "hang", "it did not end")
 
 VALUES: dict[type, Callable[[], Any]] = {
+    Backoff: lambda: echo(Backoff(2.0)),
     BatchError: some_batch_error,
     BatchProgress: some_progress,
     BatchResult: some_results,
     DuplicateTaskError: duplicate_task_error,
     Histogram: some_histogram,
     RegistryStats: some_stats,
+    Retry: lambda: echo(Retry(5, on=ValueError)),
     ShutdownReport: some_report,
     TaskExit: some_exit,
     TaskResult: some_result,

@@ -21,7 +21,9 @@ from typing import Any
 import pytest
 
 from pyasynclife import (
+    Backoff,
     Job,
+    Retry,
     SignalCoordinator,
     TaskGroup,
     TaskRegistry,
@@ -262,6 +264,36 @@ async def gathers_of_tasks(registry: TaskRegistry, times: int) -> None:
     (await bounded_gather(echo, same, registry=registry)).failures()
 
 
+async def gathers_with_limits(registry: TaskRegistry, times: int) -> None:
+    """Keys that come and go, items that are tried again, and items that fail."""
+    again = Retry(2, on=lambda error: error.args[0] % 2, backoff=Backoff(0))
+    for options in ({}, {"task_per_item": True}, {"registry": TaskRegistry()}):
+        number = times // 20
+        batch = bounded_gather(
+            fails_at_once, range(number), limit_by=object_of, retry=again, **options
+        )
+        (await batch).failures()
+        batch = bounded_gather(
+            fails_at_once, range(number), limit_by=lambda item: item % 3,
+            lookahead=10, retry=again, max_per_second=1e9, **options,
+        )  # fmt: skip
+        with contextlib.suppress(ExceptionGroup):
+            async for _ in batch:
+                pass
+    batch = bounded_gather(echo, range(times // 20), limit_by=lambda item: [item])
+    (await batch).failures()
+    for _ in range(times // 100):
+        batch = bounded_gather(forever_for, itertools.count(), limit_by=lambda _: "key")
+        collecting = asyncio.ensure_future(batch.collect())
+        await settle(3)
+        batch.cancel()
+        (await collecting).failures()
+
+
+def object_of(item: object) -> object:
+    return object()
+
+
 async def fails_at_once(item: object) -> None:
     raise ValueError(item)
 
@@ -373,7 +405,8 @@ WORK: dict[str, Work] = {
     for work in (
         *(reads, heartbeats, awaits, registers, fails, cancels, completes, tracks),
         *(refuses, contexts, bad_factories, eagerly, registries, waits, monitors),
-        *(drains, gathers, gathers_of_tasks, live_batches, batches_that_are_left, jobs),
+        *(drains, gathers, gathers_of_tasks, gathers_with_limits, live_batches),
+        *(batches_that_are_left, jobs),
         *(groups, coordinators, results),
     )
 }
