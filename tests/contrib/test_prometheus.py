@@ -12,9 +12,11 @@ from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import pytest
 
+import pyasynclife
 from pyasynclife import TaskRegistry, bounded_gather
 from support.children import run_child
 from support.coroutines import echo, forever
+from support.loops import until
 from support.scrape import (
     TASKS,
     Watch,
@@ -192,6 +194,21 @@ async def test_a_watch_gives_the_lag_and_how_often_the_loop_was_blocked(
     assert (blocked.name, blocked.value) == ("pyasynclife_loop_blocked_total", 3)
     lags = got["pyasynclife_loop_lag_seconds"].samples
     assert lags[-2].value == lag.count or lags[-1].value == lag.count
+
+
+@pytest.mark.skipif(
+    not hasattr(pyasynclife, "LoopWatch"), reason="there is no LoopWatch yet"
+)
+async def test_a_loopwatch_is_shown(server: Server) -> None:
+    async with pyasynclife.LoopWatch(60.0, interval=0.001) as watch:  # type: ignore[attr-defined, unused-ignore]
+        server.registry.register(Collector(watch=watch))
+        await until(lambda: watch.lag.count)
+        count = watch.lag.count
+        got = while_blocked(server.scrape)
+    family = got["pyasynclife_loop_lag_seconds"]
+    found = {sample.name: sample.value for sample in family.samples}
+    assert found["pyasynclife_loop_lag_seconds_count"] == count
+    assert got["pyasynclife_loop_blocked"].samples[0].value == 0
 
 
 async def test_a_scrape_is_answered_while_the_loop_is_blocked(server: Server) -> None:
