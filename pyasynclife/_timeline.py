@@ -62,7 +62,7 @@ class Recording:
         self._registry = registry
         self._file: _JSONArray | None = None
         self._rows = 0
-        # Of live tasks alone: the rows of those that have one, and who is stale.
+        # Live tasks only: the rows that have been given, and since when one is stale.
         self._row_of: dict[TaskMetadata, int] = {}
         self._stale_since: dict[TaskMetadata, float] = {}
 

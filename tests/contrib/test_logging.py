@@ -127,6 +127,23 @@ async def test_code_that_runs_on_after_its_task_logs_the_id_of_that(
     assert kept.ids() == [("child", "parent")]
 
 
+async def test_a_tracked_task_and_an_executors_thread_log_the_default(
+    log: logging.Logger, kept: Kept
+) -> None:
+    async def write() -> None:
+        log.warning("tracked")
+
+    async def work() -> None:
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(None, log.warning, "executor")
+
+    registry = TaskRegistry()
+    registry.track(asyncio.create_task(write()), "tracked")
+    await registry.wait(60)
+    await run_as("work", work)
+    assert kept.ids() == [("tracked", "-"), ("executor", "-")]
+
+
 async def test_a_record_that_has_an_id_keeps_it(
     log: logging.Logger, kept: Kept
 ) -> None:

@@ -232,9 +232,10 @@ def test_a_scrape_is_answered_when_the_loop_is_closed(server: Server) -> None:
     assert values(got["pyasynclife_finished"], "state")["done",] == 1
 
 
-def test_a_task_that_its_loop_left_behind_is_shown(server: Server) -> None:
+@pytest.mark.parametrize("module", ["asyncio", "uvloop"])
+def test_a_task_that_its_loop_left_behind_is_shown(server: Server, module: str) -> None:
     registry = TaskRegistry()
-    loop = asyncio.SelectorEventLoop()
+    loop = pytest.importorskip(module).new_event_loop()
 
     async def main() -> asyncio.Task[None]:
         task, _ = await registry.register(forever(), "feed")
