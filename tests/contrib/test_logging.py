@@ -90,6 +90,21 @@ async def test_a_registered_task_and_what_it_starts_log_its_id(
     assert outside == ("outside", "-")
 
 
+async def test_a_job_logs_the_id_of_the_task_that_made_the_batch(
+    log: logging.Logger, kept: Kept
+) -> None:
+    async def work(number: int) -> None:
+        log.warning("job %d", number)
+
+    async def service() -> None:
+        async with bounded_gather(work, ()) as batch:
+            await batch.add(1)
+            await batch.add(2)
+
+    await run_as("service", service)
+    assert kept.ids() == [("job 1", "service"), ("job 2", "service")]
+
+
 async def test_a_registered_item_logs_its_own_id(
     log: logging.Logger, kept: Kept
 ) -> None:
