@@ -36,6 +36,7 @@ from pyasynclife._log import logger
 from pyasynclife._monitor.server import serve
 from pyasynclife._report import ShutdownReport
 from pyasynclife._sealed import SealedValue, refuse_pickling
+from pyasynclife._timeline import EndHook, Recording
 from pyasynclife._waiting import (
     Deadline,
     cancel_in_slices,
@@ -120,7 +121,9 @@ class TaskRegistry(Registry):
 
     __slots__ = (
         "__weakref__",
+        "_configured",
         "_deadline",
+        "_end_hooked",
         "_heartbeat_interval",
         "_monitor",
         "_on_stale",
@@ -132,6 +135,9 @@ class TaskRegistry(Registry):
     _shutdown_timeout: float
     _on_stale: Callable[[TaskMetadata], object] | None
     _monitor: asyncio.Task[None] | None
+    # What _configure() was given, and the hook that has replaced on_finish.
+    _configured: tuple[int, bool, int, Callable[[TaskMetadata], object] | None]
+    _end_hooked: EndHook | None
     # That of a coordinator whose shutdown has begun.
     _deadline: Deadline | None
     # The shutdowns that began before it, by their own timeout.
@@ -154,12 +160,15 @@ class TaskRegistry(Registry):
         interval = _check_interval(heartbeat_interval)
         threshold = check_seconds("stale_threshold", stale_threshold)
         timeout = check_seconds("shutdown_timeout", shutdown_timeout)
-        self._configure(
+        configured = (
             check_size("history", history),
             check_flag("keep_results", keep_results),
             check_size("keep_errors", keep_errors),
             on_finish,
         )
+        self._configure(*configured)
+        self._configured = configured
+        self._end_hooked = None
         self._heartbeat_interval = interval
         self._stale_threshold = threshold
         self._shutdown_timeout = timeout
@@ -508,6 +517,53 @@ class TaskRegistry(Registry):
         self._bind("TaskRegistry.serve()")
         await serve([self], where)
 
+    def record(self, path: str | os.PathLike[str]) -> Recording:
+        """Write what becomes of each task to a file, as a timeline.
+
+        Use it with ``async with``, outside the block of the registry, so that the end
+        of each task is in the file::
+
+            registry = TaskRegistry()
+            async with registry.record("tasks.json"), registry:
+                ...
+
+        The file has Chrome trace events: https://ui.perfetto.dev and chrome://tracing
+        show it. Each task is a row with its id, which is written when the task has
+        ended; its bar has the name of its state. A task that is alive at the end of the
+        block is written then, and one that ended before the block is not. The monitor
+        adds the periods in which a task was stale, accurate to ``heartbeat_interval``.
+
+        Args:
+            path: A file; if it exists, it is overwritten.
+
+        Raises:
+            OSError: The file cannot be written; from ``async with``.
+            RuntimeError: The registry is recorded already, belongs to another loop or
+                thread, or has had tasks before its first recording; from ``async
+                with``.
+
+        If an error of the disk comes later, it is passed to the loop's exception
+        handler, the recording stops, and the tasks go on. The file is complete JSON
+        whenever something has been written: after 64 KiB, and by each check of the
+        monitor. Nothing is kept of tasks that have ended.
+        """
+        return Recording(self, os.fsdecode(path))
+
+    def _end_hook(self) -> EndHook:
+        """Return the hook that is called at the end of each task, for recordings."""
+        if self._end_hooked is None:
+            history, keep_results, keep_errors, on_finish = self._configured
+            hook = EndHook(on_finish)
+            try:
+                self._configure(history, keep_results, keep_errors, hook)
+            except RuntimeError:
+                raise RuntimeError(
+                    f"{self!r} has had tasks already: enter its record() block before "
+                    "the first is registered"
+                ) from None
+            self._end_hooked = hook
+        return self._end_hooked
+
     async def monitor_loop(self) -> None:
         """Check for stale tasks every ``heartbeat_interval`` seconds until cancelled.
 
@@ -531,7 +587,10 @@ class TaskRegistry(Registry):
                 logger.warning("the event loop stood still for %.3f s", late)
             if self.get_stale_tasks().result():
                 await let_tasks_run(min(late, self.heartbeat_interval))
-            for meta in self._newly_stale():
+            newly_stale = self._newly_stale()
+            if self._end_hooked is not None and self._end_hooked.recording is not None:
+                self._end_hooked.recording.note_check(newly_stale)
+            for meta in newly_stale:
                 logger.warning(
                     "task %s is stale: no heartbeat for %.1f s",
                     cut(meta.task_id, 120),

@@ -1,7 +1,8 @@
-"""Scenarios of what contrib offers, and of serve(); see cancel_scenarios."""
+"""Scenarios of what contrib offers, of serve() and record(); see cancel_scenarios."""
 
 import asyncio
 import contextlib
+import json
 import os
 import socket
 import tempfile
@@ -82,3 +83,18 @@ async def serve_on_a_socket() -> None:
         finally:
             assert not os.path.exists(path)
             await registry.shutdown(1)
+
+
+@case(LONG)
+async def recorded_to_a_file() -> None:
+    registry = TaskRegistry()
+    with tempfile.TemporaryDirectory(prefix="pal-") as directory:
+        path = os.path.join(directory, "tasks.json")
+        try:
+            async with registry.record(path), registry:
+                furnish(registry)
+                await asyncio.sleep(0.25)
+        finally:
+            if os.path.exists(path):  # else it was cancelled before its first step
+                with open(path) as file:
+                    json.load(file)

@@ -13,6 +13,7 @@ import itertools
 import logging
 import os
 import sys
+import tempfile
 import threading
 from array import array
 from collections.abc import Awaitable, Callable
@@ -220,6 +221,16 @@ async def monitors(registry: TaskRegistry, times: int) -> None:
             await settle()
 
 
+async def recordings(registry: TaskRegistry, times: int) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        for _ in range(times // 100):
+            other = TaskRegistry(heartbeat_interval=0.001, stale_threshold=0)
+            async with other.record(os.path.join(directory, "tasks.json")), other:
+                other.register(echo(1))
+                other.register(forever())
+                await settle()
+
+
 async def drains(registry: TaskRegistry, times: int) -> None:
     for _ in range(times // 100):
         drain = JoinSet()
@@ -407,7 +418,7 @@ WORK: dict[str, Work] = {
         *(refuses, contexts, bad_factories, eagerly, registries, waits, monitors),
         *(drains, gathers, gathers_of_tasks, gathers_with_limits, live_batches),
         *(batches_that_are_left, jobs),
-        *(groups, coordinators, results),
+        *(groups, coordinators, results, recordings),
     )
 }
 TYPES = [value for value in vars(core).values() if isinstance(value, type)]
