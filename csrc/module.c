@@ -16,6 +16,7 @@
 #include "group/group_exit.h"
 #include "signals/signal_handler.h"
 #include "signals/watchdog.h"
+#include "watch/loop_pulse.h"
 #include "batch/result.h"
 #include "batch/worker.h"
 #include "batch/item_task.h"
@@ -75,6 +76,7 @@ module_exec(PyObject *module)
         || al_group_exit_setup(module, st) < 0
         || al_signal_handler_setup(module, st) < 0
         || al_watchdog_setup(module, st) < 0
+        || al_loop_pulse_setup(module, st) < 0
         || al_deadline_setup(module, st) < 0 || al_result_setup(module, st) < 0
         || al_worker_setup(module, st) < 0
         || al_item_task_setup(module, st) < 0

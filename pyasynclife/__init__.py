@@ -34,6 +34,7 @@ from pyasynclife._results import BatchProgress, BatchResult
 from pyasynclife._run import run
 from pyasynclife._shutdown import SignalCoordinator
 from pyasynclife._states import BatchStatus, TaskHealth, TaskState
+from pyasynclife._watch import BlockedLoop, LoopWatch
 
 __version__ = "0.1.0"
 
@@ -43,9 +44,11 @@ __all__ = [
     "BatchProgress",
     "BatchResult",
     "BatchStatus",
+    "BlockedLoop",
     "ClosedError",
     "DuplicateTaskError",
     "Histogram",
+    "LoopWatch",
     "NotRunError",
     "PyAsyncLifeError",
     "Ready",

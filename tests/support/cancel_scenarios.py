@@ -24,6 +24,7 @@ from typing import Any
 from pyasynclife import (
     BatchError,
     ClosedError,
+    LoopWatch,
     SignalCoordinator,
     TaskGroup,
     TaskRegistry,
@@ -876,6 +877,14 @@ async def registry_monitor_loop() -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(3):
             await registry.monitor_loop()
+
+
+@case(LONG)
+async def loop_watch_entered_twice() -> None:
+    watch = LoopWatch()
+    for _ in range(2):
+        async with watch, LoopWatch():
+            await cleans_up()
 
 
 @case(LONG)

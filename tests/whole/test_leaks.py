@@ -8,12 +8,14 @@ is done a tenth or a hundredth as often. `make leaks` does a hundred times as ma
 import asyncio
 import contextlib
 import contextvars
+import copy
 import gc
 import itertools
 import logging
 import os
 import sys
 import threading
+import time
 from array import array
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -21,6 +23,7 @@ from typing import Any
 import pytest
 
 from pyasynclife import (
+    LoopWatch,
     SignalCoordinator,
     TaskGroup,
     TaskRegistry,
@@ -28,7 +31,7 @@ from pyasynclife import (
     bounded_gather,
 )
 from pyasynclife import _core as core
-from pyasynclife._core import JoinSet
+from pyasynclife._core import JoinSet, LoopPulse
 from support.coroutines import echo, forever
 from support.loops import eager, settle, task_factory
 
@@ -54,7 +57,7 @@ async def reads(registry: TaskRegistry, times: int) -> None:
         registry.get_status()
         registry.get_stale_tasks()
         registry._newly_stale()
-        registry.stats()
+        copy.copy(registry.stats().durations).quantile(0.5)
         list(registry)
         registry["beating"].as_dict()
         repr(registry["beating"])
@@ -325,13 +328,30 @@ async def results(registry: TaskRegistry, times: int) -> None:
         result.unwrap()
 
 
+async def watches(registry: TaskRegistry, times: int) -> None:
+    for _ in range(times // 500):
+        async with LoopWatch(60.0) as watch:
+            refused(watch.__reduce__)
+            repr(watch)
+        async with watch:
+            assert watch.lag.count == 0
+    for _ in range(times // 100):
+        pulse = LoopPulse(1e-9, 1e-9, -1.0, None)
+        time.sleep(1e-6)
+        pulse.wait()
+        pulse.beat(True)
+        again = LoopPulse(1e-9, 1e-9, 60.0, pulse)
+        time.sleep(1e-6)
+        again.wait()
+
+
 WORK: dict[str, Work] = {
     work.__name__: work
     for work in (
         *(reads, heartbeats, awaits, registers, fails, cancels, completes, tracks),
         *(refuses, contexts, bad_factories, eagerly, registries, waits, monitors),
         *(drains, gathers, gathers_of_tasks, live_batches, batches_that_are_left),
-        *(groups, coordinators, results),
+        *(groups, coordinators, results, watches),
     )
 }
 TYPES = [value for value in vars(core).values() if isinstance(value, type)]
