@@ -18,6 +18,7 @@
 #include "group/group_exit.h"
 #include "signals/signal_handler.h"
 #include "signals/watchdog.h"
+#include "watch/loop_pulse.h"
 #include "batch/result.h"
 #include "batch/job_type.h"
 #include "batch/worker.h"
@@ -80,6 +81,7 @@ module_exec(PyObject *module)
         || al_group_exit_setup(module, st) < 0
         || al_signal_handler_setup(module, st) < 0
         || al_watchdog_setup(module, st) < 0
+        || al_loop_pulse_setup(module, st) < 0
         || al_deadline_setup(module, st) < 0 || al_result_setup(module, st) < 0
         || al_worker_setup(module, st) < 0 || al_job_type_setup(module, st) < 0
         || al_item_task_setup(module, st) < 0

@@ -43,6 +43,7 @@ from pyasynclife._retry import Retry
 from pyasynclife._run import run
 from pyasynclife._shutdown import SignalCoordinator
 from pyasynclife._states import BatchStatus, TaskHealth, TaskState
+from pyasynclife._watch import BlockedLoop, LoopWatch
 
 __version__ = "0.1.0"
 
@@ -53,10 +54,12 @@ __all__ = [
     "BatchProgress",
     "BatchResult",
     "BatchStatus",
+    "BlockedLoop",
     "ClosedError",
     "DuplicateTaskError",
     "Histogram",
     "Job",
+    "LoopWatch",
     "NotRunError",
     "PyAsyncLifeError",
     "Ready",

@@ -71,6 +71,33 @@ class Histogram:
     def _restore(cls, sum: float, counts: tuple[int, ...], /) -> Self: ...
 
 @final
+class LoopPulse:
+    def __new__(
+        cls,
+        threshold: float,
+        interval: float,
+        patience: float,
+        before: LoopPulse | None,
+        /,
+    ) -> Self: ...
+    def wait(
+        self,
+    ) -> (
+        tuple[float, float, bool, bool, list[tuple[str, int, str]], Context | None]
+        | None
+    ): ...
+    def beat(self, counts: bool, /) -> float: ...
+    def close(self) -> None: ...
+    @property
+    def lag(self) -> Histogram: ...
+    @property
+    def due(self) -> float: ...
+    @property
+    def looking(self) -> bool: ...
+    @property
+    def can_read(self) -> bool: ...
+
+@final
 class TaskMetadata:
     @property
     def task_id(self) -> str: ...

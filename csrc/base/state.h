@@ -108,7 +108,7 @@
     X(ready_none) X(ready_true) X(ready_false) X(kw_context) X(kw_name)       \
     X(kw_name_context) X(kw_loop) X(kw_name_loop) X(kw_exc_info_extra)        \
     X(kw_msg) X(no_args) X(kwargs_lazy) X(kwargs_eager) X(get_running_loop)   \
-    X(Watchdog) X(Owner) X(owner_var) X(Histogram)
+    X(Watchdog) X(Owner) X(owner_var) X(Histogram) X(LoopPulse)
 
 typedef struct al_state {
 #define AL_FIELD(field, ...) PyObject *field;

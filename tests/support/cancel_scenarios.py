@@ -25,6 +25,7 @@ from pyasynclife import (
     Backoff,
     BatchError,
     ClosedError,
+    LoopWatch,
     Retry,
     SignalCoordinator,
     TaskGroup,
@@ -923,6 +924,14 @@ async def registry_monitor_loop() -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(3):
             await registry.monitor_loop()
+
+
+@case(LONG)
+async def loop_watch_entered_twice() -> None:
+    watch = LoopWatch()
+    for _ in range(2):
+        async with watch, LoopWatch():
+            await cleans_up()
 
 
 @case(LONG)

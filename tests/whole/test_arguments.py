@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from pyasynclife import (
+    LoopWatch,
     SignalCoordinator,
     TaskRegistry,
     add_task_observers,
@@ -236,6 +237,7 @@ HOOKS: dict[str, tuple[str, Call]] = {
         set_later("on_stale"),
     ),
     "TaskRegistry(on_finish)": ("on_finish", made(TaskRegistry, "on_finish")),
+    "LoopWatch": ("on_block", made(LoopWatch, "on_block")),
     "SignalCoordinator": ("on_signal", made(SignalCoordinator, "on_signal")),
     "gather(key)": ("key", gather("key")),
     "gather(on_result)": ("on_result", gather("on_result")),

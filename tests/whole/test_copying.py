@@ -19,10 +19,12 @@ from pyasynclife import (
     BatchProgress,
     BatchResult,
     BatchStatus,
+    BlockedLoop,
     ClosedError,
     DuplicateTaskError,
     Histogram,
     Job,
+    LoopWatch,
     NotRunError,
     PyAsyncLifeError,
     Ready,
@@ -43,6 +45,7 @@ from pyasynclife import (
     cancel_all_tasks,
     testing,
 )
+from pyasynclife._watch import _Seen
 from support.coroutines import echo, fail, swallow
 from support.loops import settle
 
@@ -180,6 +183,7 @@ VALUES: dict[type, Callable[[], Any]] = {
     testing.CancelReport: lambda: echo(testing.CancelReport("echo", 1, 1, [VIOLATION])),
     testing.Violation: lambda: echo(VIOLATION),
     BatchStatus: lambda: echo(BatchStatus.ABORTED),
+    BlockedLoop: lambda: echo(_Seen(0.0).blocked_loop(1.5)),
     TaskHealth: lambda: echo(TaskHealth.STALE),
     TaskState: lambda: echo(TaskState.FAILED),
 }
@@ -248,6 +252,7 @@ async def some_metadata() -> TaskMetadata:
 BOUND: dict[type, Callable[[], Any]] = {
     Batch: lambda: bounded_gather(echo, [1]),
     Job: lambda: bounded_gather(echo, []).add(1),
+    LoopWatch: LoopWatch,
     Ready: lambda: TaskRegistry().cancel_all(),
     SignalCoordinator: SignalCoordinator,
     TaskGroup: TaskGroup,

@@ -8,6 +8,7 @@ is done a tenth or a hundredth as often. `make leaks` does a hundred times as ma
 import asyncio
 import contextlib
 import contextvars
+import copy
 import gc
 import itertools
 import logging
@@ -15,6 +16,7 @@ import os
 import sys
 import tempfile
 import threading
+import time
 from array import array
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -24,6 +26,7 @@ import pytest
 from pyasynclife import (
     Backoff,
     Job,
+    LoopWatch,
     Retry,
     SignalCoordinator,
     TaskGroup,
@@ -32,7 +35,7 @@ from pyasynclife import (
     bounded_gather,
 )
 from pyasynclife import _core as core
-from pyasynclife._core import EXIT_CANCELLED, JoinSet
+from pyasynclife._core import EXIT_CANCELLED, JoinSet, LoopPulse
 from support.coroutines import echo, forever
 from support.loops import eager, settle, task_factory
 
@@ -58,7 +61,7 @@ async def reads(registry: TaskRegistry, times: int) -> None:
         registry.get_status()
         registry.get_stale_tasks()
         registry._newly_stale()
-        registry.stats()
+        copy.copy(registry.stats().durations).quantile(0.5)
         list(registry)
         registry["beating"].as_dict()
         repr(registry["beating"])
@@ -411,6 +414,23 @@ async def results(registry: TaskRegistry, times: int) -> None:
         result.unwrap()
 
 
+async def watches(registry: TaskRegistry, times: int) -> None:
+    for _ in range(times // 500):
+        async with LoopWatch(60.0) as watch:
+            refused(watch.__reduce__)
+            repr(watch)
+        async with watch:
+            assert watch.lag.count == 0
+    for _ in range(times // 100):
+        pulse = LoopPulse(1e-9, 1e-9, -1.0, None)
+        time.sleep(1e-6)
+        pulse.wait()
+        pulse.beat(True)
+        again = LoopPulse(1e-9, 1e-9, 60.0, pulse)
+        time.sleep(1e-6)
+        again.wait()
+
+
 WORK: dict[str, Work] = {
     work.__name__: work
     for work in (
@@ -418,7 +438,7 @@ WORK: dict[str, Work] = {
         *(refuses, contexts, bad_factories, eagerly, registries, waits, monitors),
         *(drains, gathers, gathers_of_tasks, gathers_with_limits, live_batches),
         *(batches_that_are_left, jobs),
-        *(groups, coordinators, results, recordings),
+        *(groups, coordinators, results, recordings, watches),
     )
 }
 TYPES = [value for value in vars(core).values() if isinstance(value, type)]

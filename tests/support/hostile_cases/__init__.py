@@ -13,4 +13,5 @@ from support.hostile_cases import (  # noqa: F401
     objects,
     processes,
     sources,
+    watching,
 )
