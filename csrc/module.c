@@ -12,6 +12,7 @@
 #include "registry/entry.h"
 #include "registry/owner.h"
 #include "registry/registry_type.h"
+#include "registry/supervise.h"
 #include "group/group.h"
 #include "group/group_exit.h"
 #include "signals/signal_handler.h"
@@ -69,7 +70,7 @@ module_exec(PyObject *module)
         || al_capture_setup(module, st) < 0
         || al_awaitable_setup(module, st) < 0
         || al_join_set_setup(module, st) < 0 || al_entry_setup(module, st) < 0
-        || al_owner_setup(module, st) < 0
+        || al_owner_setup(module, st) < 0 || al_supervise_setup(module, st) < 0
         || al_registry_type_setup(module, st) < 0
         || al_group_setup(module, st) < 0
         || al_group_exit_setup(module, st) < 0

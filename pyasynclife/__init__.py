@@ -16,6 +16,7 @@ from pyasynclife._articles_tasks import (
     cancel_all_tasks,
     monitor_tasks,
 )
+from pyasynclife._backoff import Backoff
 from pyasynclife._batch import Batch
 from pyasynclife._core import Ready, TaskGroup, TaskMetadata, TaskResult
 from pyasynclife._errors import (
@@ -38,6 +39,7 @@ from pyasynclife._states import BatchStatus, TaskHealth, TaskState
 __version__ = "0.1.0"
 
 __all__ = [
+    "Backoff",
     "Batch",
     "BatchError",
     "BatchProgress",

@@ -125,13 +125,22 @@ def make_report(
     )
 
 
+def _name(member: JoinSetMember) -> str:
+    if member.task is None:  # a supervised task between two runs
+        assert member.meta is not None
+        return member.meta.task_id
+    return member.task.get_name()
+
+
 def _task_exit(member: JoinSetMember) -> TaskExit:
     meta = member.meta
     return TaskExit._make(
-        name=member.task.get_name(),
+        name=_name(member),
         task_id=None if meta is None else meta.task_id,
         age=None if meta is None else meta.age,
         silence=None if meta is None else meta.silence,
         error=member.error,
-        where=await_chain(member.task) if member.outcome == "stuck" else [],
+        where=await_chain(member.task)
+        if member.outcome == "stuck" and member.task is not None
+        else [],
     )

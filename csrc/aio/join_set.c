@@ -309,7 +309,9 @@ al_join_set_add(PyObject *op, PyObject *task, PyObject *meta)
     if (member == NULL) {
         return NULL;
     }
-    al_ptr_table_add(&set->by_task, &member->task_link, task);
+    if (task != Py_None) {
+        al_ptr_table_add(&set->by_task, &member->task_link, task);
+    }
     al_list_append(&set->running, &member->link);
     Py_INCREF((PyObject *)member); /* the list's */
     set->pending++;

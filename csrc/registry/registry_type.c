@@ -23,9 +23,12 @@
 #include "registry/entry.h"
 #include "registry/heartbeats.h"
 #include "registry/registry.h"
+#include "registry/ending.h"
 #include "registry/owner.h"
 #include "registry/register.h"
+#include "registry/supervise.h"
 #include "registry/shutdown.h"
+#include "registry/reading.h"
 #include "registry/registry_type.h"
 
 /* ----------------------------------------------------- register and track */
@@ -206,9 +209,8 @@ PyDoc_STRVAR(registry_type_current_id_doc,
 "current_id($self, /)\n--\n\n"
 "Return the id of the registered task for which this code runs, or None.\n\n"
 "That is the current task or, if it is not registered, the task that has\n"
-"started this code: a task of a group, an item of a batch, any task or\n"
-"callback, or a thread of asyncio.to_thread().  None if that task has\n"
-"ended.  Code started by a task that was passed to track() has no id.");
+"started this code: a child, an item of a batch, a callback, a thread of\n"
+"asyncio.to_thread().  None if that has ended, or was passed to track().");
 
 static PyObject *
 registry_type_heartbeat(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
@@ -294,7 +296,7 @@ registry_type_complete(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
         return NULL;
     }
     Py_DECREF(id);
-    int set = al_registry_complete(self, entry, got[1], error);
+    int set = al_ending_complete(self, entry, got[1], error);
     return set < 0 ? NULL : Py_NewRef(self->st->ready_none);
 }
 
@@ -378,110 +380,25 @@ registry_type_cancel_all(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
 
 /* --------------------------------------------------------------- reading */
 
-/* Move every alive entry to the list where it belongs now.  Returns 0; -1 with
-   an exception. */
-static int
-registry_type_sweep(RegistryObject *self)
-{
-    double now = al_loop_time(self->st, &self->bound);
-    if (now == -1.0 && PyErr_Occurred()) {
-        return -1;
-    }
-    return al_heartbeats_sweep(&self->heartbeats, now);
-}
-
-/* Replace the entries of a list by their ids.  Steals the list and returns it;
-   NULL passes an exception on. */
-static PyObject *
-registry_type_ids(PyObject *list)
-{
-    for (Py_ssize_t i = 0; list != NULL && i < PyList_GET_SIZE(list); i++) {
-        PyObject *entry = PyList_GET_ITEM(list, i);
-        PyList_SET_ITEM(list, i, Py_NewRef(((EntryObject *)entry)->id));
-        Py_DECREF(entry);
-    }
-    return list;
-}
-
+/* The methods that these describe are in reading.c. */
 PyDoc_STRVAR(registry_type_get_status_doc,
 "get_status($self, /)\n--\n\n"
 "Return a Ready of a dict, id to TaskMetadata.\n\n"
 "The finished tasks of the history come first, then the tasks that are\n"
 "alive, each oldest first.");
 
-static PyObject *
-registry_type_get_status(PyObject *op, PyObject *Py_UNUSED(ignored))
-{
-    RegistryObject *self = (RegistryObject *)op;
-    PyObject *status = AL_ALLOC(PyDict_New());
-    for (int finished = 1; status != NULL && finished >= 0; finished--) {
-        PyObject *list = al_registry_list(self, finished);
-        Py_ssize_t n = list == NULL ? -1 : PyList_GET_SIZE(list);
-        for (Py_ssize_t i = 0; status != NULL && i < n; i++) {
-            PyObject *entry = PyList_GET_ITEM(list, i);
-            if (AL_ALLOC_INT(
-                    PyDict_SetItem(status, ((EntryObject *)entry)->id, entry))
-                < 0)
-            {
-                Py_CLEAR(status);
-            }
-        }
-        if (list == NULL) {
-            Py_CLEAR(status);
-        }
-        Py_XDECREF(list);
-    }
-    return al_ready_new(self->st, status);
-}
-
 PyDoc_STRVAR(registry_type_get_stale_tasks_doc,
 "get_stale_tasks($self, /)\n--\n\n"
 "Return a Ready of the ids whose health is STALE, longest silence first.\n\n"
 "Its cost depends on the number of stale tasks, not of all tasks.");
 
-static PyObject *
-registry_type_get_stale_tasks(PyObject *op, PyObject *Py_UNUSED(ignored))
-{
-    RegistryObject *self = (RegistryObject *)op;
-    if (registry_type_sweep(self) < 0) {
-        return NULL;
-    }
-    return al_ready_new(self->st, registry_type_ids(al_heartbeats_stale(
-                                      &self->heartbeats, false)));
-}
-
 PyDoc_STRVAR(registry_type_newly_stale_doc,
 "_newly_stale($self, /)\n--\n\n"
 "Return the metadata of the stale tasks not reported in this silence yet.");
 
-static PyObject *
-registry_type_newly_stale(PyObject *op, PyObject *Py_UNUSED(ignored))
-{
-    RegistryObject *self = (RegistryObject *)op;
-    return registry_type_sweep(self) < 0
-               ? NULL
-               : al_heartbeats_stale(&self->heartbeats, true);
-}
-
 PyDoc_STRVAR(registry_type_counts_doc,
 "_counts($self, /)\n--\n\n"
 "Return the fields of RegistryStats, in their order.");
-
-static PyObject *
-registry_type_counts(PyObject *op, PyObject *Py_UNUSED(ignored))
-{
-    RegistryObject *self = (RegistryObject *)op;
-    if (registry_type_sweep(self) < 0) {
-        return NULL;
-    }
-    const Py_ssize_t *count = self->heartbeats.count;
-    return AL_ALLOC(Py_BuildValue(
-        "(nnnnnKKKKKKK)", al_registry_count(self), count[AL_PENDING],
-        count[AL_BEATING], count[AL_STALE], count[AL_NEVER_BEAT],
-        self->ended[AL_DONE], self->ended[AL_FAILED],
-        self->ended[AL_CANCELLED], self->registered, self->heartbeats_recorded,
-        self->heartbeats_unknown, self->restarts));
-}
 
 static Py_ssize_t
 registry_type_length(PyObject *op)
@@ -522,7 +439,7 @@ static PyObject *
 registry_type_iter(PyObject *op)
 {
     PyObject *list =
-        registry_type_ids(al_registry_list((RegistryObject *)op, false));
+        al_reading_ids(al_registry_list((RegistryObject *)op, false));
     PyObject *iterator =
         list == NULL ? NULL : AL_ALLOC(PyObject_GetIter(list));
     Py_XDECREF(list);
@@ -549,9 +466,8 @@ registry_type_configure(PyObject *op, PyObject *args)
         return NULL;
     }
     if (self->registered > 0 || al_registry_count(self) > 0) {
-        PyErr_SetString(PyExc_RuntimeError,
-                        "this TaskRegistry is in use already: make a new one");
-        return NULL;
+        return PyErr_Format(PyExc_RuntimeError, "this TaskRegistry is in use "
+                                                "already: make a new one");
     }
     self->history_limit = history;
     self->errors_limit = errors;
@@ -561,7 +477,11 @@ registry_type_configure(PyObject *op, PyObject *args)
     Py_RETURN_NONE;
 }
 
-/* The methods that these describe are in shutdown.c. */
+/* The methods that these describe are in supervise.c and shutdown.c. */
+PyDoc_STRVAR(registry_type_supervise_doc,
+"_supervise($self, supervision, fn, task_id, stale_after, info, /)\n--\n\n"
+"Register a Supervision and begin its first run; return a Ready of the id.");
+
 PyDoc_STRVAR(registry_type_begin_shutdown_doc,
 "_begin_shutdown($self, caller, whom, /)\n--\n\n"
 "Begin a shutdown, or join the running one: cancel every task but one.\n\n"
@@ -747,13 +667,15 @@ static PyMethodDef registry_type_methods[] = {
      METH_FASTCALL | METH_KEYWORDS, registry_type_cancel_doc},
     {"cancel_all", AL_METHOD(registry_type_cancel_all),
      METH_FASTCALL | METH_KEYWORDS, registry_type_cancel_all_doc},
-    {"get_status", registry_type_get_status, METH_NOARGS,
+    {"get_status", al_reading_get_status, METH_NOARGS,
      registry_type_get_status_doc},
-    {"get_stale_tasks", registry_type_get_stale_tasks, METH_NOARGS,
+    {"get_stale_tasks", al_reading_get_stale_tasks, METH_NOARGS,
      registry_type_get_stale_tasks_doc},
-    {"_newly_stale", registry_type_newly_stale, METH_NOARGS,
+    {"_supervise", al_supervise_open, METH_VARARGS,
+     registry_type_supervise_doc},
+    {"_newly_stale", al_reading_newly_stale, METH_NOARGS,
      registry_type_newly_stale_doc},
-    {"_counts", registry_type_counts, METH_NOARGS, registry_type_counts_doc},
+    {"_counts", al_reading_counts, METH_NOARGS, registry_type_counts_doc},
     {"_configure", registry_type_configure, METH_VARARGS,
      registry_type_configure_doc},
     {"_begin_shutdown", al_shutdown_begin, METH_VARARGS,

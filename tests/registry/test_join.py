@@ -46,7 +46,7 @@ async def test_joining_a_task_that_has_ended_returns_at_once() -> None:
 
 async def test_joining_an_unknown_task_raises() -> None:
     registry = TaskRegistry()
-    with pytest.raises(UnknownTaskError, match="no task .job. is alive"):
+    with pytest.raises(UnknownTaskError, match=r"no task 'job' is alive"):
         await registry.join("job")
 
 
