@@ -155,17 +155,20 @@ class Supervisor(Supervision):
             self._attempts = 0
         self._attempts += 1
         delay = backoff._after(self._attempts) if backoff.delay else 0.0
-        if failed:
-            self._log_failure(error, delay)
+        meta = self._meta
+        if failed and meta is not None:
+            self._log_failure(meta, error, delay)
+        if self._meta is None:  # the backoff, or a handler of the log, has ended it
+            return False
         if delay or self._beginning:  # fn() may fail at once: the loop must go on
             self._timer = self._loop.call_later(delay, self._begin)
         else:
             self._begin(now)
         return True
 
-    def _log_failure(self, error: BaseException | None, delay: float) -> None:
-        meta = self._meta
-        assert meta is not None
+    def _log_failure(
+        self, meta: TaskMetadata, error: BaseException | None, delay: float
+    ) -> None:
         text = "task %s failed: %s; it starts again in %.3g s (restart %d)"
         args = meta.error_text, delay, meta.restarts + 1
         self._warn(meta, text, *args, error=error)

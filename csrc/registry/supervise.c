@@ -427,6 +427,11 @@ al_supervise_open(PyObject *op, PyObject *args)
     {
         return NULL;
     }
+    if (supervision->fn != NULL) {
+        return PyErr_Format(PyExc_RuntimeError,
+                            "%.100R is in use already: make a new one",
+                            supervision);
+    }
     PyObject *id = al_args_id(given);
     PyObject *ready = NULL;
     if (id != NULL) {

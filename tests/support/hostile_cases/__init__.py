@@ -12,4 +12,5 @@ from support.hostile_cases import (  # noqa: F401
     objects,
     processes,
     sources,
+    supervising,
 )
