@@ -13,6 +13,7 @@ import pytest
 
 import pyasynclife
 from pyasynclife import (
+    Backoff,
     Batch,
     BatchError,
     BatchProgress,
@@ -104,6 +105,10 @@ async def some_exit() -> TaskExit:
     return (await some_report()).failed[0]
 
 
+async def some_backoff() -> Backoff:
+    return Backoff(1, jitter=0.5)
+
+
 async def some_stats() -> RegistryStats:
     registry = TaskRegistry()
     registry.register(echo())
@@ -157,6 +162,7 @@ VALUES: dict[type, Callable[[], Any]] = {
     BatchResult: some_results,
     DuplicateTaskError: duplicate_task_error,
     RegistryStats: some_stats,
+    Backoff: some_backoff,
     ShutdownReport: some_report,
     TaskExit: some_exit,
     TaskResult: some_result,
