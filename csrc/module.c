@@ -14,6 +14,7 @@
 #include "registry/entry.h"
 #include "registry/owner.h"
 #include "registry/registry_type.h"
+#include "registry/supervise.h"
 #include "group/group.h"
 #include "group/group_exit.h"
 #include "signals/signal_handler.h"
@@ -75,7 +76,7 @@ module_exec(PyObject *module)
         || al_awaitable_setup(module, st) < 0
         || al_exit_log_setup(module, st) < 0
         || al_join_set_setup(module, st) < 0 || al_entry_setup(module, st) < 0
-        || al_owner_setup(module, st) < 0
+        || al_owner_setup(module, st) < 0 || al_supervise_setup(module, st) < 0
         || al_registry_type_setup(module, st) < 0
         || al_group_setup(module, st) < 0
         || al_group_exit_setup(module, st) < 0

@@ -136,6 +136,14 @@ class TaskMetadata:
     # It is the done callback of its Task.
     def __call__(self, task: asyncio.Task[Any], /) -> None: ...
 
+# _supervise.py has its methods _run_ended() and _ended(), which the core calls.
+@disjoint_base
+class Supervision:
+    @property
+    def _meta(self) -> TaskMetadata | None: ...
+    def _run(self) -> None: ...
+    def _cancel_stale(self, error: BaseException, /) -> bool: ...
+
 @disjoint_base
 class Registry:
     def register(
@@ -186,6 +194,15 @@ class Registry:
         on_finish: Callable[[TaskMetadata], object] | None,
         /,
     ) -> None: ...
+    def _supervise(
+        self,
+        supervision: Supervision,
+        fn: Callable[[], Coroutine[Any, Any, Any]],
+        task_id: str,
+        stale_after: float | None,
+        info: Any,
+        /,
+    ) -> Ready[str]: ...
     def _newly_stale(self) -> list[TaskMetadata]: ...
     def _counts(self) -> tuple[int | Histogram, ...]: ...
     def _begin_shutdown(
@@ -236,7 +253,7 @@ class JoinSetMember:
     # The Task's done callback.
     def __call__(self, *args: Any, **kwargs: Any) -> None: ...
     @property
-    def task(self) -> asyncio.Task[Any]: ...
+    def task(self) -> asyncio.Task[Any] | None: ...
     @property
     def meta(self) -> TaskMetadata | None: ...
 

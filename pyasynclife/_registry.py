@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar, final, overload
 
@@ -20,11 +21,13 @@ from pyasynclife._arguments import (
     short_id,
 )
 from pyasynclife._await_chain import await_chain, dump_tasks
+from pyasynclife._backoff import Backoff
 from pyasynclife._core import (
     SHUTDOWN_AGAIN,
     SHUTDOWN_UNREPORTED,
     Histogram,
     JoinSet,
+    Ready,
     Registry,
     TaskMetadata,
     adopt_methods,
@@ -36,6 +39,7 @@ from pyasynclife._log import logger
 from pyasynclife._monitor.server import serve
 from pyasynclife._report import ShutdownReport
 from pyasynclife._sealed import SealedValue, refuse_pickling
+from pyasynclife._supervise import Restart, Supervisor
 from pyasynclife._timeline import EndHook, Recording
 from pyasynclife._waiting import (
     Deadline,
@@ -102,9 +106,11 @@ class TaskRegistry(Registry):
         on_stale: Called by the monitor with the TaskMetadata of a stale task, once per
             period of silence.
         on_finish: Called with the TaskMetadata of each task that has ended.
+        on_give_up: Called with the TaskMetadata of a supervised task that has ended
+            because it was started again too often, after ``on_finish``.
 
-    `heartbeat_interval`, `stale_threshold`, `shutdown_timeout` and `on_stale` may be
-    set later.
+    `heartbeat_interval`, `stale_threshold`, `shutdown_timeout`, `on_stale` and
+    `on_give_up` may be set later.
 
     Each task that fails is logged once, at ERROR, to the logger "pyasynclife"; the
     record's ``task_id`` is its id. The registry binds to the loop on which it is first
@@ -122,10 +128,12 @@ class TaskRegistry(Registry):
     __slots__ = (
         "__weakref__",
         "_configured",
+        "_coordinators",
         "_deadline",
         "_end_hooked",
         "_heartbeat_interval",
         "_monitor",
+        "_on_give_up",
         "_on_stale",
         "_own_shutdowns",
         "_shutdown_timeout",
@@ -134,6 +142,9 @@ class TaskRegistry(Registry):
     _heartbeat_interval: float
     _shutdown_timeout: float
     _on_stale: Callable[[TaskMetadata], object] | None
+    _on_give_up: Callable[[TaskMetadata], object] | None
+    # The SignalCoordinators that have this registry, for the end of a vital task.
+    _coordinators: weakref.WeakSet[Any]
     _monitor: asyncio.Task[None] | None
     # What _configure() was given, and the hook that has replaced on_finish.
     _configured: tuple[int, bool, int, Callable[[TaskMetadata], object] | None]
@@ -154,9 +165,11 @@ class TaskRegistry(Registry):
         shutdown_timeout: float = 30.0,
         on_stale: Callable[[TaskMetadata], object] | None = None,
         on_finish: Callable[[TaskMetadata], object] | None = None,
+        on_give_up: Callable[[TaskMetadata], object] | None = None,
     ) -> None:
         check_hook("on_finish", on_finish)
         check_hook("on_stale", on_stale)
+        check_hook("on_give_up", on_give_up)
         interval = _check_interval(heartbeat_interval)
         threshold = check_seconds("stale_threshold", stale_threshold)
         timeout = check_seconds("shutdown_timeout", shutdown_timeout)
@@ -173,6 +186,8 @@ class TaskRegistry(Registry):
         self._stale_threshold = threshold
         self._shutdown_timeout = timeout
         self._on_stale = on_stale
+        self._on_give_up = on_give_up
+        self._coordinators = weakref.WeakSet()
         self._monitor = None
         self._deadline = None
         self._own_shutdowns = {}
@@ -240,6 +255,92 @@ class TaskRegistry(Registry):
     def on_stale(self, value: Callable[[TaskMetadata], object] | None) -> None:
         check_hook("on_stale", value)
         self._on_stale = value
+
+    @property
+    def on_give_up(self) -> Callable[[TaskMetadata], object] | None:
+        """The function that is called when a supervised task gives up, or None.
+
+        Raises:
+            TypeError: The new value is not a function, or would have to be awaited.
+        """
+        return self._on_give_up
+
+    @on_give_up.setter
+    def on_give_up(self, value: Callable[[TaskMetadata], object] | None) -> None:
+        check_hook("on_give_up", value)
+        self._on_give_up = value
+
+    def supervise(
+        self,
+        fn: Callable[[], Coroutine[Any, Any, Any]],
+        task_id: str,
+        *,
+        restart: Restart = "on_failure",
+        restart_stale: bool = False,
+        backoff: Backoff | None = None,
+        max_restarts: int = 5,
+        within: float = 60.0,
+        vital: bool = False,
+        stale_after: float | None = None,
+        info: Any = None,
+    ) -> Ready[str]:
+        """Keep a task running: start it again when it fails, under one id.
+
+        The first run begins at once. Each run is a Task of its own, named ``task_id``;
+        there are never two at once. There is one TaskMetadata for all runs: between two
+        of them it is RUNNING, its `task` is None, and it is never stale; `restarts`
+        counts, and `error_text` is that of the last failure. A run that fails and is
+        started again is logged at WARNING.
+
+        cancel(), cancel_all() and shutdown() end it for good, also between two runs;
+        then the task ends in that call. complete() lets no other run begin.
+
+        Args:
+            fn: Called without arguments for the coroutine of each run. An exception of
+                it is a failed run.
+            task_id: A non-empty str that no living task has.
+            restart: ``"always"``: whenever a run has ended. ``"on_failure"``: after an
+                exception, and a stale run. ``"never"``: not at all.
+            restart_stale: Cancel a run that has sent no heartbeat for longer than
+                ``stale_after``, and start the next when it has ended. If it does not
+                end, that is logged again and again, with where it waits.
+            backoff: The delays between two runs; None: ``Backoff()``. After a run of
+                ``max_delay`` seconds or more they begin anew.
+            max_restarts: It gives up instead of a further restart within ``within``
+                seconds.
+            within: Seconds.
+            vital: When it gives up, or ends for good by itself, call the
+                ``request_shutdown`` of each `SignalCoordinator` that has this registry,
+                by ``registry=`` or ``attach()``; if there is none, log an ERROR.
+            stale_after: As for register(). The silence counts from the beginning of a
+                run.
+            info: Any object, for `TaskMetadata.info`.
+
+        Returns:
+            A Ready of the id.
+
+        Raises:
+            DuplicateTaskError: A living task has the id.
+            ClosedError: A shutdown() is under way.
+            TypeError, ValueError: An argument is wrong, or ``fn`` returned no coroutine
+                in its first call.
+            RuntimeError: ``fn`` returned a coroutine that has been started; there is no
+                running loop, or it is called in another loop or thread.
+
+        Nothing has changed if it raises.
+        """
+        supervisor = Supervisor(
+            self, fn, restart, restart_stale, backoff, max_restarts, within, vital
+        )
+        seconds = check_optional_seconds("stale_after", stale_after, None)
+        return supervisor.begin(fn, task_id, seconds, info)
+
+    def _request_shutdown(self, reason: str) -> bool:
+        """Ask each coordinator for the shutdown; tell whether there is any."""
+        coordinators = list(self._coordinators)
+        for coordinator in coordinators:
+            coordinator.request_shutdown(reason)
+        return bool(coordinators)
 
     @overload
     def get(self, task_id: str) -> TaskMetadata | None: ...
@@ -470,10 +571,10 @@ class TaskRegistry(Registry):
         if meta.task is not None and meta.task is asyncio.current_task():
             raise RuntimeError(f"task {short_id(task_id)} cannot wait for itself")
         deadline = loop.time() + seconds
-        while not _has_ended(meta) and self.get(task_id) is meta:
+        while self._is_alive(meta):
             if loop.time() >= deadline:
                 await asyncio.sleep(0)  # a loop around join(0) must let others run
-                if _has_ended(meta):
+                if not self._is_alive(meta):
                     break
                 raise TimeoutError(
                     f"task {short_id(task_id)} still runs after {seconds:g} s"
@@ -485,6 +586,10 @@ class TaskRegistry(Registry):
                 if not futures and self._joiners.get(meta) is futures:
                     del self._joiners[meta]
         return meta
+
+    def _is_alive(self, meta: TaskMetadata) -> bool:
+        # A registration may have been undone.
+        return meta.finished_at is None and self.get(meta.task_id) is meta
 
     def _others_alive(self) -> bool:
         current = asyncio.current_task()
@@ -598,16 +703,16 @@ class TaskRegistry(Registry):
                     extra={"task_id": meta.task_id},
                 )
                 if self._on_stale is not None:
-                    self._call_on_stale(self._on_stale, meta)
+                    self._call_hook("on_stale", self._on_stale, meta)
 
-    def _call_on_stale(
-        self, on_stale: Callable[[TaskMetadata], object], meta: TaskMetadata
+    def _call_hook(
+        self, name: str, hook: Callable[[TaskMetadata], object], meta: TaskMetadata
     ) -> None:
         try:
-            check_answer("on_stale", on_stale(meta))
+            check_answer(name, hook(meta))
         except Exception as error:
             about: dict[str, Any] = {
-                "message": f"on_stale of {self!r} failed for task "
+                "message": f"{name} of {self!r} failed for task "
                 f"{short_id(meta.task_id)}",
                 "exception": error,
             }

@@ -222,9 +222,11 @@ _set_name, _set_task_id, _set_age, _set_silence, _set_error, _set_where = (
 
 def _stuck_exit(member: JoinSetMember) -> TaskExit:
     meta = member.meta
-    where = await_chain(member.task)
+    if member.task is not None:
+        name, where = member.task.get_name(), await_chain(member.task)
+    else:  # a supervised task between two runs
+        assert meta is not None
+        name, where = meta.task_id, []
     if meta is None:
-        return make_exit(member.task.get_name(), None, None, None, None, where)
-    return make_exit(
-        member.task.get_name(), meta.task_id, meta.age, meta.silence, None, where
-    )
+        return make_exit(name, None, None, None, None, where)
+    return make_exit(name, meta.task_id, meta.age, meta.silence, None, where)

@@ -133,6 +133,7 @@ class SignalCoordinator(SignalEvents):
         self._attached = Attachments()
         if registry is not None:
             self._attached.add(registry, 0)
+            registry._coordinators.add(self)
         self._phase: Phase = "running"
         self._signum: int | None = None
         self._deadline: Deadline | None = None  # from a signal or request
@@ -342,7 +343,8 @@ class SignalCoordinator(SignalEvents):
         if join_set is not None:
             cancel_rest(join_set)
             self._cancelled = set(filter(_runs, self._cancelled))
-            self._cancelled.update(one.task for one in join_set.stuck(None))
+            stuck = (one.task for one in join_set.stuck(None))
+            self._cancelled.update(task for task in stuck if task is not None)
 
     # ------------------------------------------------------------ actions
 
@@ -415,6 +417,8 @@ class SignalCoordinator(SignalEvents):
         """
         number = check_count("order", order, least=-sys.maxsize)
         one = self._attached.add(what, number)
+        if isinstance(what, TaskRegistry):
+            what._coordinators.add(self)
         if one is None:
             return
         if self._deadline is not None and isinstance(what, TaskRegistry):

@@ -182,11 +182,14 @@ member_leave_queue(JoinSetObject *set, MemberObject *member)
     }
 }
 
-/* Ask a member's Task for its name (new); NULL, without an exception, if that
-   fails. */
+/* The name of a member's Task (new), or the id if it has no Task; NULL,
+   without an exception, if asking for it fails. */
 static PyObject *
-member_name(JoinSetObject *set, MemberObject *member)
+member_name(JoinSetObject *set, MemberObject *member, PyObject *task_id)
 {
+    if (member->task == Py_None) { /* its id is its name, too */
+        return Py_XNewRef(task_id);
+    }
     PyObject *name = al_task_name(set->st, member->task);
     if (name == NULL) {
         al_loop_report_or_exit_later(set->st, set->bound.loop,
@@ -217,7 +220,7 @@ al_member_end(PyObject *op, al_outcome outcome, PyObject *error,
     bool swallowed =
         outcome == AL_DONE && member_still_cancelling(set, member);
     al_exit exit = {
-        .name = member_name(set, member),
+        .name = member_name(set, member, origin->task_id),
         .task_id = Py_XNewRef(origin->task_id),
         .error = Py_XNewRef(error),
         .age = origin->age,
@@ -407,7 +410,9 @@ al_join_set_add(PyObject *op, PyObject *task, PyObject *meta)
     if (member == NULL) {
         return NULL;
     }
-    al_ptr_table_add(&set->by_task, &member->task_link, task);
+    if (task != Py_None) {
+        al_ptr_table_add(&set->by_task, &member->task_link, task);
+    }
     al_list_append(&set->running, &member->link);
     Py_INCREF((PyObject *)member); /* the list's */
     set->pending++;

@@ -14,7 +14,8 @@ PyObject *al_join_set_new(al_state *st, const al_loop *bound);
 /* Count the members whose Task has not ended.  Pure C. */
 Py_ssize_t al_join_set_pending(PyObject *set);
 
-/* Add a Task; the caller calls al_member_end when it has ended.  `meta` is the
+/* Add a Task; the caller calls al_member_end when it has ended.  None stands
+   for a supervised entry that has no Task now.  `meta` is the
    Task's registry entry or None.  Returns the member (new); NULL with an
    exception, the set unchanged.  Runs Python. */
 PyObject *al_join_set_add(PyObject *set, PyObject *task, PyObject *meta);

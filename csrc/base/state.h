@@ -84,6 +84,7 @@
     X(FINISHED) X(Handle) X(PENDING) X(Task) X(__qualname__) X(_aclose)       \
     X(_asyncio_future_blocking) X(_closed) X(_context) X(_debug) X(_ended)    \
     X(_log_destroy_pending) X(_must_cancel) X(_ready) X(_restore)             \
+    X(_run_ended)                                                             \
     X(_task_factory) X(add_done_callback) X(append) X(appendleft) X(call_at)  \
     X(call_exception_handler) X(call_later) X(call_soon)                      \
     X(call_soon_threadsafe) X(cancel) X(cancelled) X(cancelling) X(close)     \
@@ -108,7 +109,8 @@
     X(ready_none) X(ready_true) X(ready_false) X(kw_context) X(kw_name)       \
     X(kw_name_context) X(kw_loop) X(kw_name_loop) X(kw_exc_info_extra)        \
     X(kw_msg) X(no_args) X(kwargs_lazy) X(kwargs_eager) X(get_running_loop)   \
-    X(Watchdog) X(Owner) X(owner_var) X(Histogram) X(LoopPulse)
+    X(Watchdog) X(Owner) X(owner_var) X(Histogram) X(LoopPulse)               \
+    X(Supervision)
 
 typedef struct al_state {
 #define AL_FIELD(field, ...) PyObject *field;

@@ -22,7 +22,9 @@
 #include "registry/entry.h"
 #include "registry/heartbeats.h"
 #include "registry/registry.h"
+#include "registry/ending.h"
 #include "registry/owner.h"
+#include "registry/supervise.h"
 
 #include <math.h>
 
@@ -38,7 +40,9 @@ entry_vectorcall(PyObject *op, PyObject *const *args, size_t nargsf,
         return NULL;
     }
     if (self->threshold != NULL && args[0] == self->task
-        && al_registry_close(self) < 0)
+        && (self->supervision == NULL ? al_ending_close(self)
+                                      : al_supervise_run_ended(self))
+               < 0)
     {
         return NULL;
     }
@@ -81,6 +85,7 @@ static double
 entry_stale_after(EntryObject *self)
 {
     return self->threshold == NULL ? self->stale_after
+           : self->resting         ? self->other->stale_after
                                    : self->threshold->stale_after;
 }
 
@@ -141,7 +146,7 @@ entry_get_state(PyObject *op, void *Py_UNUSED(closure))
     if (st == NULL) {
         return NULL;
     }
-    int started = self->ended ? 1 : al_heartbeats_started(self);
+    int started = self->ended ? 1 : al_heartbeats_started(self, false);
     if (started < 0) {
         return NULL;
     }
@@ -164,16 +169,16 @@ entry_get_health(PyObject *op, void *Py_UNUSED(closure))
         return Py_NewRef(ends[self->outcome]);
     }
     /* By the clock, not by the list: only a sweep moves entries to stale. */
-    int started = al_heartbeats_started(self);
+    int started = al_heartbeats_started(self, false);
     double now = entry_now(self);
     if (started < 0 || (now == -1.0 && PyErr_Occurred())) {
         return NULL;
     }
-    return Py_NewRef(!started ? st->unknown
-                     : now - self->last_heartbeat > entry_stale_after(self)
-                         ? st->stale
-                     : self->heartbeats == 0 ? st->unknown
-                                             : st->healthy);
+    return Py_NewRef(
+        !started ? st->unknown
+        : now - self->last_heartbeat > self->threshold->stale_after ? st->stale
+        : self->heartbeats == 0 ? st->unknown
+                                : st->healthy);
 }
 
 /* The value of an ended entry if its outcome is `outcome`; else None (new). */
@@ -211,8 +216,10 @@ static PyObject *
 entry_get_error_text(PyObject *op, void *Py_UNUSED(closure))
 {
     EntryObject *self = (EntryObject *)op;
-    return Py_NewRef(
-        self->error_text == NULL || !self->ended ? Py_None : self->error_text);
+    return Py_NewRef(self->error_text == NULL
+                             || (!self->ended && self->supervision == NULL)
+                         ? Py_None
+                         : self->error_text);
 }
 
 static PyObject *
@@ -264,7 +271,8 @@ static PyGetSetDef entry_getset[] = {
     {"error", entry_get_error, NULL,
      "The exception of a task that FAILED; None for older failures.", NULL},
     {"error_text", entry_get_error_text, NULL,
-     "The type and text of the exception, 'ValueError: no price', or None.",
+     "The type and text of the exception, 'ValueError: no price', or None;\n"
+     "of a supervised task also while it is alive: of the last failure.",
      NULL},
     {"info", entry_get_info, entry_set_info,
      "What register(info=) was given, or None.  It may be set.", NULL},
@@ -434,6 +442,7 @@ entry_traverse(PyObject *op, visitproc visit, void *arg)
     Py_VISIT(self->registry);
     Py_VISIT(self->member);
     Py_VISIT(self->owner);
+    Py_VISIT(self->supervision);
     Py_VISIT(self->info);
     Py_VISIT(self->cancel_reason);
     return 0;
@@ -453,6 +462,7 @@ entry_clear(PyObject *op)
     Py_CLEAR(self->member);
     al_owner_end(self);
     Py_CLEAR(self->owner);
+    Py_CLEAR(self->supervision);
     Py_CLEAR(self->info);
     Py_CLEAR(self->cancel_reason);
     Py_CLEAR(self->registry);

@@ -40,6 +40,7 @@
 #include "registry/entry.h"
 #include "registry/heartbeats.h"
 #include "registry/registry.h"
+#include "registry/ending.h"
 #include "registry/owner.h"
 #include "registry/register.h"
 #include "registry/shutdown.h"
@@ -85,28 +86,6 @@ register_new_id(RegistryObject *self, PyObject *given)
 }
 
 /* -------------------------------------------------------------- register */
-
-/* Undo the opening of an entry whose Task could not be made, or not be
-   attached.  If a Task exists it is cancelled, for it owns the coroutine;
-   otherwise the coroutine is closed.  Steals the Task. */
-static void
-register_fail(RegistryObject *self, EntryObject *entry, PyObject *coro,
-              PyObject *task)
-{
-    al_registry_revoke(self, entry);
-    if (task != NULL) {
-        PyObject *error = PyErr_GetRaisedException();
-        if (al_task_cancel(self->st, task, NULL) < 0) {
-            PyErr_Clear(); /* a task factory may return something else */
-            Py_CLEAR(task);
-        }
-        PyErr_SetRaisedException(error);
-    }
-    if (task == NULL) {
-        al_coro_close_unstarted(self->st, coro);
-    }
-    Py_XDECREF(task);
-}
 
 /* Make the Task of an open entry, which is its done callback, called in
    done_context or, if that is NULL, a copy of the current one (new).  NULL
@@ -167,36 +146,65 @@ register_create_owned(RegistryObject *self, EntryObject *entry, PyObject *coro,
     return task;
 }
 
-/* Make the Task of an open entry (new).  NULL with an exception, the entry
-   revoked and the coroutine closed. */
+/* Make the Task of an open entry, by register_create_owned() or, if `owned` is
+   set, in the context that is current (new).  NULL with an exception, with
+   *failed as there.  The latter is for a supervised entry, which is registered
+   already. */
 static PyObject *
 register_start(RegistryObject *self, EntryObject *entry, PyObject *coro,
-               PyObject *context)
+               PyObject *context, bool owned, PyObject **failed)
 {
     al_pending_start start = {self->pending_starts, entry, NULL, false};
     self->pending_starts = &start;
     entry->coro = coro;
-    PyObject *failed = NULL;
     PyObject *task =
-        register_create_owned(self, entry, coro, context, &failed);
+        owned ? register_create(self, entry, coro, NULL, context, failed)
+              : register_create_owned(self, entry, coro, context, failed);
     self->pending_starts = start.outer;
     entry->coro = NULL;
-    if (task == NULL) {
-        Py_XDECREF(start.msg);
-        register_fail(self, entry, coro, failed);
-        return NULL;
-    }
-    self->registered++;
-    /* The Task exists now, so an error must not be raised: the caller would
+    self->registered += task != NULL && !owned;
+    /* Once the Task exists, an error must not be raised: the caller would
        never get the Task. */
-    if ((start.cancelled && al_registry_cancel(self, entry, start.msg) < 0)
-        || (self->join_set != NULL && !entry->calls_shutdown
-            && al_shutdown_add(self, entry) < 0))
+    if (task != NULL
+        && ((start.cancelled && al_registry_cancel(self, entry, start.msg) < 0)
+            || (self->join_set != NULL && !entry->calls_shutdown
+                && al_shutdown_add(self, entry) < 0)))
     {
         al_loop_report_or_exit_later(self->st, self->bound.loop,
                                      "cancelling a new task failed", task);
     }
     Py_XDECREF(start.msg);
+    return task;
+}
+
+/* Cancel a Task that could not be attached (stolen), or if there is none close
+   the coroutine. */
+static void
+register_drop(RegistryObject *self, PyObject *coro, PyObject *task)
+{
+    if (task != NULL) {
+        PyObject *error = PyErr_GetRaisedException();
+        if (al_task_cancel(self->st, task, NULL) < 0) {
+            PyErr_Clear(); /* a task factory may return something else */
+            Py_CLEAR(task);
+        }
+        PyErr_SetRaisedException(error);
+    }
+    if (task == NULL) {
+        al_coro_close_unstarted(self->st, coro);
+    }
+    Py_XDECREF(task);
+}
+
+PyObject *
+al_register_run(RegistryObject *self, EntryObject *entry, PyObject *coro,
+                PyObject *context)
+{
+    PyObject *failed = NULL;
+    PyObject *task = register_start(self, entry, coro, context, true, &failed);
+    if (task == NULL) {
+        register_drop(self, coro, failed);
+    }
     return task;
 }
 
@@ -214,10 +222,8 @@ register_pair(PyObject *entry, PyObject *id)
     return pair;
 }
 
-/* Refuse a coroutine, and close it, while shutdown() runs.  Returns 0; -1 with
-   ClosedError. */
-static int
-register_check_open(RegistryObject *self, PyObject *coro, PyObject *given)
+int
+al_register_check_open(RegistryObject *self, PyObject *given)
 {
     if (!al_registry_is_closing(self)) {
         return 0;
@@ -233,7 +239,6 @@ register_check_open(RegistryObject *self, PyObject *coro, PyObject *given)
                      "shuts down: ask registry.closing first",
                      given);
     }
-    al_coro_close_unstarted(self->st, coro);
     return -1;
 }
 
@@ -241,7 +246,8 @@ PyObject *
 al_register_coro(RegistryObject *self, PyObject *coro, PyObject *given,
                  double stale_after, PyObject *context, PyObject *info)
 {
-    if (register_check_open(self, coro, given) < 0) {
+    if (al_register_check_open(self, given) < 0) {
+        al_coro_close_unstarted(self->st, coro);
         return NULL;
     }
     PyObject *id = register_new_id(self, given);
@@ -256,7 +262,12 @@ al_register_coro(RegistryObject *self, PyObject *coro, PyObject *given,
         ready = al_ready_new(self->st, pair);
     }
     if (ready != NULL && al_registry_open(self, entry, stale_after) == 0) {
-        task = register_start(self, entry, coro, context);
+        PyObject *failed = NULL;
+        task = register_start(self, entry, coro, context, false, &failed);
+        if (task == NULL) {
+            al_registry_revoke(self, entry);
+            register_drop(self, coro, failed);
+        }
     }
     else {
         al_coro_close_unstarted(self->st, coro);
@@ -339,11 +350,11 @@ register_adopt(RegistryObject *self, PyObject *task, PyObject *id,
         goto failed;
     }
     self->registered++;
-    if (done && al_registry_close(entry) < 0) {
+    if (done && al_ending_close(entry) < 0) {
         goto failed; /* SystemExit or KeyboardInterrupt of on_finish */
     }
     if (!done
-        && (al_heartbeats_move_started(entry) < 0
+        && (al_heartbeats_started(entry, true) < 0
             || al_shutdown_add(self, entry) < 0))
     {
         al_loop_report_or_exit_later(self->st, self->bound.loop,

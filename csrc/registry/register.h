@@ -13,6 +13,17 @@ PyObject *al_register_coro(RegistryObject *self, PyObject *coro, PyObject *id,
                            double stale_after, PyObject *context,
                            PyObject *info);
 
+/* Refuse an id while shutdown() runs.  Returns 0; -1 with ClosedError.
+   Runs Python. */
+int al_register_check_open(RegistryObject *self, PyObject *id);
+
+/* Make the Task of a supervised entry's next run, in the current context,
+   which has the entry as its owner; `context` is that of the done callback.
+   Returns the Task (new); NULL with an exception, the coroutine closed and the
+   entry without a Task.  Runs Python. */
+PyObject *al_register_run(RegistryObject *self, EntryObject *entry,
+                          PyObject *coro, PyObject *context);
+
 /* Register a Task of the bound loop that somebody else has made, under `id`;
    if that is NULL or None under the Task's name, if it is free, or a new id.
    Returns its id (new), the old one of a registered Task; NULL with an

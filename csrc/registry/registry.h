@@ -60,6 +60,28 @@ al_registry_count(const RegistryObject *self)
            + count[AL_STALE];
 }
 
+/* Count how long an entry has lived, which has ended; or take that back, if
+   `times` is -1.  Pure C. */
+static inline void
+al_registry_count_duration(RegistryObject *self, const EntryObject *entry,
+                           int times)
+{
+    al_histogram_count(&self->durations,
+                       entry->ended_at - entry->registered_at, times);
+}
+
+/* Tell whether the Task of an entry is being made, perhaps in its eager first
+   step.  Pure C. */
+static inline bool
+al_registry_is_starting(const RegistryObject *self, const EntryObject *entry)
+{
+    const al_pending_start *start = self->pending_starts;
+    while (start != NULL && start->entry != entry) {
+        start = start->outer;
+    }
+    return start != NULL;
+}
+
 /* Tell whether a shutdown() is under way.  Pure C. */
 static inline bool
 al_registry_is_closing(const RegistryObject *self)
@@ -113,6 +135,12 @@ int al_registry_bind(RegistryObject *self, const char *what, const char *call);
 int al_registry_open(RegistryObject *self, EntryObject *entry,
                      double stale_after);
 
+/* Take an ended entry out of its lists, but not out of the dict.  Pure C. */
+void al_registry_unlink(RegistryObject *self, EntryObject *entry);
+
+/* Take an entry out of the dict, which has it.  Runs Python. */
+void al_registry_forget(RegistryObject *self, EntryObject *entry);
+
 /* Undo al_registry_open(), as if the entry had never been registered, whether
    it has ended meanwhile or not.  Keeps the raised exception.  Runs Python. */
 void al_registry_revoke(RegistryObject *self, EntryObject *entry);
@@ -129,18 +157,6 @@ int al_registry_attach(RegistryObject *self, EntryObject *entry,
    NULL, without an exception, if there is none; NULL with an exception.  Runs
    Python. */
 EntryObject *al_registry_current(RegistryObject *self);
-
-/* Move an entry whose Task has ended to the history, and notify everybody:
-   the Task's done callback.  Returns 0; -1 with TypeError if the Task has not
-   ended; -1 with SystemExit or KeyboardInterrupt of on_finish, of logging or
-   of the error's str(), the entry being in the history.  Runs Python. */
-int al_registry_close(EntryObject *entry);
-
-/* Fix the outcome of an alive entry, unless complete() has done so before:
-   `error`, or `result` if that is NULL.  Returns 0; -1 with an exception,
-   nothing changed.  Runs Python. */
-int al_registry_complete(RegistryObject *self, EntryObject *entry,
-                         PyObject *result, PyObject *error);
 
 /* Request the cancellation of an alive entry's Task.  Returns 1 if it was
    requested, else 0; -1 with an exception.  Runs Python. */

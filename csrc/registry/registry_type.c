@@ -23,10 +23,12 @@
 #include "registry/entry.h"
 #include "registry/heartbeats.h"
 #include "registry/registry.h"
+#include "registry/ending.h"
 #include "registry/owner.h"
 #include "registry/register.h"
+#include "registry/supervise.h"
 #include "registry/shutdown.h"
-#include "registry/snapshot.h"
+#include "registry/reading.h"
 #include "registry/registry_type.h"
 
 /* ----------------------------------------------------- register and track */
@@ -207,9 +209,8 @@ PyDoc_STRVAR(registry_type_current_id_doc,
 "current_id($self, /)\n--\n\n"
 "Return the id of the registered task for which this code runs, or None.\n\n"
 "That is the current task or, if it is not registered, the task that has\n"
-"started this code: a task of a group, an item of a batch, any task or\n"
-"callback, or a thread of asyncio.to_thread().  None if that task has\n"
-"ended.  Code started by a task that was passed to track() has no id.");
+"started this code: a child, an item of a batch, a callback, a thread of\n"
+"asyncio.to_thread().  None if that has ended, or was passed to track().");
 
 static PyObject *
 registry_type_heartbeat(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
@@ -295,7 +296,7 @@ registry_type_complete(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
         return NULL;
     }
     Py_DECREF(id);
-    int set = al_registry_complete(self, entry, got[1], error);
+    int set = al_ending_complete(self, entry, got[1], error);
     return set < 0 ? NULL : Py_NewRef(self->st->ready_none);
 }
 
@@ -379,6 +380,7 @@ registry_type_cancel_all(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
 
 /* --------------------------------------------------------------- reading */
 
+/* The methods that these describe are in reading.c. */
 PyDoc_STRVAR(registry_type_get_status_doc,
 "get_status($self, /)\n--\n\n"
 "Return a Ready of a dict, id to TaskMetadata.\n\n"
@@ -437,7 +439,7 @@ static PyObject *
 registry_type_iter(PyObject *op)
 {
     PyObject *list =
-        al_snapshot_ids(al_registry_list((RegistryObject *)op, false));
+        al_reading_ids(al_registry_list((RegistryObject *)op, false));
     PyObject *iterator =
         list == NULL ? NULL : AL_ALLOC(PyObject_GetIter(list));
     Py_XDECREF(list);
@@ -464,9 +466,8 @@ registry_type_configure(PyObject *op, PyObject *args)
         return NULL;
     }
     if (self->registered > 0 || al_registry_count(self) > 0) {
-        PyErr_SetString(PyExc_RuntimeError,
-                        "this TaskRegistry is in use already: make a new one");
-        return NULL;
+        return PyErr_Format(PyExc_RuntimeError, "this TaskRegistry is in use "
+                                                "already: make a new one");
     }
     self->history_limit = history;
     self->errors_limit = errors;
@@ -476,7 +477,11 @@ registry_type_configure(PyObject *op, PyObject *args)
     Py_RETURN_NONE;
 }
 
-/* The methods that these describe are in shutdown.c. */
+/* The methods that these describe are in supervise.c and shutdown.c. */
+PyDoc_STRVAR(registry_type_supervise_doc,
+"_supervise($self, supervision, fn, task_id, stale_after, info, /)\n--\n\n"
+"Register a Supervision and begin its first run; return a Ready of the id.");
+
 PyDoc_STRVAR(registry_type_begin_shutdown_doc,
 "_begin_shutdown($self, caller, whom, /)\n--\n\n"
 "Begin a shutdown, or join the running one: queue every task but one.\n\n"
@@ -664,13 +669,15 @@ static PyMethodDef registry_type_methods[] = {
      METH_FASTCALL | METH_KEYWORDS, registry_type_cancel_doc},
     {"cancel_all", AL_METHOD(registry_type_cancel_all),
      METH_FASTCALL | METH_KEYWORDS, registry_type_cancel_all_doc},
-    {"get_status", al_snapshot_status, METH_NOARGS,
+    {"get_status", al_reading_get_status, METH_NOARGS,
      registry_type_get_status_doc},
-    {"get_stale_tasks", al_snapshot_stale, METH_NOARGS,
+    {"get_stale_tasks", al_reading_get_stale_tasks, METH_NOARGS,
      registry_type_get_stale_tasks_doc},
-    {"_newly_stale", al_snapshot_newly_stale, METH_NOARGS,
+    {"_supervise", al_supervise_open, METH_VARARGS,
+     registry_type_supervise_doc},
+    {"_newly_stale", al_reading_newly_stale, METH_NOARGS,
      registry_type_newly_stale_doc},
-    {"_counts", al_snapshot_counts, METH_NOARGS, registry_type_counts_doc},
+    {"_counts", al_reading_counts, METH_NOARGS, registry_type_counts_doc},
     {"_configure", registry_type_configure, METH_VARARGS,
      registry_type_configure_doc},
     {"_begin_shutdown", al_shutdown_begin, METH_VARARGS,

@@ -19,6 +19,7 @@
 #include "aio/join_set.h"
 #include "registry/entry.h"
 #include "registry/registry.h"
+#include "registry/supervise.h"
 #include "registry/shutdown.h"
 
 /* What a shutdown does to a Task that an earlier one has cancelled. */
@@ -36,15 +37,32 @@ static int
 shutdown_add(RegistryObject *self, EntryObject *entry, bool again)
 {
     PyObject *join_set = self->join_set;
-    if (join_set == NULL || entry->task == NULL || entry->member != NULL) {
+    bool rests = al_supervise_is_resting(self, entry);
+    if (join_set == NULL || entry->member != NULL
+        || (entry->task == NULL && !rests))
+    {
         return 0;
     }
     Py_INCREF(join_set); /* the call below may run code that ends it */
-    PyObject *member =
-        al_join_set_add(join_set, entry->task, (PyObject *)entry);
+    PyObject *member = al_join_set_add(join_set, rests ? Py_None : entry->task,
+                                       (PyObject *)entry);
     Py_DECREF(join_set);
     if (member == NULL) {
         return -1;
+    }
+    al_supervise_stop(entry);
+    if (rests) {
+        entry->shut_down = entry->cancel_noted = true;
+        double now = al_loop_time(self->st, &self->bound);
+        if (now == -1.0 && PyErr_Occurred()) {
+            PyErr_Clear(); /* the end of the entry reports it */
+            now = entry->last_heartbeat;
+        }
+        al_exit_origin origin = {entry->id, now - entry->registered_at,
+                                 now - entry->last_heartbeat};
+        al_member_end(member, AL_CANCELLED, NULL, &origin);
+        Py_DECREF(member);
+        return al_supervise_end_resting(self, entry) < 0 ? -1 : 1;
     }
     entry->member = Py_NewRef(member);
     bool cancel = again || !entry->shut_down;
@@ -195,6 +213,7 @@ shutdown_begin(RegistryObject *self, PyObject *caller, shutdown_whom whom,
         /* In its eager first step the caller's Task is not in the entry yet:
            register() has to know when it gets the Task. */
         current->calls_shutdown = true;
+        al_supervise_stop(current);
     }
     if (self->join_set == NULL) {
         self->join_set = al_join_set_new(self->st, &self->bound);

@@ -6,6 +6,7 @@ Only a build with PYASYNCLIFE_FAULTS has fault points; tools/sanitize.sh makes o
 """
 
 import asyncio
+import contextlib
 import contextvars
 import copy
 import gc
@@ -13,12 +14,13 @@ import importlib.util
 import logging
 import math
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
-from pyasynclife import TaskRegistry
+from pyasynclife import Backoff, TaskRegistry
 from pyasynclife._core import (
     EXIT_CANCELLED,
     EXIT_FINISHED,
@@ -39,7 +41,7 @@ from support.registries import adds_up
 
 pytestmark = needs_faults
 
-ROUNDS = 200
+ROUNDS = 400
 TRIES = 5  # enough to see one block that is lost each time
 
 
@@ -368,6 +370,66 @@ async def joins() -> None:
     assert (await registry.join("job", 60)).result == 5
 
 
+async def supervises() -> None:
+    left = [OSError("no connection"), ValueError("no price"), None]
+
+    async def run(error: Exception | None) -> str:
+        await asyncio.sleep(0)
+        if error is not None:
+            raise error
+        return "value"
+
+    def fn() -> Coroutine[Any, Any, str]:
+        error = left.pop(0)
+        if isinstance(error, OSError):
+            raise error
+        return run(error)
+
+    registry = TaskRegistry()
+    registry.supervise(fn, "job", backoff=Backoff(0), max_restarts=9, stale_after=7)
+    try:
+        meta = await registry.join("job", 60)
+        assert meta.state in ("done", "failed")
+        adds_up(registry)
+    finally:
+        await registry.shutdown(60)
+    assert len(registry) == 0
+
+
+async def ends_a_supervised_one() -> None:
+    registry = TaskRegistry()
+    try:
+        for n in range(3):
+            registry.supervise(raises, f"{n}", backoff=Backoff(9, 1, 9, 0))
+        await settle(6)
+        registry.cancel("0", "enough")
+        registry.complete("1", 5)  # if the policy could be asked
+        assert registry["1"].result == 5 or registry["1"].state == "failed"
+    finally:
+        while len(registry):
+            with contextlib.suppress(MemoryError):
+                await registry.shutdown(60)
+
+
+async def cancels_a_stale_run() -> None:
+    registry = TaskRegistry()
+    with (
+        patch("pyasynclife._supervise._STUCK_FIRST", 0.001),
+        contextlib.ExitStack() as stack,
+    ):
+        stack.callback(registry.cancel_all)
+        registry.supervise(
+            forever,
+            "job",
+            restart_stale=True,
+            stale_after=0,
+            backoff=Backoff(0),
+            max_restarts=1,
+        )
+        meta = await registry.join("job", 60)
+        assert meta.state in ("failed", "cancelled")
+
+
 async def makes_a_registry() -> None:
     TaskRegistry(history=1)
 
@@ -382,6 +444,9 @@ SCENARIOS = [
     reports_an_error_without_str,
     nests_registries,
     joins,
+    supervises,
+    ends_a_supervised_one,
+    cancels_a_stale_run,
     makes_a_registry,
     copies_the_methods,
 ]

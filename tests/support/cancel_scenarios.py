@@ -917,6 +917,34 @@ async def registry_join_with_a_timeout() -> None:
 
 
 @case(LONG)
+async def registry_supervises() -> None:
+    left = [1, 2]
+
+    async def run() -> None:
+        await asyncio.sleep(0.1)
+        if left:
+            raise OSError(f"{left.pop()} left")
+
+    async with TaskRegistry(heartbeat_interval=0.2) as registry:
+        registry.supervise(run, "job", backoff=Backoff(0.1, jitter=0))
+        await registry.join("job")
+
+
+@case(LONG)
+async def registry_shuts_down_supervised_tasks() -> None:
+    async def fails() -> None:
+        raise OSError
+
+    registry = TaskRegistry()
+    registry.supervise(cleans_up, "runs", restart="always")
+    registry.supervise(fails, "rests", backoff=Backoff(9, jitter=0))
+    try:
+        await asyncio.sleep(0.1)
+    finally:
+        await registry.shutdown()
+
+
+@case(LONG)
 async def registry_monitor_loop() -> None:
     seen: list[Any] = []
     registry = TaskRegistry(0.5, 0.75, on_stale=seen.append)

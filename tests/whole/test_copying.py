@@ -111,6 +111,10 @@ async def some_exit() -> TaskExit:
     return (await some_report()).failed[0]
 
 
+async def some_backoff() -> Backoff:
+    return Backoff(1, jitter=0.5)
+
+
 async def some_stats() -> RegistryStats:
     registry = TaskRegistry()
     registry.register(echo())
@@ -163,7 +167,6 @@ async def duplicate_task_error() -> BaseException:
 VIOLATION = testing.Violation((1,), "hang", "it did not end")
 
 VALUES: dict[type, Callable[[], Any]] = {
-    Backoff: lambda: echo(Backoff(2.0)),
     BatchError: some_batch_error,
     BatchProgress: some_progress,
     BatchResult: some_results,
@@ -171,6 +174,7 @@ VALUES: dict[type, Callable[[], Any]] = {
     Histogram: some_histogram,
     RegistryStats: some_stats,
     Retry: lambda: echo(Retry(5, on=ValueError)),
+    Backoff: some_backoff,
     ShutdownReport: some_report,
     TaskExit: some_exit,
     TaskResult: some_result,

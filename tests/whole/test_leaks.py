@@ -131,6 +131,36 @@ async def completes(registry: TaskRegistry, times: int) -> None:
         refused(registry.complete, "nobody")
 
 
+async def supervises(registry: TaskRegistry, times: int) -> None:
+    async def fails() -> None:
+        raise ValueError("no price")
+
+    for _ in range(times // 100):
+        registry.supervise(fails, "runs", backoff=Backoff(0), max_restarts=50)
+        await registry.join("runs")
+        for number in range(10):
+            registry.supervise(fails, f"rests {number}", restart_stale=True)
+        await settle()
+        registry.complete("rests 0", 5)
+        for number in range(1, 10):
+            await registry.cancel(f"rests {number}", "enough")
+
+
+async def finds(registry: TaskRegistry, times: int) -> None:
+    async def child() -> None:
+        assert registry.current_id() == "mine"
+        assert await registry.heartbeat()
+
+    async def job() -> None:
+        for _ in range(10):
+            await asyncio.create_task(child())
+
+    for _ in range(times // 100):
+        task, _ = await registry.register(job(), "mine", info={})
+        await registry.join("mine")
+        task.get_name()
+
+
 async def tracks(registry: TaskRegistry, times: int) -> None:
     for _ in range(times // 100):
         tasks = [asyncio.create_task(echo(1)) for _ in range(100)]
@@ -435,6 +465,7 @@ WORK: dict[str, Work] = {
     work.__name__: work
     for work in (
         *(reads, heartbeats, awaits, registers, fails, cancels, completes, tracks),
+        *(supervises, finds),
         *(refuses, contexts, bad_factories, eagerly, registries, waits, monitors),
         *(drains, gathers, gathers_of_tasks, gathers_with_limits, live_batches),
         *(batches_that_are_left, jobs),

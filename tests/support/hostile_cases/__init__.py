@@ -13,5 +13,6 @@ from support.hostile_cases import (  # noqa: F401
     objects,
     processes,
     sources,
+    supervising,
     watching,
 )

@@ -1,24 +1,19 @@
-/* What TaskRegistry answers about all of its tasks: status, counts.
- *
- * Each answer is a snapshot.  Those that depend on the time first move every
- * entry to the list where it belongs by now; that costs as much as there are
- * tasks that have become stale since the last time.
- */
+/* The methods of TaskRegistry that read. */
 #include "base/compat.h"
 #include "base/fault.h"
 #include "base/histogram.h"
 #include "base/state.h"
-#include "aio/awaitable.h"
 #include "aio/loop.h"
+#include "aio/awaitable.h"
 #include "registry/entry.h"
 #include "registry/heartbeats.h"
 #include "registry/registry.h"
-#include "registry/snapshot.h"
+#include "registry/reading.h"
 
 /* Move every alive entry to the list where it belongs now.  Returns 0; -1 with
    an exception. */
 static int
-snapshot_sweep(RegistryObject *self)
+reading_sweep(RegistryObject *self)
 {
     double now = al_loop_time(self->st, &self->bound);
     if (now == -1.0 && PyErr_Occurred()) {
@@ -28,7 +23,7 @@ snapshot_sweep(RegistryObject *self)
 }
 
 PyObject *
-al_snapshot_ids(PyObject *list)
+al_reading_ids(PyObject *list)
 {
     for (Py_ssize_t i = 0; list != NULL && i < PyList_GET_SIZE(list); i++) {
         PyObject *entry = PyList_GET_ITEM(list, i);
@@ -39,9 +34,9 @@ al_snapshot_ids(PyObject *list)
 }
 
 PyObject *
-al_snapshot_status(PyObject *registry, PyObject *Py_UNUSED(ignored))
+al_reading_get_status(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    RegistryObject *self = (RegistryObject *)registry;
+    RegistryObject *self = (RegistryObject *)op;
     PyObject *status = AL_ALLOC(PyDict_New());
     for (int finished = 1; status != NULL && finished >= 0; finished--) {
         PyObject *list = al_registry_list(self, finished);
@@ -64,30 +59,30 @@ al_snapshot_status(PyObject *registry, PyObject *Py_UNUSED(ignored))
 }
 
 PyObject *
-al_snapshot_stale(PyObject *registry, PyObject *Py_UNUSED(ignored))
+al_reading_get_stale_tasks(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    RegistryObject *self = (RegistryObject *)registry;
-    if (snapshot_sweep(self) < 0) {
+    RegistryObject *self = (RegistryObject *)op;
+    if (reading_sweep(self) < 0) {
         return NULL;
     }
-    return al_ready_new(self->st, al_snapshot_ids(al_heartbeats_stale(
+    return al_ready_new(self->st, al_reading_ids(al_heartbeats_stale(
                                       &self->heartbeats, false)));
 }
 
 PyObject *
-al_snapshot_newly_stale(PyObject *registry, PyObject *Py_UNUSED(ignored))
+al_reading_newly_stale(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    RegistryObject *self = (RegistryObject *)registry;
-    return snapshot_sweep(self) < 0
+    RegistryObject *self = (RegistryObject *)op;
+    return reading_sweep(self) < 0
                ? NULL
                : al_heartbeats_stale(&self->heartbeats, true);
 }
 
 PyObject *
-al_snapshot_counts(PyObject *registry, PyObject *Py_UNUSED(ignored))
+al_reading_counts(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    RegistryObject *self = (RegistryObject *)registry;
-    if (snapshot_sweep(self) < 0) {
+    RegistryObject *self = (RegistryObject *)op;
+    if (reading_sweep(self) < 0) {
         return NULL;
     }
     const Py_ssize_t *count = self->heartbeats.count;
