@@ -316,7 +316,7 @@ class SignalEvents:
         """Remove all handlers but some, the newest first."""
         for signum, ours in reversed(self._handlers.items()):
             for handler in reversed(ours[len(kept.get(signum, ())) :]):
-                handler.release(True)
+                handler.release()
                 _signals.remove(handler, self._loop)
                 self._collect()
                 left = {**self._handlers, signum: self._handlers[signum][:-1]}
@@ -421,7 +421,7 @@ class SignalEvents:
         if signum != signal.SIGINT or time.monotonic() - self._began[0] <= _PRESS:
             return 0
         self._rung += 1
-        self._release_handlers(signum)
+        self._release_handlers()
         if self._rung > 2 and self._force_exit:
             _signals.end_by(signum, self._dump)
         self._deliver_soon()
@@ -451,12 +451,12 @@ class SignalEvents:
         except (OSError, RuntimeError) as error:
             logger.warning("lame_duck has no effect on handlers of %r: %s", loop, error)
 
-    def _release_handlers(self, called: int | None = None) -> None:
-        """Call the hosts' handlers that were held; but not of a signal ``called``."""
+    def _release_handlers(self) -> None:
+        """Call the hosts' handlers that were held."""
         self._holds = False
-        for signum, ours in self._handlers.items():
+        for ours in self._handlers.values():
             for handler in ours:
-                handler.release(signum != called)
+                handler.release()
 
     def _end_lame_duck(self) -> None:
         """Let the host shut down, too."""
