@@ -58,16 +58,17 @@ al_action_is_function(const al_action *action)
 
 /* Call a function that C code has set, as the kernel would.  A function with
    SA_SIGINFO is not called: there is no siginfo_t and no context for it.
-   Pure C. */
-static inline void
+   Returns whether the function was called.  Pure C. */
+static inline bool
 al_action_call(const al_action *action, int signum)
 {
 #ifndef _WIN32
     if (action->sa_flags & SA_SIGINFO) {
-        return;
+        return false;
     }
 #endif
     action->sa_handler(signum);
+    return true;
 }
 
 #endif

@@ -133,14 +133,13 @@ signal_handler_record(SignalHandlerObject *self)
     }
 }
 
-/* Call the previous handler, if it can be called.  Returns 0; -1 with its
-   exception. */
+/* Call the previous handler.  Returns 1; 0 if only the kernel can do what it
+   does; -1 with its exception. */
 static int
 signal_handler_chain(SignalHandlerObject *self, PyObject *frame)
 {
     if (self->is_c_handler) {
-        al_action_call(&self->previous_action, self->signum);
-        return 0;
+        return al_action_call(&self->previous_action, self->signum);
     }
     if (self->previous == NULL || !PyCallable_Check(self->previous)) {
         return 0;
@@ -150,7 +149,7 @@ signal_handler_chain(SignalHandlerObject *self, PyObject *frame)
         PyObject_CallFunction(previous, "iO", self->signum, frame);
     Py_DECREF(previous);
     Py_XDECREF(answer);
-    return answer == NULL ? -1 : 0;
+    return answer == NULL ? -1 : 1;
 }
 
 /* Wake the loop.  Returns 1 if it will wake, or an earlier wake-up is on its
@@ -267,7 +266,7 @@ static int
 signal_handler_call_chained(SignalHandlerObject *self)
 {
     if (!signal_handler_chains_now(self)
-        || signal_handler_chain(self, Py_None) == 0)
+        || signal_handler_chain(self, Py_None) >= 0)
     {
         return 0;
     }
@@ -293,7 +292,7 @@ signal_handler_fall_back(SignalHandlerObject *self, PyObject *frame)
     if (!base->is_c_handler && base->previous != NULL
         && PyCallable_Check(base->previous))
     {
-        return signal_handler_chain(base, frame);
+        return signal_handler_chain(base, frame) < 0 ? -1 : 0;
     }
     /* Left are SIG_DFL and functions of C, which the kernel has to call.  If
        another handler is on top and called us in its turn, the kernel's action
@@ -307,7 +306,9 @@ signal_handler_fall_back(SignalHandlerObject *self, PyObject *frame)
     }
     Py_DECREF(top);
     if (top != (PyObject *)self) {
-        return base->is_c_handler ? signal_handler_chain(base, frame) : 0;
+        bool failed =
+            base->is_c_handler && signal_handler_chain(base, frame) < 0;
+        return failed ? -1 : 0;
     }
     /* Give up the signal and send it again: SIGTERM ends the process now. */
     if (al_action_write(self->signum, &base->previous_action) < 0) {
@@ -354,11 +355,11 @@ signal_handler_handle(SignalHandlerObject *self, PyObject *frame)
     }
     /* The host first: the rest runs Python code of ours, in the middle of
        which a later signal may come, and call the host for itself. */
-    bool called = signal_handler_chains_now(self);
-    PyObject *error = NULL;
-    if (called && signal_handler_chain(self, frame) < 0) {
-        error = PyErr_GetRaisedException();
+    int called = 0;
+    if (signal_handler_chains_now(self)) {
+        called = signal_handler_chain(self, frame);
     }
+    PyObject *error = called < 0 ? PyErr_GetRaisedException() : NULL;
     int reached = signal_handler_wake_loop(self);
     long times = reached;
     if (reached > 0) {
@@ -367,7 +368,7 @@ signal_handler_handle(SignalHandlerObject *self, PyObject *frame)
     if (error != NULL) {
         return signal_handler_end_with(self, error, reached > 0);
     }
-    if (reached == 0 && !called) {
+    if (reached == 0 && called == 0) {
         self->held = false;
         return signal_handler_fall_back(self, frame);
     }
