@@ -38,9 +38,25 @@ static void
 admission_close(al_pump *p, double when)
 {
     al_limits *limits = p->limits;
+    assert(!limits->closed);
     limits->closed = true;
     if (al_deadline_add(&p->deadlines, &limits->opens, when) < 0) {
         limits->closed = false;
+        al_pump_fail(p);
+    }
+}
+
+/* Read no more of the source in this iteration.  A failure stops the pump. */
+static void
+admission_rest(al_pump *p)
+{
+    al_limits *limits = p->limits;
+    if (limits->resting) {
+        return;
+    }
+    limits->resting = true;
+    if (al_deadline_add(&p->deadlines, &limits->rests, al_pump_time(p)) < 0) {
+        limits->resting = false;
         al_pump_fail(p);
     }
 }
@@ -218,7 +234,9 @@ admission_read(WorkerObject *self)
     al_limits *limits = p->limits;
     double began = 0.0;
     for (;;) {
-        if (!al_limits_may_read(limits) || !al_pump_may_read(p)) {
+        if (limits->resting || !al_limits_may_read(limits)
+            || !al_pump_may_read(p))
+        {
             return AL_PULL_NOTHING;
         }
         al_pull pulled = al_worker_pull(self);
@@ -239,7 +257,7 @@ admission_read(WorkerObject *self)
             began = al_clock();
         }
         else if (al_clock() - began > AL_PUMP_SLICE) {
-            admission_close(p, al_pump_time(p));
+            admission_rest(p);
             return AL_PULL_NOTHING;
         }
     }
@@ -469,12 +487,18 @@ al_admission_due(al_pump *p, al_deadline *deadline)
 {
     al_limits *limits = p->limits;
     if (limits == NULL
-        || (deadline != &limits->opens && deadline != &limits->wake))
+        || (deadline != &limits->opens && deadline != &limits->wake
+            && deadline != &limits->rests))
     {
         return false;
     }
-    if (deadline == &limits->wake) {
-        admission_wake(p);
+    if (deadline != &limits->opens) {
+        if (deadline == &limits->wake) {
+            admission_wake(p);
+        }
+        else {
+            limits->resting = false;
+        }
         al_pump_update(p);
         return true;
     }

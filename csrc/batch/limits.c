@@ -522,6 +522,7 @@ al_limits_clear(al_limits *limits)
     }
     al_deadline_drop(&limits->wake);
     al_deadline_drop(&limits->opens);
+    al_deadline_drop(&limits->rests);
     PyMem_Free(limits->heap);
     PyMem_Free(limits->buckets);
     limits->heap = NULL;

@@ -70,6 +70,8 @@ typedef struct al_limits {
     al_deadline opens; /* until then nothing is started */
     double next_start; /* loop time of the next start, by the rate */
     bool closed;       /* `opens` is in a queue */
+    al_deadline rests; /* until then the source is not read */
+    bool resting;      /* `rests` is in a queue */
     bool late;         /* starts wait, and the timer has fired late */
 } al_limits;
 
