@@ -33,6 +33,24 @@
 #include "batch/worker.h"
 #include "batch/admission.h"
 
+/* How late a start may be, in seconds, for the next ones to make up for it. */
+#define ADMISSION_LATE 0.010
+
+/* An item starts.  Returns the loop time before which nothing may start; 0.0:
+   the next one may start at once. */
+static double
+admission_start(al_limits *limits, double now)
+{
+    if (limits->interval == 0.0) {
+        return 0.0;
+    }
+    double due = limits->next_start;
+    bool on_grid = due > now || (limits->late && due > now - ADMISSION_LATE);
+    limits->next_start = (on_grid ? due : now) + limits->interval;
+    limits->late = limits->next_start <= now;
+    return limits->late ? 0.0 : limits->next_start;
+}
+
 /* Start nothing until `when`.  A failure stops the pump. */
 static void
 admission_close(al_pump *p, double when)
@@ -293,7 +311,7 @@ al_admission_pull(WorkerObject *self)
         return AL_PULL_NOTHING;
     }
     double now = al_pump_time(p);
-    double opens = al_limits_start(limits, now);
+    double opens = admission_start(limits, now);
     if (opens != 0.0) {
         admission_close(p, opens);
     }
