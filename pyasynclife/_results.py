@@ -49,7 +49,7 @@ class BatchProgress(SealedValue):
 
     Attributes:
         total: The number of items; None while it is unknown.
-        started: Items that have started; those that ``limit_by`` holds back have not.
+        started: Items that have started; those that ``limit_by`` set aside have not.
         running: Items that are running, or were abandoned because they did not stop.
             An item that waits for its next attempt is not.
         done: Items that succeeded.

@@ -35,14 +35,48 @@
 #include "batch/worker.h"
 #include "batch/admission.h"
 
+/* How late a start may be, in seconds, for the next ones to make up for it. */
+#define ADMISSION_LATE 0.010
+
+/* An item starts.  Returns the loop time before which nothing may start; 0.0:
+   the next one may start at once. */
+static double
+admission_start(al_limits *limits, double now)
+{
+    if (limits->interval == 0.0) {
+        return 0.0;
+    }
+    double due = limits->next_start;
+    bool on_grid = due > now || (limits->late && due > now - ADMISSION_LATE);
+    limits->next_start = (on_grid ? due : now) + limits->interval;
+    limits->late = limits->next_start <= now;
+    return limits->late ? 0.0 : limits->next_start;
+}
+
 /* Start nothing until `when`.  A failure stops the pump. */
 static void
 admission_close(al_pump *p, double when)
 {
     al_limits *limits = p->limits;
+    assert(!limits->closed);
     limits->closed = true;
     if (al_deadline_add(&p->deadlines, &limits->opens, when) < 0) {
         limits->closed = false;
+        al_pump_fail(p);
+    }
+}
+
+/* Read no more of the source in this iteration.  A failure stops the pump. */
+static void
+admission_rest(al_pump *p)
+{
+    al_limits *limits = p->limits;
+    if (limits->resting) {
+        return;
+    }
+    limits->resting = true;
+    if (al_deadline_add(&p->deadlines, &limits->rests, al_pump_time(p)) < 0) {
+        limits->resting = false;
         al_pump_fail(p);
     }
 }
@@ -234,7 +268,9 @@ admission_read(WorkerObject *self)
     al_limits *limits = p->limits;
     double began = 0.0;
     for (;;) {
-        if (!al_limits_may_read(limits) || !al_pump_may_read(p)) {
+        if (limits->resting || !al_limits_may_read(limits)
+            || !al_pump_may_read(p))
+        {
             return AL_PULL_NOTHING;
         }
         al_pull pulled = al_worker_pull(self);
@@ -255,7 +291,7 @@ admission_read(WorkerObject *self)
             began = al_clock();
         }
         else if (al_clock() - began > AL_PUMP_SLICE) {
-            admission_close(p, al_pump_time(p));
+            admission_rest(p);
             return AL_PULL_NOTHING;
         }
     }
@@ -294,7 +330,7 @@ al_admission_pull(WorkerObject *self)
         return AL_PULL_NOTHING;
     }
     double now = al_pump_time(p);
-    double opens = al_limits_start(limits, now);
+    double opens = admission_start(limits, now);
     if (opens != 0.0) {
         admission_close(p, opens);
     }
@@ -522,12 +558,18 @@ al_admission_due(al_pump *p, al_deadline *deadline)
 {
     al_limits *limits = p->limits;
     if (limits == NULL
-        || (deadline != &limits->opens && deadline != &limits->wake))
+        || (deadline != &limits->opens && deadline != &limits->wake
+            && deadline != &limits->rests))
     {
         return false;
     }
-    if (deadline == &limits->wake) {
-        admission_wake(p);
+    if (deadline != &limits->opens) {
+        if (deadline == &limits->wake) {
+            admission_wake(p);
+        }
+        else {
+            limits->resting = false;
+        }
         al_pump_update(p);
         return true;
     }

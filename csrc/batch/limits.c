@@ -20,7 +20,7 @@
  * The rate has no clock of its own: each start closes the pump until the next
  * one is due, and the pump's timer opens it again.  The starts lie on a grid,
  * so a timer that fires late does not lower the rate, as long as it is no
- * later than LIMITS_LATE.  After idle time the grid begins anew.
+ * later than 10 ms.  After idle time the grid begins anew.
  */
 #include "base/compat.h"
 #include "base/fault.h"
@@ -28,9 +28,6 @@
 #include "batch/item.h"
 #include "batch/job.h"
 #include "batch/limits.h"
-
-/* How late a start may be, in seconds, for the next ones to make up for it. */
-#define LIMITS_LATE 0.010
 
 /* --------------------------------------------------------------- keys */
 
@@ -492,19 +489,15 @@ al_limits_drop(al_limits *limits, al_waiting *waiting)
     al_limit_key_clear(key);
 }
 
-/* --------------------------------------------------------------- the rate */
-
-double
-al_limits_start(al_limits *limits, double now)
+bool
+al_limits_may_pull(const al_limits *limits, bool fresh, Py_ssize_t head,
+                   bool reads)
 {
-    if (limits->interval == 0.0) {
-        return 0.0;
-    }
-    double due = limits->next_start;
-    bool on_grid = due > now || (limits->late && due > now - LIMITS_LATE);
-    limits->next_start = (on_grid ? due : now) + limits->interval;
-    limits->late = limits->next_start <= now;
-    return limits->late ? 0.0 : limits->next_start;
+    bool starts = al_limits_may_start(limits, fresh, head);
+    reads = reads && !limits->resting && al_limits_may_read(limits);
+    /* While the rate allows no start, one item is read ahead: there may be
+       none, and then the pump need not wait for its start. */
+    return limits->closed ? reads && !starts : starts || reads;
 }
 
 /* ------------------------------------------------------------- collecting */
@@ -545,6 +538,7 @@ al_limits_clear(al_limits *limits)
     }
     al_deadline_drop(&limits->wake);
     al_deadline_drop(&limits->opens);
+    al_deadline_drop(&limits->rests);
     PyMem_Free(limits->heap);
     PyMem_Free(limits->buckets);
     limits->heap = NULL;

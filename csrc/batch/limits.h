@@ -71,6 +71,8 @@ typedef struct al_limits {
     al_deadline opens; /* until then nothing is started */
     double next_start; /* loop time of the next start, by the rate */
     bool closed;       /* `opens` is in a queue */
+    al_deadline rests; /* until then the source is not read */
+    bool resting;      /* `rests` is in a queue */
     bool late;         /* starts wait, and the timer has fired late */
 } al_limits;
 
@@ -109,9 +111,11 @@ al_waiting *al_limits_due(al_limits *limits, double now);
 /* Free an item that waits, wherever it is.  Runs Python. */
 void al_limits_drop(al_limits *limits, al_waiting *waiting);
 
-/* An item starts.  Returns the loop time before which nothing may start; 0.0:
-   the next one may start at once.  Pure C. */
-double al_limits_start(al_limits *limits, double now);
+/* Tell whether an item may start, or the source may be read.  `fresh` and
+   `head`: as for al_limits_take(); `reads`: the source may give an item.
+   Pure C. */
+bool al_limits_may_pull(const al_limits *limits, bool fresh, Py_ssize_t head,
+                        bool reads);
 
 /* Visit what limits own.  Pure C. */
 int al_limits_visit(al_limits *limits, visitproc visit, void *arg);

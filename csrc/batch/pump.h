@@ -167,11 +167,8 @@ al_pump_may_pull(const al_pump *p)
     if (limits == NULL) {
         return al_pump_may_read(p);
     }
-    bool starts = al_limits_may_start(limits, al_pump_has_room(p), p->head);
-    bool reads = al_limits_may_read(limits) && al_pump_may_read(p);
-    /* While the rate allows no start, one item is read ahead: there may be
-       none, and then the pump need not wait for its start. */
-    return limits->closed ? reads && !starts : starts || reads;
+    return al_limits_may_pull(limits, al_pump_has_room(p), p->head,
+                              al_pump_may_read(p));
 }
 
 /* Tell whether a worker that is free may look into a queue.  Pure C. */
