@@ -18,7 +18,7 @@ from support.loops import in_virtual_time, settle
 
 
 def at(seconds: float) -> Any:
-    return pytest.approx(seconds, abs=0.01)
+    return pytest.approx(seconds, abs=0.4)
 
 
 def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
