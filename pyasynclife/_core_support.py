@@ -28,6 +28,9 @@ from types import (
 )
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
+from pyasynclife._arguments import short_id
+from pyasynclife._log import logger
+
 if TYPE_CHECKING:
     from pyasynclife._core import TaskResult
 
@@ -273,6 +276,24 @@ def report_unread_job(
         return
     remedy = "await it, ask for its exception(), or pass on_result"
     report_unread(loop, f"job {result.task_id!r} was dropped", remedy, result.error)
+
+
+def warn_unknown_heartbeat(registry: Any, task_id: str | None) -> None:
+    """Log the first heartbeat of a registry that no live task has sent."""
+    if task_id is None:
+        what = "heartbeat() outside of any registered task: pass its id"
+    elif registry.get(task_id) is not None:
+        what = f"heartbeat of task {short_id(task_id)}, which has ended"
+    else:
+        what = (
+            f"heartbeat of task {short_id(task_id)}, which was never registered: "
+            "register() or track() it"
+        )
+    logger.warning(
+        "%s; further ones are counted only, in stats().unknown_heartbeats",
+        what,
+        extra=None if task_id is None else {"task_id": task_id},
+    )
 
 
 def cancel_again(task: asyncio.Task[Any]) -> None:

@@ -73,6 +73,8 @@
     X(report_unread_items, "pyasynclife._core_support",                       \
       "report_unread_items")                                                  \
     X(report_unread_job, "pyasynclife._core_support", "report_unread_job")    \
+    X(warn_unknown_heartbeat, "pyasynclife._core_support",                    \
+      "warn_unknown_heartbeat")                                               \
     X(too_many_errors, "pyasynclife._errors", "too_many_errors")              \
     X(run_item, "pyasynclife._core_support", "run_item")                      \
     X(function_name, "pyasynclife._core_support", "function_name")            \

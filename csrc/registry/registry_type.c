@@ -197,13 +197,35 @@ registry_type_alive(RegistryObject *self, PyObject *id)
     return entry == NULL || entry->ended ? NULL : entry;
 }
 
+/* Count a heartbeat that no live task has sent, and log the first one: an
+   error of logging is written to stderr, for a heartbeat raises none.  Returns
+   a Ready of False (new); NULL with SystemExit or KeyboardInterrupt. */
+static PyObject *
+registry_type_refuse_heartbeat(RegistryObject *self, PyObject *id)
+{
+    if (self->heartbeats_unknown++ == 0) {
+        PyObject *none = PyObject_CallFunctionObjArgs(
+            self->st->warn_unknown_heartbeat, (PyObject *)self,
+            id == NULL ? Py_None : id, NULL);
+        if (none == NULL && al_loop_is_exit(PyErr_Occurred())) {
+            return NULL;
+        }
+        if (none == NULL) {
+            PyErr_WriteUnraisable((PyObject *)self);
+        }
+        Py_XDECREF(none);
+    }
+    return Py_NewRef(self->st->ready_false);
+}
+
 PyDoc_STRVAR(registry_type_heartbeat_doc,
 "heartbeat($self, /, task_id=None)\n--\n\n"
 "Record a heartbeat of a task.\n\n"
 "task_id: the task's id; None: current_id().\n\n"
 "Returns a Ready of True, or of False if no such task is alive: that is no\n"
-"error, and is counted.  It may be called from any thread, without an id\n"
-"only in the context of a registered task, as asyncio.to_thread() has it.");
+"error, and is counted; the first one is logged at WARNING.  It may be\n"
+"called from any thread, without an id only in the context of a registered\n"
+"task, as asyncio.to_thread() has it.");
 
 PyDoc_STRVAR(registry_type_current_id_doc,
 "current_id($self, /)\n--\n\n"
@@ -234,8 +256,7 @@ registry_type_heartbeat(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
         if (PyErr_Occurred()) {
             return NULL;
         }
-        self->heartbeats_unknown++;
-        return Py_NewRef(self->st->ready_false);
+        return registry_type_refuse_heartbeat(self, got[0]);
     }
     Py_INCREF((PyObject *)entry);
     double now = al_loop_time(self->st, &self->bound);

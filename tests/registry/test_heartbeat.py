@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import sys
 import time
 from typing import Any
 
@@ -14,6 +15,7 @@ from pyasynclife import (
     TaskState,
     _core,
 )
+from pyasynclife._log import logger
 from support.coroutines import echo, forever
 from support.faults import needs_faults
 from support.loops import ManualClockLoop, settle
@@ -162,6 +164,38 @@ async def test_a_heartbeat_of_an_unknown_id_is_false_and_counted() -> None:
     await registry.wait()
     assert not await registry.heartbeat("gone")
     assert registry.stats().unknown_heartbeats == 3
+
+
+@pytest.mark.parametrize(
+    ("task_id", "message"),
+    [
+        (None, "heartbeat() outside of any registered task: pass its id"),
+        ("nobody", "heartbeat of task 'nobody', which was never registered"),
+        ("gone", "heartbeat of task 'gone', which has ended"),
+    ],
+)
+async def test_the_first_unknown_heartbeat_is_logged_once(
+    task_id: str | None, message: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    registry = TaskRegistry()
+    await registry.register(echo(1), "gone")
+    await registry.wait()
+    for _ in range(3):
+        assert not await registry.heartbeat(task_id)
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert record.getMessage().startswith(message)
+    assert getattr(record, "task_id", None) == task_id
+
+
+async def test_a_heartbeat_does_not_raise_what_logging_raises(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    unraisable: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
+    monkeypatch.setattr(logger, "warning", lambda *args, **options: 1 / 0)
+    assert not await TaskRegistry().heartbeat("nobody")
+    assert unraisable[0].exc_type is ZeroDivisionError
 
 
 async def test_an_equal_string_is_the_same_id() -> None:
