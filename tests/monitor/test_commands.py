@@ -40,6 +40,12 @@ async def main(coordinator, given):
     print("ready")
     await coordinator.wait_for_shutdown()
 
+async def restarting(coordinator, registry):
+    registry.supervise(broken, "bad", max_restarts=1)
+    await registry.join("bad")
+    print("ready")
+    await coordinator.wait_for_shutdown()
+
 async def alone():
     pass
 """
@@ -90,6 +96,16 @@ def test_tasks_are_printed_as_a_table(service: Child, path: str) -> None:
     ]
     assert lines[-1].endswith("ValueError: no price")
     assert "\x1b" not in done.stdout
+
+
+def test_the_line_of_counts_has_the_restarts(
+    path: str, environment: dict[str, str]
+) -> None:
+    command = [*COMMAND, "run", "service:restarting", "--monitor", path]
+    with start_child(command, env=environment) as child:
+        child.wait_for("ready")
+        done = ask("tasks", path)
+    assert done.stdout.splitlines()[0] == "no task alive; ended: 1 failed; restarts: 1"
 
 
 def test_tasks_are_printed_as_json(service: Child, path: str) -> None:
