@@ -23,11 +23,13 @@ from pyasynclife._errors import (
     ClosedError,
     DuplicateTaskError,
     NotRunError,
+    PoolFullError,
     PyAsyncLifeError,
     SignalSetupError,
     UnknownTaskError,
 )
 from pyasynclife._gather import bounded_gather
+from pyasynclife._pool import TaskPool
 from pyasynclife._registry import RegistryStats, TaskRegistry
 from pyasynclife._report import ShutdownReport, TaskExit
 from pyasynclife._results import BatchProgress, BatchResult
@@ -47,6 +49,7 @@ __all__ = [
     "DuplicateTaskError",
     "Job",
     "NotRunError",
+    "PoolFullError",
     "PyAsyncLifeError",
     "Ready",
     "RegistryStats",
@@ -57,6 +60,7 @@ __all__ = [
     "TaskGroup",
     "TaskHealth",
     "TaskMetadata",
+    "TaskPool",
     "TaskRegistry",
     "TaskResult",
     "TaskState",

@@ -23,6 +23,7 @@ from pyasynclife._attached import Attachments
 from pyasynclife._batch import Batch
 from pyasynclife._core import JoinSet, TaskGroup
 from pyasynclife._log import logger
+from pyasynclife._pool import TaskPool
 from pyasynclife._registry import ONCE, UNREPORTED, TaskRegistry
 from pyasynclife._report import ShutdownReport
 from pyasynclife._sealed import refuse_pickling
@@ -381,7 +382,7 @@ class SignalCoordinator(SignalEvents):
 
     def attach(
         self,
-        what: Batch[Any] | TaskGroup | TaskRegistry,
+        what: Batch[Any] | TaskGroup | TaskPool | TaskRegistry,
         *,
         order: int = 0,
     ) -> None:

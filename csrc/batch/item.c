@@ -26,6 +26,9 @@
 PyObject *
 al_item_id(const al_item *item)
 {
+    if (item->task_id == NULL && al_item_is_call(item)) {
+        return al_result_call_id(item->index);
+    }
     return item->task_id != NULL
                ? Py_NewRef(item->task_id)
                : al_result_default_id(item->value, item->index);
@@ -161,6 +164,7 @@ al_item_judge(al_state *st, al_item *item, PyObject *task,
     fields->item = item->value;
     fields->task_id = item->task_id;
     fields->index = item->index;
+    fields->is_call = al_item_is_call(item);
     return answer == PYGEN_RETURN
                ? item_returned(st, item, task, cancelling, end, fields)
                : item_raised(st, item, task, seconds, end, fields);
@@ -178,6 +182,7 @@ item_make_result(al_state *st, const al_item *item, PyObject *error,
     fields->item = item->value;
     fields->task_id = item->task_id;
     fields->index = item->index;
+    fields->is_call = al_item_is_call(item);
     fields->error = error;
     PyObject *result = al_result_new(st, fields);
     Py_DECREF(error);

@@ -70,6 +70,14 @@ al_item_visit(al_item *item, visitproc visit, void *arg)
     return al_drive_visit(&item->drive, visit, arg);
 }
 
+/* Tell whether the item is a call of a pool, its value being the arguments.
+   Pure C. */
+static inline bool
+al_item_is_call(const al_item *item)
+{
+    return item->job != NULL && item->job->is_call;
+}
+
 /* What an item has held. */
 typedef struct {
     PyObject *value;   /* owned */

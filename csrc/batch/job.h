@@ -22,6 +22,8 @@ typedef struct {
     struct WorkerObject *worker; /* borrowed: has taken it, or NULL */
     PyObject *item;              /* owned: until it is taken */
     PyObject *task_id;           /* owned, or NULL: not known yet */
+    PyObject *fn;                /* owned: of a call that waits, or NULL */
+    PyObject *context;           /* owned: the same */
     PyObject *result;            /* owned: its outcome, or NULL */
     PyObject *loop;              /* owned: of its outcome, or NULL */
     PyObject *report;            /* owned: called if nobody receives its
@@ -30,6 +32,7 @@ typedef struct {
     PyObject *weakrefs;          /* borrowed: the interpreter's own list */
     al_state *st;
     Py_ssize_t number; /* how many were added before it */
+    bool is_call;      /* of a pool: the item is a tuple of arguments */
 } JobObject;
 
 /* A job that waits (new).  NULL with MemoryError.  Pure C. */

@@ -28,6 +28,7 @@ typedef struct {
     bool received : 1; /* a failure: somebody has received it */
     bool has_job : 1;  /* a job has it, too, and may be asked for it */
     bool left : 1;     /* the batch has let go of it: see job.c */
+    bool is_call : 1;  /* of a pool: the id is made of the index */
 } ResultObject;
 
 /* What a result is made of; the objects are borrowed. */
@@ -40,6 +41,7 @@ typedef struct {
     double duration;
     al_result_state state;
     bool timed_out;
+    bool is_call;
 } al_result_fields;
 
 /* A TaskResult (new).  If the item returned a TaskResult itself, then id,
@@ -74,6 +76,9 @@ PyObject *al_result_unwrap(PyObject *result);
 /* The task id of an item without a key (new): the item itself, if it is a
    non-empty str, or an int other than a bool; otherwise its index.  Pure C. */
 PyObject *al_result_default_id(PyObject *item, Py_ssize_t index);
+
+/* The task id of a pool's job without one (new): "job_0".  Pure C. */
+PyObject *al_result_call_id(Py_ssize_t index);
 
 /* Make the type.  Returns 0; -1 with an exception.  Runs Python. */
 int al_result_setup(PyObject *module, al_state *st);

@@ -105,6 +105,18 @@ worker_hand_over(al_pump *p, JobObject *job, PyObject *result)
     }
 }
 
+/* Tell whether the exception of an item is raised elsewhere, too.  A bare
+   BaseException is a result like any other, and also stops a batch, which
+   raises it: SystemExit, KeyboardInterrupt and the like.  In a pool, as in a
+   Task, an exit ends the loop's run, and any other is the job's alone. */
+static bool
+worker_raises(al_pump *p, PyObject *error)
+{
+    return !PyErr_GivenExceptionMatches(error, PyExc_Exception)
+           && !PyErr_GivenExceptionMatches(error, p->st->CancelledError)
+           && (p->fn != NULL || al_loop_is_exit(error));
+}
+
 bool
 al_worker_end_item(WorkerObject *self, PySendResult answer, PyObject *end,
                    PyObject **verdict)
@@ -127,18 +139,20 @@ al_worker_end_item(WorkerObject *self, PySendResult answer, PyObject *end,
     else {
         self->now = now;
     }
-    /* A bare BaseException is a result like any other, and also stops the
-       batch, which raises it: SystemExit, KeyboardInterrupt and the like. */
-    bool bare = answer == PYGEN_ERROR
-                && !PyErr_GivenExceptionMatches(end, PyExc_Exception)
-                && !PyErr_GivenExceptionMatches(end, p->st->CancelledError);
+    bool bare = answer == PYGEN_ERROR && worker_raises(p, end);
     if (bare && result != NULL) {
         ((ResultObject *)result)->received = true;
     }
     worker_hand_over(p, parts.job, result);
     if (bare) {
         PyErr_SetRaisedException(Py_NewRef(end));
-        al_pump_fail(p);
+        if (p->fn != NULL) {
+            al_pump_fail(p);
+        }
+        else {
+            al_loop_report_or_exit_later(p->st, p->bound.loop,
+                                         "a job of a pool has exited", NULL);
+        }
     }
     al_item_parts_drop(parts);
     if (verdict != NULL) {
@@ -236,7 +250,8 @@ worker_pull_one(WorkerObject *self, bool *again)
     }
     self->item.job = job;
     p->room -= !p->room_of_source || p->source.from_items > from_items;
-    self->item.index = p->source.pulled - 1;
+    self->item.index =
+        job != NULL && job->is_call ? job->number : p->source.pulled - 1;
     if (p->source.async && p->source.ahead == NULL) {
         p->calls->item_taken(p->owner);
     }
@@ -349,6 +364,30 @@ worker_retire(WorkerObject *self)
     }
 }
 
+/* Call the function, and take the first step of the item. */
+static PySendResult
+worker_begin_item(WorkerObject *self, PyObject **value)
+{
+    al_pump *p = self->pump;
+    al_drive *drive = &self->item.drive;
+    if (p->fn != NULL) {
+        PyObject *stack[2] = {NULL, self->item.value};
+        return al_drive_begin(
+            p->st, drive, AL_ALLOC(PyContext_Copy(p->source.context)), p->fn,
+            stack + 1, 1 | PY_VECTORCALL_ARGUMENTS_OFFSET, value);
+    }
+    JobObject *job = self->item.job;
+    PyObject *fn = job->fn, *context = job->context;
+    PyObject *args = Py_NewRef(self->item.value);
+    job->fn = job->context = NULL;
+    PySendResult answer =
+        al_drive_begin(p->st, drive, context, fn, &PyTuple_GET_ITEM(args, 0),
+                       (size_t)PyTuple_GET_SIZE(args), value);
+    Py_DECREF(args);
+    Py_DECREF(fn);
+    return answer;
+}
+
 /* Drive items until one suspends (PYGEN_NEXT) or the worker is to end.
    `nested`: this step runs inside another worker's, and takes one item. */
 static PySendResult
@@ -373,8 +412,7 @@ worker_run(WorkerObject *self, PyObject *thrown, bool nested,
                 *result = Py_NewRef(Py_None);
                 return pulled == AL_PULL_YIELD ? PYGEN_NEXT : PYGEN_RETURN;
             }
-            answer = al_drive_begin(st, &self->item.drive, p->source.context,
-                                    p->fn, self->item.value, &value);
+            answer = worker_begin_item(self, &value);
         }
         if (answer == PYGEN_NEXT) {
             worker_suspend(self);
@@ -686,9 +724,18 @@ worker_get_coro(PyObject *op, void *Py_UNUSED(closure))
     return coro;
 }
 
+/* The Task, or None. */
+static PyObject *
+worker_get_task(PyObject *op, void *Py_UNUSED(closure))
+{
+    PyObject *task = ((WorkerObject *)op)->task;
+    return Py_NewRef(task == NULL ? Py_None : task);
+}
+
 static PyGetSetDef worker_getset[] = {
     {"_task_id", worker_get_task_id, NULL, NULL, NULL},
     {"_coro", worker_get_coro, NULL, NULL, NULL},
+    {"_task", worker_get_task, NULL, NULL, NULL},
     {"cr_frame", worker_get_driven, NULL, NULL, (void *)"cr_frame"},
     {"cr_await", worker_get_driven, NULL, NULL, (void *)"cr_await"},
     {NULL, NULL, NULL, NULL, NULL},
