@@ -73,10 +73,9 @@ def _branches(waits_for: list[Any], seen: set[int]) -> list[str]:
     """Return the chains of the items (of a batch) or the Tasks that are waited for."""
     lines: list[str] = []
     for one in waits_for[:_BRANCHES]:
-        task_id = _attribute(one, "_task_id")
-        if task_id is not None:
-            lines.append(f"item {short_id(task_id)}:")
-            coro = one._coro
+        coro = _attribute(one, "_coro")
+        if coro is not None:  # an item's; its id is None if there is no memory for it
+            lines.append(f"item {short_id(_attribute(one, '_task_id') or '?')}:")
         else:
             lines.append(f"task {short_id(str(one.get_name()))}:")
             coro = one.get_coro()

@@ -23,7 +23,7 @@ typedef struct {
     float duration;
     uint8_t state; /* an al_result_state */
     uint8_t slot;  /* a result_slot: what `data` is */
-    bool success : 1;
+    bool success;
     bool timed_out : 1;
     bool received : 1; /* a failure: somebody has received it */
     bool has_job : 1;  /* a job has it, too, and may be asked for it */

@@ -147,7 +147,8 @@ async def shown_with_a_key_that_fails() -> None:
     def key(item: int) -> str:
         raise LookupError
 
-    job = bounded_gather(forever, [], key=key).add(1)
+    batch = bounded_gather(forever, [], key=key)
+    job = batch.add(1)
     assert repr(job) == "<Job ? pending>"
 
 
