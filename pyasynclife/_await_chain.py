@@ -73,9 +73,10 @@ def _branches(waits_for: list[Any], seen: set[int]) -> list[str]:
     """Return the chains of the items (of a batch) or the Tasks that are waited for."""
     lines: list[str] = []
     for one in waits_for[:_BRANCHES]:
-        coro = _attribute(one, "_coro")
-        if coro is not None:  # an item's; its id is None if there is no memory for it
-            lines.append(f"item {short_id(_attribute(one, '_task_id') or '?')}:")
+        if _attribute(one, "get_name") is None:  # an item, no Task
+            task_id = _attribute(one, "_task_id") or "?"  # without memory for it
+            lines.append(f"item {short_id(task_id)}:")
+            coro = one._coro
         else:
             lines.append(f"task {short_id(str(one.get_name()))}:")
             coro = one.get_coro()

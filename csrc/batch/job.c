@@ -200,16 +200,10 @@ job_set_message(PyObject *result, PyObject *msg)
     return failed;
 }
 
-void
-al_job_refuse(JobObject *self, PyObject *msg)
+/* al_job_refuse() of a job whose id is known. */
+static void
+job_end_unstarted(JobObject *self, al_pump *p, PyObject *msg)
 {
-    al_pump *p = self->pump;
-    if (p->source.key != NULL && al_job_ask_key(self) < 0) {
-        PyErr_Clear(); /* it ends in any case, and the id is its index then */
-    }
-    if (self->pump == NULL) {
-        return; /* the key has ended it */
-    }
     al_item item = {.value = self->item,
                     .task_id = self->task_id,
                     .job = self,
@@ -225,6 +219,22 @@ al_job_refuse(JobObject *self, PyObject *msg)
     }
     al_job_end(self, p, result);
     Py_XDECREF(result);
+}
+
+void
+al_job_refuse(JobObject *self, PyObject *msg)
+{
+    al_pump *p = self->pump;
+    PyObject *raised = PyErr_GetRaisedException();
+    if (al_job_ask_key(self) < 0) {
+        PyErr_Clear(); /* it ends in any case, and the id is its index then */
+    }
+    if (self->pump != NULL) { /* the key may have ended it */
+        job_end_unstarted(self, p, msg);
+    }
+    if (raised != NULL) {
+        PyErr_SetRaisedException(raised);
+    }
 }
 
 void

@@ -45,7 +45,8 @@ JobObject *al_job_new(struct al_pump *pump, PyObject *item);
 void al_job_end(JobObject *job, struct al_pump *pump, PyObject *result);
 
 /* End a job that waits, as never started; `msg` is that of its CancelledError,
-   or NULL.  The caller owns a reference.  Sets no exception.  Runs Python. */
+   or NULL.  The caller owns a reference.  Keeps the raised exception.
+   Runs Python. */
 void al_job_refuse(JobObject *job, PyObject *msg);
 
 /* The pump starts nothing new: end the jobs that wait, as never started.  In a

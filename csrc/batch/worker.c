@@ -20,7 +20,6 @@
  * Nothing here is entered twice.  While one worker of a pump is on the C
  * stack, any other that is stepped (by an eager task factory, or by hostile
  * code) yields once and tries again in the next loop iteration.
- *
  * Every member that is used after a call that can run Python is read again.
  */
 #include "base/compat.h"
@@ -222,15 +221,23 @@ worker_leave(WorkerObject *self)
     return false;
 }
 
-/* A pull has failed: the job that it took, if any, never starts.  Keeps the
-   exception. */
-static void
-worker_refuse_job(JobObject *job)
+/* Start the job that was pulled, unless it was cancelled while it waited, or
+   the pump is being stopped. */
+static al_pull
+worker_take_job(WorkerObject *self, JobObject *job, bool *again)
 {
-    PyObject *error = PyErr_GetRaisedException();
-    al_job_refuse(job, NULL);
-    Py_DECREF(job);
-    PyErr_SetRaisedException(error);
+    al_pump *p = self->pump;
+    if (job->is_call) {
+        self->item.index = job->number;
+    }
+    if (job->pump != NULL && p->stopping == AL_STOP_NONE) {
+        job->worker = self;
+        return AL_PULL_ITEM;
+    }
+    p->room += !p->room_of_source;
+    al_worker_end_unstarted(self);
+    *again = al_pump_may_pull(p);
+    return AL_PULL_NOTHING;
 }
 
 /* Pull one item.  *again: it was a job that was cancelled while it waited. */
@@ -244,29 +251,23 @@ worker_pull_one(WorkerObject *self, bool *again)
                               &self->item.value, &self->item.task_id, &job);
     if (more <= 0) {
         if (job != NULL) {
-            worker_refuse_job(job);
+            al_job_refuse(job, NULL);
+            Py_DECREF(job);
         }
         return more < 0 ? AL_PULL_ERROR : AL_PULL_NOTHING;
     }
-    self->item.job = job;
     p->room -= !p->room_of_source || p->source.from_items > from_items;
-    self->item.index =
-        job != NULL && job->is_call ? job->number : p->source.pulled - 1;
+    self->item.index = p->source.pulled - 1;
+    self->item.job = job;
     if (p->source.async && p->source.ahead == NULL) {
         p->calls->item_taken(p->owner);
+    }
+    if (job != NULL) {
+        return worker_take_job(self, job, again);
     }
     if (p->stopping != AL_STOP_NONE) { /* by the source, or by its key */
         al_worker_end_unstarted(self);
         return AL_PULL_NOTHING;
-    }
-    if (job != NULL && job->pump == NULL) { /* cancelled while it waited */
-        p->room += !p->room_of_source;
-        al_worker_end_unstarted(self);
-        *again = al_pump_may_pull(p);
-        return AL_PULL_NOTHING;
-    }
-    if (job != NULL) {
-        job->worker = self;
     }
     return AL_PULL_ITEM;
 }
