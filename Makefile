@@ -8,6 +8,7 @@ PYFILES := setup.py pyasynclife tests tools $(wildcard examples benchmarks)
 
 .PHONY: demo test hosts recipes bench bench-versions matrix differential sanitize
 .PHONY: leaks nomemory valgrind instructions lint format clean cancel-everywhere
+.PHONY: storm bench-shutdown
 
 demo: $(VENV)/built
 	$(BIN)/python -m pyasynclife demo
@@ -15,11 +16,13 @@ demo: $(VENV)/built
 test: $(VENV)/built
 	$(BIN)/python -m pytest $(ARGS)
 
-# Every server in every mode, in child processes; make test runs a few of them.
+# Every server in every mode, in child processes, and what needs a browser (Chromium) or
+# a terminal (tmux); make test runs some of them.
 hosts: export PYASYNCLIFE_HOSTS = 1
 hosts: $(VENV)/built
 	$(BIN)/python -m pip install -qq --editable '.[test,hosts]'
-	$(BIN)/python -m pytest tests/contrib tests/signals/test_hosts.py $(ARGS)
+	$(BIN)/python -m pytest tests/contrib tests/monitor tests/signals/test_hosts.py \
+	    $(ARGS)
 
 # The tests that need further packages: a cluster, other libraries, plots, tracers.
 recipes: $(VENV)/built
@@ -35,6 +38,15 @@ bench: $(VENV)/built
 # Three kinds of rows on every version: writes docs/benchmarks-versions.md.
 bench-versions:
 	$(PYTHON) tools/bench_versions.py $(ARGS)
+
+# 309 times SIGTERM behind a storm of SIGHUPs, on both loops; the suite has a few.
+storm: $(VENV)/built
+	$(BIN)/python -m benchmarks.storm $(ARGS)
+
+# Ours against asyncio.run, aiorun and uvicorn: writes docs/shutdown-compared.md.
+bench-shutdown: $(VENV)/built
+	$(BIN)/python -m pip install -qq --editable '.[test,bench]'
+	$(BIN)/python -m benchmarks.shutdown_peers --write docs $(ARGS)
 
 matrix:
 	$(PYTHON) tools/matrix.py $(ARGS)

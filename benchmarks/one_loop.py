@@ -14,6 +14,7 @@ from benchmarks import (
     http_rows,
     peers_rows,
     registry_rows,
+    shutdown_rows,
 )
 from benchmarks.figures import Settings
 
@@ -22,6 +23,7 @@ MODULES = (
     gather_rows,
     group_rows,
     registry_rows,
+    shutdown_rows,
     peers_rows,
     http_rows,
 )

@@ -1,6 +1,6 @@
 """The reference implementation (the "seed"): the articles' code for the same work.
 
-It is printed in "A Complete Guide to asyncio Task Lifecycle", patterns 1 and 4. Only
+It is printed in "A Complete Guide to asyncio Task Lifecycle", patterns 1, 3 and 4. Only
 what it needs to run has been added: the missing imports, the function for each item as
 a parameter instead of a global, type arguments. Its bugs are left in.
 """
@@ -153,3 +153,35 @@ class TaskRegistry:
                     stale.append(task_id)
 
         return stale
+
+
+class SignalCoordinator:
+    """The end of the articles' coordinator, without its prints."""
+
+    def __init__(self) -> None:
+        self._shutdown_timeout = 30.0  # seconds
+
+    async def graceful_shutdown(self, tasks: list[asyncio.Task[Any]]) -> None:
+        """
+        Execute graceful shutdown with timeout.
+        Force-kills tasks that don't respect cancellation.
+        """
+        # Signal all tasks to stop
+        for task in tasks:
+            if not task.done():
+                task.cancel()
+
+        # Wait for tasks to acknowledge cancellation
+        end_time = asyncio.get_running_loop().time() + self._shutdown_timeout
+
+        for task in tasks:
+            remaining = end_time - asyncio.get_running_loop().time()
+            if remaining <= 0:
+                break
+
+            try:
+                await asyncio.wait_for(task, timeout=remaining)
+            except asyncio.CancelledError:
+                pass
+            except asyncio.TimeoutError:  # noqa: UP041
+                pass

@@ -1,20 +1,25 @@
 /* The module: PyInit__core, and an exec function that lists all types. */
 #include "base/compat.h"
 #include "base/fault.h"
+#include "base/histogram.h"
 #include "base/state.h"
 #include "aio/fast_path.h"
 #include "aio/done_callback.h"
 #include "aio/call_queue.h"
 #include "aio/capture.h"
 #include "aio/awaitable.h"
+#include "aio/exit_log.h"
 #include "aio/join_set.h"
 #include "aio/deadline.h"
 #include "registry/entry.h"
+#include "registry/owner.h"
 #include "registry/registry_type.h"
+#include "registry/supervise.h"
 #include "group/group.h"
 #include "group/group_exit.h"
 #include "signals/signal_handler.h"
 #include "signals/watchdog.h"
+#include "watch/loop_pulse.h"
 #include "batch/result.h"
 #include "batch/job_type.h"
 #include "batch/worker.h"
@@ -64,17 +69,21 @@ module_exec(PyObject *module)
 {
     al_state *st = al_state_of(module);
     if (al_fault_setup(module) < 0 || al_state_load(st) < 0
+        || al_histogram_setup(module, st) < 0
         || al_fast_path_setup(module, st) < 0
         || al_done_callback_setup(module, st) < 0
         || al_call_queue_setup(module, st) < 0
         || al_capture_setup(module, st) < 0
         || al_awaitable_setup(module, st) < 0
+        || al_exit_log_setup(module, st) < 0
         || al_join_set_setup(module, st) < 0 || al_entry_setup(module, st) < 0
+        || al_owner_setup(module, st) < 0 || al_supervise_setup(module, st) < 0
         || al_registry_type_setup(module, st) < 0
         || al_group_setup(module, st) < 0
         || al_group_exit_setup(module, st) < 0
         || al_signal_handler_setup(module, st) < 0
         || al_watchdog_setup(module, st) < 0
+        || al_loop_pulse_setup(module, st) < 0
         || al_deadline_setup(module, st) < 0 || al_result_setup(module, st) < 0
         || al_worker_setup(module, st) < 0 || al_job_type_setup(module, st) < 0
         || al_item_task_setup(module, st) < 0

@@ -16,8 +16,16 @@ from pyasynclife._articles_tasks import (
     cancel_all_tasks,
     monitor_tasks,
 )
+from pyasynclife._backoff import Backoff
 from pyasynclife._batch import Batch
-from pyasynclife._core import Job, Ready, TaskGroup, TaskMetadata, TaskResult
+from pyasynclife._core import (
+    Histogram,
+    Job,
+    Ready,
+    TaskGroup,
+    TaskMetadata,
+    TaskResult,
+)
 from pyasynclife._errors import (
     BatchError,
     ClosedError,
@@ -33,26 +41,33 @@ from pyasynclife._pool import TaskPool
 from pyasynclife._registry import RegistryStats, TaskRegistry
 from pyasynclife._report import ShutdownReport, TaskExit
 from pyasynclife._results import BatchProgress, BatchResult
+from pyasynclife._retry import Retry
 from pyasynclife._run import run
 from pyasynclife._shutdown import SignalCoordinator
 from pyasynclife._states import BatchStatus, TaskHealth, TaskState
+from pyasynclife._watch import BlockedLoop, LoopWatch
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Backoff",
     "Batch",
     "BatchError",
     "BatchProgress",
     "BatchResult",
     "BatchStatus",
+    "BlockedLoop",
     "ClosedError",
     "DuplicateTaskError",
+    "Histogram",
     "Job",
+    "LoopWatch",
     "NotRunError",
     "PoolFullError",
     "PyAsyncLifeError",
     "Ready",
     "RegistryStats",
+    "Retry",
     "ShutdownReport",
     "SignalCoordinator",
     "SignalSetupError",

@@ -12,6 +12,8 @@ from typing import Any
 
 from pyasynclife import __version__, run
 from pyasynclife._demo.options import Options
+from pyasynclife._monitor.command import add_tasks, add_top, monitored
+from pyasynclife._run import takes_both
 
 
 def integer(low: int, high: int) -> Callable[[str], int]:
@@ -48,6 +50,8 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     add_demo(commands)
     add_run(commands)
+    add_top(commands)
+    add_tasks(commands)
     return parser
 
 
@@ -74,6 +78,12 @@ def add_run(commands: Any) -> None:
         help="seconds from the signal to the end of the process; default: 25",
     )
     command.add_argument("--uvloop", action="store_true", help="run on uvloop")
+    command.add_argument(
+        "--monitor",
+        metavar="SOCKET",
+        help="serve `top` and `tasks` on this socket: the function must take"
+        " (coordinator, registry)",
+    )
 
 
 def add_demo(commands: Any) -> None:
@@ -145,6 +155,16 @@ def run_program(given: argparse.Namespace) -> int:
     except TargetError as error:
         print(f"python -m pyasynclife run: {error}", file=sys.stderr)
         return 2
+    if given.monitor is not None:
+        if not takes_both(function):
+            print(
+                f"python -m pyasynclife run: --monitor shows the tasks of a registry,"
+                f" and {given.target} takes none: let it take (coordinator, registry),"
+                " or call registry.serve()",
+                file=sys.stderr,
+            )
+            return 2
+        function = monitored(function, given.monitor)
     value = run(
         function,
         shutdown_timeout=given.shutdown_timeout,

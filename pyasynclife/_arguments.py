@@ -219,6 +219,8 @@ def check_tasks(
     chosen: list[Any] = list(dict.fromkeys(tasks))
     try:
         for task in chosen:
+            if type(task) is asyncio.Task and task.get_loop() is loop:
+                continue  # that was quick: there may be many
             if not (asyncio.isfuture(task) and hasattr(task, "get_coro")):
                 raise TypeError(f"expected an asyncio.Task, got {short(task)}")
             check_loop(task, loop)

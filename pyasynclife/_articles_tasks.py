@@ -29,7 +29,13 @@ from pyasynclife._core import (
 from pyasynclife._log import logger
 from pyasynclife._report import ShutdownReport
 from pyasynclife._states import TaskState
-from pyasynclife._waiting import Deadline, join_and_report, wait_among, wake
+from pyasynclife._waiting import (
+    Deadline,
+    cancel_in_slices,
+    join_and_report,
+    wait_among,
+    wake,
+)
 
 Observer = Callable[[TaskResult[Any]], object]
 Report = Callable[[int, list[TaskResult[Any]]], object]
@@ -44,7 +50,8 @@ async def cancel_all_tasks(
 
     Args:
         tasks: Tasks of the running loop. Each is cancelled once; the calling task is
-            left out.
+            left out. More than a thousand are cancelled in slices, as by
+            `TaskRegistry.shutdown`.
         timeout: Seconds to wait; None: 30; ``math.inf``: no limit.
 
     Returns:
@@ -67,6 +74,7 @@ async def cancel_all_tasks(
     for task in others:
         join_set.add(task)
     now = loop.time()
+    cancel_in_slices(join_set)
     return await join_and_report(join_set, now, Deadline.after(loop, now, seconds))
 
 
@@ -175,7 +183,7 @@ def _result_of(task: asyncio.Task[Any], index: int) -> TaskResult[Any]:
     else:
         data, state = task.result(), RESULT_DONE
     return TaskResult._restore(
-        task.get_name(), data, error, index, task, state, False, 0.0
+        task.get_name(), data, error, index, task, state, False, 0.0, 1
     )
 
 

@@ -11,10 +11,15 @@ from typing import Any
 from pyasynclife._arguments import close_unstarted, short
 from pyasynclife._await_chain import _chain_of, await_chain
 from pyasynclife._batch import Batch
-from pyasynclife._core import TaskGroup
+from pyasynclife._core import SHUTDOWN_ONCE, SHUTDOWN_UNREPORTED, TaskGroup
 from pyasynclife._pool import TaskPool, job_exit
-from pyasynclife._registry import ONCE, UNREPORTED, TaskRegistry
-from pyasynclife._report import ShutdownReport, TaskExit
+from pyasynclife._registry import TaskRegistry
+from pyasynclife._report import (
+    ShutdownReport,
+    TaskExit,
+    make_exit,
+    merge_reports,
+)
 from pyasynclife._waiting import Deadline
 
 # If the deadline has passed already, obedient tasks still need these loop iterations to
@@ -86,10 +91,10 @@ class _AttachedRegistry(Attachment):
         registry = self.what
         if registry is None or self._open is not None:
             return False
-        cancelled: int
-        _, cancelled = registry._begin_shutdown(caller, whom)
+        cancelled: bool
+        _, cancelled = registry._start_shutdown(caller, whom)
         self._open = registry
-        return cancelled > 0
+        return cancelled
 
     async def join(self, whom: int, deadline: Deadline) -> Part:
         registry = self.what
@@ -101,7 +106,7 @@ class _AttachedRegistry(Attachment):
     def close(self) -> None:
         registry, self._open = self._open, None
         if registry is not None:
-            registry._end_shutdown()
+            registry._finish_shutdown()
 
 
 class _Member:
@@ -130,7 +135,7 @@ class _WithMembers(Attachment):
         members = [
             member
             for member in self._members
-            if not (whom == UNREPORTED and member.reported)
+            if not (whom == SHUTDOWN_UNREPORTED and member.reported)
         ]
         if members:
             await self._wait_until(deadline)
@@ -376,7 +381,9 @@ class Attachments:
             for one in self:
                 await one.wait_idle()
 
-    def cancel(self, caller: asyncio.Task[Any] | None, whom: int = ONCE) -> bool:
+    def cancel(
+        self, caller: asyncio.Task[Any] | None, whom: int = SHUTDOWN_ONCE
+    ) -> bool:
         """Cancel everything at once, whatever its order; tell whether anything was.
 
         What that raises goes to the loop's exception handler.
@@ -399,7 +406,7 @@ class Attachments:
                 while left := [one for one in self if one not in ended]:
                     left = [one for one in left if one.order == left[0].order]
                     for one in left:
-                        one.cancel(None, ONCE)
+                        one.cancel(None, SHUTDOWN_ONCE)
                     for one in left:
                         await one.wait_idle()
                     ended += left
@@ -456,12 +463,8 @@ def _merged(
 ) -> ShutdownReport:
     if len(reports) == 1:
         return reports[0]
-    lists: dict[str, list[TaskExit]] = {}
-    for report in reports:
-        for outcome in _LISTS:
-            lists.setdefault(outcome, []).extend(getattr(report, outcome))
     now = deadline.loop.time()
-    return make_report(lists, now - started, now > deadline.due)
+    return merge_reports(reports, now - started, now > deadline.due)
 
 
 _LISTS = ("finished", "cancelled", "failed", "swallowed", "stuck")
@@ -478,6 +481,4 @@ def make_report(
 
 
 def _task_exit(name: str, error: BaseException | None, where: list[str]) -> TaskExit:
-    return TaskExit._make(
-        name=name, task_id=None, age=None, silence=None, error=error, where=where
-    )
+    return make_exit(name, None, None, None, error, where)

@@ -59,6 +59,11 @@ def _chain_of(coro: Any, seen: set[int]) -> list[str]:
     """
     chain: list[str] = []
     while coro is not None and len(chain) < _CHAIN_LIMIT:
+        if type(coro) is CoroutineType:  # the quick way: a report may have thousands
+            if coro.cr_frame is not None:
+                chain.append(_line_of(coro.cr_frame))
+            coro = coro.cr_await
+            continue
         frame = _frame_of(coro)
         if frame is not None:
             chain.append(_line_of(frame))

@@ -23,6 +23,7 @@ from pyasynclife._core import (
     TaskResult,
 )
 from pyasynclife._errors import as_exception, too_many_errors
+from pyasynclife._limits import Limits
 from pyasynclife._registry import TaskRegistry
 from pyasynclife._results import BatchProgress, BatchResult, is_failure, status_of
 from pyasynclife._sealed import Sealed
@@ -85,7 +86,7 @@ class Batch(Sealed, Generic[T]):
         fn: Callable[[Any], Awaitable[T]],
         items: Any,
         *,
-        is_async: bool,
+        kind: int,
         max_concurrent: int,
         timeout: float,
         budget: float,
@@ -95,8 +96,9 @@ class Batch(Sealed, Generic[T]):
         buffer: int,
         key: Callable[[Any], str] | None,
         on_result: Callable[[TaskResult[T]], object] | None,
-        task_per_item: bool,
+        task_per_item: bool | None,
         registry: TaskRegistry | None,
+        limits: Limits | None,
     ) -> Self:
         """Make a batch from arguments that `bounded_gather` has checked.
 
@@ -115,7 +117,7 @@ class Batch(Sealed, Generic[T]):
         self._core = BatchCore(
             fn,
             items,
-            is_async,
+            kind,
             "bounded_gather",
             min(max_concurrent, sys.maxsize),
             timeout,
@@ -126,8 +128,9 @@ class Batch(Sealed, Generic[T]):
             buffer,
             key,
             on_result,
-            task_per_item,
+            -1 if task_per_item is None else task_per_item,
             registry,
+            limits,
         )
         return self
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterable, Awaitable, Callable, Hashable, Iterable
 from typing import Any, Generic, TypedDict, TypeVar, Unpack, overload
 
 from pyasynclife._arguments import (
@@ -20,7 +21,9 @@ from pyasynclife._arguments import (
 )
 from pyasynclife._batch import Batch
 from pyasynclife._core import TaskResult
+from pyasynclife._limits import check_limits
 from pyasynclife._registry import TaskRegistry
+from pyasynclife._retry import Retry
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -37,8 +40,13 @@ class CommonOptions(TypedDict, Generic[T], total=False):
     buffer: int | None
     key: Callable[[Any], str] | None
     on_result: Callable[[TaskResult[T]], object] | None
-    task_per_item: bool
+    task_per_item: bool | None
     registry: TaskRegistry | None
+    limit_by: Callable[[Any], Hashable] | None
+    max_per_key: int
+    lookahead: int
+    max_per_second: float | None
+    retry: Retry | None
 
 
 class ItemOptions(CommonOptions[T], Generic[T], total=False):
@@ -57,18 +65,18 @@ class BatchOptions(ItemOptions[T], Generic[T], total=False):
 @overload
 def bounded_gather(
     fn: Callable[[S], Awaitable[TaskResult[T]]],
-    items: Iterable[S] | AsyncIterable[S],
+    items: Iterable[S] | AsyncIterable[S] | asyncio.Queue[S],
     **options: Unpack[BatchOptions[T]],
 ) -> Batch[T]: ...
 @overload
 def bounded_gather(
     fn: Callable[[S], Awaitable[T]],
-    items: Iterable[S] | AsyncIterable[S],
+    items: Iterable[S] | AsyncIterable[S] | asyncio.Queue[S],
     **options: Unpack[BatchOptions[T]],
 ) -> Batch[T]: ...
 def bounded_gather(
     fn: Callable[[S], Awaitable[Any]],
-    items: Iterable[S] | AsyncIterable[S] = MISSING,
+    items: Iterable[S] | AsyncIterable[S] | asyncio.Queue[S] = MISSING,
     *,
     max_concurrent: int = 50,
     timeout: float | None = None,
@@ -79,8 +87,13 @@ def bounded_gather(
     buffer: int | None = None,
     key: Callable[[Any], str] | None = None,
     on_result: Callable[[TaskResult[Any]], object] | None = None,
-    task_per_item: bool = False,
+    task_per_item: bool | None = None,
     registry: TaskRegistry | None = None,
+    limit_by: Callable[[Any], Hashable] | None = None,
+    max_per_key: int = 1,
+    lookahead: int = 1000,
+    max_per_second: float | None = None,
+    retry: Retry | None = None,
 ) -> Batch[Any]:
     """Run ``fn(item)`` for every item, at most ``max_concurrent`` at once.
 
@@ -95,7 +108,9 @@ def bounded_gather(
             task reads. If the batch ends early, a generator or an asynchronous source
             is closed; an open file or a cursor is not.
         max_concurrent: The maximum number of items that run at once.
-        timeout: Seconds for each item, from the call of ``fn``; None: no limit.
+        timeout: Seconds for each item, from the first call of ``fn``; None: no limit.
+            The delays between the attempts of a ``retry`` count; waiting for a slot,
+            for ``limit_by`` or for ``max_per_second`` does not.
         budget: Seconds for the whole batch, from its start. Items that have not ended
             by then are cancelled. None: no limit.
         max_errors: How many items may fail, including timeouts, before the others are
@@ -114,10 +129,29 @@ def bounded_gather(
             neither awaits nor iterates keeps no results then.
         task_per_item: Run each item in an ``asyncio.Task`` of its own, named by its
             task id, for code that depends on the current task. Nothing else changes.
+            None: do so if the loop has a task factory when the batch begins, unless it
+            is asyncio's eager one. Sentry and others keep a scope per Task by it.
         registry: Register the task of each item under its task id; implies
             ``task_per_item``. If another task with this id is alive, the item fails
             with DuplicateTaskError and ``fn`` is not called. When the registry shuts
-            down, the batch ends as if it were cancelled.
+            down, the batch ends as if it were cancelled. Each attempt of a ``retry`` is
+            a task of its own, with the same id.
+        limit_by: Called with an item; returns its key, any hashable value, such as the
+            host of a URL. At most ``max_per_key`` items of one key run at once. An item
+            whose key is full is set aside, without a slot or a task, and others start
+            meanwhile. It starts when its key has room: the oldest item of a key first,
+            and the keys in turn. The key None has no limit. If ``limit_by`` raises, or
+            the key is not hashable, that item fails and ``fn`` is not called.
+        max_per_key: The maximum number of items of one key that run at once; 1 by
+            default.
+        lookahead: How many items may be set aside. When so many are, the source is not
+            read further until one of them starts.
+        max_per_second: The maximum rate at which ``fn`` is called, retries included;
+            None: no limit. The calls are spaced evenly, and there is no burst after
+            idle time. A timer that fires up to 10 ms late is made up for.
+        retry: When and how often a failed item is tried again. Meanwhile it holds no
+            slot and no place of its key. Only the last attempt counts: for
+            ``max_errors``, ``on_result`` and the progress. See `Retry`.
 
     Returns:
         The batch. Await it for all results; or iterate over it (``async for``) to
@@ -138,15 +172,16 @@ def bounded_gather(
     Source: the articles' ``gather_with_timeout_and_budget``.
     """
     check_call("bounded_gather", fn, items)
-    is_async = check_items(items)
+    kind = check_items(items)
     limit = check_count("max_concurrent", max_concurrent, 1)
     check_hook("key", key)
     check_hook("on_result", on_result)
     check_optional_type("registry", registry, TaskRegistry)
+    limits = check_limits(limit_by, max_per_key, lookahead, max_per_second, retry)
     return Batch._create(
         fn,
         items,
-        is_async=is_async,
+        kind=kind,
         max_concurrent=limit,
         timeout=check_optional_seconds("timeout", timeout, math.inf),
         budget=check_optional_seconds("budget", budget, math.inf),
@@ -156,10 +191,17 @@ def bounded_gather(
         buffer=-1 if buffer is None else check_size("buffer", buffer),
         key=key,
         on_result=on_result,
-        task_per_item=check_flag("task_per_item", task_per_item)
-        or registry is not None,
+        task_per_item=_check_task_per_item(task_per_item, registry),
         registry=registry,
+        limits=limits,
     )
+
+
+def _check_task_per_item(
+    value: bool | None, registry: TaskRegistry | None
+) -> bool | None:
+    chosen = None if value is None else check_flag("task_per_item", value)
+    return chosen if registry is None else True
 
 
 def check_call(name: str, fn: Any, items: Any) -> None:
@@ -174,8 +216,13 @@ def check_call(name: str, fn: Any, items: Any) -> None:
         raise TypeError(f"there are no items: {name}(fetch, urls)")
 
 
-def check_items(items: Any) -> bool:
-    """Tell whether items are asynchronous; refuse those that cannot be read."""
+def check_items(items: Any) -> int:
+    """Refuse items that cannot be read.
+
+    Returns:
+        What the core calls their kind: 0 for an iterable, 1 for an asynchronous one,
+        2 for a queue.
+    """
     if isinstance(items, (str, bytes, bytearray)):
         raise TypeError(
             f"items is {short(items)}, whose characters would be the items: wrap it "
@@ -188,11 +235,13 @@ def check_items(items: Any) -> bool:
             "arguments: bounded_gather(fetch, urls)"
         )
     if isinstance(items, AsyncIterable):
-        return True
+        return 1
+    if isinstance(items, asyncio.Queue):
+        return 2
     if not isinstance(items, Iterable) and not hasattr(type(items), "__getitem__"):
         raise TypeError(
-            f"items must be iterable (a list, a generator, an async generator), got "
-            f"{short(items)}"
+            "items must be iterable (a list, a generator, an async generator), or an "
+            f"asyncio.Queue, got {short(items)}"
         )
     first = None
     if type(items) in (list, tuple, set, frozenset, dict) and items:
@@ -204,4 +253,4 @@ def check_items(items: Any) -> bool:
             "the function and its arguments, bounded_gather(fetch, urls) instead of "
             "[fetch(url) for url in urls]"
         )
-    return False
+    return 0

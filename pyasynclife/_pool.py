@@ -68,7 +68,8 @@ class TaskPool:
         on_result: Called with the TaskResult of each job when it ends. Its exceptions
             go to the loop's exception handler.
         task_per_item: Run each job in an ``asyncio.Task`` of its own, named by its task
-            id, for code that depends on the current task.
+            id, for code that depends on the current task. None: only if the loop has a
+            task factory that is not asyncio's eager one.
         registry: Register the task of each job under its task id; implies
             ``task_per_item``. When the registry shuts down, the pool ends as if it were
             cancelled.
@@ -113,7 +114,9 @@ class TaskPool:
         pending = -1 if max_pending is None else check_size("max_pending", max_pending)
         check_hook("on_result", on_result)
         check_optional_type("registry", registry, TaskRegistry)
-        tasks = task_per_item is not None and check_flag("task_per_item", task_per_item)
+        tasks = -1  # the task factory decides
+        if task_per_item is not None:
+            tasks = check_flag("task_per_item", task_per_item)
         numbers = None
         if registry is not None:
             numbers = _numbers.setdefault(registry, itertools.count())
@@ -124,7 +127,7 @@ class TaskPool:
             grace,
             pending,
             on_result,
-            tasks or registry is not None,
+            True if registry is not None else tasks,
             registry,
             numbers,
         )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable
+import os
+import weakref
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar, final, overload
 
@@ -19,17 +21,32 @@ from pyasynclife._arguments import (
     short_id,
 )
 from pyasynclife._await_chain import await_chain, dump_tasks
-from pyasynclife._core import JoinSet, Registry, TaskMetadata, adopt_methods
+from pyasynclife._backoff import Backoff
+from pyasynclife._core import (
+    SHUTDOWN_AGAIN,
+    SHUTDOWN_UNREPORTED,
+    Histogram,
+    JoinSet,
+    Ready,
+    Registry,
+    TaskMetadata,
+    adopt_methods,
+)
 from pyasynclife._core_support import close_with
 from pyasynclife._errors import UnknownTaskError
+from pyasynclife._lateness import is_late, let_tasks_run, sleep_and_measure
 from pyasynclife._log import logger
+from pyasynclife._monitor.server import serve
 from pyasynclife._report import ShutdownReport
 from pyasynclife._sealed import SealedValue, refuse_pickling
-from pyasynclife._waiting import Deadline, join_and_report, wait_among
-
-# What a shutdown does to tasks that an earlier one has cancelled: csrc/registry/
-# shutdown.h.
-AGAIN, ONCE, UNREPORTED = range(3)
+from pyasynclife._supervise import Restart, Supervisor
+from pyasynclife._timeline import EndHook, Recording
+from pyasynclife._waiting import (
+    Deadline,
+    cancel_in_slices,
+    join_and_report,
+    wait_among,
+)
 
 _D = TypeVar("_D")
 
@@ -54,6 +71,8 @@ class RegistryStats(SealedValue):
         registered: Tasks that were registered or tracked.
         heartbeats: Heartbeats that were recorded.
         unknown_heartbeats: Heartbeats whose id no live task had.
+        restarts: Runs of supervised tasks after the first one.
+        durations: How long the tasks that ended had lived, as a `Histogram`.
     """
 
     alive: int
@@ -67,6 +86,8 @@ class RegistryStats(SealedValue):
     registered: int
     heartbeats: int
     unknown_heartbeats: int
+    restarts: int
+    durations: Histogram
 
 
 class TaskRegistry(Registry):
@@ -85,9 +106,11 @@ class TaskRegistry(Registry):
         on_stale: Called by the monitor with the TaskMetadata of a stale task, once per
             period of silence.
         on_finish: Called with the TaskMetadata of each task that has ended.
+        on_give_up: Called with the TaskMetadata of a supervised task that has ended
+            because it was started again too often, after ``on_finish``.
 
-    `heartbeat_interval`, `stale_threshold`, `shutdown_timeout` and `on_stale` may be
-    set later.
+    `heartbeat_interval`, `stale_threshold`, `shutdown_timeout`, `on_stale` and
+    `on_give_up` may be set later.
 
     Each task that fails is logged once, at ERROR, to the logger "pyasynclife"; the
     record's ``task_id`` is its id. The registry binds to the loop on which it is first
@@ -104,9 +127,13 @@ class TaskRegistry(Registry):
 
     __slots__ = (
         "__weakref__",
+        "_configured",
+        "_coordinators",
         "_deadline",
+        "_end_hooked",
         "_heartbeat_interval",
         "_monitor",
+        "_on_give_up",
         "_on_stale",
         "_own_shutdowns",
         "_shutdown_timeout",
@@ -115,7 +142,13 @@ class TaskRegistry(Registry):
     _heartbeat_interval: float
     _shutdown_timeout: float
     _on_stale: Callable[[TaskMetadata], object] | None
+    _on_give_up: Callable[[TaskMetadata], object] | None
+    # The SignalCoordinators that have this registry, for the end of a vital task.
+    _coordinators: weakref.WeakSet[Any]
     _monitor: asyncio.Task[None] | None
+    # What _configure() was given, and the hook that has replaced on_finish.
+    _configured: tuple[int, bool, int, Callable[[TaskMetadata], object] | None]
+    _end_hooked: EndHook | None
     # That of a coordinator whose shutdown has begun.
     _deadline: Deadline | None
     # The shutdowns that began before it, by their own timeout.
@@ -132,22 +165,29 @@ class TaskRegistry(Registry):
         shutdown_timeout: float = 30.0,
         on_stale: Callable[[TaskMetadata], object] | None = None,
         on_finish: Callable[[TaskMetadata], object] | None = None,
+        on_give_up: Callable[[TaskMetadata], object] | None = None,
     ) -> None:
         check_hook("on_finish", on_finish)
         check_hook("on_stale", on_stale)
+        check_hook("on_give_up", on_give_up)
         interval = _check_interval(heartbeat_interval)
         threshold = check_seconds("stale_threshold", stale_threshold)
         timeout = check_seconds("shutdown_timeout", shutdown_timeout)
-        self._configure(
+        configured = (
             check_size("history", history),
             check_flag("keep_results", keep_results),
             check_size("keep_errors", keep_errors),
             on_finish,
         )
+        self._configure(*configured)
+        self._configured = configured
+        self._end_hooked = None
         self._heartbeat_interval = interval
         self._stale_threshold = threshold
         self._shutdown_timeout = timeout
         self._on_stale = on_stale
+        self._on_give_up = on_give_up
+        self._coordinators = weakref.WeakSet()
         self._monitor = None
         self._deadline = None
         self._own_shutdowns = {}
@@ -216,6 +256,92 @@ class TaskRegistry(Registry):
         check_hook("on_stale", value)
         self._on_stale = value
 
+    @property
+    def on_give_up(self) -> Callable[[TaskMetadata], object] | None:
+        """The function that is called when a supervised task gives up, or None.
+
+        Raises:
+            TypeError: The new value is not a function, or would have to be awaited.
+        """
+        return self._on_give_up
+
+    @on_give_up.setter
+    def on_give_up(self, value: Callable[[TaskMetadata], object] | None) -> None:
+        check_hook("on_give_up", value)
+        self._on_give_up = value
+
+    def supervise(
+        self,
+        fn: Callable[[], Coroutine[Any, Any, Any]],
+        task_id: str,
+        *,
+        restart: Restart = "on_failure",
+        restart_stale: bool = False,
+        backoff: Backoff | None = None,
+        max_restarts: int = 5,
+        within: float = 60.0,
+        vital: bool = False,
+        stale_after: float | None = None,
+        info: Any = None,
+    ) -> Ready[str]:
+        """Keep a task running: start it again when it fails, under one id.
+
+        The first run begins at once. Each run is a Task of its own, named ``task_id``;
+        there are never two at once. There is one TaskMetadata for all runs: between two
+        of them it is RUNNING, its `task` is None, and it is never stale; `restarts`
+        counts, and `error_text` is that of the last failure. A run that fails and is
+        started again is logged at WARNING.
+
+        cancel(), cancel_all() and shutdown() end it for good, also between two runs;
+        then the task ends in that call. complete() lets no other run begin.
+
+        Args:
+            fn: Called without arguments for the coroutine of each run. An exception of
+                it is a failed run.
+            task_id: A non-empty str that no living task has.
+            restart: ``"always"``: whenever a run has ended. ``"on_failure"``: after an
+                exception, and a stale run. ``"never"``: not at all.
+            restart_stale: Cancel a run that has sent no heartbeat for longer than
+                ``stale_after``, and start the next when it has ended. If it does not
+                end, that is logged again and again, with where it waits.
+            backoff: The delays between two runs; None: ``Backoff()``. After a run of
+                ``max_delay`` seconds or more they begin anew.
+            max_restarts: It gives up instead of a further restart within ``within``
+                seconds.
+            within: Seconds.
+            vital: When it gives up, or ends for good by itself, call the
+                ``request_shutdown`` of each `SignalCoordinator` that has this registry,
+                by ``registry=`` or ``attach()``; if there is none, log an ERROR.
+            stale_after: As for register(). The silence counts from the beginning of a
+                run.
+            info: Any object, for `TaskMetadata.info`.
+
+        Returns:
+            A Ready of the id.
+
+        Raises:
+            DuplicateTaskError: A living task has the id.
+            ClosedError: A shutdown() is under way.
+            TypeError, ValueError: An argument is wrong, or ``fn`` returned no coroutine
+                in its first call.
+            RuntimeError: ``fn`` returned a coroutine that has been started; there is no
+                running loop, or it is called in another loop or thread.
+
+        Nothing has changed if it raises.
+        """
+        supervisor = Supervisor(
+            self, fn, restart, restart_stale, backoff, max_restarts, within, vital
+        )
+        seconds = check_optional_seconds("stale_after", stale_after, None)
+        return supervisor.begin(fn, task_id, seconds, info)
+
+    def _request_shutdown(self, reason: str) -> bool:
+        """Ask each coordinator for the shutdown; tell whether there is any."""
+        coordinators = list(self._coordinators)
+        for coordinator in coordinators:
+            coordinator.request_shutdown(reason)
+        return bool(coordinators)
+
     @overload
     def get(self, task_id: str) -> TaskMetadata | None: ...
     @overload
@@ -261,7 +387,10 @@ class TaskRegistry(Registry):
 
         Meanwhile `closing` is true, register() raises ClosedError, and a task that is
         passed to track() is cancelled too. The call returns at the deadline even if
-        some tasks are still running; then the registry may be used again.
+        some tasks are still running; then the registry may be used again. Tasks are
+        cancelled in the order of their registration, a thousand at once and the next
+        thousand one loop iteration later, so that the loop can go on; at the deadline,
+        and when the caller is cancelled, all that are left are cancelled at once.
 
         Args:
             timeout: Seconds; None: ``shutdown_timeout`` or, once a signal or request
@@ -283,9 +412,9 @@ class TaskRegistry(Registry):
         if self._monitor is None:  # no block that is to keep it
             self._forget_deadline_that_is_over()
         if seconds is None:
-            return (await self._shut_down(AGAIN, None))[0]
+            return (await self._shut_down(SHUTDOWN_AGAIN, None))[0]
         deadline = Deadline.after(loop, loop.time(), seconds)
-        return (await self._shut_down(AGAIN, deadline))[0]
+        return (await self._shut_down(SHUTDOWN_AGAIN, deadline))[0]
 
     async def _shut_down(
         self, whom: int, deadline: Deadline | None
@@ -293,9 +422,9 @@ class TaskRegistry(Registry):
         """Cancel all tasks except the calling one, wait for them, and report.
 
         Args:
-            whom: What to do to tasks that a shutdown has cancelled before: AGAIN: the
-                same. ONCE: wait for them. UNREPORTED: wait for those that no report has
-                listed as stuck.
+            whom: What to do to tasks that a shutdown has cancelled before:
+                SHUTDOWN_AGAIN: the same. SHUTDOWN_ONCE: wait for them.
+                SHUTDOWN_UNREPORTED: wait for those that no report has listed as stuck.
             deadline: When to return; None: at that of the coordinator or, before its
                 shutdown, after ``shutdown_timeout``.
 
@@ -304,7 +433,7 @@ class TaskRegistry(Registry):
         """
         loop = asyncio.get_running_loop()
         started = loop.time()
-        join_set, cancelled = self._begin_shutdown(asyncio.current_task(), whom)
+        join_set, cancelled = self._start_shutdown(asyncio.current_task(), whom)
         own = None
         try:
             if deadline is None and self._deadline_on(loop) is not None:
@@ -322,7 +451,34 @@ class TaskRegistry(Registry):
         finally:
             if own is not None:
                 del self._own_shutdowns[own]
-            self._end_shutdown()
+            self._finish_shutdown()
+
+    def _start_shutdown(
+        self, caller: asyncio.Task[Any] | None, whom: int
+    ) -> tuple[JoinSet, bool]:
+        """Begin a shutdown or join the running one, and begin to cancel the tasks.
+
+        Returns:
+            The join set, and whether any task is cancelled. `_finish_shutdown` must
+            follow.
+        """
+        join_set, queued = self._begin_shutdown(caller, whom)
+        try:
+            cancel_in_slices(join_set)
+        except BaseException:
+            self._finish_shutdown()
+            raise
+        return join_set, queued > 0
+
+    def _finish_shutdown(self) -> None:
+        """End a shutdown; after the last, log how many failures were not logged."""
+        unlogged = self._end_shutdown()
+        if unlogged:
+            logger.error(
+                "%d more tasks failed during the shutdown; its report lists them in "
+                "failed",
+                unlogged,
+            )
 
     def _note_stuck(self, join_set: JoinSet) -> bool:
         """Note which tasks a report has listed as stuck; tell whether any is new.
@@ -388,10 +544,130 @@ class TaskRegistry(Registry):
             await wait_among(self._waiters, deadline)
         return True
 
+    async def join(self, task_id: str, timeout: float | None = None) -> TaskMetadata:
+        """Wait until one task has ended, a supervised one for good; cancel nothing.
+
+        Args:
+            task_id: The id of a task that is alive or in the history.
+            timeout: Seconds; None: no limit.
+
+        Returns:
+            Its TaskMetadata, with `state`, `result` and `error`. Nothing that the task
+            has raised is raised here.
+
+        Raises:
+            UnknownTaskError: No task with this id is alive or in the history.
+            TimeoutError: The task still runs when the timeout expires.
+            RuntimeError: The task is the calling one, or the registry belongs to
+                another loop or thread.
+
+        If the caller is cancelled, the CancelledError propagates at once; the task goes
+        on.
+        """
+        seconds = check_optional_seconds("timeout", timeout, math.inf)
+        self._bind("TaskRegistry.join()")
+        meta = self[task_id]
+        loop = asyncio.get_running_loop()
+        if meta.task is not None and meta.task is asyncio.current_task():
+            raise RuntimeError(f"task {short_id(task_id)} cannot wait for itself")
+        deadline = loop.time() + seconds
+        while self._is_alive(meta):
+            if loop.time() >= deadline:
+                await asyncio.sleep(0)  # a loop around join(0) must let others run
+                if not self._is_alive(meta):
+                    break
+                raise TimeoutError(
+                    f"task {short_id(task_id)} still runs after {seconds:g} s"
+                )
+            try:
+                futures = self._joiners.setdefault(meta, [])
+                await wait_among(futures, deadline)
+            finally:
+                if not futures and self._joiners.get(meta) is futures:
+                    del self._joiners[meta]
+        return meta
+
+    def _is_alive(self, meta: TaskMetadata) -> bool:
+        # A registration may have been undone.
+        return meta.finished_at is None and self.get(meta.task_id) is meta
+
     def _others_alive(self) -> bool:
         current = asyncio.current_task()
         known = current is not None and self._find(current) is not None
         return len(self) > known
+
+    async def serve(self, path: str | os.PathLike[str]) -> None:
+        """Answer `top` and `tasks` on a Unix socket until cancelled.
+
+        Args:
+            path: Where the socket's file is made, with mode 0600. One that a process
+                has left there is replaced; it is removed at the end.
+
+        Raises:
+            OSError: A living process serves there, the path is something else, or the
+                system refuses it.
+            RuntimeError: The registry belongs to another loop or thread.
+
+        Only processes of the same user are answered. They see ids, states, the lines at
+        which tasks wait and the text of errors, and may cancel a task. An answer about
+        many tasks is made in slices, between which the loop goes on::
+
+            async with TaskRegistry() as registry, asyncio.TaskGroup() as group:
+                group.create_task(registry.serve("/run/feeds/monitor.sock"))
+                ...
+
+        Then ``python -m pyasynclife top /run/feeds/monitor.sock`` shows the tasks.
+        """
+        where = os.fsdecode(path)
+        self._bind("TaskRegistry.serve()")
+        await serve([self], where)
+
+    def record(self, path: str | os.PathLike[str]) -> Recording:
+        """Write what becomes of each task to a file, as a timeline.
+
+        Use it with ``async with``, outside the block of the registry, so that the end
+        of each task is in the file::
+
+            registry = TaskRegistry()
+            async with registry.record("tasks.json"), registry:
+                ...
+
+        The file has Chrome trace events: https://ui.perfetto.dev and chrome://tracing
+        show it. Each task is a row with its id, which is written when the task has
+        ended; its bar has the name of its state. A task that is alive at the end of the
+        block is written then, and one that ended before the block is not. The monitor
+        adds the periods in which a task was stale, accurate to ``heartbeat_interval``.
+
+        Args:
+            path: A file; if it exists, it is overwritten.
+
+        Raises:
+            OSError: The file cannot be written; from ``async with``.
+            RuntimeError: The registry is recorded already, belongs to another loop or
+                thread, or has had tasks before its first recording; from ``async
+                with``.
+
+        If an error of the disk comes later, it is passed to the loop's exception
+        handler, the recording stops, and the tasks go on. The file is complete JSON
+        whenever something has been written: after 64 KiB, and by each check of the
+        monitor. Nothing is kept of tasks that have ended.
+        """
+        return Recording(self, os.fsdecode(path))
+
+    def _end_hook(self) -> EndHook:
+        """Return the hook that is called at the end of each task, for recordings."""
+        if self._end_hooked is None:
+            history, keep_results, keep_errors, on_finish = self._configured
+            hook = EndHook(on_finish)
+            try:
+                self._configure(history, keep_results, keep_errors, hook)
+            except RuntimeError:
+                raise RuntimeError(
+                    f"{self!r} has had tasks already: enter its record() block before "
+                    "the first is registered"
+                ) from None
+            self._end_hooked = hook
+        return self._end_hooked
 
     async def monitor_loop(self) -> None:
         """Check for stale tasks every ``heartbeat_interval`` seconds until cancelled.
@@ -400,29 +676,43 @@ class TaskRegistry(Registry):
         once per period of silence. Exceptions of ``on_stale`` go to the loop's
         exception handler. ``async with registry`` runs this in a task.
 
+        Where the loop stands still, tasks are silent that are well. So before a task is
+        called stale, all tasks get some iterations of the loop to send a heartbeat and,
+        if the check itself came late, as much time as it was late, at most
+        ``heartbeat_interval``. A check that comes more than half a second late is
+        logged at WARNING, with the seconds.
+
         Raises:
             RuntimeError: The registry belongs to another loop or thread.
         """
         self._bind("TaskRegistry.monitor_loop()")
         while True:
-            await asyncio.sleep(self.heartbeat_interval)
-            stale = self._newly_stale()
-            if stale:
-                some = ", ".join(cut(meta.task_id, 120) for meta in stale[:5])
-                more = ", ..." if len(stale) > 5 else ""
-                logger.warning("newly stale: %d (%s%s)", len(stale), some, more)
-            for meta in stale:
+            late = await sleep_and_measure(self.heartbeat_interval)
+            if is_late(late):
+                logger.warning("the event loop stood still for %.3f s", late)
+            if self.get_stale_tasks().result():
+                await let_tasks_run(min(late, self.heartbeat_interval))
+            newly_stale = self._newly_stale()
+            if self._end_hooked is not None and self._end_hooked.recording is not None:
+                self._end_hooked.recording.note_check(newly_stale)
+            for meta in newly_stale:
+                logger.warning(
+                    "task %s is stale: no heartbeat for %.1f s",
+                    cut(meta.task_id, 120),
+                    meta.silence,
+                    extra={"task_id": meta.task_id},
+                )
                 if self._on_stale is not None:
-                    self._call_on_stale(self._on_stale, meta)
+                    self._call_hook("on_stale", self._on_stale, meta)
 
-    def _call_on_stale(
-        self, on_stale: Callable[[TaskMetadata], object], meta: TaskMetadata
+    def _call_hook(
+        self, name: str, hook: Callable[[TaskMetadata], object], meta: TaskMetadata
     ) -> None:
         try:
-            check_answer("on_stale", on_stale(meta))
+            check_answer(name, hook(meta))
         except Exception as error:
             about: dict[str, Any] = {
-                "message": f"on_stale of {self!r} failed for task "
+                "message": f"{name} of {self!r} failed for task "
                 f"{short_id(meta.task_id)}",
                 "exception": error,
             }
@@ -459,13 +749,17 @@ class TaskRegistry(Registry):
         assert monitor is not None
         monitor.cancel()
         try:
-            report, news = await self._shut_down(UNREPORTED, None)
+            report, news = await self._shut_down(SHUTDOWN_UNREPORTED, None)
         finally:
             self._deadline = None
             if not monitor.done():
                 await asyncio.wait([monitor])
         if news:
             logger.error("%s", report)
+
+
+def _has_ended(meta: TaskMetadata) -> bool:
+    return meta.finished_at is not None
 
 
 def _check_interval(value: Any) -> float:

@@ -49,8 +49,9 @@ class BatchProgress(SealedValue):
 
     Attributes:
         total: The number of items; None while it is unknown.
-        started: Items that have started.
+        started: Items that have started; those that ``limit_by`` set aside have not.
         running: Items that are running, or were abandoned because they did not stop.
+            An item that waits for its next attempt is not.
         done: Items that succeeded.
         failed: Items that failed, including timeouts.
         cancelled: Items that were cancelled.
@@ -300,6 +301,7 @@ class BatchResult(Sealed, Sequence[TaskResult[T]], Generic[T]):
             RESULT_PENDING,
             self._rest_timed_out,
             0.0,
+            0,
         )
 
     def __del__(self) -> None:

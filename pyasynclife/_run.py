@@ -100,15 +100,15 @@ def run(
                 f"{shutdown_timeout}"
             )
         force = check_flag("force_exit", force_exit)
-        takes_both = _takes_both(main)
+        both = takes_both(main)
         _check_no_loop()
         _signals.check_place("run()")
     except BaseException:
         close_unstarted(main)
         raise
     if delay is None:
-        delay = timeout * 2 / 3 if takes_both else 0.0
-    program = Program(main, takes_both, timeout, delay, force)
+        delay = timeout * 2 / 3 if both else 0.0
+    program = Program(main, both, timeout, delay, force)
     body = program.body()
     runner = asyncio.Runner(debug=debug, loop_factory=loop_factory)
     try:
@@ -121,7 +121,7 @@ def run(
             close_unstarted(body, main)
 
 
-def _takes_both(main: Any) -> bool:
+def takes_both(main: Any) -> bool:
     """Tell whether ``main`` takes the coordinator and the registry.
 
     Raises:

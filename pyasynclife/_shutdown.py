@@ -21,14 +21,20 @@ from pyasynclife._arguments import (
 )
 from pyasynclife._attached import Attachments
 from pyasynclife._batch import Batch
-from pyasynclife._core import JoinSet, TaskGroup
+from pyasynclife._core import SHUTDOWN_ONCE, SHUTDOWN_UNREPORTED, JoinSet, TaskGroup
 from pyasynclife._log import logger
 from pyasynclife._pool import TaskPool
-from pyasynclife._registry import ONCE, UNREPORTED, TaskRegistry
+from pyasynclife._registry import TaskRegistry
 from pyasynclife._report import ShutdownReport
 from pyasynclife._sealed import refuse_pickling
 from pyasynclife._signal_events import Reloads, SignalEvents, note_ending
-from pyasynclife._waiting import GRACE, Deadline, join_and_report
+from pyasynclife._waiting import (
+    GRACE,
+    Deadline,
+    cancel_in_slices,
+    cancel_rest,
+    join_and_report,
+)
 
 Phase = Literal["running", "draining", "cancelling", "stopped"]
 
@@ -128,6 +134,7 @@ class SignalCoordinator(SignalEvents):
         self._attached = Attachments()
         if registry is not None:
             self._attached.add(registry, 0)
+            registry._coordinators.add(self)
         self._phase: Phase = "running"
         self._signum: int | None = None
         self._deadline: Deadline | None = None  # from a signal or request
@@ -307,18 +314,24 @@ class SignalCoordinator(SignalEvents):
             self._attached.close()
 
     def _begin_afresh(self) -> None:
-        super()._begin_afresh()
         if self._deadline is not None:
             for registry in self._attached.registries():
                 registry._forget_deadline(self._deadline)
         if self._calls:
             self._end_calls()
-        self._shutdowns += 1
-        self._drain_until = None
-        self._hurried = self._cancelling = False
-        self._phase = "running"
-        self._signum = None
-        self._deadline = self._called = None
+        super()._begin_afresh()
+
+    def _fresh(self) -> dict[str, Any]:
+        return super()._fresh() | {
+            "_shutdowns": self._shutdowns + 1,
+            "_drain_until": None,
+            "_hurried": False,
+            "_cancelling": False,
+            "_phase": "running",
+            "_signum": None,
+            "_deadline": None,
+            "_called": None,
+        }
 
     def _end_calls(self) -> None:
         """Forget the calls of `graceful_shutdown`: the last one has ended."""
@@ -329,8 +342,10 @@ class SignalCoordinator(SignalEvents):
         join_set, self._join_set = self._join_set, None
         self._joining = set()
         if join_set is not None:
+            cancel_rest(join_set)
             self._cancelled = set(filter(_runs, self._cancelled))
-            self._cancelled.update(one.task for one in join_set.stuck(None))
+            stuck = (one.task for one in join_set.stuck(None))
+            self._cancelled.update(task for task in stuck if task is not None)
 
     # ------------------------------------------------------------ actions
 
@@ -403,6 +418,8 @@ class SignalCoordinator(SignalEvents):
         """
         number = check_count("order", order, least=-sys.maxsize)
         one = self._attached.add(what, number)
+        if isinstance(what, TaskRegistry):
+            what._coordinators.add(self)
         if one is None:
             return
         if self._deadline is not None and isinstance(what, TaskRegistry):
@@ -410,7 +427,7 @@ class SignalCoordinator(SignalEvents):
         if self.phase in ("draining", "cancelling"):
             self._attached.stop_one(one)
         if self._cancelling and self.phase == "cancelling":
-            one.cancel(asyncio.current_task(), ONCE)
+            one.cancel(asyncio.current_task(), SHUTDOWN_ONCE)
 
     async def graceful_shutdown(
         self,
@@ -423,8 +440,9 @@ class SignalCoordinator(SignalEvents):
         Nothing is cancelled while ``drain`` lasts; it ends early when all tasks have
         ended. What is attached with a lower order is cancelled and awaited first.
 
-        The call returns at the deadline even if some tasks are still running. Tasks
-        that are cancelled only then have a little longer to clean up: one second, or
+        Many tasks are cancelled in slices, as by `TaskRegistry.shutdown`. The call
+        returns at the deadline even if some tasks are still running. Tasks that are
+        cancelled only then have a little longer to clean up: one second, or
         ``shutdown_timeout`` if that is less; the deadline counts as missed. The calling
         task is left out.
 
@@ -459,7 +477,7 @@ class SignalCoordinator(SignalEvents):
                 "graceful_shutdown() has no tasks to cancel: pass tasks, create the "
                 "coordinator with registry=, or call attach()"
             )
-        return (await self._shut_down(chosen, seconds, ONCE))[0]
+        return (await self._shut_down(chosen, seconds, SHUTDOWN_ONCE))[0]
 
     async def _shut_down(
         self, tasks: list[asyncio.Task[Any]] | None, seconds: float | None, whom: int
@@ -578,21 +596,36 @@ class SignalCoordinator(SignalEvents):
         """
         if self._join_set is None:
             self._join_set = JoinSet()
+        join_set = self._join_set
         current = asyncio.current_task()
-        registries = self._attached.registries()
-        cancelled = False
-        for task in tasks:
-            if task is not current and task not in self._joining:
-                self._joining.add(task)
-                known, again = None, task in self._cancelled
-                for registry in registries:
-                    known = registry._find(task)
-                    if known is not None:
-                        again |= registry._note_shutdown(known, False)
-                        break
-                cancelled |= not (again or task.done())
-                self._join_set.add(task, known, again)
-        return self._join_set, cancelled
+        known = self._joining
+        new = [task for task in tasks if task is not current and task not in known]
+        self._joining = known.union(new)
+        before = join_set.queued
+        try:
+            registries = self._attached.registries()
+            for task in new:
+                if registries or self._cancelled:
+                    self._join(join_set, task, registries)
+                else:
+                    join_set.add(task)
+            return join_set, join_set.queued > before
+        finally:
+            cancel_in_slices(join_set)
+
+    def _join(
+        self,
+        join_set: JoinSet,
+        task: asyncio.Task[Any],
+        registries: list[TaskRegistry],
+    ) -> None:
+        known, again = None, task in self._cancelled
+        for registry in registries:
+            known = registry._find(task)
+            if known is not None:
+                again |= registry._note_shutdown(known, False)
+                break
+        join_set.add(task, known, again)
 
     def __enter__(self) -> Self:
         """Call `setup_handlers`; after a shutdown, begin afresh."""
@@ -630,7 +663,7 @@ class SignalCoordinator(SignalEvents):
         """
         try:
             if self._attached:
-                report, news = await self._shut_down(None, None, UNREPORTED)
+                report, news = await self._shut_down(None, None, SHUTDOWN_UNREPORTED)
                 if news:
                     logger.error("%s", report)
         finally:

@@ -115,7 +115,8 @@ class SignalEvents:
         self._entered_in: asyncio.AbstractEventLoop | None = None
         self._pid: int | None = None  # the process to which this state belongs
         self._past: dict[int, int] = {}  # signals counted by removed handlers
-        self._undelivered: deque[_Event] = deque()
+        self._undelivered: deque[_Event] = deque()  # signals and requests
+        self._errors: deque[_Event] = deque()  # what chained handlers have raised
         self._over = False  # the block was left after a shutdown had begun
         self._requested = False
         self._reason: str | None = None
@@ -135,17 +136,26 @@ class SignalEvents:
 
     def _begin_afresh(self) -> None:
         """Forget a shutdown that is over."""
-        self._shutdown = asyncio.Event()
-        self._reload = asyncio.Event()
-        self._due = {}
-        self._past = {}
-        self._rung = self._announced = 0
-        self._began = (math.inf, None)
-        self._holds = self._lame_duck > 0
-        self._over = False
-        self._requested = False
-        self._reason = None
         self._exit = None
+        # In one step: a signal handler in the middle might request a shutdown, and some
+        # of what it notes would be forgotten.
+        vars(self).update(self._fresh())
+
+    def _fresh(self) -> dict[str, Any]:
+        """Return the state without a shutdown."""
+        return {
+            "_shutdown": asyncio.Event(),
+            "_reload": asyncio.Event(),
+            "_due": {},
+            "_past": {},
+            "_rung": 0,
+            "_announced": 0,
+            "_began": (math.inf, None),
+            "_holds": self._lame_duck > 0,
+            "_over": False,
+            "_requested": False,
+            "_reason": None,
+        }
 
     @property
     def received(self) -> dict[int, int]:
@@ -162,10 +172,10 @@ class SignalEvents:
     @property
     def reason(self) -> str | None:
         """The reason that was first passed to `request_shutdown`, or None."""
+        events = self._undelivered.copy()  # first: they may be delivered meanwhile
         if self._requested:
             return self._reason
-        requests = filter(is_request, self._undelivered.copy())
-        first = next(requests, None)
+        first = next(filter(is_request, events), None)
         return None if first is None else first.reason
 
     def request_shutdown(self, reason: str | None = None) -> None:
@@ -282,8 +292,8 @@ class SignalEvents:
         self._disarm_watchdog()
         if self._loop is None or self._loop.is_closed():
             self._log_errors()
-        elif self._undelivered:
-            self._deliver_soon()
+        if self._undelivered or self._errors:
+            self._deliver_soon()  # a loop in another thread may be bound meanwhile
 
     def _arm_watchdog(self) -> None:
         if self._kill_after is None or self._watchdog is not None:
@@ -306,7 +316,7 @@ class SignalEvents:
         """Remove all handlers but some, the newest first."""
         for signum, ours in reversed(self._handlers.items()):
             for handler in reversed(ours[len(kept.get(signum, ())) :]):
-                handler.release(True)
+                handler.release()
                 _signals.remove(handler, self._loop)
                 self._collect()
                 left = {**self._handlers, signum: self._handlers[signum][:-1]}
@@ -336,7 +346,7 @@ class SignalEvents:
                 )
             self._leave()  # closed, the loop has abandoned the block
         if self._over and not self._armed:
-            self._undelivered.clear()  # they came too late for the old shutdown
+            self._forget_events()  # they came too late for the old shutdown
             self._begin_afresh()
         self.setup_handlers()
         self._entered, self._entered_in = True, _running_loop()
@@ -362,9 +372,13 @@ class SignalEvents:
             self._handlers, self._armed, self._loop = {}, False, None
             self._watchdog = None
             self._entered, self._entered_in = False, None
-            self._undelivered.clear()
+            self._forget_events()
             self._begin_afresh()
         self._pid = pid
+
+    def _forget_events(self) -> None:
+        self._undelivered.clear()
+        self._errors.clear()
 
     def _handled_signals(self) -> tuple[int, ...]:
         reloads = self._reload_signals if self._reloads_asked else ()
@@ -387,9 +401,10 @@ class SignalEvents:
 
     def _note_beginning(self, signum: int | None) -> None:
         """Note the first signal or request, at the moment when it comes."""
+        # The clock first: another thread, or a signal handler, may run during the call.
+        began = (time.monotonic(), signum)
         if self._rung == 0:
-            self._began = (time.monotonic(), signum)
-            self._rung = 1
+            self._began, self._rung = began, 1
 
     def _notice(self, signum: int) -> int:
         """Note a shutdown signal; the native handler calls this, in the main thread.
@@ -406,7 +421,7 @@ class SignalEvents:
         if signum != signal.SIGINT or time.monotonic() - self._began[0] <= _PRESS:
             return 0
         self._rung += 1
-        self._release_handlers(signum)
+        self._release_handlers()
         if self._rung > 2 and self._force_exit:
             _signals.end_by(signum, self._dump)
         self._deliver_soon()
@@ -436,12 +451,12 @@ class SignalEvents:
         except (OSError, RuntimeError) as error:
             logger.warning("lame_duck has no effect on handlers of %r: %s", loop, error)
 
-    def _release_handlers(self, called: int | None = None) -> None:
-        """Call the hosts' handlers that were held; but not of a signal ``called``."""
+    def _release_handlers(self) -> None:
+        """Call the hosts' handlers that were held."""
         self._holds = False
-        for signum, ours in self._handlers.items():
+        for ours in self._handlers.values():
             for handler in ours:
-                handler.release(signum != called)
+                handler.release()
 
     def _end_lame_duck(self) -> None:
         """Let the host shut down, too."""
@@ -465,7 +480,12 @@ class SignalEvents:
             return True  # delivered when there is a loop
         if loop.is_closed():
             return False
-        loop.call_soon_threadsafe(self._deliver, context=self._context)
+        try:
+            loop.call_soon_threadsafe(self._deliver, context=self._context)
+        except RuntimeError:
+            if not loop.is_closed():
+                raise
+            return False  # closed meanwhile, in another thread
         return True
 
     def _on_wakeup(self, signum: int) -> None:
@@ -541,7 +561,7 @@ class SignalEvents:
                     self._undelivered.append(_Event(since, signum, count))
                 for error in handler.take_errors():
                     now = time.monotonic()
-                    self._undelivered.append(_Event(now, signum, error=error))
+                    self._errors.append(_Event(now, signum, error=error))
 
     def _deliver(self) -> None:
         """Deliver the events since the last call; called in the loop."""
@@ -554,18 +574,11 @@ class SignalEvents:
                 self._climb(rung)
 
     def _deliver_events(self) -> None:
-        events = []
-        while self._undelivered:
-            try:
-                events.append(self._undelivered.popleft())
-            except IndexError:
-                break  # a signal handler has called us meanwhile
+        events = [*self._take_events(), *_drain(self._errors)]
         if not events:
             return
         events.sort(key=lambda event: event.since)
         for event in events:
-            if is_request(event) and not self._requested:
-                self._requested, self._reason = True, event.reason
             if event.error is not None and _is_exit(event.error):
                 self._log_exit(event.signum, event.error)
                 self._exit = self._exit or event.error
@@ -592,6 +605,18 @@ class SignalEvents:
                 self._call_hook(
                     "the callback", self._callbacks[event.signum], event.signum
                 )
+
+    def _take_events(self) -> Iterator[_Event]:
+        """Take the signals and requests; `reason` is known at each moment."""
+        while self._undelivered:
+            try:
+                first = self._undelivered[0]
+                if is_request(first) and not self._requested:
+                    self._requested, self._reason = True, first.reason
+                event = self._undelivered.popleft()
+            except IndexError:
+                return  # a signal handler has called us meanwhile
+            yield event
 
     def _warn_displaced(self) -> None:
         """Log the handlers that have displaced ours, each once."""
@@ -625,11 +650,9 @@ class SignalEvents:
 
     def _log_errors(self) -> None:
         """Log what chained handlers raised if there is no loop to report it to."""
-        for _ in range(len(self._undelivered)):
-            event = self._undelivered.popleft()
-            if event.signum is None or event.error is None:
-                self._undelivered.append(event)
-                continue
+        for event in _drain(self._errors):
+            assert event.signum is not None
+            assert event.error is not None
             name = _signals.name_of(event.signum)
             if _is_exit(event.error):  # raised by the block; and it begins a shutdown
                 self._exit = self._exit or event.error
@@ -715,6 +738,15 @@ def note_ending(coordinator: SignalEvents, ending: bool) -> None:
 
 def is_request(event: _Event) -> bool:
     return event.signum is None
+
+
+def _drain(events: deque[_Event]) -> Iterator[_Event]:
+    """Take out all events; others may do so, too, meanwhile."""
+    try:
+        while True:
+            yield events.popleft()
+    except IndexError:
+        pass
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

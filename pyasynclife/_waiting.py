@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import sys
 from dataclasses import dataclass
 from typing import Self
 
@@ -13,6 +14,11 @@ from pyasynclife._report import ShutdownReport, make_report
 # If the deadline has passed already, obedient tasks still need these loop iterations to
 # end.
 _ITERATIONS = 5
+
+# So many tasks are cancelled in one loop iteration, which takes a few milliseconds: in
+# the next one they end, and the loop has other callbacks to call, too. A number and not
+# a time: on a slow or virtual clock the same tasks are cancelled together.
+SLICE = 1000
 
 # What is cancelled at or after the deadline has as many seconds to clean up, but no
 # more than the whole shutdown.
@@ -54,32 +60,68 @@ class Deadline:
             self.until = max(self.until, now + self.grace)
 
 
+def cancel_in_slices(join_set: JoinSet) -> None:
+    """Cancel the queued tasks of a join set, in order: the first ones at once.
+
+    A callback of the loop cancels the others, so that goes on whatever becomes of the
+    caller.
+    """
+    if not join_set.in_slices:
+        _cancel_slice(join_set)
+
+
+def _cancel_slice(join_set: JoinSet) -> None:
+    join_set.in_slices = False
+    if join_set.cancel(SLICE):
+        asyncio.get_running_loop().call_soon(_cancel_slice, join_set)
+        join_set.in_slices = True
+
+
+def cancel_rest(join_set: JoinSet) -> bool:
+    """Cancel at once what slices have left over; tell whether anything was."""
+    queued = join_set.queued > 0
+    if queued:
+        join_set.cancel(sys.maxsize)
+    return queued
+
+
 async def join_and_report(
     join_set: JoinSet, started: float, deadline: Deadline
 ) -> ShutdownReport:
     """Wait until a join set is empty or its deadline has passed, and report.
 
     Args:
-        join_set: The tasks that were cancelled. The calling task is not waited for.
+        join_set: The tasks that are cancelled, some of them perhaps in later slices.
+            The calling task is not waited for.
         started: Loop time at which the shutdown began.
         deadline: When to return. It may change if the waiters are woken.
 
-    If the caller is cancelled, the CancelledError propagates at once; the tasks remain
-    cancelled.
+    At the deadline, or if the caller is cancelled, the slices that are left are
+    cancelled at once. What was cancelled only at the deadline has a grace. The
+    CancelledError of the caller propagates at once; the tasks remain cancelled.
     """
     loop = asyncio.get_running_loop()
     caller = asyncio.current_task()
     waiters = join_set.enter(caller)
     try:
-        for _ in range(_ITERATIONS if deadline.until <= loop.time() else 0):
-            if join_set.left(caller):
+        iterations = _ITERATIONS if deadline.until <= loop.time() else 0
+        while join_set.left(caller):
+            if loop.time() < deadline.until:
+                await wait_among(waiters, deadline.until)
+            elif cancel_rest(join_set):
+                deadline.extend(loop.time())
+                iterations = _ITERATIONS
+            elif iterations:
+                iterations -= 1
                 await asyncio.sleep(0)
-        while loop.time() < deadline.until and join_set.left(caller):
-            await wait_among(waiters, deadline.until)
+            else:
+                break
         now = loop.time()
         report = make_report(join_set, caller, now - started, now > deadline.due)
     except BaseException:
         join_set.leave(caller)
+        if not loop.is_closed():
+            cancel_rest(join_set)
         raise
     if join_set.left(caller):
         # Later: the next caller with this deadline need not report this one as stuck.

@@ -26,7 +26,7 @@ from benchmarks.gather_rows import (
     sleep_0,
     sleep_0_seed,
 )
-from pyasynclife import TaskGroup, TaskRegistry
+from pyasynclife import Backoff, TaskGroup, TaskRegistry
 
 Program = Callable[[list[str]], Coroutine[Any, Any, Any]]
 
@@ -90,6 +90,26 @@ async def register_each(registry_type: type[Any], items: list[str]) -> None:
         await asyncio.sleep(0)
 
 
+async def supervise_each(items: list[str]) -> None:
+    """Let 100 supervised tasks run once for each item, each run ending at once."""
+    registry = TaskRegistry()
+    left = len(items)
+    done = asyncio.Event()
+
+    async def run() -> None:
+        nonlocal left
+        left -= 1
+        if left <= 0:
+            done.set()
+            await asyncio.sleep(60)
+
+    options: Any = {"restart": "always", "backoff": Backoff(0), "max_restarts": 10**9}
+    for number in range(100):
+        registry.supervise(run, f"task {number}", **options)
+    await done.wait()
+    await registry.shutdown()
+
+
 ROWS: Mapping[str, Mapping[str, Program]] = {
     "gather, item returns at once": gather_programs(
         return_at_once, return_at_once_seed
@@ -102,6 +122,7 @@ ROWS: Mapping[str, Mapping[str, Program]] = {
         OURS: partial(register_each, TaskRegistry),
         STOCK: partial(register_each, seed.TaskRegistry),
     },
+    "supervised, per run": {OURS: supervise_each},
 }
 
 

@@ -39,7 +39,7 @@ PLAIN_PATH = [
 
 # The tests that mostly wait for child processes. They run beside the others, but for
 # the fault points, which need all tests in one process.
-WAITING = ["tests/signals", "tests/contrib"]
+WAITING = ["tests/signals", "tests/contrib", "tests/monitor"]
 
 
 @dataclass

@@ -336,8 +336,8 @@ al_capture_allow(al_state *st, bool allowed)
 
 int
 al_capture_start(al_state *st, const al_loop *bound, PyObject *coro,
-                 PyObject *kwnames, PyObject *const *values, PyObject *on_done,
-                 PyObject **task)
+                 PyObject *kwnames, PyObject *const *values,
+                 al_on_done on_done, PyObject **task)
 {
     int is_on = capture_is_on(st, bound);
     if (is_on <= 0) {
@@ -362,9 +362,11 @@ al_capture_start(al_state *st, const al_loop *bound, PyObject *coro,
         loop_proxy_release(st, proxy);
         return 0;
     }
-    al_call step = loop_proxy_take_call(proxy, *task, on_done);
+    al_call step = loop_proxy_take_call(proxy, *task, on_done.call);
     loop_proxy_release(st, proxy);
-    step.callback_context = AL_ALLOC(PyContext_CopyCurrent());
+    step.callback_context = on_done.context != NULL
+                                ? Py_NewRef(on_done.context)
+                                : AL_ALLOC(PyContext_CopyCurrent());
     if (step.callback_context == NULL
         || al_call_queue_add(st, bound->loop, &step) < 0)
     {

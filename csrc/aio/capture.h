@@ -5,6 +5,7 @@
 #include "base/compat.h"
 #include "base/state.h"
 #include "aio/loop.h"
+#include "aio/task.h"
 
 /* Make a Task of `coro`, with the keywords `kwnames` and their `values`, whose
    first step runs from a call queue; `on_done` (may be NULL) is called with
@@ -14,7 +15,7 @@
    without it; -1 with an exception, the coroutine left alone.  Runs Python. */
 int al_capture_start(al_state *st, const al_loop *bound, PyObject *coro,
                      PyObject *kwnames, PyObject *const *values,
-                     PyObject *on_done, PyObject **task);
+                     al_on_done on_done, PyObject **task);
 
 /* al_task_cancel, with the Task's wake-up from a call queue where that is
    possible.  `on_done` is the done callback to call from there as well, or

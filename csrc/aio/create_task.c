@@ -226,7 +226,7 @@ create_task_set_name(al_state *st, PyObject *task, PyObject *name)
 static PyObject *
 create_task_direct(al_state *st, const al_loop *bound, al_fast_path path,
                    PyObject *const *args, PyObject *kwnames,
-                   const create_task_keywords *keys, PyObject *on_done,
+                   const create_task_keywords *keys, al_on_done on_done,
                    al_created *how)
 {
     PyObject *task = NULL;
@@ -274,7 +274,7 @@ create_task_plain(al_state *st, const al_loop *bound, PyObject *const *args,
    create_task (new). */
 static PyObject *
 create_task_lazy(al_state *st, const al_loop *bound, al_fast_path most,
-                 PyObject *const *args, PyObject *kwnames, PyObject *on_done,
+                 PyObject *const *args, PyObject *kwnames, al_on_done on_done,
                  al_created *how)
 {
     *how = AL_CREATED;
@@ -310,15 +310,16 @@ al_create_task(al_state *st, al_loop *bound, PyObject *const *args,
     {
         return NULL;
     }
+    al_on_done done = {on_done, NULL};
     return create_task_find_keyword(kwnames, st->s_eager_start) >= 0
                ? create_task_eager(st, bound, args, kwnames)
                : create_task_lazy(st, bound, AL_FAST_PATH_HANDLE, args,
-                                  kwnames, on_done, how);
+                                  kwnames, done, how);
 }
 
 PyObject *
 al_create_task_named(al_state *st, const al_loop *bound, PyObject *coro,
-                     PyObject *name, PyObject *context, PyObject *on_done,
+                     PyObject *name, PyObject *context, al_on_done on_done,
                      al_created *how)
 {
     PyObject *args[] = {coro, name, context};
@@ -332,8 +333,9 @@ al_create_task_plain(al_state *st, const al_loop *bound, PyObject *coro,
                      PyObject *name, PyObject *context)
 {
     al_created how;
+    al_on_done on_done = {NULL, NULL};
     PyObject *args[] = {coro, name, context};
     return create_task_lazy(
         st, bound, AL_FAST_PATH_TASK, args,
-        context == NULL ? st->kw_name : st->kw_name_context, NULL, &how);
+        context == NULL ? st->kw_name : st->kw_name_context, on_done, &how);
 }

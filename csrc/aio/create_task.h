@@ -5,6 +5,7 @@
 #include "base/compat.h"
 #include "base/state.h"
 #include "aio/loop.h"
+#include "aio/task.h"
 
 /* How much is known of a Task that was just made. */
 typedef enum {
@@ -29,7 +30,7 @@ PyObject *al_create_task(al_state *st, al_loop *bound, PyObject *const *args,
    coroutine left alone.  Runs Python. */
 PyObject *al_create_task_named(al_state *st, const al_loop *bound,
                                PyObject *coro, PyObject *name,
-                               PyObject *context, PyObject *on_done,
+                               PyObject *context, al_on_done on_done,
                                al_created *how);
 
 /* The same without a done callback, and with a handle of its own (new).

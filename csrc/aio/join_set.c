@@ -6,17 +6,20 @@
  *     JoinSet
  *       .running    a list of members whose Task has not ended
  *       .calling    a list of those of them whose Task waits for this set
- *       .ended      a list of members that no report has read yet
+ *       .queue      a list of those of both that are still to be cancelled
+ *       .log        how the Tasks have ended that were members
  *       .insiders   futures of the callers that are members
  *       .outsiders  futures of the other callers
  *
- *     a member      stuck --al_member_end--> finished, cancelled, failed or
- *                                            swallowed
+ * A member holds its set, and the set its members, until the Task ends; then
+ * the log has all that a report shows.  add() makes the member a done callback
+ * of the Task.  A registry that shuts down does not: its entry is one already,
+ * and calls al_member_end.  The waiting itself, with its timer, is Python:
+ * join_and_report().
  *
- * A member holds its set, and the set its members, until the Task ends.
- * add() makes the member a done callback of the Task.  A registry that shuts
- * down does not: its entry is one already, and calls al_member_end.  The
- * waiting itself, with its timer, is Python: join_and_report().
+ * All Tasks are members before the first is cancelled, so a Task that ends
+ * while it is still in the queue is in the report.  How many are cancelled in
+ * one loop iteration is decided in Python, too.
  *
  * An outsider waits for all Tasks.  Tasks of the set that wait for the set
  * must not wait for each other: an insider waits until all that have not ended
@@ -38,6 +41,7 @@
 #include "aio/loop.h"
 #include "aio/task.h"
 #include "aio/capture.h"
+#include "aio/exit_log.h"
 #include "aio/join_set.h"
 
 typedef struct {
@@ -47,37 +51,27 @@ typedef struct {
     /* The lists own the members that are in them. */
     al_link running;
     al_link calling;
-    al_link ended;
+    al_link queue;        /* borrowed members, in the order of add() */
     al_ptr_table by_task; /* the members that have not ended */
     Py_ssize_t pending;   /* how many have not ended */
     Py_ssize_t callers;   /* how many are in `calling` */
+    Py_ssize_t queued;    /* how many are in `queue` */
+    char in_slices;       /* for Python: a callback goes on cancelling */
     PyObject *insiders;   /* owned: list of futures */
     PyObject *outsiders;  /* owned: list of futures */
-    PyObject *exits;      /* owned: dict, for make_report() */
+    PyObject *log;        /* owned: ExitLog */
+    PyObject *context;    /* owned: of the done callbacks; NULL: none yet */
 } JoinSetObject;
-
-typedef enum {
-    MEMBER_STUCK = 0, /* it has not ended */
-    MEMBER_FINISHED,
-    MEMBER_CANCELLED,
-    MEMBER_FAILED,
-    MEMBER_SWALLOWED,
-} member_outcome;
-
-static const char *const member_words[] = {
-    "stuck", "finished", "cancelled", "failed", "swallowed",
-};
 
 typedef struct {
     PyObject_HEAD
     vectorcallfunc vectorcall;
-    al_link link;          /* in a list of the set */
+    al_link link;          /* in `running` or `calling` */
+    al_link queue_link;    /* in `queue` */
     al_ptr_link task_link; /* in the set's by_task, until it ends */
     JoinSetObject *set;    /* owned; NULL when it has ended */
     PyObject *task;        /* owned */
     PyObject *meta;        /* owned: the entry, or None */
-    PyObject *error;       /* owned, or NULL */
-    member_outcome outcome;
     Py_ssize_t calls; /* enter() without leave(); if any, it is in `calling` */
     bool cancel_sent; /* a cancel() is under way, or has returned True */
     bool ended;
@@ -92,15 +86,15 @@ al_join_set_new(al_state *st, const al_loop *bound)
 {
     PyObject *insiders = AL_ALLOC(PyList_New(0));
     PyObject *outsiders = insiders == NULL ? NULL : AL_ALLOC(PyList_New(0));
-    PyObject *exits = outsiders == NULL ? NULL : AL_ALLOC(PyDict_New());
+    PyObject *log = outsiders == NULL ? NULL : al_exit_log_new(st);
     JoinSetObject *self =
-        exits == NULL ? NULL
-                      : AL_ALLOC(PyObject_GC_New(JoinSetObject,
-                                                 (PyTypeObject *)st->JoinSet));
+        log == NULL ? NULL
+                    : AL_ALLOC(PyObject_GC_New(JoinSetObject,
+                                               (PyTypeObject *)st->JoinSet));
     if (self == NULL) {
         Py_XDECREF(insiders);
         Py_XDECREF(outsiders);
-        Py_XDECREF(exits);
+        Py_XDECREF(log);
         return NULL;
     }
     self->st = st;
@@ -108,12 +102,14 @@ al_join_set_new(al_state *st, const al_loop *bound)
     Py_XINCREF(self->bound.loop);
     al_list_init(&self->running);
     al_list_init(&self->calling);
-    al_list_init(&self->ended);
+    al_list_init(&self->queue);
     self->by_task = (al_ptr_table){NULL, 0, 0};
-    self->pending = self->callers = 0;
+    self->pending = self->callers = self->queued = 0;
+    self->in_slices = false;
     self->insiders = insiders;
     self->outsiders = outsiders;
-    self->exits = exits;
+    self->log = log;
+    self->context = NULL;
     PyObject_GC_Track((PyObject *)self);
     return (PyObject *)self;
 }
@@ -176,8 +172,36 @@ member_still_cancelling(JoinSetObject *set, MemberObject *member)
     return count > 0;
 }
 
+/* Take a member out of the queue, if it is there. */
+static void
+member_leave_queue(JoinSetObject *set, MemberObject *member)
+{
+    if (al_link_is_in(&member->queue_link)) {
+        al_link_unlink(&member->queue_link);
+        set->queued--;
+    }
+}
+
+/* The name of a member's Task (new), or the id if it has no Task; NULL,
+   without an exception, if asking for it fails. */
+static PyObject *
+member_name(JoinSetObject *set, MemberObject *member, PyObject *task_id)
+{
+    if (member->task == Py_None) { /* its id is its name, too */
+        return Py_XNewRef(task_id);
+    }
+    PyObject *name = al_task_name(set->st, member->task);
+    if (name == NULL) {
+        al_loop_report_or_exit_later(set->st, set->bound.loop,
+                                     "asking a task for its name failed",
+                                     member->task);
+    }
+    return name;
+}
+
 void
-al_member_end(PyObject *op, al_outcome outcome, PyObject *error)
+al_member_end(PyObject *op, al_outcome outcome, PyObject *error,
+              const al_exit_origin *origin)
 {
     MemberObject *member = (MemberObject *)op;
     if (member->ended) {
@@ -192,22 +216,67 @@ al_member_end(PyObject *op, al_outcome outcome, PyObject *error)
         Py_XDECREF((PyObject *)set);
         return; /* the collector has cleared the set */
     }
+    member_leave_queue(set, member);
     bool swallowed =
         outcome == AL_DONE && member_still_cancelling(set, member);
-    member->outcome = swallowed                 ? MEMBER_SWALLOWED
-                      : outcome == AL_CANCELLED ? MEMBER_CANCELLED
-                      : outcome == AL_DONE      ? MEMBER_FINISHED
-                                                : MEMBER_FAILED;
-    Py_XSETREF(member->error, Py_XNewRef(error));
+    al_exit exit = {
+        .name = member_name(set, member, origin->task_id),
+        .task_id = Py_XNewRef(origin->task_id),
+        .error = Py_XNewRef(error),
+        .age = origin->age,
+        .silence = origin->silence,
+        .kind = swallowed                 ? AL_EXIT_SWALLOWED
+                : outcome == AL_CANCELLED ? AL_EXIT_CANCELLED
+                : outcome == AL_DONE      ? AL_EXIT_FINISHED
+                                          : AL_EXIT_FAILED,
+    };
     if (al_link_is_in(&member->link)) {
         set->pending--;
         set->callers -= member->calls > 0;
         al_ptr_table_remove(&set->by_task, &member->task_link);
         al_link_unlink(&member->link);
-        al_list_append(&set->ended, &member->link);
+        al_exit_log_add(set->log, &exit);
+        Py_DECREF(op); /* the list's reference; the caller has another */
+    }
+    else {
+        al_exit_clear(&exit);
     }
     join_set_wake(set);
     Py_DECREF((PyObject *)set);
+}
+
+/* Read a number of seconds from an attribute.  -1.0 with an exception. */
+static double
+member_read_seconds(PyObject *meta, const char *name)
+{
+    PyObject *value = AL_ALLOC(PyObject_GetAttrString(meta, name));
+    double seconds = value == NULL ? -1.0 : PyFloat_AsDouble(value);
+    Py_XDECREF(value);
+    return seconds;
+}
+
+/* al_member_end for a Task whose entry, if it has one, does not call that. */
+static void
+member_end_of_entry(MemberObject *member, al_outcome outcome, PyObject *error)
+{
+    al_exit_origin origin = {NULL, 0.0, 0.0};
+    PyObject *meta = member->meta;
+    PyObject *id = NULL;
+    if (meta != Py_None && member->set != NULL) {
+        id = AL_ALLOC(PyObject_GetAttrString(meta, "task_id"));
+        origin.age = id == NULL ? -1.0 : member_read_seconds(meta, "age");
+        if (!PyErr_Occurred()) {
+            origin.silence = member_read_seconds(meta, "silence");
+        }
+        if (PyErr_Occurred()) {
+            al_loop_report_or_exit_later(
+                member->set->st, member->set->bound.loop,
+                "asking a task for its age failed", member->task);
+        }
+        origin.task_id = id;
+    }
+    al_member_end((PyObject *)member, outcome, error, &origin);
+    Py_XDECREF(id);
 }
 
 /* Ask a Task that is done for its outcome, and record it.  If asking raises,
@@ -218,16 +287,14 @@ member_record_outcome(MemberObject *member)
     PyObject *value;
     al_outcome outcome =
         al_task_outcome(member->set->st, member->task, &value);
-    if (outcome == AL_ERROR) {
-        PyObject *error = PyErr_GetRaisedException();
-        al_member_end((PyObject *)member, AL_FAILED, error);
-        PyErr_SetRaisedException(error);
-        return -1;
-    }
-    al_member_end((PyObject *)member, outcome,
-                  outcome == AL_FAILED ? value : NULL);
+    PyObject *raised = outcome == AL_ERROR ? PyErr_GetRaisedException() : NULL;
+    member_end_of_entry(member, raised == NULL ? outcome : AL_FAILED,
+                        outcome == AL_FAILED ? value : raised);
     Py_XDECREF(value);
-    return 0;
+    if (raised != NULL) {
+        PyErr_SetRaisedException(raised);
+    }
+    return raised == NULL ? 0 : -1;
 }
 
 void
@@ -237,6 +304,7 @@ al_member_cancel(PyObject *op)
     if (member->cancel_sent || member->ended || member->set == NULL) {
         return;
     }
+    member_leave_queue(member->set, member);
     JoinSetObject *set = (JoinSetObject *)Py_NewRef((PyObject *)member->set);
     PyObject *task = Py_NewRef(member->task);
     /* Set before the call, which may run code that ends the Task. */
@@ -250,6 +318,35 @@ al_member_cancel(PyObject *op)
     }
     Py_DECREF(task);
     Py_DECREF((PyObject *)set);
+}
+
+void
+al_member_queue(PyObject *op)
+{
+    MemberObject *member = (MemberObject *)op;
+    if (member->cancel_sent || member->ended || member->set == NULL
+        || al_link_is_in(&member->queue_link))
+    {
+        return;
+    }
+    al_list_append(&member->set->queue, &member->queue_link);
+    member->set->queued++;
+}
+
+Py_ssize_t
+al_join_set_cancel(PyObject *op, Py_ssize_t most)
+{
+    JoinSetObject *self = (JoinSetObject *)op;
+    /* At most those that are there now: a Task's cancel() may add more. */
+    Py_ssize_t n = most < self->queued ? most : self->queued;
+    while (n-- > 0 && !al_list_is_empty(&self->queue)) {
+        MemberObject *member =
+            AL_CONTAINER_OF(self->queue.next, MemberObject, queue_link);
+        Py_INCREF((PyObject *)member);
+        al_member_cancel((PyObject *)member);
+        Py_DECREF((PyObject *)member);
+    }
+    return self->queued;
 }
 
 void
@@ -288,10 +385,8 @@ member_new(JoinSetObject *set, PyObject *task, PyObject *meta)
     member->set = (JoinSetObject *)Py_NewRef((PyObject *)set);
     member->task = Py_NewRef(task);
     member->meta = Py_NewRef(meta);
-    member->error = NULL;
-    member->link = (al_link){NULL, NULL};
+    member->link = member->queue_link = (al_link){NULL, NULL};
     member->task_link = (al_ptr_link){NULL, NULL};
-    member->outcome = MEMBER_STUCK;
     member->calls = 0;
     member->cancel_sent = member->ended = false;
     PyObject_GC_Track((PyObject *)member);
@@ -302,14 +397,22 @@ PyObject *
 al_join_set_add(PyObject *op, PyObject *task, PyObject *meta)
 {
     JoinSetObject *set = (JoinSetObject *)op;
-    if (al_ptr_table_reserve(&set->by_task) < 0) {
+    if (set->log == NULL) { /* the collector has cleared it */
+        PyErr_SetString(PyExc_RuntimeError, "this JoinSet is gone");
+        return NULL;
+    }
+    if (al_ptr_table_reserve(&set->by_task) < 0
+        || al_exit_log_reserve(set->log, set->pending + 1) < 0)
+    {
         return NULL;
     }
     MemberObject *member = member_new(set, task, meta);
     if (member == NULL) {
         return NULL;
     }
-    al_ptr_table_add(&set->by_task, &member->task_link, task);
+    if (task != Py_None) {
+        al_ptr_table_add(&set->by_task, &member->task_link, task);
+    }
     al_list_append(&set->running, &member->link);
     Py_INCREF((PyObject *)member); /* the list's */
     set->pending++;
@@ -340,12 +443,42 @@ join_set_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     return set;
 }
 
+/* Follow a Task from outside a registry to its end, or record the outcome of
+   one that is done.  Returns the member (new); NULL with an exception. */
+static PyObject *
+join_set_follow(JoinSetObject *set, PyObject *task, PyObject *meta)
+{
+    if (set->context == NULL) { /* one for all: a copy for each is slow */
+        set->context = AL_ALLOC(PyContext_CopyCurrent());
+        if (set->context == NULL) {
+            return NULL;
+        }
+    }
+    int done = al_task_done(set->st, task);
+    PyObject *member =
+        done < 0 ? NULL : al_join_set_add((PyObject *)set, task, meta);
+    if (member == NULL) {
+        return NULL;
+    }
+    if (done ? member_record_outcome((MemberObject *)member) < 0
+             : al_task_add_done_callback(set->st, task, member, set->context)
+                   < 0)
+    {
+        /* Nothing will call it at the Task's end, so it ends here. */
+        PyObject *error = PyErr_GetRaisedException();
+        member_end_of_entry((MemberObject *)member, AL_FAILED, error);
+        PyErr_SetRaisedException(error);
+        Py_CLEAR(member);
+    }
+    return member;
+}
+
 PyDoc_STRVAR(join_set_add_doc,
 "add($self, task, meta=None, was_cancelled=False, /)\n--\n\n"
-"Cancel a Task and follow it to its end; record the outcome of one that is\n"
-"done.\n\n"
+"Follow a Task to its end, and queue it for cancel(); record the outcome of\n"
+"one that is done.\n\n"
 "meta: the Task's entry in a registry, or None; kept for the report.\n"
-"was_cancelled: whether another shutdown has cancelled it: not once more.\n"
+"was_cancelled: whether another shutdown has cancelled it: not queued.\n"
 "Returns the JoinSetMember.  Raises what asking a done Task raises.");
 
 static PyObject *
@@ -356,30 +489,34 @@ join_set_add(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
                         "add() takes a task, an entry and a flag");
         return NULL;
     }
-    JoinSetObject *set = (JoinSetObject *)op;
     PyObject *meta = nargs >= 2 ? args[1] : Py_None;
-    int done = al_task_done(set->st, args[0]);
-    PyObject *member = done < 0 ? NULL : al_join_set_add(op, args[0], meta);
+    PyObject *member = join_set_follow((JoinSetObject *)op, args[0], meta);
     if (member == NULL) {
-        return NULL;
-    }
-    if (done ? member_record_outcome((MemberObject *)member) < 0
-             : al_task_add_done_callback(set->st, args[0], member, NULL) < 0)
-    {
-        /* Nothing will call it at the Task's end, so it ends here. */
-        PyObject *error = PyErr_GetRaisedException();
-        al_member_end(member, AL_FAILED, error);
-        PyErr_SetRaisedException(error);
-        Py_DECREF(member);
         return NULL;
     }
     if (nargs == 3 && args[2] == Py_True) {
         al_member_was_cancelled(member);
     }
     else {
-        al_member_cancel(member);
+        al_member_queue(member);
     }
     return member;
+}
+
+PyDoc_STRVAR(join_set_cancel_doc,
+"cancel($self, most, /)\n--\n\n"
+"Cancel so many of the Tasks that are queued, in the order of add().\n\n"
+"Returns how many are left.  Errors go to the loop's exception handler.");
+
+static PyObject *
+join_set_cancel(PyObject *op, PyObject *most)
+{
+    Py_ssize_t n = PyLong_AsSsize_t(most);
+    if (n == -1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    Py_ssize_t left = al_join_set_cancel(op, n);
+    return AL_ALLOC(PyLong_FromSsize_t(left));
 }
 
 /* Find the member of a caller, a Task or None, that has not ended; NULL,
@@ -488,67 +625,34 @@ join_set_stuck(PyObject *op, PyObject *caller)
     return list;
 }
 
-PyDoc_STRVAR(join_set_take_ended_doc,
-"take_ended($self, /)\n--\n\n"
-"Return the members that have ended since the last call, as a list.");
-
-static PyObject *
-join_set_take_ended(PyObject *op, PyObject *Py_UNUSED(ignored))
-{
-    JoinSetObject *self = (JoinSetObject *)op;
-    PyObject *list = AL_ALLOC(PyList_New(0));
-    if (list == NULL || join_set_list(&self->ended, list) < 0) {
-        Py_XDECREF(list);
-        return NULL;
-    }
-    while (!al_list_is_empty(&self->ended)) {
-        MemberObject *member = MEMBER_OF(self->ended.next);
-        al_link_unlink(&member->link);
-        Py_DECREF((PyObject *)member); /* the new list keeps it */
-    }
-    return list;
-}
-
 static PyMethodDef join_set_methods[] = {
     {"add", AL_METHOD(join_set_add), METH_FASTCALL, join_set_add_doc},
+    {"cancel", join_set_cancel, METH_O, join_set_cancel_doc},
     {"enter", join_set_enter, METH_O, join_set_enter_doc},
     {"leave", join_set_leave, METH_O, join_set_leave_doc},
     {"left", join_set_left, METH_O, join_set_left_doc},
     {"wake_callers", join_set_wake_callers, METH_NOARGS,
      join_set_wake_callers_doc},
     {"stuck", join_set_stuck, METH_O, join_set_stuck_doc},
-    {"take_ended", join_set_take_ended, METH_NOARGS, join_set_take_ended_doc},
     {NULL, NULL, 0, NULL},
 };
 
 static PyMemberDef join_set_members[] = {
     {"pending", T_PYSSIZET, offsetof(JoinSetObject, pending), READONLY,
      "How many of its Tasks have not ended."},
-    {"exits", T_OBJECT_EX, offsetof(JoinSetObject, exits), READONLY,
-     "A dict in which make_report() keeps what it has made."},
+    {"queued", T_PYSSIZET, offsetof(JoinSetObject, queued), READONLY,
+     "How many of its Tasks are still to be cancelled."},
+    {"in_slices", T_BOOL, offsetof(JoinSetObject, in_slices), 0,
+     "Whether a callback goes on cancelling those that are queued."},
+    {"log", T_OBJECT_EX, offsetof(JoinSetObject, log), READONLY,
+     "The ExitLog: how its Tasks have ended."},
     {NULL, 0, 0, 0, NULL},
-};
-
-static PyObject *
-member_get_outcome(PyObject *op, void *Py_UNUSED(closure))
-{
-    return AL_ALLOC(
-        PyUnicode_FromString(member_words[((MemberObject *)op)->outcome]));
-}
-
-static PyGetSetDef member_getset[] = {
-    {"outcome", member_get_outcome, NULL,
-     "'stuck', 'finished', 'cancelled', 'failed' or 'swallowed'; stuck is a\n"
-     "Task that has not ended.", NULL},
-    {NULL, NULL, NULL, NULL, NULL},
 };
 
 static PyMemberDef member_members[] = {
     {"task", T_OBJECT, offsetof(MemberObject, task), READONLY, "The Task."},
     {"meta", T_OBJECT, offsetof(MemberObject, meta), READONLY,
      "The Task's entry in a registry, or None."},
-    {"error", T_OBJECT, offsetof(MemberObject, error), READONLY,
-     "The exception of a Task that failed, or None."},
     {"__vectorcalloffset__", T_PYSSIZET, offsetof(MemberObject, vectorcall),
      READONLY, NULL},
     {NULL, 0, 0, 0, NULL},
@@ -560,7 +664,7 @@ static int
 join_set_traverse(PyObject *op, visitproc visit, void *arg)
 {
     JoinSetObject *self = (JoinSetObject *)op;
-    al_link *heads[] = {&self->running, &self->calling, &self->ended};
+    al_link *heads[] = {&self->running, &self->calling};
     Py_VISIT(Py_TYPE(op));
     for (size_t i = 0; i < Py_ARRAY_LENGTH(heads); i++) {
         for (al_link *at = heads[i]->next; at != heads[i]; at = at->next) {
@@ -569,7 +673,8 @@ join_set_traverse(PyObject *op, visitproc visit, void *arg)
     }
     Py_VISIT(self->insiders);
     Py_VISIT(self->outsiders);
-    Py_VISIT(self->exits);
+    Py_VISIT(self->log);
+    Py_VISIT(self->context);
     return al_loop_visit(&self->bound, visit, arg);
 }
 
@@ -577,10 +682,11 @@ static int
 join_set_clear(PyObject *op)
 {
     JoinSetObject *self = (JoinSetObject *)op;
-    al_link *heads[] = {&self->running, &self->calling, &self->ended};
+    al_link *heads[] = {&self->running, &self->calling};
     for (size_t i = 0; i < Py_ARRAY_LENGTH(heads); i++) {
         while (!al_list_is_empty(heads[i])) {
             MemberObject *member = MEMBER_OF(heads[i]->next);
+            member_leave_queue(self, member);
             al_link_unlink(&member->link);
             al_ptr_table_remove(&self->by_task, &member->task_link);
             Py_DECREF((PyObject *)member);
@@ -588,7 +694,8 @@ join_set_clear(PyObject *op)
     }
     Py_CLEAR(self->insiders);
     Py_CLEAR(self->outsiders);
-    Py_CLEAR(self->exits);
+    Py_CLEAR(self->log);
+    Py_CLEAR(self->context);
     al_loop_clear(&self->bound);
     return 0;
 }
@@ -612,7 +719,6 @@ member_traverse(PyObject *op, visitproc visit, void *arg)
     Py_VISIT((PyObject *)self->set);
     Py_VISIT(self->task);
     Py_VISIT(self->meta);
-    Py_VISIT(self->error);
     return 0;
 }
 
@@ -623,7 +729,6 @@ member_clear(PyObject *op)
     self->ended = true;
     Py_CLEAR(self->task);
     Py_CLEAR(self->meta);
-    Py_CLEAR(self->error);
     Py_CLEAR(self->set);
     return 0;
 }
@@ -634,7 +739,7 @@ PyDoc_STRVAR(join_set_doc,
 "Raises RuntimeError if no event loop is running.");
 
 PyDoc_STRVAR(member_doc,
-"One Task of a JoinSet, and how it has ended.");
+"One Task of a JoinSet.");
 
 static PyType_Slot join_set_slots[] = {
     {Py_tp_doc, (void *)join_set_doc},
@@ -658,7 +763,6 @@ static PyType_Spec join_set_spec = {
 static PyType_Slot member_slots[] = {
     {Py_tp_doc, (void *)member_doc},
     {Py_tp_call, PyVectorcall_Call},
-    {Py_tp_getset, member_getset},
     {Py_tp_members, member_members},
     {Py_tp_traverse, member_traverse},
     {Py_tp_clear, member_clear},

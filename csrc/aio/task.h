@@ -19,6 +19,13 @@ typedef enum {
     AL_FAILED = 2,
 } al_outcome;
 
+/* What is to be called with a Task at its end. */
+typedef struct {
+    PyObject *call;    /* borrowed, or NULL */
+    PyObject *context; /* borrowed: to call it in, which nobody else enters;
+                          NULL: a copy of the current one */
+} al_on_done;
+
 /* Make a Task: type(coro, **keywords, loop=loop) (new).  NULL with an
    exception, the coroutine left alone.  Runs Python. */
 PyObject *al_task_make(al_state *st, PyObject *type, PyObject *loop,

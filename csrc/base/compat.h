@@ -67,6 +67,26 @@ PyErr_SetRaisedException(PyObject *error)
     (((PyCoroObject *)(coro))->cr_frame_state == AL_FRAME_CREATED)
 #endif
 
+/* Where the address of a thread's innermost frame is, as the offsets of one or
+   two pointers from its state, and where a frame has its code, the frame that
+   called it and its instruction, counted in words.  The structs are private:
+   raw_stack.c checks all of this before it relies on it. */
+#if PY_VERSION_HEX < 0x030D0000
+#define AL_FRAME_PATH                                                         \
+    offsetof(PyThreadState, cframe), offsetof(_PyCFrame, current_frame)
+#else
+#define AL_FRAME_PATH offsetof(PyThreadState, current_frame)
+#endif
+#if PY_VERSION_HEX < 0x030C0000
+#define AL_FRAME_CODE 4
+#define AL_FRAME_CALLER 6
+#else
+#define AL_FRAME_CODE 0
+#define AL_FRAME_CALLER 1
+#endif
+#define AL_FRAME_INSTRUCTION 7
+#define AL_FRAME_WORDS 8
+
 /* Return what time.monotonic() would, in seconds.  Pure C. */
 static inline double
 al_clock(void)

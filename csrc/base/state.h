@@ -47,6 +47,7 @@
     X(add_awaited_by, "pyasynclife._core_support", "add_awaited_by")          \
     X(discard_awaited_by, "pyasynclife._core_support", "discard_awaited_by")  \
     X(check_seconds, "pyasynclife._arguments", "check_optional_seconds")      \
+    X(check_number, "pyasynclife._arguments", "check_number")                 \
     X(check_answer, "pyasynclife._arguments", "check_answer")                 \
     X(close_unstarted, "pyasynclife._arguments", "close_unstarted")           \
     X(DuplicateTaskError, "pyasynclife._errors", "DuplicateTaskError")        \
@@ -65,33 +66,43 @@
     X(logger, "pyasynclife._log", "logger")                                   \
     X(run_worker, "pyasynclife._core_support", "run_worker")                  \
     X(read_source, "pyasynclife._core_support", "read_source")                \
+    X(read_queue, "pyasynclife._core_support", "read_queue")                  \
+    X(queue_has_none, "pyasynclife._core_support", "QUEUE_HAS_NONE")          \
+    X(put_back, "pyasynclife._core_support", "put_back")                      \
+    X(check_queue, "pyasynclife._core_support", "check_queue")                \
     X(hold_abandoned, "pyasynclife._core_support", "hold_abandoned")          \
     X(report_unread_items, "pyasynclife._core_support",                       \
       "report_unread_items")                                                  \
     X(report_unread_job, "pyasynclife._core_support", "report_unread_job")    \
     X(too_many_errors, "pyasynclife._errors", "too_many_errors")              \
-    X(run_item, "pyasynclife._core_support", "run_item")
+    X(run_item, "pyasynclife._core_support", "run_item")                      \
+    X(function_name, "pyasynclife._core_support", "function_name")            \
+    X(has_foreign_factory, "pyasynclife._core_support",                       \
+      "has_foreign_factory")
 
 /* Interned names: the member is st->s_<name>. */
 #define AL_NAMES(X)                                                           \
-    X(FINISHED) X(Handle) X(PENDING) X(Task) X(_aclose)                       \
+    X(FINISHED) X(Handle) X(PENDING) X(Task) X(__qualname__) X(_aclose)       \
     X(_asyncio_future_blocking) X(_closed) X(_context) X(_debug) X(_ended)    \
     X(_log_destroy_pending) X(_must_cancel) X(_ready) X(_restore)             \
+    X(_run_ended)                                                             \
     X(_task_factory) X(add_done_callback) X(append) X(appendleft) X(call_at)  \
     X(call_exception_handler) X(call_later) X(call_soon)                      \
     X(call_soon_threadsafe) X(cancel) X(cancelled) X(cancelling) X(close)     \
     X(closing) X(complete) X(context) X(coro) X(cr_running) X(cr_suspended)   \
     X(create_future) X(create_task) X(current_task) X(done) X(eager_start)    \
-    X(error) X(exception) X(get_coro) X(get_loop) X(get_name)                 \
-    X(get_running_loop) X(get_task_factory) X(gi_code) X(insert) X(is_closed) \
-    X(loop) X(monotonic) X(name) X(pop) X(popleft) X(reader_ended)            \
-    X(register) X(remove_done_callback) X(result) X(set_name) X(set_result)   \
-    X(task) X(task_id) X(throw) X(time) X(uncancel) X(value)
+    X(error) X(exception) X(get_coro) X(get_loop) X(get_name) X(get_nowait)   \
+    X(get_running_loop) X(get_task_factory) X(gi_code) X(insert)              \
+    X(is_closed) X(loop) X(monotonic) X(name) X(pop) X(popleft)               \
+    X(reader_ended) X(register) X(remove_done_callback) X(result)             \
+    X(set_name) X(set_result) X(task) X(task_done) X(task_id) X(throw)        \
+    X(time) X(uncancel) X(value)
 
 /* Made while the module is imported, or once later: our types, and objects
    that several files share.  A file that needs another adds a row. */
 #define AL_MADE(X)                                                            \
-    X(Ready) X(Awaitable) X(JoinSet) X(JoinSetMember) X(Alarm) X(Entry)       \
+    X(Ready) X(Awaitable) X(JoinSet) X(JoinSetMember) X(ExitLog)              \
+    X(Alarm) X(Entry)                                                         \
     X(Registry) X(SignalHandler) X(TaskResult) X(Worker) X(ItemHandle)        \
     X(Batch) X(BatchStream) X(BatchWait) X(FastPath) X(fast_path)             \
     X(Job) X(JobWait) X(EqualToAll) X(equal_to_all) X(CallQueue)              \
@@ -99,7 +110,8 @@
     X(ready_none) X(ready_true) X(ready_false) X(kw_context) X(kw_name)       \
     X(kw_name_context) X(kw_loop) X(kw_name_loop) X(kw_exc_info_extra)        \
     X(kw_msg) X(no_args) X(kwargs_lazy) X(kwargs_eager) X(get_running_loop)   \
-    X(Watchdog)
+    X(Watchdog) X(Owner) X(owner_var) X(Histogram) X(LoopPulse)               \
+    X(Supervision)
 
 typedef struct al_state {
 #define AL_FIELD(field, ...) PyObject *field;

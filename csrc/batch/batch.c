@@ -490,11 +490,14 @@ const al_pump_calls al_batch_calls = {
 
 /* ------------------------------------------------------ mode and limit */
 
-/* Tell whether a block may still choose, and keeps its results until then. */
+/* Tell whether a block may still choose, and keeps its results until then.
+   Items of a queue run all the same, as added ones do: the body may wait for
+   join(). */
 static bool
 batch_is_undecided(const BatchObject *self)
 {
-    return self->mode == AL_MODE_OPEN && self->on_result == NULL;
+    return self->mode == AL_MODE_OPEN && self->on_result == NULL
+           && !self->pump.source.is_queue;
 }
 
 /* Tell whether results must be taken before more items can be pulled. */
@@ -518,15 +521,28 @@ batch_window(const BatchObject *self)
     return limit + buffer;
 }
 
+/* Name the item whose result an ordered consumer waits for: with limits it
+   may have been set aside, and needs no room then. */
+static void
+batch_set_head(BatchObject *self)
+{
+    self->pump.head = self->mode == AL_MODE_STREAM && self->results.by_index
+                          ? self->results.base + self->results.front
+                          : -1;
+}
+
 /* Let the pump start as many items as the mode allows. */
 static void
 batch_set_room(BatchObject *self)
 {
     al_pump *p = &self->pump;
+    Py_ssize_t started =
+        p->source.pulled - (p->limits == NULL ? 0 : p->limits->n_fresh);
     p->room_of_source = batch_is_undecided(self);
     p->room = p->room_of_source ? batch_window(self) - p->source.from_items
-              : batch_is_bounded(self) ? batch_window(self) - p->source.pulled
+              : batch_is_bounded(self) ? batch_window(self) - started
                                        : PY_SSIZE_T_MAX;
+    batch_set_head(self);
 }
 
 void
@@ -626,6 +642,9 @@ al_batch_hand_over(BatchObject *self)
     }
     ((ResultObject *)result)->received = true;
     p->room++; /* the consumer has taken one: one more may start */
+    if (p->limits != NULL) {
+        batch_set_head(self);
+    }
     if (p->unstarted == 0 && !p->over) {
         al_pump_update(p);
     }

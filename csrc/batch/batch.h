@@ -88,13 +88,14 @@ PyObject *al_batch_add(BatchObject *batch, PyObject *item);
    that.  Runs Python. */
 void al_batch_wake_pool(BatchObject *batch);
 
-/* How many items were started and have not ended; abandoned ones are among
-   them.  Pure C. */
+/* How many items run: they were started, have not ended, and do not wait for
+   another attempt.  Abandoned ones are among them.  Pure C. */
 static inline Py_ssize_t
 al_batch_running(const BatchObject *batch)
 {
     return batch->pump.source.pulled - batch->refused - batch->done
-           - batch->failed - batch->cancelled;
+           - batch->failed - batch->cancelled
+           - al_limits_waiting(batch->pump.limits);
 }
 
 /* Tell whether nothing runs, but for what was abandoned, and nothing waits.

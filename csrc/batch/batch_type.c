@@ -7,6 +7,7 @@
 #include "base/compat.h"
 #include "base/fault.h"
 #include "base/list.h"
+#include "base/object.h"
 #include "base/state.h"
 #include "aio/loop.h"
 #include "batch/result.h"
@@ -261,21 +262,52 @@ batch_type_close(PyObject *op, PyObject *Py_UNUSED(ignored))
         return NULL;
     }
     self->pump.closed = true;
+    al_reader_close(&self->pump);
     al_pump_limit_changed(&self->pump);
     Py_RETURN_NONE;
 }
 
 PyDoc_STRVAR(batch_type_offer_doc,
-"offer($self, item, /)\n--\n\n"
-"Hand over the reader's next item; return an awaitable of its being taken.\n\n"
+"offer($self, item, backlog=0, /)\n--\n\n"
+"Hand over the reader's next item, of a queue that has some more ready.");
+
+static PyObject *
+batch_type_offer(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
+{
+    BatchObject *self = (BatchObject *)op;
+    Py_ssize_t backlog = nargs > 1 ? PyLong_AsSsize_t(args[1]) : 0;
+    if (backlog == -1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    if (nargs < 1) {
+        PyErr_SetString(PyExc_TypeError, "offer() takes an item");
+        return NULL;
+    }
+    self->pump.source.backlog = backlog;
+    al_reader_offer(&self->pump, args[0]);
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(batch_type_demand_doc,
+"demand($self, /)\n--\n\n"
+"Return an awaitable of the moment when the reader's next item is wanted.\n\n"
 "The awaitable raises CancelledError if the batch was stopped.");
 
 static PyObject *
-batch_type_offer(PyObject *op, PyObject *item)
+batch_type_demand(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    BatchObject *self = (BatchObject *)op;
-    al_reader_offer(&self->pump, item);
-    return al_batch_wait_awaitable(self, AL_WAIT_TAKEN, false, false);
+    return al_batch_wait_awaitable((BatchObject *)op, AL_WAIT_TAKEN, false,
+                                   false);
+}
+
+PyDoc_STRVAR(batch_type_reader_reopens_doc,
+"reader_reopens($self, /)\n--\n\n"
+"Tell the reader of a queue whether close() has cancelled it, once.");
+
+static PyObject *
+batch_type_reader_reopens(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    return PyBool_FromLong(al_reader_take_close(&((BatchObject *)op)->pump));
 }
 
 PyDoc_STRVAR(batch_type_reader_ended_doc,
@@ -308,7 +340,8 @@ batch_type_counts(PyObject *op, PyObject *Py_UNUSED(ignored))
         }
         elapsed = now - p->begun_at;
     }
-    Py_ssize_t started = p->source.pulled - self->refused;
+    Py_ssize_t fresh = p->limits == NULL ? 0 : p->limits->n_fresh;
+    Py_ssize_t started = p->source.pulled - self->refused - fresh;
     Py_ssize_t waiting = p->source.waiting;
     Py_ssize_t total = p->source.length >= 0
                            ? p->source.length + p->source.added_count
@@ -327,7 +360,11 @@ static PyMethodDef batch_type_methods[] = {
     {"drain", batch_type_drain, METH_NOARGS, batch_type_drain_doc},
     {"cancel", AL_METHOD(batch_type_cancel), METH_FASTCALL,
      batch_type_cancel_doc},
-    {"offer", batch_type_offer, METH_O, batch_type_offer_doc},
+    {"offer", AL_METHOD(batch_type_offer), METH_FASTCALL,
+     batch_type_offer_doc},
+    {"demand", batch_type_demand, METH_NOARGS, batch_type_demand_doc},
+    {"reader_reopens", batch_type_reader_reopens, METH_NOARGS,
+     batch_type_reader_reopens_doc},
     {"reader_ended", batch_type_reader_ended, METH_O,
      batch_type_reader_ended_doc},
     {"detach", batch_type_detach, METH_NOARGS, batch_type_detach_doc},
@@ -372,8 +409,14 @@ static PyObject *
 batch_type_get_is_idle(PyObject *op, void *Py_UNUSED(closure))
 {
     BatchObject *self = (BatchObject *)op;
-    return PyBool_FromLong(al_source_is_empty(&self->pump.source)
+    return PyBool_FromLong(al_pump_is_empty(&self->pump)
                            && al_batch_running(self) == 0);
+}
+
+static PyObject *
+batch_type_get_closed(PyObject *op, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(((BatchObject *)op)->pump.closed);
 }
 
 static PyObject *
@@ -469,6 +512,8 @@ static PyGetSetDef batch_type_getset[] = {
      "How many items were pulled and never started.", NULL},
     {"is_idle", batch_type_get_is_idle, NULL,
      "Whether nothing runs and nothing is left to pull.", NULL},
+    {"closed", batch_type_get_closed, NULL,
+     "Whether nothing can be added any more.", NULL},
     {"paused", batch_type_get_paused, NULL, "Whether nothing new is started.",
      NULL},
     {"errors", batch_type_get_errors, NULL,
@@ -496,17 +541,76 @@ static PyGetSetDef batch_type_getset[] = {
     {NULL, NULL, NULL, NULL, NULL},
 };
 
+/* What a function is called (new).  A plain name, that of a function of a
+   module, is taken as it is. */
+static PyObject *
+batch_type_name_of(al_state *st, PyObject *fn)
+{
+    if (PyFunction_Check(fn)) {
+        PyObject *name = ((PyFunctionObject *)fn)->func_qualname;
+        Py_ssize_t n = PyUnicode_GET_LENGTH(name);
+        if (PyUnicode_CheckExact(name) && n > 0 && n <= AL_SHORT
+            && PyUnicode_FindChar(name, '.', 0, n, 1) < 0)
+        {
+            return Py_NewRef(name);
+        }
+    }
+    return PyObject_CallOneArg(st->function_name, fn);
+}
+
+/* Name the workers after the function, in `what`.  Returns 0; -1 with an
+   exception. */
+static int
+batch_type_set_names(al_pump *p, PyObject *what)
+{
+    if (p->fn == Py_None) { /* each job of a pool has its own */
+        p->fn_name = Py_NewRef(what);
+        p->name = Py_NewRef(what);
+        return 0;
+    }
+    p->fn_name = batch_type_name_of(p->st, p->fn);
+    if (p->fn_name != NULL) {
+        p->name = AL_ALLOC(PyUnicode_FromFormat("%U %U", what, p->fn_name));
+    }
+    return p->name == NULL ? -1 : 0;
+}
+
+/* The limits of the pump, from a tuple of Python.  Returns 0; -1 with an
+   exception. */
+static int
+batch_type_make_limits(al_pump *p, PyObject *options)
+{
+    PyObject *limit_by, *decide;
+    al_limits *limits = AL_ALLOC(PyMem_Calloc(1, sizeof(al_limits)));
+    if (limits == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    al_limits_init(limits);
+    p->limits = limits;
+    if (!PyArg_ParseTuple(options, "OnndOnd:BatchCore", &limit_by,
+                          &limits->per_key, &limits->lookahead,
+                          &limits->interval, &decide, &limits->attempts,
+                          &limits->attempt_timeout))
+    {
+        return -1;
+    }
+    limits->limit_by = limit_by == Py_None ? NULL : Py_NewRef(limit_by);
+    limits->decide = decide == Py_None ? NULL : Py_NewRef(decide);
+    return 0;
+}
+
 static PyObject *
 batch_type_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwargs))
 {
-    PyObject *fn, *items, *name, *key, *on_result, *registry;
-    int async, ordered, task_per_item;
+    PyObject *fn, *items, *name, *key, *on_result, *registry, *limits;
+    int async, ordered, task_per_item; /* -1: the task factory decides */
     Py_ssize_t limit, buffer, max_errors;
     double timeout, budget, grace;
-    if (!PyArg_ParseTuple(args, "OOpOndddnpnOOpO:BatchCore", &fn, &items,
+    if (!PyArg_ParseTuple(args, "OOiOndddnpnOOiOO:BatchCore", &fn, &items,
                           &async, &name, &limit, &timeout, &budget, &grace,
                           &max_errors, &ordered, &buffer, &key, &on_result,
-                          &task_per_item, &registry))
+                          &task_per_item, &registry, &limits))
     {
         return NULL;
     }
@@ -520,15 +624,16 @@ batch_type_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwargs))
     al_list_init(&self->waiters);
     al_pump_init(p, st, (PyObject *)self, &al_batch_calls);
     p->fn = Py_NewRef(fn);
-    p->name = Py_NewRef(name);
     p->limit = limit;
     p->timeout = timeout;
     p->budget = budget;
     p->grace = grace;
-    p->task_per_item = task_per_item != 0;
+    p->task_per_item = task_per_item > 0;
+    p->task_per_item_unset = task_per_item < 0;
     p->registry = registry == Py_None ? NULL : Py_NewRef(registry);
     p->source.items = Py_NewRef(items);
     p->source.async = async != 0;
+    p->source.is_queue = async == 2;
     p->source.key = key == Py_None ? NULL : Py_NewRef(key);
     /* For progress before the beginning; the source may change until then. */
     p->source.length = al_source_length(&p->source);
@@ -538,10 +643,12 @@ batch_type_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwargs))
     self->buffer = buffer;
     self->results.by_index = ordered != 0;
     self->results.list = AL_ALLOC(PyList_New(0));
-    if (self->results.list != NULL) {
+    if (self->results.list != NULL
+        && (limits == Py_None || batch_type_make_limits(p, limits) == 0))
+    {
         self->errors = AL_ALLOC(PyList_New(0));
     }
-    if (self->errors == NULL) {
+    if (self->errors == NULL || batch_type_set_names(p, name) < 0) {
         Py_CLEAR(self);
     }
     return (PyObject *)self;

@@ -100,7 +100,7 @@ batch_wait_is_there(const BatchWaitObject *self)
     case AL_WAIT_ROOM:
         return al_pump_refusal(p) != NULL || al_batch_room(self->batch) > 0;
     case AL_WAIT_TAKEN:
-        return p->source.ahead == NULL;
+        return al_pump_reads_on(p);
     default:
         return p->over;
     }
@@ -131,6 +131,7 @@ batch_wait_settle(BatchWaitObject *self, PyObject **result)
     if (!batch_wait_is_there(self)) {
         return PYGEN_NEXT;
     }
+    p->reader_gets |= self->wait.kind == AL_WAIT_TAKEN && p->source.is_queue;
     if (self->thrown != NULL) {
         /* As the `raise` statement does: the exception that a block was left
            by, if any, becomes the context. */

@@ -226,6 +226,40 @@ al_drive_call(PyObject *context, PyObject *callable, PyObject *arg)
 }
 
 PyObject *
+al_drive_method(PyObject *context, PyObject *object, PyObject *name)
+{
+    PyObject *entered = drive_enter(context);
+    if (entered == NULL) {
+        return NULL;
+    }
+    PyObject *answer = PyObject_CallMethodNoArgs(object, name);
+    drive_leave(entered);
+    return answer;
+}
+
+int
+al_drive_close(al_state *st, PyObject *context, PyObject *object)
+{
+    PyObject *entered = drive_enter(context);
+    if (entered == NULL) {
+        return -1;
+    }
+    PyObject *close = PyObject_GetAttr(object, st->s_close);
+    PyObject *answer = NULL;
+    if (close != NULL) {
+        answer = PyObject_CallNoArgs(close);
+    }
+    else if (PyErr_ExceptionMatches(PyExc_AttributeError)) {
+        PyErr_Clear();
+    }
+    int failed = PyErr_Occurred() ? -1 : 0;
+    Py_XDECREF(close);
+    Py_XDECREF(answer);
+    drive_leave(entered);
+    return failed;
+}
+
+PyObject *
 al_drive_next(PyObject *context, PyObject *iterator)
 {
     PyObject *entered = drive_enter(context);

@@ -34,6 +34,14 @@ PyObject *al_drive_open(al_state *st, PyObject *fn, PyObject *const *args,
    Runs Python. */
 PyObject *al_drive_call(PyObject *context, PyObject *callable, PyObject *arg);
 
+/* object.name() in the context (new); NULL with an exception.
+   Runs Python. */
+PyObject *al_drive_method(PyObject *context, PyObject *object, PyObject *name);
+
+/* object.close() in the context, if the object has that method.  Returns 0; -1
+   with an exception.  Runs Python. */
+int al_drive_close(al_state *st, PyObject *context, PyObject *object);
+
 /* The iterator's next item, taken in the context (new); NULL at its end, with
    or without StopIteration, or with its exception.  Runs Python. */
 PyObject *al_drive_next(PyObject *context, PyObject *iterator);

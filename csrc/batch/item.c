@@ -57,9 +57,10 @@ item_error(const al_item *item, PyObject *type, const char *format,
     return error;
 }
 
-/* The TimeoutError of an item (new), chained from its CancelledError. */
+/* The TimeoutError of an item (new), chained from its CancelledError, or from
+   the error of its last attempt, which may be NULL. */
 static PyObject *
-item_timeout(const al_item *item, double seconds, PyObject *cancelled)
+item_timeout(const al_item *item, double seconds, PyObject *cause)
 {
     PyObject *error = item_error(
         item, PyExc_TimeoutError,
@@ -68,8 +69,8 @@ item_timeout(const al_item *item, double seconds, PyObject *cancelled)
             : "%U timed out after %S s",
         seconds);
     if (error != NULL) {
-        PyException_SetCause(error, Py_NewRef(cancelled));
-        PyException_SetContext(error, Py_NewRef(cancelled));
+        PyException_SetCause(error, Py_XNewRef(cause));
+        PyException_SetContext(error, Py_XNewRef(cause));
     }
     return error;
 }
@@ -165,6 +166,7 @@ al_item_judge(al_state *st, al_item *item, PyObject *task,
     fields->task_id = item->task_id;
     fields->index = item->index;
     fields->is_call = al_item_is_call(item);
+    fields->attempts = item->attempts;
     return answer == PYGEN_RETURN
                ? item_returned(st, item, task, cancelling, end, fields)
                : item_raised(st, item, task, seconds, end, fields);
@@ -183,6 +185,7 @@ item_make_result(al_state *st, const al_item *item, PyObject *error,
     fields->task_id = item->task_id;
     fields->index = item->index;
     fields->is_call = al_item_is_call(item);
+    fields->attempts = item->attempts;
     fields->error = error;
     PyObject *result = al_result_new(st, fields);
     Py_DECREF(error);
@@ -208,6 +211,14 @@ item_budget_error(double budget)
     return error;
 }
 
+bool
+al_item_raises(al_state *st, PyObject *error, bool of_pool)
+{
+    return !PyErr_GivenExceptionMatches(error, PyExc_Exception)
+           && !PyErr_GivenExceptionMatches(error, st->CancelledError)
+           && (!of_pool || al_loop_is_exit(error));
+}
+
 PyObject *
 al_item_unstarted(al_state *st, const al_item *item, al_stop why,
                   double budget)
@@ -217,6 +228,29 @@ al_item_unstarted(al_state *st, const al_item *item, al_stop why,
                           ? item_budget_error(budget)
                           : AL_ALLOC(PyObject_CallNoArgs(st->CancelledError));
     al_result_fields fields = {.timed_out = ran_out};
+    return item_make_result(st, item, error, &fields);
+}
+
+PyObject *
+al_item_waited(al_state *st, al_item *item, al_stop why, PyObject *last,
+               double seconds, double duration)
+{
+    PyObject *error;
+    item->why = why;
+    bool timed_out = item_ran_out(item);
+    if (timed_out) {
+        error = item_timeout(item, seconds, last);
+    }
+    else {
+        error = AL_ALLOC(PyObject_CallNoArgs(st->CancelledError));
+        if (error != NULL) {
+            PyException_SetContext(error, Py_XNewRef(last));
+        }
+    }
+    al_result_fields fields = {.duration = duration,
+                               .state = timed_out ? AL_RESULT_FAILED
+                                                  : AL_RESULT_CANCELLED,
+                               .timed_out = timed_out};
     return item_make_result(st, item, error, &fields);
 }
 

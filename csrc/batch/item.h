@@ -3,6 +3,7 @@
 #define AL_ITEM_H
 
 #include "base/compat.h"
+#include "base/fault.h"
 #include "base/state.h"
 #include "aio/deadline.h"
 #include "batch/drive.h"
@@ -21,16 +22,25 @@ typedef enum {
                          which shuts down, has cancelled these already */
 } al_stop;
 
+struct al_limit_key;
+
 typedef struct {
     PyObject *value;   /* owned: the item itself; NULL: there is none */
     PyObject *task_id; /* owned: the answer of key(), or NULL */
     JobObject *job;    /* owned: of an item that was added, or NULL */
     al_drive drive;
-    al_deadline deadline; /* of its timeout, then of its grace */
+    al_deadline deadline;     /* of its timeout, then of its grace */
+    struct al_limit_key *key; /* borrowed: its place there; or NULL */
     Py_ssize_t index;
-    double started;    /* loop time */
+    double started;    /* loop time, of the first attempt */
+    double since;      /* that of this attempt; only with limits */
+    double left;       /* of its timeout then; only with limits */
     long cancels_sent; /* cancellations of ours, not taken back */
     al_stop why;       /* of the first of these */
+    bool of_queue;     /* its end is to be the queue's task_done() */
+    int attempts;      /* how often the function was called */
+    bool refused;      /* by the registry: the function is not called */
+    bool short_lived;  /* the attempt's timeout comes before the item's */
     bool suspended;    /* it has been, at least once */
     bool timeout_sent; /* its timeout, or its job, has cancelled it: a grace
                           may run */
@@ -50,10 +60,24 @@ int al_item_judge(al_state *st, al_item *item, PyObject *task,
                   PyObject *cancelling, PySendResult answer, double seconds,
                   PyObject **end, al_result_fields *fields);
 
+/* Tell whether the exception of an item is raised elsewhere, too.  A bare
+   BaseException is a result like any other, and also stops a batch, which
+   raises it: SystemExit, KeyboardInterrupt and the like.  In a pool, as in a
+   Task, an exit ends the loop's run, and any other is the job's alone.
+   Pure C. */
+bool al_item_raises(al_state *st, PyObject *error, bool of_pool);
+
 /* The result of an item that was pulled and never started (new).
    Runs Python. */
 PyObject *al_item_unstarted(al_state *st, const al_item *item, al_stop why,
                             double budget);
+
+/* The result of an item that was ended by `why`, AL_STOP_NONE being its own
+   timeout, while it waited for its next attempt (new).  `last` is the error of
+   the last one, or NULL; `seconds` the timeout, or the budget.
+   Runs Python. */
+PyObject *al_item_waited(al_state *st, al_item *item, al_stop why,
+                         PyObject *last, double seconds, double duration);
 
 /* The result of an item that was cancelled and did not stop in `grace` seconds
    (new).  `seconds` is its timeout, or the budget.  Runs Python. */
@@ -90,15 +114,29 @@ typedef struct {
 static inline al_item_parts
 al_item_detach(al_item *item)
 {
-    assert(item->drive.iterator == NULL);
+    assert(item->drive.iterator == NULL && item->key == NULL);
     al_deadline_drop(&item->deadline);
     al_item_parts parts = {item->value, item->task_id, item->job};
     item->value = item->task_id = NULL;
     item->job = NULL;
     item->cancels_sent = 0;
     item->why = AL_STOP_NONE;
+    item->attempts = 0;
+    item->refused = item->short_lived = false;
     item->suspended = item->timeout_sent = false;
     return parts;
+}
+
+/* Call fn(item) in a copy of the context, and take the first step.  Answers as
+   al_drive_begin().  Runs Python. */
+static inline PySendResult
+al_item_begin(al_state *st, al_item *item, PyObject *context, PyObject *fn,
+              PyObject **result)
+{
+    PyObject *stack[2] = {NULL, item->value};
+    return al_drive_begin(st, &item->drive, AL_ALLOC(PyContext_Copy(context)),
+                          fn, stack + 1, 1 | PY_VECTORCALL_ARGUMENTS_OFFSET,
+                          result);
 }
 
 /* Drop what an item has held.  Runs Python. */

@@ -27,6 +27,7 @@
 #include "base/state.h"
 #include "aio/loop.h"
 #include "aio/task.h"
+#include "aio/fast_path.h"
 #include "aio/create_task.h"
 #include "aio/awaitable.h"
 #include "aio/deadline.h"
@@ -36,6 +37,7 @@
 #include "batch/pump.h"
 #include "batch/worker.h"
 #include "batch/item_task.h"
+#include "batch/admission.h"
 
 /* The handle that the coroutine of such a Task is given. */
 typedef struct {
@@ -108,6 +110,9 @@ item_task_make_task(WorkerObject *self, PyObject *id, PyObject *context)
                          ? NULL
                          : AL_ALLOC(PyObject_CallOneArg(st->run_item, handle));
     PyObject *task = NULL;
+    if (coro != NULL) {
+        al_pump_name_coro(p, coro);
+    }
     if (coro != NULL && p->registry != NULL && self->register_error == NULL) {
         task = item_task_register(self, coro, id, context);
     }
@@ -124,6 +129,21 @@ item_task_make_task(WorkerObject *self, PyObject *id, PyObject *context)
     Py_XDECREF(coro);
     Py_XDECREF(handle);
     return task;
+}
+
+int
+al_item_task_choose(al_pump *p)
+{
+    al_state *st = p->st;
+    /* Where calling the Task type is safe, there is no task factory. */
+    al_fast_path path = al_fast_path_find(st, &p->bound, AL_FAST_PATH_TASK);
+    int foreign = path == AL_FAST_PATH_ERROR ? -1 : 0;
+    if (path == AL_FAST_PATH_NONE) {
+        foreign = al_object_truth(
+            PyObject_CallOneArg(st->has_foreign_factory, p->bound.loop));
+    }
+    p->task_per_item = foreign > 0;
+    return foreign < 0 ? -1 : 0;
 }
 
 /* Make the Task of a worker that has its item.  Returns 0; -1 with an
@@ -177,7 +197,7 @@ al_item_task_spawn(al_pump *p)
         return -1;
     }
     Py_INCREF(self);
-    al_pull pulled = al_worker_pull(self);
+    al_pull pulled = al_admission_next(self);
     if (pulled == AL_PULL_ERROR && p->unstarted > 1 && p->fatal == NULL) {
         /* The source has failed, but the items that were pulled before begin
            first: al_pump_update() stops the pump when they have. */
@@ -221,7 +241,9 @@ item_task_end_unbegun(WorkerObject *self)
         al_worker_end_unstarted(self);
         return;
     }
-    self->item.started = al_pump_time(self->pump); /* it took no time */
+    if (self->item.attempts == 0) { /* it took no time */
+        self->item.started = al_pump_time(self->pump);
+    }
     al_worker_end_cancelled(self);
 }
 
@@ -244,6 +266,7 @@ al_item_task_ended(WorkerObject *self)
                                      "the task of an item failed", self->task);
     }
     Py_XDECREF(error);
+    al_admission_task_ended(self);
     al_worker_detach(self);
     al_pump_spawn(p, 1);
 }
@@ -357,6 +380,7 @@ item_handle_call(WorkerObject *worker)
 {
     al_pump *p = worker->pump;
     if (worker->register_error != NULL) {
+        worker->item.refused = true;
         PyErr_SetRaisedException(worker->register_error);
         worker->register_error = NULL;
         return NULL;
@@ -364,6 +388,7 @@ item_handle_call(WorkerObject *worker)
     JobObject *job = worker->item.job;
     PyObject *fn = Py_NewRef(p->fn != NULL ? p->fn : job->fn);
     PyObject *item = Py_NewRef(worker->item.value);
+    worker->item.attempts++;
     PyObject *awaitable =
         p->fn != NULL
             ? al_drive_open(worker->st, fn, &item, 1)
@@ -400,14 +425,13 @@ item_handle_begin(PyObject *op, PyObject *Py_UNUSED(ignored))
     double now = al_pump_time(p);
     worker->begun = true;
     p->unstarted--;
-    worker->item.started = now;
+    al_admission_begin(p, &worker->item, now);
     if (p->fatal != NULL) {
         al_pump_update(p);
     }
-    if (p->timeout != Py_HUGE_VAL
-        && al_deadline_add(&p->deadlines, &worker->item.deadline,
-                           now + p->timeout)
-               < 0)
+    double when = al_admission_deadline(p, &worker->item);
+    if (when != Py_HUGE_VAL
+        && al_deadline_add(&p->deadlines, &worker->item.deadline, when) < 0)
     {
         al_pump_fail(p);
     }
@@ -534,7 +558,7 @@ item_handle_raised(PyObject *op, PyObject *error)
             al_worker_end_cancelled(worker);
         }
         else {
-            if (!worker->begun) {
+            if (!worker->begun && worker->item.attempts == 0) {
                 worker->item.started = al_pump_time(worker->pump);
             }
             swallow = item_handle_judge(worker, error);

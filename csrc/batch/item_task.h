@@ -11,6 +11,11 @@
    with an exception.  Runs Python. */
 int al_item_task_spawn(al_pump *pump);
 
+/* Decide whether the items get Tasks of their own: where the loop has a task
+   factory that is not asyncio's eager one.  Returns 0; -1 with an exception.
+   Runs Python. */
+int al_item_task_choose(al_pump *pump);
+
 /* Ask the registry of the items' Tasks, if there is one, whether it shuts
    down.  If it does, the pump stops, and leaves the Tasks to the registry.  A
    failure stops the pump too.  Returns whether the registry shuts down.  Sets

@@ -38,6 +38,7 @@ al_job_new(al_pump *pump, PyObject *item)
     self->link = self->waiters = (al_link){NULL, NULL};
     self->pump = pump;
     self->worker = NULL;
+    self->aside = NULL;
     self->item = Py_NewRef(item);
     self->task_id = self->result = self->loop = NULL;
     self->report = self->callbacks = self->weakrefs = NULL;
@@ -148,13 +149,25 @@ al_job_end(JobObject *self, al_pump *p, PyObject *result)
     self->result = Py_XNewRef(result);
     if (result != NULL) {
         ((ResultObject *)result)->has_job = true;
-        if (!((ResultObject *)result)->success) {
+        if (!al_result_succeeded((ResultObject *)result)) {
             self->report = Py_NewRef(p->st->report_unread_job);
         }
     }
     job_wake_waiters(self, p);
     job_call_callbacks(self);
     Py_DECREF(self);
+}
+
+void
+al_job_hand_over(al_pump *p, JobObject *job, PyObject *result)
+{
+    if (job != NULL) {
+        al_job_end(job, p, result);
+    }
+    if (result != NULL) {
+        p->calls->item_ended(p->owner, result);
+        Py_DECREF(result);
+    }
 }
 
 int
@@ -257,6 +270,23 @@ al_job_end_waiting(al_pump *p)
             Py_DECREF(job);
         }
     }
+}
+
+/* ------------------------------------------------------- of a pool alone */
+
+PySendResult
+al_job_begin(JobObject *self, al_drive *drive, PyObject *args,
+             PyObject **result)
+{
+    PyObject *fn = self->fn, *context = self->context;
+    self->fn = self->context = NULL;
+    Py_INCREF(args);
+    PySendResult answer = al_drive_begin(
+        self->st, drive, context, fn, &PyTuple_GET_ITEM(args, 0),
+        (size_t)PyTuple_GET_SIZE(args), result);
+    Py_DECREF(args);
+    Py_DECREF(fn);
+    return answer;
 }
 
 /* ---------------------------------------------------------- collecting */

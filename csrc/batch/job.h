@@ -5,6 +5,7 @@
 #include "base/compat.h"
 #include "base/list.h"
 #include "base/state.h"
+#include "batch/drive.h"
 
 /* A Task that waits for a job, in its list while it is suspended. */
 typedef struct {
@@ -20,6 +21,8 @@ typedef struct {
     al_link waiters;             /* of al_job_waiter; unlinked: none ever */
     struct al_pump *pump;        /* borrowed; NULL: it has ended */
     struct WorkerObject *worker; /* borrowed: has taken it, or NULL */
+    struct al_waiting *aside;    /* borrowed: waits for its key, or for its
+                                    next attempt; or NULL */
     PyObject *item;              /* owned: until it is taken */
     PyObject *task_id;           /* owned, or NULL: not known yet */
     PyObject *fn;                /* owned: of a call that waits, or NULL */
@@ -44,6 +47,11 @@ JobObject *al_job_new(struct al_pump *pump, PyObject *item);
    Runs Python. */
 void al_job_end(JobObject *job, struct al_pump *pump, PyObject *result);
 
+/* Hand the result (stolen; NULL: it could not be made) of an item that has
+   ended to its job, which may be NULL, and to the pump's owner.
+   Runs Python. */
+void al_job_hand_over(struct al_pump *pump, JobObject *job, PyObject *result);
+
 /* End a job that waits, as never started; `msg` is that of its CancelledError,
    or NULL.  The caller owns a reference.  Keeps the raised exception.
    Runs Python. */
@@ -60,7 +68,13 @@ al_job_detach(JobObject *job)
 {
     job->pump = NULL;
     job->worker = NULL;
+    job->aside = NULL;
 }
+
+/* Call the function of a pool's job, in its context, and take the first step.
+   Answers as al_drive_begin().  Runs Python. */
+PySendResult al_job_begin(JobObject *job, al_drive *drive, PyObject *args,
+                          PyObject **result);
 
 /* Try to ask key() for the id of a job that waits.  Returns 0, also if there
    is no key; -1 with an exception.  Runs Python. */

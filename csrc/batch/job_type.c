@@ -19,6 +19,7 @@
 #include "batch/job.h"
 #include "batch/pump.h"
 #include "batch/worker.h"
+#include "batch/admission.h"
 #include "batch/job_type.h"
 
 /* A Task that waits for a job. */
@@ -62,7 +63,8 @@ static bool
 job_type_was_cancelled(const JobObject *self)
 {
     const ResultObject *result = (const ResultObject *)self->result;
-    return result != NULL && !result->success && result->error != NULL
+    return result != NULL && !al_result_succeeded(result)
+           && result->error != NULL
            && PyErr_GivenExceptionMatches(result->error,
                                           self->st->CancelledError);
 }
@@ -113,7 +115,7 @@ job_type_exception(PyObject *op, PyObject *Py_UNUSED(ignored))
     if (result == NULL) {
         return NULL;
     }
-    if (result->success) {
+    if (al_result_succeeded(result)) {
         Py_RETURN_NONE;
     }
     PyObject *value = al_result_unwrap((PyObject *)result);
@@ -179,6 +181,11 @@ job_type_cancel(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     }
     if (self->worker != NULL) {
         job_type_cancel_running(self, msg);
+    }
+    else if (self->aside != NULL) {
+        Py_INCREF(self);
+        al_admission_refuse(self->pump, self->aside);
+        Py_DECREF(self);
     }
     else if (self->pump != NULL) {
         al_job_refuse(self, msg);
@@ -396,6 +403,9 @@ job_type_get_task_id(PyObject *op, void *Py_UNUSED(closure))
     if (self->worker != NULL) {
         return al_item_id(&self->worker->item);
     }
+    if (self->aside != NULL) {
+        return al_item_id(&self->aside->item);
+    }
     if (self->pump != NULL && al_job_ask_key(self) < 0) {
         return NULL;
     }
@@ -423,7 +433,8 @@ job_type_get_state(PyObject *op, void *Py_UNUSED(closure))
     if (self->result != NULL) {
         return al_result_task_state(self->st, (ResultObject *)self->result);
     }
-    bool runs = self->worker != NULL && self->worker->begun;
+    bool runs = (self->worker != NULL && self->worker->begun)
+                || (self->aside != NULL && self->aside->error != NULL);
     return Py_NewRef(runs ? self->st->running : self->st->pending);
 }
 

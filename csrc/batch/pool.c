@@ -244,8 +244,8 @@ pool_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwargs))
     Py_ssize_t limit, max_pending;
     double timeout, grace;
     PyObject *on_result, *registry, *numbers;
-    int task_per_item;
-    if (!PyArg_ParseTuple(args, "nddnOpOO:PoolCore", &limit, &timeout, &grace,
+    int task_per_item; /* -1: the task factory decides */
+    if (!PyArg_ParseTuple(args, "nddnOiOO:PoolCore", &limit, &timeout, &grace,
                           &max_pending, &on_result, &task_per_item, &registry,
                           &numbers))
     {
@@ -253,12 +253,12 @@ pool_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwargs))
     }
     al_state *st = al_state_of_type(type);
     PyObject *all =
-        st == NULL ? NULL
-                   : AL_ALLOC(Py_BuildValue(
-                         "O()OsndddnOnOOOO", Py_None, Py_False, "TaskPool",
-                         limit, timeout, Py_HUGE_VAL, grace, (Py_ssize_t)-1,
-                         Py_True, (Py_ssize_t)-1, Py_None, on_result,
-                         task_per_item ? Py_True : Py_False, registry));
+        st == NULL
+            ? NULL
+            : AL_ALLOC(Py_BuildValue(
+                  "O()isndddnOnOOiOO", Py_None, 0, "TaskPool", limit, timeout,
+                  Py_HUGE_VAL, grace, (Py_ssize_t)-1, Py_True, (Py_ssize_t)-1,
+                  Py_None, on_result, task_per_item, registry, Py_None));
     if (all == NULL) {
         return NULL;
     }

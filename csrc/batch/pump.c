@@ -35,6 +35,7 @@
 #include "batch/reader.h"
 #include "batch/worker.h"
 #include "batch/item_task.h"
+#include "batch/admission.h"
 
 /* How many Tasks of one item each are made at once, if none is waiting to
    begin. */
@@ -58,7 +59,7 @@ pump_may_be_over(const al_pump *p)
         return false;
     }
     return p->stopping != AL_STOP_NONE
-           || (al_source_is_empty(&p->source)
+           || (al_pump_is_empty(p)
                && (p->closed || p->calls->may_be_over(p->owner)));
 }
 
@@ -85,6 +86,9 @@ pump_close_source(al_pump *p)
 static void
 pump_check_over(al_pump *p)
 {
+    if (p->source.is_queue && p->begun && al_pump_reads_on(p)) {
+        p->calls->item_taken(p->owner);
+    }
     if (!p->over && p->source.iterator != NULL && pump_may_be_over(p)) {
         pump_close_source(p);
     }
@@ -115,7 +119,7 @@ pump_make_worker(al_pump *p)
     if (!p->task_per_item) {
         return al_worker_spawn(p);
     }
-    if (p->source.runs_no_python) {
+    if (p->source.runs_no_python && p->limits == NULL) {
         return al_item_task_spawn(p);
     }
     double began = al_clock();
@@ -173,12 +177,15 @@ al_pump_grow(al_pump *p)
     n = n > room ? room : n;
     if (p->source.async && !p->source.ended) {
         /* The reader has one item ready; the next takes an iteration. */
-        left = 1 + p->source.waiting;
+        left = 1 + p->source.waiting + p->source.backlog;
     }
     if (left == 0 && !p->source.async) {
         /* Every item has its worker: min(max_concurrent, n) Tasks.  Another
            one would only find the end, so here it is found without. */
         al_source_end(&p->source);
+    }
+    if (p->limits != NULL) {
+        left = al_admission_left(p, left);
     }
     if (left >= 0 && n > left) {
         n = left;
@@ -266,9 +273,8 @@ pump_each_worker(al_pump *p, void (*visit)(WorkerObject *, const void *),
 static bool
 pump_items_have_ended(const al_pump *p)
 {
-    bool may_pull = p->stopping == AL_STOP_NONE
-                        ? !al_source_is_empty(&p->source)
-                        : p->reader != NULL;
+    bool may_pull =
+        p->stopping == AL_STOP_NONE ? !al_pump_is_empty(p) : p->reader != NULL;
     if (!p->begun || may_pull) {
         return false;
     }
@@ -326,6 +332,9 @@ pump_drain(al_pump *p)
     p->stopping = AL_STOP_DRAIN;
     al_job_end_waiting(p);
     al_reader_cancel(p, false);
+    if (p->limits != NULL) {
+        al_admission_stop(p, AL_STOP_NONE);
+    }
     if (p->task_per_item && p->unstarted > 0) {
         pump_each_worker(p, pump_refuse_unbegun, NULL);
     }
@@ -371,6 +380,9 @@ al_pump_stop(al_pump *p, al_stop why, PyObject *msg, bool again)
         pump_each_worker(
             p, pump_cancel_worker,
             &(pump_cancellation){.why = why, .msg = msg, .again = again});
+    }
+    if (first && p->limits != NULL) {
+        al_admission_stop(p, p->stopping);
     }
     pump_check_over(p);
     if (first && pump_begin_grace(p) < 0) {
@@ -447,11 +459,11 @@ pump_abandoned_result(WorkerObject *worker, double now)
 {
     al_pump *p = worker->pump;
     if (!worker->begun) {
-        return al_item_unstarted(p->st, &worker->item, p->stopping, p->budget);
+        return al_admission_unstarted(p, &worker->item);
     }
-    bool budget = worker->item.why == AL_STOP_BUDGET;
-    return al_item_stuck(p->st, &worker->item, budget ? p->budget : p->timeout,
-                         p->grace, now - worker->item.started);
+    return al_item_stuck(p->st, &worker->item,
+                         al_admission_seconds(p, &worker->item), p->grace,
+                         now - worker->item.started);
 }
 
 /* Abandon the item of a worker; the worker keeps it, and nothing else. */
@@ -487,6 +499,10 @@ pump_abandon_item(WorkerObject *worker, double now)
         p->spawning = true;
         p->calls->item_ended(p->owner, result);
         p->spawning = spawning;
+    }
+    if (worker->item.of_queue) {
+        worker->item.of_queue = false;
+        al_reader_item_over(p, worker->begun ? NULL : worker->item.value);
     }
     al_pump_update(p);
     Py_XDECREF((PyObject *)job);
@@ -559,7 +575,7 @@ pump_due(al_deadlines *all, al_deadline *deadline)
         }
         pump_abandon_reader(p);
     }
-    else {
+    else if (!al_admission_due(p, deadline)) {
         pump_item_due(deadline);
     }
 }
@@ -575,6 +591,7 @@ al_pump_init(al_pump *p, al_state *st, PyObject *owner,
     p->owner = owner;
     p->calls = calls;
     p->timeout = p->budget = p->grace = Py_HUGE_VAL;
+    p->head = -1;
     al_list_init(&p->workers);
     al_source_init(&p->source);
     al_deadline_init(&p->deadlines, st, owner, &p->bound, &p->source.context,
@@ -614,9 +631,15 @@ al_pump_begin(al_pump *p)
     if (loop == NULL) {
         return -1;
     }
-    int failed = al_loop_bind(st, &p->bound, loop);
+    int failed = al_reader_check_queue(p, loop);
+    if (!failed) {
+        failed = al_loop_bind(st, &p->bound, loop);
+    }
     Py_DECREF(loop);
     if (failed) {
+        return -1;
+    }
+    if (p->task_per_item_unset && al_item_task_choose(p) < 0) {
         return -1;
     }
     p->begun_at = al_loop_time(st, &p->bound);
@@ -642,6 +665,7 @@ al_pump_visit(al_pump *p, visitproc visit, void *arg)
 {
     Py_VISIT(p->fn);
     Py_VISIT(p->name);
+    Py_VISIT(p->fn_name);
     Py_VISIT(p->reader);
     Py_VISIT(p->fatal);
     Py_VISIT(p->registry);
@@ -651,6 +675,9 @@ al_pump_visit(al_pump *p, visitproc visit, void *arg)
         Py_VISIT((PyObject *)AL_CONTAINER_OF(at, WorkerObject, link));
     }
     int stop = al_source_visit(&p->source, visit, arg);
+    if (stop == 0 && p->limits != NULL) {
+        stop = al_limits_visit(p->limits, visit, arg);
+    }
     return stop != 0 ? stop : al_loop_visit(&p->bound, visit, arg);
 }
 
@@ -660,12 +687,19 @@ al_pump_clear(al_pump *p)
     while (!al_list_is_empty(&p->workers)) {
         al_worker_detach(AL_CONTAINER_OF(p->workers.next, WorkerObject, link));
     }
+    al_limits *limits = p->limits;
+    p->limits = NULL;
+    if (limits != NULL) {
+        al_limits_clear(limits);
+        PyMem_Free(limits);
+    }
     al_source_clear(&p->source);
     Py_CLEAR(p->deadlines.timer);
     Py_CLEAR(p->fatal);
     Py_CLEAR(p->registry);
     Py_CLEAR(p->held);
     Py_CLEAR(p->reader);
+    Py_CLEAR(p->fn_name);
     Py_CLEAR(p->name);
     Py_CLEAR(p->fn);
     al_loop_clear(&p->bound);

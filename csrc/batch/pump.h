@@ -9,6 +9,7 @@
 #include "aio/deadline.h"
 #include "batch/source.h"
 #include "batch/item.h"
+#include "batch/limits.h"
 
 /* How long a pump pulls and starts items before the loop gets an iteration, in
    seconds. */
@@ -50,10 +51,13 @@ typedef struct al_pump {
     WorkerObject *yielding;  /* borrowed: has yielded to the loop */
     PyObject *fn;            /* owned */
     PyObject *name;          /* owned: of the workers' Tasks */
+    PyObject *fn_name;       /* owned: of their coroutines */
     PyObject *reader;        /* owned: Task of an asynchronous source */
     PyObject *fatal;         /* owned: the exception that stopped the pump */
     PyObject *registry;      /* owned: registers the items' Tasks, or NULL */
     PyObject *held;          /* owned: list of futures of held items */
+    al_limits *limits;       /* owned, or NULL */
+    Py_ssize_t head;         /* index that an ordered consumer waits for; -1 */
     Py_ssize_t limit;        /* of workers */
     Py_ssize_t alive;        /* workers */
     Py_ssize_t unstarted;    /* of these, not begun yet */
@@ -69,7 +73,11 @@ typedef struct al_pump {
     double pulled_for;       /* seconds that pulling took since then */
     al_stop stopping;
     bool task_per_item;
-    bool reader_cancelled; /* by us, at least once */
+    bool task_per_item_unset; /* the loop's task factory decides */
+    bool reader_cancelled;    /* by us, at least once */
+    bool reader_gets;         /* it waits for the next item of a queue */
+    bool reader_closing; /* and was cancelled, to look whether it is empty */
+    bool queue_failed;   /* its task_done() has, and that was reported */
     bool begun;
     bool over;
     bool driving;  /* a worker of this pump is on the C stack */
@@ -82,7 +90,7 @@ typedef struct al_pump {
 } al_pump;
 
 /* Make an idle pump.  The caller then fills in fn, name, source, limit, room,
-   timeout, budget, grace, task_per_item and registry.  Pure C. */
+   timeout, budget, grace, task_per_item, limits and registry.  Pure C. */
 void al_pump_init(al_pump *pump, al_state *st, PyObject *owner,
                   const al_pump_calls *calls);
 
@@ -158,13 +166,61 @@ al_pump_refusal(const al_pump *p)
     return p->fatal != NULL ? "has failed" : p->closed ? "was closed" : NULL;
 }
 
+/* Tell whether the source may give an item now.  Pure C. */
+static inline bool
+al_pump_may_read(const al_pump *p)
+{
+    return p->room > 0 ? al_source_may_give(&p->source)
+                       : p->room_of_source && p->source.waiting > 0;
+}
+
+/* Tell whether a waiting item that was never started has room.  Pure C. */
+static inline bool
+al_pump_has_room(const al_pump *p)
+{
+    return p->room > 0 || p->room_of_source;
+}
+
 /* Tell whether an item may be pulled now.  Pure C. */
 static inline bool
 al_pump_may_pull(const al_pump *p)
 {
-    return p->stopping == AL_STOP_NONE && p->fatal == NULL && !p->paused
-           && (p->room > 0 ? al_source_may_give(&p->source)
-                           : p->room_of_source && p->source.waiting > 0);
+    const al_limits *limits = p->limits;
+    if (p->stopping != AL_STOP_NONE || p->fatal != NULL || p->paused) {
+        return false;
+    }
+    if (limits == NULL) {
+        return al_pump_may_read(p);
+    }
+    return al_limits_may_pull(limits, al_pump_has_room(p), p->head,
+                              al_pump_may_read(p));
+}
+
+/* Tell whether a worker that is free may look into a queue.  Pure C. */
+static inline bool
+al_pump_may_poll(const al_pump *p)
+{
+    return p->source.is_queue && !p->source.ended && p->room > 0
+           && p->stopping == AL_STOP_NONE && p->fatal == NULL && !p->paused
+           && (p->limits == NULL
+               || (al_limits_may_read(p->limits) && !p->limits->closed));
+}
+
+/* Tell whether the reader may go on: its last item was taken and, as an item
+   is to stay in a queue until it can start, there is a free place.  Pure C. */
+static inline bool
+al_pump_reads_on(const al_pump *p)
+{
+    return p->source.ahead == NULL
+           && (!p->source.is_queue
+               || (p->alive < p->limit && al_pump_may_poll(p)));
+}
+
+/* Tell whether nothing is left to pull, and nothing waits.  Pure C. */
+static inline bool
+al_pump_is_empty(const al_pump *p)
+{
+    return al_source_is_empty(&p->source) && al_limits_waiting(p->limits) == 0;
 }
 
 /* Tell whether an item that already has its Task must be held: the pump is
@@ -174,6 +230,16 @@ al_pump_holds_items(const al_pump *p)
 {
     return p->paused
            || (p->alive - p->unstarted >= p->limit && p->fatal == NULL);
+}
+
+/* Name a coroutine of ours after the user's function, in the repr of its Task
+   and in what asyncio says of slow steps.  Pure C. */
+static inline void
+al_pump_name_coro(const al_pump *p, PyObject *coro)
+{
+    if (PyObject_SetAttr(coro, p->st->s___qualname__, p->fn_name) < 0) {
+        PyErr_Clear(); /* it keeps its own name */
+    }
 }
 
 /* The loop's time; -1.0 if the clock fails, which stops the pump.

@@ -9,6 +9,9 @@
  *     source.ahead               item    item    NULL
  *     worker                             pulls, item_taken: wakes the reader
  *
+ * The reader of a queue runs read_queue().  It takes an item only if a worker
+ * has room for it, and the workers take what the queue has ready without it.
+ *
  * Its end means the end of the source, or its failure, which stops the batch.
  * A reader that was abandoned has no pump to fail: whatever it raises later
  * goes to the loop's exception handler.
@@ -20,6 +23,7 @@
 #include "aio/loop.h"
 #include "aio/task.h"
 #include "aio/create_task.h"
+#include "batch/drive.h"
 #include "batch/source.h"
 #include "batch/item.h"
 #include "batch/pump.h"
@@ -30,13 +34,16 @@ al_reader_start(al_pump *p)
 {
     al_state *st = p->st;
     PyObject *stack[] = {p->source.items, p->owner};
-    PyObject *coro =
-        AL_ALLOC(PyObject_Vectorcall(st->read_source, stack, 2, NULL));
+    PyObject *read = p->source.is_queue ? st->read_queue : st->read_source;
+    PyObject *coro = AL_ALLOC(PyObject_Vectorcall(read, stack, 2, NULL));
     PyObject *callback =
         coro == NULL ? NULL : PyObject_GetAttr(p->owner, st->s_reader_ended);
-    PyObject *task = NULL;
+    PyObject *name = NULL, *task = NULL;
     if (callback != NULL) {
-        task = al_create_task_plain(st, &p->bound, coro, p->name, NULL);
+        name = AL_ALLOC(PyUnicode_FromFormat("%U source", p->name));
+    }
+    if (name != NULL) {
+        task = al_create_task_plain(st, &p->bound, coro, name, NULL);
     }
     if (coro != NULL && task == NULL) {
         al_coro_close_unstarted(st, coro);
@@ -55,14 +62,85 @@ al_reader_start(al_pump *p)
         }
     }
     Py_XDECREF(task);
+    Py_XDECREF(name);
     Py_XDECREF(callback);
     Py_XDECREF(coro);
     return failed;
 }
 
+int
+al_reader_check_queue(const al_pump *p, PyObject *loop)
+{
+    if (!p->source.is_queue) {
+        return 0;
+    }
+    PyObject *none = PyObject_CallFunctionObjArgs(p->st->check_queue,
+                                                  p->source.items, loop, NULL);
+    Py_XDECREF(none);
+    return none == NULL ? -1 : 0;
+}
+
+void
+al_reader_item_over(al_pump *p, PyObject *unstarted)
+{
+    if (p->source.items == NULL) {
+        return; /* the batch is being collected */
+    }
+    PyObject *queue = Py_NewRef(p->source.items);
+    PyObject *none =
+        unstarted == NULL
+            ? al_drive_method(p->source.context, queue, p->st->s_task_done)
+            : PyObject_CallFunctionObjArgs(p->st->put_back, queue, unstarted,
+                                           NULL);
+    if (none == NULL && p->queue_failed
+        && PyErr_ExceptionMatches(PyExc_Exception))
+    {
+        PyErr_Clear();
+    }
+    else if (none == NULL) {
+        p->queue_failed = true;
+        if (al_loop_handle_error(
+                p->st, p->bound.loop,
+                "task_done() of a batch's queue failed: the batch calls it "
+                "once for each item, so nobody else may",
+                NULL)
+            < 0)
+        {
+            al_pump_fail(p);
+        }
+    }
+    Py_XDECREF(none);
+    Py_DECREF(queue);
+}
+
+void
+al_reader_close(al_pump *p)
+{
+    if (p->reader == NULL || !p->reader_gets || p->reader_closing
+        || p->stopping != AL_STOP_NONE)
+    {
+        return;
+    }
+    PyObject *reader = Py_NewRef(p->reader);
+    p->reader_closing = true;
+    if (al_task_cancel(p->st, reader, NULL) < 0) {
+        al_pump_fail(p);
+    }
+    Py_DECREF(reader);
+}
+
+bool
+al_reader_take_close(al_pump *p)
+{
+    bool closing = p->reader_closing && p->stopping == AL_STOP_NONE;
+    p->reader_gets = p->reader_closing = false;
+    return closing;
+}
+
 void
 al_reader_offer(al_pump *p, PyObject *item)
 {
+    p->reader_gets = false;
     /* A reader that was abandoned offers in vain. */
     if (!p->source.ended && p->source.ahead == NULL) {
         al_list_append(&p->source.added, &p->source.ahead_mark);
@@ -104,7 +182,6 @@ reader_refuse_ahead(al_pump *p)
         p->source.pulled++;
         p->source.from_items++;
     }
-    Py_DECREF(ahead);
     item.index = p->source.pulled - 1;
     PyObject *result =
         more > 0 ? al_item_unstarted(p->st, &item, p->stopping, p->budget)
@@ -116,6 +193,10 @@ reader_refuse_ahead(al_pump *p)
     else if (PyErr_Occurred()) {
         al_pump_fail(p);
     }
+    if (p->source.is_queue) {
+        al_reader_item_over(p, p->source.refused ? NULL : ahead);
+    }
+    Py_DECREF(ahead);
     al_item_clear(&item);
 }
 
@@ -141,7 +222,8 @@ reader_judge(al_pump *p, PyObject *reader)
     PyObject *value;
     al_outcome outcome = al_task_outcome(p->st, reader, &value);
     bool stopped = p->stopping != AL_STOP_NONE;
-    if (outcome == AL_CANCELLED && !stopped) {
+    /* close() may come in the reader's last step, too late to be noticed. */
+    if (outcome == AL_CANCELLED && !stopped && !p->reader_closing) {
         PyErr_SetString(p->st->CancelledError,
                         "the batch's asynchronous source was cancelled");
         outcome = AL_ERROR;

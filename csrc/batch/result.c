@@ -80,6 +80,7 @@ al_result_new(al_state *st, const al_result_fields *fields)
     PyObject *error = fields->error;
     self->state = (uint8_t)fields->state;
     self->timed_out = fields->timed_out;
+    self->attempts = (uint16_t)Py_MIN(fields->attempts, UINT16_MAX);
     if (fields->state == AL_RESULT_DONE
         && Py_IS_TYPE(data, (PyTypeObject *)st->TaskResult))
     {
@@ -87,7 +88,7 @@ al_result_new(al_state *st, const al_result_fields *fields)
         if (own->task_id != NULL) {
             task_id = own->task_id;
         }
-        self->state = own->success                        ? AL_RESULT_DONE
+        self->state = al_result_succeeded(own)            ? AL_RESULT_DONE
                       : own->state == AL_RESULT_CANCELLED ? own->state
                                                           : AL_RESULT_FAILED;
         error = own->error;
@@ -96,7 +97,6 @@ al_result_new(al_state *st, const al_result_fields *fields)
     self->received = self->has_job = self->left = false;
     self->is_call = fields->is_call;
     self->slot = RESULT_SLOT_DATA;
-    self->success = self->state == AL_RESULT_DONE;
     self->index = fields->index;
     self->duration = (float)fields->duration;
     self->item = Py_NewRef(fields->item);
@@ -108,7 +108,9 @@ al_result_new(al_state *st, const al_result_fields *fields)
     {
         PyObject_GC_Track(self);
     }
-    if (error != NULL && !self->success && result_keep_traceback(self) < 0) {
+    if (error != NULL && !al_result_succeeded(self)
+        && result_keep_traceback(self) < 0)
+    {
         Py_CLEAR(self);
     }
     return (PyObject *)self;
@@ -162,7 +164,7 @@ result_get_task_id(PyObject *op, void *Py_UNUSED(closure))
 static PyObject *
 result_get_success(PyObject *op, void *Py_UNUSED(closure))
 {
-    return PyBool_FromLong(((ResultObject *)op)->success);
+    return PyBool_FromLong(al_result_succeeded((ResultObject *)op));
 }
 
 static PyObject *
@@ -220,6 +222,12 @@ result_get_duration(PyObject *op, void *Py_UNUSED(closure))
     return AL_ALLOC(PyFloat_FromDouble(((ResultObject *)op)->duration));
 }
 
+static PyObject *
+result_get_attempts(PyObject *op, void *Py_UNUSED(closure))
+{
+    return AL_ALLOC(PyLong_FromLong(((ResultObject *)op)->attempts));
+}
+
 PyDoc_STRVAR(result_unwrap_doc,
 "unwrap($self, /)\n--\n\n"
 "Return data if the item succeeded, otherwise raise error.\n\n"
@@ -229,7 +237,7 @@ PyObject *
 al_result_unwrap(PyObject *op)
 {
     ResultObject *self = (ResultObject *)op;
-    if (self->success) {
+    if (al_result_succeeded(self)) {
         return Py_NewRef(self->data);
     }
     if (self->error == NULL) {
@@ -288,7 +296,11 @@ static PyGetSetDef result_getset[] = {
     {"timed_out", result_get_timed_out, NULL,
      "Whether its timeout or the budget ended it.", NULL},
     {"duration", result_get_duration, NULL,
-     "Seconds from the call of the function to the end.", NULL},
+     "Seconds from the first call of the function to the end.", NULL},
+    {"attempts", result_get_attempts, NULL,
+     "How often the function was called: more than once only by a Retry, and\n"
+     "0 if the item was never started.",
+     NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
@@ -316,7 +328,7 @@ result_as_dict(PyObject *op, PyObject *Py_UNUSED(ignored))
 
 PyDoc_STRVAR(result_restore_doc,
 "_restore($type, task_id, data, error, index, item, state, timed_out,\n"
-"         duration, /)\n--\n\n"
+"         duration, attempts, /)\n--\n\n"
 "Make a result of its parts, for pickle and for items that never started.");
 
 static PyObject *
@@ -326,10 +338,10 @@ result_restore(PyObject *type, PyObject *args)
     int state, timed_out;
     al_state *st = al_state_of_type((PyTypeObject *)type);
     if (st == NULL
-        || !PyArg_ParseTuple(args, "OOOnOipd:_restore", &fields.task_id,
+        || !PyArg_ParseTuple(args, "OOOnOipdi:_restore", &fields.task_id,
                              &fields.data, &fields.error, &fields.index,
                              &fields.item, &state, &timed_out,
-                             &fields.duration))
+                             &fields.duration, &fields.attempts))
     {
         return NULL;
     }
@@ -338,6 +350,7 @@ result_restore(PyObject *type, PyObject *args)
     fields.state = (al_result_state)state;
     fields.timed_out = timed_out != 0;
     if (state < AL_RESULT_PENDING || state > AL_RESULT_RUNNING
+        || fields.attempts < 0
         || (fields.task_id != NULL && !PyUnicode_CheckExact(fields.task_id))
         || (fields.error != NULL && !PyExceptionInstance_Check(fields.error)))
     {
@@ -362,10 +375,10 @@ result_reduce(PyObject *op, PyObject *Py_UNUSED(ignored))
         return NULL;
     }
     return AL_ALLOC(Py_BuildValue(
-        "N(OOOnOiOd)", restore, task_id, result_data(self),
+        "N(OOOnOiOdi)", restore, task_id, result_data(self),
         self->error == NULL ? Py_None : self->error, self->index, self->item,
         (int)self->state, self->timed_out ? Py_True : Py_False,
-        (double)self->duration));
+        (double)self->duration, (int)self->attempts));
 }
 
 /* ----------------------------------------------------------- the type */
@@ -397,6 +410,7 @@ result_make(al_state *st, PyObject *task_id, int success, PyObject *data,
         .task_id = exact,
         .data = success ? NULL : data,
         .error = error,
+        .attempts = 1,
         .state = success     ? AL_RESULT_DONE
                  : cancelled ? AL_RESULT_CANCELLED
                              : AL_RESULT_FAILED,
@@ -446,7 +460,7 @@ result_richcompare(PyObject *op, PyObject *other, int order)
     }
     PyObject *a_error = a->error == NULL ? Py_None : a->error;
     PyObject *b_error = b->error == NULL ? Py_None : b->error;
-    int same = a->success == b->success;
+    int same = al_result_succeeded(a) == al_result_succeeded(b);
     same = same != 1 ? same : PyObject_RichCompareBool(a_id, b_id, Py_EQ);
     same = same != 1 ? same
                      : PyObject_RichCompareBool(result_data(a), result_data(b),
@@ -469,7 +483,7 @@ result_repr(PyObject *op)
         return inside < 0 ? NULL
                           : AL_ALLOC(PyUnicode_FromString("TaskResult(...)"));
     }
-    const char *success = self->success ? "True" : "False";
+    const char *success = al_result_succeeded(self) ? "True" : "False";
     PyObject *name = al_object_short(task_id);
     PyObject *text = NULL;
     if (name != NULL) {

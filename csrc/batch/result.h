@@ -21,14 +21,14 @@ typedef struct {
     PyObject *error;   /* owned; NULL: None */
     Py_ssize_t index;
     float duration;
-    uint8_t state; /* an al_result_state */
-    uint8_t slot;  /* a result_slot: what `data` is */
-    bool success;
-    bool timed_out : 1;
-    bool received : 1; /* a failure: somebody has received it */
-    bool has_job : 1;  /* a job has it, too, and may be asked for it */
-    bool left : 1;     /* the batch has let go of it: see job.c */
-    bool is_call : 1;  /* of a pool: the id is made of the index */
+    uint8_t state;    /* an al_result_state; a success is DONE */
+    uint8_t slot : 3; /* a result_slot: what `data` is */
+    uint8_t timed_out : 1;
+    uint8_t received : 1; /* a failure: somebody has received it */
+    uint8_t has_job : 1;  /* a job has it, too, and may be asked for it */
+    uint8_t left : 1;     /* the batch has let go of it: see job.c */
+    uint8_t is_call : 1;  /* of a pool: the id is made of the index */
+    uint16_t attempts;    /* UINT16_MAX: or more */
 } ResultObject;
 
 /* What a result is made of; the objects are borrowed. */
@@ -39,6 +39,7 @@ typedef struct {
     PyObject *error;   /* NULL: None */
     Py_ssize_t index;
     double duration;
+    int attempts; /* how often the function was called */
     al_result_state state;
     bool timed_out;
     bool is_call;
@@ -47,6 +48,13 @@ typedef struct {
 /* A TaskResult (new).  If the item returned a TaskResult itself, then id,
    success, data and error are taken from that one.  Pure C. */
 PyObject *al_result_new(al_state *st, const al_result_fields *fields);
+
+/* Tell whether the item has a value.  Pure C. */
+static inline bool
+al_result_succeeded(const ResultObject *result)
+{
+    return result->state == AL_RESULT_DONE;
+}
 
 /* Let go of a result that nobody will receive through the batch.  Tells
    whether nobody else has received it or may do so.  Pure C. */

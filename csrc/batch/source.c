@@ -6,6 +6,11 @@
  *     iterable:       items, to their end, then what was added
  *     asynchronous:   what was added before the reader's item arrived,
  *                     that item, what was added since, ...
+ *     a queue:        likewise, and then what the queue has ready
+ *
+ * A pull takes an item of a queue by get_nowait(), so an item leaves the queue
+ * when it starts.  Only where the queue is empty a reader waits for its next
+ * item; an empty queue is no end.
  *
  * While the items are held back, by a block that has not chosen what to do
  * with the results, added ones overtake them.
@@ -78,32 +83,6 @@ al_source_begin(al_source *source)
     return source->iterator == NULL ? -1 : 0;
 }
 
-/* object.close() in the context, if the object has that method.  Returns 0; -1
-   with an exception. */
-static int
-source_call_close(al_state *st, PyObject *context, PyObject *object)
-{
-    if (PyContext_Enter(context) < 0) {
-        return -1;
-    }
-    PyObject *close = PyObject_GetAttr(object, st->s_close);
-    PyObject *none = NULL;
-    if (close != NULL) {
-        none = PyObject_CallNoArgs(close);
-    }
-    else if (PyErr_ExceptionMatches(PyExc_AttributeError)) {
-        PyErr_Clear();
-    }
-    Py_XDECREF(close);
-    Py_XDECREF(none);
-    PyObject *error = PyErr_GetRaisedException();
-    (void)PyContext_Exit(context);
-    if (error != NULL) {
-        PyErr_SetRaisedException(error);
-    }
-    return error == NULL ? 0 : -1;
-}
-
 int
 al_source_close(al_state *st, al_source *source)
 {
@@ -118,7 +97,7 @@ al_source_close(al_state *st, al_source *source)
     bool ours = !source->runs_no_python
                 && (iterator != source->items || PyGen_Check(iterator)
                     || PyObject_HasAttr(iterator, st->s_throw));
-    int failed = ours ? source_call_close(st, source->context, iterator) : 0;
+    int failed = ours ? al_drive_close(st, source->context, iterator) : 0;
     PyObject *error = PyErr_GetRaisedException();
     Py_DECREF(iterator);
     if (error != NULL) {
@@ -220,10 +199,28 @@ al_source_refuse_coroutine(al_state *st, PyObject *coro)
     al_coro_close_unstarted(st, coro);
 }
 
+/* The next item of a queue (new); NULL if it is empty, or with an exception.
+   The reader notices its end. */
+static PyObject *
+source_poll(al_state *st, al_source *source)
+{
+    PyObject *queue = Py_NewRef(source->items);
+    source->backlog -= source->backlog > 0;
+    PyObject *item = al_drive_method(source->context, queue, st->s_get_nowait);
+    if (item == NULL) {
+        source->backlog = 0;
+        if (PyErr_ExceptionMatches(st->queue_has_none)) {
+            PyErr_Clear();
+        }
+    }
+    Py_DECREF(queue);
+    return item;
+}
+
 /* The next item (new); NULL if there is none, or with an exception.  *job is
    its job (new), or NULL if it comes from the items and was not added. */
 static PyObject *
-source_take(al_source *source, bool only_added, JobObject **job)
+source_take(al_state *st, al_source *source, bool only_added, JobObject **job)
 {
     PyObject *item = NULL;
     *job = NULL;
@@ -246,6 +243,9 @@ source_take(al_source *source, bool only_added, JobObject **job)
             item = (*job)->item;
             (*job)->item = NULL;
         }
+        else if (source->is_queue && !source->ended && !only_added) {
+            item = source_poll(st, source);
+        }
     }
     return item;
 }
@@ -255,7 +255,7 @@ al_source_pull(al_state *st, al_source *source, bool only_added,
                PyObject **item, PyObject **task_id, JobObject **job)
 {
     *task_id = NULL;
-    *item = source_take(source, only_added, job);
+    *item = source_take(st, source, only_added, job);
     if (*item == NULL) {
         return PyErr_Occurred() ? -1 : 0;
     }
@@ -279,6 +279,7 @@ al_source_pull(al_state *st, al_source *source, bool only_added,
     if (refused) {
         /* An item without an id has no result: as if it was never pulled. */
         source->ended = true;
+        source->refused = source->is_queue && *job == NULL;
         source->pulled--;
         source->from_items -= *job == NULL;
         if (*job != NULL) {

@@ -23,10 +23,13 @@ typedef struct {
     Py_ssize_t from_items;  /* how many were pulled from the items */
     Py_ssize_t pulled;      /* with the added ones */
     Py_ssize_t length;      /* of the items; -1: not known */
-    bool async;
-    bool runs_no_python; /* pulling runs none of the user's code */
-    bool ended;          /* the items give nothing more, except `ahead` */
-    bool exhausted;      /* ended because they were read to their end */
+    Py_ssize_t backlog;     /* of a queue: how many it had ready, last seen */
+    bool async;             /* there is a reader */
+    bool is_queue;          /* async, and the items are an asyncio.Queue */
+    bool refused;           /* an item of it, by the last pull */
+    bool runs_no_python;    /* pulling runs none of the user's code */
+    bool ended;             /* the items give nothing more, except `ahead` */
+    bool exhausted;         /* ended because they were read to their end */
 } al_source;
 
 /* The length of an exact list, tuple or range; -1 for any other items.
@@ -91,7 +94,9 @@ al_source_index(const al_source *source, const JobObject *job)
 static inline bool
 al_source_may_give(const al_source *source)
 {
-    return (source->async ? source->ahead != NULL : !source->ended)
+    return (source->async ? source->ahead != NULL
+                                || (source->backlog > 0 && !source->ended)
+                          : !source->ended)
            || source->waiting > 0;
 }
 

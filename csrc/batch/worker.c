@@ -12,11 +12,9 @@
  * A worker is retired, not cleaned: after an item that did not succeed, or
  * that left a cancellation behind, it ends, and a fresh worker takes its place
  * and pulls in a later loop iteration.
- *
  * A worker is an object in the pump's list, which owns it, and the callback of
  * its Task.  So its end is always noticed, also if the Task was cancelled
  * before its first step.
- *
  * Nothing here is entered twice.  While one worker of a pump is on the C
  * stack, any other that is stepped (by an eager task factory, or by hostile
  * code) yields once and tries again in the next loop iteration.
@@ -37,8 +35,10 @@
 #include "batch/result.h"
 #include "batch/item.h"
 #include "batch/pump.h"
+#include "batch/reader.h"
 #include "batch/worker.h"
 #include "batch/item_task.h"
+#include "batch/admission.h"
 
 #include <string.h>
 
@@ -54,6 +54,16 @@ worker_end_rest(WorkerObject *self)
         self->resting = false;
         self->pump->resting--;
     }
+}
+
+/* Give the place of the item's key back.  Returns the key to clear, or NULL.
+ */
+static inline al_limit_key *
+worker_leave_key(WorkerObject *self)
+{
+    return self->item.key == NULL
+               ? NULL
+               : al_limits_leave(self->pump->limits, &self->item);
 }
 
 void
@@ -82,39 +92,19 @@ al_worker_detach(WorkerObject *self)
     if (p->yielding == self) {
         p->yielding = NULL;
     }
+    if (self->again != NULL) {
+        self->again->parked = NULL;
+        self->again = NULL;
+    }
+    al_limit_key *key = worker_leave_key(self);
     Py_XDECREF(cancelling);
     Py_XDECREF(task);
     Py_DECREF(owner);
     Py_DECREF(self); /* the list's */
+    al_limit_key_clear(key);
 }
 
 /* ---------------------------------------------------- the item's end */
-
-/* Hand the result (stolen; NULL: it could not be made) of an item that has
-   ended to its job, if it has one, and to the owner. */
-static void
-worker_hand_over(al_pump *p, JobObject *job, PyObject *result)
-{
-    if (job != NULL) {
-        al_job_end(job, p, result);
-    }
-    if (result != NULL) {
-        p->calls->item_ended(p->owner, result);
-        Py_DECREF(result);
-    }
-}
-
-/* Tell whether the exception of an item is raised elsewhere, too.  A bare
-   BaseException is a result like any other, and also stops a batch, which
-   raises it: SystemExit, KeyboardInterrupt and the like.  In a pool, as in a
-   Task, an exit ends the loop's run, and any other is the job's alone. */
-static bool
-worker_raises(al_pump *p, PyObject *error)
-{
-    return !PyErr_GivenExceptionMatches(error, PyExc_Exception)
-           && !PyErr_GivenExceptionMatches(error, p->st->CancelledError)
-           && (p->fn != NULL || al_loop_is_exit(error));
-}
 
 bool
 al_worker_end_item(WorkerObject *self, PySendResult answer, PyObject *end,
@@ -123,26 +113,38 @@ al_worker_end_item(WorkerObject *self, PySendResult answer, PyObject *end,
     al_pump *p = self->pump;
     al_result_fields fields = {0};
     double now = al_pump_time(p);
-    bool budget = self->item.why == AL_STOP_BUDGET;
     int clean =
         al_item_judge(p->st, &self->item, self->task, self->cancelling, answer,
-                      budget ? p->budget : p->timeout, &end, &fields);
+                      al_admission_seconds(p, &self->item), &end, &fields);
     fields.duration = now - self->item.started;
     /* The item is detached before the owner is notified, so nothing that runs
        meanwhile finds an item that has ended. */
     PyObject *result = clean < 0 ? NULL : al_result_new(p->st, &fields);
-    al_item_parts parts = al_item_detach(&self->item);
+    bool ended = true;
+    al_item_parts parts;
+    if (p->limits == NULL) {
+        parts = al_item_detach(&self->item);
+    }
+    else {
+        ended = al_admission_detach(self, now, &result, &parts);
+    }
     if (result == NULL) {
         al_pump_fail(p);
     }
     else {
         self->now = now;
     }
-    bool bare = answer == PYGEN_ERROR && worker_raises(p, end);
+    bool bare =
+        answer == PYGEN_ERROR && al_item_raises(p->st, end, p->fn == NULL);
     if (bare && result != NULL) {
         ((ResultObject *)result)->received = true;
     }
-    worker_hand_over(p, parts.job, result);
+    if (ended) {
+        al_job_hand_over(p, parts.job, result);
+    }
+    else {
+        Py_XDECREF(result);
+    }
     if (bare) {
         PyErr_SetRaisedException(Py_NewRef(end));
         if (p->fn != NULL) {
@@ -152,6 +154,9 @@ al_worker_end_item(WorkerObject *self, PySendResult answer, PyObject *end,
             al_loop_report_or_exit_later(p->st, p->bound.loop,
                                          "a job of a pool has exited", NULL);
         }
+    }
+    if (self->item.of_queue) { /* of the item that has ended */
+        al_reader_item_over(p, NULL);
     }
     al_item_parts_drop(parts);
     if (verdict != NULL) {
@@ -174,9 +179,14 @@ al_worker_end_cancelled(WorkerObject *self)
         (void)al_worker_end_item(self, PYGEN_ERROR, error, NULL);
     }
     else {
+        al_limit_key *key = worker_leave_key(self);
         al_item_parts parts = al_item_detach(&self->item);
         al_pump_fail(p);
-        worker_hand_over(p, parts.job, NULL);
+        al_limit_key_clear(key);
+        al_job_hand_over(p, parts.job, NULL);
+        if (self->item.of_queue) {
+            al_reader_item_over(p, NULL);
+        }
         al_item_parts_drop(parts);
     }
 }
@@ -185,19 +195,24 @@ void
 al_worker_end_unstarted(WorkerObject *self)
 {
     al_pump *p = self->pump;
+    bool fresh = self->item.attempts == 0;
     JobObject *job = self->item.job;
-    PyObject *result =
-        job != NULL && job->result != NULL
-            ? Py_NewRef(job->result)
-            : al_item_unstarted(p->st, &self->item, p->stopping, p->budget);
+    PyObject *result = job != NULL && job->result != NULL
+                           ? Py_NewRef(job->result)
+                           : al_admission_unstarted(p, &self->item);
     if (result != NULL) { /* a job foresees its index */
         ((ResultObject *)result)->index = self->item.index;
     }
+    al_limit_key *key = worker_leave_key(self);
     al_item_parts parts = al_item_detach(&self->item);
+    al_limit_key_clear(key);
     if (result == NULL) {
         al_pump_fail(p);
     }
-    worker_hand_over(p, parts.job, result);
+    al_job_hand_over(p, parts.job, result);
+    if (self->item.of_queue) {
+        al_reader_item_over(p, fresh ? parts.value : NULL);
+    }
     al_item_parts_drop(parts);
 }
 
@@ -221,15 +236,12 @@ worker_leave(WorkerObject *self)
     return false;
 }
 
-/* Start the job that was pulled, unless it was cancelled while it waited, or
-   the pump is being stopped. */
+/* Start a job, unless it was cancelled while it waited, or the pump stops. */
 static al_pull
 worker_take_job(WorkerObject *self, JobObject *job, bool *again)
 {
     al_pump *p = self->pump;
-    if (job->is_call) {
-        self->item.index = job->number;
-    }
+    self->item.index = job->is_call ? job->number : self->item.index;
     if (job->pump != NULL && p->stopping == AL_STOP_NONE) {
         job->worker = self;
         return AL_PULL_ITEM;
@@ -250,6 +262,12 @@ worker_pull_one(WorkerObject *self, bool *again)
     int more = al_source_pull(p->st, &p->source, p->room <= 0,
                               &self->item.value, &self->item.task_id, &job);
     if (more <= 0) {
+        if (p->source.refused) { /* with an exception */
+            PyObject *error = PyErr_GetRaisedException();
+            p->source.refused = false;
+            al_reader_item_over(p, NULL);
+            PyErr_SetRaisedException(error);
+        }
         if (job != NULL) {
             al_job_refuse(job, NULL);
             Py_DECREF(job);
@@ -259,8 +277,12 @@ worker_pull_one(WorkerObject *self, bool *again)
     p->room -= !p->room_of_source || p->source.from_items > from_items;
     self->item.index = p->source.pulled - 1;
     self->item.job = job;
-    if (p->source.async && p->source.ahead == NULL) {
-        p->calls->item_taken(p->owner);
+    if (p->source.async) {
+        self->item.of_queue =
+            p->source.is_queue && p->source.from_items > from_items;
+        if (al_pump_reads_on(p)) {
+            p->calls->item_taken(p->owner);
+        }
     }
     if (job != NULL) {
         return worker_take_job(self, job, again);
@@ -308,7 +330,7 @@ static al_pull
 worker_next(WorkerObject *self)
 {
     al_pump *p = self->pump;
-    if (!al_pump_may_pull(p)) {
+    if (!al_pump_may_pull(p) && !al_pump_may_poll(p)) {
         return AL_PULL_NOTHING;
     }
     /* The end of the item before is the time, unless something was awaited
@@ -323,11 +345,11 @@ worker_next(WorkerObject *self)
     if (p->yielding != NULL || wall - p->yielded_at > AL_PUMP_SLICE) {
         return worker_rest(self);
     }
-    al_pull pulled = al_worker_pull(self);
+    al_pull pulled = al_admission_next(self);
     if (pulled == AL_PULL_ERROR) {
         al_pump_fail(p);
     }
-    if (pulled == AL_PULL_ITEM) {
+    if (pulled == AL_PULL_ITEM && p->limits == NULL) {
         self->item.started = p->source.runs_no_python ? now : al_pump_time(p);
     }
     return pulled;
@@ -344,10 +366,9 @@ worker_suspend(WorkerObject *self)
         return;
     }
     self->item.suspended = true;
-    if (p->timeout != Py_HUGE_VAL
-        && al_deadline_add(&p->deadlines, &self->item.deadline,
-                           self->item.started + p->timeout)
-               < 0)
+    double when = al_admission_deadline(p, &self->item);
+    if (when != Py_HUGE_VAL
+        && al_deadline_add(&p->deadlines, &self->item.deadline, when) < 0)
     {
         al_pump_fail(p);
     }
@@ -363,30 +384,6 @@ worker_retire(WorkerObject *self)
            so never suspend, would be driven one to a loop iteration. */
         al_pump_spawn(self->pump, 2);
     }
-}
-
-/* Call the function, and take the first step of the item. */
-static PySendResult
-worker_begin_item(WorkerObject *self, PyObject **value)
-{
-    al_pump *p = self->pump;
-    al_drive *drive = &self->item.drive;
-    if (p->fn != NULL) {
-        PyObject *stack[2] = {NULL, self->item.value};
-        return al_drive_begin(
-            p->st, drive, AL_ALLOC(PyContext_Copy(p->source.context)), p->fn,
-            stack + 1, 1 | PY_VECTORCALL_ARGUMENTS_OFFSET, value);
-    }
-    JobObject *job = self->item.job;
-    PyObject *fn = job->fn, *context = job->context;
-    PyObject *args = Py_NewRef(self->item.value);
-    job->fn = job->context = NULL;
-    PySendResult answer =
-        al_drive_begin(p->st, drive, context, fn, &PyTuple_GET_ITEM(args, 0),
-                       (size_t)PyTuple_GET_SIZE(args), value);
-    Py_DECREF(args);
-    Py_DECREF(fn);
-    return answer;
 }
 
 /* Drive items until one suspends (PYGEN_NEXT) or the worker is to end.
@@ -413,7 +410,12 @@ worker_run(WorkerObject *self, PyObject *thrown, bool nested,
                 *result = Py_NewRef(Py_None);
                 return pulled == AL_PULL_YIELD ? PYGEN_NEXT : PYGEN_RETURN;
             }
-            answer = worker_begin_item(self, &value);
+            self->item.attempts++;
+            answer = p->fn == NULL
+                         ? al_job_begin(self->item.job, &self->item.drive,
+                                        self->item.value, &value)
+                         : al_item_begin(st, &self->item, p->source.context,
+                                         p->fn, &value);
         }
         if (answer == PYGEN_NEXT) {
             worker_suspend(self);
@@ -559,6 +561,7 @@ worker_make_task(WorkerObject *self)
                          : AL_ALLOC(PyObject_CallOneArg(st->run_worker, step));
     Py_XDECREF(step);
     if (coro != NULL) {
+        al_pump_name_coro(self->pump, coro);
         task = al_create_task_plain(st, &self->pump->bound, coro,
                                     self->pump->name, NULL);
         if (task == NULL) {
@@ -725,21 +728,17 @@ worker_get_coro(PyObject *op, void *Py_UNUSED(closure))
     return coro;
 }
 
-/* The Task, or None. */
-static PyObject *
-worker_get_task(PyObject *op, void *Py_UNUSED(closure))
-{
-    PyObject *task = ((WorkerObject *)op)->task;
-    return Py_NewRef(task == NULL ? Py_None : task);
-}
-
 static PyGetSetDef worker_getset[] = {
     {"_task_id", worker_get_task_id, NULL, NULL, NULL},
     {"_coro", worker_get_coro, NULL, NULL, NULL},
-    {"_task", worker_get_task, NULL, NULL, NULL},
     {"cr_frame", worker_get_driven, NULL, NULL, (void *)"cr_frame"},
     {"cr_await", worker_get_driven, NULL, NULL, (void *)"cr_await"},
     {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyMemberDef worker_members[] = {
+    {"_task", T_OBJECT, offsetof(WorkerObject, task), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
 };
 
 static int
@@ -779,6 +778,7 @@ worker_dealloc(PyObject *op)
 static PyType_Slot worker_slots[] = {
     {Py_tp_call, worker_call},
     {Py_tp_getset, worker_getset},
+    {Py_tp_members, worker_members},
     {Py_tp_traverse, worker_traverse},
     {Py_tp_clear, worker_clear},
     {Py_tp_dealloc, worker_dealloc},

@@ -18,6 +18,8 @@ struct WorkerObject {
     PyObject *cancelling;     /* owned: bound method of the Task */
     PyObject *register_error; /* owned: raised instead of calling fn */
     al_item item;             /* value NULL: between two items */
+    struct al_waiting *again; /* borrowed: the item, while its failed Task
+                                 has not ended; or NULL */
     double now;               /* loop time, if it is known; or 0 */
     bool begun;
     bool resting;  /* it waits for the next slice, without an item */
@@ -48,9 +50,9 @@ void al_worker_detach(WorkerObject *worker);
    Runs Python. */
 int al_worker_spawn(al_pump *pump);
 
-/* Pull the next item for a worker that has none.  An item that is pulled while
-   the pump is being stopped ends unstarted.  Never AL_PULL_YIELD.
-   Runs Python. */
+/* Pull the next item of the source for a worker that has none.  An item that
+   is pulled while the pump is being stopped ends unstarted.  Never
+   AL_PULL_YIELD.  Runs Python. */
 al_pull al_worker_pull(WorkerObject *worker);
 
 /* The item has ended with `end` (stolen): its value, if `answer` is

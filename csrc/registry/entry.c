@@ -22,6 +22,9 @@
 #include "registry/entry.h"
 #include "registry/heartbeats.h"
 #include "registry/registry.h"
+#include "registry/ending.h"
+#include "registry/owner.h"
+#include "registry/supervise.h"
 
 #include <math.h>
 
@@ -37,7 +40,9 @@ entry_vectorcall(PyObject *op, PyObject *const *args, size_t nargsf,
         return NULL;
     }
     if (self->threshold != NULL && args[0] == self->task
-        && al_registry_close(self) < 0)
+        && (self->supervision == NULL ? al_ending_close(self)
+                                      : al_supervise_run_ended(self))
+               < 0)
     {
         return NULL;
     }
@@ -80,6 +85,7 @@ static double
 entry_stale_after(EntryObject *self)
 {
     return self->threshold == NULL ? self->stale_after
+           : self->resting         ? self->other->stale_after
                                    : self->threshold->stale_after;
 }
 
@@ -140,7 +146,7 @@ entry_get_state(PyObject *op, void *Py_UNUSED(closure))
     if (st == NULL) {
         return NULL;
     }
-    int started = self->ended ? 1 : al_heartbeats_started(self);
+    int started = self->ended ? 1 : al_heartbeats_started(self, false);
     if (started < 0) {
         return NULL;
     }
@@ -163,16 +169,16 @@ entry_get_health(PyObject *op, void *Py_UNUSED(closure))
         return Py_NewRef(ends[self->outcome]);
     }
     /* By the clock, not by the list: only a sweep moves entries to stale. */
-    int started = al_heartbeats_started(self);
+    int started = al_heartbeats_started(self, false);
     double now = entry_now(self);
     if (started < 0 || (now == -1.0 && PyErr_Occurred())) {
         return NULL;
     }
-    return Py_NewRef(!started ? st->unknown
-                     : now - self->last_heartbeat > entry_stale_after(self)
-                         ? st->stale
-                     : self->heartbeats == 0 ? st->unknown
-                                             : st->healthy);
+    return Py_NewRef(
+        !started ? st->unknown
+        : now - self->last_heartbeat > self->threshold->stale_after ? st->stale
+        : self->heartbeats == 0 ? st->unknown
+                                : st->healthy);
 }
 
 /* The value of an ended entry if its outcome is `outcome`; else None (new). */
@@ -210,8 +216,36 @@ static PyObject *
 entry_get_error_text(PyObject *op, void *Py_UNUSED(closure))
 {
     EntryObject *self = (EntryObject *)op;
-    return Py_NewRef(
-        self->error_text == NULL || !self->ended ? Py_None : self->error_text);
+    return Py_NewRef(self->error_text == NULL
+                             || (!self->ended && self->supervision == NULL)
+                         ? Py_None
+                         : self->error_text);
+}
+
+static PyObject *
+entry_get_info(PyObject *op, void *Py_UNUSED(closure))
+{
+    PyObject *info = ((EntryObject *)op)->info;
+    return Py_NewRef(info == NULL ? Py_None : info);
+}
+
+static int
+entry_set_info(PyObject *op, PyObject *value, void *Py_UNUSED(closure))
+{
+    if (value == NULL) {
+        PyErr_SetString(PyExc_AttributeError,
+                        "info cannot be deleted: set it to None");
+        return -1;
+    }
+    Py_XSETREF(((EntryObject *)op)->info, Py_NewRef(value));
+    return 0;
+}
+
+static PyObject *
+entry_get_cancel_reason(PyObject *op, void *Py_UNUSED(closure))
+{
+    PyObject *reason = ((EntryObject *)op)->cancel_reason;
+    return Py_NewRef(reason == NULL ? Py_None : reason);
 }
 
 static PyGetSetDef entry_getset[] = {
@@ -237,7 +271,14 @@ static PyGetSetDef entry_getset[] = {
     {"error", entry_get_error, NULL,
      "The exception of a task that FAILED; None for older failures.", NULL},
     {"error_text", entry_get_error_text, NULL,
-     "The type and text of the exception, 'ValueError: no price', or None.",
+     "The type and text of the exception, 'ValueError: no price', or None;\n"
+     "of a supervised task also while it is alive: of the last failure.",
+     NULL},
+    {"info", entry_get_info, entry_set_info,
+     "What register(info=) was given, or None.  It may be set.", NULL},
+    {"cancel_reason", entry_get_cancel_reason, NULL,
+     "The msg of the first cancel() or cancel_all() that reached the task;\n"
+     "None without a msg, or if a shutdown cancelled it first.",
      NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
@@ -249,6 +290,8 @@ static PyMemberDef entry_members[] = {
      "The wall clock time of the registration, as time.time() has it."},
     {"heartbeats", T_ULONGLONG, offsetof(EntryObject, heartbeats), READONLY,
      "How many heartbeats were recorded."},
+    {"restarts", T_ULONGLONG, offsetof(EntryObject, restarts), READONLY,
+     "How often a supervised task was started again; 0 of any other."},
     {"__vectorcalloffset__", T_PYSSIZET, offsetof(EntryObject, vectorcall),
      READONLY, NULL},
     {NULL, 0, 0, 0, NULL},
@@ -257,7 +300,8 @@ static PyMemberDef entry_members[] = {
 static const char *const entry_fields[] = {
     "task_id",        "task",        "state",      "health",     "created_at",
     "last_heartbeat", "finished_at", "heartbeats", "age",        "silence",
-    "stale_after",    "result",      "error",      "error_text",
+    "stale_after",    "result",      "error",      "error_text", "info",
+    "cancel_reason",  "restarts",
 };
 
 /* Return an exact str that can be written as UTF-8 (new): the name of a file
@@ -329,7 +373,8 @@ PyDoc_STRVAR(entry_as_dict_doc,
 "Return all attributes as they are now, in a dict: name to value.\n\n"
 "json: only values that json.dumps() takes, for a status page.  There is no\n"
 "task, state and health are plain str, inf and nan are None, error is\n"
-"error_text, and a result that is no str, int, float or bool is None.");
+"error_text, and a result or info that is no str, int, float or bool is\n"
+"None.");
 
 static PyObject *
 entry_as_dict(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
@@ -396,6 +441,10 @@ entry_traverse(PyObject *op, visitproc visit, void *arg)
     Py_VISIT(self->error_text);
     Py_VISIT(self->registry);
     Py_VISIT(self->member);
+    Py_VISIT(self->owner);
+    Py_VISIT(self->supervision);
+    Py_VISIT(self->info);
+    Py_VISIT(self->cancel_reason);
     return 0;
 }
 
@@ -411,6 +460,11 @@ entry_clear(PyObject *op)
     Py_CLEAR(self->value);
     Py_CLEAR(self->error_text);
     Py_CLEAR(self->member);
+    al_owner_end(self);
+    Py_CLEAR(self->owner);
+    Py_CLEAR(self->supervision);
+    Py_CLEAR(self->info);
+    Py_CLEAR(self->cancel_reason);
     Py_CLEAR(self->registry);
     return 0;
 }

@@ -28,6 +28,8 @@ typedef struct EntryObject {
     /* The members that a heartbeat touches come first and together: with many
        tasks a heartbeat waits for memory, not for the processor. */
     struct al_threshold *threshold; /* borrowed; NULL: in no heartbeat list */
+    struct al_threshold *other; /* borrowed: of a supervised entry, which rests
+                                   with one and runs with the other; or NULL */
     al_link heartbeat_link; /* in a heartbeat list; ended: in the registry's
                                `errors` or `unfailed`, or in neither */
     al_ptr_link id_link;    /* in the table of ids, while alive */
@@ -41,6 +43,8 @@ typedef struct EntryObject {
     bool calls_shutdown;       /* its Task calls shutdown(), which spares it */
     bool shut_down;            /* a shutdown has cancelled its Task */
     bool reported_stuck;       /* a shutdown's report has listed it as stuck */
+    bool cancel_noted;         /* cancel_reason is that of the first cancel */
+    bool resting;              /* supervised: it waits for its next run */
     vectorcallfunc vectorcall; /* an entry is its Task's done callback */
     PyObject *id;              /* owned: an exact str */
     PyObject *task;            /* owned; NULL before it is made, and ended */
@@ -49,9 +53,14 @@ typedef struct EntryObject {
     PyObject *error_text;      /* owned, or NULL */
     PyObject *registry;        /* owned while alive; NULL once ended */
     PyObject *member;          /* owned: its JoinSetMember, or NULL */
-    al_ptr_link task_link;     /* in the table of Tasks, while alive */
-    al_link registry_link;     /* alive or history, in the registry */
-    double created_at;         /* wall clock */
+    PyObject *owner;           /* owned: stands for it in contexts, or NULL */
+    PyObject *supervision;   /* owned: its Supervision, while alive, or NULL */
+    PyObject *info;          /* owned: the user's, or NULL */
+    PyObject *cancel_reason; /* owned: a str, or NULL */
+    al_ptr_link task_link;   /* in the table of Tasks, while alive */
+    al_link registry_link;   /* alive or history, in the registry */
+    unsigned long long restarts;
+    double created_at; /* wall clock */
     double registered_at;
     double ended_at;
     double stale_after; /* of an ended entry, or one not opened yet; an alive

@@ -206,6 +206,16 @@ al_heartbeats_add(al_heartbeats *heartbeats, EntryObject *entry)
     if (threshold == NULL) {
         return -1;
     }
+    if (entry->supervision != NULL) {
+        /* It is a member of both at all times, so a change cannot fail. */
+        entry->other = threshold_get(heartbeats, Py_HUGE_VAL);
+        if (entry->other == NULL) {
+            threshold->members++;
+            threshold_release(threshold);
+            return -1;
+        }
+        entry->other->members++;
+    }
     entry->threshold = threshold;
     threshold->members++;
     heartbeats_put(entry, AL_PENDING);
@@ -221,19 +231,55 @@ al_heartbeats_remove(EntryObject *entry)
                             &entry->task_link);
         al_ptr_table_remove(&entry->threshold->heartbeats->by_id,
                             &entry->id_link);
+        if (entry->resting) {
+            entry->resting = false;
+            al_threshold *own = entry->other;
+            entry->other = entry->threshold;
+            entry->threshold = own;
+        }
         entry->stale_after = entry->threshold->stale_after;
         threshold_release(entry->threshold);
-        entry->threshold = NULL;
+        if (entry->other != NULL) {
+            threshold_release(entry->other);
+        }
+        entry->threshold = entry->other = NULL;
     }
 }
 
-int
-al_heartbeats_started(EntryObject *entry)
+void
+al_heartbeats_set_resting(EntryObject *entry, bool resting, double now)
 {
-    if (entry->place != AL_PENDING) {
-        return 1;
+    assert(entry->other != NULL);
+    if (entry->resting == resting) {
+        return;
     }
+    heartbeats_take(entry);
+    al_threshold *threshold = entry->threshold;
+    entry->threshold = entry->other;
+    entry->other = threshold;
+    entry->resting = resting;
+    al_place place = entry->heartbeats > 0 ? AL_BEATING : AL_NEVER_BEAT;
+    if (resting) {
+        /* Nothing becomes stale there, so the order does not matter, and a
+           search for the place would be in vain. */
+        heartbeats_put_after(entry, place,
+                             heartbeats_list(entry, place)->prev);
+        return;
+    }
+    entry->last_heartbeat = now;
+    entry->stale_reported = false;
+    heartbeats_put(entry, place);
+}
+
+/* Ask the coroutine of a pending entry.  Returns as al_heartbeats_started().
+ */
+static int
+heartbeats_ask_started(EntryObject *entry)
+{
     al_state *st = entry->threshold->heartbeats->st;
+    if (entry->task == NULL && entry->coro == NULL) {
+        return 0; /* supervised, and its first coroutine is being made */
+    }
     PyObject *coro = entry->task != NULL
                          ? al_task_coro(st, entry->task)
                          : Py_XNewRef(entry->coro); /* an eager first step */
@@ -243,10 +289,13 @@ al_heartbeats_started(EntryObject *entry)
 }
 
 int
-al_heartbeats_move_started(EntryObject *entry)
+al_heartbeats_started(EntryObject *entry, bool move)
 {
-    int started = al_heartbeats_started(entry);
-    if (started > 0 && entry->place == AL_PENDING) {
+    if (entry->place != AL_PENDING) {
+        return 1;
+    }
+    int started = heartbeats_ask_started(entry);
+    if (move && started > 0 && entry->place == AL_PENDING) {
         heartbeats_take(entry);
         heartbeats_put(entry,
                        entry->heartbeats > 0 ? AL_BEATING : AL_NEVER_BEAT);
@@ -266,7 +315,7 @@ heartbeats_sweep_pending(al_heartbeats *heartbeats)
         EntryObject *entry = AL_CONTAINER_OF(heartbeats->pending.next,
                                              EntryObject, heartbeat_link);
         Py_INCREF(entry);
-        started = al_heartbeats_move_started(entry);
+        started = al_heartbeats_started(entry, true);
         Py_DECREF(entry);
     }
     return started < 0 ? -1 : 0;
@@ -277,7 +326,7 @@ al_heartbeats_record(al_heartbeats *heartbeats, EntryObject *entry, double now)
 {
     int started = 1;
     if (entry->place == AL_PENDING) {
-        started = al_heartbeats_started(entry);
+        started = al_heartbeats_started(entry, false);
     }
     if (entry->threshold == NULL) {
         return started < 0 ? -1 : 0; /* it ended while its Task was asked */

@@ -49,7 +49,8 @@ void al_heartbeats_clear(al_heartbeats *heartbeats);
 void al_heartbeats_set_default(al_heartbeats *heartbeats, double stale_after);
 
 /* Add a new entry as pending, ordered by its last_heartbeat, with the
-   threshold of its stale_after.  Returns 0; -1 with MemoryError, nothing
+   threshold of its stale_after.  If it has a Supervision it may rest.  Returns
+   0; -1 with MemoryError, nothing
    changed.  Pure C. */
 int al_heartbeats_add(al_heartbeats *heartbeats, EntryObject *entry);
 
@@ -57,13 +58,14 @@ int al_heartbeats_add(al_heartbeats *heartbeats, EntryObject *entry);
    nothing if the entry is in no list.  Pure C. */
 void al_heartbeats_remove(EntryObject *entry);
 
-/* Tell whether an alive entry's Task has run its first step.  Returns 1 or 0;
-   -1 with an exception.  Runs Python. */
-int al_heartbeats_started(EntryObject *entry);
+/* Let an entry rest, which is never stale then, or let it run at loop time
+   `now`, from which its silence counts.  Pure C. */
+void al_heartbeats_set_resting(EntryObject *entry, bool resting, double now);
 
-/* Move an alive entry out of the pending ones, if its Task has run its first
-   step.  Returns as al_heartbeats_started().  Runs Python. */
-int al_heartbeats_move_started(EntryObject *entry);
+/* Tell whether an alive entry's Task has run its first step.  `move`: if so,
+   move the entry out of the pending ones.  Returns 1 or 0; -1 with an
+   exception.  Runs Python. */
+int al_heartbeats_started(EntryObject *entry, bool move);
 
 /* Record a heartbeat at loop time `now`.  Returns 1; 0 if the entry ended
    during the call; -1 with an exception, the heartbeat being recorded unless

@@ -22,7 +22,8 @@
  * in the middle of create_task(), and code of the user may even end the entry.
  * Therefore register_start() looks at the entry again afterwards.  The done
  * callback is added there in any case: what on_finish sees is the context of
- * register()'s caller, not what the Task has set meanwhile.
+ * register()'s caller, with the entry as its owner, not what the Task has set
+ * meanwhile.
  *
  * track() is simpler, for the Task exists: open, attach, and close at once if
  * the Task is done.
@@ -39,6 +40,8 @@
 #include "registry/entry.h"
 #include "registry/heartbeats.h"
 #include "registry/registry.h"
+#include "registry/ending.h"
+#include "registry/owner.h"
 #include "registry/register.h"
 #include "registry/shutdown.h"
 
@@ -84,14 +87,101 @@ register_new_id(RegistryObject *self, PyObject *given)
 
 /* -------------------------------------------------------------- register */
 
-/* Undo the opening of an entry whose Task could not be made, or not be
-   attached.  If a Task exists it is cancelled, for it owns the coroutine;
-   otherwise the coroutine is closed. */
-static void
-register_fail(RegistryObject *self, EntryObject *entry, PyObject *coro,
-              PyObject *task)
+/* Make the Task of an open entry, which is its done callback, called in
+   done_context or, if that is NULL, a copy of the current one (new).  NULL
+   with an exception, with *failed set if there was a Task, which could not be
+   attached (new). */
+static PyObject *
+register_create(RegistryObject *self, EntryObject *entry, PyObject *coro,
+                PyObject *context, PyObject *done_context, PyObject **failed)
 {
-    al_registry_revoke(self, entry);
+    al_created how;
+    al_on_done on_done = {(PyObject *)entry, done_context};
+    PyObject *name = al_object_cut(entry->id);
+    PyObject *task = name == NULL
+                         ? NULL
+                         : al_create_task_named(self->st, &self->bound, coro,
+                                                name, context, on_done, &how);
+    Py_XDECREF(name);
+    bool alive = entry->threshold != NULL;
+    if (task != NULL && alive && how == AL_CREATED_WATCHED) {
+        al_registry_set_task(self, entry, task);
+    }
+    else if (task != NULL && alive
+             && al_registry_attach(self, entry, task, done_context) < 0)
+    {
+        *failed = task;
+        return NULL;
+    }
+    return task;
+}
+
+/* register_create() in a context that has the entry as its owner.  The Task
+   copies the current context: a task factory shall see the keywords that
+   asyncio would show it, so no context is passed that the caller has not.  The
+   context that is copied serves for the done callback. */
+static PyObject *
+register_create_owned(RegistryObject *self, EntryObject *entry, PyObject *coro,
+                      PyObject *context, PyObject **failed)
+{
+    PyObject *copy = NULL;
+    if (context == NULL) {
+        copy = AL_ALLOC(PyContext_CopyCurrent());
+        if (copy == NULL || al_owner_set(self, entry, copy, true) < 0) {
+            Py_XDECREF(copy);
+            return NULL;
+        }
+    }
+    else if (al_owner_set(self, entry, context, false) < 0) {
+        if (!PyErr_ExceptionMatches(PyExc_RuntimeError)) {
+            return NULL;
+        }
+        PyErr_Clear(); /* it runs code now, and keeps the owner of that */
+    }
+    PyObject *task = register_create(self, entry, coro, context, copy, failed);
+    if (copy != NULL) {
+        al_owner_exit(self, copy);
+        Py_DECREF(copy);
+    }
+    return task;
+}
+
+/* Make the Task of an open entry, by register_create_owned() or, if `owned` is
+   set, in the context that is current (new).  NULL with an exception, with
+   *failed as there.  The latter is for a supervised entry, which is registered
+   already. */
+static PyObject *
+register_start(RegistryObject *self, EntryObject *entry, PyObject *coro,
+               PyObject *context, bool owned, PyObject **failed)
+{
+    al_pending_start start = {self->pending_starts, entry, NULL, false};
+    self->pending_starts = &start;
+    entry->coro = coro;
+    PyObject *task =
+        owned ? register_create(self, entry, coro, NULL, context, failed)
+              : register_create_owned(self, entry, coro, context, failed);
+    self->pending_starts = start.outer;
+    entry->coro = NULL;
+    self->registered += task != NULL && !owned;
+    /* Once the Task exists, an error must not be raised: the caller would
+       never get the Task. */
+    if (task != NULL
+        && ((start.cancelled && al_registry_cancel(self, entry, start.msg) < 0)
+            || (self->join_set != NULL && !entry->calls_shutdown
+                && al_shutdown_add(self, entry) < 0)))
+    {
+        al_loop_report_or_exit_later(self->st, self->bound.loop,
+                                     "cancelling a new task failed", task);
+    }
+    Py_XDECREF(start.msg);
+    return task;
+}
+
+/* Cancel a Task that could not be attached (stolen), or if there is none close
+   the coroutine. */
+static void
+register_drop(RegistryObject *self, PyObject *coro, PyObject *task)
+{
     if (task != NULL) {
         PyObject *error = PyErr_GetRaisedException();
         if (al_task_cancel(self->st, task, NULL) < 0) {
@@ -106,46 +196,15 @@ register_fail(RegistryObject *self, EntryObject *entry, PyObject *coro,
     Py_XDECREF(task);
 }
 
-/* Make the Task of an open entry (new).  NULL with an exception, the entry
-   revoked and the coroutine closed. */
-static PyObject *
-register_start(RegistryObject *self, EntryObject *entry, PyObject *coro,
-               PyObject *context)
+PyObject *
+al_register_run(RegistryObject *self, EntryObject *entry, PyObject *coro,
+                PyObject *context)
 {
-    al_pending_start start = {self->pending_starts, entry, NULL, false};
-    self->pending_starts = &start;
-    entry->coro = coro;
-    al_created how;
-    PyObject *name = al_object_cut(entry->id);
-    PyObject *task =
-        name == NULL ? NULL
-                     : al_create_task_named(self->st, &self->bound, coro, name,
-                                            context, (PyObject *)entry, &how);
-    Py_XDECREF(name);
-    self->pending_starts = start.outer;
-    entry->coro = NULL;
-    bool alive = entry->threshold != NULL;
-    if (task != NULL && alive && how == AL_CREATED_WATCHED) {
-        al_registry_set_task(self, entry, task);
+    PyObject *failed = NULL;
+    PyObject *task = register_start(self, entry, coro, context, true, &failed);
+    if (task == NULL) {
+        register_drop(self, coro, failed);
     }
-    else if (task == NULL
-             || (alive && al_registry_attach(self, entry, task) < 0))
-    {
-        Py_XDECREF(start.msg);
-        register_fail(self, entry, coro, task);
-        return NULL;
-    }
-    self->registered++;
-    /* The Task exists now, so an error must not be raised: the caller would
-       never get the Task. */
-    if ((start.cancelled && al_registry_cancel(self, entry, start.msg) < 0)
-        || (self->join_set != NULL && !entry->calls_shutdown
-            && al_shutdown_add(self, entry) < 0))
-    {
-        al_loop_report_or_exit_later(self->st, self->bound.loop,
-                                     "cancelling a new task failed", task);
-    }
-    Py_XDECREF(start.msg);
     return task;
 }
 
@@ -163,10 +222,8 @@ register_pair(PyObject *entry, PyObject *id)
     return pair;
 }
 
-/* Refuse a coroutine, and close it, while shutdown() runs.  Returns 0; -1 with
-   ClosedError. */
-static int
-register_check_open(RegistryObject *self, PyObject *coro, PyObject *given)
+int
+al_register_check_open(RegistryObject *self, PyObject *given)
 {
     if (!al_registry_is_closing(self)) {
         return 0;
@@ -182,15 +239,15 @@ register_check_open(RegistryObject *self, PyObject *coro, PyObject *given)
                      "shuts down: ask registry.closing first",
                      given);
     }
-    al_coro_close_unstarted(self->st, coro);
     return -1;
 }
 
 PyObject *
 al_register_coro(RegistryObject *self, PyObject *coro, PyObject *given,
-                 double stale_after, PyObject *context)
+                 double stale_after, PyObject *context, PyObject *info)
 {
-    if (register_check_open(self, coro, given) < 0) {
+    if (al_register_check_open(self, given) < 0) {
+        al_coro_close_unstarted(self->st, coro);
         return NULL;
     }
     PyObject *id = register_new_id(self, given);
@@ -200,11 +257,17 @@ al_register_coro(RegistryObject *self, PyObject *coro, PyObject *given,
     EntryObject *entry =
         id == NULL ? NULL : al_entry_new(self->st, (PyObject *)self, id);
     if (entry != NULL) {
+        entry->info = Py_XNewRef(info);
         pair = register_pair((PyObject *)entry, id);
         ready = al_ready_new(self->st, pair);
     }
     if (ready != NULL && al_registry_open(self, entry, stale_after) == 0) {
-        task = register_start(self, entry, coro, context);
+        PyObject *failed = NULL;
+        task = register_start(self, entry, coro, context, false, &failed);
+        if (task == NULL) {
+            al_registry_revoke(self, entry);
+            register_drop(self, coro, failed);
+        }
     }
     else {
         al_coro_close_unstarted(self->st, coro);
@@ -282,16 +345,16 @@ register_adopt(RegistryObject *self, PyObject *task, PyObject *id,
     if (done < 0 || al_registry_open(self, entry, stale_after) < 0) {
         goto failed;
     }
-    if (al_registry_attach(self, entry, task) < 0) {
+    if (al_registry_attach(self, entry, task, NULL) < 0) {
         al_registry_revoke(self, entry);
         goto failed;
     }
     self->registered++;
-    if (done && al_registry_close(entry) < 0) {
+    if (done && al_ending_close(entry) < 0) {
         goto failed; /* SystemExit or KeyboardInterrupt of on_finish */
     }
     if (!done
-        && (al_heartbeats_move_started(entry) < 0
+        && (al_heartbeats_started(entry, true) < 0
             || al_shutdown_add(self, entry) < 0))
     {
         al_loop_report_or_exit_later(self->st, self->bound.loop,

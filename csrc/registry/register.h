@@ -6,11 +6,23 @@
 #include "registry/registry.h"
 
 /* Start a fresh coroutine as a Task under an id: `id`, or a new one if that is
-   NULL or None.  `context` may be NULL.  Returns a Ready of (task, id) (new);
-   NULL with an exception: the coroutine is closed if it has not started, and
-   nothing has changed.  Runs Python. */
+   NULL or None.  `context` and `info` may be NULL.  Returns a Ready of (task,
+   id) (new); NULL with an exception: the coroutine is closed if it has not
+   started, and nothing has changed.  Runs Python. */
 PyObject *al_register_coro(RegistryObject *self, PyObject *coro, PyObject *id,
-                           double stale_after, PyObject *context);
+                           double stale_after, PyObject *context,
+                           PyObject *info);
+
+/* Refuse an id while shutdown() runs.  Returns 0; -1 with ClosedError.
+   Runs Python. */
+int al_register_check_open(RegistryObject *self, PyObject *id);
+
+/* Make the Task of a supervised entry's next run, in the current context,
+   which has the entry as its owner; `context` is that of the done callback.
+   Returns the Task (new); NULL with an exception, the coroutine closed and the
+   entry without a Task.  Runs Python. */
+PyObject *al_register_run(RegistryObject *self, EntryObject *entry,
+                          PyObject *coro, PyObject *context);
 
 /* Register a Task of the bound loop that somebody else has made, under `id`;
    if that is NULL or None under the Task's name, if it is free, or a new id.

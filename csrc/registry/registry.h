@@ -3,12 +3,16 @@
 #define AL_REGISTRY_H
 
 #include "base/compat.h"
+#include "base/histogram.h"
 #include "base/list.h"
 #include "base/ptr_table.h"
 #include "base/state.h"
 #include "aio/loop.h"
 #include "registry/entry.h"
 #include "registry/heartbeats.h"
+
+/* So many failures during a shutdown are logged one by one. */
+#define AL_SHUTDOWN_LOGGED 20
 
 /* A register() that is making its Task, on the C stack.  An eager Task runs
    its first step, which may call the registry, before anybody has the Task. */
@@ -31,17 +35,20 @@ typedef struct {
     al_link unfailed;     /* those that did not fail, by their end */
     PyObject *entries;    /* owned: dict of id to entry, alive or ended */
     PyObject *waiters;    /* owned: list of futures */
+    PyObject *joiners;    /* owned: dict of entry to list of futures */
     PyObject *on_finish;  /* owned, or NULL */
     PyObject *join_set;   /* owned: of the running shutdown, or NULL */
     Py_ssize_t shutdowns; /* calls of shutdown() that wait on join_set */
+    Py_ssize_t shutdown_failures; /* tasks that failed meanwhile */
     Py_ssize_t history_count, history_limit;
     Py_ssize_t errors_count, errors_limit;
     bool keep_results;
     bool closed_reported; /* a ClosedError of on_finish, in this shutdown */
     bool ids_given;       /* some id was chosen: "task_<n>" may be taken */
     unsigned long long next_id, registered;
-    unsigned long long heartbeats_recorded, heartbeats_unknown;
+    unsigned long long heartbeats_recorded, heartbeats_unknown, restarts;
     unsigned long long ended[3]; /* by al_outcome */
+    al_histogram durations;      /* of what has ended */
 } RegistryObject;
 
 /* Count the alive entries.  Pure C. */
@@ -51,6 +58,28 @@ al_registry_count(const RegistryObject *self)
     const Py_ssize_t *count = self->heartbeats.count;
     return count[AL_PENDING] + count[AL_NEVER_BEAT] + count[AL_BEATING]
            + count[AL_STALE];
+}
+
+/* Count how long an entry has lived, which has ended; or take that back, if
+   `times` is -1.  Pure C. */
+static inline void
+al_registry_count_duration(RegistryObject *self, const EntryObject *entry,
+                           int times)
+{
+    al_histogram_count(&self->durations,
+                       entry->ended_at - entry->registered_at, times);
+}
+
+/* Tell whether the Task of an entry is being made, perhaps in its eager first
+   step.  Pure C. */
+static inline bool
+al_registry_is_starting(const RegistryObject *self, const EntryObject *entry)
+{
+    const al_pending_start *start = self->pending_starts;
+    while (start != NULL && start->entry != entry) {
+        start = start->outer;
+    }
+    return start != NULL;
 }
 
 /* Tell whether a shutdown() is under way.  Pure C. */
@@ -87,6 +116,7 @@ al_registry_visit(RegistryObject *self, visitproc visit, void *arg)
 {
     Py_VISIT(self->entries);
     Py_VISIT(self->waiters);
+    Py_VISIT(self->joiners);
     Py_VISIT(self->on_finish);
     Py_VISIT(self->join_set);
     return al_loop_visit(&self->bound, visit, arg);
@@ -105,32 +135,28 @@ int al_registry_bind(RegistryObject *self, const char *what, const char *call);
 int al_registry_open(RegistryObject *self, EntryObject *entry,
                      double stale_after);
 
+/* Take an ended entry out of its lists, but not out of the dict.  Pure C. */
+void al_registry_unlink(RegistryObject *self, EntryObject *entry);
+
+/* Take an entry out of the dict, which has it.  Runs Python. */
+void al_registry_forget(RegistryObject *self, EntryObject *entry);
+
 /* Undo al_registry_open(), as if the entry had never been registered, whether
    it has ended meanwhile or not.  Keeps the raised exception.  Runs Python. */
 void al_registry_revoke(RegistryObject *self, EntryObject *entry);
 
 /* Give an alive entry its Task, unless it has one, and have the entry called
-   at the Task's end, in a copy of the current context.  Returns 0; -1 with an
+   at the Task's end, in `context`, or if that is NULL in a copy of the current
+   one.  Returns 0; -1 with an
    exception, the entry without a Task.  Runs Python. */
 int al_registry_attach(RegistryObject *self, EntryObject *entry,
-                       PyObject *task);
+                       PyObject *task, PyObject *context);
 
-/* Find the alive entry of the running Task, whose eager first step this may
-   be.  Returns it (borrowed); NULL, without an exception, if there is none;
-   NULL with an exception.  Runs Python. */
+/* Find the alive entry of the Task that runs in the bound loop, in the loop's
+   thread.  This may be the Task's eager first step.  Returns it (borrowed);
+   NULL, without an exception, if there is none; NULL with an exception.  Runs
+   Python. */
 EntryObject *al_registry_current(RegistryObject *self);
-
-/* Move an entry whose Task has ended to the history, and notify everybody:
-   the Task's done callback.  Returns 0; -1 with TypeError if the Task has not
-   ended; -1 with SystemExit or KeyboardInterrupt of on_finish, of logging or
-   of the error's str(), the entry being in the history.  Runs Python. */
-int al_registry_close(EntryObject *entry);
-
-/* Fix the outcome of an alive entry, unless complete() has done so before:
-   `error`, or `result` if that is NULL.  Returns 0; -1 with an exception,
-   nothing changed.  Runs Python. */
-int al_registry_complete(RegistryObject *self, EntryObject *entry,
-                         PyObject *result, PyObject *error);
 
 /* Request the cancellation of an alive entry's Task.  Returns 1 if it was
    requested, else 0; -1 with an exception.  Runs Python. */

@@ -23,8 +23,12 @@
 #include "registry/entry.h"
 #include "registry/heartbeats.h"
 #include "registry/registry.h"
+#include "registry/ending.h"
+#include "registry/owner.h"
 #include "registry/register.h"
+#include "registry/supervise.h"
 #include "registry/shutdown.h"
+#include "registry/reading.h"
 #include "registry/registry_type.h"
 
 /* ----------------------------------------------------- register and track */
@@ -71,14 +75,15 @@ registry_type_check_coro(RegistryObject *self, PyObject *coro)
 }
 
 PyDoc_STRVAR(registry_type_register_doc,
-"register($self, /, coro, task_id=None, *, stale_after=None, context=None)\n"
+"register($self, /, coro, task_id=None, *, stale_after=None, context=None,\n"
+"         info=None)\n"
 "--\n\n"
 "Start a coroutine as a Task and register it under an id.\n\n"
 "coro: a coroutine that has not been started.  task_id: a non-empty str\n"
 "that no living task has; None: the next of \"task_0\", \"task_1\", and so\n"
 "on.  stale_after: seconds without a heartbeat until the task is stale;\n"
 "None: the registry's stale_threshold; math.inf: never.  context: as for\n"
-"asyncio.create_task().\n\n"
+"asyncio.create_task().  info: any object, for TaskMetadata.info.\n\n"
 "Returns a Ready of (task, id).  The Task's name is the id.\n"
 "Raises DuplicateTaskError if a living task has the id; ClosedError while\n"
 "shutdown() runs; TypeError, ValueError; RuntimeError without a running\n"
@@ -91,10 +96,14 @@ registry_type_register(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
                        PyObject *kwnames)
 {
     static const al_signature signature = {
-        "register", 1, 2, 4, {"coro", "task_id", "stale_after", "context"},
+        "register",
+        1,
+        2,
+        5,
+        {"coro", "task_id", "stale_after", "context", "info"},
     };
     RegistryObject *self = (RegistryObject *)op;
-    PyObject *got[4] = {NULL};
+    PyObject *got[5] = {NULL};
     double stale_after;
     if (al_args_sort(&signature, args, nargs, kwnames, got) < 0) {
         goto refused;
@@ -113,7 +122,8 @@ registry_type_register(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     {
         goto refused;
     }
-    return al_register_coro(self, got[0], got[1], stale_after, context);
+    return al_register_coro(self, got[0], got[1], stale_after, context,
+                            got[4]);
 refused: /* nobody else can close the coroutine now */
     if (nargs > 0 || got[0] != NULL) {
         al_coro_close_unstarted(self->st, nargs > 0 ? args[0] : got[0]);
@@ -190,9 +200,17 @@ registry_type_alive(RegistryObject *self, PyObject *id)
 PyDoc_STRVAR(registry_type_heartbeat_doc,
 "heartbeat($self, /, task_id=None)\n--\n\n"
 "Record a heartbeat of a task.\n\n"
-"task_id: the task's id; None: the current task.\n\n"
+"task_id: the task's id; None: current_id().\n\n"
 "Returns a Ready of True, or of False if no such task is alive: that is no\n"
-"error, and is counted.  With an id it may be called from any thread.");
+"error, and is counted.  It may be called from any thread, without an id\n"
+"only in the context of a registered task, as asyncio.to_thread() has it.");
+
+PyDoc_STRVAR(registry_type_current_id_doc,
+"current_id($self, /)\n--\n\n"
+"Return the id of the registered task for which this code runs, or None.\n\n"
+"That is the current task or, if it is not registered, the task that has\n"
+"started this code: a child, an item of a batch, a callback, a thread of\n"
+"asyncio.to_thread().  None if that has ended, or was passed to track().");
 
 static PyObject *
 registry_type_heartbeat(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
@@ -210,7 +228,7 @@ registry_type_heartbeat(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
         return NULL;
     }
     EntryObject *entry = got[0] == NULL || got[0] == Py_None
-                             ? al_registry_current(self)
+                             ? al_owner_current(self, true)
                              : registry_type_alive(self, got[0]);
     if (entry == NULL) {
         if (PyErr_Occurred()) {
@@ -278,7 +296,7 @@ registry_type_complete(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
         return NULL;
     }
     Py_DECREF(id);
-    int set = al_registry_complete(self, entry, got[1], error);
+    int set = al_ending_complete(self, entry, got[1], error);
     return set < 0 ? NULL : Py_NewRef(self->st->ready_none);
 }
 
@@ -362,110 +380,25 @@ registry_type_cancel_all(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
 
 /* --------------------------------------------------------------- reading */
 
-/* Move every alive entry to the list where it belongs now.  Returns 0; -1 with
-   an exception. */
-static int
-registry_type_sweep(RegistryObject *self)
-{
-    double now = al_loop_time(self->st, &self->bound);
-    if (now == -1.0 && PyErr_Occurred()) {
-        return -1;
-    }
-    return al_heartbeats_sweep(&self->heartbeats, now);
-}
-
-/* Replace the entries of a list by their ids.  Steals the list and returns it;
-   NULL passes an exception on. */
-static PyObject *
-registry_type_ids(PyObject *list)
-{
-    for (Py_ssize_t i = 0; list != NULL && i < PyList_GET_SIZE(list); i++) {
-        PyObject *entry = PyList_GET_ITEM(list, i);
-        PyList_SET_ITEM(list, i, Py_NewRef(((EntryObject *)entry)->id));
-        Py_DECREF(entry);
-    }
-    return list;
-}
-
+/* The methods that these describe are in reading.c. */
 PyDoc_STRVAR(registry_type_get_status_doc,
 "get_status($self, /)\n--\n\n"
 "Return a Ready of a dict, id to TaskMetadata.\n\n"
 "The finished tasks of the history come first, then the tasks that are\n"
 "alive, each oldest first.");
 
-static PyObject *
-registry_type_get_status(PyObject *op, PyObject *Py_UNUSED(ignored))
-{
-    RegistryObject *self = (RegistryObject *)op;
-    PyObject *status = AL_ALLOC(PyDict_New());
-    for (int finished = 1; status != NULL && finished >= 0; finished--) {
-        PyObject *list = al_registry_list(self, finished);
-        Py_ssize_t n = list == NULL ? -1 : PyList_GET_SIZE(list);
-        for (Py_ssize_t i = 0; status != NULL && i < n; i++) {
-            PyObject *entry = PyList_GET_ITEM(list, i);
-            if (AL_ALLOC_INT(
-                    PyDict_SetItem(status, ((EntryObject *)entry)->id, entry))
-                < 0)
-            {
-                Py_CLEAR(status);
-            }
-        }
-        if (list == NULL) {
-            Py_CLEAR(status);
-        }
-        Py_XDECREF(list);
-    }
-    return al_ready_new(self->st, status);
-}
-
 PyDoc_STRVAR(registry_type_get_stale_tasks_doc,
 "get_stale_tasks($self, /)\n--\n\n"
 "Return a Ready of the ids whose health is STALE, longest silence first.\n\n"
 "Its cost depends on the number of stale tasks, not of all tasks.");
 
-static PyObject *
-registry_type_get_stale_tasks(PyObject *op, PyObject *Py_UNUSED(ignored))
-{
-    RegistryObject *self = (RegistryObject *)op;
-    if (registry_type_sweep(self) < 0) {
-        return NULL;
-    }
-    return al_ready_new(self->st, registry_type_ids(al_heartbeats_stale(
-                                      &self->heartbeats, false)));
-}
-
 PyDoc_STRVAR(registry_type_newly_stale_doc,
 "_newly_stale($self, /)\n--\n\n"
 "Return the metadata of the stale tasks not reported in this silence yet.");
 
-static PyObject *
-registry_type_newly_stale(PyObject *op, PyObject *Py_UNUSED(ignored))
-{
-    RegistryObject *self = (RegistryObject *)op;
-    return registry_type_sweep(self) < 0
-               ? NULL
-               : al_heartbeats_stale(&self->heartbeats, true);
-}
-
 PyDoc_STRVAR(registry_type_counts_doc,
 "_counts($self, /)\n--\n\n"
 "Return the fields of RegistryStats, in their order.");
-
-static PyObject *
-registry_type_counts(PyObject *op, PyObject *Py_UNUSED(ignored))
-{
-    RegistryObject *self = (RegistryObject *)op;
-    if (registry_type_sweep(self) < 0) {
-        return NULL;
-    }
-    const Py_ssize_t *count = self->heartbeats.count;
-    return AL_ALLOC(Py_BuildValue(
-        "(nnnnnKKKKKK)", al_registry_count(self), count[AL_PENDING],
-        count[AL_BEATING], count[AL_STALE], count[AL_NEVER_BEAT],
-        self->ended[AL_DONE], self->ended[AL_FAILED],
-        self->ended[AL_CANCELLED], self->registered, self->heartbeats_recorded,
-        self->heartbeats_unknown));
-}
 
 static Py_ssize_t
 registry_type_length(PyObject *op)
@@ -506,7 +439,7 @@ static PyObject *
 registry_type_iter(PyObject *op)
 {
     PyObject *list =
-        registry_type_ids(al_registry_list((RegistryObject *)op, false));
+        al_reading_ids(al_registry_list((RegistryObject *)op, false));
     PyObject *iterator =
         list == NULL ? NULL : AL_ALLOC(PyObject_GetIter(list));
     Py_XDECREF(list);
@@ -533,9 +466,8 @@ registry_type_configure(PyObject *op, PyObject *args)
         return NULL;
     }
     if (self->registered > 0 || al_registry_count(self) > 0) {
-        PyErr_SetString(PyExc_RuntimeError,
-                        "this TaskRegistry is in use already: make a new one");
-        return NULL;
+        return PyErr_Format(PyExc_RuntimeError, "this TaskRegistry is in use "
+                                                "already: make a new one");
     }
     self->history_limit = history;
     self->errors_limit = errors;
@@ -545,14 +477,19 @@ registry_type_configure(PyObject *op, PyObject *args)
     Py_RETURN_NONE;
 }
 
-/* The methods that these describe are in shutdown.c. */
+/* The methods that these describe are in supervise.c and shutdown.c. */
+PyDoc_STRVAR(registry_type_supervise_doc,
+"_supervise($self, supervision, fn, task_id, stale_after, info, /)\n--\n\n"
+"Register a Supervision and begin its first run; return a Ready of the id.");
+
 PyDoc_STRVAR(registry_type_begin_shutdown_doc,
 "_begin_shutdown($self, caller, whom, /)\n--\n\n"
-"Begin a shutdown, or join the running one: cancel every task but one.\n\n"
+"Begin a shutdown, or join the running one: queue every task but one.\n\n"
 "caller: the Task to leave alone, or None.\n"
-"whom: of the tasks that a shutdown has cancelled before, 0: cancel them\n"
-"again; 1: only wait for them; 2: not even that if they were reported.\n"
-"Returns the JoinSet to wait on, and how many tasks were cancelled.\n"
+"whom: of the tasks that a shutdown has cancelled before, SHUTDOWN_AGAIN:\n"
+"cancel them again; SHUTDOWN_ONCE: only wait for them;\n"
+"SHUTDOWN_UNREPORTED: not even that if they were reported as stuck.\n"
+"Returns the JoinSet, to cancel and to wait on, and how many are queued.\n"
 "_end_shutdown() must follow.");
 
 PyDoc_STRVAR(registry_type_note_shutdown_doc,
@@ -564,7 +501,8 @@ PyDoc_STRVAR(registry_type_note_shutdown_doc,
 PyDoc_STRVAR(registry_type_end_shutdown_doc,
 "_end_shutdown($self, /)\n--\n\n"
 "End one shutdown.\n\n"
-"After the last, register() works again.");
+"The last cancels what is still queued; then register() works again.\n"
+"Returns how many tasks failed meanwhile without a record of their own.");
 
 PyDoc_STRVAR(registry_type_bind_doc,
 "_bind($self, what, /)\n--\n\n"
@@ -649,6 +587,9 @@ static PyGetSetDef registry_type_getset[] = {
 static PyMemberDef registry_type_members[] = {
     {"_waiters", T_OBJECT_EX, offsetof(RegistryObject, waiters), READONLY,
      "The futures of wait(): they get None when at most one task is alive."},
+    {"_joiners", T_OBJECT_EX, offsetof(RegistryObject, joiners), READONLY,
+     "A dict of an alive TaskMetadata to the futures of join(), in a list:\n"
+     "they get None at its end."},
     {"_loop", T_OBJECT, offsetof(RegistryObject, bound.loop), READONLY,
      "The bound loop, or None."},
     {NULL, 0, 0, 0, NULL},
@@ -678,7 +619,8 @@ registry_type_new(PyTypeObject *type, PyObject *Py_UNUSED(args),
     self->keep_results = true;
     self->entries = AL_ALLOC(PyDict_New());
     self->waiters = self->entries == NULL ? NULL : AL_ALLOC(PyList_New(0));
-    if (self->waiters == NULL
+    self->joiners = self->waiters == NULL ? NULL : AL_ALLOC(PyDict_New());
+    if (self->joiners == NULL
         || al_heartbeats_init(&self->heartbeats, st, &self->bound, 15.0) < 0)
     {
         Py_DECREF((PyObject *)self);
@@ -719,19 +661,23 @@ static PyMethodDef registry_type_methods[] = {
      METH_FASTCALL | METH_KEYWORDS, registry_type_track_doc},
     {"heartbeat", AL_METHOD(registry_type_heartbeat),
      METH_FASTCALL | METH_KEYWORDS, registry_type_heartbeat_doc},
+    {"current_id", al_owner_current_id, METH_NOARGS,
+     registry_type_current_id_doc},
     {"complete", AL_METHOD(registry_type_complete),
      METH_FASTCALL | METH_KEYWORDS, registry_type_complete_doc},
     {"cancel", AL_METHOD(registry_type_cancel),
      METH_FASTCALL | METH_KEYWORDS, registry_type_cancel_doc},
     {"cancel_all", AL_METHOD(registry_type_cancel_all),
      METH_FASTCALL | METH_KEYWORDS, registry_type_cancel_all_doc},
-    {"get_status", registry_type_get_status, METH_NOARGS,
+    {"get_status", al_reading_get_status, METH_NOARGS,
      registry_type_get_status_doc},
-    {"get_stale_tasks", registry_type_get_stale_tasks, METH_NOARGS,
+    {"get_stale_tasks", al_reading_get_stale_tasks, METH_NOARGS,
      registry_type_get_stale_tasks_doc},
-    {"_newly_stale", registry_type_newly_stale, METH_NOARGS,
+    {"_supervise", al_supervise_open, METH_VARARGS,
+     registry_type_supervise_doc},
+    {"_newly_stale", al_reading_newly_stale, METH_NOARGS,
      registry_type_newly_stale_doc},
-    {"_counts", registry_type_counts, METH_NOARGS, registry_type_counts_doc},
+    {"_counts", al_reading_counts, METH_NOARGS, registry_type_counts_doc},
     {"_configure", registry_type_configure, METH_VARARGS,
      registry_type_configure_doc},
     {"_begin_shutdown", al_shutdown_begin, METH_VARARGS,
@@ -771,5 +717,8 @@ static PyType_Spec registry_type_spec = {
 int
 al_registry_type_setup(PyObject *module, al_state *st)
 {
+    if (al_shutdown_setup(module) < 0) {
+        return -1;
+    }
     return al_state_add_type(module, &st->Registry, &registry_type_spec, true);
 }

@@ -3,7 +3,9 @@
  * All calls of shutdown() that run at the same time wait on one JoinSet, which
  * the registry owns until the last of them returns.  Each entry that was
  * cancelled owns its member of the set, so that no Task is cancelled twice,
- * and its end reaches the set.  The waiting is Python, in _registry.py.
+ * and its end reaches the set.  The waiting is Python, in _registry.py, and so
+ * is cancelling the Tasks, which are queued here: many of them are cancelled
+ * in slices, one in each loop iteration.
  *
  * An entry remembers that a shutdown has cancelled its Task, and that a report
  * has listed it as stuck.  So a coordinator and a registry, in whatever order
@@ -13,9 +15,11 @@
 #include "base/fault.h"
 #include "base/list.h"
 #include "base/state.h"
+#include "aio/loop.h"
 #include "aio/join_set.h"
 #include "registry/entry.h"
 #include "registry/registry.h"
+#include "registry/supervise.h"
 #include "registry/shutdown.h"
 
 /* What a shutdown does to a Task that an earlier one has cancelled. */
@@ -25,29 +29,48 @@ typedef enum {
     SHUTDOWN_UNREPORTED, /* wait for it, unless it was reported as stuck */
 } shutdown_whom;
 
-/* Add an alive entry to the running shutdown, and cancel its Task: again, if
-   `again` is set, or only if no shutdown has cancelled it.  Returns 1 if it
-   was cancelled, else 0; -1 with an exception.  Runs Python. */
+/* Add an alive entry to the running shutdown, and queue its Task to be
+   cancelled: again, if `again` is set, or only if no shutdown has cancelled
+   it.  Returns 1 if it was queued, else 0; -1 with an exception.  Runs
+   Python. */
 static int
 shutdown_add(RegistryObject *self, EntryObject *entry, bool again)
 {
     PyObject *join_set = self->join_set;
-    if (join_set == NULL || entry->task == NULL || entry->member != NULL) {
+    bool rests = al_supervise_is_resting(self, entry);
+    if (join_set == NULL || entry->member != NULL
+        || (entry->task == NULL && !rests))
+    {
         return 0;
     }
     Py_INCREF(join_set); /* the call below may run code that ends it */
-    PyObject *member =
-        al_join_set_add(join_set, entry->task, (PyObject *)entry);
+    PyObject *member = al_join_set_add(join_set, rests ? Py_None : entry->task,
+                                       (PyObject *)entry);
     Py_DECREF(join_set);
     if (member == NULL) {
         return -1;
+    }
+    al_supervise_stop(entry);
+    if (rests) {
+        entry->shut_down = entry->cancel_noted = true;
+        double now = al_loop_time(self->st, &self->bound);
+        if (now == -1.0 && PyErr_Occurred()) {
+            PyErr_Clear(); /* the end of the entry reports it */
+            now = entry->last_heartbeat;
+        }
+        al_exit_origin origin = {entry->id, now - entry->registered_at,
+                                 now - entry->last_heartbeat};
+        al_member_end(member, AL_CANCELLED, NULL, &origin);
+        Py_DECREF(member);
+        return al_supervise_end_resting(self, entry) < 0 ? -1 : 1;
     }
     entry->member = Py_NewRef(member);
     bool cancel = again || !entry->shut_down;
     entry->shut_down = true;
     if (cancel) {
         entry->reported_stuck = false; /* its next report has news */
-        al_member_cancel(member);
+        entry->cancel_noted = true;
+        al_member_queue(member);
     }
     else {
         al_member_was_cancelled(member);
@@ -59,7 +82,13 @@ shutdown_add(RegistryObject *self, EntryObject *entry, bool again)
 int
 al_shutdown_add(RegistryObject *self, EntryObject *entry)
 {
-    return shutdown_add(self, entry, true) < 0 ? -1 : 0;
+    int added = shutdown_add(self, entry, true);
+    if (added > 0 && entry->member != NULL) {
+        PyObject *member = Py_NewRef(entry->member);
+        al_member_cancel(member);
+        Py_DECREF(member);
+    }
+    return added < 0 ? -1 : 0;
 }
 
 /* Once no shutdown runs, forget which Tasks the last one cancelled: those that
@@ -84,11 +113,41 @@ shutdown_forget(RegistryObject *self)
     Py_CLEAR(self->join_set);
 }
 
+/* Cancel all that is still queued.  If the loop is closed nothing can be. */
 static void
+shutdown_cancel_rest(RegistryObject *self)
+{
+    PyObject *join_set = Py_XNewRef(self->join_set);
+    if (join_set == NULL || al_join_set_cancel(join_set, 0) == 0) {
+        Py_XDECREF(join_set);
+        return;
+    }
+    int closed = al_loop_is_closed(self->st, self->bound.loop);
+    if (closed < 0) {
+        PyErr_Clear(); /* the calls below report what is wrong */
+    }
+    if (closed <= 0) {
+        (void)al_join_set_cancel(join_set, PY_SSIZE_T_MAX);
+    }
+    Py_DECREF(join_set);
+}
+
+/* End a shutdown.  Returns how many failures were not logged, if it was the
+   last; else 0. */
+static Py_ssize_t
 shutdown_end(RegistryObject *self)
 {
+    if (self->shutdowns == 1) {
+        shutdown_cancel_rest(self);
+    }
     self->shutdowns--;
     shutdown_forget(self);
+    if (self->shutdowns > 0) {
+        return 0;
+    }
+    Py_ssize_t unlogged = self->shutdown_failures - AL_SHUTDOWN_LOGGED;
+    self->shutdown_failures = 0;
+    return unlogged > 0 ? unlogged : 0;
 }
 
 /* Tell whether a shutdown leaves an entry alone. */
@@ -100,8 +159,8 @@ shutdown_spares(const EntryObject *entry, const PyObject *caller,
            || (whom == SHUTDOWN_UNREPORTED && entry->reported_stuck);
 }
 
-/* Follow every alive entry but those that are spared, and cancel it.  Returns
-   how many were cancelled; -1 with an exception. */
+/* Follow every alive entry but those that are spared, and queue its Task.
+   Returns how many were queued; -1 with an exception. */
 static Py_ssize_t
 shutdown_add_alive(RegistryObject *self, PyObject *caller,
                    EntryObject *current, shutdown_whom whom)
@@ -134,10 +193,10 @@ shutdown_add_alive(RegistryObject *self, PyObject *caller,
     return cancelled;
 }
 
-/* Begin a shutdown, or join the running one, and cancel every alive Task but
-   `caller`; `*cancelled` is how many.  Returns the JoinSet of the Tasks (new);
-   NULL with an exception, no shutdown begun, though some Tasks may be
-   cancelled. */
+/* Begin a shutdown, or join the running one, and queue every alive Task but
+   `caller` to be cancelled; `*cancelled` is how many.  Returns the JoinSet of
+   the Tasks (new); NULL with an exception, no shutdown begun, though some
+   Tasks may be cancelled. */
 static PyObject *
 shutdown_begin(RegistryObject *self, PyObject *caller, shutdown_whom whom,
                Py_ssize_t *cancelled)
@@ -154,6 +213,7 @@ shutdown_begin(RegistryObject *self, PyObject *caller, shutdown_whom whom,
         /* In its eager first step the caller's Task is not in the entry yet:
            register() has to know when it gets the Task. */
         current->calls_shutdown = true;
+        al_supervise_stop(current);
     }
     if (self->join_set == NULL) {
         self->join_set = al_join_set_new(self->st, &self->bound);
@@ -168,7 +228,7 @@ shutdown_begin(RegistryObject *self, PyObject *caller, shutdown_whom whom,
     *cancelled = shutdown_add_alive(self, caller, current, whom);
     if (*cancelled < 0) {
         PyObject *error = PyErr_GetRaisedException();
-        shutdown_end(self);
+        (void)shutdown_end(self);
         PyErr_SetRaisedException(error);
         Py_CLEAR(join_set);
     }
@@ -196,7 +256,7 @@ al_shutdown_begin(PyObject *op, PyObject *args)
     Py_DECREF(join_set);
     if (answer == NULL) {
         PyObject *error = PyErr_GetRaisedException();
-        shutdown_end(self);
+        (void)shutdown_end(self);
         PyErr_SetRaisedException(error);
     }
     return answer;
@@ -221,6 +281,21 @@ al_shutdown_note(PyObject *op, PyObject *args)
 PyObject *
 al_shutdown_end(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    shutdown_end((RegistryObject *)op);
-    Py_RETURN_NONE;
+    Py_ssize_t unlogged = shutdown_end((RegistryObject *)op);
+    return AL_ALLOC(PyLong_FromSsize_t(unlogged));
+}
+
+int
+al_shutdown_setup(PyObject *module)
+{
+    return PyModule_AddIntConstant(module, "SHUTDOWN_AGAIN", SHUTDOWN_AGAIN)
+                       < 0
+                   || PyModule_AddIntConstant(module, "SHUTDOWN_ONCE",
+                                              SHUTDOWN_ONCE)
+                          < 0
+                   || PyModule_AddIntConstant(module, "SHUTDOWN_UNREPORTED",
+                                              SHUTDOWN_UNREPORTED)
+                          < 0
+               ? -1
+               : 0;
 }

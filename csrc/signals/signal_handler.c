@@ -9,8 +9,8 @@
  *        |
  *        +----> main thread, between two bytecodes:
  *        |        SignalHandler(signum, frame)
- *        |          wake()              -> call_soon_threadsafe(deliver)
  *        |          previous(signum, frame), if it is chained
+ *        |          wake()              -> call_soon_threadsafe(deliver)
  *        |
  *        +----> event loop, when it reads the byte:
  *                 the callback of loop.add_signal_handler()
@@ -22,19 +22,21 @@
  *  1. CPython's C handler sets its flag and writes the byte.
  *  2. The interpreter calls us, whether the loop is busy, idle or not running.
  *     We count the signal in plain fields: it cannot be lost from here on.
- *  3. We call wake(), unless an earlier wake-up has not been answered.
- *  4. We call notice(), at most once in 0.3 s.  It tells whether the signal
- *     shall also do what it did before us, as a second Ctrl-C does.
- *  5. We call the handler that was there before, if it is chained.  What it
+ *  3. We call the handler that was there before, if it is chained.  What it
  *     raises is kept: it must not be raised in the code that the main thread
  *     happens to run.
+ *  4. We call wake(), unless an earlier wake-up has not been answered.
+ *  5. We call notice(), at most once in 0.3 s.  It tells whether the signal
+ *     shall also do what it did before us, as a second Ctrl-C does.
  *  6. In the loop, take() returns how many signals came since the last take(),
  *     and take_errors() what the previous handler has raised.
  *
  * The interpreter may call us again in the middle of any of these steps, as
  * soon as Python code runs.  Therefore the count comes first, and the call
- * that counts runs no Python code.  Nothing of ours raises, but for what the
- * previous handler does when notice() has asked for it.
+ * that counts runs no Python code.  The previous handler comes before any
+ * Python code of ours, so that a host sees the signals in their order.
+ * Nothing of ours raises, but for what the previous handler does when notice()
+ * has asked for it.
  *
  * add_signal_handler() is not enough: its callback waits for a free loop, the
  * byte is lost when the wake-up file is full, and a later call of
@@ -64,21 +66,15 @@
 #include "base/fault.h"
 #include "base/object.h"
 #include "base/state.h"
+#include "signals/action.h"
 #include "signals/signal_handler.h"
 #include "signals/watchdog.h"
 
 #ifndef _WIN32
-#include <errno.h>
-#include <signal.h>
 #include <unistd.h>
-typedef struct sigaction al_action;
 #else
 #include <process.h>
-#include <signal.h>
 #define getpid _getpid
-typedef struct {
-    void (*sa_handler)(int);
-} al_action;
 #endif
 
 typedef struct {
@@ -114,61 +110,6 @@ typedef struct {
    and a parent process may both send one. */
 #define SIGNAL_HANDLER_PRESS 0.3
 
-/* ----------------------------------------------------- the kernel's action */
-
-/* Read the action of a signal.  Returns 0; -1 with OSError. */
-static int
-action_read(int signum, al_action *action)
-{
-#ifndef _WIN32
-    if (sigaction(signum, NULL, action) < 0) {
-        PyErr_SetFromErrno(PyExc_OSError);
-        return -1;
-    }
-    al_watchdog_reveal(action);
-#else
-    (void)signum;
-    action->sa_handler = SIG_DFL;
-#endif
-    return 0;
-}
-
-/* Set the action of a signal.  Returns 0; -1 with OSError. */
-static int
-action_write(int signum, const al_action *action)
-{
-#ifndef _WIN32
-    if (sigaction(signum, action, NULL) < 0) {
-        PyErr_SetFromErrno(PyExc_OSError);
-        return -1;
-    }
-#else
-    (void)signum;
-    (void)action;
-#endif
-    return 0;
-}
-
-/* Tell whether an action calls a function: not SIG_DFL, not SIG_IGN. */
-static bool
-action_is_function(const al_action *action)
-{
-    return action->sa_handler != SIG_DFL && action->sa_handler != SIG_IGN;
-}
-
-/* Call a function that C code has set, as the kernel would.  A function with
-   SA_SIGINFO is not called: we have no siginfo_t and no context for it. */
-static void
-action_call(const al_action *action, int signum)
-{
-#ifndef _WIN32
-    if (action->sa_flags & SA_SIGINFO) {
-        return;
-    }
-#endif
-    action->sa_handler(signum);
-}
-
 /* ------------------------------------------------------------------ core */
 
 /* Tell whether a handler still works for its coordinator, in this process. */
@@ -192,14 +133,13 @@ signal_handler_record(SignalHandlerObject *self)
     }
 }
 
-/* Call the previous handler, if it can be called.  Returns 0; -1 with its
-   exception. */
+/* Call the previous handler.  Returns 1; 0 if only the kernel can do what it
+   does; -1 with its exception. */
 static int
 signal_handler_chain(SignalHandlerObject *self, PyObject *frame)
 {
     if (self->is_c_handler) {
-        action_call(&self->previous_action, self->signum);
-        return 0;
+        return al_action_call(&self->previous_action, self->signum);
     }
     if (self->previous == NULL || !PyCallable_Check(self->previous)) {
         return 0;
@@ -209,7 +149,7 @@ signal_handler_chain(SignalHandlerObject *self, PyObject *frame)
         PyObject_CallFunction(previous, "iO", self->signum, frame);
     Py_DECREF(previous);
     Py_XDECREF(answer);
-    return answer == NULL ? -1 : 0;
+    return answer == NULL ? -1 : 1;
 }
 
 /* Wake the loop.  Returns 1 if it will wake, or an earlier wake-up is on its
@@ -221,13 +161,17 @@ signal_handler_wake_loop(SignalHandlerObject *self)
     if (self->wake_pending || self->wake == NULL) {
         return 1;
     }
-    self->wake_pending = true; /* before the call, for a signal during it */
+    /* Before the call: for a signal during it, and because a loop in another
+       thread may answer before it returns. */
+    self->wake_pending = true;
     PyObject *wake = Py_NewRef(self->wake);
     PyObject *answer = PyObject_CallNoArgs(wake);
     Py_DECREF(wake);
     if (answer != NULL) {
-        int reached = answer != Py_False;
-        self->wake_pending = reached;
+        bool reached = answer != Py_False;
+        if (!reached) {
+            self->wake_pending = false;
+        }
         Py_DECREF(answer);
         return reached;
     }
@@ -278,21 +222,26 @@ signal_handler_is_above_ours(const SignalHandlerObject *self)
            && signal_handler_is_alive((SignalHandlerObject *)below);
 }
 
-/* Call the previous handler, if it is chained, and keep what it raises: it is
-   delivered in the loop.  Returns 0; -1 with its exception if it has disarmed
-   us, if there is no memory to keep it, or if the previous handler is ours,
-   which raises only what it was asked for. */
-static int
-signal_handler_call_chained(SignalHandlerObject *self, PyObject *frame)
+/* Tell whether the previous handler is chained and to be called now.  If it is
+   held back, the call is noted for release(). */
+static bool
+signal_handler_chains_now(SignalHandlerObject *self)
 {
     /* A coordinator below holds its own host's handler, if it is to. */
     if (self->chained && self->holds && !signal_handler_is_above_ours(self)) {
         self->held = true;
-        return 0;
+        return false;
     }
-    if (!self->chained || signal_handler_chain(self, frame) == 0) {
-        return 0;
-    }
+    return self->chained;
+}
+
+/* Keep the exception that the chained handler has raised: it is delivered in
+   the loop.  Returns 0; -1 with an exception: that one if it cannot be kept,
+   if the handler has disarmed us, or if it is ours, which raises only what it
+   was asked for. */
+static int
+signal_handler_keep_error(SignalHandlerObject *self)
+{
     if (!signal_handler_is_alive(self) || signal_handler_is_above_ours(self)) {
         return -1;
     }
@@ -309,6 +258,19 @@ signal_handler_call_chained(SignalHandlerObject *self, PyObject *frame)
     }
     Py_DECREF(error);
     return signal_handler_wake_loop(self) < 0 ? -1 : 0;
+}
+
+/* Call the previous handler, if it is chained and not held back.  Returns 0;
+   -1 with an exception, as signal_handler_keep_error(). */
+static int
+signal_handler_call_chained(SignalHandlerObject *self)
+{
+    if (!signal_handler_chains_now(self)
+        || signal_handler_chain(self, Py_None) >= 0)
+    {
+        return 0;
+    }
+    return signal_handler_keep_error(self);
 }
 
 /* Do what would have happened without us: call the previous handler, or let
@@ -330,7 +292,7 @@ signal_handler_fall_back(SignalHandlerObject *self, PyObject *frame)
     if (!base->is_c_handler && base->previous != NULL
         && PyCallable_Check(base->previous))
     {
-        return signal_handler_chain(base, frame);
+        return signal_handler_chain(base, frame) < 0 ? -1 : 0;
     }
     /* Left are SIG_DFL and functions of C, which the kernel has to call.  If
        another handler is on top and called us in its turn, the kernel's action
@@ -344,14 +306,35 @@ signal_handler_fall_back(SignalHandlerObject *self, PyObject *frame)
     }
     Py_DECREF(top);
     if (top != (PyObject *)self) {
-        return base->is_c_handler ? signal_handler_chain(base, frame) : 0;
+        bool failed =
+            base->is_c_handler && signal_handler_chain(base, frame) < 0;
+        return failed ? -1 : 0;
     }
     /* Give up the signal and send it again: SIGTERM ends the process now. */
-    if (action_write(self->signum, &base->previous_action) < 0) {
+    if (al_action_write(self->signum, &base->previous_action) < 0) {
         return -1;
     }
     (void)raise(self->signum);
     return 0;
+}
+
+/* End the handling of a signal whose chained handler has raised an exception.
+   Takes over `error`.  Another signal may have raised one since then; that one
+   comes first.  Returns 0 if the loop was reached and delivers the error; -1
+   with an exception. */
+static int
+signal_handler_end_with(SignalHandlerObject *self, PyObject *error,
+                        bool reached)
+{
+    PyObject *other = PyErr_GetRaisedException();
+    PyErr_SetRaisedException(error);
+    int done = reached || other != NULL ? signal_handler_keep_error(self) : -1;
+    if (other == NULL) {
+        return done;
+    }
+    PyErr_Clear();
+    PyErr_SetRaisedException(other);
+    return -1;
 }
 
 /* Handle a signal that the interpreter reports.  Returns 0; -1 with an
@@ -370,15 +353,29 @@ signal_handler_handle(SignalHandlerObject *self, PyObject *frame)
     else {
         signal_handler_record(self);
     }
+    /* The host first: the rest runs Python code of ours, in the middle of
+       which a later signal may come, and call the host for itself. */
+    int called = 0;
+    if (signal_handler_chains_now(self)) {
+        called = signal_handler_chain(self, frame);
+    }
+    PyObject *error = called < 0 ? PyErr_GetRaisedException() : NULL;
     int reached = signal_handler_wake_loop(self);
-    if (reached <= 0) {
-        return reached < 0 ? -1 : signal_handler_fall_back(self, frame);
+    long times = reached;
+    if (reached > 0) {
+        times = replayed ? 0 : signal_handler_notify(self);
     }
-    long times = replayed ? 0 : signal_handler_notify(self);
-    if (times < 0 || self->chained) {
-        return times < 0 ? -1 : signal_handler_call_chained(self, frame);
+    if (error != NULL) {
+        return signal_handler_end_with(self, error, reached > 0);
     }
-    for (; times > 0; times--) {
+    if (reached == 0 && called == 0) {
+        self->held = false;
+        return signal_handler_fall_back(self, frame);
+    }
+    if (times < 0) {
+        return -1;
+    }
+    for (; times > 0 && !self->chained; times--) {
         if (signal_handler_fall_back(self, frame) < 0) {
             return -1;
         }
@@ -418,13 +415,13 @@ signal_handler_arm(PyObject *op, PyObject *chain)
     SignalHandlerObject *self = (SignalHandlerObject *)op;
     al_action ours;
     int chained = PyObject_IsTrue(chain);
-    if (chained < 0 || action_read(self->signum, &ours) < 0) {
+    if (chained < 0 || al_action_read(self->signum, &ours) < 0) {
         return NULL;
     }
     /* The action now is CPython's C handler.  If the previous action was
        another function, C code has set it without signal.signal(). */
     self->is_c_handler =
-        action_is_function(&self->previous_action)
+        al_action_is_function(&self->previous_action)
         && self->previous_action.sa_handler != ours.sa_handler;
     self->chained = chained || self->is_c_handler;
     self->armed_pid = (long)getpid();
@@ -480,18 +477,17 @@ signal_handler_take_errors(PyObject *op, PyObject *Py_UNUSED(ignored))
 }
 
 PyDoc_STRVAR(signal_handler_release_doc,
-"release($self, call, /)\n--\n\n"
+"release($self, /)\n--\n\n"
 "Call the chained handler at once from now on, and once for the signals\n"
-"while it was held, if there were any.\n\n"
-"call: False: leave that one out, for the handler is about to be called.");
+"while it was held, if there were any.");
 
 static PyObject *
-signal_handler_release(PyObject *op, PyObject *call)
+signal_handler_release(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     SignalHandlerObject *self = (SignalHandlerObject *)op;
-    bool due = self->held && call != Py_False;
+    bool due = self->held;
     self->holds = self->held = false;
-    if (due && signal_handler_call_chained(self, Py_None) < 0) {
+    if (due && signal_handler_call_chained(self) < 0) {
         return NULL;
     }
     Py_RETURN_NONE;
@@ -538,13 +534,12 @@ signal_handler_on_loop_wakeup(PyObject *op, PyObject *on_top)
     }
     self->calls_at_wakeup = self->calls;
     self->installing = false; /* a signal of that time is reported first */
-    if (missed && signal_handler_notify(self) < 0) {
-        return NULL;
-    }
     /* A handler that displaced us was called; during the installation the
        previous handler was not. */
-    if (missed && is_on_top && signal_handler_call_chained(self, Py_None) < 0)
-    {
+    if (missed && is_on_top && signal_handler_call_chained(self) < 0) {
+        return NULL;
+    }
+    if (missed && signal_handler_notify(self) < 0) {
         return NULL;
     }
     Py_RETURN_NONE;
@@ -558,7 +553,7 @@ static PyObject *
 signal_handler_restore_action(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     SignalHandlerObject *self = (SignalHandlerObject *)op;
-    if (action_write(self->signum, &self->previous_action) < 0) {
+    if (al_action_write(self->signum, &self->previous_action) < 0) {
         return NULL;
     }
     Py_RETURN_NONE;
@@ -654,7 +649,7 @@ signal_handler_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     }
     al_state *st = al_state_of_type(type);
     al_action action;
-    if (st == NULL || action_read(signum, &action) < 0) {
+    if (st == NULL || al_action_read(signum, &action) < 0) {
         return NULL;
     }
     SignalHandlerObject *self =
@@ -708,7 +703,8 @@ static PyMethodDef signal_handler_methods[] = {
     {"take_errors", signal_handler_take_errors, METH_NOARGS,
      signal_handler_take_errors_doc},
     {"cover", signal_handler_cover, METH_O, signal_handler_cover_doc},
-    {"release", signal_handler_release, METH_O, signal_handler_release_doc},
+    {"release", signal_handler_release, METH_NOARGS,
+     signal_handler_release_doc},
     {"set_installing", signal_handler_set_installing, METH_O,
      signal_handler_set_installing_doc},
     {"on_loop_wakeup", signal_handler_on_loop_wakeup, METH_O,

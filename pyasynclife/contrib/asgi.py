@@ -5,14 +5,28 @@ Nothing but the standard library is needed.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, MutableMapping
-from contextlib import AbstractAsyncContextManager
+import asyncio
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Mapping,
+    MutableMapping,
+)
+from contextlib import AbstractAsyncContextManager, aclosing
 from typing import Any
 
 from pyasynclife._arguments import short
 from pyasynclife._registry import TaskRegistry
 from pyasynclife._shutdown import SignalCoordinator
-from pyasynclife.contrib._serving import answer, check_arguments, running
+from pyasynclife.contrib import _dashboard
+from pyasynclife.contrib._serving import (
+    METHODS,
+    Answer,
+    answer,
+    check_arguments,
+    running,
+)
 
 __all__ = ["lifespan", "probes"]
 
@@ -20,6 +34,7 @@ _Message = MutableMapping[str, Any]
 _Receive = Callable[[], Awaitable[_Message]]
 _Send = Callable[[_Message], Awaitable[None]]
 _App = Callable[[_Message, _Receive, _Send], Awaitable[None]]
+_PAGE = _dashboard.PAGE.encode()
 
 
 def lifespan(
@@ -75,8 +90,10 @@ def probes(
     ``/livez`` is 200 whenever the loop answers. ``/readyz`` is 200 until the first
     signal or request for a shutdown, then 503; its text is the coordinator's `phase`.
     ``/tasks`` is a JSON object: ``"stats"``, the registry's counts, and ``"tasks"``,
-    the live tasks and then the history as `TaskMetadata.as_dict` gives them. Any other
-    path is 404, and any other method is 405.
+    the live tasks and then the history as `TaskMetadata.as_dict` gives them. To a
+    browser it is a page with a live table; ``/tasks/events`` sends that one update a
+    second, until the shutdown begins. Any other path is 404, and any other method is
+    405.
 
     Args:
         coordinator: Whose state ``/readyz`` shows.
@@ -99,21 +116,20 @@ def probes(
         reply = None
         if kind == "http":
             path = _path_below(scope)
-            reply = answer(coordinator, registry, scope["method"], path)
+            if registry is not None and path == _dashboard.EVENTS:
+                await _stream(coordinator, registry, scope, receive, send)
+                return
+            if registry is not None and path == "/tasks" and _wants_html(scope):
+                reply = Answer(200, "text/html; charset=utf-8", _PAGE)
+            else:
+                reply = answer(coordinator, registry, scope["method"], path)
         if app is not None and (reply is None or reply.status == 404):
             await app(scope, receive, send)
         elif reply is not None:
-            headers = [
-                (name.encode(), value.encode())
-                for name, value in reply.headers().items()
-            ]
-            await send(
-                {
-                    "type": "http.response.start",
-                    "status": reply.status,
-                    "headers": headers,
-                }
-            )
+            headers = reply.headers()
+            if reply.body is _PAGE:
+                headers["content-security-policy"] = _dashboard.POLICY
+            await send(_start(reply.status, headers))
             body = b"" if scope["method"] == "HEAD" else reply.body
             await send({"type": "http.response.body", "body": body})
         elif kind == "websocket":
@@ -129,6 +145,61 @@ def _path_below(scope: _Message) -> str:
     """Return the path without the prefix under which this application is mounted."""
     path, root = str(scope["path"]), str(scope.get("root_path") or "").rstrip("/")
     return path.removeprefix(root) if path.startswith(f"{root}/") else path
+
+
+def _start(status: int, headers: Mapping[str, str]) -> _Message:
+    pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
+    return {"type": "http.response.start", "status": status, "headers": pairs}
+
+
+def _wants_html(scope: _Message) -> bool:
+    """Tell whether a browser asks; what asks for JSON, or for anything, is none."""
+    if scope["method"] not in METHODS:
+        return False
+    accepted = [value for name, value in scope.get("headers", ()) if name == b"accept"]
+    return b"text/html" in b",".join(accepted)
+
+
+async def _stream(
+    coordinator: SignalCoordinator,
+    registry: TaskRegistry,
+    scope: _Message,
+    receive: _Receive,
+    send: _Send,
+) -> None:
+    """Send the events of the page until its reader leaves or the shutdown begins."""
+    headers = {
+        "content-type": "text/event-stream",
+        "cache-control": "no-store",
+        "x-accel-buffering": "no",  # nginx would hold the events back
+    }
+    await send(_start(200, headers))
+    query = scope.get("query_string", b"")
+    events = _dashboard.updates(coordinator, registry, query)
+    sending = asyncio.ensure_future(_send_all(events, send))
+    leaving = asyncio.ensure_future(_left(receive))
+    try:
+        await asyncio.wait([sending, leaving], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        both = [sending, leaving]
+        for task in both:
+            task.cancel()
+        await asyncio.wait(both)
+    if not sending.cancelled():
+        sending.result()
+
+
+async def _send_all(events: AsyncGenerator[bytes, None], send: _Send) -> None:
+    async with aclosing(events):
+        async for event in events:
+            body = {"type": "http.response.body", "body": event, "more_body": True}
+            await send(body)
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def _left(receive: _Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 async def _pass_lifespan(receive: _Receive, send: _Send) -> None:

@@ -136,8 +136,8 @@ async def test_a_name_given_to_the_current_task_stays_for_the_workers_next_item(
         return before
 
     names = (await bounded_gather(fn, range(3), max_concurrent=1)).values()
-    own = ["0", "1", "2"]
-    assert names == (own if way == "tasks" else ["bounded_gather", "mine 0", "mine 1"])
+    workers = ["bounded_gather fn", "mine 0", "mine 1"]
+    assert names == (["0", "1", "2"] if way == "tasks" else workers)
 
 
 # ------------------------------------------ items that cancel their task

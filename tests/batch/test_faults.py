@@ -3,16 +3,19 @@
 import asyncio
 import contextlib
 import gc
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
 
 from pyasynclife import (
+    Backoff,
     BatchError,
     ClosedError,
     Job,
     PoolFullError,
+    Retry,
     TaskPool,
     TaskRegistry,
     TaskResult,
@@ -70,6 +73,35 @@ async def collected_from_a_generator() -> None:
 
 async def read_by_a_reader() -> None:
     (await bounded_gather(fn, numbers(), max_concurrent=2, timeout=0.005)).failures()
+
+
+def filled(items: Any) -> asyncio.Queue[Any]:
+    queue: asyncio.Queue[Any] = asyncio.Queue()
+    for item in items:
+        queue.put_nowait(item)
+    return queue
+
+
+async def read_from_a_queue() -> None:
+    batch = bounded_gather(fn, filled(range(8)), max_concurrent=2, timeout=0.005)
+    collecting = asyncio.create_task(batch.collect())
+    await settle(30)
+    batch.close()
+    await asyncio.wait([collecting])
+    collecting.result().failures()
+
+
+async def stopped_with_a_queue() -> None:
+    queue: asyncio.Queue[Any] = asyncio.Queue()
+    batch = bounded_gather(forever, queue, max_concurrent=2)
+    collecting = asyncio.create_task(batch.collect())
+    await settle(3)
+    for item in range(3):
+        queue.put_nowait(item)
+    await settle(1)  # the reader has one
+    batch.cancel()
+    await asyncio.wait([collecting])
+    collecting.result().failures()
 
 
 async def streamed() -> None:
@@ -402,6 +434,74 @@ async def named_by_a_long_id() -> None:
     (await bounded_gather(forever, ["x" * 200], timeout=0.001)).failures()
 
 
+async def kept_from_starting_by_the_budget() -> None:
+    batch = bounded_gather(forever, [1, 2], max_concurrent=1, budget=0.001)
+    collecting = asyncio.ensure_future(batch.collect())
+    await settle(1)
+    time.sleep(0.005)  # the loop is late
+    (await collecting).failures()
+
+
+def odd(item: int) -> int:
+    return item % 2
+
+
+async def limited() -> None:
+    result = await bounded_gather(
+        fn, range(8), max_concurrent=3, limit_by=odd, max_per_second=1e6, timeout=0.005
+    )
+    result.failures()
+
+
+async def limited_by_many_keys() -> None:
+    (await bounded_gather(fn, range(40), limit_by=lambda item: item)).failures()
+
+
+async def tried_again() -> None:
+    result = await bounded_gather(
+        fn, iter_of(8), limit_by=odd, retry=Retry(2, backoff=Backoff(0)), timeout=0.05
+    )
+    result.failures()
+
+
+async def tried_again_by_a_registry() -> None:
+    result = await bounded_gather(
+        fn, range(8), registry=TaskRegistry(), retry=Retry(2, backoff=Backoff(0))
+    )
+    result.failures()
+
+
+async def stopped_while_items_wait() -> None:
+    """In the heap, whose room is used up; and for their key."""
+    retry = Retry(2, backoff=Backoff(60, jitter=0))
+    batch = bounded_gather(fails, range(40), limit_by=odd, max_per_key=30, retry=retry)
+    collecting = asyncio.ensure_future(batch.collect())
+    try:
+        await settle(20)
+        batch.cancel()
+    finally:
+        await asyncio.wait([collecting])
+    collecting.result().failures()
+
+
+async def fails(item: int) -> None:
+    raise ValueError(item)
+
+
+async def timed_out_while_it_waits() -> None:
+    retry = Retry(2, backoff=Backoff(60, jitter=0))
+    (await bounded_gather(fails, [1, 2], timeout=0.005, retry=retry)).failures()
+
+
+def refuse(item: object) -> bool:
+    raise ValueError(item)
+
+
+async def without_a_key() -> None:
+    (await bounded_gather(fn, [1, 2], limit_by=refuse)).failures()
+    (await bounded_gather(fails, [1], retry=Retry(on=refuse))).failures()
+
+
 async def results() -> None:
     result = TaskResult("a", False, [1], ValueError())
     result.as_dict()
@@ -419,6 +519,8 @@ async def results() -> None:
         collected,
         collected_from_a_generator,
         read_by_a_reader,
+        read_from_a_queue,
+        stopped_with_a_queue,
         streamed,
         streamed_as_finished,
         decided_late,
@@ -440,12 +542,20 @@ async def results() -> None:
         shut_down,
         abandoned,
         ended_with_unstarted_items,
+        kept_from_starting_by_the_budget,
         named_by_subclasses_of_str,
         pytest.param(cancelled_by_its_source, marks=in_a_cycle),
         pytest.param(with_workers_closed_from_outside, marks=in_a_cycle),
         registered,
         shown_in_an_await_chain,
         named_by_a_long_id,
+        limited,
+        limited_by_many_keys,
+        tried_again,
+        tried_again_by_a_registry,
+        stopped_while_items_wait,
+        timed_out_while_it_waits,
+        without_a_key,
         results,
         a_result_in_its_own_repr,
     ],

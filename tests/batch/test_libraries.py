@@ -276,9 +276,12 @@ async def main():
         transport=Seen,
         traces_sample_rate=1.0,
     )
-    fn, own = {"none": (item, False), "scope": (remedied, False), "task": (item, True)}[
-        sys.argv[1]
-    ]
+    fn, own = {
+        "none": (item, False),
+        "scope": (remedied, False),
+        "task": (item, True),
+        "default": (item, None),
+    }[sys.argv[1]]
     with sentry_sdk.start_transaction(name="root") as root:
         await bounded_gather(fn, range(3), task_per_item=own)
         kept = sentry_sdk.get_current_span() is root
@@ -292,8 +295,8 @@ asyncio.run(main())
 
 
 @pytest.mark.workers_only
-@pytest.mark.parametrize("remedy", ["none", "scope", "task"])
-def test_items_share_sentrys_scope_unless_each_has_one_or_a_task(
+@pytest.mark.parametrize("remedy", ["none", "scope", "task", "default"])
+def test_items_share_sentrys_scope_only_if_they_are_made_to(
     remedy: str, tmp_path: Path
 ) -> None:
     """docs/tasks.md says so, of tags, spans and the caller's current span."""

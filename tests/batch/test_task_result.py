@@ -116,6 +116,7 @@ def test_as_dict_has_every_field() -> None:
         "state": TaskState.DONE,
         "timed_out": False,
         "duration": 0.0,
+        "attempts": 1,
     }
 
 
@@ -141,9 +142,10 @@ async def test_a_result_is_pickled_with_its_error() -> None:
 
 def test_unpickling_refuses_invalid_parts() -> None:
     for parts in [
-        (1, None, None, 0, None, 1, False, 0.0),
-        ("a", None, "error", 0, None, 1, False, 0.0),
-        ("a", None, None, 0, None, 9, False, 0.0),
+        (1, None, None, 0, None, 1, False, 0.0, 1),
+        ("a", None, "error", 0, None, 1, False, 0.0, 1),
+        ("a", None, None, 0, None, 9, False, 0.0, 1),
+        ("a", None, None, 0, None, 1, False, 0.0, -1),
     ]:
         with pytest.raises(ValueError, match="not the parts"):
             TaskResult._restore(*parts)

@@ -83,6 +83,7 @@ async def test_tasks_lists_the_counts_the_live_tasks_and_the_history(
     got = json.loads(body, parse_constant=pytest.fail)
     assert list(got) == ["stats", "tasks"]
     assert (got["stats"]["alive"], got["stats"]["done"]) == (1, 1)
+    assert got["stats"]["durations"]["count"] == 1
     assert [(one["task_id"], one["state"]) for one in got["tasks"]] == [
         ("alive", "pending"),
         ("ended", "done"),

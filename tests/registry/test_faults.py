@@ -6,19 +6,29 @@ Only a build with PYASYNCLIFE_FAULTS has fault points; tools/sanitize.sh makes o
 """
 
 import asyncio
+import contextlib
 import contextvars
+import copy
 import gc
 import importlib.util
 import logging
 import math
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
-from pyasynclife import TaskRegistry
-from pyasynclife._core import JoinSet, Registry, adopt_methods
+from pyasynclife import Backoff, TaskRegistry
+from pyasynclife._core import (
+    EXIT_CANCELLED,
+    EXIT_FINISHED,
+    JoinSet,
+    Registry,
+    adopt_methods,
+    owner,
+)
 from support.coroutines import echo, forever, swallow
 from support.faults import (
     fail_each_allocation,
@@ -31,7 +41,7 @@ from support.registries import adds_up
 
 pytestmark = needs_faults
 
-ROUNDS = 200
+ROUNDS = 400
 TRIES = 5  # enough to see one block that is lost each time
 
 
@@ -98,6 +108,20 @@ async def eagerly(registry: TaskRegistry) -> None:
     await settle(3)
 
 
+def reads_durations(registry: TaskRegistry) -> None:
+    durations = registry.stats().durations
+    assert durations.count == sum(durations.counts)
+    assert len(durations.bounds) == 26
+    assert durations.quantile(1) != durations.sum
+    assert repr(durations)
+
+
+def copies_durations(registry: TaskRegistry) -> None:
+    durations = registry.stats().durations
+    assert hash(durations) == hash(copy.copy(durations))
+    assert TaskRegistry().stats().durations.quantile(1) != 0.0
+
+
 async def tracks(registry: TaskRegistry) -> None:
     task = asyncio.create_task(forever())
     try:
@@ -122,19 +146,20 @@ async def drains(registry: TaskRegistry) -> None:
     await settle()
     try:
         drain = JoinSet()
-        for task in [over, *odd]:
+        drain.add(over, registry["beating"])
+        for task in odd:
             drain.add(task)
+        drain.cancel(5)
         drain.enter(odd[0])
         assert drain.left(odd[0]) == 1
         assert [node.task for node in drain.stuck(odd[0])] == [odd[1]]
         assert [node.task for node in drain.stuck(None)] == [odd[1], odd[0]]
         await settle()
-        assert [node.outcome for node in drain.take_ended()] == [
-            "finished",
-            "swallowed",
-            "cancelled",
-        ]
-        assert drain.take_ended() == []
+        log = drain.log
+        assert log.counts() == (1, 1, 0, 1)
+        ((name, task_id, age, _, error),) = log.exits(EXIT_CANCELLED, 5)
+        assert (name, task_id, age, error) == (odd[1].get_name(), None, None, None)
+        assert len(log.exits(EXIT_FINISHED, 5)) == 1
         assert drain.pending == 0
     finally:
         for task in odd:
@@ -164,6 +189,8 @@ OPERATIONS: dict[str, Operation] = {
     "get_stale_tasks": lambda r: r.get_stale_tasks(),
     "newly stale": lambda r: r._newly_stale(),
     "stats": lambda r: r.stats(),
+    "durations": reads_durations,
+    "durations, copied": copies_durations,
     "where": lambda r: r.where("beating"),
     "dump": lambda r: r.dump(),
     "iterate": list,
@@ -321,6 +348,88 @@ async def reports_an_error_without_str() -> None:
     assert registry["mute"].error_text in ("WithoutStr: <str() failed>", None)
 
 
+async def nests_registries() -> None:
+    registries = [TaskRegistry(history=0) for _ in range(3)]
+    seen: list[str | None] = []
+
+    async def nest(depth: int) -> None:
+        if depth == 6:  # each has an outer one of the same registry
+            seen.extend(registry.current_id() for registry in registries)
+            repr(contextvars.copy_context().get(owner))
+            return
+        task, _ = registries[depth % 3].register(nest(depth + 1), f"{depth}").result()
+        await task
+
+    await nest(0)
+    assert seen == ["3", "4", "5"]
+
+
+async def joins() -> None:
+    registry = TaskRegistry()
+    registry.register(echo(5), "job", info="mine")
+    assert (await registry.join("job", 60)).result == 5
+
+
+async def supervises() -> None:
+    left = [OSError("no connection"), ValueError("no price"), None]
+
+    async def run(error: Exception | None) -> str:
+        await asyncio.sleep(0)
+        if error is not None:
+            raise error
+        return "value"
+
+    def fn() -> Coroutine[Any, Any, str]:
+        error = left.pop(0)
+        if isinstance(error, OSError):
+            raise error
+        return run(error)
+
+    registry = TaskRegistry()
+    registry.supervise(fn, "job", backoff=Backoff(0), max_restarts=9, stale_after=7)
+    try:
+        meta = await registry.join("job", 60)
+        assert meta.state in ("done", "failed")
+        adds_up(registry)
+    finally:
+        await registry.shutdown(60)
+    assert len(registry) == 0
+
+
+async def ends_a_supervised_one() -> None:
+    registry = TaskRegistry()
+    try:
+        for n in range(3):
+            registry.supervise(raises, f"{n}", backoff=Backoff(9, 1, 9, 0))
+        await settle(6)
+        registry.cancel("0", "enough")
+        registry.complete("1", 5)  # if the policy could be asked
+        assert registry["1"].result == 5 or registry["1"].state == "failed"
+    finally:
+        while len(registry):
+            with contextlib.suppress(MemoryError):
+                await registry.shutdown(60)
+
+
+async def cancels_a_stale_run() -> None:
+    registry = TaskRegistry()
+    with (
+        patch("pyasynclife._supervise._STUCK_FIRST", 0.001),
+        contextlib.ExitStack() as stack,
+    ):
+        stack.callback(registry.cancel_all)
+        registry.supervise(
+            forever,
+            "job",
+            restart_stale=True,
+            stale_after=0,
+            backoff=Backoff(0),
+            max_restarts=1,
+        )
+        meta = await registry.join("job", 60)
+        assert meta.state in ("failed", "cancelled")
+
+
 async def makes_a_registry() -> None:
     TaskRegistry(history=1)
 
@@ -333,6 +442,11 @@ async def copies_the_methods() -> None:
 SCENARIOS = [
     closes_an_awaitable,
     reports_an_error_without_str,
+    nests_registries,
+    joins,
+    supervises,
+    ends_a_supervised_one,
+    cancels_a_stale_run,
     makes_a_registry,
     copies_the_methods,
 ]

@@ -212,25 +212,23 @@ async def test_a_heartbeat_without_id_is_the_current_tasks() -> None:
     async def beat() -> None:
         asyncio.current_task().set_name("renamed")  # type: ignore[union-attr]
         tracked.append(await registry.heartbeat())
-        inner = asyncio.create_task(outsider())
-        await inner
-
-    async def outsider() -> None:
-        tracked.append(await registry.heartbeat())
 
     await registry.register(beat(), "feed")
     await registry.wait()
+    await asyncio.create_task(beat())
     assert tracked == [True, False]
     assert registry["feed"].heartbeats == 1
 
 
-async def test_a_heartbeat_without_an_id_belongs_to_the_loops_thread() -> None:
+async def test_a_thread_without_a_context_must_pass_an_id() -> None:
     registry = TaskRegistry()
 
     async def beats() -> None:
+        loop = asyncio.get_running_loop()
         with pytest.raises(RuntimeError, match="another thread"):
-            await asyncio.to_thread(registry.heartbeat)
-        assert (await asyncio.to_thread(registry.heartbeat, "feed")).result()
+            await loop.run_in_executor(None, registry.heartbeat)
+        beat = await loop.run_in_executor(None, registry.heartbeat, "feed")
+        assert beat.result()
 
     task, _ = await registry.register(beats(), "feed")
     await task

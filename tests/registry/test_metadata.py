@@ -92,7 +92,7 @@ async def test_as_dict_has_the_attributes_values() -> None:
     meta = registry["feed"]
     for name, value in meta.as_dict().items():
         assert getattr(meta, name) == value
-    assert len(meta.as_dict()) == 14
+    assert len(meta.as_dict()) == 17
 
 
 class Symbol(enum.StrEnum):
@@ -226,3 +226,64 @@ async def test_calling_metadata_by_hand_changes_nothing() -> None:
     await registry.wait()
     meta(task)
     adds_up(registry)
+
+
+async def test_info_is_the_users_and_may_be_set() -> None:
+    registry = TaskRegistry()
+    task, _ = await registry.register(echo(), "job", info={"shard": 3})
+    meta = registry["job"]
+    assert meta.info == {"shard": 3}
+    meta.info = 5
+    await task
+    await registry.wait()
+    assert registry["job"].as_dict()["info"] == 5
+    assert registry["job"].as_dict(json=True)["info"] == 5
+    meta.info = object()
+    assert registry["job"].as_dict(json=True)["info"] is None
+    with pytest.raises(AttributeError, match="set it to None"):
+        del meta.info
+    task, other = await registry.register(echo())
+    assert registry[other].info is None
+    await task
+
+
+async def test_the_reason_of_a_cancellation_is_the_msg_of_the_first() -> None:
+    registry = TaskRegistry()
+    for name in ("a", "b", "c"):
+        registry.register(forever(), name)
+    await asyncio.sleep(0)
+    registry.cancel("a", "too slow")
+    registry.cancel("b")
+    assert registry["c"].cancel_reason is None
+    registry.cancel_all("the end")
+    await registry.wait()
+    reasons = {name: registry[name].cancel_reason for name in "abc"}
+    assert reasons == {"a": "too slow", "b": None, "c": "the end"}
+    assert registry["a"].as_dict(json=True)["cancel_reason"] == "too slow"
+
+
+async def test_a_shutdown_is_no_reason_and_comes_first() -> None:
+    async def stubborn() -> None:
+        try:
+            await forever()
+        except asyncio.CancelledError:
+            await forever()
+
+    registry = TaskRegistry()
+    await registry.register(stubborn(), "job")
+    await asyncio.sleep(0)
+    await registry.shutdown(0)
+    registry.cancel("job", "at last")
+    assert (await registry.join("job")).cancel_reason is None
+
+
+async def test_a_stale_task_is_one_record_with_its_id(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with TaskRegistry(0.005, 0.001) as registry:
+        registry.register(forever(), "a")
+        registry.register(forever(), "b")
+        while len(caplog.records) < 2:
+            await asyncio.sleep(0.005)
+    assert [record.task_id for record in caplog.records] == ["a", "b"]  # type: ignore[attr-defined]
+    assert caplog.messages[0].startswith("task a is stale: no heartbeat for ")

@@ -220,18 +220,18 @@ async def test_an_eager_task_is_in_the_registry_in_its_first_step() -> None:
         seen.append(registry["feed"].state)
         seen.append(await registry.heartbeat())
         seen.append(await registry.heartbeat("feed"))
-        asyncio.create_task(outsider())
+        asyncio.create_task(child())
         await asyncio.sleep(0)
 
-    async def outsider() -> None:
+    async def child() -> None:
         seen.append(await registry.heartbeat())
 
     with task_factory(eager):
         task, _ = await registry.register(first(), "feed")
         assert registry["feed"].task is task
         await registry.wait()
-    assert seen == [TaskState.RUNNING, True, True, False]
-    assert registry["feed"].heartbeats == 2
+    assert seen == [TaskState.RUNNING, True, True, True]
+    assert registry["feed"].heartbeats == 3
 
 
 @needs_eager

@@ -214,7 +214,7 @@ async def test_where_goes_through_a_batch_in_a_batch_and_its_source() -> None:
             "  collect",
             "  item 'deep':",
             "    forever",
-            "task 'bounded_gather':",
+            "task 'bounded_gather inner source':",
             "  read_source",
             "  source",
             "  forever",

@@ -30,6 +30,30 @@ def handler_that_raises(monkeypatch: pytest.MonkeyPatch) -> Any:
         signal.signal(signum, was)
 
 
+async def test_a_host_sees_signals_that_come_at_once_in_their_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The second one comes in the middle of the wake-up of the loop by the first."""
+    seen: list[int] = []
+    signals = (signal.SIGHUP, signal.SIGTERM)
+    before = [signal.signal(s, lambda *call: seen.append(call[0])) for s in signals]
+    wake_loop = SignalCoordinator._wake_loop
+
+    def wake_loop_late(coordinator: SignalCoordinator) -> bool:
+        if not coordinator.received.get(signal.SIGTERM):
+            signal.raise_signal(signal.SIGTERM)
+        return wake_loop(coordinator)
+
+    monkeypatch.setattr(SignalCoordinator, "_wake_loop", wake_loop_late)
+    with SignalCoordinator(reload_signals=[signal.SIGHUP]) as coordinator:
+        signal.raise_signal(signal.SIGHUP)
+        assert await coordinator.wait_for_shutdown() == signal.SIGTERM
+        assert coordinator.reload_event.is_set()
+    for signum, handler in zip(signals, before, strict=True):
+        signal.signal(signum, handler)
+    assert seen == [signal.SIGHUP, signal.SIGTERM]
+
+
 @pytest.mark.parametrize("error", [ValueError("host"), asyncio.CancelledError("host")])
 async def test_an_exception_goes_to_the_loops_exception_handler(
     error: BaseException, handler_that_raises: Any, loop_errors: list[dict[str, Any]]

@@ -1,6 +1,7 @@
 """_core.SignalHandler by itself."""
 
 import signal
+from functools import partial
 
 import pytest
 
@@ -30,6 +31,20 @@ def test_the_loop_is_woken_once_until_the_count_is_taken() -> None:
     assert handler.take() == 0
     handler(signal.SIGUSR1, None)
     assert (wake_ups, handler.count) == ([1, 1], 4)
+
+
+def test_a_wake_up_that_is_answered_before_it_returns_does_not_stop_the_next() -> None:
+    wake_ups: list[int] = []
+
+    def wake_up() -> bool:
+        wake_ups.append(handler.take())  # a loop in another thread is faster
+        return True
+
+    handler = SignalHandler(signal.SIGUSR1, None, wake_up)
+    handler.arm(False)
+    for _ in range(3):
+        handler(signal.SIGUSR1, None)
+    assert wake_ups == [1, 1, 1]
 
 
 def test_a_wake_up_that_fails_is_tried_again_and_raises_nothing() -> None:
@@ -71,14 +86,54 @@ def test_what_the_previous_handler_raises_is_kept_while_there_is_a_loop() -> Non
     assert handler.take_errors() == []
 
 
+@pytest.mark.parametrize("when", ["wake-up", "notice"])
+def test_the_hosts_handlers_see_the_signals_in_their_order(when: str) -> None:
+    """A second signal comes while Python code of ours handles the first one."""
+    seen: list[int] = []
+    come: list[SignalHandler] = []
+
+    def comes(at: str) -> bool:
+        if at == when and come:
+            come.pop()(signal.SIGUSR2, None)
+        return True
+
+    first, second = (
+        SignalHandler(signum, lambda *call: seen.append(call[0]), partial(comes, at))
+        for signum, at in ((signal.SIGUSR1, "wake-up"), (signal.SIGUSR2, ""))
+    )
+    first.notice = lambda signum: comes("notice")
+    for handler in (first, second):
+        handler.arm(True)
+    come.append(second)
+    first(signal.SIGUSR1, None)
+    assert (seen, come) == ([signal.SIGUSR1, signal.SIGUSR2], [])
+    assert (first.take(), second.take()) == (1, 1)
+
+
+@pytest.mark.parametrize("then", ["wake-up", "notice"])
+def test_an_interrupt_after_an_error_of_the_host_hides_neither(then: str) -> None:
+    def interrupt(at: str) -> bool:
+        if at == then:
+            raise KeyboardInterrupt
+        return True
+
+    handler = SignalHandler(signal.SIGUSR1, found, lambda: interrupt("wake-up"))
+    handler.notice = lambda signum: interrupt("notice")
+    handler.arm(True)
+    with pytest.raises(KeyboardInterrupt):
+        handler(signal.SIGUSR1, None)
+    assert [type(error) for error in handler.take_errors()] == [SystemExit]
+
+
 def test_the_loop_is_woken_for_an_error_too() -> None:
     wake_ups: list[int] = []
 
-    def previous(signum: int, frame: object) -> None:
+    def wake_up() -> bool:
+        wake_ups.append(1)
         handler.take()  # a loop in another thread is faster
-        raise ValueError
+        return True
 
-    handler = SignalHandler(signal.SIGUSR1, previous, lambda: wake_ups.append(1) or 1)
+    handler = SignalHandler(signal.SIGUSR1, found, wake_up)
     handler.arm(True)
     handler(signal.SIGUSR1, None)
     assert (len(wake_ups), len(handler.take_errors())) == (2, 1)
@@ -188,8 +243,7 @@ def test_a_disarmed_handler_notices_nothing() -> None:
     assert (notices, len(calls)) == ([], 1)
 
 
-@pytest.mark.parametrize("call", [True, False])
-def test_a_held_handler_is_called_once_at_the_release(call: bool) -> None:
+def test_a_held_handler_is_called_once_at_the_release() -> None:
     calls: list[object] = []
     handler = SignalHandler(
         signal.SIGUSR1, lambda *call: calls.append(call), lambda: True
@@ -200,10 +254,10 @@ def test_a_held_handler_is_called_once_at_the_release(call: bool) -> None:
         handler(signal.SIGUSR1, None)
     assert calls == []
     for _ in range(2):
-        handler.release(call)
-    assert calls == ([(signal.SIGUSR1, None)] if call else [])
+        handler.release()
+    assert calls == [(signal.SIGUSR1, None)]
     handler(signal.SIGUSR1, None)
-    assert len(calls) == 1 + call
+    assert len(calls) == 2
 
 
 def test_what_a_held_handler_raises_is_kept() -> None:
@@ -211,8 +265,21 @@ def test_what_a_held_handler_raises_is_kept() -> None:
     handler.holds = True
     handler.arm(True)
     handler(signal.SIGUSR1, None)
-    handler.release(True)
+    handler.release()
     assert [type(error) for error in handler.take_errors()] == [SystemExit]
+
+
+def test_without_a_loop_a_chained_handler_is_called_once() -> None:
+    calls: list[object] = []
+    for holds in (False, True):
+        handler = SignalHandler(
+            signal.SIGUSR1, lambda *call: calls.append(call), lambda: False
+        )
+        handler.holds = holds
+        handler.arm(True)
+        handler(signal.SIGUSR1, None)
+        handler.release()
+    assert calls == [(signal.SIGUSR1, None)] * 2
 
 
 def test_without_a_loop_nothing_is_held() -> None:

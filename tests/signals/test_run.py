@@ -561,9 +561,10 @@ def test_what_is_stuck_is_reported_and_the_process_ends_by_the_signal(
     assert done.returncode == -signum, done.stderr
     assert stuck == "a request" or time.monotonic() - sent >= TIMEOUT - 0.001
     first = done.stderr.split("\n")[0]
-    assert first == (
-        f"pyasynclife: the process still runs {TIMEOUT} s after {signum.name}: it is "
-        f"ended by {signum.name}"
+    assert re.fullmatch(  # on a machine that stalls it runs for longer
+        rf"pyasynclife: the process still runs [\d.]+ s after {signum.name}: it is "
+        rf"ended by {signum.name}",
+        first,
     )
     assert re.search(expected, done.stderr), done.stderr
     assert lines(done) == ["ready", "buffered", "logged", "at exit"]

@@ -150,10 +150,6 @@ async def test_threads_may_read_while_handlers_come_and_go(
 
 
 @needs_posix
-@pytest.mark.skipif(
-    "PYASYNCLIFE_STRESS" not in os.environ,
-    reason="hung once on 3.14, not explained: see Known gaps",
-)
 def test_a_loop_in_another_thread_delivers_while_handlers_come_and_go(
     run: Run,
 ) -> None:

@@ -22,12 +22,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pyasynclife import (
+    Backoff,
     BatchError,
     ClosedError,
+    LoopWatch,
+    Retry,
     SignalCoordinator,
     TaskGroup,
     TaskRegistry,
     TaskResult,
+    _waiting,
     bounded_gather,
 )
 from support.coroutines import Boom
@@ -341,6 +345,18 @@ OURS += [usual_case(*shape) for shape in itertools.product(USES, SOURCES, OPTION
 OURS += [
     usual_case(use, stream, options | {"task_per_item": True})
     for use, options in itertools.product(USES, OPTIONS)
+]
+
+LIMITS: list[Options] = [
+    {"limit_by": str, "max_concurrent": 3},
+    {"limit_by": type, "lookahead": 2, "retry": Retry(2, Boom, Backoff(0.25))},
+    {"max_per_second": 4, "retry": Retry(3, backoff=Backoff(0), attempt_timeout=0.75)},
+]
+OURS += [
+    usual_case(use, source, options | own)
+    for use, source, options, own in itertools.product(
+        USES, (generator, stream), LIMITS, ({}, {"task_per_item": True})
+    )
 ]
 
 
@@ -814,6 +830,17 @@ async def registry_shutdown_twice_at_once() -> None:
 
 
 @case(LONG)
+async def registry_shutdown_in_slices() -> None:
+    registry = TaskRegistry()
+    furnish(registry)
+    slices, _waiting.SLICE = _waiting.SLICE, 1
+    try:
+        await registry.shutdown()
+    finally:
+        _waiting.SLICE = slices
+
+
+@case(LONG)
 async def registry_shutdown_from_within() -> None:
     registry = TaskRegistry()
     furnish(registry)
@@ -869,6 +896,55 @@ async def registry_wait_by_many() -> None:
 
 
 @case(LONG)
+async def registry_join() -> None:
+    registry = TaskRegistry()
+    furnish(registry)
+    async with TaskGroup() as group:
+        for task_id in registry:
+            group.create_task(registry.join(task_id))
+    assert not registry._joiners
+
+
+@case(LONG)
+async def registry_join_with_a_timeout() -> None:
+    registry = TaskRegistry()
+    furnish(registry)
+    for task_id in list(registry):
+        while registry[task_id].finished_at is None:
+            with contextlib.suppress(TimeoutError):
+                await registry.join(task_id, 0.2)
+    assert not registry._joiners
+
+
+@case(LONG)
+async def registry_supervises() -> None:
+    left = [1, 2]
+
+    async def run() -> None:
+        await asyncio.sleep(0.1)
+        if left:
+            raise OSError(f"{left.pop()} left")
+
+    async with TaskRegistry(heartbeat_interval=0.2) as registry:
+        registry.supervise(run, "job", backoff=Backoff(0.1, jitter=0))
+        await registry.join("job")
+
+
+@case(LONG)
+async def registry_shuts_down_supervised_tasks() -> None:
+    async def fails() -> None:
+        raise OSError
+
+    registry = TaskRegistry()
+    registry.supervise(cleans_up, "runs", restart="always")
+    registry.supervise(fails, "rests", backoff=Backoff(9, jitter=0))
+    try:
+        await asyncio.sleep(0.1)
+    finally:
+        await registry.shutdown()
+
+
+@case(LONG)
 async def registry_monitor_loop() -> None:
     seen: list[Any] = []
     registry = TaskRegistry(0.5, 0.75, on_stale=seen.append)
@@ -876,6 +952,14 @@ async def registry_monitor_loop() -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(3):
             await registry.monitor_loop()
+
+
+@case(LONG)
+async def loop_watch_entered_twice() -> None:
+    watch = LoopWatch()
+    for _ in range(2):
+        async with watch, LoopWatch():
+            await cleans_up()
 
 
 @case(LONG)

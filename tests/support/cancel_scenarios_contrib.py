@@ -1,9 +1,11 @@
-"""Scenarios of the blocks that contrib offers; see cancel_scenarios."""
+"""Scenarios of what contrib offers, of serve() and record(); see cancel_scenarios."""
 
 import asyncio
 import contextlib
+import json
 import os
 import socket
+import tempfile
 from collections.abc import Iterator
 
 from pyasynclife import SignalCoordinator, TaskRegistry
@@ -65,3 +67,34 @@ async def notify_around_a_shutdown() -> None:
             asyncio.get_running_loop().call_later(0.25, coordinator.request_shutdown)
             await coordinator.wait_for_shutdown()
             await coordinator.graceful_shutdown()
+
+
+@case(LONG)
+async def serve_on_a_socket() -> None:
+    registry = TaskRegistry()
+    furnish(registry)
+    with tempfile.TemporaryDirectory(prefix="pal-") as directory:
+        path = os.path.join(directory, "socket")
+        try:
+            async with asyncio.timeout(0.25):
+                await registry.serve(path)
+        except TimeoutError:
+            pass
+        finally:
+            assert not os.path.exists(path)
+            await registry.shutdown(1)
+
+
+@case(LONG)
+async def recorded_to_a_file() -> None:
+    registry = TaskRegistry()
+    with tempfile.TemporaryDirectory(prefix="pal-") as directory:
+        path = os.path.join(directory, "tasks.json")
+        try:
+            async with registry.record(path), registry:
+                furnish(registry)
+                await asyncio.sleep(0.25)
+        finally:
+            if os.path.exists(path):  # else it was cancelled before its first step
+                with open(path) as file:
+                    json.load(file)

@@ -117,6 +117,56 @@ OURS += [
 ]
 
 
+def fed_queue(make: Callable[[], asyncio.Queue[Any]]) -> asyncio.Queue[Any]:
+    queue = make()
+    queue.put_nowait(0.4)
+    for seconds, item in [(0.2, 0.3), (0.6, 0.0), (1.1, 0.1)]:
+        later(seconds, queue.put_nowait, item)
+    return queue
+
+
+def queue_case(make: Callable[[], asyncio.Queue[Any]], use: Any, how: Options) -> Case:
+    def batch_of_queue(on_result: Any) -> Any:
+        queue = fed_queue(make)
+        batch = bounded_gather(sleep, queue, on_result=on_result, **how)
+        later(1.3, batch.close)
+        return batch
+
+    kind = "tasks" if "task_per_item" in how else "workers"
+    name = f"batch of a {make.__name__}, {use.__name__}, {kind}"
+    return batch_case(name, use, batch_of_queue)
+
+
+OURS += [
+    queue_case(*shape)
+    for shape in itertools.product(
+        [asyncio.Queue, asyncio.PriorityQueue], USES, [WORKERS, TASKS]
+    )
+]
+
+
+@case(first=True)
+async def batch_whose_queue_loses_nothing() -> None:
+    queue: asyncio.Queue[int] = asyncio.Queue()
+    started: list[int] = []
+
+    async def note(item: int) -> None:
+        started.append(item)
+        await asyncio.sleep(0.2)
+
+    for item in range(4):
+        queue.put_nowait(item)
+    batch = bounded_gather(note, queue, max_concurrent=2)
+    later(0.3, queue.put_nowait, 4)
+    later(0.5, batch.close)
+    try:
+        await batch
+    finally:
+        left = [queue.get_nowait() for _ in range(queue.qsize())]
+        known = sorted([*started, *left])
+        assert known in (list(range(4)), list(range(5))), known
+
+
 @case(first=True)
 async def batch_that_its_consumer_adds_to() -> None:
     batch = bounded_gather(sleep, [0.5], max_concurrent=2)

@@ -179,17 +179,11 @@ class Server:
             await asyncio.sleep(0.02)
 
     def kill(self, signum: int, group: bool = False) -> None:
-        """Send a signal to the first process, or as a terminal does to all.
-
-        Then the first process comes last, and later. uvicorn's reloader sends SIGTERM
-        to its child as well, which drops its requests if SIGTERM overtakes SIGINT.
-        """
-        first = self.process.pid
+        """Send a signal to the first process, or as a terminal does to all."""
         if group:
-            for pid in {event.pid for event in self.events("start")} - {first}:
-                os.kill(pid, signum)
-            time.sleep(0.1)
-        os.kill(first, signum)
+            os.killpg(self.process.pid, signum)
+        else:
+            os.kill(self.process.pid, signum)
 
     async def ended(self) -> int:
         """Wait for the end; the status."""

@@ -23,6 +23,7 @@ def adds_up(registry: TaskRegistry) -> None:
     assert stats.alive == now == len(registry) == len(list(registry))
     ended = stats.done + stats.failed + stats.cancelled
     assert stats.registered == stats.alive + ended
+    assert stats.durations.count == ended
     status = registry.get_status().result()
     assert len(status) >= len(registry)
     assert all(registry[task_id] is meta for task_id, meta in status.items())

@@ -98,6 +98,7 @@ def test_every_public_coroutine_is_in_a_scenario() -> None:
         "SignalCoordinator(",
         "lifespan(",
         "notify(",
+        "watch, LoopWatch()",
     )
     for made in blocks:
         assert f"async with {made}" in text

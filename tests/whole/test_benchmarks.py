@@ -22,6 +22,11 @@ ROWS = [
     "get_stale_tasks, 10 stale",
     "get_stale_tasks: its time against 1,000 tasks'",
     "memory of an entry and its id",
+    "shutdown and report, against cancel_all and gather",
+    "shutdown and report, against graceful_shutdown",
+    "graceful_shutdown of tasks that are passed",
+    "shutdown: lag of the loop meanwhile",
+    "shutdown: time after the deadline, all tasks swallow",
     "group, children return at once",
     "group, children do sleep(0)",
     "group, children live long",
@@ -150,3 +155,40 @@ def test_requests_to_the_server_are_measured(tmp_path: Path) -> None:
         assert set(row["figures"]) == {"seed", "hand", "ours"}
         assert all(figure > 0 for figure in row["figures"].values())
     assert (rates["unit"], p99s["unit"]) == ("1/s", "ms")
+
+
+# ------------------------------------------------------------- shutdown, compared
+
+SERVICES = {  # and what the runner of a service loses at SIGTERM
+    "asyncio.run": "cleanup (0 of 100 done)",
+    "asyncio.run with handlers": "nothing",
+    "aiorun": "nothing",
+    "uvicorn": "nothing",
+    "pyasynclife.run": "nothing",
+    "uvicorn with pyasynclife": "nothing",
+}
+
+
+def test_every_runner_of_a_service_that_is_there_is_compared(tmp_path: Path) -> None:
+    command = ["-m", "benchmarks.shutdown_peers", "--only", "tasks"]
+    options = ["--deadline", "20", "--write", str(tmp_path)]
+    done = run_child([*command, *options], timeout=120, env=PATH)
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "shutdown-compared.md").read_text()
+    (head,) = [line for line in page.splitlines() if line.startswith("| | ")]
+    there = head.strip("| ").split(" | ")
+    packages = {"aiorun": "aiorun", "uvicorn": "uvicorn"}
+    for name, losses in SERVICES.items():
+        package = packages.get(name.partition(" ")[0])
+        if package is not None and importlib.util.find_spec(package) is None:
+            assert f"not installed: {package}" in done.stderr
+            assert name not in there
+        else:
+            assert f"\ntasks, {name}: {losses} (" in done.stdout
+            assert name in there
+
+
+def test_a_scenario_that_does_not_exist_is_refused() -> None:
+    done = run_child(["-m", "benchmarks.shutdown_peers", "--only", "none"], env=PATH)
+    assert done.returncode == 2
+    assert "--only must be one of tasks, storm" in done.stderr

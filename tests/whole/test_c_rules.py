@@ -26,7 +26,7 @@ LINE_WIDTH = 79
 FUNCTION_LINES = 70
 HEADER_FUNCTIONS = 10
 WIDE_HEADERS = {"compat.h", "fault.h", "list.h", "loop.h", "task.h", "state.h"}
-FOLDERS = {"base", "aio", "registry", "group", "batch", "signals"}
+FOLDERS = {"base", "aio", "registry", "group", "batch", "signals", "watch"}
 OTHERS_TYPES = {"aio/task": {"future", "coro"}}  # what a Task is, and what it runs
 # Beside PyInit: what compat.h makes up for, and reads for all.
 FREE_NAMES = {

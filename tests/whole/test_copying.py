@@ -13,19 +13,24 @@ import pytest
 
 import pyasynclife
 from pyasynclife import (
+    Backoff,
     Batch,
     BatchError,
     BatchProgress,
     BatchResult,
     BatchStatus,
+    BlockedLoop,
     ClosedError,
     DuplicateTaskError,
+    Histogram,
     Job,
+    LoopWatch,
     NotRunError,
     PoolFullError,
     PyAsyncLifeError,
     Ready,
     RegistryStats,
+    Retry,
     ShutdownReport,
     SignalCoordinator,
     SignalSetupError,
@@ -42,6 +47,7 @@ from pyasynclife import (
     cancel_all_tasks,
     testing,
 )
+from pyasynclife._watch import _Seen
 from support.coroutines import echo, fail, swallow
 from support.loops import settle
 
@@ -107,11 +113,19 @@ async def some_exit() -> TaskExit:
     return (await some_report()).failed[0]
 
 
+async def some_backoff() -> Backoff:
+    return Backoff(1, jitter=0.5)
+
+
 async def some_stats() -> RegistryStats:
     registry = TaskRegistry()
     registry.register(echo())
     await registry.wait()
     return registry.stats()
+
+
+async def some_histogram() -> Histogram:
+    return (await some_stats()).durations
 
 
 async def some_progress() -> BatchProgress:
@@ -159,7 +173,10 @@ VALUES: dict[type, Callable[[], Any]] = {
     BatchProgress: some_progress,
     BatchResult: some_results,
     DuplicateTaskError: duplicate_task_error,
+    Histogram: some_histogram,
     RegistryStats: some_stats,
+    Retry: lambda: echo(Retry(5, on=ValueError)),
+    Backoff: some_backoff,
     ShutdownReport: some_report,
     TaskExit: some_exit,
     TaskResult: some_result,
@@ -173,6 +190,7 @@ VALUES: dict[type, Callable[[], Any]] = {
     testing.CancelReport: lambda: echo(testing.CancelReport("echo", 1, 1, [VIOLATION])),
     testing.Violation: lambda: echo(VIOLATION),
     BatchStatus: lambda: echo(BatchStatus.ABORTED),
+    BlockedLoop: lambda: echo(_Seen(0.0).blocked_loop(1.5)),
     TaskHealth: lambda: echo(TaskHealth.STALE),
     TaskState: lambda: echo(TaskState.FAILED),
 }
@@ -242,6 +260,7 @@ BOUND: dict[type, Callable[[], Any]] = {
     Batch: lambda: bounded_gather(echo, [1]),
     Job: lambda: bounded_gather(echo, []).add(1),
     TaskPool: TaskPool,
+    LoopWatch: LoopWatch,
     Ready: lambda: TaskRegistry().cancel_all(),
     SignalCoordinator: SignalCoordinator,
     TaskGroup: TaskGroup,

@@ -18,6 +18,7 @@ SWEEPS = {
     "group/test_faults.py",
     "registry/test_faults.py",
     "signals/test_faults.py",
+    "watch/test_faults.py",
 }
 # Functions whose allocation no test can make fail, and why.
 OUT_OF_REACH: dict[str, str] = {}

@@ -8,12 +8,15 @@ is done a tenth or a hundredth as often. `make leaks` does a hundred times as ma
 import asyncio
 import contextlib
 import contextvars
+import copy
 import gc
 import itertools
 import logging
 import os
 import sys
+import tempfile
 import threading
+import time
 from array import array
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -21,8 +24,11 @@ from typing import Any
 import pytest
 
 from pyasynclife import (
+    Backoff,
     Job,
+    LoopWatch,
     PoolFullError,
+    Retry,
     SignalCoordinator,
     TaskGroup,
     TaskPool,
@@ -31,7 +37,7 @@ from pyasynclife import (
     bounded_gather,
 )
 from pyasynclife import _core as core
-from pyasynclife._core import JoinSet
+from pyasynclife._core import EXIT_CANCELLED, JoinSet, LoopPulse
 from support.coroutines import echo, forever
 from support.loops import eager, settle, task_factory
 
@@ -57,7 +63,7 @@ async def reads(registry: TaskRegistry, times: int) -> None:
         registry.get_status()
         registry.get_stale_tasks()
         registry._newly_stale()
-        registry.stats()
+        copy.copy(registry.stats().durations).quantile(0.5)
         list(registry)
         registry["beating"].as_dict()
         repr(registry["beating"])
@@ -125,6 +131,36 @@ async def completes(registry: TaskRegistry, times: int) -> None:
         await settle(2)
         registry.complete("once")
         refused(registry.complete, "nobody")
+
+
+async def supervises(registry: TaskRegistry, times: int) -> None:
+    async def fails() -> None:
+        raise ValueError("no price")
+
+    for _ in range(times // 100):
+        registry.supervise(fails, "runs", backoff=Backoff(0), max_restarts=50)
+        await registry.join("runs")
+        for number in range(10):
+            registry.supervise(fails, f"rests {number}", restart_stale=True)
+        await settle()
+        registry.complete("rests 0", 5)
+        for number in range(1, 10):
+            await registry.cancel(f"rests {number}", "enough")
+
+
+async def finds(registry: TaskRegistry, times: int) -> None:
+    async def child() -> None:
+        assert registry.current_id() == "mine"
+        assert await registry.heartbeat()
+
+    async def job() -> None:
+        for _ in range(10):
+            await asyncio.create_task(child())
+
+    for _ in range(times // 100):
+        task, _ = await registry.register(job(), "mine", info={})
+        await registry.join("mine")
+        task.get_name()
 
 
 async def tracks(registry: TaskRegistry, times: int) -> None:
@@ -220,6 +256,16 @@ async def monitors(registry: TaskRegistry, times: int) -> None:
             await settle()
 
 
+async def recordings(registry: TaskRegistry, times: int) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        for _ in range(times // 100):
+            other = TaskRegistry(heartbeat_interval=0.001, stale_threshold=0)
+            async with other.record(os.path.join(directory, "tasks.json")), other:
+                other.register(echo(1))
+                other.register(forever())
+                await settle()
+
+
 async def drains(registry: TaskRegistry, times: int) -> None:
     for _ in range(times // 100):
         drain = JoinSet()
@@ -227,9 +273,12 @@ async def drains(registry: TaskRegistry, times: int) -> None:
             task = asyncio.create_task(forever())
             drain.add(task, registry["beating"] if number % 2 else None)
             refused(drain.add, 5)
+        drain.cancel(50)
+        assert drain.cancel(100) == 0
         await settle()
         assert drain.pending == 0
-        assert {node.outcome for node in drain.take_ended()} == {"cancelled"}
+        assert drain.log.counts()[EXIT_CANCELLED] == 100
+        assert len(drain.log.exits(EXIT_CANCELLED, 99)) == 99
 
 
 async def gathers(registry: TaskRegistry, times: int) -> None:
@@ -259,6 +308,36 @@ async def gathers_of_tasks(registry: TaskRegistry, times: int) -> None:
     (await bounded_gather(fails_at_once, range(times // 10), **options)).failures()
     same = ["beating"] * (times // 10)
     (await bounded_gather(echo, same, registry=registry)).failures()
+
+
+async def gathers_with_limits(registry: TaskRegistry, times: int) -> None:
+    """Keys that come and go, items that are tried again, and items that fail."""
+    again = Retry(2, on=lambda error: error.args[0] % 2, backoff=Backoff(0))
+    for options in ({}, {"task_per_item": True}, {"registry": TaskRegistry()}):
+        number = times // 20
+        batch = bounded_gather(
+            fails_at_once, range(number), limit_by=object_of, retry=again, **options
+        )
+        (await batch).failures()
+        batch = bounded_gather(
+            fails_at_once, range(number), limit_by=lambda item: item % 3,
+            lookahead=10, retry=again, max_per_second=1e9, **options,
+        )  # fmt: skip
+        with contextlib.suppress(ExceptionGroup):
+            async for _ in batch:
+                pass
+    batch = bounded_gather(echo, range(times // 20), limit_by=lambda item: [item])
+    (await batch).failures()
+    for _ in range(times // 100):
+        batch = bounded_gather(forever_for, itertools.count(), limit_by=lambda _: "key")
+        collecting = asyncio.ensure_future(batch.collect())
+        await settle(3)
+        batch.cancel()
+        (await collecting).failures()
+
+
+def object_of(item: object) -> object:
+    return object()
 
 
 async def fails_at_once(item: object) -> None:
@@ -397,14 +476,32 @@ async def results(registry: TaskRegistry, times: int) -> None:
         result.unwrap()
 
 
+async def watches(registry: TaskRegistry, times: int) -> None:
+    for _ in range(times // 500):
+        async with LoopWatch(60.0) as watch:
+            refused(watch.__reduce__)
+            repr(watch)
+        async with watch:
+            assert watch.lag.count == 0
+    for _ in range(times // 100):
+        pulse = LoopPulse(1e-9, 1e-9, -1.0, None)
+        time.sleep(1e-6)
+        pulse.wait()
+        pulse.beat(True)
+        again = LoopPulse(1e-9, 1e-9, 60.0, pulse)
+        time.sleep(1e-6)
+        again.wait()
+
+
 WORK: dict[str, Work] = {
     work.__name__: work
     for work in (
         *(reads, heartbeats, awaits, registers, fails, cancels, completes, tracks),
+        *(supervises, finds),
         *(refuses, contexts, bad_factories, eagerly, registries, waits, monitors),
-        *(drains, gathers, gathers_of_tasks, live_batches, batches_that_are_left, jobs),
-        *(pools,),
-        *(groups, coordinators, results),
+        *(drains, gathers, gathers_of_tasks, gathers_with_limits, live_batches),
+        *(batches_that_are_left, jobs, pools),
+        *(groups, coordinators, results, recordings, watches),
     )
 }
 TYPES = [value for value in vars(core).values() if isinstance(value, type)]

@@ -20,7 +20,14 @@ from support.children import ROOT, run_child
 
 CONTRIB = [
     importlib.import_module(f"pyasynclife.contrib.{name}")
-    for name, needed in (("aiohttp", "aiohttp"), ("asgi", "json"), ("systemd", "json"))
+    for name, needed in (
+        ("aiohttp", "aiohttp"),
+        ("asgi", "json"),
+        ("logging", "json"),
+        ("opentelemetry", "opentelemetry"),
+        ("prometheus", "prometheus_client"),
+        ("systemd", "json"),
+    )
     if importlib.util.find_spec(needed) is not None
 ]
 PUBLIC = [pyasynclife, testing, *CONTRIB]

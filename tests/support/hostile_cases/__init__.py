@@ -9,8 +9,11 @@ from support.hostile_cases import (  # noqa: F401
     callbacks,
     coroutines,
     jobs,
+    limits,
     loops,
     objects,
     processes,
     sources,
+    supervising,
+    watching,
 )

@@ -35,6 +35,96 @@ class Source:
         return self.following()
 
 
+class HostileQueue(asyncio.Queue[Any]):
+    """A queue with the given functions in the place of its methods."""
+
+    def __init__(self, **methods: Any) -> None:
+        super().__init__()
+        for item in range(3):
+            super().put_nowait(item)
+        vars(self).update(methods)
+
+
+@case("a queue whose methods raise")
+async def queue_raises() -> None:
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
+    for name in ("get", "get_nowait", "qsize", "task_done", "put_nowait"):
+        for error in (LookupError, asyncio.CancelledError, GeneratorExit, SystemExit):
+
+            def raises(*_: Any, error: Any = error) -> Any:
+                raise error
+
+            batch = bounded_gather(
+                forever, HostileQueue(**{name: raises}), max_concurrent=1
+            )
+            asyncio.get_running_loop().call_later(0.001, batch.cancel)
+            with contextlib.suppress(error):
+                await batch
+    await works()
+
+
+@case("a queue whose methods answer nonsense")
+async def queue_answers() -> None:
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
+
+    async def get() -> Any:
+        return forever()
+
+    for methods in (
+        {"get": get},
+        {"get": lambda: None},
+        {"qsize": lambda: "many"},
+        {"qsize": lambda: -5},
+        {"qsize": lambda: 10**30},
+        {"qsize": lambda: 10**6},
+        {"task_done": lambda: forever},
+        {"task_done": None},
+        {"get_nowait": 3},
+        {"_loop": 3},
+    ):
+        batch = bounded_gather(echo_later, HostileQueue(**methods), max_concurrent=2)
+        asyncio.get_running_loop().call_later(0.001, batch.cancel)
+        with contextlib.suppress(*REFUSED):
+            await batch
+    await works()
+
+
+@case("a queue that uses its batch")
+async def queue_uses_its_batch() -> None:
+    async def run(name: str, verb: str, way: bool) -> None:
+        def use(*args: Any) -> Any:
+            with contextlib.suppress(RuntimeError):
+                getattr(batch, verb)(*([7] if verb == "add" else []))
+            return getattr(asyncio.Queue, name)(queue, *args)
+
+        queue = HostileQueue(**{name: use})
+        batch = bounded_gather(echo_later, queue, max_concurrent=2, task_per_item=way)
+        asyncio.get_running_loop().call_later(0.001, batch.cancel)
+        await batch
+
+    for name in ("get_nowait", "task_done", "qsize", "put_nowait"):
+        for verb in ("close", "cancel", "pause", "add"):
+            await run(name, verb, False)
+            await run(name, verb, True)
+    await works()
+
+
+@case("a queue that is dropped with its batch")
+async def queue_dropped() -> None:
+    for _ in range(3):
+        batch = bounded_gather(forever, HostileQueue(), max_concurrent=1)
+        task = asyncio.ensure_future(batch.collect())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        task.cancel()
+        del batch
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        del task
+        gc.collect()
+    await works()
+
+
 @case("a source whose iterator raises at once")
 async def source_raises() -> None:
     await ends_with(LookupError, Source(raise_hostile))

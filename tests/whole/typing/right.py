@@ -158,6 +158,9 @@ async def registries(coordinator: SignalCoordinator) -> None:
         assert_type((task, task_id), tuple[asyncio.Task[int], str])
         if await registry.cancel("a"):
             assert_type(registry.stats(), RegistryStats)
+        assert_type(await registry.supervise(lambda: fetch("a"), "b"), str)
+        assert_type(await registry.join("b", 5), TaskMetadata)
+        assert_type(registry.current_id(), str | None)
         if registry.heartbeat("a").result():
             assert_type(registry["a"], TaskMetadata)
         assert_type(group.create_task(fetch("a")), asyncio.Task[int])

@@ -1,0 +1,582 @@
+/* How the limits of a pump meet its workers, its timer and its source.
+ *
+ * The structure is in limits.c; this file moves items between it, the source
+ * and the workers:
+ *
+ *     al_admission_pull    a retry, or a waiting item whose key has room; or
+ *                          else read the source, and set aside what may not
+ *                          start, until an item may, or enough are set aside
+ *     al_admission_detach  an attempt has ended, and its place is free: does
+ *                          the item wait for another, or is that its result?
+ *     al_admission_due     a delay is over; the rate allows the next start
+ *     al_admission_stop    the pump is stopped: what waits ends
+ *
+ * A pump is not over while an item waits.  No item waits for a worker: an end
+ * lets its worker, or al_pump_update(), pull the next one.
+ *
+ * With a registry, a failed attempt is parked until its Task has ended, for
+ * until then the registry knows the Task by the item's id.
+ */
+#include "base/compat.h"
+#include "base/fault.h"
+#include "base/list.h"
+#include "base/state.h"
+#include "aio/loop.h"
+#include "aio/task.h"
+#include "aio/deadline.h"
+#include "batch/drive.h"
+#include "batch/result.h"
+#include "batch/source.h"
+#include "batch/item.h"
+#include "batch/job.h"
+#include "batch/limits.h"
+#include "batch/pump.h"
+#include "batch/reader.h"
+#include "batch/worker.h"
+#include "batch/admission.h"
+
+/* How late a start may be, in seconds, for the next ones to make up for it. */
+#define ADMISSION_LATE 0.010
+
+/* An item starts.  Returns the loop time before which nothing may start; 0.0:
+   the next one may start at once. */
+static double
+admission_start(al_limits *limits, double now)
+{
+    if (limits->interval == 0.0) {
+        return 0.0;
+    }
+    double due = limits->next_start;
+    bool on_grid = due > now || (limits->late && due > now - ADMISSION_LATE);
+    limits->next_start = (on_grid ? due : now) + limits->interval;
+    limits->late = limits->next_start <= now;
+    return limits->late ? 0.0 : limits->next_start;
+}
+
+/* Start nothing until `when`.  A failure stops the pump. */
+static void
+admission_close(al_pump *p, double when)
+{
+    al_limits *limits = p->limits;
+    assert(!limits->closed);
+    limits->closed = true;
+    if (al_deadline_add(&p->deadlines, &limits->opens, when) < 0) {
+        limits->closed = false;
+        al_pump_fail(p);
+    }
+}
+
+/* Read no more of the source in this iteration.  A failure stops the pump. */
+static void
+admission_rest(al_pump *p)
+{
+    al_limits *limits = p->limits;
+    if (limits->resting) {
+        return;
+    }
+    limits->resting = true;
+    if (al_deadline_add(&p->deadlines, &limits->rests, al_pump_time(p)) < 0) {
+        limits->resting = false;
+        al_pump_fail(p);
+    }
+}
+
+/* ---------------------------------------------- items that end without fn */
+
+/* Hand over the result (stolen; NULL: with an exception) of an item that ends
+   here, and drop what the item has held.  The pump is not over meanwhile: an
+   on_result that stops it runs in the context that closing the source enters.
+   `of_queue`: the item came from a queue; `fresh`: it was never started. */
+static void
+admission_hand_over(al_pump *p, al_item_parts parts, PyObject *result,
+                    bool of_queue, bool fresh)
+{
+    if (result == NULL) {
+        al_pump_fail(p);
+    }
+    bool spawning = p->spawning;
+    p->spawning = true;
+    al_job_hand_over(p, parts.job, result);
+    if (of_queue) {
+        al_reader_item_over(p, fresh ? parts.value : NULL);
+    }
+    p->spawning = spawning;
+    al_item_parts_drop(parts);
+}
+
+/* A result (new) like `result`, whose error the exception that is set
+   replaces.  *exit is that exception (new) if it ends the batch. */
+static PyObject *
+admission_replace(al_state *st, const al_result_fields *before,
+                  PyObject **exit)
+{
+    PyObject *error = PyErr_GetRaisedException();
+    al_result_fields fields = *before;
+    bool cancelled =
+        PyErr_GivenExceptionMatches(error, st->CancelledError) != 0;
+    fields.error = error;
+    fields.state = cancelled ? AL_RESULT_CANCELLED : AL_RESULT_FAILED;
+    PyObject *result = al_result_new(st, &fields);
+    *exit = NULL;
+    if (!cancelled && !PyErr_GivenExceptionMatches(error, PyExc_Exception)) {
+        *exit = Py_NewRef(error); /* the batch raises it */
+        if (result != NULL) {
+            ((ResultObject *)result)->received = true;
+        }
+    }
+    Py_DECREF(error);
+    return result;
+}
+
+/* Stop the batch by an exception (stolen), which it raises; NULL: none. */
+static void
+admission_raise(al_pump *p, PyObject *exit)
+{
+    if (exit != NULL) {
+        PyErr_SetRaisedException(exit);
+        al_pump_fail(p);
+    }
+}
+
+/* End an item that has no key, with the exception that is set. */
+static void
+admission_refuse(WorkerObject *self)
+{
+    al_pump *p = self->pump;
+    PyObject *exit;
+    bool of_queue = self->item.of_queue;
+    al_result_fields fields = {.item = self->item.value,
+                               .task_id = self->item.task_id,
+                               .index = self->item.index};
+    PyObject *result = admission_replace(p->st, &fields, &exit);
+    al_item_parts parts = al_item_detach(&self->item);
+    self->item.of_queue = false;
+    admission_hand_over(p, parts, result, of_queue, false);
+    admission_raise(p, exit);
+}
+
+PyObject *
+al_admission_unstarted(al_pump *p, al_item *item)
+{
+    if (item->attempts == 0) {
+        return al_item_unstarted(p->st, item, p->stopping, p->budget);
+    }
+    al_stop why = p->stopping == AL_STOP_NONE ? AL_STOP_FATAL : p->stopping;
+    double now = al_pump_time(p);
+    return al_item_waited(p->st, item, why, NULL, p->budget,
+                          now - item->started);
+}
+
+/* End an item that waits: see al_admission_stop().  `timed_out`: by its own
+   timeout. */
+static void
+admission_end(al_pump *p, al_waiting *waiting, al_stop why, bool timed_out)
+{
+    al_state *st = p->st;
+    al_item *item = &waiting->item;
+    PyObject *result;
+    double duration =
+        waiting->error == NULL ? 0.0 : al_pump_time(p) - item->started;
+    if (waiting->error == NULL) {
+        why = why == AL_STOP_NONE ? AL_STOP_CANCEL : why;
+        result = al_item_unstarted(st, item, why, p->budget);
+    }
+    else if (why == AL_STOP_NONE && !timed_out) {
+        al_result_fields fields = {.item = item->value,
+                                   .task_id = item->task_id,
+                                   .error = waiting->error,
+                                   .index = item->index,
+                                   .duration = duration,
+                                   .attempts = item->attempts,
+                                   .state = AL_RESULT_FAILED};
+        result = al_result_new(st, &fields);
+    }
+    else {
+        result = al_item_waited(st, item, why, waiting->error,
+                                timed_out ? p->timeout : p->budget, duration);
+    }
+    bool of_queue = item->of_queue, fresh = waiting->error == NULL;
+    al_item_parts parts = {Py_NewRef(item->value), NULL, item->job};
+    item->job = NULL;
+    if (parts.job != NULL) {
+        parts.job->aside = NULL;
+    }
+    al_limits_drop(p->limits, waiting);
+    admission_hand_over(p, parts, result, of_queue, fresh);
+}
+
+void
+al_admission_stop(al_pump *p, al_stop why)
+{
+    al_limits *limits = p->limits;
+    bool spawning = p->spawning;
+    p->spawning = true; /* not over yet */
+    Py_CLEAR(limits->decide);
+    for (;;) {
+        al_link *first = !al_list_is_empty(&limits->fresh)
+                             ? limits->fresh.next
+                             : limits->retries.next;
+        if (first == &limits->retries) {
+            break;
+        }
+        admission_end(p, AL_CONTAINER_OF(first, al_waiting, all), why, false);
+    }
+    p->spawning = spawning;
+}
+
+/* ------------------------------------------------------------ pulling */
+
+/* Ask limit_by, if there is one, for the key of an item that was read, and
+   take a place.  Returns whether the item may start; otherwise it is set
+   aside, or has failed. */
+static bool
+admission_enter(WorkerObject *self)
+{
+    al_pump *p = self->pump;
+    al_limits *limits = p->limits;
+    PyObject *limit_by = Py_XNewRef(limits->limit_by);
+    PyObject *value = Py_NewRef(self->item.value);
+    PyObject *key = limit_by == NULL
+                        ? Py_NewRef(Py_None)
+                        : al_coro_check_answer(p->st, "limit_by",
+                                               al_drive_call(p->source.context,
+                                                             limit_by, value));
+    int entered = -1;
+    if (key != NULL) {
+        entered = al_limits_enter(limits, key, limits->closed, &self->item);
+    }
+    if (entered < 0) {
+        admission_refuse(self);
+    }
+    else if (entered == 0) {
+        p->room += !p->room_of_source;     /* it takes it when it starts */
+        if (p->stopping != AL_STOP_NONE) { /* by limit_by, or by a key */
+            al_admission_stop(p, p->stopping);
+        }
+    }
+    Py_XDECREF(key);
+    Py_DECREF(value);
+    Py_XDECREF(limit_by);
+    return entered > 0;
+}
+
+/* Read the source until an item may start. */
+static al_pull
+admission_read(WorkerObject *self)
+{
+    al_pump *p = self->pump;
+    al_limits *limits = p->limits;
+    double began = 0.0;
+    for (;;) {
+        if (limits->resting || !al_limits_may_read(limits)
+            || !al_pump_may_read(p))
+        {
+            return AL_PULL_NOTHING;
+        }
+        al_pull pulled = al_worker_pull(self);
+        if (pulled != AL_PULL_ITEM
+            || (limits->limit_by == NULL && !limits->closed)
+            || admission_enter(self))
+        {
+            return pulled;
+        }
+        /* A key that was asked may have stopped the pump; and an item that
+           has ended meanwhile may have left room for one that waits. */
+        if (!al_pump_may_pull(p)
+            || al_limits_may_start(limits, al_pump_has_room(p), p->head))
+        {
+            return AL_PULL_YIELD;
+        }
+        if (began == 0.0) {
+            began = al_clock();
+        }
+        else if (al_clock() - began > AL_PUMP_SLICE) {
+            admission_rest(p);
+            return AL_PULL_NOTHING;
+        }
+    }
+}
+
+al_pull
+al_admission_pull(WorkerObject *self)
+{
+    al_pump *p = self->pump;
+    al_limits *limits = p->limits;
+    al_pull pulled = AL_PULL_YIELD; /* look again */
+    while (pulled == AL_PULL_YIELD) {
+        if (!al_pump_may_pull(p)) {
+            pulled = AL_PULL_NOTHING;
+        }
+        else if (!limits->closed
+                 && al_limits_take(limits, al_pump_has_room(p), p->head,
+                                   &self->item))
+        {
+            p->room -= self->item.attempts == 0 && !p->room_of_source;
+            if (self->item.job != NULL) {
+                self->item.job->worker = self;
+            }
+            pulled = AL_PULL_ITEM;
+        }
+        else {
+            pulled = admission_read(self);
+        }
+    }
+    if (pulled != AL_PULL_ITEM) {
+        limits->late = false; /* it is not the rate that items wait for */
+        return pulled;
+    }
+    if (p->stopping != AL_STOP_NONE) { /* by limit_by, or by a key */
+        al_worker_end_unstarted(self);
+        return AL_PULL_NOTHING;
+    }
+    double now = al_pump_time(p);
+    double opens = admission_start(limits, now);
+    if (opens != 0.0) {
+        admission_close(p, opens);
+    }
+    al_admission_begin(p, &self->item, now);
+    return AL_PULL_ITEM;
+}
+
+Py_ssize_t
+al_admission_left(const al_pump *p, Py_ssize_t left)
+{
+    const al_limits *limits = p->limits;
+    Py_ssize_t aside = limits->lookahead - limits->n_fresh;
+    if (limits->interval != 0.0) {
+        return 1;
+    }
+    if (limits->limit_by != NULL && (left < 0 || left > aside)) {
+        left = aside; /* the first worker reads no more than these */
+    }
+    Py_ssize_t waiting = limits->n_ready + limits->n_fresh_keys;
+    return left < 0 || left > PY_SSIZE_T_MAX - waiting ? left : left + waiting;
+}
+
+/* ------------------------------------------------------------- retries */
+
+/* Tell whether an attempt may be followed by another, as far as the Retry need
+   not be asked. */
+static bool
+admission_may_retry(WorkerObject *self, const ResultObject *result)
+{
+    const al_pump *p = self->pump;
+    const al_limits *limits = p->limits;
+    return limits->decide != NULL && p->stopping == AL_STOP_NONE
+           && p->fatal == NULL && !self->item.refused
+           && self->item.attempts < limits->attempts
+           && result->state == AL_RESULT_FAILED && result->error != NULL
+           && (!result->timed_out || self->item.short_lived)
+           && PyErr_GivenExceptionMatches(result->error, PyExc_Exception);
+}
+
+/* The seconds until the next attempt; -1.0: there is none, and *result may
+   have been replaced, with NULL and an exception if there is no memory. */
+static double
+admission_ask(al_pump *p, al_waiting *again, PyObject **result)
+{
+    PyObject *decide = Py_NewRef(p->limits->decide);
+    PyObject *failure =
+        AL_ALLOC(Py_BuildValue("iO", again->item.attempts, again->error));
+    PyObject *answer = failure == NULL
+                           ? NULL
+                           : al_drive_call(p->source.context, decide, failure);
+    double delay = -1.0;
+    if (answer != NULL && answer != Py_None) {
+        delay = PyFloat_AsDouble(answer);
+    }
+    else if (answer == NULL) {
+        const ResultObject *before = (const ResultObject *)*result;
+        PyObject *exit;
+        al_result_fields fields = {.item = again->item.value,
+                                   .task_id = again->item.task_id,
+                                   .index = again->item.index,
+                                   .duration = (double)before->duration,
+                                   .attempts = again->item.attempts};
+        Py_SETREF(*result, admission_replace(p->st, &fields, &exit));
+        if (*result == NULL) {
+            Py_CLEAR(exit);
+        }
+        admission_raise(p, exit);
+    }
+    Py_XDECREF(answer);
+    Py_XDECREF(failure);
+    Py_DECREF(decide);
+    return delay;
+}
+
+/* Arm the timer for the first delay.  A failure stops the pump. */
+static void
+admission_arm(al_pump *p)
+{
+    al_limits *limits = p->limits;
+    if (limits->heap_size == 0 || p->over) {
+        return;
+    }
+    double when = limits->heap[0]->due;
+    if (al_link_is_in(&limits->wake.link)) {
+        if (limits->wake.when <= when) {
+            return;
+        }
+        al_deadline_drop(&limits->wake);
+    }
+    if (al_deadline_add(&p->deadlines, &limits->wake, when) < 0) {
+        al_pump_fail(p);
+    }
+}
+
+/* Let an item wait for its next attempt, unless the pump was stopped. */
+static void
+admission_wait(al_pump *p, al_waiting *again)
+{
+    if (p->stopping != AL_STOP_NONE) {
+        admission_end(p, again, p->stopping, false);
+    }
+    else if (al_limits_delay(p->limits, again) < 0) {
+        PyErr_Clear(); /* without memory, the failure counts */
+        admission_end(p, again, AL_STOP_NONE, false);
+    }
+    else {
+        admission_arm(p);
+    }
+}
+
+/* Ask the Retry whether an item that is held, and whose attempt has ended at
+   `now`, is tried again.  Returns whether it waits; if not, *result counts,
+   and may have been replaced. */
+static bool
+admission_retry(WorkerObject *self, al_waiting *again, double now,
+                PyObject **result)
+{
+    al_pump *p = self->pump;
+    double delay = admission_ask(p, again, result);
+    if (delay < 0.0 || p->stopping != AL_STOP_NONE || p->fatal != NULL
+        || p->limits->decide == NULL || again->refused)
+    {
+        return false;
+    }
+    again->due = Py_MIN(now + delay, again->ends);
+    if (p->registry == NULL) {
+        admission_wait(p, again);
+    }
+    else {
+        al_list_append(&p->limits->retries, &again->all);
+        again->parked = &self->again;
+        self->again = again;
+    }
+    return true;
+}
+
+/* Give back what al_limits_hold() has taken, and forget the attempt. */
+static void
+admission_give_back(WorkerObject *self, al_waiting *again,
+                    al_item_parts *parts)
+{
+    parts->job = again->item.job;
+    self->item.of_queue = again->item.of_queue;
+    again->item.job = NULL;
+    if (parts->job != NULL) {
+        parts->job->aside = NULL;
+    }
+    al_limits_drop(self->pump->limits, again);
+}
+
+bool
+al_admission_detach(WorkerObject *self, double now, PyObject **result,
+                    al_item_parts *parts)
+{
+    al_limits *limits = self->pump->limits;
+    const ResultObject *ended = (const ResultObject *)*result;
+    al_waiting *again = NULL;
+    if (ended != NULL && admission_may_retry(self, ended)) {
+        again = al_limits_hold(limits, &self->item, ended->error);
+        if (again != NULL) {
+            again->ends = self->item.since + self->item.left;
+        }
+        else {
+            PyErr_Clear(); /* without memory, the failure counts */
+        }
+    }
+    al_limit_key *key = al_limits_leave(limits, &self->item);
+    *parts = al_item_detach(&self->item);
+    PyObject *error = PyErr_GetRaisedException();
+    al_limit_key_clear(key);
+    if (error != NULL) { /* there is no result */
+        PyErr_SetRaisedException(error);
+    }
+    if (again == NULL || admission_retry(self, again, now, result)) {
+        return again == NULL;
+    }
+    error = PyErr_GetRaisedException();
+    admission_give_back(self, again, parts);
+    if (error != NULL) {
+        PyErr_SetRaisedException(error);
+    }
+    return true;
+}
+
+void
+al_admission_refuse(al_pump *p, al_waiting *waiting)
+{
+    bool held = !al_link_is_in(&waiting->all);
+    if (held) { /* the Retry is being asked */
+        waiting->refused = true;
+    }
+    else {
+        admission_end(p, waiting, AL_STOP_CANCEL, false);
+        al_pump_update(p);
+    }
+}
+
+void
+al_admission_task_ended(WorkerObject *self)
+{
+    al_waiting *again = self->again;
+    if (again != NULL) {
+        self->again = NULL;
+        again->parked = NULL;
+        admission_wait(self->pump, again);
+    }
+}
+
+/* -------------------------------------------------------------- timers */
+
+/* The first delay is over, or more. */
+static void
+admission_wake(al_pump *p)
+{
+    double now = Py_MAX(al_pump_time(p), p->limits->wake.when);
+    al_waiting *timed_out;
+    while ((timed_out = al_limits_due(p->limits, now)) != NULL) {
+        admission_end(p, timed_out, AL_STOP_NONE, true);
+    }
+    admission_arm(p);
+}
+
+bool
+al_admission_due(al_pump *p, al_deadline *deadline)
+{
+    al_limits *limits = p->limits;
+    if (limits == NULL
+        || (deadline != &limits->opens && deadline != &limits->wake
+            && deadline != &limits->rests))
+    {
+        return false;
+    }
+    if (deadline != &limits->opens) {
+        if (deadline == &limits->wake) {
+            admission_wake(p);
+        }
+        else {
+            limits->resting = false;
+        }
+        al_pump_update(p);
+        return true;
+    }
+    limits->closed = false;
+    limits->late = true;
+    al_pump_update(p);
+    /* If no worker is about to start an item, none waits for the rate. */
+    limits->late = limits->late && (p->unstarted > 0 || p->resting > 0);
+    return true;
+}

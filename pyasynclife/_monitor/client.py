@@ -1,0 +1,79 @@
+"""The client half: ask a process over its socket."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+TIMEOUT = 5.0  # seconds for each line of an answer
+
+
+class MonitorError(Exception):
+    """The process does not answer, or refuses; the message says why."""
+
+
+class Connection:
+    """A connection to `TaskRegistry.serve`.
+
+    Args:
+        path: The path of the socket.
+
+    Raises:
+        MonitorError: Nobody serves there.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.settimeout(TIMEOUT)
+        try:
+            self._socket.connect(path)
+        except OSError as error:
+            self._socket.close()
+            why = error.strerror or str(error)
+            raise MonitorError(f"cannot connect to {path}: {why}") from None
+        self._lines: BinaryIO = self._socket.makefile("rb")
+
+    def ask(self, **request: Any) -> Iterator[dict[str, Any]]:
+        """Send a request; return an iterator over the lines of the answer, unending.
+
+        Raises:
+            MonitorError: The process has ended, is silent for 5 s, or refuses.
+        """
+        try:
+            self._socket.sendall(json.dumps(request).encode() + b"\n")
+            while line := self._lines.readline():
+                answer = json.loads(line)
+                if "error" in answer:
+                    raise MonitorError(f"the process refuses: {answer['error']}")
+                yield answer
+        except TimeoutError:
+            raise MonitorError(
+                f"the process has not answered for {TIMEOUT:g} s: its loop is blocked"
+            ) from None
+        except OSError as error:
+            raise MonitorError(f"the connection broke: {error}") from None
+        raise MonitorError("the process has ended, or does not serve any more")
+
+    def top(self, sort: str, text: str, rows: int) -> dict[str, Any]:
+        """Return what a live view shows."""
+        return next(self.ask(ask="top", sort=sort, filter=text, rows=rows))
+
+    def tasks(self, stale: bool) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """Return the counts and the tasks."""
+        tasks: list[dict[str, Any]] = []
+        for answer in self.ask(ask="tasks", stale=stale):
+            tasks += answer.get("tasks", ())
+            if "stats" in answer:
+                return answer["stats"], tasks
+        raise AssertionError("ask() does not end")
+
+    def cancel(self, task_id: str) -> bool:
+        """Cancel a task; return whether it was alive."""
+        return bool(next(self.ask(ask="cancel", id=task_id))["cancelled"])
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._lines.close()
+        self._socket.close()

@@ -1,0 +1,72 @@
+"""Tasks as lines of text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+COUNTS = ("alive", "pending", "healthy", "stale", "unknown")
+TOTALS = ("done", "failed", "cancelled", "restarts")
+
+
+def printable(text: str) -> str:
+    """Escape what a terminal would take for a command: an id may hold anything."""
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode() for c in text
+    )
+
+
+def shorten(text: str, width: int) -> str:
+    """Return a text with its control characters escaped, of at most so many columns."""
+    text = printable(text)
+    return text if len(text) <= width else f"{text[: width - 1]}…"
+
+
+def duration(seconds: float | None) -> str:
+    """Return seconds as a person reads them: ``0.3 s``, ``2 m 5 s``, ``3 h 20 m``."""
+    if seconds is None:
+        return "-"
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(int(seconds), 60)
+    if not minutes:
+        return f"{rest} s"
+    hours, minutes = divmod(minutes, 60)
+    if not hours:
+        return f"{minutes} m {rest} s"
+    days, hours = divmod(hours, 24)
+    return f"{days} d {hours} h" if days else f"{hours} h {minutes} m"
+
+
+def summary(stats: dict[str, Any]) -> str:
+    """Return the counts in one line."""
+    now = ", ".join(f"{stats[name]} {name}" for name in COUNTS if stats.get(name))
+    ever = ", ".join(f"{stats[name]} {name}" for name in TOTALS if stats.get(name))
+    return f"{now or 'no task alive'}; ended: {ever or 'none'}"
+
+
+def table(tasks: Iterable[dict[str, Any]]) -> str:
+    """Return a table, one task a line."""
+    rows = [("ID", "STATE", "HEALTH", "AGE", "SILENCE", "BEATS", "RESTARTS", "ERROR")]
+    rows += [
+        (
+            shorten(task["task_id"], 60),
+            task["state"],
+            task["health"],
+            duration(task["age"]),
+            duration(None if task["finished_at"] else task["silence"]),
+            str(task["heartbeats"]),
+            str(task.get("restarts", 0)),
+            shorten(task["error_text"] or "", 60),
+        )
+        for task in tasks
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) for cell, width in zip(row, widths, strict=True)
+        ).rstrip()
+        for row in rows
+    )

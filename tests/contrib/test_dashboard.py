@@ -1,0 +1,300 @@
+"""The page of contrib.asgi's /tasks, and the events that it shows."""
+
+import asyncio
+import base64
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+import urllib.request
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pyasynclife import SignalCoordinator, TaskRegistry
+from pyasynclife.contrib.asgi import probes
+from support.children import PATH, Child, start_child
+from support.coroutines import forever
+from support.registries import a_registry
+
+Message = dict[str, Any]
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+class Reader:
+    """A client of an ASGI application, as a server presents it."""
+
+    def __init__(self) -> None:
+        self.sent: asyncio.Queue[Message] = asyncio.Queue()
+        self.left = asyncio.Event()
+        self._asked = False
+
+    async def receive(self) -> Message:
+        if not self._asked:
+            self._asked = True
+            return {"type": "http.request", "body": b"", "more_body": False}
+        await self.left.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Message) -> None:
+        self.sent.put_nowait(message)
+
+    async def event(self) -> dict[str, Any]:
+        message = await asyncio.wait_for(self.sent.get(), 20)
+        body = message["body"].decode()
+        assert body.startswith("data: ")
+        assert body.endswith("\n\n")
+        event: dict[str, Any] = json.loads(body[6:])
+        return event
+
+
+def scope(path: str, query: bytes = b"", accept: bytes = b"*/*") -> Message:
+    return {
+        "type": "http",
+        "method": "GET",
+        "path": path,
+        "query_string": query,
+        "headers": [(b"accept", accept)],
+    }
+
+
+@asynccontextmanager
+async def streaming(
+    coordinator: SignalCoordinator, registry: TaskRegistry, query: bytes = b""
+) -> AsyncIterator[Reader]:
+    reader = Reader()
+    app = probes(coordinator, registry)
+    task = asyncio.ensure_future(
+        app(scope("/tasks/events", query), reader.receive, reader.send)
+    )
+    try:
+        yield reader
+    finally:
+        reader.left.set()
+        await asyncio.wait_for(task, 20)
+
+
+async def page(accept: bytes) -> tuple[dict[bytes, bytes], bytes]:
+    reader = Reader()
+    async with a_registry() as registry:
+        app = probes(SignalCoordinator(), registry)
+        await app(scope("/tasks", accept=accept), reader.receive, reader.send)
+    start, body = reader.sent.get_nowait(), reader.sent.get_nowait()
+    assert start["status"] == 200
+    return dict(start["headers"]), body["body"]
+
+
+async def test_a_browser_gets_a_page_and_everybody_else_json() -> None:
+    headers, body = await page(b"text/html,application/xhtml+xml,*/*;q=0.8")
+    assert headers[b"content-type"].startswith(b"text/html")
+    assert body.startswith(b"<!doctype html>")
+    for accept in (b"*/*", b"application/json", b""):
+        headers, body = await page(accept)
+        assert headers[b"content-type"] == b"application/json"
+        assert json.loads(body)["tasks"] == []
+
+
+async def test_the_page_loads_nothing_from_elsewhere() -> None:
+    headers, body = await page(b"text/html")
+    assert b"default-src 'none'" in headers[b"content-security-policy"]
+    for foreign in (b"http:", b"https:", b" src=", b"@import", b"url("):
+        assert foreign not in body
+
+
+async def test_the_events_show_the_tasks_as_asked() -> None:
+    async with a_registry() as registry:
+        for name in ("feed-0", "feed-1", "other"):
+            registry.register(forever(), name)
+            await asyncio.sleep(0)
+        query = b"sort=age&filter=feed"
+        async with streaming(SignalCoordinator(), registry, query) as reader:
+            start = await asyncio.wait_for(reader.sent.get(), 20)
+            headers = dict(start["headers"])
+            assert headers[b"content-type"] == b"text/event-stream"
+            for _ in range(2):
+                event = await reader.event()
+                assert [row["id"] for row in event["rows"]] == ["feed-0", "feed-1"]
+                assert event["stats"]["alive"] == 3
+                assert event["phase"] == "running"
+
+
+async def test_the_stream_ends_when_the_shutdown_begins() -> None:
+    coordinator = SignalCoordinator()
+    async with a_registry() as registry, streaming(coordinator, registry) as reader:
+        await reader.sent.get()
+        await reader.event()
+        coordinator.request_shutdown()
+        assert (await reader.event())["phase"] == "draining"
+        last = await asyncio.wait_for(reader.sent.get(), 20)
+        assert not last.get("more_body")
+
+
+async def test_the_stream_ends_with_its_reader() -> None:
+    async with a_registry() as registry:
+        async with streaming(SignalCoordinator(), registry) as reader:
+            await reader.sent.get()
+            await reader.event()
+        assert not [t for t in asyncio.all_tasks() if "_send_all" in repr(t)]
+
+
+async def test_options_that_make_no_sense_are_an_event() -> None:
+    async with a_registry() as registry:
+        query = b"sort=%ff&filter=\xff"
+        async with streaming(SignalCoordinator(), registry, query) as reader:
+            await reader.sent.get()
+            assert "sort must be one of" in (await reader.event())["error"]
+
+
+async def test_without_a_registry_there_are_no_events() -> None:
+    reader = Reader()
+    app = probes(SignalCoordinator())
+    await app(scope("/tasks/events"), reader.receive, reader.send)
+    assert reader.sent.get_nowait()["status"] == 404
+
+
+# ------------------------------------------------------------ in a browser
+
+SERVER = """
+import asyncio, socket
+import uvicorn
+from pyasynclife import SignalCoordinator, TaskRegistry
+from pyasynclife.contrib.asgi import lifespan, probes
+
+registry = TaskRegistry()
+coordinator = SignalCoordinator(5, registry=registry)
+
+async def feed():
+    while True:
+        await asyncio.sleep(0.05)
+        registry.heartbeat()
+
+async def main():
+    async with lifespan(coordinator, registry)(None):
+        registry.register(feed(), "feed-0")
+        registry.register(asyncio.sleep(900), "<b>silent</b>", stale_after=0.001)
+        listener = socket.create_server(("127.0.0.1", 0))
+        print(listener.getsockname()[1])
+        app = probes(coordinator, registry)
+        config = uvicorn.Config(app, log_level="warning", lifespan="off")
+        await uvicorn.Server(config).serve([listener])
+
+asyncio.run(main())
+"""
+
+
+@pytest.fixture
+def server() -> Iterator[tuple[Child, int]]:
+    pytest.importorskip("uvicorn")
+    with start_child(SERVER, env=PATH) as child:
+        yield child, int(child.read_line())
+
+
+def test_a_server_with_an_open_page_ends_at_once(server: tuple[Child, int]) -> None:
+    child, port = server
+    url = f"http://127.0.0.1:{port}/tasks/events"
+    with urllib.request.urlopen(url, timeout=20) as stream:
+        assert stream.readline().startswith(b"data: {")
+        child.send_signal(signal.SIGTERM)
+        assert b'"phase":"draining"' in stream.read()
+    assert child.finish().returncode in (0, -signal.SIGTERM)
+
+
+class Page:
+    """A page in Chromium, by its DevTools protocol."""
+
+    def __init__(self, directory: str, url: str) -> None:
+        from websockets.sync.client import connect
+
+        assert BROWSER is not None
+        options = ["--headless=new", "--no-sandbox", "--disable-gpu"]
+        options += ["--remote-debugging-port=0", f"--user-data-dir={directory}"]
+        self.process = subprocess.Popen(
+            [BROWSER, *options, "--window-size=1200,700", url],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        port = self._read(Path(directory, "DevToolsActivePort")).split()[0]
+        pages = json.load(
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/json/list", timeout=20)
+        )
+        (page,) = (each for each in pages if each["type"] == "page")
+        self._stack = contextlib.ExitStack()
+        address = page["webSocketDebuggerUrl"]
+        self.socket = self._stack.enter_context(connect(address, max_size=None))
+
+    def _read(self, path: Path) -> str:
+        deadline = time.monotonic() + 60
+        while not (path.exists() and path.read_text().count("\n")):
+            assert time.monotonic() < deadline, "the browser does not start"
+            time.sleep(0.05)
+        return path.read_text()
+
+    def call(self, method: str, **parameters: Any) -> dict[str, Any]:
+        message = {"id": 1, "method": method, "params": parameters}
+        self.socket.send(json.dumps(message))
+        while True:
+            answer = json.loads(self.socket.recv(timeout=30))
+            if answer.get("id") == 1:
+                result: dict[str, Any] = answer["result"]
+                return result
+
+    def evaluate(self, expression: str) -> Any:
+        result = self.call("Runtime.evaluate", expression=expression)["result"]
+        return result.get("value")
+
+    def until(self, expression: str) -> None:
+        deadline = time.monotonic() + 30
+        while not self.evaluate(expression):
+            assert time.monotonic() < deadline, self.evaluate("document.body.innerText")
+            time.sleep(0.1)
+
+    def screenshot(self, path: str) -> None:
+        image = self.call("Page.captureScreenshot", format="png")["data"]
+        Path(path).write_bytes(base64.b64decode(image))
+
+    def close(self) -> None:
+        self._stack.close()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+@pytest.mark.skipif(BROWSER is None, reason="Chromium is not installed")
+def test_a_browser_shows_the_tasks_live(server: tuple[Child, int]) -> None:
+    pytest.importorskip("websockets")
+    child, port = server
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory:
+        page = Page(directory, f"http://127.0.0.1:{port}/tasks")
+        try:
+            page.until("document.querySelectorAll('#rows tr').length == 2")
+            first = "document.querySelector('#rows tr').innerText"
+            assert page.evaluate(first).split()[:3] == [
+                "<b>silent</b>",
+                "running",
+                "stale",
+            ]
+            if picture := os.environ.get("PYASYNCLIFE_PICTURE"):
+                page.screenshot(picture)
+            page.evaluate(
+                "document.querySelector('[name=filter]').value = 'feed';"
+                "document.querySelector('form').dispatchEvent(new Event('input'))"
+            )
+            page.until("document.querySelectorAll('#rows tr').length == 1")
+            assert page.evaluate(first).startswith("feed-0")
+            beats = "document.querySelectorAll('#rows td')[5].innerText"
+            before = page.evaluate(beats)
+            page.until(f"{beats} != '{before}'")
+            child.send_signal(signal.SIGTERM)
+            page.until("/draining|does not answer/.test(document.body.innerText)")
+        finally:
+            page.close()
+    child.finish()

@@ -1,0 +1,300 @@
+"""TaskRegistry.record(): a timeline of all tasks, as Chrome trace events."""
+
+import asyncio
+import gc
+import json
+import resource
+import weakref
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pyasynclife import TaskMetadata, TaskRegistry
+from support.coroutines import echo, fail, forever
+from support.loops import in_virtual_time, settle
+from support.registries import a_registry
+
+Event = dict[str, Any]
+LoopErrors = list[dict[str, Any]]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "tasks.json"
+
+
+def rows(path: Path) -> dict[str, list[tuple[str, int, int]]]:
+    """What a file shows: name, begin and end of the bars of each row, in seconds."""
+    events = json.loads(path.read_text(), parse_constant=pytest.fail)
+    names: dict[int, str] = {}
+    for event in events:
+        assert event["pid"] == 0
+        if event["ph"] == "M" and event["name"] == "thread_name":
+            assert event["tid"] not in names
+            names[event["tid"]] = event["args"]["name"]
+    assert events[0]["name"] == "process_name"
+    assert events[0]["args"]["name"]
+    shown: dict[str, list[tuple[str, int, int]]] = {}
+    for event in events:
+        if event["ph"] == "X":
+            begin, end = event["ts"], event["ts"] + event["dur"]
+            bar = (event["name"], round(begin / 1e6), round(end / 1e6))
+            shown.setdefault(names[event["tid"]], []).append(bar)
+    assert set(shown) == set(names.values())
+    return shown
+
+
+def args(path: Path, task_id: str) -> Event:
+    """The arguments of the bar of a task."""
+    [found] = [
+        event["args"]
+        for event in json.loads(path.read_text())
+        if event["ph"] == "X" and event.get("args", {}).get("id") == task_id
+    ]
+    return dict(found)
+
+
+def recorded(
+    path: Path, main: Callable[[TaskRegistry], Awaitable[Any]], **options: Any
+) -> dict[str, list[tuple[str, int, int]]]:
+    """Record what a function does in virtual time; the rows of the file."""
+
+    async def run() -> None:
+        registry = TaskRegistry(heartbeat_interval=1.0, **options)
+        async with registry.record(path), registry:
+            await main(registry)
+
+    in_virtual_time(run())
+    return rows(path)
+
+
+def test_each_task_is_a_row_with_its_state_from_its_begin_to_its_end(
+    path: Path,
+) -> None:
+    async def main(registry: TaskRegistry) -> None:
+        registry.register(asyncio.sleep(10), "done")
+        registry.register(asyncio.sleep(10**6), "shut down")
+        await asyncio.sleep(5)
+        registry.register(fail("no price"), "failed")
+        registry.register(forever(), "cancelled")
+        await asyncio.sleep(2)
+        await registry.cancel("cancelled", "enough")
+        await asyncio.sleep(8)
+
+    shown = recorded(path, main, stale_threshold=10**6)
+    assert shown == {
+        "done": [("done", 0, 10)],
+        "failed": [("failed", 5, 5)],
+        "cancelled": [("cancelled", 5, 7)],
+        "shut down": [("cancelled", 0, 15)],
+    }
+    assert list(shown) == ["failed", "cancelled", "done", "shut down"]  # by the end
+    assert args(path, "failed")["error"] == "ValueError: no price"
+    assert args(path, "cancelled")["cancel_reason"] == "enough"
+    assert args(path, "done").keys() == {"id", "heartbeats", "restarts", "age"}
+
+
+def test_periods_without_a_heartbeat_are_bars_in_the_row(path: Path) -> None:
+    async def feed(registry: TaskRegistry) -> None:
+        registry.heartbeat()
+        await asyncio.sleep(20)  # stale after 5 s
+        registry.heartbeat()
+        await asyncio.sleep(3)
+        registry.heartbeat()
+        await asyncio.sleep(10)  # again, until the end
+
+    async def main(registry: TaskRegistry) -> None:
+        await asyncio.sleep(1)
+        registry.register(feed(registry), "feed")
+        registry.register(forever(), "healthy", stale_after=10**6)
+        await asyncio.sleep(60)
+
+    shown = recorded(path, main, stale_threshold=5)
+    assert shown["feed"] == [("stale", 6, 21), ("stale", 29, 34), ("done", 1, 34)]
+    assert shown["healthy"] == [("cancelled", 1, 61)]
+
+
+def test_a_task_that_is_older_than_the_file_begins_with_it(path: Path) -> None:
+    first = path.with_suffix(".first")
+
+    async def main() -> None:
+        async with TaskRegistry(stale_threshold=10**6) as registry:
+            async with registry.record(first):
+                registry.register(asyncio.sleep(30), "feed")
+                await asyncio.sleep(10)
+            await asyncio.sleep(10)
+            async with registry.record(path):
+                await asyncio.sleep(20)
+
+    in_virtual_time(main())
+    assert rows(first) == {"feed": [("running", 0, 10)]}
+    assert rows(path) == {"feed": [("done", 0, 10)]}
+    assert args(path, "feed")["age"] == pytest.approx(30)
+
+
+def test_an_id_that_comes_back_is_another_row(path: Path) -> None:
+    async def main(registry: TaskRegistry) -> None:
+        for _ in range(3):
+            await registry.register(echo(), "job")
+            await registry.wait()
+
+    assert recorded(path, main) == {"job": [("done", 0, 0)] * 3}
+    assert path.read_text().count('"thread_name"') == 3
+
+
+async def test_on_finish_is_called_as_before(
+    path: Path, loop_errors: LoopErrors
+) -> None:
+    seen: list[str] = []
+
+    def finish(meta: TaskMetadata) -> None:
+        seen.append(meta.task_id)
+        raise ValueError("of the hook")
+
+    async with a_registry(on_finish=finish) as registry:
+        async with registry.record(path):
+            registry.register(echo(), "one")
+            await settle()
+        registry.register(echo(), "two")
+        await settle()
+    assert seen == ["one", "two"]
+    assert list(rows(path)) == ["one"]
+    assert [str(context["exception"]) for context in loop_errors] == ["of the hook"] * 2
+    assert "on_finish" in loop_errors[0]["message"]
+
+
+@pytest.mark.parametrize("task_id", ['"quoted"\n', "\ud800", "\0", "x" * 20_000, "ü"])
+async def test_any_id_can_be_written(path: Path, task_id: str) -> None:
+    async with a_registry() as registry, registry.record(path):
+        registry.register(echo(), task_id)
+        await settle()
+    [name] = rows(path)
+    assert name[:100] == task_id[:100]
+    assert len(name) <= 120
+    assert args(path, task_id)["id"] == task_id
+
+
+async def test_nothing_is_kept_of_tasks_that_have_ended(path: Path) -> None:
+    class Result:
+        pass
+
+    async def work() -> Result:
+        return Result()
+
+    async with a_registry(history=0) as registry, registry.record(path) as recording:
+        task, _ = await registry.register(work())
+        kept = weakref.ref(await task)
+        del task
+        for _ in range(1000):
+            registry.register(work())
+        await registry.wait()
+        await settle()
+        gc.collect()
+        assert kept() is None
+        assert not recording._row_of
+        assert not recording._stale_since
+        assert recording._file is not None
+        assert len(recording._file._waiting) < 2**16
+    assert len(json.loads(path.read_text())) == 1 + 2 * 1001
+
+
+async def test_the_file_is_complete_json_while_it_is_written(path: Path) -> None:
+    sizes = set()
+    async with a_registry() as registry, registry.record(path):
+        for _ in range(10):
+            for _ in range(100):
+                registry.register(echo())
+            await registry.wait()
+            sizes.add(len(json.loads(path.read_text())))
+    assert len(sizes) > 2
+    assert len(json.loads(path.read_text())) == 2001
+
+
+@contextmanager
+def a_full_disk(size: int) -> Iterator[None]:
+    """Let no file grow above a size."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+async def test_an_error_of_the_disk_is_reported_once_and_leaves_complete_json(
+    path: Path, loop_errors: LoopErrors
+) -> None:
+    ended = 0
+
+    def finish(meta: TaskMetadata) -> None:
+        nonlocal ended
+        ended += 1
+
+    async with a_registry(on_finish=finish) as registry, registry.record(path):
+        with a_full_disk(100_000):
+            for _ in range(2000):
+                registry.register(echo())
+            await registry.wait()
+        registry.register(echo(), "later")
+        await registry.wait()
+    assert ended == 2001
+    [context] = loop_errors
+    assert isinstance(context["exception"], OSError)
+    assert f"recording to str {str(path)[:20]!r}"[:-1] in context["message"]
+    size = path.stat().st_size
+    assert 50_000 < size < 100_000
+    names = [event["name"] for event in json.loads(path.read_text())]
+    assert names.count("done") > 100
+    assert "later" not in path.read_text()
+
+
+async def test_a_file_that_cannot_be_opened_is_an_oserror_and_records_nothing(
+    tmp_path: Path,
+) -> None:
+    async with a_registry() as registry:
+        for bad in (tmp_path, tmp_path / "missing" / "x.json", Path("/dev/full")):
+            with pytest.raises(OSError, match=r"\[Errno \d+\]"):
+                async with registry.record(bad):
+                    pytest.fail("entered")
+        async with registry.record(tmp_path / "good.json"):
+            pass
+    assert rows(tmp_path / "good.json") == {}
+
+
+async def test_one_recording_at_a_time(path: Path) -> None:
+    async with a_registry() as registry, registry.record(path):
+        with pytest.raises(RuntimeError, match=r"has <Recording '.*'> already"):
+            async with registry.record(path.with_suffix(".other")):
+                pytest.fail("entered")
+    assert not path.with_suffix(".other").exists()
+
+
+async def test_the_first_recording_begins_before_the_first_task(path: Path) -> None:
+    async with a_registry() as registry:
+        registry.register(echo())
+        with pytest.raises(RuntimeError, match="had tasks already: enter its record"):
+            async with registry.record(path):
+                pytest.fail("entered")
+        await registry.wait()
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("bad", [3, None, ["x"]])
+def test_a_path_of_another_type_is_refused_at_the_call(bad: Any) -> None:
+    with pytest.raises(TypeError, match=r"expected str, bytes or os.PathLike object"):
+        TaskRegistry().record(bad)
+
+
+async def test_an_exception_of_the_block_propagates_and_the_file_is_whole(
+    path: Path,
+) -> None:
+    async with a_registry() as registry:
+        with pytest.raises(ValueError, match="of the block"):
+            async with registry.record(path):
+                registry.register(forever(), "feed")
+                await settle()
+                raise ValueError("of the block")
+    assert [bar[0] for bar in rows(path)["feed"]] == ["running"]
