@@ -23,6 +23,7 @@ from pyasynclife._attached import Attachments
 from pyasynclife._batch import Batch
 from pyasynclife._core import SHUTDOWN_ONCE, SHUTDOWN_UNREPORTED, JoinSet, TaskGroup
 from pyasynclife._log import logger
+from pyasynclife._pool import TaskPool
 from pyasynclife._registry import TaskRegistry
 from pyasynclife._report import ShutdownReport
 from pyasynclife._sealed import refuse_pickling
@@ -396,7 +397,7 @@ class SignalCoordinator(SignalEvents):
 
     def attach(
         self,
-        what: Batch[Any] | TaskGroup | TaskRegistry,
+        what: Batch[Any] | TaskGroup | TaskPool | TaskRegistry,
         *,
         order: int = 0,
     ) -> None:

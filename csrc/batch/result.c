@@ -95,6 +95,7 @@ al_result_new(al_state *st, const al_result_fields *fields)
         data = result_data(own);
     }
     self->received = self->has_job = self->left = false;
+    self->is_call = fields->is_call;
     self->slot = RESULT_SLOT_DATA;
     self->index = fields->index;
     self->duration = (float)fields->duration;
@@ -134,12 +135,20 @@ al_result_default_id(PyObject *item, Py_ssize_t index)
     return AL_ALLOC(PyUnicode_FromFormat("%zd", index));
 }
 
+PyObject *
+al_result_call_id(Py_ssize_t index)
+{
+    return AL_ALLOC(PyUnicode_FromFormat("job_%zd", index));
+}
+
 /* The task id (borrowed), made on the first demand; NULL with an exception. */
 static PyObject *
 result_id(ResultObject *self)
 {
     if (self->task_id == NULL) {
-        self->task_id = al_result_default_id(self->item, self->index);
+        self->task_id = self->is_call
+                            ? al_result_call_id(self->index)
+                            : al_result_default_id(self->item, self->index);
     }
     return self->task_id;
 }
