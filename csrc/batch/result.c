@@ -79,7 +79,6 @@ al_result_new(al_state *st, const al_result_fields *fields)
     PyObject *data = fields->data == NULL ? Py_None : fields->data;
     PyObject *error = fields->error;
     self->state = (uint8_t)fields->state;
-    self->timed_out = fields->timed_out;
     self->attempts = (uint16_t)Py_MIN(fields->attempts, UINT16_MAX);
     if (fields->state == AL_RESULT_DONE
         && Py_IS_TYPE(data, (PyTypeObject *)st->TaskResult))
@@ -94,9 +93,14 @@ al_result_new(al_state *st, const al_result_fields *fields)
         error = own->error;
         data = result_data(own);
     }
-    self->received = self->has_job = self->left = false;
-    self->is_call = fields->is_call;
+    /* One byte, and mostly 0. */
     self->slot = RESULT_SLOT_DATA;
+    self->timed_out = self->is_call = false;
+    self->received = self->has_job = self->left = false;
+    if (fields->timed_out || fields->is_call) {
+        self->timed_out = fields->timed_out;
+        self->is_call = fields->is_call;
+    }
     self->index = fields->index;
     self->duration = (float)fields->duration;
     self->item = Py_NewRef(fields->item);
