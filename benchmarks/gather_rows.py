@@ -16,11 +16,12 @@ from benchmarks.figures import (
 )
 from benchmarks.hand import gather_by_hand
 from benchmarks.seed import TaskResult, gather_with_timeout_and_budget
-from pyasynclife import bounded_gather
+from pyasynclife import TaskPool, bounded_gather
 
 LIMIT = 50
 TIMEOUT = 5.0
 MEGABYTE = 1e6
+POOL = "pool, jobs and failures to on_result: peak growth"
 
 # The functions that are run on an item, and the same as the articles write them: a
 # function of the seed makes the TaskResult itself, which ours does natively.
@@ -196,6 +197,38 @@ async def _streamed_memory(settings: Settings) -> Row:
     return Row(what, n, "MB", {"ours": (peak - before) / MEGABYTE}, limit=5.0)
 
 
+async def _pool_memory(settings: Settings) -> Row:
+    """Measure the peak memory above the start while jobs pass through a pool."""
+    n = settings.size(100_000 if settings.quick else 1_000_000)
+    show_progress(f"{settings.loop}: {POOL}, n = {n:,}")
+
+    async def number(item: int) -> int:
+        if item % 10 == 0:
+            raise ValueError(item)
+        return item
+
+    async def submit(count: int) -> None:
+        async with TaskPool(LIMIT, max_pending=LIMIT, on_result=_ignore) as pool:
+            for item in range(count):
+                await pool.put(number, item)
+        assert pool.progress.done + pool.progress.failed == count
+
+    await submit(20)  # so that one-time allocations do not count
+    await tidy_up()
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        await submit(n)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    return Row(POOL, n, "MB", {"ours": (peak - before) / MEGABYTE}, limit=5.0)
+
+
+def _ignore(result: object) -> None:
+    pass
+
+
 async def rows(settings: Settings) -> AsyncIterator[Row]:
     """Measure the selected rows."""
     n = settings.size(10_000)
@@ -211,3 +244,5 @@ async def rows(settings: Settings) -> AsyncIterator[Row]:
             )
     if settings.only in "gather, results streamed: peak growth":
         yield await _streamed_memory(settings)
+    if settings.only in POOL:
+        yield await _pool_memory(settings)

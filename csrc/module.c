@@ -26,6 +26,7 @@
 #include "batch/item_task.h"
 #include "batch/batch_wait.h"
 #include "batch/batch_type.h"
+#include "batch/pool.h"
 
 PyDoc_STRVAR(module_adopt_methods_doc,
 "adopt_methods($module, subclass, /)\n--\n\n"
@@ -87,7 +88,8 @@ module_exec(PyObject *module)
         || al_worker_setup(module, st) < 0 || al_job_type_setup(module, st) < 0
         || al_item_task_setup(module, st) < 0
         || al_batch_wait_setup(module, st) < 0
-        || al_batch_type_setup(module, st) < 0)
+        || al_batch_type_setup(module, st) < 0
+        || al_pool_setup(module, st) < 0)
     {
         return -1;
     }

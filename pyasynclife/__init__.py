@@ -31,11 +31,13 @@ from pyasynclife._errors import (
     ClosedError,
     DuplicateTaskError,
     NotRunError,
+    PoolFullError,
     PyAsyncLifeError,
     SignalSetupError,
     UnknownTaskError,
 )
 from pyasynclife._gather import bounded_gather
+from pyasynclife._pool import TaskPool
 from pyasynclife._registry import RegistryStats, TaskRegistry
 from pyasynclife._report import ShutdownReport, TaskExit
 from pyasynclife._results import BatchProgress, BatchResult
@@ -61,6 +63,7 @@ __all__ = [
     "Job",
     "LoopWatch",
     "NotRunError",
+    "PoolFullError",
     "PyAsyncLifeError",
     "Ready",
     "RegistryStats",
@@ -72,6 +75,7 @@ __all__ = [
     "TaskGroup",
     "TaskHealth",
     "TaskMetadata",
+    "TaskPool",
     "TaskRegistry",
     "TaskResult",
     "TaskState",

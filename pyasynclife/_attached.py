@@ -12,6 +12,7 @@ from pyasynclife._arguments import close_unstarted, short
 from pyasynclife._await_chain import _chain_of, await_chain
 from pyasynclife._batch import Batch
 from pyasynclife._core import SHUTDOWN_ONCE, SHUTDOWN_UNREPORTED, TaskGroup
+from pyasynclife._pool import TaskPool, job_exit
 from pyasynclife._registry import TaskRegistry
 from pyasynclife._report import (
     ShutdownReport,
@@ -264,6 +265,44 @@ class _AttachedBatch(_WithMembers):
         return exits
 
 
+class _AttachedPool(_WithMembers):
+    _cancelled = False  # again would cancel its jobs again
+
+    def is_idle(self, caller: asyncio.Task[Any] | None) -> bool:
+        pool = self.what
+        return pool is None or not [
+            worker for worker, _ in pool._core.running() if worker._task is not caller
+        ]
+
+    async def wait_idle(self) -> None:
+        pool = self.what
+        caller = asyncio.current_task()
+        if pool is None:
+            return
+        jobs = [job for worker, job in pool._core.running() if worker._task is caller]
+        if not jobs:
+            await pool._core.wait_idle()
+        while not self.is_idle(caller):
+            await asyncio.sleep(0)
+
+    def cancel(self, caller: asyncio.Task[Any] | None, whom: int) -> bool:
+        pool = self.what
+        if pool is None or self._cancelled:
+            return False
+        self._cancelled = True
+        running = pool._core.running()
+        self._members += [_Member(pair, pair[1].task_id) for pair in running]
+        pool.cancel("shutdown")
+        return bool(running)
+
+    def _exits(self, members: list[_Member]) -> list[Exit]:
+        return [
+            job_exit(worker, job, member.name)
+            for member in members
+            for worker, job in [member.one]
+        ]
+
+
 _OUTCOMES = {"done": "finished", "failed": "failed"}
 
 
@@ -275,11 +314,11 @@ def _workers(batch: Batch[Any]) -> list[Any]:
     return [one for one in waits_for if hasattr(one, "_task_id")]
 
 
-# TaskPool joins here.
 _KINDS: dict[type, Callable[[Any, int], Attachment]] = {
     TaskRegistry: _AttachedRegistry,
     TaskGroup: _AttachedGroup,
     Batch: _AttachedBatch,
+    TaskPool: _AttachedPool,
 }
 
 
@@ -307,7 +346,7 @@ class Attachments:
         if not makes:
             close_unstarted(what)
             raise TypeError(
-                "attach() takes a Batch, TaskGroup or TaskRegistry, got "
+                "attach() takes a Batch, TaskGroup, TaskPool or TaskRegistry, got "
                 f"{short(what)}: pass tasks to graceful_shutdown()"
             )
         for one in self:

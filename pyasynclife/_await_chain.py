@@ -78,8 +78,8 @@ def _branches(waits_for: list[Any], seen: set[int]) -> list[str]:
     """Return the chains of the items (of a batch) or the Tasks that are waited for."""
     lines: list[str] = []
     for one in waits_for[:_BRANCHES]:
-        task_id = _attribute(one, "_task_id")
-        if task_id is not None:
+        if _attribute(one, "get_name") is None:  # an item, no Task
+            task_id = _attribute(one, "_task_id") or "?"  # without memory for it
             lines.append(f"item {short_id(task_id)}:")
             coro = one._coro
         else:

@@ -413,7 +413,7 @@ EXIT_CANCELLED: Final[int]
 EXIT_FAILED: Final[int]
 EXIT_SWALLOWED: Final[int]
 
-@final
+@disjoint_base
 class BatchCore:
     def __new__(
         cls,
@@ -488,3 +488,30 @@ class BatchCore:
     def stopping(self) -> int: ...
     @property
     def mode(self) -> int: ...
+
+@final
+class PoolCore(BatchCore):
+    def __new__(
+        cls,
+        max_concurrent: int,
+        timeout: float,
+        grace: float,
+        max_pending: int,
+        on_result: Callable[[TaskResult[Any]], object] | None,
+        task_per_item: int,
+        registry: Registry | None,
+        numbers: Iterator[int] | None,
+        /,
+    ) -> Self: ...
+    def submit(
+        self,
+        fn: Callable[..., Awaitable[Any]],
+        args: tuple[Any, ...],
+        task_id: str | None,
+        /,
+    ) -> Job[Any]: ...
+    def wait_idle(self) -> Awaitable[None]: ...
+    def wait_room(self) -> Awaitable[None]: ...
+    def running(self) -> list[tuple[Any, Job[Any]]]: ...
+    @property
+    def is_full(self) -> bool: ...

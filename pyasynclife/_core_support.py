@@ -256,16 +256,25 @@ def report_unread_items(
     loop: asyncio.AbstractEventLoop,
     failed: int,
     error: BaseException | None,
-    was_dropped: bool,
+    how: str,
 ) -> None:
-    """Report the failures of a batch that ended without a BatchResult."""
-    items = "failed item was" if failed == 1 else "failed items were"
-    report_unread(
-        loop,
-        f"{failed} {items} {'dropped' if was_dropped else 'left'}",
-        "await the batch, iterate over it to its end, or pass on_result",
-        error,
-    )
+    """Report the failures of a batch that ended without a BatchResult, or of a pool.
+
+    Args:
+        loop: The event loop, whose exception handler is called.
+        failed: How many items failed.
+        error: The first of the exceptions, if there is one.
+        how: What became of them: "left", "dropped" with their batch, or "pool".
+    """
+    item = "job" if how == "pool" else "item"
+    items = f"failed {item} was" if failed == 1 else f"failed {item}s were"
+    remedy = "await the batch, iterate over it to its end, or pass on_result"
+    if how == "pool":
+        how, remedy = "dropped", _JOB_REMEDY
+    report_unread(loop, f"{failed} {items} {how}", remedy, error)
+
+
+_JOB_REMEDY = "await it, ask for its exception(), or pass on_result"
 
 
 def report_unread_job(
@@ -274,8 +283,8 @@ def report_unread_job(
     """Report the failure of a job that was dropped before anybody received it."""
     if loop is None or loop.is_closed() or sys.is_finalizing():
         return
-    remedy = "await it, ask for its exception(), or pass on_result"
-    report_unread(loop, f"job {result.task_id!r} was dropped", remedy, result.error)
+    what = f"job {result.task_id!r} was dropped"
+    report_unread(loop, what, _JOB_REMEDY, result.error)
 
 
 def warn_unknown_heartbeat(registry: Any, task_id: str | None) -> None:

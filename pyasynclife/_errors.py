@@ -7,6 +7,7 @@
     ├── UnknownTaskError   (KeyError)
     ├── SignalSetupError   (RuntimeError)
     ├── ClosedError        (RuntimeError)
+    ├── PoolFullError
     ├── NotRunError
     ├── BatchError         (ExceptionGroup)
     └── testing.HangError  (RuntimeError)
@@ -48,7 +49,11 @@ class SignalSetupError(PyAsyncLifeError, RuntimeError):
 
 
 class ClosedError(PyAsyncLifeError, RuntimeError):
-    """A task was registered while the registry shuts down."""
+    """The registry is shutting down, or the pool takes no more jobs."""
+
+
+class PoolFullError(PyAsyncLifeError):
+    """A job was submitted while ``max_pending`` others wait for a slot."""
 
 
 class NotRunError(PyAsyncLifeError):

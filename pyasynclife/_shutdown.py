@@ -23,6 +23,7 @@ from pyasynclife._attached import Attachments
 from pyasynclife._batch import Batch
 from pyasynclife._core import SHUTDOWN_ONCE, SHUTDOWN_UNREPORTED, JoinSet, TaskGroup
 from pyasynclife._log import logger
+from pyasynclife._pool import TaskPool
 from pyasynclife._registry import TaskRegistry
 from pyasynclife._report import ShutdownReport
 from pyasynclife._sealed import refuse_pickling
@@ -396,11 +397,11 @@ class SignalCoordinator(SignalEvents):
 
     def attach(
         self,
-        what: Batch[Any] | TaskGroup | TaskRegistry,
+        what: Batch[Any] | TaskGroup | TaskPool | TaskRegistry,
         *,
         order: int = 0,
     ) -> None:
-        """Let the shutdown end a batch, task group or registry.
+        """Let the shutdown end a batch, pool, task group or registry.
 
         The first signal or request calls its ``stop()``, if it has that. The end of
         ``drain`` or a second SIGINT cancels it, and `graceful_shutdown` waits for it

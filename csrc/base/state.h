@@ -53,6 +53,7 @@
     X(DuplicateTaskError, "pyasynclife._errors", "DuplicateTaskError")        \
     X(UnknownTaskError, "pyasynclife._errors", "UnknownTaskError")            \
     X(ClosedError, "pyasynclife._errors", "ClosedError")                      \
+    X(PoolFullError, "pyasynclife._errors", "PoolFullError")                  \
     X(pending, "pyasynclife._states", "TaskState.PENDING")                    \
     X(running, "pyasynclife._states", "TaskState.RUNNING")                    \
     X(done, "pyasynclife._states", "TaskState.DONE")                          \

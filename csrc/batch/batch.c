@@ -203,27 +203,23 @@ batch_report_end(BatchObject *self)
     }
 }
 
-void
-al_batch_report_unread(BatchObject *self)
+/* Report the failures that nobody will receive, if there are any, in one call.
+   `aborted`: an error that has them in it was reported or raised. */
+static void
+batch_report_items(BatchObject *self, bool aborted)
 {
     al_pump *p = &self->pump;
-    bool delivered = self->delivered;
-    /* That error has the failures in it. */
-    bool aborted = p->fatal == NULL && p->stopping == AL_STOP_ERRORS;
-    batch_discard_results(self);
     Py_ssize_t unread = self->unread;
     PyObject *first = self->first_unread;
-    self->delivered = true;
     self->unread = 0;
     self->first_unread = NULL;
-    if (!delivered) {
-        batch_report_end(self);
-    }
     if (unread > 0 && !aborted) {
         PyObject *none = AL_ALLOC(PyObject_CallFunction(
-            p->st->report_unread_items, "OnOO", p->bound.loop, unread,
+            p->st->report_unread_items, "OnOs", p->bound.loop, unread,
             first == NULL ? Py_None : first,
-            self->dropped ? Py_True : Py_False));
+            p->fn == NULL   ? "pool"
+            : self->dropped ? "dropped"
+                            : "left"));
         if (none == NULL) {
             al_loop_report_or_exit_later(
                 p->st, p->bound.loop,
@@ -232,6 +228,20 @@ al_batch_report_unread(BatchObject *self)
         Py_XDECREF(none);
     }
     Py_XDECREF(first);
+}
+
+void
+al_batch_report_unread(BatchObject *self)
+{
+    al_pump *p = &self->pump;
+    bool delivered = self->delivered;
+    batch_discard_results(self);
+    self->delivered = true;
+    if (!delivered) {
+        batch_report_end(self);
+    }
+    batch_report_items(self,
+                       p->fatal == NULL && p->stopping == AL_STOP_ERRORS);
 }
 
 void
@@ -250,15 +260,16 @@ al_batch_detach(BatchObject *self)
 
 /* ------------------------------------------------ the pump's four calls */
 
-/* Wake all waiters of a kind. */
+/* Wake the first `most` waiters of a kind. */
 static void
-batch_wake(BatchObject *self, al_waiter_kind kind)
+batch_wake_some(BatchObject *self, al_waiter_kind kind, Py_ssize_t most)
 {
     al_link *at = self->waiters.next;
-    while (at != &self->waiters) {
+    while (at != &self->waiters && most > 0) {
         al_waiter *waiter = AL_CONTAINER_OF(at, al_waiter, link);
         at = at->next;
         if (waiter->kind == kind) {
+            most--;
             PyObject *future = Py_XNewRef(waiter->future);
             al_link_unlink(&waiter->link);
             if (future != NULL) {
@@ -268,6 +279,29 @@ batch_wake(BatchObject *self, al_waiter_kind kind)
             at = self->waiters.next; /* waking may have changed the list */
         }
     }
+}
+
+/* Wake all waiters of a kind. */
+static void
+batch_wake(BatchObject *self, al_waiter_kind kind)
+{
+    batch_wake_some(self, kind, PY_SSIZE_T_MAX);
+}
+
+/* ------------------------------------------------------- of a pool alone */
+
+void
+al_batch_wake_pool(BatchObject *self)
+{
+    if (self->pump.fn != NULL || al_list_is_empty(&self->waiters)) {
+        return;
+    }
+    if (self->pump.over || al_batch_is_idle(self)) {
+        batch_wake(self, AL_WAIT_IDLE);
+    }
+    bool all = al_pump_refusal(&self->pump) != NULL;
+    batch_wake_some(self, AL_WAIT_ROOM,
+                    all ? PY_SSIZE_T_MAX : al_batch_room(self));
 }
 
 static void
@@ -288,6 +322,7 @@ batch_count(BatchObject *self, const ResultObject *result)
         self->refused++;
         break;
     case AL_RESULT_RUNNING: /* it counts as running for good */
+        self->abandoned++;
         break;
     }
 }
@@ -388,12 +423,19 @@ batch_item_ended(PyObject *op, PyObject *ended)
     if (self->on_result != NULL && started) {
         batch_call_on_result(self, ended);
     }
+    if (self->pump.fn == NULL) {
+        if (self->unread > 0) {
+            batch_report_items(self, false); /* its job was dropped */
+        }
+        al_batch_wake_pool(self);
+    }
 }
 
 static void
 batch_item_taken(PyObject *op)
 {
     batch_wake((BatchObject *)op, AL_WAIT_TAKEN);
+    al_batch_wake_pool((BatchObject *)op);
 }
 
 /* Tell whether a drain has kept something from being started or read. */
@@ -424,6 +466,7 @@ batch_over(PyObject *op)
     }
     batch_wake(self, AL_WAIT_NEXT);
     batch_wake(self, AL_WAIT_END);
+    al_batch_wake_pool(self);
 }
 
 /* A block may add items until it is left, and the consumer of a stream until
@@ -512,6 +555,7 @@ al_batch_set_limit(BatchObject *self, Py_ssize_t limit)
         p->room += batch_window(self) - before;
     }
     al_pump_limit_changed(p);
+    al_batch_wake_pool(self);
 }
 
 int
@@ -534,7 +578,7 @@ al_batch_set_mode(BatchObject *self, al_mode mode)
                   "to on_result: await or iterate inside the block");
         return -1;
     }
-    if (self->handled && mode != AL_MODE_BLOCK) {
+    if (self->handled && mode != AL_MODE_BLOCK && mode != AL_MODE_OPEN) {
         PyErr_SetString(PyExc_RuntimeError,
                         "results of this batch have gone to on_result, and "
                         "an `async with` block keeps none then: await or "
@@ -555,41 +599,14 @@ al_batch_set_mode(BatchObject *self, al_mode mode)
 
 /* ------------------------------------------------------ items, results */
 
-/* Why nothing can be added; NULL if something can. */
-static const char *
-batch_refusal(const al_pump *p)
-{
-    if (p->over) {
-        return "this batch has ended";
-    }
-    switch (p->stopping) {
-    case AL_STOP_DRAIN:
-        return "this batch was stopped";
-    case AL_STOP_BUDGET:
-        return "this batch has used up its budget";
-    case AL_STOP_ERRORS:
-        return "this batch was ended by the failures of its items";
-    case AL_STOP_CANCEL:
-    case AL_STOP_REGISTRY: /* is never stored */
-        return "this batch was cancelled";
-    case AL_STOP_FATAL:
-        return "this batch has failed";
-    case AL_STOP_NONE:
-        break;
-    }
-    return p->fatal != NULL ? "this batch has failed"
-           : p->closed      ? "this batch was closed"
-                            : NULL;
-}
-
 PyObject *
 al_batch_add(BatchObject *self, PyObject *item)
 {
     al_pump *p = &self->pump;
-    const char *refusal = batch_refusal(p);
+    const char *refusal = al_pump_refusal(p);
     if (refusal != NULL) {
-        PyErr_Format(PyExc_RuntimeError, "%s: nothing can be added to it",
-                     refusal);
+        PyErr_Format(PyExc_RuntimeError,
+                     "this batch %s: nothing can be added to it", refusal);
         return NULL;
     }
     if (al_coro_is(p->st, item)) {
@@ -642,6 +659,7 @@ al_batch_traverse(PyObject *op, visitproc visit, void *arg)
     Py_VISIT(self->results.list);
     Py_VISIT(self->on_result);
     Py_VISIT(self->errors);
+    Py_VISIT(self->numbers);
     Py_VISIT(self->first_unread);
     return al_pump_visit(&self->pump, visit, arg);
 }
@@ -653,6 +671,7 @@ al_batch_clear(PyObject *op)
     al_pump_clear(&self->pump);
     Py_CLEAR(self->on_result);
     Py_CLEAR(self->errors);
+    Py_CLEAR(self->numbers);
     Py_CLEAR(self->first_unread);
     return 0;
 }

@@ -18,7 +18,13 @@ typedef enum {
 } al_mode;
 
 /* What a waiter waits for. */
-typedef enum { AL_WAIT_NEXT, AL_WAIT_END, AL_WAIT_TAKEN } al_waiter_kind;
+typedef enum {
+    AL_WAIT_NEXT,
+    AL_WAIT_END,
+    AL_WAIT_TAKEN,
+    AL_WAIT_IDLE, /* of a pool: nothing runs and nothing waits */
+    AL_WAIT_ROOM, /* of a pool: it takes one more job, or no more at all */
+} al_waiter_kind;
 
 /* A waiter, in its batch's list while it is suspended. */
 typedef struct {
@@ -57,7 +63,10 @@ typedef struct {
     Py_ssize_t cancelled;
     Py_ssize_t timed_out;
     Py_ssize_t refused; /* pulled and never started */
-    double over_at;     /* loop time */
+    Py_ssize_t abandoned;
+    Py_ssize_t max_pending; /* of a pool; -1: any number */
+    PyObject *numbers;      /* owned: of jobs in a registry, or NULL */
+    double over_at;         /* loop time */
 } BatchObject;
 
 /* How the pump of a batch notifies it. */
@@ -74,6 +83,47 @@ void al_batch_set_limit(BatchObject *batch, Py_ssize_t limit);
 /* Add an item, also before the batch has begun.  Returns its Job (new); NULL
    with an exception, nothing changed.  Runs Python. */
 PyObject *al_batch_add(BatchObject *batch, PyObject *item);
+
+/* A pool may have room again, or nothing left to do: wake those who wait for
+   that.  Runs Python. */
+void al_batch_wake_pool(BatchObject *batch);
+
+/* How many items run: they were started, have not ended, and do not wait for
+   another attempt.  Abandoned ones are among them.  Pure C. */
+static inline Py_ssize_t
+al_batch_running(const BatchObject *batch)
+{
+    return batch->pump.source.pulled - batch->refused - batch->done
+           - batch->failed - batch->cancelled
+           - al_limits_waiting(batch->pump.limits);
+}
+
+/* Tell whether nothing runs, but for what was abandoned, and nothing waits.
+   Pure C. */
+static inline bool
+al_batch_is_idle(const BatchObject *batch)
+{
+    return batch->pump.source.waiting == 0
+           && al_batch_running(batch) == batch->abandoned;
+}
+
+/* How many more jobs a pool takes now.  A free slot has room, and beyond these
+   max_pending jobs may wait.  Pure C. */
+static inline Py_ssize_t
+al_batch_room(const BatchObject *self)
+{
+    const al_pump *p = &self->pump;
+    if (self->max_pending < 0) {
+        return PY_SSIZE_T_MAX;
+    }
+    Py_ssize_t busy = al_batch_running(self) - self->abandoned;
+    Py_ssize_t free = p->paused || busy >= p->limit ? 0 : p->limit - busy;
+    Py_ssize_t waiting = p->source.waiting - free;
+    /* No sum here overflows: of two numbers one is never above the other. */
+    return waiting <= 0 && self->max_pending > PY_SSIZE_T_MAX + waiting
+               ? PY_SSIZE_T_MAX
+               : self->max_pending - waiting;
+}
 
 /* The next result of a stream, which is taken (new); NULL if it is not there
    yet.  Sets no exception.  Runs Python. */

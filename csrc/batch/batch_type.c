@@ -28,10 +28,8 @@ batch_type_check_thread(BatchObject *self)
     return p->over ? 0 : al_loop_check_thread(p->st, &p->bound, "a batch");
 }
 
-/* batch_type_check_thread(), and refuse a call while another loop than the
-   batch's runs in this thread.  Returns 0; -1 with RuntimeError. */
-static int
-batch_type_check_loop(BatchObject *self)
+int
+al_batch_type_check_loop(BatchObject *self)
 {
     al_pump *p = &self->pump;
     if (batch_type_check_thread(self) < 0) {
@@ -78,7 +76,7 @@ batch_type_use(PyObject *op, PyObject *arg)
         return PyErr_Format(PyExc_ValueError, "no such use: %ld", mode);
     }
     al_mode before = self->mode;
-    if (batch_type_check_loop(self) < 0
+    if (al_batch_type_check_loop(self) < 0
         || al_batch_set_mode(self, (al_mode)mode) < 0)
     {
         return NULL;
@@ -106,7 +104,7 @@ batch_type_wait(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
     BatchObject *self = (BatchObject *)op;
     bool absorbs = nargs > 0 && args[0] == Py_True;
     bool observes = nargs > 1 && args[1] == Py_True;
-    return batch_type_check_loop(self) < 0
+    return al_batch_type_check_loop(self) < 0
                ? NULL
                : al_batch_wait_awaitable(self, AL_WAIT_END, absorbs, observes);
 }
@@ -129,7 +127,7 @@ static PyObject *
 batch_type_stop(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     BatchObject *self = (BatchObject *)op;
-    if (batch_type_check_loop(self) < 0) {
+    if (al_batch_type_check_loop(self) < 0) {
         return NULL;
     }
     al_pump_stop(&self->pump, AL_STOP_CANCEL, NULL, false);
@@ -212,7 +210,8 @@ static PyObject *
 batch_type_add(PyObject *op, PyObject *item)
 {
     BatchObject *self = (BatchObject *)op;
-    return batch_type_check_loop(self) < 0 ? NULL : al_batch_add(self, item);
+    return al_batch_type_check_loop(self) < 0 ? NULL
+                                              : al_batch_add(self, item);
 }
 
 PyDoc_STRVAR(batch_type_set_limit_doc,
@@ -224,7 +223,9 @@ batch_type_set_limit(PyObject *op, PyObject *arg)
 {
     BatchObject *self = (BatchObject *)op;
     Py_ssize_t limit = PyLong_AsSsize_t(arg);
-    if ((limit == -1 && PyErr_Occurred()) || batch_type_check_loop(self) < 0) {
+    if ((limit == -1 && PyErr_Occurred())
+        || al_batch_type_check_loop(self) < 0)
+    {
         return NULL;
     }
     al_batch_set_limit(self, limit);
@@ -240,11 +241,12 @@ batch_type_set_paused(PyObject *op, PyObject *arg)
 {
     BatchObject *self = (BatchObject *)op;
     int paused = PyObject_IsTrue(arg);
-    if (paused < 0 || batch_type_check_loop(self) < 0) {
+    if (paused < 0 || al_batch_type_check_loop(self) < 0) {
         return NULL;
     }
     self->pump.paused = paused;
     al_pump_limit_changed(&self->pump);
+    al_batch_wake_pool(self);
     Py_RETURN_NONE;
 }
 
@@ -256,7 +258,7 @@ static PyObject *
 batch_type_close(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     BatchObject *self = (BatchObject *)op;
-    if (batch_type_check_loop(self) < 0) {
+    if (al_batch_type_check_loop(self) < 0) {
         return NULL;
     }
     self->pump.closed = true;
@@ -319,15 +321,6 @@ batch_type_reader_ended(PyObject *op, PyObject *task)
     Py_RETURN_NONE;
 }
 
-/* How many items run: they were started, have not ended, and do not wait for
-   another attempt.  Abandoned ones are among them. */
-static Py_ssize_t
-batch_type_running(const BatchObject *self)
-{
-    return self->pump.source.pulled - self->refused - self->done - self->failed
-           - self->cancelled - al_limits_waiting(self->pump.limits);
-}
-
 PyDoc_STRVAR(batch_type_counts_doc,
 "counts($self, /)\n--\n\n"
 "Return how far the batch is.\n\n"
@@ -355,7 +348,7 @@ batch_type_counts(PyObject *op, PyObject *Py_UNUSED(ignored))
                        : p->source.exhausted ? p->source.pulled + waiting
                                              : -1;
     return AL_ALLOC(Py_BuildValue(
-        "nnnnnnnd", total, started, batch_type_running(self), self->done,
+        "nnnnnnnd", total, started, al_batch_running(self), self->done,
         self->failed, self->cancelled, self->timed_out, elapsed));
 }
 
@@ -417,7 +410,7 @@ batch_type_get_is_idle(PyObject *op, void *Py_UNUSED(closure))
 {
     BatchObject *self = (BatchObject *)op;
     return PyBool_FromLong(al_pump_is_empty(&self->pump)
-                           && batch_type_running(self) == 0);
+                           && al_batch_running(self) == 0);
 }
 
 static PyObject *
@@ -570,6 +563,11 @@ batch_type_name_of(al_state *st, PyObject *fn)
 static int
 batch_type_set_names(al_pump *p, PyObject *what)
 {
+    if (p->fn == Py_None) { /* each job of a pool has its own */
+        p->fn_name = Py_NewRef(what);
+        p->name = Py_NewRef(what);
+        return 0;
+    }
     p->fn_name = batch_type_name_of(p->st, p->fn);
     if (p->fn_name != NULL) {
         p->name = AL_ALLOC(PyUnicode_FromFormat("%U %U", what, p->fn_name));
@@ -641,6 +639,7 @@ batch_type_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwargs))
     p->source.length = al_source_length(&p->source);
     self->on_result = on_result == Py_None ? NULL : Py_NewRef(on_result);
     self->max_errors = max_errors;
+    self->max_pending = -1;
     self->buffer = buffer;
     self->results.by_index = ordered != 0;
     self->results.list = AL_ALLOC(PyList_New(0));
@@ -683,8 +682,8 @@ static PyType_Slot batch_type_slots[] = {
 static PyType_Spec batch_type_spec = {
     .name = "pyasynclife._core.BatchCore",
     .basicsize = sizeof(BatchObject),
-    .flags =
-        Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE
+             | Py_TPFLAGS_BASETYPE, /* of PoolCore */
     .slots = batch_type_slots,
 };
 

@@ -89,6 +89,23 @@ batch_wait_finish_stream(BatchWaitObject *self)
     return PYGEN_ERROR;
 }
 
+/* Tell whether the waiter, for anything but a result, need wait no more. */
+static bool
+batch_wait_is_there(const BatchWaitObject *self)
+{
+    const al_pump *p = &self->batch->pump;
+    switch (self->wait.kind) {
+    case AL_WAIT_IDLE:
+        return p->over || al_batch_is_idle(self->batch);
+    case AL_WAIT_ROOM:
+        return al_pump_refusal(p) != NULL || al_batch_room(self->batch) > 0;
+    case AL_WAIT_TAKEN:
+        return al_pump_reads_on(p);
+    default:
+        return p->over;
+    }
+}
+
 /* Look for what the waiter waits for.  PYGEN_NEXT: it is not there yet. */
 static PySendResult
 batch_wait_settle(BatchWaitObject *self, PyObject **result)
@@ -111,7 +128,7 @@ batch_wait_settle(BatchWaitObject *self, PyObject **result)
         PyErr_SetNone(p->st->CancelledError);
         return PYGEN_ERROR;
     }
-    if (self->wait.kind == AL_WAIT_END ? !p->over : !al_pump_reads_on(p)) {
+    if (!batch_wait_is_there(self)) {
         return PYGEN_NEXT;
     }
     p->reader_gets |= self->wait.kind == AL_WAIT_TAKEN && p->source.is_queue;
@@ -212,6 +229,10 @@ batch_wait_step(PyObject *op, PyObject *thrown, PyObject **result)
         && (self->wait.kind != AL_WAIT_END || self->observes
             || !PyErr_GivenExceptionMatches(thrown, p->st->CancelledError)))
     {
+        if (self->wait.kind == AL_WAIT_ROOM) {
+            /* It may have been woken: then the next in line takes the room. */
+            al_batch_wake_pool(self->batch);
+        }
         return batch_wait_abort(self, thrown);
     }
     if (!p->over && al_loop_check_thread(p->st, &p->bound, "a batch") < 0) {

@@ -76,9 +76,9 @@ drive_check(al_state *st, PyObject *awaitable)
 }
 
 PyObject *
-al_drive_open(al_state *st, PyObject *fn, PyObject *item)
+al_drive_open(al_state *st, PyObject *fn, PyObject *const *args, size_t nargsf)
 {
-    PyObject *awaitable = PyObject_CallOneArg(fn, item);
+    PyObject *awaitable = PyObject_Vectorcall(fn, args, nargsf, NULL);
     if (awaitable != NULL && !PyCoro_CheckExact(awaitable)
         && drive_check(st, awaitable) < 0)
     {
@@ -171,12 +171,11 @@ drive_close(al_drive *drive, PyObject *entered, PySendResult answer,
 }
 
 PySendResult
-al_drive_begin(al_state *st, al_drive *drive, PyObject *context, PyObject *fn,
-               PyObject *item, PyObject **result)
+al_drive_begin(al_state *st, al_drive *drive, PyObject *own, PyObject *fn,
+               PyObject *const *args, size_t nargsf, PyObject **result)
 {
     assert(drive->iterator == NULL && drive->context == NULL);
     *result = NULL;
-    PyObject *own = AL_ALLOC(PyContext_Copy(context));
     if (own == NULL || PyContext_Enter(own) < 0) {
         Py_XDECREF(own);
         *result = PyErr_GetRaisedException();
@@ -184,7 +183,7 @@ al_drive_begin(al_state *st, al_drive *drive, PyObject *context, PyObject *fn,
     }
     drive->context = own;
     PySendResult answer = PYGEN_ERROR;
-    PyObject *awaitable = al_drive_open(st, fn, item);
+    PyObject *awaitable = al_drive_open(st, fn, args, nargsf);
     PyObject *iterator = awaitable == NULL ? NULL : drive_iterator(awaitable);
     if (iterator != NULL) {
         drive->iterator = iterator;

@@ -11,21 +11,24 @@ typedef struct {
     PyObject *context;  /* owned: it runs in this */
 } al_drive;
 
-/* Call `fn(item)` in a copy of `context` and take the first step of the
-   awaitable.  PYGEN_NEXT: *result is what it waits for.  PYGEN_RETURN:
-   *result is its value.  PYGEN_ERROR: *result is its exception, and none is
-   set.  All are new.  After the last two the drive is empty.  Runs Python. */
+/* Call fn and take the first step of what it returns, in a context (stolen;
+   NULL: an exception is set), with arguments as for PyObject_Vectorcall().
+   PYGEN_NEXT: *result is what it waits for.  PYGEN_RETURN: *result is its
+   value.  PYGEN_ERROR: *result is its exception, and none is set.  All are
+   new.  After the last two the drive is empty.  Runs Python. */
 PySendResult al_drive_begin(al_state *st, al_drive *drive, PyObject *context,
-                            PyObject *fn, PyObject *item, PyObject **result);
+                            PyObject *fn, PyObject *const *args, size_t nargsf,
+                            PyObject **result);
 
 /* Take one more step.  `thrown` (borrowed), unless NULL, is thrown into the
    awaitable.  Returns what al_drive_begin returns.  Runs Python. */
 PySendResult al_drive_resume(al_state *st, al_drive *drive, PyObject *thrown,
                              PyObject **result);
 
-/* fn(item), which must be awaitable (new); NULL with its exception, or with
-   TypeError.  Runs Python. */
-PyObject *al_drive_open(al_state *st, PyObject *fn, PyObject *item);
+/* fn(*args), which must be awaitable (new); NULL with its exception, or with
+   TypeError.  The arguments are as for PyObject_Vectorcall().  Runs Python. */
+PyObject *al_drive_open(al_state *st, PyObject *fn, PyObject *const *args,
+                        size_t nargsf);
 
 /* callable(arg) in the context (new); NULL with an exception.
    Runs Python. */

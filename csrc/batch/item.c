@@ -26,6 +26,9 @@
 PyObject *
 al_item_id(const al_item *item)
 {
+    if (item->task_id == NULL && al_item_is_call(item)) {
+        return al_result_call_id(item->index);
+    }
     return item->task_id != NULL
                ? Py_NewRef(item->task_id)
                : al_result_default_id(item->value, item->index);
@@ -162,6 +165,7 @@ al_item_judge(al_state *st, al_item *item, PyObject *task,
     fields->item = item->value;
     fields->task_id = item->task_id;
     fields->index = item->index;
+    fields->is_call = al_item_is_call(item);
     fields->attempts = item->attempts;
     return answer == PYGEN_RETURN
                ? item_returned(st, item, task, cancelling, end, fields)
@@ -180,6 +184,7 @@ item_make_result(al_state *st, const al_item *item, PyObject *error,
     fields->item = item->value;
     fields->task_id = item->task_id;
     fields->index = item->index;
+    fields->is_call = al_item_is_call(item);
     fields->attempts = item->attempts;
     fields->error = error;
     PyObject *result = al_result_new(st, fields);
@@ -204,6 +209,14 @@ item_budget_error(double budget)
         Py_DECREF(text);
     }
     return error;
+}
+
+bool
+al_item_raises(al_state *st, PyObject *error, bool of_pool)
+{
+    return !PyErr_GivenExceptionMatches(error, PyExc_Exception)
+           && !PyErr_GivenExceptionMatches(error, st->CancelledError)
+           && (!of_pool || al_loop_is_exit(error));
 }
 
 PyObject *

@@ -3,6 +3,7 @@
 #define AL_ITEM_H
 
 #include "base/compat.h"
+#include "base/fault.h"
 #include "base/state.h"
 #include "aio/deadline.h"
 #include "batch/drive.h"
@@ -59,6 +60,13 @@ int al_item_judge(al_state *st, al_item *item, PyObject *task,
                   PyObject *cancelling, PySendResult answer, double seconds,
                   PyObject **end, al_result_fields *fields);
 
+/* Tell whether the exception of an item is raised elsewhere, too.  A bare
+   BaseException is a result like any other, and also stops a batch, which
+   raises it: SystemExit, KeyboardInterrupt and the like.  In a pool, as in a
+   Task, an exit ends the loop's run, and any other is the job's alone.
+   Pure C. */
+bool al_item_raises(al_state *st, PyObject *error, bool of_pool);
+
 /* The result of an item that was pulled and never started (new).
    Runs Python. */
 PyObject *al_item_unstarted(al_state *st, const al_item *item, al_stop why,
@@ -86,6 +94,14 @@ al_item_visit(al_item *item, visitproc visit, void *arg)
     return al_drive_visit(&item->drive, visit, arg);
 }
 
+/* Tell whether the item is a call of a pool, its value being the arguments.
+   Pure C. */
+static inline bool
+al_item_is_call(const al_item *item)
+{
+    return item->job != NULL && item->job->is_call;
+}
+
 /* What an item has held. */
 typedef struct {
     PyObject *value;   /* owned */
@@ -109,6 +125,18 @@ al_item_detach(al_item *item)
     item->refused = item->short_lived = false;
     item->suspended = item->timeout_sent = false;
     return parts;
+}
+
+/* Call fn(item) in a copy of the context, and take the first step.  Answers as
+   al_drive_begin().  Runs Python. */
+static inline PySendResult
+al_item_begin(al_state *st, al_item *item, PyObject *context, PyObject *fn,
+              PyObject **result)
+{
+    PyObject *stack[2] = {NULL, item->value};
+    return al_drive_begin(st, &item->drive, AL_ALLOC(PyContext_Copy(context)),
+                          fn, stack + 1, 1 | PY_VECTORCALL_ARGUMENTS_OFFSET,
+                          result);
 }
 
 /* Drop what an item has held.  Runs Python. */

@@ -152,7 +152,10 @@ static int
 item_task_start(WorkerObject *self)
 {
     al_pump *p = self->pump;
-    PyObject *context = AL_ALLOC(PyContext_Copy(p->source.context));
+    JobObject *job = self->item.job;
+    PyObject *context = job != NULL && job->context != NULL
+                            ? Py_NewRef(job->context)
+                            : AL_ALLOC(PyContext_Copy(p->source.context));
     PyObject *id = context == NULL ? NULL : al_item_id(&self->item);
     PyObject *task = NULL;
     int failed = -1;
@@ -382,10 +385,15 @@ item_handle_call(WorkerObject *worker)
         worker->register_error = NULL;
         return NULL;
     }
-    PyObject *fn = Py_NewRef(p->fn);
+    JobObject *job = worker->item.job;
+    PyObject *fn = Py_NewRef(p->fn != NULL ? p->fn : job->fn);
     PyObject *item = Py_NewRef(worker->item.value);
     worker->item.attempts++;
-    PyObject *awaitable = al_drive_open(worker->st, fn, item);
+    PyObject *awaitable =
+        p->fn != NULL
+            ? al_drive_open(worker->st, fn, &item, 1)
+            : al_drive_open(worker->st, fn, &PyTuple_GET_ITEM(item, 0),
+                            (size_t)PyTuple_GET_SIZE(item));
     Py_DECREF(item);
     Py_DECREF(fn);
     return awaitable;

@@ -43,7 +43,9 @@ al_job_new(al_pump *pump, PyObject *item)
     self->task_id = self->result = self->loop = NULL;
     self->report = self->callbacks = self->weakrefs = NULL;
     self->st = pump->st;
+    self->fn = self->context = NULL;
     self->number = 0;
+    self->is_call = false;
     if (PyObject_IS_GC(item)) {
         PyObject_GC_Track(self);
     }
@@ -137,6 +139,10 @@ al_job_end(JobObject *self, al_pump *p, PyObject *result)
     if (ended || !job_is_held(self)) {
         return;
     }
+    PyObject *fn = self->fn, *context = self->context;
+    self->fn = self->context = NULL;
+    Py_XDECREF(fn);
+    Py_XDECREF(context);
     al_job_track(self);
     Py_INCREF(self);
     self->loop = Py_XNewRef(p->bound.loop);
@@ -182,6 +188,19 @@ al_job_ask_key(JobObject *self)
     return 0;
 }
 
+/* Take a job out of the queue, which the caller's reference outlives.  The
+   pool may have room then, or nothing left to do. */
+static void
+job_leave_queue(JobObject *self, al_pump *p)
+{
+    if (al_link_is_in(&self->link)) {
+        al_link_unlink(&self->link);
+        p->source.waiting--;
+        Py_DECREF(self);
+    }
+    p->calls->item_taken(p->owner);
+}
+
 /* Give the error of a result a message.  Returns 0; -1 with an exception. */
 static int
 job_set_message(PyObject *result, PyObject *msg)
@@ -194,18 +213,13 @@ job_set_message(PyObject *result, PyObject *msg)
     return failed;
 }
 
-void
-al_job_refuse(JobObject *self, PyObject *msg)
+/* al_job_refuse() of a job whose id is known. */
+static void
+job_end_unstarted(JobObject *self, al_pump *p, PyObject *msg)
 {
-    al_pump *p = self->pump;
-    if (p->source.key != NULL && al_job_ask_key(self) < 0) {
-        PyErr_Clear(); /* it ends in any case, and the id is its index then */
-    }
-    if (self->pump == NULL) {
-        return; /* the key has ended it */
-    }
     al_item item = {.value = self->item,
                     .task_id = self->task_id,
+                    .job = self,
                     .index = al_source_index(&self->pump->source, self)};
     PyObject *result = al_item_unstarted(p->st, &item, p->stopping, p->budget);
     if (result == NULL
@@ -213,8 +227,27 @@ al_job_refuse(JobObject *self, PyObject *msg)
     {
         PyErr_Clear(); /* the job has no outcome then, and says so */
     }
+    if (self->is_call) { /* a pool keeps nothing of it */
+        job_leave_queue(self, p);
+    }
     al_job_end(self, p, result);
     Py_XDECREF(result);
+}
+
+void
+al_job_refuse(JobObject *self, PyObject *msg)
+{
+    al_pump *p = self->pump;
+    PyObject *raised = PyErr_GetRaisedException();
+    if (al_job_ask_key(self) < 0) {
+        PyErr_Clear(); /* it ends in any case, and the id is its index then */
+    }
+    if (self->pump != NULL) { /* the key may have ended it */
+        job_end_unstarted(self, p, msg);
+    }
+    if (raised != NULL) {
+        PyErr_SetRaisedException(raised);
+    }
 }
 
 void
@@ -228,7 +261,7 @@ al_job_end_waiting(al_pump *p)
         al_list_append(&p->source.added, link);
         JobObject *job = AL_CONTAINER_OF(link, JobObject, link);
         if (link != &p->source.ahead_mark && job->pump != NULL) {
-            if (!job_is_held(job)) {
+            if (!job->is_call && !job_is_held(job)) {
                 al_job_detach(job);
                 continue;
             }
@@ -237,6 +270,23 @@ al_job_end_waiting(al_pump *p)
             Py_DECREF(job);
         }
     }
+}
+
+/* ------------------------------------------------------- of a pool alone */
+
+PySendResult
+al_job_begin(JobObject *self, al_drive *drive, PyObject *args,
+             PyObject **result)
+{
+    PyObject *fn = self->fn, *context = self->context;
+    self->fn = self->context = NULL;
+    Py_INCREF(args);
+    PySendResult answer = al_drive_begin(
+        self->st, drive, context, fn, &PyTuple_GET_ITEM(args, 0),
+        (size_t)PyTuple_GET_SIZE(args), result);
+    Py_DECREF(args);
+    Py_DECREF(fn);
+    return answer;
 }
 
 /* ---------------------------------------------------------- collecting */
@@ -248,6 +298,8 @@ al_job_traverse(PyObject *op, visitproc visit, void *arg)
     Py_VISIT(Py_TYPE(op));
     Py_VISIT(self->item);
     Py_VISIT(self->task_id);
+    Py_VISIT(self->fn);
+    Py_VISIT(self->context);
     Py_VISIT(self->result);
     Py_VISIT(self->loop);
     Py_VISIT(self->report);
@@ -261,6 +313,8 @@ al_job_clear(PyObject *op)
     JobObject *self = (JobObject *)op;
     Py_CLEAR(self->item);
     Py_CLEAR(self->task_id);
+    Py_CLEAR(self->fn);
+    Py_CLEAR(self->context);
     Py_CLEAR(self->result);
     Py_CLEAR(self->loop);
     Py_CLEAR(self->report);

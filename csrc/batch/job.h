@@ -5,6 +5,7 @@
 #include "base/compat.h"
 #include "base/list.h"
 #include "base/state.h"
+#include "batch/drive.h"
 
 /* A Task that waits for a job, in its list while it is suspended. */
 typedef struct {
@@ -24,6 +25,8 @@ typedef struct {
                                     next attempt; or NULL */
     PyObject *item;              /* owned: until it is taken */
     PyObject *task_id;           /* owned, or NULL: not known yet */
+    PyObject *fn;                /* owned: of a call that waits, or NULL */
+    PyObject *context;           /* owned: the same */
     PyObject *result;            /* owned: its outcome, or NULL */
     PyObject *loop;              /* owned: of its outcome, or NULL */
     PyObject *report;            /* owned: called if nobody receives its
@@ -32,6 +35,7 @@ typedef struct {
     PyObject *weakrefs;          /* borrowed: the interpreter's own list */
     al_state *st;
     Py_ssize_t number; /* how many were added before it */
+    bool is_call;      /* of a pool: the item is a tuple of arguments */
 } JobObject;
 
 /* A job that waits (new).  NULL with MemoryError.  Pure C. */
@@ -49,7 +53,8 @@ void al_job_end(JobObject *job, struct al_pump *pump, PyObject *result);
 void al_job_hand_over(struct al_pump *pump, JobObject *job, PyObject *result);
 
 /* End a job that waits, as never started; `msg` is that of its CancelledError,
-   or NULL.  The caller owns a reference.  Sets no exception.  Runs Python. */
+   or NULL.  The caller owns a reference.  Keeps the raised exception.
+   Runs Python. */
 void al_job_refuse(JobObject *job, PyObject *msg);
 
 /* The pump starts nothing new: end the jobs that wait, as never started.  In a
@@ -65,6 +70,11 @@ al_job_detach(JobObject *job)
     job->worker = NULL;
     job->aside = NULL;
 }
+
+/* Call the function of a pool's job, in its context, and take the first step.
+   Answers as al_drive_begin().  Runs Python. */
+PySendResult al_job_begin(JobObject *job, al_drive *drive, PyObject *args,
+                          PyObject **result);
 
 /* Try to ask key() for the id of a job that waits.  Returns 0, also if there
    is no key; -1 with an exception.  Runs Python. */

@@ -414,6 +414,7 @@ job_type_get_task_id(PyObject *op, void *Py_UNUSED(closure))
     }
     if (self->pump != NULL) {
         al_item item = {.value = self->item,
+                        .job = self,
                         .index = al_source_index(&self->pump->source, self)};
         return al_item_id(&item);
     }

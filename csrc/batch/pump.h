@@ -141,6 +141,31 @@ al_pump_lets_run(const al_pump *p)
     return p->stopping <= AL_STOP_DRAIN;
 }
 
+/* Why nothing can be added, for a message; NULL if something can.  Pure C. */
+static inline const char *
+al_pump_refusal(const al_pump *p)
+{
+    if (p->over) {
+        return "has ended";
+    }
+    switch (p->stopping) {
+    case AL_STOP_DRAIN:
+        return "was stopped";
+    case AL_STOP_BUDGET:
+        return "has used up its budget";
+    case AL_STOP_ERRORS:
+        return "was ended by the failures of its items";
+    case AL_STOP_CANCEL:
+    case AL_STOP_REGISTRY: /* is never stored */
+        return "was cancelled";
+    case AL_STOP_FATAL:
+        return "has failed";
+    case AL_STOP_NONE:
+        break;
+    }
+    return p->fatal != NULL ? "has failed" : p->closed ? "was closed" : NULL;
+}
+
 /* Tell whether the source may give an item now.  Pure C. */
 static inline bool
 al_pump_may_read(const al_pump *p)

@@ -79,7 +79,6 @@ al_result_new(al_state *st, const al_result_fields *fields)
     PyObject *data = fields->data == NULL ? Py_None : fields->data;
     PyObject *error = fields->error;
     self->state = (uint8_t)fields->state;
-    self->timed_out = fields->timed_out;
     self->attempts = (uint16_t)Py_MIN(fields->attempts, UINT16_MAX);
     if (fields->state == AL_RESULT_DONE
         && Py_IS_TYPE(data, (PyTypeObject *)st->TaskResult))
@@ -94,8 +93,14 @@ al_result_new(al_state *st, const al_result_fields *fields)
         error = own->error;
         data = result_data(own);
     }
-    self->received = self->has_job = self->left = false;
+    /* One byte, and mostly 0. */
     self->slot = RESULT_SLOT_DATA;
+    self->timed_out = self->is_call = false;
+    self->received = self->has_job = self->left = false;
+    if (fields->timed_out || fields->is_call) {
+        self->timed_out = fields->timed_out;
+        self->is_call = fields->is_call;
+    }
     self->index = fields->index;
     self->duration = (float)fields->duration;
     self->item = Py_NewRef(fields->item);
@@ -134,12 +139,20 @@ al_result_default_id(PyObject *item, Py_ssize_t index)
     return AL_ALLOC(PyUnicode_FromFormat("%zd", index));
 }
 
+PyObject *
+al_result_call_id(Py_ssize_t index)
+{
+    return AL_ALLOC(PyUnicode_FromFormat("job_%zd", index));
+}
+
 /* The task id (borrowed), made on the first demand; NULL with an exception. */
 static PyObject *
 result_id(ResultObject *self)
 {
     if (self->task_id == NULL) {
-        self->task_id = al_result_default_id(self->item, self->index);
+        self->task_id = self->is_call
+                            ? al_result_call_id(self->index)
+                            : al_result_default_id(self->item, self->index);
     }
     return self->task_id;
 }

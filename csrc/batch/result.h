@@ -22,11 +22,12 @@ typedef struct {
     Py_ssize_t index;
     float duration;
     uint8_t state;    /* an al_result_state; a success is DONE */
-    uint8_t slot : 4; /* a result_slot: what `data` is */
+    uint8_t slot : 3; /* a result_slot: what `data` is */
     uint8_t timed_out : 1;
     uint8_t received : 1; /* a failure: somebody has received it */
     uint8_t has_job : 1;  /* a job has it, too, and may be asked for it */
     uint8_t left : 1;     /* the batch has let go of it: see job.c */
+    uint8_t is_call : 1;  /* of a pool: the id is made of the index */
     uint16_t attempts;    /* UINT16_MAX: or more */
 } ResultObject;
 
@@ -41,6 +42,7 @@ typedef struct {
     int attempts; /* how often the function was called */
     al_result_state state;
     bool timed_out;
+    bool is_call;
 } al_result_fields;
 
 /* A TaskResult (new).  If the item returned a TaskResult itself, then id,
@@ -82,6 +84,9 @@ PyObject *al_result_unwrap(PyObject *result);
 /* The task id of an item without a key (new): the item itself, if it is a
    non-empty str, or an int other than a bool; otherwise its index.  Pure C. */
 PyObject *al_result_default_id(PyObject *item, Py_ssize_t index);
+
+/* The task id of a pool's job without one (new): "job_0".  Pure C. */
+PyObject *al_result_call_id(Py_ssize_t index);
 
 /* Make the type.  Returns 0; -1 with an exception.  Runs Python. */
 int al_result_setup(PyObject *module, al_state *st);

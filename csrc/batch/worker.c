@@ -12,15 +12,12 @@
  * A worker is retired, not cleaned: after an item that did not succeed, or
  * that left a cancellation behind, it ends, and a fresh worker takes its place
  * and pulls in a later loop iteration.
- *
  * A worker is an object in the pump's list, which owns it, and the callback of
  * its Task.  So its end is always noticed, also if the Task was cancelled
  * before its first step.
- *
  * Nothing here is entered twice.  While one worker of a pump is on the C
  * stack, any other that is stepped (by an eager task factory, or by hostile
  * code) yields once and tries again in the next loop iteration.
- *
  * Every member that is used after a call that can run Python is read again.
  */
 #include "base/compat.h"
@@ -137,11 +134,8 @@ al_worker_end_item(WorkerObject *self, PySendResult answer, PyObject *end,
     else {
         self->now = now;
     }
-    /* A bare BaseException is a result like any other, and also stops the
-       batch, which raises it: SystemExit, KeyboardInterrupt and the like. */
-    bool bare = answer == PYGEN_ERROR
-                && !PyErr_GivenExceptionMatches(end, PyExc_Exception)
-                && !PyErr_GivenExceptionMatches(end, p->st->CancelledError);
+    bool bare =
+        answer == PYGEN_ERROR && al_item_raises(p->st, end, p->fn == NULL);
     if (bare && result != NULL) {
         ((ResultObject *)result)->received = true;
     }
@@ -153,7 +147,13 @@ al_worker_end_item(WorkerObject *self, PySendResult answer, PyObject *end,
     }
     if (bare) {
         PyErr_SetRaisedException(Py_NewRef(end));
-        al_pump_fail(p);
+        if (p->fn != NULL) {
+            al_pump_fail(p);
+        }
+        else {
+            al_loop_report_or_exit_later(p->st, p->bound.loop,
+                                         "a job of a pool has exited", NULL);
+        }
     }
     if (self->item.of_queue) { /* of the item that has ended */
         al_reader_item_over(p, NULL);
@@ -236,15 +236,20 @@ worker_leave(WorkerObject *self)
     return false;
 }
 
-/* A pull has failed: the job that it took, if any, never starts.  Keeps the
-   exception. */
-static void
-worker_refuse_job(JobObject *job)
+/* Start a job, unless it was cancelled while it waited, or the pump stops. */
+static al_pull
+worker_take_job(WorkerObject *self, JobObject *job, bool *again)
 {
-    PyObject *error = PyErr_GetRaisedException();
-    al_job_refuse(job, NULL);
-    Py_DECREF(job);
-    PyErr_SetRaisedException(error);
+    al_pump *p = self->pump;
+    self->item.index = job->is_call ? job->number : self->item.index;
+    if (job->pump != NULL && p->stopping == AL_STOP_NONE) {
+        job->worker = self;
+        return AL_PULL_ITEM;
+    }
+    p->room += !p->room_of_source;
+    al_worker_end_unstarted(self);
+    *again = al_pump_may_pull(p);
+    return AL_PULL_NOTHING;
 }
 
 /* Pull one item.  *again: it was a job that was cancelled while it waited. */
@@ -264,13 +269,14 @@ worker_pull_one(WorkerObject *self, bool *again)
             PyErr_SetRaisedException(error);
         }
         if (job != NULL) {
-            worker_refuse_job(job);
+            al_job_refuse(job, NULL);
+            Py_DECREF(job);
         }
         return more < 0 ? AL_PULL_ERROR : AL_PULL_NOTHING;
     }
-    self->item.job = job;
     p->room -= !p->room_of_source || p->source.from_items > from_items;
     self->item.index = p->source.pulled - 1;
+    self->item.job = job;
     if (p->source.async) {
         self->item.of_queue =
             p->source.is_queue && p->source.from_items > from_items;
@@ -278,18 +284,12 @@ worker_pull_one(WorkerObject *self, bool *again)
             p->calls->item_taken(p->owner);
         }
     }
+    if (job != NULL) {
+        return worker_take_job(self, job, again);
+    }
     if (p->stopping != AL_STOP_NONE) { /* by the source, or by its key */
         al_worker_end_unstarted(self);
         return AL_PULL_NOTHING;
-    }
-    if (job != NULL && job->pump == NULL) { /* cancelled while it waited */
-        p->room += !p->room_of_source;
-        al_worker_end_unstarted(self);
-        *again = al_pump_may_pull(p);
-        return AL_PULL_NOTHING;
-    }
-    if (job != NULL) {
-        job->worker = self;
     }
     return AL_PULL_ITEM;
 }
@@ -411,8 +411,11 @@ worker_run(WorkerObject *self, PyObject *thrown, bool nested,
                 return pulled == AL_PULL_YIELD ? PYGEN_NEXT : PYGEN_RETURN;
             }
             self->item.attempts++;
-            answer = al_drive_begin(st, &self->item.drive, p->source.context,
-                                    p->fn, self->item.value, &value);
+            answer = p->fn == NULL
+                         ? al_job_begin(self->item.job, &self->item.drive,
+                                        self->item.value, &value)
+                         : al_item_begin(st, &self->item, p->source.context,
+                                         p->fn, &value);
         }
         if (answer == PYGEN_NEXT) {
             worker_suspend(self);
@@ -733,6 +736,11 @@ static PyGetSetDef worker_getset[] = {
     {NULL, NULL, NULL, NULL, NULL},
 };
 
+static PyMemberDef worker_members[] = {
+    {"_task", T_OBJECT, offsetof(WorkerObject, task), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
 static int
 worker_traverse(PyObject *op, visitproc visit, void *arg)
 {
@@ -770,6 +778,7 @@ worker_dealloc(PyObject *op)
 static PyType_Slot worker_slots[] = {
     {Py_tp_call, worker_call},
     {Py_tp_getset, worker_getset},
+    {Py_tp_members, worker_members},
     {Py_tp_traverse, worker_traverse},
     {Py_tp_clear, worker_clear},
     {Py_tp_dealloc, worker_dealloc},

@@ -12,7 +12,11 @@ import pytest
 from pyasynclife import (
     Backoff,
     BatchError,
+    ClosedError,
+    Job,
+    PoolFullError,
     Retry,
+    TaskPool,
     TaskRegistry,
     TaskResult,
     bounded_gather,
@@ -166,17 +170,36 @@ async def with_jobs() -> None:
             repr(job)
 
 
+async def awaited(job: Job[Any]) -> None:
+    with contextlib.suppress(asyncio.CancelledError, RuntimeError):
+        await job
+
+
+async def shown_with_a_key_that_fails() -> None:
+    def key(item: int) -> str:
+        raise LookupError
+
+    batch = bounded_gather(forever, [], key=key)
+    job = batch.add(1)
+    assert repr(job) == "<Job ? pending>"
+
+
+async def ended_by_its_budget() -> None:
+    batch = bounded_gather(forever, numbers(), max_concurrent=1, budget=0.005)
+    (await batch).failures()
+
+
 async def with_jobs_that_end_with_their_batch() -> None:
     batch = bounded_gather(forever, [], max_concurrent=1, cancel_grace=0.001)
     jobs = [batch.add(n) for n in range(3)]
     with pytest.raises(TypeError):
         jobs[0].__reduce__()
     collecting = asyncio.create_task(batch.collect())
-    waiting = asyncio.ensure_future(asyncio.wait([collecting]))
+    waiting = asyncio.ensure_future(awaited(jobs[0]))
     try:
         await settle()
-        jobs[0].cancel()
         await_chain(waiting)
+        jobs[0].cancel()
     finally:
         batch.stop()
         batch.cancel()
@@ -184,6 +207,48 @@ async def with_jobs_that_end_with_their_batch() -> None:
     with contextlib.suppress(asyncio.CancelledError, RuntimeError):
         await jobs[2]
     collecting.result().failures()
+
+
+async def pooled(**options: Any) -> None:
+    async with TaskPool(2, max_pending=3, timeout=0.005, **options) as pool:
+        jobs = []
+        with contextlib.suppress(PoolFullError, ClosedError):
+            for n in range(8):
+                jobs.append(pool.submit(fn, n))
+        with contextlib.suppress(PoolFullError, ClosedError):
+            jobs.append(await pool.put(fn, 4))
+            jobs.append(await pool.put(forever))
+            jobs[-1].cancel()
+            pool.submit(fn, 4)
+        for job in jobs:
+            repr(job)
+            with contextlib.suppress(
+                ValueError, TimeoutError, asyncio.CancelledError, RuntimeError
+            ):
+                await job
+            str(job.outcome)
+        await pool.join()
+
+
+async def pooled_in_tasks() -> None:
+    await pooled(task_per_item=True)
+
+
+async def pooled_in_a_registry() -> None:
+    await pooled(registry=TaskRegistry(history=2))
+
+
+async def pool_that_is_shut_down() -> None:
+    pool = TaskPool(1)
+    try:
+        with contextlib.suppress(ClosedError):  # a worker could not be made
+            pool.submit(forever, task_id="one")
+            pool.submit(forever)
+        await settle()
+        str(await pool.shutdown(5))
+    finally:
+        pool.cancel()
+        await settle()
 
 
 async def left_unread() -> None:
@@ -463,7 +528,13 @@ async def results() -> None:
         cancelled,
         changed_while_it_ran,
         pytest.param(with_jobs, marks=reports),
+        shown_with_a_key_that_fails,
+        ended_by_its_budget,
         pytest.param(with_jobs_that_end_with_their_batch, marks=reports),
+        pytest.param(pooled, marks=reports),
+        pytest.param(pooled_in_tasks, marks=reports),
+        pytest.param(pooled_in_a_registry, marks=reports),
+        pytest.param(pool_that_is_shut_down, marks=reports),
         left_unread,
         handled,
         pytest.param(aborted_and_left, marks=reports),

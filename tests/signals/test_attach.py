@@ -409,7 +409,9 @@ async def test_what_cannot_be_attached_is_refused() -> None:
     coordinator = SignalCoordinator()
     task = asyncio.current_task()
     for bad in (task, [TaskRegistry()], None, TaskRegistry, forever(), object()):
-        with pytest.raises(TypeError, match="Batch, TaskGroup or TaskRegistry"):
+        with pytest.raises(
+            TypeError, match="Batch, TaskGroup, TaskPool or TaskRegistry"
+        ):
             coordinator.attach(bad)  # type: ignore[arg-type]
 
 

@@ -13,7 +13,14 @@ from typing import Any
 
 from rich.console import Console
 
-from pyasynclife import Batch, TaskGroup, TaskRegistry, bounded_gather, console
+from pyasynclife import (
+    Batch,
+    TaskGroup,
+    TaskPool,
+    TaskRegistry,
+    bounded_gather,
+    console,
+)
 from support.cancel_scenarios import (
     ITEMS,
     LONG,
@@ -202,6 +209,35 @@ async def batch_whose_jobs_are_awaited() -> None:
         jobs[-1].cancel()
         await asyncio.gather(*jobs, return_exceptions=True)
 
+
+POOLS: list[tuple[str, Options]] = [
+    ("workers", {}),
+    ("tasks", {"task_per_item": True}),
+    ("bounded", {"max_pending": 1}),
+]
+
+
+def pool_case(kind: str, options: Options, leaves: str) -> Case:
+    async def scenario() -> None:
+        async with TaskPool(2, on_result=lambda result: None, **options) as pool:
+            jobs = [await pool.put(do, item) for item in ITEMS]
+            if leaves == "stopped":
+                pool.stop()
+            elif leaves == "joined":
+                await pool.join()
+            elif leaves == "awaited":
+                await asyncio.gather(*jobs, return_exceptions=True)
+            elif leaves == "shut down":
+                await pool.shutdown()
+
+    return Case(f"pool of {kind}, {leaves}", scenario, first=leaves != "shut down")
+
+
+OURS += [
+    pool_case(kind, options, leaves)
+    for kind, options in POOLS
+    for leaves in ("left", "stopped", "joined", "awaited", "shut down")
+]
 
 # ------------------------------------------------------------------ cancel_grace
 

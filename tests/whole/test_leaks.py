@@ -27,9 +27,11 @@ from pyasynclife import (
     Backoff,
     Job,
     LoopWatch,
+    PoolFullError,
     Retry,
     SignalCoordinator,
     TaskGroup,
+    TaskPool,
     TaskRegistry,
     TaskResult,
     bounded_gather,
@@ -39,8 +41,8 @@ from pyasynclife._core import EXIT_CANCELLED, JoinSet, LoopPulse
 from support.coroutines import echo, forever
 from support.loops import eager, settle, task_factory
 
-REPEATS = 5
-WARM_UPS = 10  # of a fifth each: caches fill slowly
+REPEATS = 12  # what grows in each of them is a leak
+WARM_UPS = 10  # of a fifth each: caches fill slowly, and for long
 MANY = int(os.environ.get("PYASYNCLIFE_LEAKS", "10000")) // REPEATS
 IS_DEBUG = hasattr(sys, "gettotalrefcount")
 
@@ -430,6 +432,36 @@ async def jobs(registry: TaskRegistry, times: int) -> None:
                 batch.stop()
 
 
+async def pools(registry: TaskRegistry, times: int) -> None:
+    for number in range(times // 100):
+        pool = TaskPool(
+            3,
+            max_pending=5,
+            cancel_grace=1,
+            on_result=repr,
+            task_per_item=number % 2 > 0,
+            registry=registry if number % 3 == 0 else None,
+        )
+        async with pool:
+            with contextlib.suppress(PoolFullError):
+                for n in range(20):
+                    pool.submit(fails_later, n)
+            puts = [asyncio.ensure_future(pool.put(fails_later, n)) for n in range(5)]
+            await settle()
+            puts[3].cancel()
+            await asyncio.wait(puts)
+            await pool.join()
+            refused(pool.submit, 5)
+            refused(pool.submit, echo, task_id=5)
+            last = pool.submit(forever, task_id="last")
+            waiting = [pool.submit(echo, n) for n in range(5)]
+            waiting[0].cancel("not needed")
+            await settle(2)
+            str(await pool.shutdown(5))
+            await received(last)
+        refused(pool.submit, echo)
+
+
 async def coordinators(registry: TaskRegistry, times: int) -> None:
     for _ in range(times // 100):
         coordinator = SignalCoordinator(registry=registry)
@@ -468,7 +500,7 @@ WORK: dict[str, Work] = {
         *(supervises, finds),
         *(refuses, contexts, bad_factories, eagerly, registries, waits, monitors),
         *(drains, gathers, gathers_of_tasks, gathers_with_limits, live_batches),
-        *(batches_that_are_left, jobs),
+        *(batches_that_are_left, jobs, pools),
         *(groups, coordinators, results, recordings, watches),
     )
 }

@@ -8,6 +8,7 @@ from support.hostile_cases import (  # noqa: F401
     arguments,
     callbacks,
     coroutines,
+    jobs,
     limits,
     loops,
     objects,

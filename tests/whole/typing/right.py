@@ -18,6 +18,7 @@ from pyasynclife import (
     SignalCoordinator,
     TaskGroup,
     TaskMetadata,
+    TaskPool,
     TaskRegistry,
     TaskResult,
     add_task_observers,
@@ -194,3 +195,20 @@ async def jobs() -> None:
         batch.stop()
     prices: list[Job[float]] = [bounded_gather(price, ["a"]).add("b")]
     print(await asyncio.gather(*prices))
+
+
+async def pools(registry: TaskRegistry) -> None:
+    async with TaskPool(10, max_pending=5, registry=registry) as pool:
+        assert_type(pool, TaskPool)
+        job = pool.submit(fetch, "a", task_id="one")
+        assert_type(job, Job[int])
+        assert_type(await job, int)
+        assert_type(await pool.put(fetch, "a"), Job[int])
+        assert_type(pool.submit(price, "a"), Job[float])
+        assert_type(pool.submit(partial(with_options, deep=True), "a"), Job[int])
+        assert_type(pool.submit(asyncio.to_thread, len, "a"), Job[Any])
+        assert_type(pool.progress, BatchProgress)
+        pool.max_concurrent = 5
+        await pool.join()
+        assert_type(await pool.shutdown(5), ShutdownReport)
+    SignalCoordinator().attach(pool)

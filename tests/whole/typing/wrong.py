@@ -8,6 +8,7 @@ from pyasynclife import (
     Job,
     RegistryStats,
     TaskExit,
+    TaskPool,
     TaskRegistry,
     TaskResult,
     bounded_gather,
@@ -91,3 +92,13 @@ async def jobs() -> None:
     text: str = await batch.add("b")  # E: assignment
     batch.add("b").cancel(5)  # E: arg-type
     print(text, Job(), batch.add("b").value)  # E: attr-defined
+
+
+async def pools() -> None:
+    async with TaskPool(5) as pool:
+        pool.submit(fetch("a"))  # E: call-overload
+        pool.submit(plain, "a")  # E: arg-type
+        text: str = await pool.submit(fetch, "a")  # E: arg-type
+        await pool.put(fetch, "a", task_id=5)  # E: call-overload
+        print(text)
+    TaskPool(limit=5)  # E: call-arg

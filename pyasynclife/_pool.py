@@ -1,0 +1,447 @@
+"""TaskPool: jobs with a limit, for as long as a service lives."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import math
+import sys
+import warnings
+import weakref
+from collections.abc import Awaitable, Callable, Iterator
+from types import TracebackType
+from typing import Any, Self, TypeVar, final, overload
+
+from pyasynclife._arguments import (
+    check_count,
+    check_flag,
+    check_function,
+    check_hook,
+    check_optional_seconds,
+    check_optional_type,
+    check_size,
+)
+from pyasynclife._await_chain import _chain_of
+from pyasynclife._core import MODE_BLOCK, MODE_OPEN, Job, PoolCore, TaskResult
+from pyasynclife._registry import TaskRegistry
+from pyasynclife._report import ShutdownReport, TaskExit
+from pyasynclife._results import BatchProgress
+from pyasynclife._sealed import refuse_pickling
+from pyasynclife._states import TaskState
+from pyasynclife._waiting import Deadline
+
+T = TypeVar("T")
+
+_numbers: weakref.WeakKeyDictionary[TaskRegistry, Iterator[int]] = (
+    weakref.WeakKeyDictionary()
+)
+"""The numbers of default ids, which all pools of a registry share."""
+
+
+@final
+class TaskPool:
+    """Run functions that are submitted at any time, a limited number at once.
+
+    ``submit()`` queues a call and returns its `Job` at once: await it, or drop it. A
+    failed job disturbs no other. The pool keeps nothing of a job that has ended;
+    the Job keeps its value or error for as long as somebody holds it.
+
+    As a block (``async with``), the pool waits for every job when the block is left,
+    also for those that jobs submit meanwhile; if an exception leaves the block, the
+    jobs are cancelled first. Without a block, call `shutdown` at the end. A pool
+    belongs to the loop of its first use. One that is dropped while jobs run cancels
+    them, with a ResourceWarning.
+
+    A failure that nobody receives is reported to the loop's exception handler, once,
+    when the job has ended and its Job is dropped, as that of a Task is. SystemExit and
+    KeyboardInterrupt end the run of the loop, as if a Task had raised them; any other
+    exception affects only its job.
+
+    Args:
+        max_concurrent: The maximum number of jobs that run at once.
+        timeout: Seconds for each job, from the call of its function; None: no limit.
+        cancel_grace: Seconds that a job has to stop after it is cancelled or times out.
+            One that does not is abandoned: its state is RUNNING, and the next job takes
+            its place. None: no limit.
+        max_pending: How many jobs may wait for a slot; None: any number. A free slot
+            has room for one more.
+        on_result: Called with the TaskResult of each job when it ends. Its exceptions
+            go to the loop's exception handler.
+        task_per_item: Run each job in an ``asyncio.Task`` of its own, named by its task
+            id, for code that depends on the current task. None: only if the loop has a
+            task factory that is not asyncio's eager one.
+        registry: Register the task of each job under its task id; implies
+            ``task_per_item``. When the registry shuts down, the pool ends as if it were
+            cancelled.
+
+    Raises:
+        TypeError, ValueError: An argument is wrong.
+
+    Example::
+
+        async with TaskPool(10) as pool:
+            job = pool.submit(fetch, url)
+            ...
+            page = await job
+
+    Attributes:
+        max_concurrent: The maximum number of jobs that run at once; may be set.
+        paused: Whether the pool is paused.
+        progress: A snapshot of the pool's progress.
+    """
+
+    __slots__ = ("__weakref__", "_core", "_max_concurrent")
+
+    _core: PoolCore
+    _max_concurrent: int
+
+    def __init__(
+        self,
+        max_concurrent: int = 50,
+        *,
+        timeout: float | None = None,
+        cancel_grace: float | None = None,
+        max_pending: int | None = None,
+        on_result: Callable[[TaskResult[Any]], object] | None = None,
+        task_per_item: bool | None = None,
+        registry: TaskRegistry | None = None,
+    ) -> None:
+        if hasattr(self, "_core"):
+            raise RuntimeError("this pool exists already: make another one")
+        limit = check_count("max_concurrent", max_concurrent, 1)
+        seconds = check_optional_seconds("timeout", timeout, math.inf)
+        grace = check_optional_seconds("cancel_grace", cancel_grace, math.inf)
+        pending = -1 if max_pending is None else check_size("max_pending", max_pending)
+        check_hook("on_result", on_result)
+        check_optional_type("registry", registry, TaskRegistry)
+        tasks = -1  # the task factory decides
+        if task_per_item is not None:
+            tasks = check_flag("task_per_item", task_per_item)
+        numbers = None
+        if registry is not None:
+            numbers = _numbers.setdefault(registry, itertools.count())
+        self._max_concurrent = limit
+        self._core = PoolCore(
+            min(limit, sys.maxsize),
+            seconds,
+            grace,
+            pending,
+            on_result,
+            True if registry is not None else tasks,
+            registry,
+            numbers,
+        )
+
+    @property
+    def max_concurrent(self) -> int:
+        """The maximum number of jobs that run at once.
+
+        It may be set at any time. A higher limit lets more jobs start immediately. A
+        lower one does not stop running jobs.
+
+        Raises:
+            TypeError, ValueError: The new limit is not an int of 1 or more.
+        """
+        return self._max_concurrent
+
+    @max_concurrent.setter
+    def max_concurrent(self, value: int) -> None:
+        limit = check_count("max_concurrent", value, 1)
+        self._core.set_limit(min(limit, sys.maxsize))
+        self._max_concurrent = limit
+
+    @property
+    def paused(self) -> bool:
+        """Whether the pool is paused, so that no job starts."""
+        return self._core.paused
+
+    @property
+    def progress(self) -> BatchProgress:
+        """A snapshot of the pool's progress; ``total`` is all that was submitted."""
+        return BatchProgress._of(self._core)
+
+    @overload
+    def submit(
+        self,
+        fn: Callable[..., Awaitable[TaskResult[T]]],
+        /,
+        *args: Any,
+        task_id: str | None = None,
+    ) -> Job[T]: ...
+    @overload
+    def submit(
+        self,
+        fn: Callable[..., Awaitable[T]],
+        /,
+        *args: Any,
+        task_id: str | None = None,
+    ) -> Job[T]: ...
+    def submit(
+        self,
+        fn: Callable[..., Awaitable[Any]],
+        /,
+        *args: Any,
+        task_id: str | None = None,
+    ) -> Job[Any]:
+        """Queue a call of ``fn(*args)`` and return its job at once.
+
+        The function is called when a slot is free, in a copy of the current context.
+
+        Args:
+            fn: An ``async def``, or any function that returns an awaitable. If it
+                returns a `TaskResult`, the job's outcome takes task_id, success, data
+                and error from it.
+            args: Its arguments. Pass keyword arguments with ``functools.partial``.
+            task_id: The job's id; None: "job_0", "job_1" and so on.
+
+        Returns:
+            The job, to be awaited, cancelled or dropped. The ``item`` of its outcome is
+            the tuple of the arguments.
+
+        Raises:
+            PoolFullError: ``max_pending`` jobs wait already; `put` waits for room.
+            ClosedError: The pool was stopped, or its block has ended.
+            DuplicateTaskError: With ``registry``: a task with this id is alive, or a
+                job with it waits.
+            TypeError: ``fn`` is not a function; a coroutine is closed.
+            RuntimeError: No loop runs in this thread, or the pool belongs to another.
+        """
+        check_function("pool.submit(fetch, url)", fn, *args)
+        return self._core.submit(fn, args, task_id)
+
+    @overload
+    async def put(
+        self,
+        fn: Callable[..., Awaitable[TaskResult[T]]],
+        /,
+        *args: Any,
+        task_id: str | None = None,
+    ) -> Job[T]: ...
+    @overload
+    async def put(
+        self,
+        fn: Callable[..., Awaitable[T]],
+        /,
+        *args: Any,
+        task_id: str | None = None,
+    ) -> Job[T]: ...
+    async def put(
+        self,
+        fn: Callable[..., Awaitable[Any]],
+        /,
+        *args: Any,
+        task_id: str | None = None,
+    ) -> Job[Any]:
+        """Wait until the pool has room, then submit.
+
+        It waits while `submit` would raise PoolFullError, and raises the other errors
+        of `submit`. If the caller is cancelled while it waits, nothing is submitted.
+        """
+        check_function("pool.put(fetch, url)", fn, *args)
+        while self._core.is_full:
+            await self._core.wait_room()
+        return self._core.submit(fn, args, task_id)
+
+    async def join(self) -> None:
+        """Wait until no job runs and none waits.
+
+        Jobs may be submitted meanwhile, and later. If the caller is cancelled, the jobs
+        go on.
+
+        Raises:
+            RuntimeError: A job of this pool calls it, and would wait for itself.
+        """
+        self._refuse_own_jobs("join")
+        await self._core.wait_idle()
+
+    def pause(self) -> None:
+        """Stop starting jobs. Running jobs and their timeouts continue."""
+        self._core.set_paused(True)
+
+    def resume(self) -> None:
+        """Start jobs again after `pause`."""
+        self._core.set_paused(False)
+
+    def stop(self) -> None:
+        """Take no more jobs, and cancel those that wait; running jobs go on.
+
+        Raises:
+            RuntimeError: This is not the thread of the pool's loop.
+        """
+        self._core.drain()
+
+    def cancel(self, msg: str | None = None) -> None:
+        """Take no more jobs, and cancel those that wait and those that run.
+
+        Each call also cancels jobs again that were cancelled before.
+
+        Args:
+            msg: The message of each running job's CancelledError.
+        """
+        self._core.cancel(msg)
+
+    async def shutdown(self, timeout: float | None = None) -> ShutdownReport:
+        """Cancel all jobs, wait until they have ended, and report.
+
+        Args:
+            timeout: Seconds; None: as long as it takes. At the deadline the call
+                returns, even if some jobs run on.
+
+        Returns:
+            A report of the jobs that ran when the call was made, by their ids; those
+            that waited are not in it. A failure that it lists counts as received.
+
+        If the caller is cancelled, the CancelledError propagates at once; the jobs stay
+        cancelled.
+
+        Raises:
+            RuntimeError: A job of this pool calls it, and would wait for itself.
+        """
+        wait = check_optional_seconds("timeout", timeout, math.inf)
+        self._refuse_own_jobs("shutdown")
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        deadline = Deadline.after(loop, started, wait)
+        running = [(*pair, pair[1].task_id) for pair in self._core.running()]
+        self.cancel("shutdown")
+        await wait_for_pool(self, deadline)
+        lists: dict[str, list[TaskExit]] = {
+            outcome: [] for outcome in ShutdownReport.__slots__[:5]
+        }
+        for one in running:
+            outcome, how = job_exit(*one)
+            lists[outcome].append(how)
+        now = loop.time()
+        return ShutdownReport._make(
+            **lists,
+            duration=now - started,
+            deadline_met=not (now > deadline.due or lists["stuck"]),
+        )
+
+    async def __aenter__(self) -> Self:
+        self._core.use(MODE_OPEN)
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        """Wait for every job; if an exception left the block, cancel them first.
+
+        If the caller is cancelled meanwhile, so are the jobs; the CancelledError
+        propagates when they have ended.
+        """
+        core = self._core
+        core.use(MODE_BLOCK)
+        if exc is not None:
+            core.stop()
+        error: BaseException | None = None
+        try:
+            if not core.over:
+                await core.wait(isinstance(exc, asyncio.CancelledError))
+            if exc is None and not core.delivered:
+                error, core.delivered = core.fatal, True
+            if error is not None:
+                raise error
+        finally:
+            if core.over:
+                core.report_unread()
+            del self, core, error  # the traceback holds this frame
+
+    def _refuse_own_jobs(self, name: str) -> None:
+        """Raise if a job of the pool would wait for itself."""
+        caller = asyncio.current_task()
+        for worker, job in self._core.running():
+            if worker._task is caller:
+                raise RuntimeError(
+                    f"{job!r} cannot wait for its own pool, whose {name}() ends after "
+                    "it: call stop() or cancel(), or wait elsewhere"
+                )
+
+    def __reduce__(self) -> Any:
+        refuse_pickling(self)
+
+    def __repr__(self) -> str:
+        """Return the state and the limit."""
+        core = self._core
+        state = "ended" if core.over else "open" if core.begun else "not begun"
+        return f"<TaskPool {state}, max_concurrent={self._max_concurrent}>"
+
+    def __del__(self) -> None:
+        """Cancel the jobs of a pool that was dropped, with a ResourceWarning."""
+        try:
+            core = self._core
+        except AttributeError:
+            return  # __init__() failed
+        if not core.begun:
+            return
+        loop: asyncio.AbstractEventLoop = core.loop
+        if loop.is_closed() or sys.is_finalizing():
+            return
+        try:
+            if not (core.over or core.is_idle or core.stopping):
+                warnings.warn(
+                    f"{self!r} was dropped while it ran and is cancelled: use `async "
+                    "with`, or keep it until shutdown()",
+                    ResourceWarning,
+                    stacklevel=2,
+                    source=self,
+                )
+        finally:
+            try:
+                core.detach()
+            except RuntimeError:  # collected in another thread
+                loop.call_soon_threadsafe(core.detach)
+
+
+_ITERATIONS = 5
+"""Obedient jobs need these loop iterations to end, if the deadline has passed."""
+
+_OUTCOMES = {
+    TaskState.DONE: "swallowed",
+    TaskState.FAILED: "failed",
+    TaskState.RUNNING: "stuck",
+}
+
+
+async def wait_for_pool(pool: TaskPool, deadline: Deadline) -> None:
+    """Wait until no job of a pool is left, or until a deadline."""
+    loop = asyncio.get_running_loop()
+    core = pool._core
+    for _ in range(_ITERATIONS if deadline.until <= loop.time() else 0):
+        if not core.is_idle:
+            await asyncio.sleep(0)
+    if core.is_idle or loop.time() >= deadline.until:
+        return
+    until = None if deadline.until == math.inf else deadline.until
+    try:
+        async with asyncio.timeout_at(until):
+            await core.wait_idle()
+    except TimeoutError:
+        pass
+
+
+def job_exit(worker: Any, job: Job[Any], name: str) -> tuple[str, TaskExit]:
+    """Return how a job that was cancelled has ended, for a report.
+
+    Args:
+        worker: What ran it.
+        job: The job; its outcome counts as received.
+        name: Its id.
+    """
+    outcome = job.outcome
+    how, error, where = "cancelled", None, []
+    if outcome is None:
+        how = "stuck" if not job.done() else how
+    else:
+        how, error = _OUTCOMES.get(outcome.state, how), outcome.error
+    if how == "stuck":
+        where = _chain_of(worker._coro, set())
+    if how != "failed":
+        error = None
+    one = TaskExit._make(
+        name=name, task_id=None, age=None, silence=None, error=error, where=where
+    )
+    return how, one
