@@ -71,7 +71,7 @@ job_type_was_cancelled(const JobObject *self)
 
 PyDoc_STRVAR(job_type_done_doc,
 "done($self, /)\n--\n\n"
-"Tell whether the job has ended.");
+"Return True if the job has ended.");
 
 static PyObject *
 job_type_done(PyObject *op, PyObject *Py_UNUSED(ignored))
@@ -81,7 +81,7 @@ job_type_done(PyObject *op, PyObject *Py_UNUSED(ignored))
 
 PyDoc_STRVAR(job_type_cancelled_doc,
 "cancelled($self, /)\n--\n\n"
-"Tell whether the job has ended by a cancellation, or was never started.");
+"Return True if the job has ended by a cancellation, or was never started.");
 
 static PyObject *
 job_type_cancelled(PyObject *op, PyObject *Py_UNUSED(ignored))
