@@ -162,6 +162,10 @@ item_task_start(WorkerObject *self)
     if (task != NULL) {
         failed = al_worker_attach(self, task);
     }
+    if (!failed && self->item.cancels_sent > 0) { /* before there was a Task */
+        self->item.cancels_sent = 1;
+        failed = al_task_cancel(self->st, task, NULL) < 0 ? -1 : 0;
+    }
     Py_XDECREF(task);
     Py_XDECREF(id);
     Py_XDECREF(context);

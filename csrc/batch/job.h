@@ -22,7 +22,7 @@ typedef struct {
     struct WorkerObject *worker; /* borrowed: has taken it, or NULL */
     struct al_waiting *aside;    /* borrowed: waits for its key, or for its
                                     next attempt; or NULL */
-    PyObject *item;              /* owned: until it is taken */
+    PyObject *item;              /* owned */
     PyObject *task_id;           /* owned, or NULL: not known yet */
     PyObject *result;            /* owned: its outcome, or NULL */
     PyObject *loop;              /* owned: of its outcome, or NULL */
@@ -32,6 +32,7 @@ typedef struct {
     PyObject *weakrefs;          /* borrowed: the interpreter's own list */
     al_state *st;
     Py_ssize_t number; /* how many were added before it */
+    bool asks_key;     /* key() is being called for its id */
 } JobObject;
 
 /* A job that waits (new).  NULL with MemoryError.  Pure C. */
@@ -51,6 +52,10 @@ void al_job_hand_over(struct al_pump *pump, JobObject *job, PyObject *result);
 /* End a job that waits, as never started; `msg` is that of its CancelledError,
    or NULL.  The caller owns a reference.  Sets no exception.  Runs Python. */
 void al_job_refuse(JobObject *job, PyObject *msg);
+
+/* Give the error of a result a message, unless that is None, or there is no
+   memory for it.  Sets no exception.  Runs Python. */
+void al_job_set_message(PyObject *result, PyObject *msg);
 
 /* The pump starts nothing new: end the jobs that wait, as never started.  In a
    batch they stay in their list, for its result.  Sets no exception.

@@ -288,7 +288,7 @@ worker_pull_one(WorkerObject *self, bool *again)
         *again = al_pump_may_pull(p);
         return AL_PULL_NOTHING;
     }
-    if (job != NULL) {
+    if (job != NULL && p->limits == NULL) { /* or they may set it aside */
         job->worker = self;
     }
     return AL_PULL_ITEM;
@@ -616,13 +616,16 @@ al_worker_cancel(WorkerObject *self, al_stop why, PyObject *msg, bool again)
 {
     al_pump *p = self->pump;
     bool cancelled = !again && worker_was_cancelled_by_registry(self);
-    if (cancelled || self->item.value == NULL || self->task == NULL
+    if (cancelled || self->item.value == NULL
         || (self->item.cancels_sent > 0 && !again))
     {
         return;
     }
     if (self->item.cancels_sent++ == 0) {
         self->item.why = why;
+    }
+    if (self->task == NULL) { /* item_task_start() is making it */
+        return;
     }
     PyObject *task = Py_NewRef(self->task);
     if (al_task_cancel(p->st, task, msg) < 0) {
