@@ -333,6 +333,9 @@ al_admission_pull(WorkerObject *self)
         {
             p->room -= self->item.attempts == 0 && !p->room_of_source;
             pulled = AL_PULL_ITEM;
+            if (p->source.is_queue && al_pump_reads_on(p)) {
+                p->calls->item_taken(p->owner);
+            }
         }
         else {
             pulled = admission_read(self);
