@@ -426,7 +426,7 @@ item_handle_begin(PyObject *op, PyObject *Py_UNUSED(ignored))
         al_pump_update(p);
     }
     double when = al_admission_deadline(p, &worker->item);
-    if (when != Py_HUGE_VAL
+    if (when != Py_HUGE_VAL && !worker->item.timeout_sent
         && al_deadline_add(&p->deadlines, &worker->item.deadline, when) < 0)
     {
         al_pump_fail(p);

@@ -367,7 +367,7 @@ worker_suspend(WorkerObject *self)
     }
     self->item.suspended = true;
     double when = al_admission_deadline(p, &self->item);
-    if (when != Py_HUGE_VAL
+    if (when != Py_HUGE_VAL && !self->item.timeout_sent /* by its own job */
         && al_deadline_add(&p->deadlines, &self->item.deadline, when) < 0)
     {
         al_pump_fail(p);

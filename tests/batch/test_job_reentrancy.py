@@ -19,6 +19,7 @@ from pyasynclife import (
     bounded_gather,
 )
 from pyasynclife.testing import VirtualTimeLoop
+from support.loops import in_virtual_time
 
 WAYS = [
     pytest.param({}, id="workers"),
@@ -29,11 +30,6 @@ WAYS = [
 
 def options(way: dict[str, Any]) -> dict[str, Any]:
     return way | {"registry": TaskRegistry()} if "registry" in way else way
-
-
-def run(main: Any) -> Any:
-    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
-        return runner.run(main)
 
 
 def later(attempt: int, error: Exception) -> float:
@@ -71,7 +67,7 @@ def test_key_may_cancel_its_own_job(way: dict[str, Any]) -> None:
         assert states == [TaskState.DONE, TaskState.PENDING, TaskState.DONE]
         assert jobs["b"].cancelled()
 
-    run(main())
+    in_virtual_time(main())
 
 
 @pytest.mark.parametrize("grace", [None, 2.0])
@@ -108,7 +104,7 @@ def test_limit_by_and_hash_may_cancel_the_job_which_never_starts(
         assert [jobs[item].state for item in "bce"] == [TaskState.PENDING] * 3
         assert batch.progress.started == 3
 
-    run(main())
+    in_virtual_time(main())
 
 
 @pytest.mark.parametrize("way", WAYS[:2])  # a registry logs the error
@@ -139,7 +135,7 @@ def test_a_job_may_be_cancelled_as_its_last_error_is_dropped(
         assert seen == [("0", True)]
         assert jobs[0].state is TaskState.CANCELLED
 
-    run(main())
+    in_virtual_time(main())
 
 
 def test_a_job_may_be_asked_as_the_key_of_its_limit_is_dropped() -> None:
@@ -156,7 +152,7 @@ def test_a_job_may_be_asked_as_the_key_of_its_limit_is_dropped() -> None:
             assert await jobs[0] == ("x",)
         assert seen == [("0", True)]
 
-    run(main())
+    in_virtual_time(main())
 
 
 def test_cancelling_a_job_may_drop_its_batch() -> None:
@@ -181,7 +177,7 @@ def test_cancelling_a_job_may_drop_its_batch() -> None:
         assert not held
         assert job.state is TaskState.CANCELLED
 
-    run(main())
+    in_virtual_time(main())
 
 
 def test_a_clock_that_fails_while_a_waiting_job_is_cancelled_stops_the_batch() -> None:
@@ -219,7 +215,7 @@ def test_the_message_of_a_cancellation_reaches_a_job_that_waits_for_a_retry() ->
                 await job
         assert isinstance(caught.value.__context__, ValueError)
 
-    run(main())
+    in_virtual_time(main())
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -251,7 +247,7 @@ def test_a_cancelled_job_is_not_tried_again_whatever_it_raises(
                 await jobs[1]
         assert calls == [1, 2]
 
-    run(main())
+    in_virtual_time(main())
 
 
 @pytest.mark.parametrize("limits", [{}, {"limit_by": str}, {"limit_by": bool}])
@@ -272,4 +268,32 @@ def test_an_ordered_iteration_passes_over_cancelled_jobs(
                 jobs[12].cancel()
         assert got == [item for item in range(20) if item not in (0, 5, 6, 12, 19)]
 
-    run(main())
+    in_virtual_time(main())
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_item_with_a_timeout_may_cancel_its_own_job(way: dict[str, Any]) -> None:
+    async def main() -> None:
+        async def fn(item: int) -> None:
+            if item == 0:
+                jobs[0].cancel()
+            try:
+                await asyncio.sleep(20)
+            except asyncio.CancelledError:
+                if item:
+                    raise
+                await asyncio.sleep(20)
+
+        batch = bounded_gather(fn, [], timeout=5, cancel_grace=2, **options(way))
+        async with batch:
+            jobs = [batch.add(0), batch.add(1)]
+            began = asyncio.get_running_loop().time()
+            with pytest.raises(asyncio.CancelledError, match="did not stop"):
+                await jobs[0]
+            assert asyncio.get_running_loop().time() - began == pytest.approx(2)
+            with pytest.raises(TimeoutError):
+                await jobs[1]
+            assert asyncio.get_running_loop().time() - began == pytest.approx(5)
+        await asyncio.sleep(20)  # the first ends
+
+    in_virtual_time(main())
