@@ -149,7 +149,8 @@ def test_a_job_may_be_asked_as_the_key_of_its_limit_is_dropped() -> None:
             def __del__(self) -> None:
                 seen.append((jobs[0].task_id, jobs[0].cancel()))
 
-        async with bounded_gather(slow, [], limit_by=lambda item: Key()) as batch:
+        batch: Batch[Any] = bounded_gather(slow, [], limit_by=lambda item: Key())
+        async with batch:
             jobs.append(batch.add(("x",)))
             assert await jobs[0] == ("x",)
         assert seen == [("0", True)]
