@@ -3,10 +3,14 @@
  * Like a Future it can be awaited, asked and cancelled, and it costs little
  * more than a place in a list: it is that place.
  *
- *     source.added --owns--> job     while it waits; it has the item
- *     worker.item  --owns--> job     while it runs; the worker has the item
- *     job ..> pump, worker           until it ends
+ *     source.added --owns--> job     while it waits
+ *     worker.item  --owns--> job     from the moment when it is pulled
+ *     job ..> pump                   until it ends
+ *     job ..> worker, or aside       from the moment when it may start
  *     job --owns--> result           from then on, if somebody holds the job
+ *
+ * In between, while its key() or limit_by runs, it still waits: who cancels it
+ * ends it, and whoever has pulled it finds that it has no pump.
  *
  * A waiter is in the job's list while its Task is suspended, each on a future
  * of its own.  So a cancelled await leaves nothing behind and cancels nothing.
@@ -46,6 +50,7 @@ al_job_new(al_pump *pump, PyObject *item)
     self->fn = self->context = NULL;
     self->number = 0;
     self->is_call = false;
+    self->asks_key = false;
     if (PyObject_IS_GC(item)) {
         PyObject_GC_Track(self);
     }
@@ -177,9 +182,17 @@ al_job_ask_key(JobObject *self)
     if (self->task_id != NULL || p->source.key == NULL) {
         return 0;
     }
+    if (self->asks_key) {
+        PyErr_SetString(PyExc_RuntimeError,
+                        "key asked for the id of the job that it is called "
+                        "for, which is its own answer");
+        return -1;
+    }
     PyObject *item = Py_NewRef(self->item);
+    self->asks_key = true;
     PyObject *task_id = al_source_key(
         p->st, &p->source, item, al_source_index(&self->pump->source, self));
+    self->asks_key = false;
     Py_DECREF(item);
     if (task_id == NULL) {
         return -1;
@@ -201,18 +214,6 @@ job_leave_queue(JobObject *self, al_pump *p)
     p->calls->item_taken(p->owner);
 }
 
-/* Give the error of a result a message.  Returns 0; -1 with an exception. */
-static int
-job_set_message(PyObject *result, PyObject *msg)
-{
-    PyObject *error = ((ResultObject *)result)->error;
-    PyObject *args = AL_ALLOC(PyTuple_Pack(1, msg));
-    int failed =
-        args == NULL ? -1 : PyObject_SetAttrString(error, "args", args);
-    Py_XDECREF(args);
-    return failed;
-}
-
 /* al_job_refuse() of a job whose id is known. */
 static void
 job_end_unstarted(JobObject *self, al_pump *p, PyObject *msg)
@@ -222,10 +223,11 @@ job_end_unstarted(JobObject *self, al_pump *p, PyObject *msg)
                     .job = self,
                     .index = al_source_index(&self->pump->source, self)};
     PyObject *result = al_item_unstarted(p->st, &item, p->stopping, p->budget);
-    if (result == NULL
-        || (msg != NULL && msg != Py_None && job_set_message(result, msg) < 0))
-    {
+    if (result == NULL) {
         PyErr_Clear(); /* the job has no outcome then, and says so */
+    }
+    else if (msg != NULL) {
+        al_result_set_message(result, msg);
     }
     if (self->is_call) { /* a pool keeps nothing of it */
         job_leave_queue(self, p);

@@ -23,7 +23,7 @@ typedef struct {
     struct WorkerObject *worker; /* borrowed: has taken it, or NULL */
     struct al_waiting *aside;    /* borrowed: waits for its key, or for its
                                     next attempt; or NULL */
-    PyObject *item;              /* owned: until it is taken */
+    PyObject *item;              /* owned */
     PyObject *task_id;           /* owned, or NULL: not known yet */
     PyObject *fn;                /* owned: of a call that waits, or NULL */
     PyObject *context;           /* owned: the same */
@@ -36,6 +36,7 @@ typedef struct {
     al_state *st;
     Py_ssize_t number; /* how many were added before it */
     bool is_call;      /* of a pool: the item is a tuple of arguments */
+    bool asks_key;     /* key() is being called for its id */
 } JobObject;
 
 /* A job that waits (new).  NULL with MemoryError.  Pure C. */

@@ -237,6 +237,20 @@ PyDoc_STRVAR(result_unwrap_doc,
 "Return data if the item succeeded, otherwise raise error.\n\n"
 "Raises RuntimeError for a failure without an error.");
 
+void
+al_result_set_message(PyObject *result, PyObject *msg)
+{
+    PyObject *error = ((ResultObject *)result)->error;
+    if (msg == Py_None || error == NULL) {
+        return;
+    }
+    PyObject *args = AL_ALLOC(PyTuple_Pack(1, msg));
+    if (args == NULL || PyObject_SetAttrString(error, "args", args) < 0) {
+        PyErr_Clear();
+    }
+    Py_XDECREF(args);
+}
+
 PyObject *
 al_result_unwrap(PyObject *op)
 {

@@ -56,6 +56,10 @@ al_result_succeeded(const ResultObject *result)
     return result->state == AL_RESULT_DONE;
 }
 
+/* Give the error of a result a message, unless that is None, or there is no
+   memory for it.  Sets no exception.  Runs Python. */
+void al_result_set_message(PyObject *result, PyObject *msg);
+
 /* Let go of a result that nobody will receive through the batch.  Tells
    whether nobody else has received it or may do so.  Pure C. */
 static inline bool
