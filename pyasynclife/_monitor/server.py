@@ -95,6 +95,7 @@ class _Server:
                 async for answer in self.answer(line):
                     writer.write(_line(answer))
                     await _within(writer.drain())
+                await asyncio.sleep(0)  # neither of these waits need let others run
         except ValueError:  # of readline()
             writer.write(_line({"error": f"a request has at most {LINE} bytes"}))
             writer.close()

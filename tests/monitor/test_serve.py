@@ -287,6 +287,31 @@ async def test_a_request_that_makes_no_sense_is_answered(path: Path) -> None:
         assert "rows" in await c.ask({"ask": "top"})
 
 
+async def test_many_requests_at_once_let_the_loop_go_on(path: Path) -> None:
+    iterations = 0
+
+    async def count() -> None:
+        nonlocal iterations
+        while True:
+            iterations += 1
+            await asyncio.sleep(0)
+
+    answers = b""
+    async with (
+        a_registry() as registry,
+        serving(registry, path),
+        connected(path) as client,
+        asyncio.timeout(60),
+    ):
+        client.writer.write(b"\n" * 500)
+        counting = asyncio.ensure_future(count())
+        while answers.count(b"\n") < 500:
+            answers += await client.reader.read(100_000)
+        counting.cancel()
+    assert answers.count(b'"error"') == 500
+    assert iterations >= 500
+
+
 async def test_a_request_without_an_end_is_refused(path: Path) -> None:
     async with a_registry() as registry, serving(registry, path), connected(path) as c:
         assert "65536 bytes" in (await c.send(b"x" * 200_000))["error"]
