@@ -119,9 +119,8 @@ class LoopWatch:
     @property
     def lag(self) -> Histogram:
         """By how much the loop's timer has been late so far, in seconds."""
-        if self._pulse is None:
-            self._pulse = self._new_pulse()
-        return self._pulse.lag
+        pulse = self._pulse  # read once: a scrape comes from another thread
+        return (self._new_pulse() if pulse is None else pulse).lag
 
     @property
     def blocked(self) -> int:
