@@ -142,8 +142,9 @@ al_future_get(PyObject *descriptor, PyObject *future)
                        : get(descriptor, future, (PyObject *)Py_TYPE(future));
 }
 
-/* Tell whether a field of one of asyncio's own Tasks is that very object: None
-   or an interned str.  False for any other Task, which is asked by a call. */
+/* Tell whether a field of one of asyncio's own Tasks is that very object:
+   None, a bool or an interned str.  False for any other Task, which is asked
+   by a call. */
 static bool
 task_is(al_state *st, PyObject *task, PyObject *descriptor, PyObject *what)
 {
@@ -270,7 +271,9 @@ al_task_cancel_state(al_state *st, PyObject *task, PyObject *cancelling)
         return count < 0 ? AL_CANCEL_ERROR : AL_CANCEL_NONE;
     }
     int requested =
-        al_object_truth(PyObject_GetAttr(task, st->s__must_cancel));
+        task_is(st, task, st->task_must_cancel, Py_False)
+            ? 0
+            : al_object_truth(PyObject_GetAttr(task, st->s__must_cancel));
     if (requested < 0 && PyErr_ExceptionMatches(PyExc_AttributeError)) {
         /* Another library's Task: assume that a request is under way. */
         PyErr_Clear();
