@@ -96,7 +96,7 @@ admission_hand_over(al_pump *p, al_item_parts parts, PyObject *result,
     }
     bool spawning = p->spawning;
     p->spawning = true;
-    al_job_hand_over(p, parts.job, result);
+    al_pump_hand_over(p, parts.job, result);
     if (of_queue) {
         al_reader_item_over(p, fresh ? parts.value : NULL);
     }

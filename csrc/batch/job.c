@@ -163,18 +163,6 @@ al_job_end(JobObject *self, al_pump *p, PyObject *result)
     Py_DECREF(self);
 }
 
-void
-al_job_hand_over(al_pump *p, JobObject *job, PyObject *result)
-{
-    if (job != NULL) {
-        al_job_end(job, p, result);
-    }
-    if (result != NULL) {
-        p->calls->item_ended(p->owner, result);
-        Py_DECREF(result);
-    }
-}
-
 int
 al_job_ask_key(JobObject *self)
 {

@@ -48,11 +48,6 @@ JobObject *al_job_new(struct al_pump *pump, PyObject *item);
    Runs Python. */
 void al_job_end(JobObject *job, struct al_pump *pump, PyObject *result);
 
-/* Hand the result (stolen; NULL: it could not be made) of an item that has
-   ended to its job, which may be NULL, and to the pump's owner.
-   Runs Python. */
-void al_job_hand_over(struct al_pump *pump, JobObject *job, PyObject *result);
-
 /* End a job that waits, as never started; `msg` is that of its CancelledError,
    or NULL.  The caller owns a reference.  Keeps the raised exception.
    Runs Python. */

@@ -18,11 +18,12 @@
 
 /* Tell whether an object may ever be in a reference cycle.  Dicts and tuples
    of atoms are untracked by the collector; a tuple stays so, a dict may not.
- */
+   The type is looked at first, because PyObject_IS_GC() is a call. */
 static bool
 result_may_cycle(PyObject *part)
 {
-    return part != NULL && PyObject_IS_GC(part)
+    return part != NULL && PyType_IS_GC(Py_TYPE(part))
+           && PyObject_IS_GC(part)
            && (!PyTuple_CheckExact(part) || PyObject_GC_IsTracked(part));
 }
 

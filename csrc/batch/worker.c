@@ -134,7 +134,7 @@ al_worker_end_item(WorkerObject *self, PySendResult answer, PyObject *end,
         ((ResultObject *)result)->received = true;
     }
     if (ended) {
-        al_job_hand_over(p, parts.job, result);
+        al_pump_hand_over(p, parts.job, result);
     }
     else {
         Py_XDECREF(result);
@@ -177,7 +177,7 @@ al_worker_end_cancelled(WorkerObject *self)
         al_item_parts parts = al_item_detach(&self->item);
         al_pump_fail(p);
         al_limit_key_clear(key);
-        al_job_hand_over(p, parts.job, NULL);
+        al_pump_hand_over(p, parts.job, NULL);
         if (self->item.of_queue) {
             al_reader_item_over(p, NULL);
         }
@@ -203,7 +203,7 @@ al_worker_end_unstarted(WorkerObject *self)
     if (result == NULL) {
         al_pump_fail(p);
     }
-    al_job_hand_over(p, parts.job, result);
+    al_pump_hand_over(p, parts.job, result);
     if (self->item.of_queue) {
         al_reader_item_over(p, fresh ? parts.value : NULL);
     }
