@@ -130,6 +130,13 @@ async def test_jobs_may_submit_jobs_also_while_the_block_waits() -> None:
         ({"on_result": echo}, "on_result is called, not awaited"),
         ({"task_per_item": 1}, "task_per_item must"),
         ({"registry": {}}, "registry must"),
+        ({"max_per_second": 0}, "max_per_second must"),
+        ({"max_per_second": "5"}, "max_per_second must"),
+        ({"retry": 3}, "retry must"),
+        ({"limit_by": echo}, "limit_by is called, not awaited"),
+        ({"limit_by": "host"}, "limit_by must"),
+        ({"limit_by": id, "max_per_key": 0}, "max_per_key must"),
+        ({"max_per_key": 2}, "there is no limit_by"),
     ],
 )
 def test_bad_options_are_refused_by_name(options: Any, error: str) -> None:
@@ -176,7 +183,7 @@ async def test_another_thread_is_refused() -> None:
         thread = threading.Thread(target=submit)
         thread.start()
         thread.join()
-    assert caught == ["a batch was called"] * 4
+    assert caught == ["a TaskPool was called"] * 4
 
 
 # ------------------------------------------------------------ backpressure
