@@ -15,10 +15,12 @@ from typing import Any
 import pytest
 
 from pyasynclife import (
+    Backoff,
     ClosedError,
     DuplicateTaskError,
     Job,
     PoolFullError,
+    Retry,
     SignalCoordinator,
     TaskPool,
     TaskRegistry,
@@ -562,8 +564,13 @@ async def test_a_failure_that_nobody_received_is_reported_once(
 
 
 @TASKS
+@pytest.mark.parametrize(
+    "limits",
+    [{}, {"limit_by": lambda n: n % 7, "retry": Retry(2, backoff=Backoff(0))}],
+    ids=["", "limits"],
+)
 async def test_many_jobs_failing_ones_too_leave_no_memory(
-    tasks: bool, loop_errors: list[Any]
+    limits: dict[str, Any], tasks: bool, loop_errors: list[Any]
 ) -> None:
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
 
@@ -579,7 +586,7 @@ async def test_many_jobs_failing_ones_too_leave_no_memory(
             await pool.put(fn, n)
         await pool.join()
 
-    async with TaskPool(10, max_pending=10, task_per_item=tasks) as pool:
+    async with TaskPool(10, max_pending=10, task_per_item=tasks, **limits) as pool:
         await run(200)
         tracemalloc.start()
         try:
