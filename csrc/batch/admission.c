@@ -206,6 +206,9 @@ admission_end(al_pump *p, al_waiting *waiting, al_stop why, bool timed_out)
         result = al_item_waited(st, item, why, waiting->error,
                                 timed_out ? p->timeout : p->budget, duration);
     }
+    if (result != NULL) {
+        al_result_set_message(result, waiting->msg);
+    }
     bool of_queue = item->of_queue, fresh = waiting->error == NULL;
     al_item_parts parts = {Py_NewRef(item->value), NULL, item->job};
     item->job = NULL;
@@ -542,13 +545,14 @@ al_admission_detach(WorkerObject *self, double now, PyObject **result,
 }
 
 void
-al_admission_refuse(al_pump *p, al_waiting *waiting)
+al_admission_refuse(al_pump *p, al_waiting *waiting, PyObject *msg)
 {
     bool held = !al_link_is_in(&waiting->all);
     if (held) { /* the Retry is being asked */
         waiting->refused = true;
     }
     else {
+        waiting->msg = msg;
         admission_end(p, waiting, AL_STOP_CANCEL, false);
         al_pump_update(p);
     }

@@ -19,8 +19,9 @@ al_pull al_admission_pull(WorkerObject *worker);
 bool al_admission_detach(WorkerObject *worker, double now, PyObject **result,
                          al_item_parts *parts);
 
-/* Cancel an item that waits, for its job.  Runs Python. */
-void al_admission_refuse(al_pump *pump, al_waiting *waiting);
+/* Cancel an item that waits, for its job; `msg`, unless NULL, is that of its
+   CancelledError.  Runs Python. */
+void al_admission_refuse(al_pump *pump, al_waiting *waiting, PyObject *msg);
 
 /* The Task of an attempt has ended: its item may wait for the next one from
    now on.  Runs Python. */

@@ -202,18 +202,6 @@ job_leave_queue(JobObject *self, al_pump *p)
     p->calls->item_taken(p->owner);
 }
 
-/* Give the error of a result a message.  Returns 0; -1 with an exception. */
-static int
-job_set_message(PyObject *result, PyObject *msg)
-{
-    PyObject *error = ((ResultObject *)result)->error;
-    PyObject *args = AL_ALLOC(PyTuple_Pack(1, msg));
-    int failed =
-        args == NULL ? -1 : PyObject_SetAttrString(error, "args", args);
-    Py_XDECREF(args);
-    return failed;
-}
-
 /* al_job_refuse() of a job whose id is known. */
 static void
 job_end_unstarted(JobObject *self, al_pump *p, PyObject *msg)
@@ -223,10 +211,11 @@ job_end_unstarted(JobObject *self, al_pump *p, PyObject *msg)
                     .job = self,
                     .index = al_source_index(&self->pump->source, self)};
     PyObject *result = al_item_unstarted(p->st, &item, p->stopping, p->budget);
-    if (result == NULL
-        || (msg != NULL && msg != Py_None && job_set_message(result, msg) < 0))
-    {
+    if (result == NULL) {
         PyErr_Clear(); /* the job has no outcome then, and says so */
+    }
+    else {
+        al_result_set_message(result, msg);
     }
     if (self->is_call) { /* a pool keeps nothing of it */
         job_leave_queue(self, p);

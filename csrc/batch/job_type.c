@@ -184,7 +184,7 @@ job_type_cancel(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     }
     else if (self->aside != NULL) {
         Py_INCREF(self);
-        al_admission_refuse(self->pump, self->aside);
+        al_admission_refuse(self->pump, self->aside, msg);
         Py_DECREF(self);
     }
     else if (self->pump != NULL) {

@@ -33,6 +33,8 @@ typedef struct al_waiting {
     PyObject *error;            /* owned: of the last attempt; NULL: fresh */
     struct al_waiting **parked; /* borrowed: whoever holds it until its Task
                                    has ended; or NULL */
+    PyObject *msg;              /* borrowed: while its job cancels it, of its
+                                   CancelledError; or NULL */
     double due;                 /* loop time: the delay is over */
     double ends;                /* loop time: the item's timeout */
     Py_ssize_t place;           /* in the heap; -1: not in it */

@@ -196,6 +196,20 @@ result_get_item(PyObject *op, void *Py_UNUSED(closure))
     return Py_NewRef(((ResultObject *)op)->item);
 }
 
+void
+al_result_set_message(PyObject *result, PyObject *msg)
+{
+    if (msg == NULL || msg == Py_None) {
+        return;
+    }
+    PyObject *error = ((ResultObject *)result)->error;
+    PyObject *args = AL_ALLOC(PyTuple_Pack(1, msg));
+    if (args == NULL || PyObject_SetAttrString(error, "args", args) < 0) {
+        PyErr_Clear();
+    }
+    Py_XDECREF(args);
+}
+
 PyObject *
 al_result_task_state(al_state *st, const ResultObject *self)
 {

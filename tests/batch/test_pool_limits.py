@@ -220,8 +220,10 @@ async def test_a_job_that_waits_for_its_key_is_cancelled_alone(tasks: bool) -> N
             pool.submit(gated, "b")
         putting = asyncio.ensure_future(pool.put(gated, "b"))
         await settle(10)
-        assert aside.cancel()
+        assert aside.cancel("why")
         await putting
+        with pytest.raises(asyncio.CancelledError, match="why"):
+            aside.result()
         assert aside.cancelled()
         assert not aside.cancel()
         await until(lambda: "b" in gated.gates)
@@ -398,8 +400,8 @@ async def test_a_job_that_waits_for_an_attempt_holds_no_slot_and_is_cancelled(
         other = pool.submit(echo_later, "other")
         assert await other == "other"
         assert not joining.done()
-        assert again.cancel()
-        with pytest.raises(asyncio.CancelledError):
+        assert again.cancel("why")
+        with pytest.raises(asyncio.CancelledError, match="why"):
             await again
         await joining
         assert again.outcome is not None
