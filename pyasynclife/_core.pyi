@@ -501,6 +501,7 @@ class PoolCore(BatchCore):
         task_per_item: int,
         registry: Registry | None,
         numbers: Iterator[int] | None,
+        limits: Limits | None,
         /,
     ) -> Self: ...
     def submit(

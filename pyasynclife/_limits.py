@@ -1,10 +1,10 @@
-"""The limits of `bounded_gather` besides ``max_concurrent``, checked for the core."""
+"""The limits of batches and pools besides ``max_concurrent``, checked for the core."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from pyasynclife._arguments import (
     check_hook,
@@ -17,7 +17,7 @@ from pyasynclife._retry import Retry
 # limit_by, max_per_key, lookahead, the seconds between two starts (0.0: any), what
 # decides about a retry, attempts in all, attempt_timeout (inf: none)
 Limits: TypeAlias = tuple[
-    Callable[[Any], Hashable] | None,
+    Callable[..., Hashable] | None,
     int,
     int,
     float,
@@ -31,7 +31,7 @@ _MAX_INTERVAL = 1e8  # three years: loops do not take any number of seconds
 
 
 def check_limits(
-    limit_by: Callable[[Any], Hashable] | None,
+    limit_by: Callable[..., Hashable] | None,
     max_per_key: int,
     lookahead: int,
     max_per_second: float | None,
@@ -47,7 +47,7 @@ def check_limits(
     if limit_by is None and per_key != 1:
         raise ValueError(
             f"max_per_key is {per_key}, and there is no limit_by: pass the function "
-            "that returns the key of an item, such as the host of a URL"
+            "that returns the key, such as the host of a URL"
         )
     ahead = check_size("lookahead", lookahead, 1)
     interval = _interval(max_per_second)
@@ -69,6 +69,6 @@ def _interval(max_per_second: float | None) -> float:
     if rate == 0.0:
         raise ValueError(
             "max_per_second must be more than 0, got 0: pass None for no limit, or "
-            "pause() the batch to start nothing"
+            "pause() to start nothing"
         )
     return min(1.0 / rate, _MAX_INTERVAL)

@@ -8,7 +8,7 @@ import math
 import sys
 import warnings
 import weakref
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Hashable, Iterator
 from types import TracebackType
 from typing import Any, Self, TypeVar, final, overload
 
@@ -23,9 +23,11 @@ from pyasynclife._arguments import (
 )
 from pyasynclife._await_chain import _chain_of
 from pyasynclife._core import MODE_BLOCK, MODE_OPEN, Job, PoolCore, TaskResult
+from pyasynclife._limits import check_limits
 from pyasynclife._registry import TaskRegistry
 from pyasynclife._report import ShutdownReport, TaskExit
 from pyasynclife._results import BatchProgress
+from pyasynclife._retry import Retry
 from pyasynclife._sealed import refuse_pickling
 from pyasynclife._states import TaskState
 from pyasynclife._waiting import Deadline
@@ -63,8 +65,8 @@ class TaskPool:
         cancel_grace: Seconds that a job has to stop after it is cancelled or times out.
             One that does not is abandoned: its state is RUNNING, and the next job takes
             its place. None: no limit.
-        max_pending: How many jobs may wait for a slot; None: any number. A free slot
-            has room for one more.
+        max_pending: How many jobs may wait: for a slot, for their key, for the rate or
+            for another attempt. None: any number. A free slot has room for one more.
         on_result: Called with the TaskResult of each job when it ends. Its exceptions
             go to the loop's exception handler.
         task_per_item: Run each job in an ``asyncio.Task`` of its own, named by its task
@@ -73,6 +75,15 @@ class TaskPool:
         registry: Register the task of each job under its task id; implies
             ``task_per_item``. When the registry shuts down, the pool ends as if it were
             cancelled.
+        max_per_second: How many jobs may start in a second, further attempts too; the
+            starts are evenly spaced. Waiting for a start counts for no timeout. None:
+            no limit.
+        retry: When a failed job is tried again. Each attempt runs in a fresh copy of
+            the context of `submit`; between two attempts the job holds no slot.
+        limit_by: Called by `submit` with the arguments of the job; returns its key,
+            which is hashable. A job whose key is full waits aside and holds no slot.
+            The key None has no limit.
+        max_per_key: The maximum number of jobs of one key that run at once.
 
     Raises:
         TypeError, ValueError: An argument is wrong.
@@ -105,6 +116,10 @@ class TaskPool:
         on_result: Callable[[TaskResult[Any]], object] | None = None,
         task_per_item: bool | None = None,
         registry: TaskRegistry | None = None,
+        max_per_second: float | None = None,
+        retry: Retry | None = None,
+        limit_by: Callable[..., Hashable] | None = None,
+        max_per_key: int = 1,
     ) -> None:
         if hasattr(self, "_core"):
             raise RuntimeError("this pool exists already: make another one")
@@ -117,6 +132,8 @@ class TaskPool:
         tasks = -1  # the task factory decides
         if task_per_item is not None:
             tasks = check_flag("task_per_item", task_per_item)
+        # The jobs are all in memory already: there is nothing to read ahead of.
+        limits = check_limits(limit_by, max_per_key, sys.maxsize, max_per_second, retry)
         numbers = None
         if registry is not None:
             numbers = _numbers.setdefault(registry, itertools.count())
@@ -130,6 +147,7 @@ class TaskPool:
             True if registry is not None else tasks,
             registry,
             numbers,
+            limits,
         )
 
     @property
@@ -203,7 +221,9 @@ class TaskPool:
             ClosedError: The pool was stopped, or its block has ended.
             DuplicateTaskError: With ``registry``: a task with this id is alive, or a
                 job with it waits.
-            TypeError: ``fn`` is not a function; a coroutine is closed.
+            TypeError: ``fn`` is not a function; a coroutine is closed. Or the key is
+                not hashable.
+            Exception: What ``limit_by`` raises; nothing is submitted.
             RuntimeError: No loop runs in this thread, or the pool belongs to another.
         """
         check_function("pool.submit(fetch, url)", fn, *args)

@@ -105,11 +105,12 @@ admission_hand_over(al_pump *p, al_item_parts parts, PyObject *result,
 }
 
 /* A result (new) like `result`, whose error the exception that is set
-   replaces.  *exit is that exception (new) if it ends the batch. */
+   replaces.  *exit is that exception (new) if it ends the batch, or the run of
+   a pool's loop. */
 static PyObject *
-admission_replace(al_state *st, const al_result_fields *before,
-                  PyObject **exit)
+admission_replace(al_pump *p, const al_result_fields *before, PyObject **exit)
 {
+    al_state *st = p->st;
     PyObject *error = PyErr_GetRaisedException();
     al_result_fields fields = *before;
     bool cancelled =
@@ -118,8 +119,8 @@ admission_replace(al_state *st, const al_result_fields *before,
     fields.state = cancelled ? AL_RESULT_CANCELLED : AL_RESULT_FAILED;
     PyObject *result = al_result_new(st, &fields);
     *exit = NULL;
-    if (!cancelled && !PyErr_GivenExceptionMatches(error, PyExc_Exception)) {
-        *exit = Py_NewRef(error); /* the batch raises it */
+    if (al_item_raises(st, error, p->fn == NULL)) {
+        *exit = Py_NewRef(error); /* the batch, or the loop, raises it */
         if (result != NULL) {
             ((ResultObject *)result)->received = true;
         }
@@ -128,13 +129,21 @@ admission_replace(al_state *st, const al_result_fields *before,
     return result;
 }
 
-/* Stop the batch by an exception (stolen), which it raises; NULL: none. */
+/* Stop the batch by an exception (stolen), which it raises; NULL: none.  In a
+   pool the loop raises it. */
 static void
 admission_raise(al_pump *p, PyObject *exit)
 {
-    if (exit != NULL) {
-        PyErr_SetRaisedException(exit);
+    if (exit == NULL) {
+        return;
+    }
+    PyErr_SetRaisedException(exit);
+    if (p->fn != NULL) {
         al_pump_fail(p);
+    }
+    else {
+        al_loop_report_or_exit_later(p->st, p->bound.loop,
+                                     "the retry of a pool has exited", NULL);
     }
 }
 
@@ -147,8 +156,9 @@ admission_refuse(WorkerObject *self)
     bool of_queue = self->item.of_queue;
     al_result_fields fields = {.item = self->item.value,
                                .task_id = self->item.task_id,
-                               .index = self->item.index};
-    PyObject *result = admission_replace(p->st, &fields, &exit);
+                               .index = self->item.index,
+                               .is_call = al_item_is_call(&self->item)};
+    PyObject *result = admission_replace(p, &fields, &exit);
     al_item_parts parts = al_item_detach(&self->item);
     self->item.of_queue = false;
     admission_hand_over(p, parts, result, of_queue, false);
@@ -186,6 +196,7 @@ admission_waited(al_pump *p, al_item *item, PyObject *error, al_stop why,
                                    .index = item->index,
                                    .duration = duration,
                                    .attempts = item->attempts,
+                                   .is_call = al_item_is_call(item),
                                    .state = AL_RESULT_FAILED};
         return al_result_new(st, &fields);
     }
@@ -239,21 +250,37 @@ al_admission_stop(al_pump *p, al_stop why)
 
 /* ------------------------------------------------------------ pulling */
 
-/* Ask limit_by, if there is one, for the key of an item that was read, and
-   take a place.  Returns whether the item may start; otherwise it is set
-   aside, or has failed. */
+/* The key of an item that was read (new): what limit_by returns for it, or
+   has returned for a pool's job; NULL with an exception. */
+static PyObject *
+admission_key(WorkerObject *self)
+{
+    al_pump *p = self->pump;
+    if (p->limits->limit_by == NULL) {
+        return Py_NewRef(Py_None);
+    }
+    if (al_item_is_call(&self->item)) {
+        PyObject *key = self->item.job->key;
+        self->item.job->key = NULL;
+        return key;
+    }
+    PyObject *limit_by = Py_NewRef(p->limits->limit_by);
+    PyObject *value = Py_NewRef(self->item.value);
+    PyObject *key = al_coro_check_answer(
+        p->st, "limit_by", al_drive_call(p->source.context, limit_by, value));
+    Py_DECREF(value);
+    Py_DECREF(limit_by);
+    return key;
+}
+
+/* Take a place of its key for an item that was read.  Returns whether the item
+   may start; otherwise it is set aside, or has failed. */
 static bool
 admission_enter(WorkerObject *self)
 {
     al_pump *p = self->pump;
     al_limits *limits = p->limits;
-    PyObject *limit_by = Py_XNewRef(limits->limit_by);
-    PyObject *value = Py_NewRef(self->item.value);
-    PyObject *key = limit_by == NULL
-                        ? Py_NewRef(Py_None)
-                        : al_coro_check_answer(p->st, "limit_by",
-                                               al_drive_call(p->source.context,
-                                                             limit_by, value));
+    PyObject *key = admission_key(self);
     int entered = -1;
     if (key != NULL) {
         entered = al_limits_enter(limits, key, limits->closed, &self->item);
@@ -275,8 +302,6 @@ admission_enter(WorkerObject *self)
         }
     }
     Py_XDECREF(key);
-    Py_DECREF(value);
-    Py_XDECREF(limit_by);
     return entered > 0;
 }
 
@@ -415,8 +440,9 @@ admission_ask(al_pump *p, al_waiting *again, PyObject **result)
                                    .task_id = again->item.task_id,
                                    .index = again->item.index,
                                    .duration = (double)before->duration,
-                                   .attempts = again->item.attempts};
-        Py_SETREF(*result, admission_replace(p->st, &fields, &exit));
+                                   .attempts = again->item.attempts,
+                                   .is_call = al_item_is_call(&again->item)};
+        Py_SETREF(*result, admission_replace(p, &fields, &exit));
         if (*result == NULL) {
             Py_CLEAR(exit);
         }

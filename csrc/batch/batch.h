@@ -104,11 +104,13 @@ static inline bool
 al_batch_is_idle(const BatchObject *batch)
 {
     return batch->pump.source.waiting == 0
+           && al_limits_waiting(batch->pump.limits) == 0
            && al_batch_running(batch) == batch->abandoned;
 }
 
 /* How many more jobs a pool takes now.  A free slot has room, and beyond these
-   max_pending jobs may wait.  Pure C. */
+   max_pending jobs may wait, also for their key, the rate or another attempt:
+   so these do not keep a free slot from a job that it could run.  Pure C. */
 static inline Py_ssize_t
 al_batch_room(const BatchObject *self)
 {
@@ -118,7 +120,8 @@ al_batch_room(const BatchObject *self)
     }
     Py_ssize_t busy = al_batch_running(self) - self->abandoned;
     Py_ssize_t free = p->paused || busy >= p->limit ? 0 : p->limit - busy;
-    Py_ssize_t waiting = p->source.waiting - free;
+    Py_ssize_t waiting =
+        p->source.waiting + al_limits_waiting(p->limits) - free;
     /* No sum here overflows: of two numbers one is never above the other. */
     return waiting <= 0 && self->max_pending > PY_SSIZE_T_MAX + waiting
                ? PY_SSIZE_T_MAX

@@ -25,7 +25,8 @@ static int
 batch_type_check_thread(BatchObject *self)
 {
     al_pump *p = &self->pump;
-    return p->over ? 0 : al_loop_check_thread(p->st, &p->bound, "a batch");
+    return p->over ? 0
+                   : al_loop_check_thread(p->st, &p->bound, al_pump_what(p));
 }
 
 int
@@ -49,9 +50,9 @@ al_batch_type_check_loop(BatchObject *self)
     bool same = running == p->bound.loop;
     if (!same) {
         PyErr_Format(PyExc_RuntimeError,
-                     "this batch has begun in %R, and cannot be used in %R: "
+                     "this %s has begun in %R, and cannot be used in %R: "
                      "use it in its own loop, or make a new one",
-                     p->bound.loop, running);
+                     p->fn == NULL ? "pool" : "batch", p->bound.loop, running);
     }
     Py_DECREF(running);
     return same ? 0 : -1;

@@ -196,7 +196,7 @@ batch_wait_abort(BatchWaitObject *self, PyObject *thrown)
 {
     al_pump *p = &self->batch->pump;
     if (self->wait.kind == AL_WAIT_END && !self->observes && !p->over) {
-        if (al_loop_check_thread(p->st, &p->bound, "a batch") == 0
+        if (al_loop_check_thread(p->st, &p->bound, al_pump_what(p)) == 0
             && al_loop_is_closed(p->st, p->bound.loop) == 0)
         {
             al_pump_stop(p, AL_STOP_CANCEL, NULL, false);
@@ -235,7 +235,9 @@ batch_wait_step(PyObject *op, PyObject *thrown, PyObject **result)
         }
         return batch_wait_abort(self, thrown);
     }
-    if (!p->over && al_loop_check_thread(p->st, &p->bound, "a batch") < 0) {
+    if (!p->over
+        && al_loop_check_thread(p->st, &p->bound, al_pump_what(p)) < 0)
+    {
         return PYGEN_ERROR;
     }
     if (thrown != NULL) {
@@ -297,7 +299,7 @@ batch_stream_begin(PyObject *op, PyObject **result)
         return batch_wait_is_gone();
     }
     al_pump *p = &batch->pump;
-    if (al_loop_check_thread(p->st, &p->bound, "a batch") < 0) {
+    if (al_loop_check_thread(p->st, &p->bound, al_pump_what(p)) < 0) {
         return PYGEN_ERROR;
     }
     *result = al_batch_hand_over(batch);

@@ -97,6 +97,21 @@ item_task_register(WorkerObject *self, PyObject *coro, PyObject *id,
     return task;
 }
 
+/* Name the coroutine after the function, in a pool that of the job. */
+static void
+item_task_name_coro(WorkerObject *self, PyObject *coro)
+{
+    JobObject *job = self->item.job;
+    PyObject *fn = job == NULL ? NULL : job->fn;
+    if (fn != NULL && PyMethod_Check(fn)) {
+        fn = PyMethod_GET_FUNCTION(fn);
+    }
+    al_pump_name_coro(self->pump, coro,
+                      fn != NULL && PyFunction_Check(fn)
+                          ? ((PyFunctionObject *)fn)->func_qualname
+                          : self->pump->fn_name);
+}
+
 /* Make the Task of a worker (new).  NULL without an exception if a living task
    has the id: the next try makes a Task that is not registered, and whose
    item fails with the error. */
@@ -111,7 +126,7 @@ item_task_make_task(WorkerObject *self, PyObject *id, PyObject *context)
                          : AL_ALLOC(PyObject_CallOneArg(st->run_item, handle));
     PyObject *task = NULL;
     if (coro != NULL) {
-        al_pump_name_coro(p, coro);
+        item_task_name_coro(self, coro);
     }
     if (coro != NULL && p->registry != NULL && self->register_error == NULL) {
         task = item_task_register(self, coro, id, context);
@@ -154,7 +169,7 @@ item_task_start(WorkerObject *self)
     al_pump *p = self->pump;
     JobObject *job = self->item.job;
     PyObject *context = job != NULL && job->context != NULL
-                            ? Py_NewRef(job->context)
+                            ? al_job_context(job, al_pump_retries(p))
                             : AL_ALLOC(PyContext_Copy(p->source.context));
     PyObject *id = context == NULL ? NULL : al_item_id(&self->item);
     PyObject *task = NULL;

@@ -47,7 +47,7 @@ al_job_new(al_pump *pump, PyObject *item)
     self->task_id = self->result = self->loop = NULL;
     self->report = self->callbacks = self->weakrefs = NULL;
     self->st = pump->st;
-    self->fn = self->context = NULL;
+    self->fn = self->context = self->key = NULL;
     self->number = 0;
     self->is_call = false;
     self->asks_key = false;
@@ -144,10 +144,11 @@ al_job_end(JobObject *self, al_pump *p, PyObject *result)
     if (ended || !job_is_held(self)) {
         return;
     }
-    PyObject *fn = self->fn, *context = self->context;
-    self->fn = self->context = NULL;
+    PyObject *fn = self->fn, *context = self->context, *key = self->key;
+    self->fn = self->context = self->key = NULL;
     Py_XDECREF(fn);
     Py_XDECREF(context);
+    Py_XDECREF(key);
     al_job_track(self);
     Py_INCREF(self);
     self->loop = Py_XNewRef(p->bound.loop);
@@ -268,8 +269,13 @@ PySendResult
 al_job_begin(JobObject *self, al_drive *drive, PyObject *args,
              PyObject **result)
 {
-    PyObject *fn = self->fn, *context = self->context;
-    self->fn = self->context = NULL;
+    bool again = self->pump != NULL && al_pump_retries(self->pump);
+    PyObject *fn = Py_NewRef(self->fn);
+    PyObject *context = al_job_context(self, again);
+    if (!again) {
+        Py_CLEAR(self->fn);
+        Py_CLEAR(self->context);
+    }
     Py_INCREF(args);
     PySendResult answer = al_drive_begin(
         self->st, drive, context, fn, &PyTuple_GET_ITEM(args, 0),
@@ -290,6 +296,7 @@ al_job_traverse(PyObject *op, visitproc visit, void *arg)
     Py_VISIT(self->task_id);
     Py_VISIT(self->fn);
     Py_VISIT(self->context);
+    Py_VISIT(self->key);
     Py_VISIT(self->result);
     Py_VISIT(self->loop);
     Py_VISIT(self->report);
@@ -305,6 +312,7 @@ al_job_clear(PyObject *op)
     Py_CLEAR(self->task_id);
     Py_CLEAR(self->fn);
     Py_CLEAR(self->context);
+    Py_CLEAR(self->key);
     Py_CLEAR(self->result);
     Py_CLEAR(self->loop);
     Py_CLEAR(self->report);

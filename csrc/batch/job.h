@@ -3,6 +3,7 @@
 #define AL_JOB_H
 
 #include "base/compat.h"
+#include "base/fault.h"
 #include "base/list.h"
 #include "base/state.h"
 #include "batch/drive.h"
@@ -25,8 +26,11 @@ typedef struct {
                                     next attempt; or NULL */
     PyObject *item;              /* owned */
     PyObject *task_id;           /* owned, or NULL: not known yet */
-    PyObject *fn;                /* owned: of a call that waits, or NULL */
+    PyObject *fn;                /* owned: of a call that waits, or may be
+                                    tried again; or NULL */
     PyObject *context;           /* owned: the same */
+    PyObject *key;               /* owned: of a call, until it is admitted;
+                                    NULL: no limit_by */
     PyObject *result;            /* owned: its outcome, or NULL */
     PyObject *loop;              /* owned: of its outcome, or NULL */
     PyObject *report;            /* owned: called if nobody receives its
@@ -57,6 +61,15 @@ void al_job_refuse(JobObject *job, PyObject *msg);
    batch they stay in their list, for its result.  Sets no exception.
    Runs Python. */
 void al_job_end_waiting(struct al_pump *pump);
+
+/* The context of an attempt of a pool's job (new): its own or, if `again`, as
+   it may be tried again, a copy; NULL with MemoryError.  Pure C. */
+static inline PyObject *
+al_job_context(const JobObject *job, bool again)
+{
+    return again ? AL_ALLOC(PyContext_Copy(job->context))
+                 : Py_NewRef(job->context);
+}
 
 /* The job is in no pump any more, whatever becomes of it.  Pure C. */
 static inline void

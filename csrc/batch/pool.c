@@ -8,6 +8,10 @@
  *     submit -> job in the queue -> a worker takes it -> fn(*args) in its
  * context
  *
+ * limit_by is asked by submit(), which raises its errors, and the job keeps
+ * its key until a worker takes it.  Then it may be set aside, or wait for
+ * another attempt, as an item of a batch: see admission.c.
+ *
  * The queue has room while no more than max_pending jobs would wait without a
  * free slot.  put() waits for room; join() until nothing runs or waits.
  */
@@ -18,9 +22,11 @@
 #include "base/object.h"
 #include "base/state.h"
 #include "aio/loop.h"
+#include "aio/task.h"
 #include "batch/source.h"
 #include "batch/item.h"
 #include "batch/job.h"
+#include "batch/limits.h"
 #include "batch/pump.h"
 #include "batch/worker.h"
 #include "batch/batch.h"
@@ -54,6 +60,23 @@ pool_begin(BatchObject *self)
     return al_pump_begin(&self->pump);
 }
 
+/* Tell whether an item that was set aside, or waits for its next attempt, has
+   an id. */
+static bool
+pool_waits_aside(al_limits *limits, PyObject *task_id)
+{
+    al_link *lists[] = {&limits->fresh, &limits->retries};
+    for (int i = 0; i < 2; i++) {
+        for (al_link *at = lists[i]->next; at != lists[i]; at = at->next) {
+            PyObject *id = AL_CONTAINER_OF(at, al_waiting, all)->item.task_id;
+            if (id != NULL && PyUnicode_Compare(id, task_id) == 0) {
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
 /* Refuse an id that a living task of the registry has, or a job that waits.
    Returns 0; -1 with an exception. */
 static int
@@ -66,6 +89,9 @@ pool_check_id(BatchObject *self, PyObject *task_id)
     {
         PyObject *other = AL_CONTAINER_OF(at, JobObject, link)->task_id;
         known = other != NULL && PyUnicode_Compare(other, task_id) == 0;
+    }
+    if (known == 0 && p->limits != NULL) {
+        known = pool_waits_aside(p->limits, task_id);
     }
     if (known > 0) {
         al_object_raise_about(p->st->DuplicateTaskError,
@@ -110,6 +136,60 @@ pool_make_id(BatchObject *self, PyObject *task_id)
     return id;
 }
 
+/* The key of a job (new), which can be hashed; NULL with an exception, or
+   without one if there is no limit_by. */
+static PyObject *
+pool_make_key(BatchObject *self, PyObject *args)
+{
+    al_pump *p = &self->pump;
+    if (p->limits == NULL || p->limits->limit_by == NULL) {
+        return NULL;
+    }
+    PyObject *limit_by = Py_NewRef(p->limits->limit_by);
+    PyObject *key = al_coro_check_answer(p->st, "limit_by",
+                                         PyObject_CallObject(limit_by, args));
+    Py_DECREF(limit_by);
+    if (key != NULL && PyObject_Hash(key) == -1) {
+        Py_CLEAR(key);
+    }
+    return key;
+}
+
+/* Make a job that is in no queue yet (new).  NULL with an exception. */
+static JobObject *
+pool_make_job(BatchObject *self, PyObject *fn, PyObject *args, PyObject *id)
+{
+    PyObject *context = AL_ALLOC(PyContext_CopyCurrent());
+    JobObject *job = context == NULL ? NULL : al_job_new(&self->pump, args);
+    if (job == NULL) {
+        Py_XDECREF(context);
+        return NULL;
+    }
+    job->is_call = true;
+    job->task_id = Py_XNewRef(id);
+    job->fn = Py_NewRef(fn);
+    job->context = context;
+    al_job_track(job);
+    return job;
+}
+
+/* Refuse a submission if no more jobs may wait.  Returns 0; -1 with
+   PoolFullError. */
+static int
+pool_check_room(BatchObject *self)
+{
+    al_pump *p = &self->pump;
+    if (al_batch_room(self) > 0) {
+        return 0;
+    }
+    PyErr_Format(p->st->PoolFullError,
+                 "%zd jobs wait, and max_pending is %zd: await put(), which "
+                 "waits for room, or submit less",
+                 p->source.waiting + al_limits_waiting(p->limits),
+                 self->max_pending);
+    return -1;
+}
+
 PyDoc_STRVAR(pool_submit_doc,
 "submit($self, fn, args, task_id, /)\n--\n\n"
 "Queue a call of fn(*args) in a copy of the context; return its Job.");
@@ -128,32 +208,27 @@ pool_submit(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
     {
         return NULL;
     }
-    if (al_batch_room(self) <= 0) {
-        PyErr_Format(p->st->PoolFullError,
-                     "%zd jobs wait, and max_pending is %zd: await put(), "
-                     "which waits for room, or submit less",
-                     p->source.waiting, self->max_pending);
-        return NULL;
+    PyObject *id = NULL;
+    JobObject *job = NULL;
+    PyObject *key = pool_make_key(self, args[1]);
+    if (!PyErr_Occurred() && pool_check_room(self) == 0) {
+        id = pool_make_id(self, args[2]);
     }
-    PyObject *id = pool_make_id(self, args[2]);
-    PyObject *context =
-        PyErr_Occurred() ? NULL : AL_ALLOC(PyContext_CopyCurrent());
-    JobObject *job = context == NULL ? NULL : al_job_new(p, args[1]);
-    /* An id that is looked for runs code, which may have ended the pool. */
+    if (!PyErr_Occurred()) {
+        job = pool_make_job(self, args[0], args[1], id);
+    }
+    Py_XDECREF(id);
+    /* limit_by, and the search for an id, run code, which may have ended the
+       pool. */
     if (job != NULL && pool_check_open(self) < 0) {
         al_job_detach(job);
         Py_CLEAR(job);
     }
     if (job == NULL) {
-        Py_XDECREF(context);
-        Py_XDECREF(id);
+        Py_XDECREF(key);
         return NULL;
     }
-    job->is_call = true;
-    job->task_id = id;
-    job->fn = Py_NewRef(args[0]);
-    job->context = context;
-    al_job_track(job);
+    job->key = key;
     al_source_add(&p->source, (JobObject *)Py_NewRef((PyObject *)job));
     al_pump_update(p);
     return (PyObject *)job;
@@ -243,11 +318,11 @@ pool_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwargs))
 {
     Py_ssize_t limit, max_pending;
     double timeout, grace;
-    PyObject *on_result, *registry, *numbers;
+    PyObject *on_result, *registry, *numbers, *limits;
     int task_per_item; /* -1: the task factory decides */
-    if (!PyArg_ParseTuple(args, "nddnOiOO:PoolCore", &limit, &timeout, &grace,
+    if (!PyArg_ParseTuple(args, "nddnOiOOO:PoolCore", &limit, &timeout, &grace,
                           &max_pending, &on_result, &task_per_item, &registry,
-                          &numbers))
+                          &numbers, &limits))
     {
         return NULL;
     }
@@ -258,7 +333,7 @@ pool_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwargs))
             : AL_ALLOC(Py_BuildValue(
                   "O()isndddnOnOOiOO", Py_None, 0, "TaskPool", limit, timeout,
                   Py_HUGE_VAL, grace, (Py_ssize_t)-1, Py_True, (Py_ssize_t)-1,
-                  Py_None, on_result, task_per_item, registry, Py_None));
+                  Py_None, on_result, task_per_item, registry, limits));
     if (all == NULL) {
         return NULL;
     }

@@ -628,7 +628,7 @@ int
 al_pump_begin(al_pump *p)
 {
     al_state *st = p->st;
-    PyObject *loop = al_loop_running(st, "a batch");
+    PyObject *loop = al_loop_running(st, al_pump_what(p));
     if (loop == NULL) {
         return -1;
     }

@@ -166,6 +166,13 @@ al_pump_refusal(const al_pump *p)
     return p->fatal != NULL ? "has failed" : p->closed ? "was closed" : NULL;
 }
 
+/* Tell whether a failed item may be tried again.  Pure C. */
+static inline bool
+al_pump_retries(const al_pump *p)
+{
+    return p->limits != NULL && p->limits->decide != NULL;
+}
+
 /* Tell whether the source may give an item now.  Pure C. */
 static inline bool
 al_pump_may_read(const al_pump *p)
@@ -232,12 +239,20 @@ al_pump_holds_items(const al_pump *p)
            || (p->alive - p->unstarted >= p->limit && p->fatal == NULL);
 }
 
+/* What the owner is, for a message: a pool's jobs have functions of their own.
+   Pure C. */
+static inline const char *
+al_pump_what(const al_pump *p)
+{
+    return p->fn == NULL ? "a TaskPool" : "a batch";
+}
+
 /* Name a coroutine of ours after the user's function, in the repr of its Task
    and in what asyncio says of slow steps.  Pure C. */
 static inline void
-al_pump_name_coro(const al_pump *p, PyObject *coro)
+al_pump_name_coro(const al_pump *p, PyObject *coro, PyObject *name)
 {
-    if (PyObject_SetAttr(coro, p->st->s___qualname__, p->fn_name) < 0) {
+    if (PyObject_SetAttr(coro, p->st->s___qualname__, name) < 0) {
         PyErr_Clear(); /* it keeps its own name */
     }
 }

@@ -22,8 +22,7 @@
 static bool
 result_may_cycle(PyObject *part)
 {
-    return part != NULL && PyType_IS_GC(Py_TYPE(part))
-           && PyObject_IS_GC(part)
+    return part != NULL && PyType_IS_GC(Py_TYPE(part)) && PyObject_IS_GC(part)
            && (!PyTuple_CheckExact(part) || PyObject_GC_IsTracked(part));
 }
 
@@ -242,7 +241,7 @@ void
 al_result_set_message(PyObject *result, PyObject *msg)
 {
     PyObject *error = ((ResultObject *)result)->error;
-    if (msg == Py_None || error == NULL) {
+    if (msg == NULL || msg == Py_None || error == NULL) {
         return;
     }
     PyObject *args = AL_ALLOC(PyTuple_Pack(1, msg));

@@ -555,7 +555,7 @@ worker_make_task(WorkerObject *self)
                          : AL_ALLOC(PyObject_CallOneArg(st->run_worker, step));
     Py_XDECREF(step);
     if (coro != NULL) {
-        al_pump_name_coro(self->pump, coro);
+        al_pump_name_coro(self->pump, coro, self->pump->fn_name);
         task = al_create_task_plain(st, &self->pump->bound, coro,
                                     self->pump->name, NULL);
         if (task == NULL) {

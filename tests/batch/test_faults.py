@@ -238,6 +238,19 @@ async def pooled_in_a_registry() -> None:
     await pooled(registry=TaskRegistry(history=2))
 
 
+async def pooled_with_limits() -> None:
+    await pooled(limit_by=str, max_per_key=1, retry=Retry(2, backoff=Backoff(0)))
+
+
+async def pooled_in_tasks_with_limits() -> None:
+    await pooled(
+        limit_by=lambda *args: len(args),
+        max_per_second=10_000,
+        retry=Retry(2, backoff=Backoff(0)),
+        task_per_item=True,
+    )
+
+
 async def pool_that_is_shut_down() -> None:
     pool = TaskPool(1)
     try:
@@ -534,6 +547,8 @@ async def results() -> None:
         pytest.param(pooled, marks=reports),
         pytest.param(pooled_in_tasks, marks=reports),
         pytest.param(pooled_in_a_registry, marks=reports),
+        pytest.param(pooled_with_limits, marks=reports),
+        pytest.param(pooled_in_tasks_with_limits, marks=reports),
         pytest.param(pool_that_is_shut_down, marks=reports),
         left_unread,
         handled,

@@ -15,10 +15,12 @@ from typing import Any
 import pytest
 
 from pyasynclife import (
+    Backoff,
     ClosedError,
     DuplicateTaskError,
     Job,
     PoolFullError,
+    Retry,
     SignalCoordinator,
     TaskPool,
     TaskRegistry,
@@ -130,6 +132,13 @@ async def test_jobs_may_submit_jobs_also_while_the_block_waits() -> None:
         ({"on_result": echo}, "on_result is called, not awaited"),
         ({"task_per_item": 1}, "task_per_item must"),
         ({"registry": {}}, "registry must"),
+        ({"max_per_second": 0}, "max_per_second must"),
+        ({"max_per_second": "5"}, "max_per_second must"),
+        ({"retry": 3}, "retry must"),
+        ({"limit_by": echo}, "limit_by is called, not awaited"),
+        ({"limit_by": "host"}, "limit_by must"),
+        ({"limit_by": id, "max_per_key": 0}, "max_per_key must"),
+        ({"max_per_key": 2}, "there is no limit_by"),
     ],
 )
 def test_bad_options_are_refused_by_name(options: Any, error: str) -> None:
@@ -176,7 +185,7 @@ async def test_another_thread_is_refused() -> None:
         thread = threading.Thread(target=submit)
         thread.start()
         thread.join()
-    assert caught == ["a batch was called"] * 4
+    assert caught == ["a TaskPool was called"] * 4
 
 
 # ------------------------------------------------------------ backpressure
@@ -555,8 +564,13 @@ async def test_a_failure_that_nobody_received_is_reported_once(
 
 
 @TASKS
+@pytest.mark.parametrize(
+    "limits",
+    [{}, {"limit_by": lambda n: n % 7, "retry": Retry(2, backoff=Backoff(0))}],
+    ids=["", "limits"],
+)
 async def test_many_jobs_failing_ones_too_leave_no_memory(
-    tasks: bool, loop_errors: list[Any]
+    limits: dict[str, Any], tasks: bool, loop_errors: list[Any]
 ) -> None:
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
 
@@ -572,7 +586,7 @@ async def test_many_jobs_failing_ones_too_leave_no_memory(
             await pool.put(fn, n)
         await pool.join()
 
-    async with TaskPool(10, max_pending=10, task_per_item=tasks) as pool:
+    async with TaskPool(10, max_pending=10, task_per_item=tasks, **limits) as pool:
         await run(200)
         tracemalloc.start()
         try:

@@ -14,7 +14,9 @@ from typing import Any
 from rich.console import Console
 
 from pyasynclife import (
+    Backoff,
     Batch,
+    Retry,
     TaskGroup,
     TaskPool,
     TaskRegistry,
@@ -210,10 +212,15 @@ async def batch_whose_jobs_are_awaited() -> None:
         await asyncio.gather(*jobs, return_exceptions=True)
 
 
+AT_ONCE = Backoff(0.001, jitter=0)
 POOLS: list[tuple[str, Options]] = [
     ("workers", {}),
     ("tasks", {"task_per_item": True}),
     ("bounded", {"max_pending": 1}),
+    (
+        "limits",
+        {"limit_by": str, "max_per_second": 1000, "retry": Retry(2, backoff=AT_ONCE)},
+    ),
 ]
 
 

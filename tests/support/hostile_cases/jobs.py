@@ -8,8 +8,10 @@ import weakref
 from typing import Any
 
 from pyasynclife import (
+    Backoff,
     ClosedError,
     Job,
+    Retry,
     TaskPool,
     TaskRegistry,
     bounded_gather,
@@ -178,6 +180,56 @@ async def on_result_of_a_pool() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert await job == 1
+    await works()
+
+
+@case("limit_by, keys and a retry use, stop and drop their pool")
+async def limits_of_a_pool() -> None:
+    silence()
+
+    class Key:
+        def __hash__(self) -> int:
+            use()
+            return 1
+
+        def __eq__(self, other: object) -> bool:
+            use()
+            raise_hostile()
+            return True
+
+    def use(*args: Any) -> Any:
+        steps[0] += 1
+        pool = held[0]
+        if pool is None:
+            return True
+        if steps[0] == 40:
+            held.clear()
+            held.append(None)
+            pool.stop()
+        elif steps[0] % 3 == 0:
+            with contextlib.suppress(ClosedError):
+                jobs.append(pool.submit(fail, 1))
+        elif jobs:
+            jobs.pop(0).cancel()
+        gc.collect()
+        return True
+
+    async def fail(number: int) -> None:
+        await asyncio.sleep(0)
+        raise ValueError(number)
+
+    steps = [0]
+    jobs: list[Any] = []
+    retry = Retry(3, on=use, backoff=Backoff(0))
+    held: list[Any] = [TaskPool(2, limit_by=lambda *args: Key(), retry=retry)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        while held[0] is not None:
+            with contextlib.suppress(ClosedError):
+                held[0].submit(fail, 1)
+            await asyncio.sleep(0)
+        jobs.clear()
+        gc.collect()
     await works()
 
 
