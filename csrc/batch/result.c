@@ -22,8 +22,7 @@
 static bool
 result_may_cycle(PyObject *part)
 {
-    return part != NULL && PyType_IS_GC(Py_TYPE(part))
-           && PyObject_IS_GC(part)
+    return part != NULL && PyType_IS_GC(Py_TYPE(part)) && PyObject_IS_GC(part)
            && (!PyTuple_CheckExact(part) || PyObject_GC_IsTracked(part));
 }
 
