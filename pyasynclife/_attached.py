@@ -193,7 +193,7 @@ class _AttachedGroup(_WithMembers):
             return False
         known = {member.one for member in self._members}
         tasks = [task for task in self._others(caller) if task not in known]
-        tasks.sort(key=asyncio.Task.get_name)
+        tasks.sort(key=lambda task: task.get_name())  # of a factory, perhaps
         self._members += [_Member(task, task.get_name()) for task in tasks]
         if caller is None or not (
             caller is group._parent_task or caller in group._tasks

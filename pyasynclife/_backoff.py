@@ -13,13 +13,13 @@ class Backoff:
     """Growing delays between attempts, with jitter.
 
     The n-th delay is ``min(delay * factor ** (n - 1), max_delay)`` seconds, times a
-    random number between ``1 - jitter`` and 1: with full jitter, the default, processes
-    that failed together do not come back together.
+    random number between ``1 - jitter`` and 1. With full jitter, the default, tasks
+    that failed together do not start again together.
 
     Attributes:
         delay: Seconds before the second attempt, without jitter.
-        factor: By what each delay is longer than the one before; 1 or more.
-        max_delay: Seconds that no delay exceeds.
+        factor: How many times as long as the one before each delay is; 1 or more.
+        max_delay: The longest delay, in seconds.
         jitter: The part of a delay that is random, from 0 to 1.
 
     Raises:

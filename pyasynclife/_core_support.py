@@ -43,6 +43,7 @@ future_exception: Any = getattr(_asyncio.Future, "_exception", None)
 future_result: Any = getattr(_asyncio.Future, "_result", None)
 future_callbacks: Any = getattr(_asyncio.Future, "_callbacks", None)
 task_waiter: Any = getattr(_asyncio.Task, "_fut_waiter", None)
+task_must_cancel: Any = getattr(_asyncio.Task, "_must_cancel", None)
 handle_callback: Any = vars(asyncio.events.Handle).get("_callback")
 if not (
     isinstance(handle_callback, MemberDescriptorType)

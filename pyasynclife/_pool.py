@@ -42,7 +42,7 @@ _numbers: weakref.WeakKeyDictionary[TaskRegistry, Iterator[int]] = (
 
 @final
 class TaskPool:
-    """Runs functions that are submitted at any time, a limited number at once.
+    """Run functions that are submitted at any time, a limited number at once.
 
     ``submit()`` queues a call and returns its `Job` at once: await it, or drop it. A
     failed job disturbs no other. The pool keeps nothing of a job that has ended;
@@ -57,7 +57,7 @@ class TaskPool:
     A failure that nobody receives is reported to the loop's exception handler, once,
     when the job has ended and its Job is dropped, as that of a Task is. SystemExit and
     KeyboardInterrupt end the run of the loop, as if a Task had raised them; any other
-    exception is the job's alone.
+    exception affects only its job.
 
     Args:
         max_concurrent: The maximum number of jobs that run at once.
@@ -254,8 +254,8 @@ class TaskPool:
     ) -> Job[Any]:
         """Wait until the pool has room, then submit.
 
-        It waits while `submit` would raise PoolFullError; all other errors of that are
-        raised. If its caller is cancelled while it waits, nothing is submitted.
+        It waits while `submit` would raise PoolFullError, and raises the other errors
+        of `submit`. If the caller is cancelled while it waits, nothing is submitted.
         """
         check_function("pool.put(fetch, url)", fn, *args)
         while self._core.is_full:
@@ -283,7 +283,7 @@ class TaskPool:
         self._core.set_paused(False)
 
     def stop(self) -> None:
-        """Take no more jobs, and cancel those that wait; what runs goes on.
+        """Take no more jobs, and cancel those that wait; running jobs go on.
 
         Raises:
             RuntimeError: This is not the thread of the pool's loop.

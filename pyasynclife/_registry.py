@@ -288,27 +288,28 @@ class TaskRegistry(Registry):
 
         The first run begins at once. Each run is a Task of its own, named ``task_id``;
         there are never two at once. There is one TaskMetadata for all runs: between two
-        of them it is RUNNING, its `task` is None, and it is never stale; `restarts`
-        counts, and `error_text` is that of the last failure. A run that fails and is
-        started again is logged at WARNING.
+        of them it is RUNNING, its `task` is None, and it is never stale. `restarts` is
+        the number of runs after the first, and `error_text` is that of the last
+        failure. A failure that is followed by another run is logged at WARNING.
 
-        cancel(), cancel_all() and shutdown() end it for good, also between two runs;
-        then the task ends in that call. complete() lets no other run begin.
+        cancel(), cancel_all() and shutdown() end it for good; between two runs it ends
+        within that call. After complete() no other run begins.
 
         Args:
-            fn: Called without arguments for the coroutine of each run. An exception of
-                it is a failed run.
+            fn: Called without arguments for the coroutine of each run. If it raises,
+                that is a failed run.
             task_id: A non-empty str that no living task has.
-            restart: ``"always"``: whenever a run has ended. ``"on_failure"``: after an
-                exception, and a stale run. ``"never"``: not at all.
+            restart: When another run begins. ``"always"``: whenever a run has ended.
+                ``"on_failure"``: after a run that raised an exception or was stale.
+                ``"never"``: not at all.
             restart_stale: Cancel a run that has sent no heartbeat for longer than
-                ``stale_after``, and start the next when it has ended. If it does not
-                end, that is logged again and again, with where it waits.
+                ``stale_after``, and start the next when it has ended. As long as it
+                does not end, that is logged at times, with the place where it waits.
             backoff: The delays between two runs; None: ``Backoff()``. After a run of
                 ``max_delay`` seconds or more they begin anew.
-            max_restarts: It gives up instead of a further restart within ``within``
-                seconds.
-            within: Seconds.
+            max_restarts: The most restarts in a period of ``within`` seconds. Instead
+                of one more, the task gives up.
+            within: The period for ``max_restarts``, in seconds.
             vital: When it gives up, or ends for good by itself, call the
                 ``request_shutdown`` of each `SignalCoordinator` that has this registry,
                 by ``registry=`` or ``attach()``; if there is none, log an ERROR.
@@ -324,8 +325,8 @@ class TaskRegistry(Registry):
             ClosedError: A shutdown() is under way.
             TypeError, ValueError: An argument is wrong, or ``fn`` returned no coroutine
                 in its first call.
-            RuntimeError: ``fn`` returned a coroutine that has been started; there is no
-                running loop, or it is called in another loop or thread.
+            RuntimeError: ``fn`` returned a coroutine that has been started; or there is
+                no running loop, or this is another loop or thread.
 
         Nothing has changed if it raises.
         """
@@ -600,11 +601,11 @@ class TaskRegistry(Registry):
         """Answer `top` and `tasks` on a Unix socket until cancelled.
 
         Args:
-            path: Where the socket's file is made, with mode 0600. One that a process
-                has left there is replaced; it is removed at the end.
+            path: Where the socket's file is made, with mode 0600, and removed at the
+                end. A file that a dead process has left there is replaced.
 
         Raises:
-            OSError: A living process serves there, the path is something else, or the
+            OSError: A living process serves there, the path is not a socket, or the
                 system refuses it.
             RuntimeError: The registry belongs to another loop or thread.
 
@@ -623,7 +624,7 @@ class TaskRegistry(Registry):
         await serve([self], where)
 
     def record(self, path: str | os.PathLike[str]) -> Recording:
-        """Write what becomes of each task to a file, as a timeline.
+        """Write the life of each task to a file, as a timeline.
 
         Use it with ``async with``, outside the block of the registry, so that the end
         of each task is in the file::

@@ -222,11 +222,21 @@ _set_name, _set_task_id, _set_age, _set_silence, _set_error, _set_where = (
 
 def _stuck_exit(member: JoinSetMember) -> TaskExit:
     meta = member.meta
+    name: str | None
     if member.task is not None:
-        name, where = member.task.get_name(), await_chain(member.task)
+        name, where = _name_of(member.task), await_chain(member.task)
     else:  # a supervised task between two runs
         assert meta is not None
         name, where = meta.task_id, []
     if meta is None:
         return make_exit(name, None, None, None, None, where)
     return make_exit(name, meta.task_id, meta.age, meta.silence, None, where)
+
+
+def _name_of(task: asyncio.Task[Any]) -> str | None:
+    try:
+        return task.get_name()
+    except Exception as error:
+        about = {"message": "asking a task for its name failed", "exception": error}
+        asyncio.get_running_loop().call_exception_handler(about)
+        return None

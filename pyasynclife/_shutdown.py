@@ -401,7 +401,7 @@ class SignalCoordinator(SignalEvents):
         *,
         order: int = 0,
     ) -> None:
-        """Let the shutdown end a batch, task group or registry.
+        """Let the shutdown end a batch, pool, task group or registry.
 
         The first signal or request calls its ``stop()``, if it has that. The end of
         ``drain`` or a second SIGINT cancels it, and `graceful_shutdown` waits for it

@@ -142,7 +142,8 @@ class Recording:
         now = self._now()
         for meta in list(self._stale_since):
             if meta.health != TaskHealth.STALE:
-                until = now - meta.silence  # the last heartbeat
+                # The last heartbeat, or between two runs the end of the first.
+                until = now if meta.task is None else now - meta.silence
                 self._file.add([self._stale_period(meta, until)])
         for meta in newly_stale:
             self._stale_since[meta] = now - (meta.silence - meta.stale_after)

@@ -31,12 +31,13 @@ class BlockedLoop(SealedValue):
     """What held an event loop up.
 
     Attributes:
-        seconds: By how much the loop's timer came late.
-        task: The name of the task that ran; None: a callback of the loop, or unknown.
+        seconds: By how much the loop's timer was late.
+        task: The name of the task that ran; None for a callback of the loop, or if it
+            is unknown.
         task_id: The id of the registered task in whose context that was: the task
-            itself, or the one that started this child or item; None: of none.
+            itself, or the one that started this child or item; None if there is none.
         where: The stack of the loop's thread that was seen longest: "file:line in
-            function", outermost first. Empty if none was seen.
+            function", outermost first. Empty if no stack was seen.
         held_gil: Whether C code held the GIL, so that all threads stood still.
     """
 
@@ -67,7 +68,8 @@ class LoopWatch:
         TypeError, ValueError: A number is out of range, or ``on_block`` is not a
             function or would have to be awaited.
 
-    It may be entered again once it was left, also in another loop; its figures go on.
+    Once it has been left, it may be entered again, also in another loop; its figures
+    continue.
     On a loop with a clock of its own, such as a virtual clock, it does nothing: such a
     loop has no lag.
 
@@ -116,10 +118,9 @@ class LoopWatch:
 
     @property
     def lag(self) -> Histogram:
-        """By how much the loop's timer came late, in seconds, so far."""
-        if self._pulse is None:
-            self._pulse = self._new_pulse()
-        return self._pulse.lag
+        """By how much the loop's timer has been late so far, in seconds."""
+        pulse = self._pulse  # read once: a scrape comes from another thread
+        return (self._new_pulse() if pulse is None else pulse).lag
 
     @property
     def blocked(self) -> int:
@@ -128,7 +129,7 @@ class LoopWatch:
 
     @property
     def longest(self) -> float:
-        """The seconds of the longest of these times; 0.0: none."""
+        """The longest of these delays, in seconds; 0.0 if there was none."""
         return self._longest
 
     def __repr__(self) -> str:
@@ -169,7 +170,7 @@ class LoopWatch:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        """Stop both; wait for nothing but the end of the thread, which is at hand."""
+        """Stop the timer and the thread, and wait at most a second for the thread."""
         self._loop = None
         timer, self._timer = self._timer, None
         thread, self._thread = self._thread, None

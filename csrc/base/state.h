@@ -28,6 +28,7 @@
     X(future_result, "pyasynclife._core_support", "future_result")            \
     X(future_callbacks, "pyasynclife._core_support", "future_callbacks")      \
     X(task_waiter, "pyasynclife._core_support", "task_waiter")                \
+    X(task_must_cancel, "pyasynclife._core_support", "task_must_cancel")      \
     X(handle_callback, "pyasynclife._core_support", "handle_callback")        \
     X(loop_clock, "pyasynclife._core_support", "loop_clock")                  \
     X(loop_fast_paths, "pyasynclife._core_support", "loop_fast_paths")        \

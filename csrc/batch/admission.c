@@ -96,7 +96,7 @@ admission_hand_over(al_pump *p, al_item_parts parts, PyObject *result,
     }
     bool spawning = p->spawning;
     p->spawning = true;
-    al_job_hand_over(p, parts.job, result);
+    al_pump_hand_over(p, parts.job, result);
     if (of_queue) {
         al_reader_item_over(p, fresh ? parts.value : NULL);
     }
@@ -177,46 +177,55 @@ al_admission_unstarted(al_pump *p, al_item *item)
                           now - item->started);
 }
 
-/* End an item that waits: see al_admission_stop().  `timed_out`: by its own
-   timeout. */
-static void
-admission_end(al_pump *p, al_waiting *waiting, al_stop why, bool timed_out)
+/* The result (new) of an item that waited, after an attempt that has failed
+   with `error`, or NULL.  `why` and `timed_out`: see admission_end(). */
+static PyObject *
+admission_waited(al_pump *p, al_item *item, PyObject *error, al_stop why,
+                 bool timed_out)
 {
     al_state *st = p->st;
-    al_item *item = &waiting->item;
-    PyObject *result;
-    double duration =
-        waiting->error == NULL ? 0.0 : al_pump_time(p) - item->started;
-    if (waiting->error == NULL) {
+    if (error == NULL) {
         why = why == AL_STOP_NONE ? AL_STOP_CANCEL : why;
-        result = al_item_unstarted(st, item, why, p->budget);
+        return al_item_unstarted(st, item, why, p->budget);
     }
-    else if (why == AL_STOP_NONE && !timed_out) {
+    double duration = al_pump_time(p) - item->started;
+    if (why == AL_STOP_NONE && !timed_out) {
         al_result_fields fields = {.item = item->value,
                                    .task_id = item->task_id,
-                                   .error = waiting->error,
+                                   .error = error,
                                    .index = item->index,
                                    .duration = duration,
                                    .attempts = item->attempts,
                                    .is_call = al_item_is_call(item),
                                    .state = AL_RESULT_FAILED};
-        result = al_result_new(st, &fields);
+        return al_result_new(st, &fields);
     }
-    else {
-        result = al_item_waited(st, item, why, waiting->error,
-                                timed_out ? p->timeout : p->budget, duration);
+    return al_item_waited(st, item, why, error,
+                          timed_out ? p->timeout : p->budget, duration);
+}
+
+/* End an item that waits: see al_admission_stop().  `msg`: of its
+   CancelledError, or NULL; `timed_out`: by its own timeout.  It waits no
+   longer before anything is called. */
+static void
+admission_end(al_pump *p, al_waiting *waiting, al_stop why, PyObject *msg,
+              bool timed_out)
+{
+    al_item item;
+    PyObject *error;
+    al_limit_key *key = al_limits_remove(p->limits, waiting, &item, &error);
+    bool spawning = p->spawning;
+    p->spawning = true; /* not over yet */
+    PyObject *result = admission_waited(p, &item, error, why, timed_out);
+    if (result != NULL && msg != NULL) {
+        al_result_set_message(result, msg);
     }
-    if (result != NULL) {
-        al_result_set_message(result, waiting->msg);
-    }
-    bool of_queue = item->of_queue, fresh = waiting->error == NULL;
-    al_item_parts parts = {Py_NewRef(item->value), NULL, item->job};
-    item->job = NULL;
-    if (parts.job != NULL) {
-        parts.job->aside = NULL;
-    }
-    al_limits_drop(p->limits, waiting);
-    admission_hand_over(p, parts, result, of_queue, fresh);
+    bool of_queue = item.of_queue;
+    admission_hand_over(p, al_item_detach(&item), result, of_queue,
+                        error == NULL);
+    p->spawning = spawning;
+    Py_XDECREF(error);
+    al_limit_key_clear(key);
 }
 
 void
@@ -233,7 +242,8 @@ al_admission_stop(al_pump *p, al_stop why)
         if (first == &limits->retries) {
             break;
         }
-        admission_end(p, AL_CONTAINER_OF(first, al_waiting, all), why, false);
+        admission_end(p, AL_CONTAINER_OF(first, al_waiting, all), why, NULL,
+                      false);
     }
     p->spawning = spawning;
 }
@@ -277,6 +287,13 @@ admission_enter(WorkerObject *self)
     }
     if (entered < 0) {
         admission_refuse(self);
+    }
+    else if (entered > 0 && self->item.job != NULL
+             && self->item.job->pump == NULL)
+    {
+        p->room += !p->room_of_source;
+        al_worker_end_unstarted(self); /* cancelled by limit_by, or by a key */
+        entered = 0;
     }
     else if (entered == 0) {
         p->room += !p->room_of_source;     /* it takes it when it starts */
@@ -336,14 +353,14 @@ al_admission_pull(WorkerObject *self)
             pulled = AL_PULL_NOTHING;
         }
         else if (!limits->closed
-                 && al_limits_take(limits, al_pump_has_room(p), p->head,
+                 && al_limits_take(limits, al_pump_has_room(p), p->head, self,
                                    &self->item))
         {
             p->room -= self->item.attempts == 0 && !p->room_of_source;
-            if (self->item.job != NULL) {
-                self->item.job->worker = self;
-            }
             pulled = AL_PULL_ITEM;
+            if (p->source.is_queue && al_pump_reads_on(p)) {
+                p->calls->item_taken(p->owner);
+            }
         }
         else {
             pulled = admission_read(self);
@@ -356,6 +373,9 @@ al_admission_pull(WorkerObject *self)
     if (p->stopping != AL_STOP_NONE) { /* by limit_by, or by a key */
         al_worker_end_unstarted(self);
         return AL_PULL_NOTHING;
+    }
+    if (self->item.job != NULL) {
+        self->item.job->worker = self;
     }
     double now = al_pump_time(p);
     double opens = admission_start(limits, now);
@@ -459,11 +479,11 @@ static void
 admission_wait(al_pump *p, al_waiting *again)
 {
     if (p->stopping != AL_STOP_NONE) {
-        admission_end(p, again, p->stopping, false);
+        admission_end(p, again, p->stopping, NULL, false);
     }
     else if (al_limits_delay(p->limits, again) < 0) {
         PyErr_Clear(); /* without memory, the failure counts */
-        admission_end(p, again, AL_STOP_NONE, false);
+        admission_end(p, again, AL_STOP_NONE, NULL, false);
     }
     else {
         admission_arm(p);
@@ -501,13 +521,19 @@ static void
 admission_give_back(WorkerObject *self, al_waiting *again,
                     al_item_parts *parts)
 {
-    parts->job = again->item.job;
-    self->item.of_queue = again->item.of_queue;
-    again->item.job = NULL;
+    al_item item;
+    PyObject *failure;
+    al_limit_key *key =
+        al_limits_remove(self->pump->limits, again, &item, &failure);
+    parts->job = item.job;
+    self->item.of_queue = item.of_queue;
+    item.job = NULL;
     if (parts->job != NULL) {
-        parts->job->aside = NULL;
+        parts->job->worker = self;
     }
-    al_limits_drop(self->pump->limits, again);
+    al_item_clear(&item);
+    Py_XDECREF(failure);
+    al_limit_key_clear(key);
 }
 
 bool
@@ -552,8 +578,7 @@ al_admission_refuse(al_pump *p, al_waiting *waiting, PyObject *msg)
         waiting->refused = true;
     }
     else {
-        waiting->msg = msg;
-        admission_end(p, waiting, AL_STOP_CANCEL, false);
+        admission_end(p, waiting, AL_STOP_CANCEL, msg, false);
         al_pump_update(p);
     }
 }
@@ -578,7 +603,7 @@ admission_wake(al_pump *p)
     double now = Py_MAX(al_pump_time(p), p->limits->wake.when);
     al_waiting *timed_out;
     while ((timed_out = al_limits_due(p->limits, now)) != NULL) {
-        admission_end(p, timed_out, AL_STOP_NONE, true);
+        admission_end(p, timed_out, AL_STOP_NONE, NULL, true);
     }
     admission_arm(p);
 }

@@ -19,8 +19,8 @@ al_pull al_admission_pull(WorkerObject *worker);
 bool al_admission_detach(WorkerObject *worker, double now, PyObject **result,
                          al_item_parts *parts);
 
-/* Cancel an item that waits, for its job; `msg`, unless NULL, is that of its
-   CancelledError.  Runs Python. */
+/* Cancel an item that waits, for its job; `msg` is that of its CancelledError,
+   or NULL.  Runs Python. */
 void al_admission_refuse(al_pump *pump, al_waiting *waiting, PyObject *msg);
 
 /* The Task of an attempt has ended: its item may wait for the next one from
@@ -51,6 +51,18 @@ al_admission_next(WorkerObject *worker)
 {
     return worker->pump->limits == NULL ? al_worker_pull(worker)
                                         : al_admission_pull(worker);
+}
+
+/* What al_admission_detach() does with limits.  Runs Python. */
+static inline bool
+al_admission_leave(WorkerObject *worker, double now, PyObject **result,
+                   al_item_parts *parts)
+{
+    if (worker->pump->limits != NULL) {
+        return al_admission_detach(worker, now, result, parts);
+    }
+    *parts = al_item_detach(&worker->item);
+    return true;
 }
 
 /* An attempt begins.  Pure C. */

@@ -335,8 +335,10 @@ batch_keep(BatchObject *self, PyObject *result, bool started)
     if (self->mode == AL_MODE_OPEN && self->on_result != NULL && started) {
         self->handled = true;
     }
+    /* An ordered consumer would wait at the place of one that is not kept. */
     if (self->handled || self->mode == AL_MODE_BLOCK
-        || (self->mode == AL_MODE_STREAM && !started))
+        || (self->mode == AL_MODE_STREAM && !started
+            && !self->results.by_index))
     {
         return 0;
     }

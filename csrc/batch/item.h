@@ -39,7 +39,8 @@ typedef struct {
     al_stop why;       /* of the first of these */
     bool of_queue;     /* its end is to be the queue's task_done() */
     int attempts;      /* how often the function was called */
-    bool refused;      /* by the registry: the function is not called */
+    bool refused;      /* by the registry, without a call of the function, or
+                          by its job: it is not tried again */
     bool short_lived;  /* the attempt's timeout comes before the item's */
     bool suspended;    /* it has been, at least once */
     bool timeout_sent; /* its timeout, or its job, has cancelled it: a grace

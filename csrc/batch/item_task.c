@@ -180,6 +180,10 @@ item_task_start(WorkerObject *self)
     if (task != NULL) {
         failed = al_worker_attach(self, task);
     }
+    if (!failed && self->item.cancels_sent > 0) { /* before there was a Task */
+        self->item.cancels_sent = 1;
+        failed = al_task_cancel(self->st, task, NULL) < 0 ? -1 : 0;
+    }
     Py_XDECREF(task);
     Py_XDECREF(id);
     Py_XDECREF(context);
@@ -445,7 +449,7 @@ item_handle_begin(PyObject *op, PyObject *Py_UNUSED(ignored))
         al_pump_update(p);
     }
     double when = al_admission_deadline(p, &worker->item);
-    if (when != Py_HUGE_VAL
+    if (when != Py_HUGE_VAL && !worker->item.timeout_sent
         && al_deadline_add(&p->deadlines, &worker->item.deadline, when) < 0)
     {
         al_pump_fail(p);

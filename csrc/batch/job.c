@@ -3,10 +3,14 @@
  * Like a Future it can be awaited, asked and cancelled, and it costs little
  * more than a place in a list: it is that place.
  *
- *     source.added --owns--> job     while it waits; it has the item
- *     worker.item  --owns--> job     while it runs; the worker has the item
- *     job ..> pump, worker           until it ends
+ *     source.added --owns--> job     while it waits
+ *     worker.item  --owns--> job     from the moment when it is pulled
+ *     job ..> pump                   until it ends
+ *     job ..> worker, or aside       from the moment when it may start
  *     job --owns--> result           from then on, if somebody holds the job
+ *
+ * In between, while its key() or limit_by runs, it still waits: who cancels it
+ * ends it, and whoever has pulled it finds that it has no pump.
  *
  * A waiter is in the job's list while its Task is suspended, each on a future
  * of its own.  So a cancelled await leaves nothing behind and cancels nothing.
@@ -46,6 +50,7 @@ al_job_new(al_pump *pump, PyObject *item)
     self->fn = self->context = self->key = NULL;
     self->number = 0;
     self->is_call = false;
+    self->asks_key = false;
     if (PyObject_IS_GC(item)) {
         PyObject_GC_Track(self);
     }
@@ -159,18 +164,6 @@ al_job_end(JobObject *self, al_pump *p, PyObject *result)
     Py_DECREF(self);
 }
 
-void
-al_job_hand_over(al_pump *p, JobObject *job, PyObject *result)
-{
-    if (job != NULL) {
-        al_job_end(job, p, result);
-    }
-    if (result != NULL) {
-        p->calls->item_ended(p->owner, result);
-        Py_DECREF(result);
-    }
-}
-
 int
 al_job_ask_key(JobObject *self)
 {
@@ -178,9 +171,17 @@ al_job_ask_key(JobObject *self)
     if (self->task_id != NULL || p->source.key == NULL) {
         return 0;
     }
+    if (self->asks_key) {
+        PyErr_SetString(PyExc_RuntimeError,
+                        "key asked for the id of the job that it is called "
+                        "for, which is its own answer");
+        return -1;
+    }
     PyObject *item = Py_NewRef(self->item);
+    self->asks_key = true;
     PyObject *task_id = al_source_key(
         p->st, &p->source, item, al_source_index(&self->pump->source, self));
+    self->asks_key = false;
     Py_DECREF(item);
     if (task_id == NULL) {
         return -1;
@@ -214,7 +215,7 @@ job_end_unstarted(JobObject *self, al_pump *p, PyObject *msg)
     if (result == NULL) {
         PyErr_Clear(); /* the job has no outcome then, and says so */
     }
-    else {
+    else if (msg != NULL) {
         al_result_set_message(result, msg);
     }
     if (self->is_call) { /* a pool keeps nothing of it */

@@ -24,7 +24,7 @@ typedef struct {
     struct WorkerObject *worker; /* borrowed: has taken it, or NULL */
     struct al_waiting *aside;    /* borrowed: waits for its key, or for its
                                     next attempt; or NULL */
-    PyObject *item;              /* owned: until it is taken */
+    PyObject *item;              /* owned */
     PyObject *task_id;           /* owned, or NULL: not known yet */
     PyObject *fn;                /* owned: of a call that waits, or may be
                                     tried again; or NULL */
@@ -40,6 +40,7 @@ typedef struct {
     al_state *st;
     Py_ssize_t number; /* how many were added before it */
     bool is_call;      /* of a pool: the item is a tuple of arguments */
+    bool asks_key;     /* key() is being called for its id */
 } JobObject;
 
 /* A job that waits (new).  NULL with MemoryError.  Pure C. */
@@ -50,11 +51,6 @@ JobObject *al_job_new(struct al_pump *pump, PyObject *item);
    reference; if that is the only one, nobody would notice.  Sets no exception.
    Runs Python. */
 void al_job_end(JobObject *job, struct al_pump *pump, PyObject *result);
-
-/* Hand the result (stolen; NULL: it could not be made) of an item that has
-   ended to its job, which may be NULL, and to the pump's owner.
-   Runs Python. */
-void al_job_hand_over(struct al_pump *pump, JobObject *job, PyObject *result);
 
 /* End a job that waits, as never started; `msg` is that of its CancelledError,
    or NULL.  The caller owns a reference.  Keeps the raised exception.

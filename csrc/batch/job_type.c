@@ -71,7 +71,7 @@ job_type_was_cancelled(const JobObject *self)
 
 PyDoc_STRVAR(job_type_done_doc,
 "done($self, /)\n--\n\n"
-"Tell whether the job has ended.");
+"Return True if the job has ended.");
 
 static PyObject *
 job_type_done(PyObject *op, PyObject *Py_UNUSED(ignored))
@@ -81,7 +81,7 @@ job_type_done(PyObject *op, PyObject *Py_UNUSED(ignored))
 
 PyDoc_STRVAR(job_type_cancelled_doc,
 "cancelled($self, /)\n--\n\n"
-"Tell whether the job has ended by a cancellation, or was never started.");
+"Return True if the job has ended by a cancellation, or was never started.");
 
 static PyObject *
 job_type_cancelled(PyObject *op, PyObject *Py_UNUSED(ignored))
@@ -133,6 +133,7 @@ job_type_cancel_running(JobObject *self, PyObject *msg)
 {
     WorkerObject *worker = (WorkerObject *)Py_NewRef((PyObject *)self->worker);
     al_pump *p = worker->pump;
+    worker->item.refused |= worker->item.job == self;
     al_worker_cancel(worker, AL_STOP_CANCEL, msg, true);
     if (worker->item.job == self && worker->begun && p->grace != Py_HUGE_VAL
         && !worker->item.timeout_sent)
@@ -179,17 +180,22 @@ job_type_cancel(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     if (al_loop_check_thread(self->st, &self->pump->bound, "a job") < 0) {
         return NULL;
     }
+    if (self->pump == NULL) {
+        Py_RETURN_FALSE; /* it has ended meanwhile */
+    }
+    PyObject *owner = Py_NewRef(self->pump->owner); /* embeds the pump */
+    Py_INCREF(self);
     if (self->worker != NULL) {
         job_type_cancel_running(self, msg);
     }
     else if (self->aside != NULL) {
-        Py_INCREF(self);
         al_admission_refuse(self->pump, self->aside, msg);
-        Py_DECREF(self);
     }
-    else if (self->pump != NULL) {
+    else {
         al_job_refuse(self, msg);
     }
+    Py_DECREF(self);
+    Py_DECREF(owner);
     Py_RETURN_TRUE;
 }
 
@@ -400,7 +406,7 @@ static PyObject *
 job_type_get_task_id(PyObject *op, void *Py_UNUSED(closure))
 {
     JobObject *self = (JobObject *)op;
-    if (self->worker != NULL) {
+    if (self->worker != NULL && self->worker->item.job == self) {
         return al_item_id(&self->worker->item);
     }
     if (self->aside != NULL) {

@@ -197,18 +197,6 @@ waiting_traverse(al_waiting *self, visitproc visit, void *arg)
     return al_item_visit(&self->item, visit, arg);
 }
 
-/* Free a waiting item, which is in no list. */
-static void
-waiting_clear(al_waiting *self)
-{
-    if (self->item.job != NULL) {
-        al_job_detach(self->item.job);
-    }
-    Py_CLEAR(self->error);
-    al_item_clear(&self->item);
-    PyMem_Free(self);
-}
-
 /* The job of the item, if it has one, waits here. */
 static void
 waiting_own_job(al_waiting *self)
@@ -253,12 +241,15 @@ al_limits_enter(al_limits *limits, PyObject *object, bool aside, al_item *item)
         return -1;
     }
     bool limited = key != &limits->none;
+    /* The caller ends a job that was cancelled meanwhile. */
+    bool over = item->job != NULL && item->job->pump == NULL;
     /* If there is room, and items wait for it, then these are older. */
-    if (!aside
-        && (!limited
-            || (al_limits_has_room(limits, key)
-                && al_list_is_empty(&key->retries)
-                && al_list_is_empty(&key->fresh))))
+    if (over
+        || (!aside
+            && (!limited
+                || (al_limits_has_room(limits, key)
+                    && al_list_is_empty(&key->retries)
+                    && al_list_is_empty(&key->fresh)))))
     {
         if (limited) {
             key->users++;
@@ -311,7 +302,8 @@ al_limits_hold(al_limits *limits, al_item *item, PyObject *error)
 }
 
 bool
-al_limits_take(al_limits *limits, bool fresh, Py_ssize_t head, al_item *item)
+al_limits_take(al_limits *limits, bool fresh, Py_ssize_t head,
+               struct WorkerObject *worker, al_item *item)
 {
     al_waiting *next = NULL;
     if (!al_list_is_empty(&limits->retry_keys)) {
@@ -351,6 +343,7 @@ al_limits_take(al_limits *limits, bool fresh, Py_ssize_t head, al_item *item)
     *item = next->item;
     if (item->job != NULL) {
         item->job->aside = NULL;
+        item->job->worker = worker;
     }
     PyMem_Free(next);
     Py_XDECREF(error);
@@ -464,8 +457,9 @@ al_limits_due(al_limits *limits, double now)
     return NULL;
 }
 
-void
-al_limits_drop(al_limits *limits, al_waiting *waiting)
+al_limit_key *
+al_limits_remove(al_limits *limits, al_waiting *waiting, al_item *item,
+                 PyObject **error)
 {
     al_limit_key *key = waiting_key(limits, waiting);
     if (waiting->error == NULL) {
@@ -484,9 +478,14 @@ al_limits_drop(al_limits *limits, al_waiting *waiting)
     al_link_unlink(&waiting->link);
     al_link_unlink(&waiting->all);
     limits_sort_key(limits, key);
-    key = limits_release(limits, key);
-    waiting_clear(waiting);
-    al_limit_key_clear(key);
+    *item = waiting->item;
+    *error = waiting->error;
+    item->key = NULL;
+    if (item->job != NULL) {
+        item->job->aside = NULL;
+    }
+    PyMem_Free(waiting);
+    return limits_release(limits, key);
 }
 
 bool
@@ -532,8 +531,17 @@ al_limits_clear(al_limits *limits)
     al_link *lists[] = {&limits->fresh, &limits->retries};
     for (int i = 0; i < 2; i++) {
         while (!al_list_is_empty(lists[i])) {
-            al_limits_drop(limits,
-                           AL_CONTAINER_OF(lists[i]->next, al_waiting, all));
+            al_item item;
+            PyObject *error;
+            al_limit_key *key = al_limits_remove(
+                limits, AL_CONTAINER_OF(lists[i]->next, al_waiting, all),
+                &item, &error);
+            if (item.job != NULL) {
+                al_job_detach(item.job);
+            }
+            al_item_clear(&item);
+            Py_XDECREF(error);
+            al_limit_key_clear(key);
         }
     }
     al_deadline_drop(&limits->wake);

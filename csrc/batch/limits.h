@@ -33,8 +33,6 @@ typedef struct al_waiting {
     PyObject *error;            /* owned: of the last attempt; NULL: fresh */
     struct al_waiting **parked; /* borrowed: whoever holds it until its Task
                                    has ended; or NULL */
-    PyObject *msg;              /* borrowed: while its job cancels it, of its
-                                   CancelledError; or NULL */
     double due;                 /* loop time: the delay is over */
     double ends;                /* loop time: the item's timeout */
     Py_ssize_t place;           /* in the heap; -1: not in it */
@@ -85,11 +83,11 @@ typedef struct al_limits {
 int al_limits_enter(al_limits *limits, PyObject *key, bool aside,
                     al_item *item);
 
-/* Move the waiting item that is next to *item, with a place of its key: a
-   retry; or, if `fresh`, one that was never started, or the one of index
-   `head`.  Returns whether there is one.  Runs Python. */
+/* Move the waiting item that is next to *item of `worker`, with a place of its
+   key: a retry; or, if `fresh`, one that was never started, or the one of
+   index `head`.  Returns whether there is one.  Runs Python. */
 bool al_limits_take(al_limits *limits, bool fresh, Py_ssize_t head,
-                    al_item *item);
+                    struct WorkerObject *worker, al_item *item);
 
 /* Give the item's place back.  Returns the key, which is in no table then, if
    no item refers to it any more, for al_limit_key_clear(); otherwise NULL.
@@ -110,8 +108,11 @@ int al_limits_delay(al_limits *limits, al_waiting *waiting);
    there is none left.  Pure C. */
 al_waiting *al_limits_due(al_limits *limits, double now);
 
-/* Free an item that waits, wherever it is.  Runs Python. */
-void al_limits_drop(al_limits *limits, al_waiting *waiting);
+/* Move an item that waits, wherever it is, to *item, without its key, and the
+   error of its last attempt to *error (owned, or NULL).  Returns a key for
+   al_limit_key_clear(), or NULL.  Its job is nowhere then.  Pure C. */
+al_limit_key *al_limits_remove(al_limits *limits, al_waiting *waiting,
+                               al_item *item, PyObject **error);
 
 /* Tell whether an item may start, or the source may be read.  `fresh` and
    `head`: as for al_limits_take(); `reads`: the source may give an item.

@@ -502,7 +502,8 @@ pump_abandon_item(WorkerObject *worker, double now)
     }
     if (worker->item.of_queue) {
         worker->item.of_queue = false;
-        al_reader_item_over(p, worker->begun ? NULL : worker->item.value);
+        bool fresh = !worker->begun && worker->item.attempts == 0;
+        al_reader_item_over(p, fresh ? worker->item.value : NULL);
     }
     al_pump_update(p);
     Py_XDECREF((PyObject *)job);

@@ -257,6 +257,20 @@ al_pump_name_coro(const al_pump *p, PyObject *coro, PyObject *name)
     }
 }
 
+/* Hand the result (stolen; NULL: it could not be made) of an item that has
+   ended to its job, which may be NULL, and to the owner.  Runs Python. */
+static inline void
+al_pump_hand_over(al_pump *p, JobObject *job, PyObject *result)
+{
+    if (job != NULL) {
+        al_job_end(job, p, result);
+    }
+    if (result != NULL) {
+        p->calls->item_ended(p->owner, result);
+        Py_DECREF(result);
+    }
+}
+
 /* The loop's time; -1.0 if the clock fails, which stops the pump.
    Runs Python. */
 static inline double

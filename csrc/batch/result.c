@@ -18,11 +18,12 @@
 
 /* Tell whether an object may ever be in a reference cycle.  Dicts and tuples
    of atoms are untracked by the collector; a tuple stays so, a dict may not.
- */
+   The type is looked at first, because PyObject_IS_GC() is a call. */
 static bool
 result_may_cycle(PyObject *part)
 {
-    return part != NULL && PyObject_IS_GC(part)
+    return part != NULL && PyType_IS_GC(Py_TYPE(part))
+           && PyObject_IS_GC(part)
            && (!PyTuple_CheckExact(part) || PyObject_GC_IsTracked(part));
 }
 
@@ -196,20 +197,6 @@ result_get_item(PyObject *op, void *Py_UNUSED(closure))
     return Py_NewRef(((ResultObject *)op)->item);
 }
 
-void
-al_result_set_message(PyObject *result, PyObject *msg)
-{
-    if (msg == NULL || msg == Py_None) {
-        return;
-    }
-    PyObject *error = ((ResultObject *)result)->error;
-    PyObject *args = AL_ALLOC(PyTuple_Pack(1, msg));
-    if (args == NULL || PyObject_SetAttrString(error, "args", args) < 0) {
-        PyErr_Clear();
-    }
-    Py_XDECREF(args);
-}
-
 PyObject *
 al_result_task_state(al_state *st, const ResultObject *self)
 {
@@ -250,6 +237,20 @@ PyDoc_STRVAR(result_unwrap_doc,
 "unwrap($self, /)\n--\n\n"
 "Return data if the item succeeded, otherwise raise error.\n\n"
 "Raises RuntimeError for a failure without an error.");
+
+void
+al_result_set_message(PyObject *result, PyObject *msg)
+{
+    PyObject *error = ((ResultObject *)result)->error;
+    if (msg == Py_None || error == NULL) {
+        return;
+    }
+    PyObject *args = AL_ALLOC(PyTuple_Pack(1, msg));
+    if (args == NULL || PyObject_SetAttrString(error, "args", args) < 0) {
+        PyErr_Clear();
+    }
+    Py_XDECREF(args);
+}
 
 PyObject *
 al_result_unwrap(PyObject *op)

@@ -240,14 +240,31 @@ source_take(al_state *st, al_source *source, bool only_added, JobObject **job)
     if (item == NULL && !PyErr_Occurred()) {
         *job = source_next_added(source);
         if (*job != NULL) {
-            item = (*job)->item;
-            (*job)->item = NULL;
+            item = Py_NewRef((*job)->item);
         }
         else if (source->is_queue && !source->ended && !only_added) {
             item = source_poll(st, source);
         }
     }
     return item;
+}
+
+/* The id of an item that was pulled last, and of its job (new); NULL with an
+   exception. */
+static PyObject *
+source_ask_key(al_state *st, al_source *source, PyObject *item, JobObject *job)
+{
+    Py_ssize_t index = source->pulled - 1;
+    if (job == NULL) {
+        return al_source_key(st, source, item, index);
+    }
+    job->asks_key = true;
+    PyObject *task_id = al_source_key(st, source, item, index);
+    job->asks_key = false;
+    if (task_id != NULL) {
+        Py_XSETREF(job->task_id, Py_NewRef(task_id));
+    }
+    return task_id;
 }
 
 int
@@ -262,8 +279,7 @@ al_source_pull(al_state *st, al_source *source, bool only_added,
     /* Counted before key() is called, whose error names the index. */
     source->pulled++;
     if (*job != NULL) {
-        *task_id = (*job)->task_id; /* key() was called already */
-        (*job)->task_id = NULL;
+        *task_id = Py_XNewRef((*job)->task_id); /* key() was called already */
     }
     else {
         source->from_items++;
@@ -273,7 +289,7 @@ al_source_pull(al_state *st, al_source *source, bool only_added,
         al_source_refuse_coroutine(st, *item);
     }
     else if (source->key != NULL && *task_id == NULL) {
-        *task_id = al_source_key(st, source, *item, source->pulled - 1);
+        *task_id = source_ask_key(st, source, *item, *job);
         refused = *task_id == NULL;
     }
     if (refused) {
@@ -282,10 +298,6 @@ al_source_pull(al_state *st, al_source *source, bool only_added,
         source->refused = source->is_queue && *job == NULL;
         source->pulled--;
         source->from_items -= *job == NULL;
-        if (*job != NULL) {
-            (*job)->item = *item;
-            *item = NULL;
-        }
         Py_CLEAR(*item);
         return -1;
     }

@@ -120,14 +120,8 @@ al_worker_end_item(WorkerObject *self, PySendResult answer, PyObject *end,
     /* The item is detached before the owner is notified, so nothing that runs
        meanwhile finds an item that has ended. */
     PyObject *result = clean < 0 ? NULL : al_result_new(p->st, &fields);
-    bool ended = true;
     al_item_parts parts;
-    if (p->limits == NULL) {
-        parts = al_item_detach(&self->item);
-    }
-    else {
-        ended = al_admission_detach(self, now, &result, &parts);
-    }
+    bool ended = al_admission_leave(self, now, &result, &parts);
     if (result == NULL) {
         al_pump_fail(p);
     }
@@ -140,7 +134,7 @@ al_worker_end_item(WorkerObject *self, PySendResult answer, PyObject *end,
         ((ResultObject *)result)->received = true;
     }
     if (ended) {
-        al_job_hand_over(p, parts.job, result);
+        al_pump_hand_over(p, parts.job, result);
     }
     else {
         Py_XDECREF(result);
@@ -183,7 +177,7 @@ al_worker_end_cancelled(WorkerObject *self)
         al_item_parts parts = al_item_detach(&self->item);
         al_pump_fail(p);
         al_limit_key_clear(key);
-        al_job_hand_over(p, parts.job, NULL);
+        al_pump_hand_over(p, parts.job, NULL);
         if (self->item.of_queue) {
             al_reader_item_over(p, NULL);
         }
@@ -209,7 +203,7 @@ al_worker_end_unstarted(WorkerObject *self)
     if (result == NULL) {
         al_pump_fail(p);
     }
-    al_job_hand_over(p, parts.job, result);
+    al_pump_hand_over(p, parts.job, result);
     if (self->item.of_queue) {
         al_reader_item_over(p, fresh ? parts.value : NULL);
     }
@@ -243,7 +237,7 @@ worker_take_job(WorkerObject *self, JobObject *job, bool *again)
     al_pump *p = self->pump;
     self->item.index = job->is_call ? job->number : self->item.index;
     if (job->pump != NULL && p->stopping == AL_STOP_NONE) {
-        job->worker = self;
+        job->worker = p->limits == NULL ? self : NULL; /* may be set aside */
         return AL_PULL_ITEM;
     }
     p->room += !p->room_of_source;
@@ -367,7 +361,7 @@ worker_suspend(WorkerObject *self)
     }
     self->item.suspended = true;
     double when = al_admission_deadline(p, &self->item);
-    if (when != Py_HUGE_VAL
+    if (when != Py_HUGE_VAL && !self->item.timeout_sent /* by its own job */
         && al_deadline_add(&p->deadlines, &self->item.deadline, when) < 0)
     {
         al_pump_fail(p);
@@ -619,13 +613,16 @@ al_worker_cancel(WorkerObject *self, al_stop why, PyObject *msg, bool again)
 {
     al_pump *p = self->pump;
     bool cancelled = !again && worker_was_cancelled_by_registry(self);
-    if (cancelled || self->item.value == NULL || self->task == NULL
+    if (cancelled || self->item.value == NULL
         || (self->item.cancels_sent > 0 && !again))
     {
         return;
     }
     if (self->item.cancels_sent++ == 0) {
         self->item.why = why;
+    }
+    if (self->task == NULL) { /* item_task_start() is making it */
+        return;
     }
     PyObject *task = Py_NewRef(self->task);
     if (al_task_cancel(p->st, task, msg) < 0) {

@@ -37,18 +37,17 @@ typedef struct OwnerObject {
     EntryObject *entry;         /* borrowed; NULL: it has ended, or a copy */
     struct OwnerObject *origin; /* owned: that this is a copy of, or NULL */
     struct OwnerObject *outer;  /* owned, or NULL */
-} OwnerObject;
+} OwnerObject;                  /* no GC: a chain of them is in no cycle */
 
 /* Make an owner (new).  NULL with MemoryError. */
 static OwnerObject *
 owner_new(al_state *st, PyObject *id, OwnerObject *outer)
 {
     OwnerObject *self =
-        AL_ALLOC(PyObject_GC_New(OwnerObject, (PyTypeObject *)st->Owner));
+        AL_ALLOC(PyObject_New(OwnerObject, (PyTypeObject *)st->Owner));
     if (self == NULL) {
         return NULL;
     }
-    /* Not tracked by the collector: an owner is in no cycle. */
     self->id = Py_NewRef(id);
     self->entry = NULL;
     self->origin = NULL;
@@ -240,25 +239,16 @@ owner_repr(PyObject *op)
         PyUnicode_FromFormat("<Owner %R>", ((OwnerObject *)op)->id));
 }
 
-static int
-owner_traverse(PyObject *op, visitproc visit, void *arg)
+static void
+owner_dealloc(PyObject *op)
 {
     OwnerObject *self = (OwnerObject *)op;
-    Py_VISIT(Py_TYPE(op));
-    Py_VISIT(self->id);
-    Py_VISIT(self->origin);
-    Py_VISIT(self->outer);
-    return 0;
-}
-
-static int
-owner_clear(PyObject *op)
-{
-    OwnerObject *self = (OwnerObject *)op;
-    Py_CLEAR(self->id);
-    Py_CLEAR(self->origin);
-    Py_CLEAR(self->outer);
-    return 0;
+    PyTypeObject *type = Py_TYPE(op);
+    Py_DECREF(self->id);
+    Py_XDECREF((PyObject *)self->origin);
+    Py_XDECREF((PyObject *)self->outer);
+    type->tp_free(op);
+    Py_DECREF(type);
 }
 
 static PyMemberDef owner_members[] = {
@@ -270,16 +260,14 @@ static PyMemberDef owner_members[] = {
 static PyType_Slot owner_slots[] = {
     {Py_tp_repr, owner_repr},
     {Py_tp_members, owner_members},
-    {Py_tp_traverse, owner_traverse},
-    {Py_tp_clear, owner_clear},
-    {Py_tp_dealloc, al_object_dealloc},
+    {Py_tp_dealloc, owner_dealloc},
     {0, NULL},
 };
 
 static PyType_Spec owner_spec = {
     .name = "pyasynclife._core.Owner",
     .basicsize = sizeof(OwnerObject),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE
              | Py_TPFLAGS_DISALLOW_INSTANTIATION,
     .slots = owner_slots,
 };

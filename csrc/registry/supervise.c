@@ -119,7 +119,10 @@ supervise_end(RegistryObject *self, EntryObject *entry, al_outcome outcome,
 int
 al_supervise_end_resting(RegistryObject *self, EntryObject *entry)
 {
-    return supervise_end(self, entry, AL_CANCELLED, NULL);
+    /* What the caller has called meanwhile may have ended it. */
+    return al_supervise_is_resting(self, entry)
+               ? supervise_end(self, entry, AL_CANCELLED, NULL)
+               : 0;
 }
 
 /* ------------------------------------------------------- the end of a run */

@@ -44,7 +44,7 @@ class Connection:
         try:
             self._socket.sendall(json.dumps(request).encode() + b"\n")
             while line := self._lines.readline():
-                answer = json.loads(line)
+                answer = _parse(line)
                 if "error" in answer:
                     raise MonitorError(f"the process refuses: {answer['error']}")
                 yield answer
@@ -77,3 +77,13 @@ class Connection:
         """Close the connection."""
         self._lines.close()
         self._socket.close()
+
+
+def _parse(line: bytes) -> dict[str, Any]:
+    try:
+        answer = json.loads(line)
+    except (ValueError, RecursionError):
+        answer = None
+    if not isinstance(answer, dict):
+        raise MonitorError("what answers there is not TaskRegistry.serve()")
+    return answer

@@ -107,14 +107,20 @@ def monitored(
     """
 
     async def main(coordinator: SignalCoordinator, registry: TaskRegistry) -> Any:
-        async with _serving(registry, path):
+        async with _serving(registry, path) as error:
+            if error is not None:
+                print(f"python -m pyasynclife run: --monitor: {error}", file=sys.stderr)
+                return 2
             return await function(coordinator, registry)
 
     return main
 
 
 @asynccontextmanager
-async def _serving(registry: TaskRegistry, path: str) -> AsyncIterator[None]:
+async def _serving(
+    registry: TaskRegistry, path: str
+) -> AsyncIterator[BaseException | None]:
+    """Serve during the block, which gets the error if nobody can serve there."""
     ready = asyncio.get_running_loop().create_future()
     serving = asyncio.create_task(
         serve([registry], path, ready=lambda: ready.set_result(None)),
@@ -122,9 +128,7 @@ async def _serving(registry: TaskRegistry, path: str) -> AsyncIterator[None]:
     )
     try:
         await asyncio.wait([serving, ready], return_when=asyncio.FIRST_COMPLETED)
-        if serving.done():
-            serving.result()  # nobody can serve there
-        yield
+        yield serving.exception() if serving.done() else None
     finally:
         serving.cancel()
         await asyncio.wait([serving])

@@ -57,7 +57,7 @@ def _connect_to_process(pid: int) -> Connection:
         script.write_text(_SCRIPT.format(path=path))
         try:
             remote_exec(pid, str(script))
-        except (OSError, RuntimeError, ValueError) as error:
+        except (OSError, OverflowError, RuntimeError, ValueError) as error:
             raise MonitorError(f"cannot look into process {pid}: {error}") from None
         return _await_socket(pid, path)
 

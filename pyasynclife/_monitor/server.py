@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any
@@ -37,9 +38,10 @@ async def serve(
     with SocketFile(path) as file:
         server = _Server(Answers(registries))
         listener = await asyncio.start_unix_server(
-            server.accept, sock=file.socket.dup(), limit=LINE
+            server.accept, sock=file.socket.dup(), limit=LINE, start_serving=False
         )
         try:
+            await listener.start_serving()
             ready()
             await (server.left.wait() if until_left else asyncio.Event().wait())
         finally:
@@ -52,11 +54,15 @@ class _Server:
         self.answers = answers
         self.clients: set[asyncio.Task[None]] = set()
         self.left = asyncio.Event()  # the last client has left
+        self.closed = False
 
     def accept(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         """Serve a client in a task of its own, or refuse it."""
+        if self.closed:  # the loop had accepted it before
+            writer.transport.abort()
+            return
         peer: Any = writer.get_extra_info("socket")
         refusal = None
         if not _is_same_user(peer):
@@ -70,10 +76,12 @@ class _Server:
         client = self.attend(reader, writer)
         task = asyncio.get_running_loop().create_task(client, name="pyasynclife serve")
         self.clients.add(task)
-        task.add_done_callback(self.forget)
+        task.add_done_callback(functools.partial(self.forget, writer))
 
-    def forget(self, task: asyncio.Task[None]) -> None:
-        """Note that a client has left."""
+    def forget(self, writer: asyncio.StreamWriter, task: asyncio.Task[None]) -> None:
+        """Note that a client has left, or was let go before its task began."""
+        if not writer.is_closing():
+            writer.transport.abort()
         self.clients.discard(task)
         if not self.clients:
             self.left.set()
@@ -87,6 +95,7 @@ class _Server:
                 async for answer in self.answer(line):
                     writer.write(_line(answer))
                     await _within(writer.drain())
+                await asyncio.sleep(0)  # neither of these waits need let others run
         except ValueError:  # of readline()
             writer.write(_line({"error": f"a request has at most {LINE} bytes"}))
             writer.close()
@@ -94,9 +103,6 @@ class _Server:
             pass  # it has left, or does not read
         except Exception:
             logger.exception("answering a client of serve() failed")
-        finally:
-            if not writer.is_closing():
-                writer.transport.abort()
 
     async def answer(self, line: bytes) -> AsyncIterator[dict[str, Any]]:
         """Make the lines of the answer to a request."""
@@ -112,7 +118,8 @@ class _Server:
             yield {"error": str(error)}
 
     async def close(self) -> None:
-        """Let every client go."""
+        """Let every client go, and those that are being accepted."""
+        self.closed = True
         clients = list(self.clients)
         for task in clients:
             task.cancel()

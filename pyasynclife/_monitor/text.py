@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 COUNTS = ("alive", "pending", "healthy", "stale", "unknown")
-TOTALS = ("done", "failed", "cancelled", "restarts")
+TOTALS = ("done", "failed", "cancelled")
 
 
 def printable(text: str) -> str:
@@ -44,7 +44,9 @@ def summary(stats: dict[str, Any]) -> str:
     """Return the counts in one line."""
     now = ", ".join(f"{stats[name]} {name}" for name in COUNTS if stats.get(name))
     ever = ", ".join(f"{stats[name]} {name}" for name in TOTALS if stats.get(name))
-    return f"{now or 'no task alive'}; ended: {ever or 'none'}"
+    text = f"{now or 'no task alive'}; ended: {ever or 'none'}"
+    restarts = stats.get("restarts")
+    return f"{text}; restarts: {restarts}" if restarts else text
 
 
 def table(tasks: Iterable[dict[str, Any]]) -> str:

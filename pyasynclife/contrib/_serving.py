@@ -56,7 +56,7 @@ def answer(
     if path not in PROBES or (path == "/tasks" and registry is None):
         return _text(404, "not found")
     if method not in METHODS:
-        return _text(405, "use GET")
+        return METHOD_NOT_ALLOWED
     if path == "/livez":
         return _text(200, "alive")
     if path == "/readyz":
@@ -68,6 +68,9 @@ def answer(
 
 def _text(status: int, text: str) -> Answer:
     return Answer(status, "text/plain; charset=utf-8", f"{text}\n".encode())
+
+
+METHOD_NOT_ALLOWED = _text(405, "use GET")
 
 
 def tasks_as_json(registry: TaskRegistry) -> dict[str, Any]:

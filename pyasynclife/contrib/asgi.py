@@ -13,7 +13,7 @@ from collections.abc import (
     Mapping,
     MutableMapping,
 )
-from contextlib import AbstractAsyncContextManager, aclosing
+from contextlib import AbstractAsyncContextManager, aclosing, suppress
 from typing import Any
 
 from pyasynclife._arguments import short
@@ -21,6 +21,7 @@ from pyasynclife._registry import TaskRegistry
 from pyasynclife._shutdown import SignalCoordinator
 from pyasynclife.contrib import _dashboard
 from pyasynclife.contrib._serving import (
+    METHOD_NOT_ALLOWED,
     METHODS,
     Answer,
     answer,
@@ -117,9 +118,11 @@ def probes(
         if kind == "http":
             path = _path_below(scope)
             if registry is not None and path == _dashboard.EVENTS:
-                await _stream(coordinator, registry, scope, receive, send)
-                return
-            if registry is not None and path == "/tasks" and _wants_html(scope):
+                if scope["method"] in METHODS:
+                    await _stream(coordinator, registry, scope, receive, send)
+                    return
+                reply = METHOD_NOT_ALLOWED
+            elif registry is not None and path == "/tasks" and _wants_html(scope):
                 reply = Answer(200, "text/html; charset=utf-8", _PAGE)
             else:
                 reply = answer(coordinator, registry, scope["method"], path)
@@ -174,6 +177,9 @@ async def _stream(
         "x-accel-buffering": "no",  # nginx would hold the events back
     }
     await send(_start(200, headers))
+    if scope["method"] == "HEAD":
+        await send({"type": "http.response.body", "body": b""})
+        return
     query = scope.get("query_string", b"")
     events = _dashboard.updates(coordinator, registry, query)
     sending = asyncio.ensure_future(_send_all(events, send))
@@ -186,7 +192,8 @@ async def _stream(
             task.cancel()
         await asyncio.wait(both)
     if not sending.cancelled():
-        sending.result()
+        with suppress(OSError):  # the reader has left, says the server
+            sending.result()
 
 
 async def _send_all(events: AsyncGenerator[bytes, None], send: _Send) -> None:

@@ -42,7 +42,7 @@ _FAMILIES: dict[str, Any] = {
 
 
 class Collector:
-    """Show a registry, a pool, a batch and a watch of the loop to Prometheus.
+    """Export the counts of a registry, a pool, a batch and a LoopWatch to Prometheus.
 
     Args:
         registry: Gives ``pyasynclife_tasks`` by ``state`` and ``health``, the counters

@@ -533,3 +533,26 @@ def test_bad_options_are_refused_at_the_call(
 ) -> None:
     with pytest.raises(error, match=match):
         bounded_gather(echo, [1], **options)
+
+
+def test_a_queue_is_read_on_as_soon_as_an_item_set_aside_starts() -> None:
+    async def main() -> None:
+        queue: asyncio.Queue[tuple[str, float]] = asyncio.Queue()
+        starts = []
+
+        async def fn(item: tuple[str, float]) -> None:
+            starts.append((item[0], asyncio.get_running_loop().time() - began))
+            await asyncio.sleep(item[1])
+
+        batch = bounded_gather(fn, queue, limit_by=lambda item: item[0], lookahead=1)
+        began = asyncio.get_running_loop().time()
+        queue.put_nowait(("a", 1))
+        queue.put_nowait(("a", 50))
+        async with batch:
+            await asyncio.sleep(0.5)  # the reader waits: an item is set aside
+            queue.put_nowait(("b", 1))
+            await asyncio.sleep(5)
+            assert starts == [("a", 0), ("a", 1), ("b", 1)]
+            batch.close()
+
+    in_virtual_time(main())

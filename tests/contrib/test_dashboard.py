@@ -159,6 +159,40 @@ async def test_without_a_registry_there_are_no_events() -> None:
     assert reader.sent.get_nowait()["status"] == 404
 
 
+@pytest.mark.parametrize("mount", [b"", b"/admin"])
+async def test_events_answer_get_and_head_alone(mount: bytes) -> None:
+    async with a_registry() as registry:
+        app = probes(SignalCoordinator(), registry)
+        for method, status in (("HEAD", 200), ("POST", 405), ("DELETE", 405)):
+            reader = Reader()
+            path, root = f"{mount.decode()}/tasks/events", mount.decode()
+            about = scope(path) | {"method": method, "root_path": root}
+            await asyncio.wait_for(app(about, reader.receive, reader.send), 20)
+            start, end = reader.sent.get_nowait(), reader.sent.get_nowait()
+            assert start["status"] == status
+            headers = dict(start["headers"])
+            if method == "HEAD":
+                assert headers[b"content-type"] == b"text/event-stream"
+                assert end["body"] == b""
+            else:
+                assert headers[b"allow"] == b"GET, HEAD"
+            assert not end.get("more_body")
+
+
+async def test_a_reader_that_has_left_is_no_error_of_the_application() -> None:
+    class Gone(Reader):
+        async def send(self, message: Message) -> None:
+            await super().send(message)
+            if message["type"] == "http.response.body":
+                raise OSError("the client has left")
+
+    async with a_registry() as registry:
+        app, reader = probes(SignalCoordinator(), registry), Gone()
+        await asyncio.wait_for(
+            app(scope("/tasks/events"), reader.receive, reader.send), 20
+        )
+
+
 # ------------------------------------------------------------ in a browser
 
 SERVER = """

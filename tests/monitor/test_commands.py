@@ -5,15 +5,19 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from pyasynclife._monitor.client import MonitorError
+from pyasynclife._monitor.process import connect
 from support.children import PATH, Child, run_child, start_child
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Unix sockets")
@@ -37,6 +41,12 @@ async def main(coordinator, given):
     registry.register(asyncio.sleep(1000), "silent", stale_after=0.001)
     registry.register(broken(), "bad\\x1b[31m")
     await asyncio.sleep(0.2)
+    print("ready")
+    await coordinator.wait_for_shutdown()
+
+async def restarting(coordinator, registry):
+    registry.supervise(broken, "bad", max_restarts=1)
+    await registry.join("bad")
     print("ready")
     await coordinator.wait_for_shutdown()
 
@@ -92,6 +102,16 @@ def test_tasks_are_printed_as_a_table(service: Child, path: str) -> None:
     assert "\x1b" not in done.stdout
 
 
+def test_the_line_of_counts_has_the_restarts(
+    path: str, environment: dict[str, str]
+) -> None:
+    command = [*COMMAND, "run", "service:restarting", "--monitor", path]
+    with start_child(command, env=environment) as child:
+        child.wait_for("ready")
+        done = ask("tasks", path)
+    assert done.stdout.splitlines()[0] == "no task alive; ended: 1 failed; restarts: 1"
+
+
 def test_tasks_are_printed_as_json(service: Child, path: str) -> None:
     printed = json.loads(ask("tasks", path, "--json").stdout)
     assert printed["stats"]["alive"] == 3
@@ -145,6 +165,26 @@ def test_a_target_where_nobody_serves_is_an_error(path: str) -> None:
     assert f"cannot connect to {path}: No such file or directory" in done.stderr
 
 
+@pytest.mark.parametrize(
+    "answer", [b"HTTP/1.1 400 Bad Request\r\n", b"[]\n", b"\xff\n"]
+)
+def test_a_socket_of_another_program_is_an_error(path: str, answer: bytes) -> None:
+    def serve() -> None:
+        peer, _ = listener.accept()
+        with peer:
+            peer.recv(1000)
+            peer.sendall(answer)
+            peer.recv(1000)
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+        threading.Thread(target=serve, daemon=True).start()
+        done = ask("tasks", path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("python -m pyasynclife tasks: what answers there")
+
+
 def test_a_function_without_a_registry_cannot_be_monitored(
     path: str, environment: dict[str, str]
 ) -> None:
@@ -160,8 +200,9 @@ def test_a_path_that_is_taken_ends_the_program_with_the_error(
     Path(path).write_text("precious")
     command = [*COMMAND, "run", "service:main", "--monitor", path]
     done = run_child(command, env=environment)
-    assert done.returncode == 1
-    assert "left alone" in done.stderr
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "left alone" in line
     assert Path(path).read_text() == "precious"
 
 
@@ -178,6 +219,17 @@ def test_before_3_14_a_pid_is_refused_with_the_remedy() -> None:
 needs_remote_exec = pytest.mark.skipif(
     not hasattr(sys, "remote_exec"), reason="sys.remote_exec() is new in 3.14"
 )
+
+
+def test_a_pid_that_no_process_can_have_is_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def remote_exec(pid: int, script: str) -> None:
+        raise OverflowError("Python int too large to convert to C int")
+
+    monkeypatch.setattr(sys, "remote_exec", remote_exec, raising=False)
+    with pytest.raises(MonitorError, match="cannot look into process 9999"):
+        connect("9" * 30)
 
 
 def until(condition: Callable[[], bool]) -> None:

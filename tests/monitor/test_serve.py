@@ -19,6 +19,7 @@ from pyasynclife import TaskRegistry
 from pyasynclife._monitor import server
 from support.children import start_child
 from support.coroutines import forever
+from support.loops import settle
 from support.registries import a_registry
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Unix sockets")
@@ -286,6 +287,31 @@ async def test_a_request_that_makes_no_sense_is_answered(path: Path) -> None:
         assert "rows" in await c.ask({"ask": "top"})
 
 
+async def test_many_requests_at_once_let_the_loop_go_on(path: Path) -> None:
+    iterations = 0
+
+    async def count() -> None:
+        nonlocal iterations
+        while True:
+            iterations += 1
+            await asyncio.sleep(0)
+
+    answers = b""
+    async with (
+        a_registry() as registry,
+        serving(registry, path),
+        connected(path) as client,
+        asyncio.timeout(60),
+    ):
+        client.writer.write(b"\n" * 500)
+        counting = asyncio.ensure_future(count())
+        while answers.count(b"\n") < 500:
+            answers += await client.reader.read(100_000)
+        counting.cancel()
+    assert answers.count(b'"error"') == 500
+    assert iterations >= 500
+
+
 async def test_a_request_without_an_end_is_refused(path: Path) -> None:
     async with a_registry() as registry, serving(registry, path), connected(path) as c:
         assert "65536 bytes" in (await c.send(b"x" * 200_000))["error"]
@@ -361,3 +387,41 @@ async def test_clients_are_let_go_with_the_server(path: Path) -> None:
         assert await asyncio.wait_for(reader.read(), 20) == b""
         writer.close()
         await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("iterations", range(1, 7))
+async def test_nothing_listens_once_it_was_cancelled(
+    path: Path, iterations: int
+) -> None:
+    link = path.with_name("link")  # leads to the listening socket, if there is one
+    async with a_registry() as registry:
+        task = asyncio.ensure_future(registry.serve(path))
+        await settle(iterations)
+        os.link(path, link)
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled()
+        await settle()
+        assert not is_served(link)
+
+
+# Not after one: asyncio itself loses what it has accepted before connection_made().
+@pytest.mark.parametrize("iterations", [0, 2, 3, 4, 5])
+async def test_a_client_that_is_being_accepted_is_let_go_with_the_server(
+    path: Path, iterations: int
+) -> None:
+    async with a_registry() as registry:
+        async with serving(registry, path):
+            await settle(9)
+            before = asyncio.all_tasks()
+            client = socket.socket(socket.AF_UNIX)
+            client.connect(str(path))
+            await settle(iterations)
+        with client:
+            await settle(9)
+            assert asyncio.all_tasks() <= before
+            client.settimeout(20)
+            try:
+                assert client.recv(1) == b""
+            except ConnectionResetError:
+                pass

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pyasynclife import TaskMetadata, TaskRegistry
+from pyasynclife import Backoff, TaskMetadata, TaskRegistry
 from support.coroutines import echo, fail, forever
 from support.loops import in_virtual_time, settle
 from support.registries import a_registry
@@ -115,6 +115,20 @@ def test_periods_without_a_heartbeat_are_bars_in_the_row(path: Path) -> None:
     shown = recorded(path, main, stale_threshold=5)
     assert shown["feed"] == [("stale", 6, 21), ("stale", 29, 34), ("done", 1, 34)]
     assert shown["healthy"] == [("cancelled", 1, 61)]
+
+
+def test_a_stale_run_that_ends_ends_the_bar_of_a_supervised_task(path: Path) -> None:
+    async def feed() -> None:
+        await asyncio.sleep(10)  # stale after 5 s
+        raise ValueError("no price")
+
+    async def main(registry: TaskRegistry) -> None:
+        backoff = Backoff(20, max_delay=20, jitter=0)
+        registry.supervise(feed, "feed", backoff=backoff, max_restarts=1)
+        await registry.join("feed")
+
+    shown = recorded(path, main, stale_threshold=5)
+    assert shown["feed"] == [("stale", 5, 10), ("stale", 35, 40), ("failed", 0, 40)]
 
 
 def test_a_task_that_is_older_than_the_file_begins_with_it(path: Path) -> None:

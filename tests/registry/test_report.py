@@ -119,20 +119,24 @@ async def test_a_report_has_no_other_attributes_and_is_frozen() -> None:
         report.cancelled = []
 
 
+@pytest.mark.parametrize("outcome", ["cancelled", "stuck"])
 async def test_a_task_that_does_not_tell_its_name_is_reported_all_the_same(
-    loop_errors: list[dict[str, Any]],
+    loop_errors: list[dict[str, Any]], outcome: str
 ) -> None:
     class Shy(OddTask):
         def get_name(self) -> str:
             raise LookupError("odd")
 
     registry = TaskRegistry()
-    registry.track(Shy(forever()), "odd")
+    task = Shy(forever() if outcome == "cancelled" else swallow(times=2))
+    registry.track(task, "odd")
     await settle()
-    (one,) = (await registry.shutdown()).cancelled
+    (one,) = getattr(await registry.shutdown(0), outcome)
     assert (one.name, one.task_id) == ("<get_name() failed>", "odd")
     (about,) = loop_errors
     assert isinstance(about["exception"], LookupError)
+    registry.cancel_all()
+    await asyncio.wait([task])
 
 
 # ---------------------------------------------------------------- the table

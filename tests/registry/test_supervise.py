@@ -22,7 +22,7 @@ from pyasynclife import (
 from pyasynclife.testing import VirtualTimeLoop
 from support.capture import capture
 from support.coroutines import Boom, echo, forever
-from support.loops import eager, settle, task_factory
+from support.loops import ManualClockLoop, eager, settle, task_factory
 from support.marks import needs_eager
 from support.registries import adds_up
 
@@ -288,6 +288,39 @@ async def test_a_run_that_shuts_down_is_spared_and_is_the_last() -> None:
     await settle(6)
     assert (meta.state, meta.result) == (TaskState.DONE, "other")
     assert len(runs.times) == 1
+
+
+@pytest.mark.parametrize("how", ["cancel", "complete"])
+@pytest.mark.parametrize("reading", range(1, 6))
+def test_a_clock_may_end_the_resting_task_that_a_shutdown_ends(
+    reading: int, how: str
+) -> None:
+    async def main() -> None:
+        registry = TaskRegistry()
+        registry.supervise(Runs(then=Boom()), "feed", backoff=Backoff(9, max_delay=9))
+        await settle()
+        assert registry["feed"].task is None
+        left = reading
+
+        def ends() -> None:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                getattr(registry, how)("feed")
+            else:
+                loop.hook = ends
+
+        loop.hook = ends
+        report = await registry.shutdown(60)
+        loop.hook = None
+        assert len(report.cancelled) <= 1
+        assert len(registry) == 0
+        adds_up(registry)
+
+    with asyncio.Runner(loop_factory=ManualClockLoop) as runner:
+        loop = runner.get_loop()
+        assert isinstance(loop, ManualClockLoop)
+        runner.run(main())
 
 
 async def test_supervise_is_refused_while_the_registry_shuts_down() -> None:

@@ -14,7 +14,9 @@ from pyasynclife import (
     bounded_gather,
 )
 from support.coroutines import forever
-from support.loops import in_virtual_time, settle
+from support.loops import in_virtual_time, settle, task_factory
+
+PyTask: Any = asyncio.tasks._PyTask  # type: ignore[attr-defined]
 
 
 def at(seconds: float) -> Any:
@@ -165,6 +167,27 @@ def test_a_group_is_cancelled_and_its_children_are_in_the_report() -> None:
             assert report.duration == at(0.5)
         await server
         assert left == [at(0.5)]
+
+    run(main)
+
+
+def test_children_that_a_task_factory_makes_need_not_be_asyncios() -> None:
+    async def main() -> None:
+        coordinator = SignalCoordinator(5, required=False)
+
+        async def serve() -> None:
+            async with TaskGroup() as group:
+                coordinator.attach(group)
+                for name in ("b", "a"):
+                    group.create_task(forever(), name=name)
+
+        with task_factory(lambda loop, coro, **how: PyTask(coro, loop=loop, **how)):
+            server = asyncio.ensure_future(serve())
+            await settle()
+            async with coordinator:
+                report = await coordinator.graceful_shutdown()
+            assert [one.name for one in report.cancelled] == ["a", "b"]
+            await asyncio.wait([server])
 
     run(main)
 

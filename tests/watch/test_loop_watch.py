@@ -160,6 +160,34 @@ async def until_count(watch: LoopWatch, count: int) -> None:
             await asyncio.sleep(0.01)
 
 
+async def test_a_thread_that_reads_the_lag_may_do_so_while_the_block_is_entered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    watch = LoopWatch(0.05)
+    make, entered = LoopWatch._new_pulse, threading.Event()
+
+    def slowly(self: LoopWatch) -> Any:
+        pulse = make(self)
+        if threading.current_thread() is reader:
+            reading.set()
+            entered.wait(30)
+        return pulse
+
+    monkeypatch.setattr(LoopWatch, "_new_pulse", slowly)
+    reading = threading.Event()
+    reader = threading.Thread(target=lambda: watch.lag)
+    reader.start()
+    await asyncio.to_thread(reading.wait, 30)
+    async with watch:
+        thread = watch._thread
+        entered.set()
+        await asyncio.to_thread(reader.join, 30)
+        await until(lambda: watch.lag.count > 0)
+    assert thread is not None
+    await asyncio.to_thread(thread.join, 30)
+    assert not thread.is_alive()
+
+
 async def test_lag_counts_each_beat_of_the_timer() -> None:
     watch = LoopWatch(0.05)
     assert watch.lag.count == 0

@@ -229,8 +229,13 @@ def members_are_visited_and_cleared(tree: Tree) -> Iterator[str]:
             for piece in file
             if re.fullmatch(f"{prefix}_(traverse|clear|dealloc)", piece.name)
         ]
+        collected = not own or any(piece.name.endswith("traverse") for piece in own)
         for kind, member, comment in members(struct):
-            if kind.rstrip("*") in objects and "borrowed" not in comment:
+            of_its_own = kind.rstrip("*") == struct.struct and "owned" in comment
+            if not collected and (of_its_own or "exact str" in comment):
+                # a chain of objects that own nothing else is in no cycle
+                visits, clears = "", rf"Py_X?DECREF\([^;]*\b{member}\b"
+            elif kind.rstrip("*") in objects and "borrowed" not in comment:
                 visits = rf"Py_VISIT\([^;]*\b{member}\b"
                 clears = rf"Py_(CLEAR|X?SETREF)\([^;]*\b{member}\b"
             elif kind in visitable:
@@ -240,6 +245,7 @@ def members_are_visited_and_cleared(tree: Tree) -> Iterator[str]:
                 continue
             # an exact str is in no cycle
             clearing = "clear|dealloc" if "exact str" in comment else "clear"
+            clearing = clearing if collected else "dealloc"
             if not re.search(visits, code_of(own or file, "traverse|visit")):
                 yield f"{struct.where} {struct.struct}.{member} is not visited"
             if not re.search(clears, code_of(own or file, clearing)):
@@ -424,6 +430,20 @@ static PyType_Slot entry_slots[] = {
 };
 """
 
+CHAIN_C = """
+typedef struct PumpObject {
+    PyObject_HEAD
+    PyObject *id;              /* owned: an exact str */
+    struct PumpObject *before; /* owned, or NULL */
+} PumpObject;
+
+static void
+pump_dealloc(PyObject *op)
+{
+    Py_DECREF(((PumpObject *)op)->id);
+}
+"""
+
 GOOD = {
     "README.md": PAGE,
     "base/compat.h": "#if PY_VERSION_HEX < 0x030C0000\n#endif\n",
@@ -589,6 +609,7 @@ BAD: list[tuple[Rule, str, str, str, str]] = [
         "x",
         "bound is not c",
     ),
+    (members_are_visited_and_cleared, PUMP, "", CHAIN_C, "before is not c"),
     (
         only_compat_names_a_version,
         PUMP,

@@ -41,8 +41,8 @@ from pyasynclife._core import EXIT_CANCELLED, JoinSet, LoopPulse
 from support.coroutines import echo, forever
 from support.loops import eager, settle, task_factory
 
-REPEATS = 5
-WARM_UPS = 10  # of a fifth each: caches fill slowly
+REPEATS = 12  # what grows in each of them is a leak
+WARM_UPS = 10  # of a fifth each: caches fill slowly, and for long
 MANY = int(os.environ.get("PYASYNCLIFE_LEAKS", "10000")) // REPEATS
 IS_DEBUG = hasattr(sys, "gettotalrefcount")
 
