@@ -230,6 +230,9 @@ async def limits_of_a_pool() -> None:
             await asyncio.sleep(0)
         jobs.clear()
         gc.collect()
+        for _ in range(20):
+            await asyncio.sleep(0)
+    assert len(asyncio.all_tasks()) == 1
     await works()
 
 
