@@ -88,6 +88,10 @@ PyObject *al_result_default_id(PyObject *item, Py_ssize_t index);
 /* The task id of a pool's job without one (new): "job_0".  Pure C. */
 PyObject *al_result_call_id(Py_ssize_t index);
 
+/* Give the error of a new result a message, unless that is NULL or None.
+   Without memory it has none.  Sets no exception.  Runs Python. */
+void al_result_set_message(PyObject *result, PyObject *msg);
+
 /* Make the type.  Returns 0; -1 with an exception.  Runs Python. */
 int al_result_setup(PyObject *module, al_state *st);
 
