@@ -13,6 +13,7 @@ from benchmarks import (
     group_rows,
     http_rows,
     peers_rows,
+    pool_rows,
     registry_rows,
     shutdown_rows,
 )
@@ -24,6 +25,7 @@ MODULES = (
     group_rows,
     registry_rows,
     shutdown_rows,
+    pool_rows,
     peers_rows,
     http_rows,
 )

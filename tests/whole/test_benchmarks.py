@@ -37,6 +37,15 @@ ROWS = [
     "gather, item returns at once, task_per_item",
     "gather, item waits for a future, task_per_item",
     "gather, results streamed: peak growth",
+    "pool, jobs and failures to on_result: peak growth",
+]
+# With contenders of their own, so each is a table.
+TABLES = [
+    "pool: submit and await, job returns at once",
+    "pool: submit and await, job does sleep(0)",
+    "limit_by of 100 keys, item returns at once",
+    "max_per_second=50,000, item returns at once",
+    "retry, each item fails once",
 ]
 TIMES = {"group, children return at once": 6} | dict.fromkeys(
     [*ROWS[1:4], "group, children do sleep(0)"], 2
@@ -69,6 +78,9 @@ def test_every_row_is_printed_and_written(loop: str, tmp_path: Path) -> None:
     for what, expected in expectations.items():
         assert sum(line.startswith(f"{what}  ") for line in lines) == expected, what
         assert sum(row["what"] == what for row in report["rows"]) == expected, what
+    for what in TABLES:
+        assert sum(line.startswith(f"{what}, ns  ") for line in lines) == 1, what
+        assert sum(row["what"] == what for row in report["rows"]) == 1, what
     assert sum(row["short"] for row in report["rows"]) == sum(
         line.endswith("SHORT") for line in lines
     )
