@@ -7,6 +7,7 @@ import contextlib
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from contextvars import Context
 from dataclasses import dataclass
@@ -23,6 +24,13 @@ _LEAST = 0.001  # seconds
 _SHOWN = 30  # lines of a stack in the log
 _NAME = 120  # characters of a Task's name in the log
 _JOIN = 1.0  # seconds for the thread to end, which needs the GIL for an instant
+
+_entered: weakref.WeakSet[LoopWatch] = weakref.WeakSet()
+
+
+def watches_of(loop: asyncio.AbstractEventLoop) -> list[LoopWatch]:
+    """Return the watches that look on at a loop."""
+    return [watch for watch in list(_entered) if watch._loop is loop]
 
 
 @final
@@ -167,10 +175,12 @@ class LoopWatch:
             pulse.close()
             raise
         self._loop, self._pulse, self._thread = loop, pulse, thread
+        _entered.add(self)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         """Stop the timer and the thread, and wait at most a second for the thread."""
+        _entered.discard(self)
         self._loop = None
         timer, self._timer = self._timer, None
         thread, self._thread = self._thread, None

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyasynclife._await_chain import await_chain
 from pyasynclife._core import TaskMetadata
+from pyasynclife._watch import watches_of
 
 if TYPE_CHECKING:
     from pyasynclife._registry import RegistryStats, TaskRegistry
@@ -114,6 +115,26 @@ class Answers:
         every = [stats_as_json(registry.stats()) for registry in self.registries]
         return functools.reduce(_add, every)
 
+    def _work(self) -> list[dict[str, Any]]:
+        """The progress of the batches and pools attached to the coordinators."""
+        coordinators = {c for each in self.registries for c in list(each._coordinators)}
+        found = [one.what for c in coordinators for one in c._attached]
+        return [
+            {
+                "kind": type(one).__name__,
+                "limit": one.max_concurrent,
+                "paused": one.paused,
+                "total": one.progress.total,
+                "started": one.progress.started,
+                "running": one.progress.running,
+                "done": one.progress.done,
+                "failed": one.progress.failed,
+                "cancelled": one.progress.cancelled,
+            }
+            for one in found
+            if hasattr(one, "progress")
+        ]
+
     async def _top(self, request: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
         sort = request.get("sort", "silence")
         order = ORDERS.get(sort) if isinstance(sort, str) else None
@@ -141,6 +162,8 @@ class Answers:
         yield {
             "process": process(),
             "stats": self.stats(),
+            "lag": _lag(),
+            "work": self._work(),
             "matching": len(matching),
             "rows": [_row(meta) for meta in first],
             "groups": await _group(matching, pace),
@@ -172,6 +195,19 @@ def _add(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
         "counts": list(map(operator.add, some["counts"], more["counts"])),
     }
     return total
+
+
+def _lag() -> dict[str, Any] | None:
+    """What a LoopWatch of this loop has seen; None if there is none."""
+    for watch in watches_of(asyncio.get_running_loop()):
+        lag = watch.lag
+        worst = lag.quantile(0.99) if lag.count else 0.0
+        return {
+            "p99": worst if math.isfinite(worst) else None,
+            "blocked": watch.blocked,
+            "longest": watch.longest,
+        }
+    return None
 
 
 def process() -> dict[str, Any]:

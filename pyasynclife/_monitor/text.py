@@ -72,3 +72,21 @@ def table(tasks: Iterable[dict[str, Any]]) -> str:
         ).rstrip()
         for row in rows
     )
+
+
+def lag_line(lag: dict[str, Any]) -> str:
+    """Return what a LoopWatch has seen in one line."""
+    p99 = "more" if lag["p99"] is None else f"{lag['p99'] * 1e3:.1f} ms"
+    blocked = lag["blocked"]
+    times = "" if not blocked else f", longest {lag['longest']:.2f} s"
+    return f"loop lag p99 {p99}; blocked {blocked} times{times}"
+
+
+def work_line(work: dict[str, Any]) -> str:
+    """Return the progress of a batch or a pool in one line."""
+    total = "" if work["total"] is None else f" of {work['total']}"
+    ended = work["done"] + work["failed"] + work["cancelled"]
+    parts = [f"{ended}{total} ended", f"{work['running']} running"]
+    parts += [f"{work[n]} {n}" for n in ("failed", "cancelled") if work[n]]
+    parts += ["paused"] if work["paused"] else []
+    return f"{work['kind']} of {work['limit']}: {', '.join(parts)}"

@@ -19,9 +19,17 @@ from rich.text import Text
 
 from pyasynclife._monitor.answers import ORDERS, ROWS
 from pyasynclife._monitor.client import Connection
-from pyasynclife._monitor.text import duration, printable, shorten, summary
+from pyasynclife._monitor.text import (
+    duration,
+    lag_line,
+    printable,
+    shorten,
+    summary,
+    work_line,
+)
 
 SORTS = list(ORDERS)
+WORK = 3  # batches and pools shown
 STYLES = {"stale": "yellow", "failed": "red", "healthy": "green", "pending": "dim"}
 HELP = "q quit  s sort  / filter  g places  ↑↓ select  c cancel"
 ARROWS = {"\x1b[A": "up", "\x1b[B": "down", "\x1bOA": "up", "\x1bOB": "down"}
@@ -97,6 +105,10 @@ class View:
         title = f"{program}  pid {process.get('pid')}  Python {process.get('python')}"
         head = [Text(title, style="bold", no_wrap=True)]
         head.append(Text(summary(self.answer.get("stats", {})), no_wrap=True))
+        if self.answer.get("lag"):
+            head.append(Text(lag_line(self.answer["lag"]), no_wrap=True))
+        work = self.answer.get("work", [])
+        head += [Text(work_line(one), no_wrap=True) for one in work[:WORK]]
         head.append(Text(self._status(), style="dim", no_wrap=True))
         room = max(1, height - len(head) - 3)
         body = self._places(room) if self.places else self._table(room)

@@ -24,6 +24,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Unix sockets")
 
 PROGRAM = """
 import asyncio
+from pyasynclife import LoopWatch, TaskPool
 
 async def feed():
     while True:
@@ -40,9 +41,12 @@ async def main(coordinator, given):
     registry.register(feed(), "feed-1")
     registry.register(asyncio.sleep(1000), "silent", stale_after=0.001)
     registry.register(broken(), "bad\\x1b[31m")
-    await asyncio.sleep(0.2)
-    print("ready")
-    await coordinator.wait_for_shutdown()
+    async with LoopWatch(60.0), TaskPool(4) as pool:
+        coordinator.attach(pool)
+        pool.submit(asyncio.sleep, 0)
+        await asyncio.sleep(0.2)
+        print("ready")
+        await coordinator.wait_for_shutdown()
 
 async def restarting(coordinator, registry):
     registry.supervise(broken, "bad", max_restarts=1)
@@ -351,6 +355,8 @@ def test_top_shows_sorts_filters_and_quits(
     top.shows(r"pid \d+  Python 3")
     top.shows("3 alive, 2 healthy, 1 stale; ended: 1 failed")
     top.shows(r"silent +running +stale")
+    top.shows("loop lag p99")
+    top.shows("TaskPool of 4: 1 of 1 ended, 0 running")
     top.shows("3 of 3, by silence")
     top.press("s")
     top.shows("3 of 3, by age")

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from pyasynclife import TaskRegistry
+from pyasynclife import LoopWatch, SignalCoordinator, TaskPool, TaskRegistry
 from pyasynclife._monitor import server
 from support.children import start_child
 from support.coroutines import forever
@@ -209,6 +209,31 @@ async def test_top_has_the_first_rows_and_groups_equal_places(path: Path) -> Non
         assert top["process"]["pid"] == os.getpid()
         filtered = await c.ask({"ask": "top", "filter": "feed-2"})
         assert filtered["matching"] == 11
+
+
+async def test_top_has_the_lag_and_the_progress_of_what_is_attached(
+    path: Path,
+) -> None:
+    async with a_registry() as registry, serving(registry, path), connected(path) as c:
+        top = await c.ask({"ask": "top"})
+        assert top["lag"] is None
+        assert top["work"] == []
+        coordinator = SignalCoordinator(registry=registry)
+        async with LoopWatch(60.0), TaskPool(2) as pool:
+            coordinator.attach(pool)
+            jobs = [pool.submit(asyncio.sleep, delay) for delay in (0, 0, 60)]
+            await asyncio.wait([asyncio.ensure_future(until_done(jobs[:2]))])
+            top = await c.ask({"ask": "top"})
+            pool.cancel()
+        assert top["lag"]["blocked"] == 0
+        (work,) = top["work"]
+        assert (work["kind"], work["limit"], work["total"]) == ("TaskPool", 2, 3)
+        assert (work["done"], work["running"]) == (2, 1)
+
+
+async def until_done(jobs: list[Any]) -> None:
+    for job in jobs:
+        await job
 
 
 async def test_of_many_tasks_a_sample_is_grouped(path: Path) -> None:
