@@ -30,10 +30,11 @@ ROWS = 500  # the most that "top" may ask for
 SAMPLE = 1000  # tasks whose await chains are grouped for "top"
 GROUPS = 20
 
-# What rows are sorted by, the greatest first.
+# What rows are sorted by, the greatest first. Ages and silences go on while they are
+# read, one task after the other; the times that they count from do not.
 ORDERS: dict[str, Callable[[TaskMetadata], Any]] = {
-    "silence": lambda meta: meta.silence,
-    "age": lambda meta: meta.age,
+    "silence": lambda meta: -meta.last_heartbeat,
+    "age": lambda meta: -meta.created_at,
     "heartbeats": lambda meta: meta.heartbeats,
     "restarts": lambda meta: getattr(meta, "restarts", 0),
 }
@@ -156,9 +157,9 @@ class Answers:
                     matching.append(meta)
         ranked: list[tuple[Any, int]] = []
         for meta in matching:
-            ranked.append((order(meta), len(ranked)))
+            ranked.append((order(meta), -len(ranked)))
             await pace()
-        first = [matching[i] for _, i in heapq.nlargest(rows, ranked)]
+        first = [matching[-i] for _, i in heapq.nlargest(rows, ranked)]
         yield {
             "process": process(),
             "stats": self.stats(),
