@@ -38,6 +38,8 @@ from pyasynclife._waiting import (
 
 Phase = Literal["running", "draining", "cancelling", "stopped"]
 
+JOINED = 10_000  # tasks that graceful_shutdown() joins in one loop iteration
+
 
 class SignalCoordinator(SignalEvents):
     """Turn SIGTERM, SIGINT and SIGHUP into events, and shut down gracefully.
@@ -581,7 +583,15 @@ class SignalCoordinator(SignalEvents):
         self, tasks: list[asyncio.Task[Any]], deadline: Deadline
     ) -> tuple[ShutdownReport, bool]:
         started = deadline.loop.time()
-        join_set, cancelled = self._joined(tasks)
+        join_set, cancelled = self._joined(tasks[:JOINED])
+        for first in range(JOINED, len(tasks), JOINED):
+            try:
+                await asyncio.sleep(0)
+            except asyncio.CancelledError:
+                self._joined(tasks)  # cancels the others, too
+                cancel_rest(join_set)
+                raise
+            cancelled |= self._joined(tasks[first : first + JOINED])[1]
         if cancelled:
             deadline.extend(started)
         report = await join_and_report(join_set, started, deadline)

@@ -11,6 +11,7 @@ from pyasynclife import (
     ShutdownReport,
     SignalCoordinator,
     TaskRegistry,
+    _shutdown,
     _waiting,
     cancel_all_tasks,
 )
@@ -340,3 +341,41 @@ async def test_failures_after_a_shutdown_are_logged_again(
         registry.register(fails())
     await registry.wait()
     assert len(caplog.records) == 25
+
+
+# ------------------------------------------------------------ tasks that are passed
+
+
+@pytest.fixture
+def joined_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_shutdown, "JOINED", 10)
+
+
+@pytest.mark.usefixtures("joined_in_parts")
+async def test_tasks_that_are_passed_are_joined_over_several_iterations() -> None:
+    release = asyncio.Event()
+    tasks = [asyncio.create_task(forever()) for _ in range(30)]
+    by_itself = asyncio.create_task(release.wait())
+    await settle()
+    closing = asyncio.create_task(
+        SignalCoordinator().graceful_shutdown([*tasks, by_itself])
+    )
+    await settle(1)
+    assert [task.cancelling() for task in tasks] == [1] * 10 + [0] * 20
+    release.set()  # it ends before it is joined
+    report = await closing
+    assert len(report.cancelled) == 30
+    assert [one.name for one in report.finished] == [by_itself.get_name()]
+
+
+@pytest.mark.usefixtures("joined_in_parts", "small_slices")
+async def test_a_caller_that_is_cancelled_while_it_joins_has_cancelled_all() -> None:
+    tasks = [asyncio.create_task(forever()) for _ in range(45)]
+    await settle()
+    closing = asyncio.create_task(SignalCoordinator().graceful_shutdown(tasks))
+    await settle(2)
+    closing.cancel()
+    await asyncio.wait([closing])
+    assert closing.cancelled()
+    assert all(task.cancelling() for task in tasks)
+    await asyncio.wait(tasks)
