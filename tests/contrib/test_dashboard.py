@@ -244,8 +244,6 @@ class Page:
     """A page in Chromium, by its DevTools protocol."""
 
     def __init__(self, directory: str, url: str) -> None:
-        from websockets.sync.client import connect
-
         assert BROWSER is not None
         options = ["--headless=new", "--no-sandbox", "--disable-gpu"]
         options += ["--remote-debugging-port=0", f"--user-data-dir={directory}"]
@@ -255,13 +253,24 @@ class Page:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
+            # A sanitizer is preloaded into this process, and stops a browser.
+            env={k: v for k, v in os.environ.items() if k != "LD_PRELOAD"},
         )
+        self._stack = contextlib.ExitStack()
+        try:
+            self._connect(directory)
+        except BaseException:
+            self.close()
+            raise
+
+    def _connect(self, directory: str) -> None:
+        from websockets.sync.client import connect
+
         port = self._read(Path(directory, "DevToolsActivePort")).split()[0]
         pages = json.load(
             urllib.request.urlopen(f"http://127.0.0.1:{port}/json/list", timeout=20)
         )
         (page,) = (each for each in pages if each["type"] == "page")
-        self._stack = contextlib.ExitStack()
         address = page["webSocketDebuggerUrl"]
         self.socket = self._stack.enter_context(connect(address, max_size=None))
 
