@@ -178,16 +178,19 @@ def test_children_that_a_task_factory_makes_need_not_be_asyncios() -> None:
         async def serve() -> None:
             async with TaskGroup() as group:
                 coordinator.attach(group)
-                for name in ("b", "a"):
-                    group.create_task(forever(), name=name)
+                with task_factory(make):
+                    for name in ("b", "a"):
+                        group.create_task(forever(), name=name)
 
-        with task_factory(lambda loop, coro, **how: PyTask(coro, loop=loop, **how)):
-            server = asyncio.ensure_future(serve())
-            await settle()
-            async with coordinator:
-                report = await coordinator.graceful_shutdown()
-            assert [one.name for one in report.cancelled] == ["a", "b"]
-            await asyncio.wait([server])
+        def make(loop: Any, coro: Any, **how: Any) -> Any:
+            return PyTask(coro, loop=loop, **how)
+
+        server = asyncio.create_task(serve())
+        await settle()
+        async with coordinator:
+            report = await coordinator.graceful_shutdown()
+        assert [one.name for one in report.cancelled] == ["a", "b"]
+        await asyncio.wait([server])
 
     run(main)
 
