@@ -23,7 +23,7 @@ VERSIONS = ["3.15d", "3.11", "3.13", "3.12", "3.15", "3.14"]
 NOT_COPIED = shutil.ignore_patterns(
     ".git", ".venv", ".matrix", "build", "dist", "*.so", "*.egg-info", "__pycache__"
 )
-TIMEOUT = 3000.0
+TIMEOUT = 3900.0
 # For the debug build, on which multidict's own C code crashes even without ours.
 DEBUG = {
     "PYASYNCLIFE_DEBUG": "1",
