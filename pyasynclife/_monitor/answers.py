@@ -14,7 +14,7 @@ import operator
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any
 
 from pyasynclife._await_chain import await_chain
@@ -88,17 +88,10 @@ class Answers:
     async def _tasks(self, stale: bool) -> AsyncIterator[dict[str, Any]]:
         """All tasks, those alive first, in chunks; then the counts."""
         pace = _Pace()
-        ended, chunk = [], []
-        for meta in self._every():
-            if meta.finished_at is not None:
-                ended.append(meta)
-            elif not stale or meta.health == "stale":
-                chunk.append(meta.as_dict(json=True))
-                await pace()
-            if len(chunk) == CHUNK:
-                yield {"tasks": chunk}
-                chunk = []
-        for meta in [] if stale else ended:
+        chunk = []
+        for meta in alive_first(self.registries):
+            if stale and meta.health != "stale":
+                continue
             chunk.append(meta.as_dict(json=True))
             await pace()
             if len(chunk) == CHUNK:
@@ -106,10 +99,6 @@ class Answers:
                 chunk = []
         yield {"tasks": chunk}
         yield {"stats": self.stats()}
-
-    def _every(self) -> Iterator[TaskMetadata]:
-        for registry in self.registries:
-            yield from registry.get_status().result().values()
 
     def stats(self) -> dict[str, Any]:
         """Return the counts of all registries together."""
@@ -170,6 +159,16 @@ class Answers:
             "groups": await _group(matching, pace),
             "sampled": len(matching[:: _step(matching)]),
         }
+
+
+def alive_first(registries: list[TaskRegistry]) -> list[TaskMetadata]:
+    """Return all tasks: those that are alive, and then the histories."""
+    every = [
+        meta
+        for registry in registries
+        for meta in registry.get_status().result().values()
+    ]
+    return sorted(every, key=lambda meta: meta.finished_at is not None)
 
 
 def stats_as_json(stats: RegistryStats) -> dict[str, Any]:

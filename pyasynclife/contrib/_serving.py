@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from pyasynclife._arguments import check_optional_type, short
 from pyasynclife._log import logger
-from pyasynclife._monitor.answers import stats_as_json
+from pyasynclife._monitor.answers import alive_first, stats_as_json
 from pyasynclife._registry import TaskRegistry
 from pyasynclife._shutdown import SignalCoordinator
 
@@ -78,12 +78,9 @@ def tasks_as_json(registry: TaskRegistry) -> dict[str, Any]:
 
     The tasks that are alive come first, then the history.
     """
-    every = registry.get_status().result().values()
-    alive = [meta for meta in every if meta.finished_at is None]
-    ended = [meta for meta in every if meta.finished_at is not None]
     return {
         "stats": stats_as_json(registry.stats()),
-        "tasks": [meta.as_dict(json=True) for meta in alive + ended],
+        "tasks": [meta.as_dict(json=True) for meta in alive_first([registry])],
     }
 
 
