@@ -4,12 +4,11 @@ Whatever the program does, each job ends once, each item that was added or read 
 result or none and never starts after that, nothing is left in the loop, and a queue
 knows that all of its items are done.
 
-There are PYASYNCLIFE_PROGRAMS programs, from the seed PYASYNCLIFE_SEED on.
+`support.random_programs` says how many there are, and from which seed on.
 """
 
 import asyncio
 import gc
-import os
 import random
 from collections import Counter
 from typing import Any
@@ -25,12 +24,9 @@ from pyasynclife import (
     TaskState,
     bounded_gather,
 )
-from pyasynclife.testing import VirtualTimeLoop
 from support.coroutines import Boom
+from support.random_programs import PARTS, run, run_part
 
-PROGRAMS = int(os.environ.get("PYASYNCLIFE_PROGRAMS", "600"))
-SEED = int(os.environ.get("PYASYNCLIFE_SEED", "0"))
-PARTS = 10
 GRID = 1 / 8
 
 
@@ -303,26 +299,14 @@ class Program:
 pytestmark = pytest.mark.filterwarnings("ignore:.*was dropped while it ran")
 
 
-def run(seed: int) -> Program:
-    program = Program(seed)
-    try:
-        with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
-            runner.run(program.main())
-    except BaseException as error:
-        error.add_note(f"seed {seed}")
-        raise
-    return program
-
-
 @pytest.mark.parametrize("part", range(PARTS))
 def test_each_job_ends_once_whatever_is_done_to_its_batch(part: int) -> None:
-    for seed in range(SEED + part, SEED + PROGRAMS, PARTS):
-        run(seed)
+    run_part(Program, part)
 
 
 def test_the_programs_do_enough() -> None:
     seen: Counter[str] = Counter()
-    for program in map(run, range(100)):
+    for program in (run(Program, seed) for seed in range(100)):
         seen += program.seen
     for name in ("DONE", "FAILED", "CANCELLED", "RUNNING", "retried"):
         assert seen[name] > 10, seen

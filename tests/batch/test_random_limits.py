@@ -5,12 +5,11 @@ knows the outcome without the batch. The model of the batch looks on from outsid
 checks each start, and whenever nothing is ready, that no item is kept waiting which may
 start.
 
-There are PYASYNCLIFE_PROGRAMS programs, from the seed PYASYNCLIFE_SEED on.
+`support.random_programs` says how many there are, and from which seed on.
 """
 
 import asyncio
 import itertools
-import os
 import random
 import sys
 from collections import Counter
@@ -27,12 +26,9 @@ from pyasynclife import (
     TaskState,
     bounded_gather,
 )
-from pyasynclife.testing import VirtualTimeLoop
 from support.coroutines import Boom
+from support.random_programs import PARTS, run, run_part
 
-PROGRAMS = int(os.environ.get("PYASYNCLIFE_PROGRAMS", "400"))
-SEED = int(os.environ.get("PYASYNCLIFE_SEED", "0"))
-PARTS = 10
 GRID = 1 / 8  # of all times but those of the looks
 LOOK = 1 / 16
 CALM = 60  # iterations in which what may start does
@@ -338,27 +334,15 @@ class Program:
         )
 
 
-def run(seed: int) -> Program:
-    program = Program(seed)
-    try:
-        with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
-            runner.run(program.main())
-    except BaseException as error:
-        error.add_note(f"seed {seed}")
-        raise
-    return program
-
-
 @pytest.mark.parametrize("part", range(PARTS))
 def test_random_programs_agree_with_the_model(part: int) -> None:
-    for seed in range(SEED + part, SEED + PROGRAMS, PARTS):
-        run(seed)
+    run_part(Program, part)
 
 
 def test_the_programs_do_enough() -> None:
     """Some retries, set aside items, timeouts and stops."""
     seen: Counter[str] = Counter()
-    for program in map(run, range(200)):
+    for program in (run(Program, seed) for seed in range(200)):
         for result in program.results:
             seen["retried"] += result.attempts > 1
             seen["timed out"] += result.timed_out

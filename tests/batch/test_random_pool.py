@@ -3,11 +3,10 @@
 Whatever is done to a pool, each job ends once, a job that starts has one result, no
 more jobs run than the limit allows, and nothing is left in the loop.
 
-There are PYASYNCLIFE_PROGRAMS programs, from the seed PYASYNCLIFE_SEED on.
+`support.random_programs` says how many there are, and from which seed on.
 """
 
 import asyncio
-import os
 import random
 from collections import Counter
 from typing import Any
@@ -25,12 +24,9 @@ from pyasynclife import (
     TaskResult,
     TaskState,
 )
-from pyasynclife.testing import VirtualTimeLoop
 from support.coroutines import Boom
+from support.random_programs import PARTS, run, run_part
 
-PROGRAMS = int(os.environ.get("PYASYNCLIFE_PROGRAMS", "600"))
-SEED = int(os.environ.get("PYASYNCLIFE_SEED", "0"))
-PARTS = 10
 GRID = 1 / 8
 
 
@@ -195,27 +191,15 @@ class Program:
         assert progress.done + progress.failed + progress.cancelled == progress.started
 
 
-def run(seed: int) -> Program:
-    program = Program(seed)
-    try:
-        with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
-            runner.run(program.main())
-    except BaseException as error:
-        error.add_note(f"seed {seed}")
-        raise
-    return program
-
-
 @pytest.mark.standard_loop_only
 @pytest.mark.parametrize("part", range(PARTS))
 def test_each_job_ends_once_whatever_is_done_to_its_pool(part: int) -> None:
-    for seed in range(SEED + part, SEED + PROGRAMS, PARTS):
-        run(seed)
+    run_part(Program, part)
 
 
 def test_the_programs_do_enough() -> None:
     seen: Counter[str] = Counter()
-    for program in map(run, range(100)):
+    for program in (run(Program, seed) for seed in range(100)):
         seen += program.seen
     for name in ("DONE", "FAILED", "CANCELLED", "retried", "never started"):
         assert seen[name] > 10, seen
