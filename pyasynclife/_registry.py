@@ -258,7 +258,7 @@ class TaskRegistry(Registry):
 
     @property
     def on_give_up(self) -> Callable[[TaskMetadata], object] | None:
-        """The function that is called when a supervised task gives up, or None.
+        """Called with a supervised task that is not restarted any more; or None.
 
         Raises:
             TypeError: The new value is not a function, or would have to be awaited.
@@ -307,10 +307,10 @@ class TaskRegistry(Registry):
                 does not end, that is logged at times, with the place where it waits.
             backoff: The delays between two runs; None: ``Backoff()``. After a run of
                 ``max_delay`` seconds or more they begin anew.
-            max_restarts: The most restarts in a period of ``within`` seconds. Instead
-                of one more, the task gives up.
+            max_restarts: The most restarts in a period of ``within`` seconds. A task
+                that would need one more is not restarted.
             within: The period for ``max_restarts``, in seconds.
-            vital: When it gives up, or ends for good by itself, call the
+            vital: When the task ends by itself and is not restarted, call the
                 ``request_shutdown`` of each `SignalCoordinator` that has this registry,
                 by ``registry=`` or ``attach()``; if there is none, log an ERROR.
             stale_after: As for register(). The silence counts from the beginning of a

@@ -18,7 +18,7 @@ from pyasynclife._monitor.server import serve
 WAIT = 5.0  # seconds for the process to run our code
 
 # What the process runs. It must raise nothing, whatever the process is; if the client
-# has given up, its directory is gone.
+# waits no longer, its directory is gone.
 _SCRIPT = """\
 try:
     from pyasynclife._monitor.process import serve_this_process
@@ -111,7 +111,7 @@ def _begin(loop: asyncio.AbstractEventLoop, registries: list[Any], path: str) ->
     def ended(task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()
         if error is not None:
-            with contextlib.suppress(OSError):  # the client has given up
+            with contextlib.suppress(OSError):  # the client waits no longer
                 Path(f"{path}.error").write_text(f"{type(error).__name__}: {error}")
 
     serving.add_done_callback(ended)

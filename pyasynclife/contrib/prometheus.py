@@ -114,8 +114,8 @@ class Collector:
     def describe(self) -> Iterator[_Family]:
         """Return the families without samples: prometheus_client asks for their names.
 
-        Families of another name than the default are told apart by it, so that
-        collectors with different names can be registered together.
+        The family names of a collector whose name is not the default contain that name,
+        so that collectors with different names can be registered together.
         """
         first = self._sources[0]
         kinds = first.kinds()
