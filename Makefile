@@ -30,12 +30,12 @@ recipes: $(VENV)/built
 	$(BIN)/python -m pytest tests/whole/test_docs.py \
 	    tests/whole/test_benchmarks.py tests/group/test_tracers.py $(ARGS)
 
-# Also writes docs/benchmarks.md and its plots.
+# Also writes docs/benchmarks/index.md and its plots.
 bench: $(VENV)/built
 	$(BIN)/python -m pip install -qq --editable '.[test,bench]'
-	$(BIN)/python -m benchmarks --write docs $(ARGS)
+	$(BIN)/python -m benchmarks --write docs/benchmarks $(ARGS)
 
-# Three kinds of rows on every version: writes docs/benchmarks-versions.md.
+# Three kinds of rows on every version: writes docs/benchmarks/versions.md.
 bench-versions:
 	$(PYTHON) tools/bench_versions.py $(ARGS)
 
@@ -43,10 +43,10 @@ bench-versions:
 storm: $(VENV)/built
 	$(BIN)/python -m benchmarks.storm $(ARGS)
 
-# Ours against asyncio.run, aiorun and uvicorn: writes docs/shutdown-compared.md.
+# Ours against asyncio.run, aiorun and uvicorn: writes docs/explanation/shutdown-compared.md.
 bench-shutdown: $(VENV)/built
 	$(BIN)/python -m pip install -qq --editable '.[test,bench]'
-	$(BIN)/python -m benchmarks.shutdown_peers --write docs $(ARGS)
+	$(BIN)/python -m benchmarks.shutdown_peers --write docs/explanation $(ARGS)
 
 matrix:
 	$(PYTHON) tools/matrix.py $(ARGS)

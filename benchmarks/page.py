@@ -9,24 +9,24 @@ from benchmarks.figures import Row
 from benchmarks.peers_rows import COST, MEMORY
 from benchmarks.table import SHORT, tables
 
-PLOTS = {COST: "benchmarks-cost.svg", MEMORY: "benchmarks-memory.svg"}
+PLOTS = {COST: "cost.svg", MEMORY: "memory.svg"}
 COLOURS = ("#1f6feb", "#d1242f", "#1a7f37", "#9a6700", "#8250df", "#57606a", "#bf3989")
 
 HEAD = """# Benchmarks
 
-Written by `make bench`. [How to read it and what falls short](../benchmarks/README.md).
+Written by `make bench`. [How to read it and what falls short](../../benchmarks/README.md).
 *seed* is the reference implementation: the code that the articles on asyncio print for
 the same work, or, in the rows of the group, the running version's `asyncio.TaskGroup`.
 *hand* is 50 workers written by hand. A row marked `<-- SHORT` is below its target. The
 rows of `TaskGroup`, `register` and `cancel_all` were also measured [on every
-version](benchmarks-versions.md).
+version](versions.md).
 """
 
 
 def write_page(
     folder: Path, where: Mapping[str, str], measured: Mapping[str, Sequence[Row]]
 ) -> None:
-    """Write benchmarks.md and its plots into a folder.
+    """Write index.md and its plots into a folder.
 
     where: the facts at the head of the page.  measured: the rows of each loop.
     """
@@ -39,7 +39,7 @@ def write_page(
         parts += ["", f"## {loop}"]
         for table in tables(rows):
             parts += ["", *_markdown(table)]
-    (folder / "benchmarks.md").write_text("\n".join(parts) + "\n")
+    (folder / "index.md").write_text("\n".join(parts) + "\n")
 
 
 def _markdown(table: Sequence[Sequence[str]]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The page docs/shutdown-compared.md."""
+"""The page docs/explanation/shutdown-compared.md."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,8 +25,8 @@ is said.
 - uvicorn has `timeout_graceful_shutdown=` (`--timeout-graceful-shutdown`) set to a
   third of the deadline. The lifespan starts the tasks, and at its end cancels them and
   waits for another third of the deadline, with `asyncio.wait()`.
-- [`pyasynclife.run`](run.md) has `shutdown_timeout=` set to the deadline.
-- *uvicorn with pyasynclife* has the same uvicorn, and the [lifespan](servers.md) of a
+- [`pyasynclife.run`](../how-to/run.md) has `shutdown_timeout=` set to the deadline.
+- *uvicorn with pyasynclife* has the same uvicorn, and the [lifespan](../how-to/servers.md) of a
   `SignalCoordinator` with `kill_after=` set to the deadline.
 """
 

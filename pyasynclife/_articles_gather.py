@@ -1,6 +1,6 @@
 """The articles' helpers for many coroutines at once, built on `bounded_gather`.
 
-docs/patterns.md names the articles, and the bugs that are fixed here.
+docs/how-to/helpers.md names the articles, and the bugs that are fixed here.
 """
 
 from __future__ import annotations

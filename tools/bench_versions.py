@@ -4,7 +4,7 @@ python tools/bench_versions.py [--only 3.13,3.14] [--install]
 
 The versions run one after another, where tools/pythons.py finds or makes them, and
 nothing else runs at that time. --install lets apt-get install mmdebstrap, which makes
-the tree of Debian's versions. Writes docs/benchmarks-versions.md.
+the tree of Debian's versions. Writes docs/benchmarks/versions.md.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from debian_tree import ROOT, WORK, Unavailable
 
 VERSIONS = sorted(v for v in pythons.VERSIONS if not v.endswith("d"))
 ROWS = ["group", "register", "cancel_all"]
-PAGE = ROOT / "docs/benchmarks-versions.md"
+PAGE = ROOT / "docs/benchmarks/versions.md"
 HEAD = """# `TaskGroup`, `register` and `cancel_all` on every version
 
 Written by `make bench-versions`. Each figure says how many times faster ours is than

@@ -8,7 +8,7 @@ without it. Prints the violations, and a line of figures.
 
 --sample: run only that many points, drawn at random from the seed, which is printed.
 --stock: run asyncio's own tools instead, and print a row of the table in
-docs/testing.md.
+docs/how-to/testing.md.
 """
 
 import argparse

@@ -107,7 +107,7 @@ async def test_the_batchs_context_is_the_one_of_its_start() -> None:
 async def test_the_context_of_the_current_task_is_the_items_only_with_a_task_for_each(
     way: str,
 ) -> None:
-    """docs/tasks.md says so."""
+    """docs/explanation/tasks.md says so."""
 
     async def fn(x: int) -> tuple[Any, Any]:
         var.set(x)
@@ -126,7 +126,7 @@ async def test_the_context_of_the_current_task_is_the_items_only_with_a_task_for
 async def test_a_name_given_to_the_current_task_stays_for_the_workers_next_item(
     way: str,
 ) -> None:
-    """docs/tasks.md says so."""
+    """docs/explanation/tasks.md says so."""
 
     async def fn(x: int) -> str:
         task = asyncio.current_task()

@@ -211,7 +211,7 @@ async def test_a_session_that_a_failed_item_left_reaches_no_other(
 async def test_a_session_that_is_kept_reaches_the_next_item_unless_each_has_a_task(
     database: tuple[Any, Any], way: str
 ) -> None:
-    """docs/tasks.md warns of this."""
+    """docs/explanation/tasks.md warns of this."""
     scoped, _ = database
     sessions = set()
 
@@ -299,7 +299,7 @@ asyncio.run(main())
 def test_items_share_sentrys_scope_only_if_they_are_made_to(
     remedy: str, tmp_path: Path
 ) -> None:
-    """docs/tasks.md says so, of tags, spans and the caller's current span."""
+    """docs/explanation/tasks.md says so, of tags, spans and the caller's current span."""
     pytest.importorskip("sentry_sdk", reason="sentry-sdk is not installed")
     program = tmp_path / "program.py"
     program.write_text(SENTRY)
@@ -314,7 +314,7 @@ def test_items_share_sentrys_scope_only_if_they_are_made_to(
 async def test_a_timeout_left_open_cancels_a_later_item_unless_each_has_a_task(
     way: str,
 ) -> None:
-    """docs/tasks.md warns of this."""
+    """docs/explanation/tasks.md warns of this."""
 
     async def fn(x: int) -> int:
         if x == 0:
@@ -587,7 +587,7 @@ async def test_anyio_scopes_and_groups_inside_a_source_work_as_usual(
 async def test_an_anyio_group_left_open_cancels_a_later_item_unless_each_has_a_task(
     anyio: Any, way: str, loop_errors: list[dict[str, Any]]
 ) -> None:
-    """docs/tasks.md warns of this."""
+    """docs/explanation/tasks.md warns of this."""
     groups = []
 
     async def connection() -> None:

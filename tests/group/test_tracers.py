@@ -112,7 +112,7 @@ asyncio.run(main(TaskGroup))
 
 
 def test_opentelemetry_sees_each_child_by_the_lines_of_the_page() -> None:
-    page = (ROOT / "docs/task-group.md").read_text()
+    page = (ROOT / "docs/how-to/task-group.md").read_text()
     lines = re.search(r"```py\n([^`]*AsyncioInstrumentor.*?)```", page, re.DOTALL)
     assert lines is not None
     program = OPENTELEMETRY.replace("{instrument}", lines[1])

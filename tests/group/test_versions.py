@@ -1,7 +1,7 @@
 """The traps of groups: ours avoids each, asyncio's own has those in the table.
 
 The table is tested for both groups on the releases it was made on, and against the
-table in docs/task-group.md.
+table in docs/how-to/task-group.md.
 """
 
 import asyncio
@@ -172,7 +172,7 @@ def test_asyncios_group_fails_where_the_table_says(
     assert (status != 0) == (MINOR in trap.asyncio_fails.split()), stderr
 
 
-DOCS = ROOT / "docs" / "task-group.md"
+DOCS = ROOT / "docs" / "how-to" / "task-group.md"
 # The beginning of a row, and the scenarios that test it.
 ROWS: dict[str, list[g.Scenario]] = {
     "groups nested in each other fail in one iteration:": [

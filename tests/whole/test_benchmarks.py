@@ -136,7 +136,7 @@ def test_every_peer_that_is_there_is_measured_and_the_others_are_named(
             assert figures[name] > 0
             assert rows[0]["ratios"][name]["must"] == 10
             assert f"\n{name}  " in printed
-            assert f"| {name} |" in (tmp_path / "benchmarks.md").read_text()
+            assert f"| {name} |" in (tmp_path / "index.md").read_text()
         else:
             assert name not in figures
             missing = printed.partition("not installed: ")[2].partition("\n")[0]
@@ -151,11 +151,11 @@ def test_cost_and_memory_against_n_have_a_column_for_each_n(tmp_path: Path) -> N
         assert len(mine) > 1
         (head,) = [line for line in printed.splitlines() if line.startswith(f"{what},")]
         assert all(f"n = {row['n']:,}" in head for row in mine)
-    page = (tmp_path / "benchmarks.md").read_text()
+    page = (tmp_path / "index.md").read_text()
     assert "| ours, streamed |" in page
     assert "- commit: " in page
     assert "scale: 0.002" in page
-    for name in ("benchmarks-cost.svg", "benchmarks-memory.svg"):
+    for name in ("cost.svg", "memory.svg"):
         assert f"({name})" in page
         assert "50 workers by hand" in (tmp_path / name).read_text()
 
