@@ -9,21 +9,20 @@ or SIGTERM ends all 500 in at most ten seconds, with a report of how each ended.
 From the article that opens with "When a market data feed delivers 50,000 price updates
 per second across 500 symbols", section "Production Patterns: Real-Time Data Pipeline".
 
-What was wrong: each consumer held its place in the semaphore for ever, so only the
-first 50 of the 100 symbols were ever followed; one error ended all the others; all
-reconnected after the same second; and the shutdown had no deadline. Here the semaphore
-limits the handshakes alone, each consumer is supervised, and delays are random.
+What was wrong: consumers held the semaphore for ever, so only the first 50 of the 100
+symbols were ever followed; one error ended all; the shutdown had no deadline. Here the
+semaphore limits the handshakes alone, and each consumer is supervised.
 """
 
 import argparse
 import asyncio
-import heapq
 import json
 import logging
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 
 from feed_server import local_feed
 from websockets.asyncio.client import ClientConnection, connect
@@ -32,6 +31,7 @@ from websockets.exceptions import WebSocketException
 from pyasynclife import Backoff, SignalCoordinator, TaskRegistry, run
 
 STALE = 10.0  # seconds of silence, after which a consumer is replaced
+STATUS = 1.0  # seconds between two lines of output
 
 
 @dataclass(slots=True)
@@ -67,7 +67,7 @@ class DepthPipeline:
                 backoff=Backoff(0.2, max_delay=5.0),
                 max_restarts=sys.maxsize,  # however long the feed is gone
             )
-        self.print_status()
+        self.registry.register(self.print_status(), "status", stale_after=inf)
 
     async def _consume_depth(self, symbol: str) -> None:
         """Follow one symbol for as long as its connection lasts.
@@ -79,9 +79,7 @@ class DepthPipeline:
             async with self.handshakes:  # given back before the first update is read
                 self.registry.heartbeat()  # the wait for it is not the feed's silence
                 connection = await connect(
-                    f"{self.feed}/{symbol}",
-                    proxy=None,
-                    close_timeout=1.0,  # the longest that the cleanup takes
+                    f"{self.feed}/{symbol}", proxy=None, close_timeout=1.0
                 )
         except (OSError, WebSocketException) as error:
             logging.info("%s: no connection: %r", symbol, error)
@@ -93,7 +91,7 @@ class DepthPipeline:
             logging.info("%s: the connection was lost: %r", symbol, error)
         finally:
             self.connected -= 1
-            await connection.close()
+            await connection.close()  # takes close_timeout at most
 
     async def _depth_loop(self, connection: ClientConnection) -> None:
         while True:
@@ -107,15 +105,16 @@ class DepthPipeline:
         self.pressure[snapshot.symbol] = bid_volume / max(ask_volume, 1)
         self.updates += 1
 
-    def print_status(self, before: int = 0) -> None:
-        """Print a line each second."""
-        bought = heapq.nlargest(3, self.pressure, key=self.pressure.__getitem__)
-        print(
-            f"{self.connected} connected, {self.registry.stats().restarts} restarts, "
-            f"{self.updates - before} updates/s, most bought: {', '.join(bought)}",
-            flush=True,
-        )
-        asyncio.get_running_loop().call_later(1.0, self.print_status, self.updates)
+    async def print_status(self) -> None:
+        """Print a line from time to time."""
+        while True:
+            before = self.updates
+            await asyncio.sleep(STATUS)
+            rate = (self.updates - before) / STATUS
+            top = sorted(self.pressure, key=self.pressure.__getitem__)[-3:]
+            line = f"{self.connected} connected, {self.registry.stats().restarts} "
+            line += f"restarts, {rate:.0f} updates/s, most bought: {', '.join(top)}"
+            print(line, flush=True)
 
 
 async def follow(

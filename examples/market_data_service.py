@@ -10,9 +10,8 @@ minute, the service ends too, with exit status 1.
 From the article that opens with "When a market data feed delivers 50,000 price updates
 per second across 500 symbols", section "The asyncio.Event Shutdown Pattern".
 
-What was wrong: a worker that failed was not noticed until the end, and not started
-again; a fetch that hung held up the shutdown for ever; the task that handled the signal
-was referenced by nobody; and `signal.Signum` does not exist. Here each worker is
+What was wrong: a worker that failed was not noticed until the end; one that hung held
+up the shutdown for ever; `signal.Signum` does not exist. Here each worker is
 supervised, sends heartbeats, and is cancelled by a deadline.
 """
 
@@ -23,6 +22,7 @@ import logging
 import sys
 from collections.abc import Callable
 from functools import partial
+from math import inf
 from typing import Any
 
 from feed_server import local_feed
@@ -31,6 +31,7 @@ from pyasynclife import Backoff, SignalCoordinator, TaskRegistry, run
 
 INTERVAL = 0.05  # seconds between two requests of a worker: 20 a second
 STALE = 3.0  # seconds without an answer, after which a worker is replaced
+STATUS = 1.0  # seconds between two lines of output
 RESTARTS = 20  # of one worker in a minute, after which the feed counts as gone
 
 
@@ -59,7 +60,7 @@ class MarketDataService:
                 within=60.0,
                 vital=True,  # the service ends then, for its own supervisor to see
             )
-        self.print_status()
+        self.registry.register(self.print_status(), "status", stale_after=inf)
 
     async def _depth_worker(self, symbol: str) -> None:
         """Follow one symbol for as long as its connection lasts.
@@ -92,24 +93,23 @@ class MarketDataService:
         line = await reader.readline()
         if not line.endswith(b"\n"):
             raise ConnectionError("closed by the feed")
-        depth: dict[str, Any] = json.loads(line)
-        return depth
+        return dict(json.loads(line))
 
     def _process(self, depth: dict[str, Any]) -> None:
         self.depths[depth["symbol"]] = depth
         self.updates += 1
 
-    def _cleanup(self, writer: asyncio.StreamWriter) -> None:
-        """Release what a worker holds. It awaits nothing, so it cannot hang."""
+    def _cleanup(self, writer: asyncio.StreamWriter) -> None:  # awaits nothing
         writer.close()
         self.open_connections -= 1
 
-    def print_status(self) -> None:
-        """Print a line each second."""
-        now = self.registry.stats()
-        health = f"{now.healthy} healthy, {now.stale} stale, {now.restarts} restarts"
-        print(f"{self.updates:7} updates, {health}", flush=True)
-        asyncio.get_running_loop().call_later(1.0, self.print_status)
+    async def print_status(self) -> None:
+        """Print a line from time to time."""
+        while True:
+            now = self.registry.stats()
+            health = f"{now.healthy} healthy, {now.stale} stale, {now.restarts}"
+            print(f"{self.updates} updates, {health} restarts", flush=True)
+            await asyncio.sleep(STATUS)
 
 
 async def serve(
