@@ -49,7 +49,7 @@ def test_a_signal_ends_it_although_a_client_hangs(signum: int) -> None:
             child.send_signal(signum)
             done = child.finish(LIMIT)
     assert done.returncode == 0
-    assert done.stderr == ""
+    assert "Traceback" not in done.stderr
     assert re.search(r"cancelled +3\n", done.stdout)
     assert re.search(r"stuck +0\n", done.stdout)
     wait_until_gone(feed)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from support.children import ROOT, Child, start_child
+from support.children import PATH, ROOT, Child, start_child
 from support.marks import HAS_UVLOOP
 
 EXAMPLES = ROOT / "examples"
@@ -35,7 +35,7 @@ class Feed:
     def start(self) -> None:
         """Start it; again: at the same address."""
         command = [str(EXAMPLES / "feed_server.py"), "--port", self._port]
-        self._child = Child([*command, *self._options], None)
+        self._child = Child([*command, *self._options], PATH)
         self.address = self._child.read_line(LIMIT)
         self._port = self.address.rpartition(":")[2]
 
@@ -63,7 +63,7 @@ def start_feed(*options: str) -> Iterator[Feed]:
 
 def start_example(name: str, *arguments: str) -> AbstractContextManager[Child]:
     """Start a program of examples/ as a user does."""
-    return start_child([str(EXAMPLES / f"{name}.py"), *arguments])
+    return start_child([str(EXAMPLES / f"{name}.py"), *arguments], env=PATH)
 
 
 def start_changed(
@@ -71,8 +71,8 @@ def start_changed(
 ) -> AbstractContextManager[Child]:
     """Start the main() of a program after a change of its module, called m."""
     program = f"import sys, {name} as m\n{change}\nsys.exit(m.main())"
-    path = os.pathsep.join([str(EXAMPLES), os.environ.get("PYTHONPATH", "")])
-    return start_child(["-c", program, *arguments], env={"PYTHONPATH": path})
+    path = {"PYTHONPATH": os.pathsep.join([str(EXAMPLES), *PATH.values()])}
+    return start_child(["-c", program, *arguments], env=path)
 
 
 def read_until(child: Child, pattern: str) -> re.Match[str]:
