@@ -4,7 +4,8 @@
 
 Each worker asks a feed for one symbol, again and again. The first Ctrl-C or SIGTERM
 lets each worker finish the request that it is at, for at most two seconds; then it is
-cancelled. An error that trying again does not mend ends the scope, with exit status 1.
+cancelled. A request that fails ten times, or an answer that is no JSON, ends all
+workers, with exit status 1.
 
 From the article that opens with "When a market data feed delivers 50,000 price updates
 per second across 500 symbols", section "The TaskGroup + Signal Combination".
@@ -29,7 +30,7 @@ from pyasynclife import SignalCoordinator, TaskGroup, cancellation_with_retry
 async def process_market_data(feed: str, symbol: str) -> None:
     """Ask the feed for a symbol once, and print the answer."""
     host, _, port = feed.rpartition(":")
-    async with asyncio.timeout(1.0):  # whatever hangs
+    async with asyncio.timeout(1.0):
         reader, writer = await asyncio.open_connection(host, port)
         try:
             writer.write(f"{symbol}\n".encode())

@@ -36,7 +36,11 @@ class Feed:
         """Start it; again: at the same address."""
         command = [str(EXAMPLES / "feed_server.py"), "--port", self._port]
         self._child = Child([*command, *self._options], PATH)
-        self.address = self._child.read_line(LIMIT)
+        try:
+            self.address = self._child.read_line(LIMIT)
+        except BaseException:
+            self._child.close()
+            raise
         self._port = self.address.rpartition(":")[2]
 
     def hang(self) -> None:
