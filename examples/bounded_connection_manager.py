@@ -2,20 +2,17 @@
 
     python examples/bounded_connection_manager.py [--requests 20000] [--uvloop]
 
-Eight TCP servers, which this program starts, stand for eight hosts. The manager sends
-requests to them over at most 40 connections, at most 8 of them to one host, and keeps
-idle connections for the next requests. At times a host drops the connection, does not
-answer, or is too busy: such a request is tried again.
-
-After Ctrl-C or SIGTERM no other request starts, and the open ones have five seconds.
-Then the connections are closed, then the servers.
+Eight TCP servers, which this program starts, stand for eight hosts. At most 40
+connections are open, at most 8 to one host, and idle ones are used again. At times a
+host drops one, does not answer, or is busy: the request is tried again. After Ctrl-C or
+SIGTERM the open requests have five seconds; then connections and servers are closed.
 
 From the article that opens with "The Problem Nobody Warns You About", section "Failure
 Mode 3: File Descriptor Exhaustion".
 
-What was wrong: the function with the semaphore was local, and never called; each request
-was a task that waited, and opened a connection of its own; nothing had a timeout. Here
-a request that waits is no task, connections are used again, and closed in order.
+What was wrong: the function with the semaphore was local, and never called; a request
+was a task that waited; nothing was pooled, and nothing had a timeout. Here a request
+that waits is no task, and connections are used again, and closed in order.
 """
 
 import argparse

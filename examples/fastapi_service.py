@@ -18,8 +18,8 @@ that wait are cancelled, and those that run have ten seconds. The report is logg
 From "asyncio in Production: The Pitfalls Tutorials Never Cover", sections "Background
 Tasks in FastAPI" and "Clean Shutdown in FastAPI".
 
-What was wrong: each request started a task, without a limit; nobody saw how it ended; and
-the lifespan waited for all of them without a deadline, until Kubernetes killed the
+What was wrong: each request started a task, without a limit; nobody saw how it ended;
+and the lifespan waited for all of them without a deadline, until Kubernetes killed the
 process. Here jobs have a limit, a state, and a deadline.
 """
 

@@ -9,7 +9,7 @@ stops answering.
 - A `service` worker runs as long as the program, and is supervised: it is started again
   when it fails, and cancelled and started again when it is stale. The log says where it
   waited.
-- A `shift` worker works for five seconds and returns. It is only registered: the
+- A `shift` worker works for three seconds and returns. It is only registered: the
   monitor notices that it is stale, and `on_stale` decides what happens.
 
 A line a second shows the counts. Ctrl-C or SIGTERM ends all tasks and prints how each
@@ -19,7 +19,7 @@ From the article that opens with "The Problem Nobody Warns You About", section "
 4: Task Supervision and Monitoring".
 
 What was wrong: a worker that failed was registered for ever, as stale; each heartbeat
-took a lock; `CancelledError` was a NameError; and nothing was done about a stale worker.
+took a lock; `CancelledError` was a NameError; and a stale worker was left to itself.
 Here the registry sees how each task ends, and failed and stale workers are replaced.
 """
 
@@ -123,7 +123,7 @@ async def serve_workers(
                     restart_stale=True,
                     max_restarts=100,  # in a minute; then the registry gives it up
                 )
-                work = monitored_worker(registry, port, work_duration=5.0)
+                work = monitored_worker(registry, port, work_duration=3.0)
                 registry.register(work, f"shift-{number}")
             registry.register(show(registry, server), "show", stale_after=math.inf)
             await coordinator.wait_for_shutdown()

@@ -13,7 +13,7 @@ command goes on from there. A process that is killed loses at most 20,000 rows.
 From the article that opens with "The Problem Nobody Warns You About", section "Failure
 Mode 1: Tasks Ignore Cancellation".
 
-What was wrong: all rows and all results were in memory, a cancellation lost the results,
+What was wrong: all rows and results were in memory, a cancellation lost the results,
 and the loop waited for 100 rows at a time, however long those took. Here memory is
 O(limit), what is done is kept, and the loop waits for 10 ms and a row at most.
 """
@@ -43,7 +43,6 @@ from pyasynclife import (
 if TYPE_CHECKING:
     from pyasynclife.console import Tracked
 
-CONCURRENCY = 50
 SAVE_EVERY = 20_000
 
 
@@ -109,7 +108,7 @@ async def process_large_dataset(
     checkpoint = Checkpoint.load(path)
     print(f"from row {checkpoint.rows:,} on", flush=True)
     rows = read_rows(checkpoint.rows, options.rows)
-    batch = bounded_gather(process_item, rows, max_concurrent=CONCURRENCY)
+    batch = bounded_gather(process_item, rows, max_concurrent=50)
     coordinator.attach(batch)  # a signal stops it: rows that have begun are finished
     try:
         async with LoopWatch() as watch, with_progress(batch, options.rows) as results:
@@ -129,7 +128,7 @@ async def process_large_dataset(
         print(f"complete: checksum {checkpoint.checksum:08x}")
     else:
         print(await coordinator.graceful_shutdown())
-        print(f"stopped by {coordinator.reason or 'a signal'}; run it again to go on")
+        print("stopped: run it again to go on")
 
 
 def main() -> None:
