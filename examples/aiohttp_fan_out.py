@@ -31,6 +31,8 @@ from aiohttp import web
 
 from pyasynclife import Batch, Retry, SignalCoordinator, TaskResult, bounded_gather, run
 
+BROKEN = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError)
+
 
 class Unavailable(Exception):
     """The server asks to come back later."""
@@ -73,7 +75,7 @@ def fetch_with_limit(
     """Return the batch of the requests; await it for their results."""
     retry = Retry(
         attempts=4,
-        on=(Unavailable, aiohttp.ClientConnectionError, TimeoutError),
+        on=(Unavailable, *BROKEN, TimeoutError),
         backoff=seconds_to_wait,
         attempt_timeout=1.0,
     )

@@ -10,9 +10,9 @@ SIGTERM the open requests have five seconds; then connections and servers are cl
 From the article that opens with "The Problem Nobody Warns You About", section "Failure
 Mode 3: File Descriptor Exhaustion".
 
-What was wrong: the function with the semaphore was local, and never called; a request
-was a task that waited; nothing was pooled, and nothing had a timeout. Here a request
-that waits is no task, and connections are used again, and closed in order.
+What was wrong: the semaphore was in a function that nobody could call, a request that
+waited was a task, and there was no pool and no timeout. Here such a request is no task,
+and connections are used again, and closed in order.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import asyncio
 import itertools
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 
 from pyasynclife import ClosedError, Retry, SignalCoordinator, TaskGroup, TaskPool
 
@@ -61,8 +61,11 @@ class ConnectionManager:
         return answer
 
     async def _connect(self, port: int) -> Connection:
-        if idle := self.idle.get(port):
-            return idle.pop()
+        while idle := self.idle.get(port):
+            reader, writer = idle.pop()
+            if not reader.at_eof():
+                return reader, writer
+            self.close(port, writer)  # the host has closed it meanwhile
         if self.open.total() == self.limit:  # so another host has an idle connection
             other = max(self.idle, key=lambda one: len(self.idle[one]))
             self.close(other, self.idle[other].pop(0)[1])
@@ -96,25 +99,23 @@ async def bounded_connection_manager(
 
 
 async def send_requests(requests: int, trouble_every: int) -> None:
-    """Start the hosts, and send the requests until the end or a signal."""
     well = ["well"] * (trouble_every - 1)
     answers = itertools.cycle([*well, "busy", *well, "hang", *well, "drop"])
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError):
+        with suppress(OSError), closing(writer):
             while await reader.readline() and (answer := next(answers)) != "drop":
                 if answer == "hang":
                     await reader.read()  # until the other end has gone
                 await asyncio.sleep(0.005)
                 writer.write(f"{answer}\n".encode())
-        writer.close()
 
     coordinator = SignalCoordinator(10.0, drain=5.0, kill_after=12.0)
-    async with coordinator, TaskGroup() as serving, AsyncExitStack() as stack:
+    async with coordinator, TaskGroup() as group, AsyncExitStack() as stack:
         ports = []
         for _ in range(8):
             server = await asyncio.start_server(
-                lambda *streams: serving.create_task(serve(*streams)), "127.0.0.1", 0
+                lambda *streams: group.create_task(serve(*streams)), "127.0.0.1", 0
             )
             await stack.enter_async_context(server)
             ports.append(server.sockets[0].getsockname()[1])
@@ -122,8 +123,7 @@ async def send_requests(requests: int, trouble_every: int) -> None:
         coordinator.attach(manager.pool)
         with suppress(ClosedError):  # after a signal the pool takes no more
             for number in range(requests):
-                port, line = ports[number % 8], b"request %d" % number
-                await manager.pool.put(manager.fetch, port, line)  # waits for room
+                await manager.pool.put(manager.fetch, ports[number % 8], b"hello")
                 if number % 2000 == 1999:
                     print(manager.pool.progress.done, "done", flush=True)
             await manager.pool.join()
