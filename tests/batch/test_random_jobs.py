@@ -306,7 +306,7 @@ def test_each_job_ends_once_whatever_is_done_to_its_batch(part: int) -> None:
 
 def test_the_programs_do_enough() -> None:
     seen: Counter[str] = Counter()
-    for program in (run(Program, seed) for seed in range(100)):
+    for program in (run(Program, seed) for seed in range(200)):
         seen += program.seen
     for name in ("DONE", "FAILED", "CANCELLED", "RUNNING", "retried"):
         assert seen[name] > 10, seen
