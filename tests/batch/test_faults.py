@@ -590,7 +590,7 @@ async def test_every_allocation_may_fail(
             pytest.fail(f"allocation {nth}: hang")
         finally:
             left = fail_allocation(0)
-        for _ in range(20):
+        for _ in range(2000):
             if len(asyncio.all_tasks()) == 1:
                 break
             await asyncio.sleep(0.001)
