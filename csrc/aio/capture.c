@@ -99,7 +99,7 @@ loop_proxy_fill(LoopProxyObject *self)
     self->soon = AL_ALLOC(PyObject_GenericGetAttr(op, st->s_call_soon));
     self->debug = self->soon == NULL
                       ? NULL
-                      : PyObject_GenericGetAttr(op, st->s_get_debug);
+                      : AL_ALLOC(PyObject_GenericGetAttr(op, st->s_get_debug));
     return self->debug == NULL ? -1 : 0;
 }
 
