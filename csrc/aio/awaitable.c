@@ -151,12 +151,8 @@ ready_is_fresh(PyObject *stop)
 static void
 ready_set_value(PyObject *stop, PyObject *value)
 {
-    PyObject *args = ((PyBaseExceptionObject *)stop)->args;
     Py_XSETREF(((PyStopIterationObject *)stop)->value, Py_NewRef(value));
-    (void)PyTuple_SetItem(args, 0, Py_NewRef(value));
-    if (!PyObject_GC_IsTracked(args)) {
-        PyObject_GC_Track(args); /* the collector lets go of (None,) */
-    }
+    al_object_set_first(((PyBaseExceptionObject *)stop)->args, value);
 }
 
 /* Return a StopIteration with the value of a Ready (new): the spare one or, if
@@ -177,6 +173,10 @@ ready_take_stop(ReadyObject *self)
     }
     PyList_SET_ITEM(spares, 0, Py_NewRef(Py_None));
     ready_set_value(spare, self->value);
+    PyObject *args = ((PyBaseExceptionObject *)spare)->args;
+    if (!PyObject_GC_IsTracked(args)) {
+        PyObject_GC_Track(args); /* the collector lets go of (None,) */
+    }
     return spare;
 }
 

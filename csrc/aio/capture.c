@@ -185,7 +185,7 @@ loop_proxy_set_args(LoopProxyObject *self, PyObject *coro)
         Py_XSETREF(self->args, AL_ALLOC(PyTuple_Pack(1, coro)));
     }
     else {
-        (void)PyTuple_SetItem(self->args, 0, Py_NewRef(coro));
+        al_object_set_first(self->args, coro);
     }
     return self->args;
 }
@@ -195,7 +195,7 @@ static void
 loop_proxy_clear_args(LoopProxyObject *self)
 {
     if (self->args != NULL && Py_REFCNT(self->args) == 1) {
-        (void)PyTuple_SetItem(self->args, 0, Py_NewRef(Py_None));
+        al_object_set_first(self->args, Py_None);
     }
     else {
         Py_CLEAR(self->args); /* somebody has found it, and may keep it */

@@ -79,6 +79,16 @@ al_object_slot(PyObject *object, PyObject *descriptor)
     return Py_XNewRef(*(PyObject **)((char *)object + at));
 }
 
+/* Replace the first item of a tuple to which nobody else refers.
+   Runs Python. */
+static inline void
+al_object_set_first(PyObject *tuple, PyObject *item)
+{
+    PyObject *old = PyTuple_GET_ITEM(tuple, 0);
+    PyTuple_SET_ITEM(tuple, 0, Py_NewRef(item));
+    Py_DECREF(old);
+}
+
 /* Call an object without arguments (new); a C function without the checks that
    the interpreter makes around one, which are half of the cost.  NULL with an
    exception.  Runs Python. */
