@@ -44,6 +44,7 @@ future_result: Any = getattr(_asyncio.Future, "_result", None)
 future_callbacks: Any = getattr(_asyncio.Future, "_callbacks", None)
 task_waiter: Any = getattr(_asyncio.Task, "_fut_waiter", None)
 task_must_cancel: Any = getattr(_asyncio.Task, "_must_cancel", None)
+task_set_name: Any = getattr(_asyncio.Task, "set_name", None)
 handle_callback: Any = vars(asyncio.events.Handle).get("_callback")
 if not (
     isinstance(handle_callback, MemberDescriptorType)

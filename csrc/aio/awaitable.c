@@ -32,8 +32,9 @@
 
 typedef struct {
     PyObject_HEAD
-    PyObject *value; /* owned */
-    PyObject *stop;  /* owned: the StopIteration to raise again, or NULL */
+    PyObject *value;  /* owned */
+    PyObject *stop;   /* owned: the StopIteration to raise again, or NULL */
+    PyObject *spares; /* owned: the list to which `stop` goes back, or NULL */
 } ReadyObject;
 
 typedef struct {
@@ -45,23 +46,32 @@ typedef struct {
                               warn if it is dropped before */
 } AwaitableObject;
 
-/* Raise StopIteration with a value (stolen).  The exception is made without a
-   call of its type: that would take apart a value that is a tuple, and costs
-   as much as the rest of an await. */
-static void
-awaitable_stop(PyObject *value)
+/* Make a StopIteration with a value (new), without a call of its type: that
+   would take apart a value that is a tuple, and costs as much as the rest of
+   an await.  NULL with MemoryError. */
+static PyObject *
+awaitable_new_stop(PyObject *value)
 {
     PyTypeObject *type = (PyTypeObject *)PyExc_StopIteration;
     PyObject *args = AL_ALLOC(PyTuple_Pack(1, value));
     PyObject *stop =
         args == NULL ? NULL : AL_ALLOC(type->tp_new(type, args, NULL));
     Py_XDECREF(args);
-    if (stop == NULL) {
-        Py_DECREF(value);
-        return;
+    if (stop != NULL) {
+        Py_XSETREF(((PyStopIterationObject *)stop)->value, Py_NewRef(value));
     }
-    Py_XSETREF(((PyStopIterationObject *)stop)->value, value);
-    PyErr_SetRaisedException(stop);
+    return stop;
+}
+
+/* Raise StopIteration with a value (stolen). */
+static void
+awaitable_stop(PyObject *value)
+{
+    PyObject *stop = awaitable_new_stop(value);
+    Py_DECREF(value);
+    if (stop != NULL) {
+        PyErr_SetRaisedException(stop);
+    }
 }
 
 PyObject *
@@ -77,7 +87,7 @@ al_ready_new(al_state *st, PyObject *value)
         return NULL;
     }
     self->value = value;
-    self->stop = NULL;
+    self->stop = self->spares = NULL;
     PyObject_GC_Track(self);
     return (PyObject *)self;
 }
@@ -124,9 +134,73 @@ ready_am_send(PyObject *op, PyObject *Py_UNUSED(arg), PyObject **result)
     return PYGEN_RETURN;
 }
 
-/* A Ready of True or False, which is shared, keeps the StopIteration that it
-   has raised and raises it again, unless somebody else holds it or it has got
-   a traceback. */
+/* Tell whether a StopIteration is as it was made, and nobody else has it. */
+static bool
+ready_is_fresh(PyObject *stop)
+{
+    const PyBaseExceptionObject *self = (PyBaseExceptionObject *)stop;
+    return Py_REFCNT(stop) == 1
+           && Py_IS_TYPE(stop, (PyTypeObject *)PyExc_StopIteration)
+           && self->traceback == NULL && self->context == NULL
+           && self->cause == NULL && self->notes == NULL && self->dict == NULL
+           && !self->suppress_context && self->args != NULL
+           && Py_REFCNT(self->args) == 1 && PyTuple_GET_SIZE(self->args) == 1;
+}
+
+/* Give a fresh StopIteration another value. */
+static void
+ready_set_value(PyObject *stop, PyObject *value)
+{
+    Py_XSETREF(((PyStopIterationObject *)stop)->value, Py_NewRef(value));
+    al_object_set_first(((PyBaseExceptionObject *)stop)->args, value);
+}
+
+/* Return a StopIteration with the value of a Ready (new): the spare one or, if
+   another Ready has that, one that is made.  NULL with an exception. */
+static PyObject *
+ready_take_stop(ReadyObject *self)
+{
+    al_state *st = al_state_of_type(Py_TYPE(self));
+    if (st == NULL) {
+        return NULL;
+    }
+    PyObject *spares = st->ready_stops;
+    PyObject *spare =
+        PyList_GET_SIZE(spares) == 1 ? PyList_GET_ITEM(spares, 0) : Py_None;
+    Py_XSETREF(self->spares, Py_NewRef(spares));
+    if (spare == Py_None || !ready_is_fresh(spare)) {
+        return awaitable_new_stop(self->value);
+    }
+    PyList_SET_ITEM(spares, 0, Py_NewRef(Py_None));
+    ready_set_value(spare, self->value);
+    PyObject *args = ((PyBaseExceptionObject *)spare)->args;
+    if (!PyObject_GC_IsTracked(args)) {
+        PyObject_GC_Track(args); /* the collector lets go of (None,) */
+    }
+    return spare;
+}
+
+/* Return a fresh StopIteration (stolen) without its value to the list, unless
+   there is one. */
+static void
+ready_return_stop(PyObject *spares, PyObject *stop)
+{
+    if (PyList_GET_SIZE(spares) == 1 && PyList_GET_ITEM(spares, 0) == Py_None
+        && ready_is_fresh(stop))
+    {
+        ready_set_value(stop, Py_None);
+        PyList_SET_ITEM(spares, 0, stop);
+        Py_DECREF(Py_None);
+    }
+    else {
+        Py_DECREF(stop);
+    }
+}
+
+/* A Ready keeps the StopIteration that it has raised and raises it again,
+   unless somebody else has touched it: one of True or False is shared.  When a
+   Ready is freed the next one gets it; to make one and to free it costs as
+   much as the rest of an await. */
 static PyObject *
 ready_iternext(PyObject *op)
 {
@@ -134,18 +208,14 @@ ready_iternext(PyObject *op)
     if (self->value == Py_None) {
         return NULL;
     }
-    if (self->stop != NULL && Py_REFCNT(self->stop) == 1
-        && ((PyBaseExceptionObject *)self->stop)->traceback == NULL)
-    {
-        PyErr_SetRaisedException(Py_NewRef(self->stop));
-        return NULL;
+    if (self->stop == NULL || !ready_is_fresh(self->stop)) {
+        PyObject *stop = ready_take_stop(self);
+        if (stop == NULL) {
+            return NULL;
+        }
+        Py_XSETREF(self->stop, stop);
     }
-    awaitable_stop(Py_NewRef(self->value));
-    if (PyBool_Check(self->value)) {
-        PyObject *stop = PyErr_GetRaisedException();
-        Py_XSETREF(self->stop, Py_NewRef(stop));
-        PyErr_SetRaisedException(stop);
-    }
+    PyErr_SetRaisedException(Py_NewRef(self->stop));
     return NULL;
 }
 
@@ -214,6 +284,7 @@ ready_traverse(PyObject *op, visitproc visit, void *arg)
     Py_VISIT(Py_TYPE(op));
     Py_VISIT(((ReadyObject *)op)->value);
     Py_VISIT(((ReadyObject *)op)->stop);
+    Py_VISIT(((ReadyObject *)op)->spares);
     return 0;
 }
 
@@ -223,6 +294,7 @@ ready_clear(PyObject *op)
     /* None, not NULL: finalizers in its cycle may still await it. */
     Py_XSETREF(((ReadyObject *)op)->value, Py_NewRef(Py_None));
     Py_CLEAR(((ReadyObject *)op)->stop);
+    Py_CLEAR(((ReadyObject *)op)->spares);
     return 0;
 }
 
@@ -230,10 +302,16 @@ ready_clear(PyObject *op)
 static void
 ready_dealloc(PyObject *op)
 {
+    ReadyObject *self = (ReadyObject *)op;
     PyTypeObject *type = Py_TYPE(op);
     PyObject_GC_UnTrack(op);
-    Py_CLEAR(((ReadyObject *)op)->value);
-    Py_CLEAR(((ReadyObject *)op)->stop);
+    if (self->stop != NULL && self->spares != NULL) {
+        ready_return_stop(self->spares, self->stop);
+        self->stop = NULL;
+    }
+    Py_CLEAR(self->spares);
+    Py_CLEAR(self->stop);
+    Py_CLEAR(self->value);
     type->tp_free(op);
     Py_DECREF(type);
 }
@@ -562,11 +640,12 @@ al_awaitable_setup(PyObject *module, al_state *st)
     {
         return -1;
     }
+    st->ready_stops = AL_ALLOC(Py_BuildValue("[O]", Py_None));
     st->ready_none = al_ready_new(st, Py_NewRef(Py_None));
     st->ready_true = al_ready_new(st, Py_NewRef(Py_True));
     st->ready_false = al_ready_new(st, Py_NewRef(Py_False));
-    return st->ready_none != NULL && st->ready_true != NULL
-                   && st->ready_false != NULL
+    return st->ready_stops != NULL && st->ready_none != NULL
+                   && st->ready_true != NULL && st->ready_false != NULL
                ? 0
                : -1;
 }

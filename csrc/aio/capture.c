@@ -54,8 +54,12 @@
 /* Stands for the loop during one call. */
 typedef struct {
     PyObject_HEAD
+    al_state *st;
     PyObject *kwargs;  /* owned: {"loop": self, "name": name}; NULL: used up */
     PyObject *name;    /* borrowed from there: the last Task's, or None */
+    PyObject *args;    /* owned: a tuple with room for a coroutine, or NULL */
+    PyObject *soon;    /* owned: the bound method call_soon, or NULL */
+    PyObject *debug;   /* owned: the bound method get_debug, or NULL */
     PyObject *call;    /* owned: what call_soon() was given, or NULL */
     PyObject *arg;     /* owned, or NULL */
     PyObject *context; /* owned, or NULL */
@@ -77,6 +81,28 @@ typedef struct {
 
 /* ------------------------------------------------------------ LoopProxy */
 
+/* Make what a proxy keeps for its next use.  The Task looks up two methods of
+   its loop; a bound method for each lookup is half the cost of the call. */
+static int
+loop_proxy_fill(LoopProxyObject *self)
+{
+    al_state *st = self->st;
+    PyObject *op = (PyObject *)self;
+    self->name = Py_None;
+    self->kwargs = AL_ALLOC(PyDict_New());
+    if (self->kwargs == NULL
+        || AL_ALLOC_INT(PyDict_SetItem(self->kwargs, st->s_loop, op)) < 0
+        || AL_ALLOC_INT(PyDict_SetItem(self->kwargs, st->s_name, Py_None)) < 0)
+    {
+        return -1;
+    }
+    self->soon = AL_ALLOC(PyObject_GenericGetAttr(op, st->s_call_soon));
+    self->debug = self->soon == NULL
+                      ? NULL
+                      : AL_ALLOC(PyObject_GenericGetAttr(op, st->s_get_debug));
+    return self->debug == NULL ? -1 : 0;
+}
+
 /* Return a proxy for one use (new): the idle one, or one that is made. */
 static LoopProxyObject *
 loop_proxy_acquire(al_state *st)
@@ -92,20 +118,14 @@ loop_proxy_acquire(al_state *st)
     if (self == NULL) {
         return NULL;
     }
-    self->kwargs = self->call = self->arg = self->context = NULL;
+    self->st = st;
+    self->kwargs = self->args = self->soon = self->debug = NULL;
+    self->call = self->arg = self->context = NULL;
     PyObject_GC_Track((PyObject *)self);
-    self->kwargs = AL_ALLOC(PyDict_New());
-    if (self->kwargs == NULL
-        || AL_ALLOC_INT(
-               PyDict_SetItem(self->kwargs, st->s_loop, (PyObject *)self))
-               < 0
-        || AL_ALLOC_INT(PyDict_SetItem(self->kwargs, st->s_name, Py_None)) < 0)
-    {
-        Py_CLEAR(self->kwargs);
+    if (loop_proxy_fill(self) < 0) {
+        (void)Py_TYPE(self)->tp_clear((PyObject *)self);
         Py_CLEAR(self);
-        return NULL;
     }
-    self->name = Py_None;
     return self;
 }
 
@@ -122,7 +142,8 @@ loop_proxy_release(al_state *st, LoopProxyObject *self)
         capture->idle = (PyObject *)self;
         return;
     }
-    Py_CLEAR(self->kwargs); /* it holds the proxy */
+    /* What it keeps holds the proxy. */
+    (void)Py_TYPE(self)->tp_clear((PyObject *)self);
     Py_DECREF((PyObject *)self);
 }
 
@@ -153,6 +174,44 @@ loop_proxy_set_name(al_state *st, LoopProxyObject *self, PyObject *name)
     }
     self->name = name;
     return 0;
+}
+
+/* Put a coroutine into the tuple of arguments, which nobody else may hold.
+   Returns the tuple (borrowed); NULL with MemoryError. */
+static PyObject *
+loop_proxy_set_args(LoopProxyObject *self, PyObject *coro)
+{
+    if (self->args == NULL || Py_REFCNT(self->args) != 1) {
+        Py_XSETREF(self->args, AL_ALLOC(PyTuple_Pack(1, coro)));
+    }
+    else {
+        al_object_set_first(self->args, coro);
+    }
+    return self->args;
+}
+
+/* Take the coroutine out again. */
+static void
+loop_proxy_clear_args(LoopProxyObject *self)
+{
+    if (self->args != NULL && Py_REFCNT(self->args) == 1) {
+        al_object_set_first(self->args, Py_None);
+    }
+    else {
+        Py_CLEAR(self->args); /* somebody has found it, and may keep it */
+    }
+}
+
+/* The lookups of a Task, which are by interned names. */
+static PyObject *
+loop_proxy_getattro(PyObject *op, PyObject *name)
+{
+    LoopProxyObject *self = (LoopProxyObject *)op;
+    PyObject *known = name == self->st->s_call_soon   ? self->soon
+                      : name == self->st->s_get_debug ? self->debug
+                                                      : NULL;
+    return known != NULL ? Py_NewRef(known)
+                         : PyObject_GenericGetAttr(op, name);
 }
 
 /* call_soon(callback, *args, context), as Tasks and Futures call it. */
@@ -204,14 +263,14 @@ capture_make_task(al_state *st, LoopProxyObject *proxy, PyObject *coro,
         return al_task_make(st, st->Task, (PyObject *)proxy, coro, kwnames,
                             values);
     }
-    PyObject *args = AL_ALLOC(PyTuple_Pack(1, coro));
+    PyObject *args = loop_proxy_set_args(proxy, coro);
     PyObject *task = NULL;
     if (args != NULL
         && loop_proxy_set_name(st, proxy, named ? values[0] : Py_None) == 0)
     {
         task = AL_ALLOC(PyObject_Call(st->Task, args, proxy->kwargs));
     }
-    Py_XDECREF(args);
+    loop_proxy_clear_args(proxy);
     return task;
 }
 
@@ -466,6 +525,9 @@ loop_proxy_traverse(PyObject *op, visitproc visit, void *arg)
     LoopProxyObject *self = (LoopProxyObject *)op;
     Py_VISIT(Py_TYPE(op));
     Py_VISIT(self->kwargs);
+    Py_VISIT(self->args);
+    Py_VISIT(self->soon);
+    Py_VISIT(self->debug);
     Py_VISIT(self->call);
     Py_VISIT(self->arg);
     Py_VISIT(self->context);
@@ -477,6 +539,9 @@ loop_proxy_clear(PyObject *op)
 {
     LoopProxyObject *self = (LoopProxyObject *)op;
     Py_CLEAR(self->kwargs);
+    Py_CLEAR(self->soon);
+    Py_CLEAR(self->debug);
+    Py_CLEAR(self->args);
     Py_CLEAR(self->call);
     Py_CLEAR(self->arg);
     Py_CLEAR(self->context);
@@ -508,6 +573,7 @@ static PyMethodDef loop_proxy_methods[] = {
 };
 
 static PyType_Slot loop_proxy_slots[] = {
+    {Py_tp_getattro, loop_proxy_getattro},
     {Py_tp_methods, loop_proxy_methods},
     {Py_tp_traverse, loop_proxy_traverse},
     {Py_tp_clear, loop_proxy_clear},

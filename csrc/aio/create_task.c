@@ -184,14 +184,16 @@ static bool
 create_task_convert_keywords(al_state *st, const al_loop *bound,
                              create_task_keywords *keys)
 {
+    bool late = AL_NAMES_TASKS_LATE || al_fast_path_is_uvloop(st, bound->loop);
+    if (!late && keys->kwnames == st->kw_name) {
+        return true;
+    }
     Py_ssize_t n = keys->kwnames == NULL ? 0 : PyTuple_GET_SIZE(keys->kwnames);
     Py_ssize_t at = create_task_find_keyword(keys->kwnames, st->s_name);
     if (n == 0 || create_task_find_keyword(keys->kwnames, st->s_loop) >= 0) {
         return n == 0; /* create_task() has no such keyword */
     }
-    if (at < 0
-        || !(AL_NAMES_TASKS_LATE || al_fast_path_is_uvloop(st, bound->loop)))
-    {
+    if (at < 0 || !late) {
         return true;
     }
     Py_ssize_t context =
@@ -215,7 +217,7 @@ create_task_set_name(al_state *st, PyObject *task, PyObject *name)
     if (name == NULL) {
         return;
     }
-    PyObject *none = PyObject_CallMethodOneArg(task, st->s_set_name, name);
+    PyObject *none = al_task_set_name(st, task, name);
     if (none == NULL) {
         PyErr_Clear(); /* MemoryError: it keeps its default name */
     }

@@ -45,7 +45,7 @@ loop_get_running(al_state *st)
         Py_XSETREF(st->get_running_loop, Py_NewRef(found));
     }
     PyObject *get = Py_NewRef(st->get_running_loop);
-    PyObject *loop = PyObject_CallNoArgs(get);
+    PyObject *loop = al_object_call(get);
     Py_DECREF(get);
     return loop;
 }

@@ -39,6 +39,9 @@ int al_task_check(al_state *st, const al_loop *bound, PyObject *task);
 /* Return the Task's name (new); NULL with an exception.  Runs Python. */
 PyObject *al_task_name(al_state *st, PyObject *task);
 
+/* Name the Task.  Returns None (new); NULL with an exception.  Runs Python. */
+PyObject *al_task_set_name(al_state *st, PyObject *task, PyObject *name);
+
 /* Return the Task's coroutine, or None (new); NULL with an exception.
    Runs Python. */
 PyObject *al_task_coro(al_state *st, PyObject *task);

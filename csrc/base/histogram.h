@@ -5,6 +5,8 @@
 #include "base/compat.h"
 #include "base/state.h"
 
+#include <math.h>
+
 #define AL_HISTOGRAM_LEAST 1e-4 /* seconds: the first bound */
 #define AL_HISTOGRAM_BOUNDS 26
 
@@ -15,6 +17,21 @@ typedef struct {
     double sum;
 } al_histogram;
 
+/* Return the first bucket whose bound is not below a duration.  Bounds differ
+   in the exponent alone, so no loop is needed. */
+static inline int
+histogram_bucket(double seconds)
+{
+    int exponent, least;
+    double mantissa = frexp(seconds, &exponent);
+    double first = frexp(AL_HISTOGRAM_LEAST, &least);
+    int bucket = exponent - least + (mantissa > first);
+    return seconds <= AL_HISTOGRAM_LEAST ? 0
+           : bucket < AL_HISTOGRAM_BOUNDS && seconds < Py_HUGE_VAL
+               ? bucket
+               : AL_HISTOGRAM_BOUNDS;
+}
+
 /* Count a duration in seconds `times` times: 1, or -1 to take it back.  One
    that is no number, or negative, as a clock that was set back gives, counts
    as 0.  Pure C. */
@@ -22,13 +39,7 @@ static inline void
 al_histogram_count(al_histogram *self, double seconds, int times)
 {
     seconds = seconds > 0.0 ? seconds : 0.0;
-    double bound = AL_HISTOGRAM_LEAST;
-    int bucket = 0;
-    while (seconds > bound && bucket < AL_HISTOGRAM_BOUNDS) {
-        bound *= 2.0;
-        bucket++;
-    }
-    self->counts[bucket] += (unsigned long long)times;
+    self->counts[histogram_bucket(seconds)] += (unsigned long long)times;
     self->sum += times * seconds;
 }
 

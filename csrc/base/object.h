@@ -79,6 +79,29 @@ al_object_slot(PyObject *object, PyObject *descriptor)
     return Py_XNewRef(*(PyObject **)((char *)object + at));
 }
 
+/* Replace the first item of a tuple to which nobody else refers.
+   Runs Python. */
+static inline void
+al_object_set_first(PyObject *tuple, PyObject *item)
+{
+    PyObject *old = PyTuple_GET_ITEM(tuple, 0);
+    PyTuple_SET_ITEM(tuple, 0, Py_NewRef(item));
+    Py_DECREF(old);
+}
+
+/* Call an object without arguments (new); a C function without the checks that
+   the interpreter makes around one, which are half of the cost.  NULL with an
+   exception.  Runs Python. */
+static inline PyObject *
+al_object_call(PyObject *object)
+{
+    return PyCFunction_CheckExact(object)
+                   && PyCFunction_GET_FLAGS(object) == METH_NOARGS
+               ? PyCFunction_GET_FUNCTION(object)(PyCFunction_GET_SELF(object),
+                                                  NULL)
+               : PyObject_CallNoArgs(object);
+}
+
 /* Return the truth of a call's result (stolen; NULL: the call raised): 1 or 0;
    -1 with an exception.  Runs Python. */
 static inline int

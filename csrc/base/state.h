@@ -29,6 +29,7 @@
     X(future_callbacks, "pyasynclife._core_support", "future_callbacks")      \
     X(task_waiter, "pyasynclife._core_support", "task_waiter")                \
     X(task_must_cancel, "pyasynclife._core_support", "task_must_cancel")      \
+    X(task_set_name, "pyasynclife._core_support", "task_set_name")            \
     X(handle_callback, "pyasynclife._core_support", "handle_callback")        \
     X(loop_clock, "pyasynclife._core_support", "loop_clock")                  \
     X(loop_fast_paths, "pyasynclife._core_support", "loop_fast_paths")        \
@@ -88,7 +89,7 @@
     X(FINISHED) X(Handle) X(PENDING) X(Task) X(__qualname__) X(_aclose)       \
     X(_asyncio_future_blocking) X(_closed) X(_context) X(_debug) X(_ended)    \
     X(_log_destroy_pending) X(_must_cancel) X(_ready) X(_restore)             \
-    X(_run_ended)                                                             \
+    X(_run_ended) X(get_debug)                                                \
     X(_task_factory) X(add_done_callback) X(append) X(appendleft) X(call_at)  \
     X(call_exception_handler) X(call_later) X(call_soon)                      \
     X(call_soon_threadsafe) X(cancel) X(cancelled) X(cancelling) X(close)     \
@@ -105,7 +106,7 @@
    that several files share.  A file that needs another adds a row. */
 #define AL_MADE(X)                                                            \
     X(Ready) X(Awaitable) X(JoinSet) X(JoinSetMember) X(ExitLog)              \
-    X(Alarm) X(Entry)                                                         \
+    X(Alarm) X(Entry) X(ready_stops)                                          \
     X(Registry) X(SignalHandler) X(TaskResult) X(Worker) X(ItemHandle)        \
     X(Batch) X(BatchStream) X(BatchWait) X(FastPath) X(fast_path)             \
     X(Job) X(JobWait) X(EqualToAll) X(equal_to_all) X(CallQueue)              \

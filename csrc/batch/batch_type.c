@@ -39,7 +39,7 @@ al_batch_type_check_loop(BatchObject *self)
     if (p->over || p->bound.loop == NULL) {
         return 0;
     }
-    PyObject *running = PyObject_CallNoArgs(p->st->get_running_loop);
+    PyObject *running = al_object_call(p->st->get_running_loop);
     if (running == NULL) { /* there is none */
         if (!PyErr_ExceptionMatches(PyExc_RuntimeError)) {
             return -1;

@@ -40,8 +40,8 @@ ending_least_wanted(RegistryObject *self)
 }
 
 /* Drop the oldest exceptions above keep_errors, then entries above the
-   history's limit.  The dict has each entry of the history: one that takes its
-   id unlinks it.  A decref may run code that registers or ends tasks; each
+   history's limit.  The table has each entry of the history: one that takes
+   its id unlinks it.  A decref may run code that registers or ends tasks; each
    round looks at the lists again. */
 static void
 ending_evict(RegistryObject *self)
@@ -101,7 +101,7 @@ ending_set_outcome(RegistryObject *self, EntryObject *entry,
     entry->outcome = (uint8_t)outcome;
     entry->value = kept;
     if (text != NULL) { /* else a supervised entry keeps that of a run */
-        Py_XSETREF(entry->error_text, text);
+        Py_XSETREF(entry->extras->error_text, text);
     }
     return kept == NULL ? value : NULL;
 }
@@ -146,14 +146,15 @@ ending_log(RegistryObject *self, EntryObject *entry, PyObject *error,
     PyObject *format = AL_ALLOC(PyUnicode_FromString(
         error != entry->value && entry->completed
             ? "task %s failed after it was completed: %s"
-        : entry->supervision != NULL
+        : al_entry_supervision(entry) != NULL
             ? "task %s failed and is not started again: %s"
             : "task %s failed: %s"));
     PyObject *text = format == NULL ? NULL : ending_error_text(error);
-    PyObject *id = text == NULL ? NULL : al_object_cut(entry->id);
+    PyObject *id = text == NULL ? NULL : al_object_cut(entry->id.text);
     PyObject *extra =
-        id == NULL ? NULL
-                   : AL_ALLOC(Py_BuildValue("{s:O}", "task_id", entry->id));
+        id == NULL
+            ? NULL
+            : AL_ALLOC(Py_BuildValue("{s:O}", "task_id", entry->id.text));
     PyObject *none = NULL;
     if (extra != NULL) {
         PyObject *stack[] = {self->st->logger, format, id, text, error, extra};
@@ -240,7 +241,7 @@ ending_notify(RegistryObject *self, EntryObject *entry, al_outcome outcome,
         PyObject *member = entry->member;
         entry->member = NULL;
         al_exit_origin origin = {
-            entry->id,
+            entry->id.text,
             entry->ended_at - entry->registered_at,
             entry->ended_at - entry->last_heartbeat,
         };
@@ -307,6 +308,9 @@ al_ending_finish(RegistryObject *self, EntryObject *entry, al_outcome outcome,
     if (outcome == AL_FAILED) {
         error = Py_NewRef(value);
         text = ending_error_text(error);
+        if (text != NULL && al_entry_extend(entry) == NULL) {
+            Py_CLEAR(text);
+        }
         if (text == NULL) {
             al_loop_handle_error_keep_exit(self->st, self->bound.loop,
                                            "str() of a task's error failed",
@@ -378,6 +382,9 @@ ending_complete(RegistryObject *self, EntryObject *entry, PyObject *result,
                          : error != NULL ? AL_FAILED
                                          : AL_DONE;
     PyObject *text = outcome == AL_FAILED ? ending_error_text(error) : NULL;
+    if (text != NULL && al_entry_extend(entry) == NULL) {
+        Py_CLEAR(text);
+    }
     if (text == NULL && PyErr_Occurred()) {
         return -1;
     }

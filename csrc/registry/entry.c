@@ -40,8 +40,8 @@ entry_vectorcall(PyObject *op, PyObject *const *args, size_t nargsf,
         return NULL;
     }
     if (self->threshold != NULL && args[0] == self->task
-        && (self->supervision == NULL ? al_ending_close(self)
-                                      : al_supervise_run_ended(self))
+        && (al_entry_supervision(self) == NULL ? al_ending_close(self)
+                                               : al_supervise_run_ended(self))
                < 0)
     {
         return NULL;
@@ -61,11 +61,23 @@ al_entry_new(al_state *st, PyObject *registry, PyObject *id)
     size_t head = offsetof(EntryObject, threshold);
     memset((char *)self + head, 0, sizeof(EntryObject) - head);
     self->vectorcall = entry_vectorcall;
-    self->id = Py_NewRef(id);
+    self->id.text = Py_NewRef(id);
     self->registry = Py_NewRef(registry);
     self->place = AL_NOWHERE;
     PyObject_GC_Track((PyObject *)self);
     return self;
+}
+
+al_entry_extras *
+al_entry_extend(EntryObject *self)
+{
+    if (self->extras == NULL) {
+        self->extras = AL_ALLOC(PyMem_Calloc(1, sizeof(al_entry_extras)));
+        if (self->extras == NULL) {
+            PyErr_NoMemory();
+        }
+    }
+    return self->extras;
 }
 
 /* The loop time at which the entry is looked at: now, or its end.  -1.0 with
@@ -84,9 +96,14 @@ entry_now(EntryObject *self)
 static double
 entry_stale_after(EntryObject *self)
 {
-    return self->threshold == NULL ? self->stale_after
-           : self->resting         ? self->other->stale_after
-                                   : self->threshold->stale_after;
+    if (self->threshold == NULL) {
+        return self->stale_after;
+    }
+    bool given = self->resting && self->stale_after != AL_STALE_AFTER_DEFAULT;
+    return given ? self->stale_after
+           : self->resting
+               ? self->threshold->heartbeats->thresholds->stale_after
+               : self->threshold->stale_after;
 }
 
 /* The seconds from the loop time `then` until now, or the end (new). */
@@ -216,17 +233,19 @@ static PyObject *
 entry_get_error_text(PyObject *op, void *Py_UNUSED(closure))
 {
     EntryObject *self = (EntryObject *)op;
-    return Py_NewRef(self->error_text == NULL
-                             || (!self->ended && self->supervision == NULL)
+    const al_entry_extras *extras = self->extras;
+    return Py_NewRef(extras == NULL || extras->error_text == NULL
+                             || (!self->ended && extras->supervision == NULL)
                          ? Py_None
-                         : self->error_text);
+                         : extras->error_text);
 }
 
 static PyObject *
 entry_get_info(PyObject *op, void *Py_UNUSED(closure))
 {
-    PyObject *info = ((EntryObject *)op)->info;
-    return Py_NewRef(info == NULL ? Py_None : info);
+    const al_entry_extras *extras = ((EntryObject *)op)->extras;
+    return Py_NewRef(extras == NULL || extras->info == NULL ? Py_None
+                                                            : extras->info);
 }
 
 static int
@@ -237,15 +256,29 @@ entry_set_info(PyObject *op, PyObject *value, void *Py_UNUSED(closure))
                         "info cannot be deleted: set it to None");
         return -1;
     }
-    Py_XSETREF(((EntryObject *)op)->info, Py_NewRef(value));
+    al_entry_extras *extras = al_entry_extend((EntryObject *)op);
+    if (extras == NULL) {
+        return -1;
+    }
+    Py_XSETREF(extras->info, Py_NewRef(value));
     return 0;
 }
 
 static PyObject *
 entry_get_cancel_reason(PyObject *op, void *Py_UNUSED(closure))
 {
-    PyObject *reason = ((EntryObject *)op)->cancel_reason;
-    return Py_NewRef(reason == NULL ? Py_None : reason);
+    const al_entry_extras *extras = ((EntryObject *)op)->extras;
+    return Py_NewRef(extras == NULL || extras->cancel_reason == NULL
+                         ? Py_None
+                         : extras->cancel_reason);
+}
+
+static PyObject *
+entry_get_restarts(PyObject *op, void *Py_UNUSED(closure))
+{
+    const al_entry_extras *extras = ((EntryObject *)op)->extras;
+    return AL_ALLOC(
+        PyLong_FromUnsignedLongLong(extras == NULL ? 0 : extras->restarts));
 }
 
 static PyGetSetDef entry_getset[] = {
@@ -280,18 +313,18 @@ static PyGetSetDef entry_getset[] = {
      "The msg of the first cancel() or cancel_all() that reached the task;\n"
      "None without a msg, or if a shutdown cancelled it first.",
      NULL},
+    {"restarts", entry_get_restarts, NULL,
+     "How often a supervised task was started again; 0 of any other.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
 static PyMemberDef entry_members[] = {
-    {"task_id", T_OBJECT_EX, offsetof(EntryObject, id), READONLY,
+    {"task_id", T_OBJECT_EX, offsetof(EntryObject, id.text), READONLY,
      "The id, an exact str; also the name of a Task that register() made."},
     {"created_at", T_DOUBLE, offsetof(EntryObject, created_at), READONLY,
      "The wall clock time of the registration, as time.time() has it."},
     {"heartbeats", T_ULONGLONG, offsetof(EntryObject, heartbeats), READONLY,
      "How many heartbeats were recorded."},
-    {"restarts", T_ULONGLONG, offsetof(EntryObject, restarts), READONLY,
-     "How often a supervised task was started again; 0 of any other."},
     {"__vectorcalloffset__", T_PYSSIZET, offsetof(EntryObject, vectorcall),
      READONLY, NULL},
     {NULL, 0, 0, 0, NULL},
@@ -419,7 +452,7 @@ entry_repr(PyObject *op)
         state == NULL
             ? NULL
             : PyObject_GetAttr(state, al_state_of_type(Py_TYPE(op))->s_name);
-    PyObject *id = name == NULL ? NULL : al_object_short(self->id);
+    PyObject *id = name == NULL ? NULL : al_object_short(self->id.text);
     PyObject *repr =
         id == NULL
             ? NULL
@@ -435,16 +468,18 @@ entry_traverse(PyObject *op, visitproc visit, void *arg)
 {
     EntryObject *self = (EntryObject *)op;
     Py_VISIT(Py_TYPE(op));
-    Py_VISIT(self->id);
+    Py_VISIT(self->id.text);
     Py_VISIT(self->task);
     Py_VISIT(self->value);
-    Py_VISIT(self->error_text);
     Py_VISIT(self->registry);
     Py_VISIT(self->member);
     Py_VISIT(self->owner);
-    Py_VISIT(self->supervision);
-    Py_VISIT(self->info);
-    Py_VISIT(self->cancel_reason);
+    if (self->extras != NULL) {
+        Py_VISIT(self->extras->supervision);
+        Py_VISIT(self->extras->info);
+        Py_VISIT(self->extras->cancel_reason);
+        Py_VISIT(self->extras->error_text);
+    }
     return 0;
 }
 
@@ -458,13 +493,15 @@ entry_clear(PyObject *op)
     al_link_unlink(&self->heartbeat_link);
     Py_CLEAR(self->task);
     Py_CLEAR(self->value);
-    Py_CLEAR(self->error_text);
     Py_CLEAR(self->member);
     al_owner_end(self);
     Py_CLEAR(self->owner);
-    Py_CLEAR(self->supervision);
-    Py_CLEAR(self->info);
-    Py_CLEAR(self->cancel_reason);
+    if (self->extras != NULL) {
+        Py_CLEAR(self->extras->supervision);
+        Py_CLEAR(self->extras->info);
+        Py_CLEAR(self->extras->cancel_reason);
+        Py_CLEAR(self->extras->error_text);
+    }
     Py_CLEAR(self->registry);
     return 0;
 }
@@ -478,7 +515,8 @@ entry_dealloc(PyObject *op)
     PyObject_GC_UnTrack(op);
     Py_TRASHCAN_BEGIN(op, entry_dealloc);
     (void)entry_clear(op);
-    Py_CLEAR(((EntryObject *)op)->id);
+    Py_CLEAR(((EntryObject *)op)->id.text);
+    PyMem_Free(((EntryObject *)op)->extras);
     type->tp_free(op);
     Py_DECREF(type);
     Py_TRASHCAN_END

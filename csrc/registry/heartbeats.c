@@ -180,8 +180,7 @@ al_heartbeats_clear(al_heartbeats *heartbeats)
         PyMem_Free(threshold);
     }
     PyMem_Free(heartbeats->by_task.buckets);
-    PyMem_Free(heartbeats->by_id.buckets);
-    heartbeats->by_task = heartbeats->by_id = (al_ptr_table){NULL, 0, 0};
+    heartbeats->by_task = (al_ptr_table){NULL, 0, 0};
 }
 
 void
@@ -199,6 +198,15 @@ al_heartbeats_set_default(al_heartbeats *heartbeats, double stale_after)
     }
 }
 
+/* Return the threshold of a supervised entry in whose lists it is not now.  It
+   is there, for the entry is a member of both. */
+static al_threshold *
+heartbeats_other(EntryObject *entry)
+{
+    return threshold_get(entry->threshold->heartbeats,
+                         entry->resting ? entry->stale_after : Py_HUGE_VAL);
+}
+
 int
 al_heartbeats_add(al_heartbeats *heartbeats, EntryObject *entry)
 {
@@ -206,15 +214,16 @@ al_heartbeats_add(al_heartbeats *heartbeats, EntryObject *entry)
     if (threshold == NULL) {
         return -1;
     }
-    if (entry->supervision != NULL) {
+    entry->may_rest = al_entry_supervision(entry) != NULL;
+    if (entry->may_rest) {
         /* It is a member of both at all times, so a change cannot fail. */
-        entry->other = threshold_get(heartbeats, Py_HUGE_VAL);
-        if (entry->other == NULL) {
+        al_threshold *other = threshold_get(heartbeats, Py_HUGE_VAL);
+        if (other == NULL) {
             threshold->members++;
             threshold_release(threshold);
             return -1;
         }
-        entry->other->members++;
+        other->members++;
     }
     entry->threshold = threshold;
     threshold->members++;
@@ -229,34 +238,28 @@ al_heartbeats_remove(EntryObject *entry)
         heartbeats_take(entry);
         al_ptr_table_remove(&entry->threshold->heartbeats->by_task,
                             &entry->task_link);
-        al_ptr_table_remove(&entry->threshold->heartbeats->by_id,
-                            &entry->id_link);
-        if (entry->resting) {
-            entry->resting = false;
-            al_threshold *own = entry->other;
-            entry->other = entry->threshold;
-            entry->threshold = own;
+        al_threshold *now = entry->threshold;
+        al_threshold *other = entry->may_rest ? heartbeats_other(entry) : NULL;
+        entry->stale_after =
+            entry->resting ? other->stale_after : now->stale_after;
+        entry->resting = false;
+        entry->threshold = NULL;
+        threshold_release(now);
+        if (other != NULL) {
+            threshold_release(other);
         }
-        entry->stale_after = entry->threshold->stale_after;
-        threshold_release(entry->threshold);
-        if (entry->other != NULL) {
-            threshold_release(entry->other);
-        }
-        entry->threshold = entry->other = NULL;
     }
 }
 
 void
 al_heartbeats_set_resting(EntryObject *entry, bool resting, double now)
 {
-    assert(entry->other != NULL);
+    assert(entry->may_rest);
     if (entry->resting == resting) {
         return;
     }
     heartbeats_take(entry);
-    al_threshold *threshold = entry->threshold;
-    entry->threshold = entry->other;
-    entry->other = threshold;
+    entry->threshold = heartbeats_other(entry);
     entry->resting = resting;
     al_place place = entry->heartbeats > 0 ? AL_BEATING : AL_NEVER_BEAT;
     if (resting) {

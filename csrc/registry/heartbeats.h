@@ -31,7 +31,6 @@ typedef struct al_heartbeats {
     al_threshold *thresholds; /* owned; the first is the default, and has no
                                  entry with a stale_after of its own */
     al_ptr_table by_task;     /* the alive entries by their Task */
-    al_ptr_table by_id;       /* and by their id, the very str object */
     al_link pending;
     Py_ssize_t count[4]; /* by al_place */
 } al_heartbeats;
@@ -41,7 +40,7 @@ typedef struct al_heartbeats {
 int al_heartbeats_init(al_heartbeats *heartbeats, al_state *st, al_loop *bound,
                        double stale_after);
 
-/* Free the thresholds and the tables.  No entry may be in a list.  Pure C. */
+/* Free the thresholds and the table.  No entry may be in a list.  Pure C. */
 void al_heartbeats_clear(al_heartbeats *heartbeats);
 
 /* Change the default stale_after, for all entries that follow it, at once.
@@ -54,8 +53,8 @@ void al_heartbeats_set_default(al_heartbeats *heartbeats, double stale_after);
    changed.  Pure C. */
 int al_heartbeats_add(al_heartbeats *heartbeats, EntryObject *entry);
 
-/* Remove an entry from its list, and its Task and id from the tables.  Does
-   nothing if the entry is in no list.  Pure C. */
+/* Remove an entry from its list, and its Task from the table.  Does nothing if
+   the entry is in no list.  Pure C. */
 void al_heartbeats_remove(EntryObject *entry);
 
 /* Let an entry rest, which is never stale then, or let it run at loop time

@@ -123,7 +123,7 @@ owner_make(RegistryObject *self, EntryObject *entry)
     OwnerObject *outer = NULL;
     OwnerObject *owner = NULL;
     if (!PyErr_Occurred() && owner_filter(self, before, &outer) == 0) {
-        owner = owner_new(self->st, entry->id, outer);
+        owner = owner_new(self->st, entry->id.text, outer);
     }
     Py_XDECREF((PyObject *)outer);
     Py_XDECREF((PyObject *)before);
@@ -138,7 +138,7 @@ owner_make(RegistryObject *self, EntryObject *entry)
 void
 al_owner_exit(RegistryObject *self, PyObject *context)
 {
-    PyObject *error = PyErr_GetRaisedException();
+    PyObject *error = PyErr_Occurred() ? PyErr_GetRaisedException() : NULL;
     if (PyContext_Exit(context) < 0) { /* a task factory has left it */
         al_loop_report_or_exit_later(self->st, self->bound.loop,
                                      "leaving a context failed", NULL);
@@ -227,7 +227,7 @@ al_owner_current_id(PyObject *op, PyObject *Py_UNUSED(ignored))
     if (entry == NULL && PyErr_Occurred()) {
         return NULL;
     }
-    return Py_NewRef(entry == NULL ? Py_None : entry->id);
+    return Py_NewRef(entry == NULL ? Py_None : entry->id.text);
 }
 
 /* ------------------------------------------------------------ spec */

@@ -27,7 +27,7 @@ al_reading_ids(PyObject *list)
 {
     for (Py_ssize_t i = 0; list != NULL && i < PyList_GET_SIZE(list); i++) {
         PyObject *entry = PyList_GET_ITEM(list, i);
-        PyList_SET_ITEM(list, i, Py_NewRef(((EntryObject *)entry)->id));
+        PyList_SET_ITEM(list, i, Py_NewRef(((EntryObject *)entry)->id.text));
         Py_DECREF(entry);
     }
     return list;
@@ -43,8 +43,8 @@ al_reading_get_status(PyObject *op, PyObject *Py_UNUSED(ignored))
         Py_ssize_t n = list == NULL ? -1 : PyList_GET_SIZE(list);
         for (Py_ssize_t i = 0; status != NULL && i < n; i++) {
             PyObject *entry = PyList_GET_ITEM(list, i);
-            if (AL_ALLOC_INT(
-                    PyDict_SetItem(status, ((EntryObject *)entry)->id, entry))
+            if (AL_ALLOC_INT(PyDict_SetItem(
+                    status, ((EntryObject *)entry)->id.text, entry))
                 < 0)
             {
                 Py_CLEAR(status);

@@ -97,7 +97,7 @@ register_create(RegistryObject *self, EntryObject *entry, PyObject *coro,
 {
     al_created how;
     al_on_done on_done = {(PyObject *)entry, done_context};
-    PyObject *name = al_object_cut(entry->id);
+    PyObject *name = al_object_cut(entry->id.text);
     PyObject *task = name == NULL
                          ? NULL
                          : al_create_task_named(self->st, &self->bound, coro,
@@ -222,6 +222,22 @@ register_pair(PyObject *entry, PyObject *id)
     return pair;
 }
 
+/* Give a new entry the user's info, which may be NULL.  -1 with MemoryError.
+ */
+static int
+register_set_info(EntryObject *entry, PyObject *info)
+{
+    if (info == NULL || info == Py_None) {
+        return 0;
+    }
+    al_entry_extras *extras = al_entry_extend(entry);
+    if (extras == NULL) {
+        return -1;
+    }
+    extras->info = Py_NewRef(info);
+    return 0;
+}
+
 int
 al_register_check_open(RegistryObject *self, PyObject *given)
 {
@@ -256,8 +272,7 @@ al_register_coro(RegistryObject *self, PyObject *coro, PyObject *given,
     PyObject *task = NULL;
     EntryObject *entry =
         id == NULL ? NULL : al_entry_new(self->st, (PyObject *)self, id);
-    if (entry != NULL) {
-        entry->info = Py_XNewRef(info);
+    if (entry != NULL && register_set_info(entry, info) == 0) {
         pair = register_pair((PyObject *)entry, id);
         ready = al_ready_new(self->st, pair);
     }
@@ -321,18 +336,19 @@ register_known_id(RegistryObject *self, EntryObject *entry, PyObject *given)
 {
     if (given != NULL && given != Py_None) {
         PyObject *id = al_args_id(given);
-        int same = id == NULL ? -1 : PyUnicode_Compare(id, entry->id) == 0;
+        int same =
+            id == NULL ? -1 : PyUnicode_Compare(id, entry->id.text) == 0;
         Py_XDECREF(id);
         if (same == 0) {
             PyErr_Format(self->st->DuplicateTaskError,
                          "the task is known as %.120R already, not as %.120R",
-                         entry->id, given);
+                         entry->id.text, given);
         }
         if (same <= 0) {
             return NULL;
         }
     }
-    return Py_NewRef(entry->id);
+    return Py_NewRef(entry->id.text);
 }
 
 /* Register an unregistered Task.  Steals the id, and returns it. */

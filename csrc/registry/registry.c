@@ -2,7 +2,7 @@
  *
  * Who owns whom:
  *
- *     Registry --entries (dict)--> entry, alive or ended
+ *     Registry --by_id (table)---> entry, alive or ended
  *     Registry --waiters (list)--> the futures of wait()
  *     Registry --joiners (dict)--> entry, and the futures of join()
  *     Registry --join_set--------> JoinSet of the running shutdown()
@@ -17,14 +17,15 @@
  * registry alive until it ends, even if nobody else does.  The cycle is cut by
  * al_ending_close(), or by the collector once the Task is garbage too.
  *
- * Re-entrancy.  The ids are exact str objects in a dict, so a lookup calls no
- * code of the user.  Each decref of a result may; ending.c says what else.
+ * Re-entrancy.  The ids are exact str objects, so a lookup calls no code of
+ * the user.  Each decref of a result may; ending.c says what else.
  */
 #include "base/compat.h"
 #include "base/fault.h"
 #include "base/list.h"
 #include "base/object.h"
 #include "base/ptr_table.h"
+#include "base/str_table.h"
 #include "base/state.h"
 #include "aio/loop.h"
 #include "aio/task.h"
@@ -105,32 +106,9 @@ al_registry_unlink(RegistryObject *self, EntryObject *entry)
 void
 al_registry_forget(RegistryObject *self, EntryObject *entry)
 {
-    assert(al_registry_find(self, entry->id) == entry);
-    if (PyDict_DelItem(self->entries, entry->id) < 0) {
-        al_loop_report_or_exit_later(self->st, self->bound.loop,
-                                     "forgetting a task failed", NULL);
-    }
-}
-
-/* Put a new entry into the dict, with one lookup in the usual case of a new
-   id.  An ended entry of that id is replaced, and *old is set to it (new).
-   Returns 1; 0 if an alive entry has the id; -1 with MemoryError; nothing has
-   changed then. */
-static int
-registry_place(RegistryObject *self, EntryObject *entry, EntryObject **old)
-{
-    EntryObject *there = (EntryObject *)AL_ALLOC(
-        PyDict_SetDefault(self->entries, entry->id, (PyObject *)entry));
-    if (there == NULL || there == entry) {
-        return there == NULL ? -1 : 1;
-    }
-    if (!there->ended) {
-        return 0;
-    }
-    *old = (EntryObject *)Py_NewRef((PyObject *)there);
-    int set = AL_ALLOC_INT(
-        PyDict_SetItem(self->entries, entry->id, (PyObject *)entry));
-    return set < 0 ? -1 : 1;
+    assert(al_registry_find(self, entry->id.text) == entry);
+    al_str_table_remove(&self->by_id, &entry->id);
+    Py_DECREF((PyObject *)entry);
 }
 
 int
@@ -139,7 +117,7 @@ al_registry_open(RegistryObject *self, EntryObject *entry, double stale_after)
     /* Room in both tables now: al_registry_set_task() must not fail once there
        is a Task. */
     if (al_ptr_table_reserve(&self->heartbeats.by_task) < 0
-        || al_ptr_table_reserve(&self->heartbeats.by_id) < 0)
+        || al_str_table_reserve(&self->by_id) < 0)
     {
         return -1;
     }
@@ -147,8 +125,18 @@ al_registry_open(RegistryObject *self, EntryObject *entry, double stale_after)
     if (now == -1.0 && PyErr_Occurred()) {
         return -1;
     }
-    if (self->entries == NULL) { /* the collector has cleared it */
+    if (self->gone) {
         PyErr_SetString(PyExc_RuntimeError, "this TaskRegistry is gone");
+        return -1;
+    }
+    /* From here until the entry is everywhere, no code of the user runs:
+       nobody sees it in one list and misses it in another. */
+    EntryObject *old = al_registry_find(self, entry->id.text);
+    if (old != NULL && !old->ended) {
+        al_object_raise_about(self->st->DuplicateTaskError,
+                              "a task %U is alive already: wait for it, "
+                              "cancel it, or choose another id",
+                              entry->id.text);
         return -1;
     }
     entry->created_at = al_wall_clock();
@@ -157,28 +145,15 @@ al_registry_open(RegistryObject *self, EntryObject *entry, double stale_after)
     if (al_heartbeats_add(&self->heartbeats, entry) < 0) {
         return -1;
     }
-    /* From here until the entry is everywhere, no code of the user runs:
-       nobody sees it in one list and misses it in another. */
-    EntryObject *old = NULL;
-    int placed = registry_place(self, entry, &old);
-    if (placed <= 0) {
-        al_heartbeats_remove(entry);
+    al_list_append(&self->alive, &entry->registry_link);
+    if (old != NULL) {
+        al_registry_unlink(self, old);
+        al_str_table_remove(&self->by_id, &old->id);
     }
-    else {
-        al_list_append(&self->alive, &entry->registry_link);
-        al_ptr_table_add(&self->heartbeats.by_id, &entry->id_link, entry->id);
-        if (old != NULL) {
-            al_registry_unlink(self, old);
-        }
-    }
+    Py_INCREF((PyObject *)entry);
+    al_str_table_add(&self->by_id, &entry->id);
     Py_XDECREF((PyObject *)old); /* may run code of the user, and may now */
-    if (placed == 0) {
-        al_object_raise_about(self->st->DuplicateTaskError,
-                              "a task %U is alive already: wait for it, "
-                              "cancel it, or choose another id",
-                              entry->id);
-    }
-    return placed > 0 ? 0 : -1;
+    return 0;
 }
 
 void
@@ -193,14 +168,15 @@ al_registry_revoke(RegistryObject *self, EntryObject *entry)
     al_heartbeats_remove(entry);
     al_owner_end(entry);
     al_link_unlink(&entry->registry_link);
-    if (al_registry_find(self, entry->id) == entry) { /* not another one */
+    if (al_registry_find(self, entry->id.text)
+        == entry) { /* not another one */
         al_registry_forget(self, entry);
     }
     Py_CLEAR(entry->registry);
     PyObject *member = entry->member;
     entry->member = NULL;
     if (member != NULL) { /* a shutdown began in the Task's eager first step */
-        al_exit_origin origin = {entry->id, 0.0, 0.0};
+        al_exit_origin origin = {entry->id.text, 0.0, 0.0};
         al_member_end(member, AL_CANCELLED, NULL, &origin);
         Py_DECREF(member);
     }
@@ -298,9 +274,14 @@ registry_note_cancel(EntryObject *entry, PyObject *msg)
 {
     if (!entry->cancel_noted) {
         entry->cancel_noted = true;
-        if (msg != NULL && PyUnicode_Check(msg)) {
-            entry->cancel_reason = Py_NewRef(msg);
+        if (msg == NULL || !PyUnicode_Check(msg)) {
+            return;
         }
+        if (al_entry_extend(entry) == NULL) {
+            PyErr_Clear(); /* the Task has been cancelled all the same */
+            return;
+        }
+        entry->extras->cancel_reason = Py_NewRef(msg);
     }
 }
 
@@ -349,6 +330,9 @@ al_registry_list(RegistryObject *self, bool finished)
 void
 al_registry_clear(RegistryObject *self)
 {
+    al_str_table by_id = self->by_id;
+    self->by_id = (al_str_table){NULL, 0, 0};
+    self->gone = true;
     /* Entries may outlive their registry, and must not point into it. */
     while (!al_list_is_empty(&self->alive)) {
         EntryObject *entry =
@@ -360,7 +344,14 @@ al_registry_clear(RegistryObject *self)
         al_registry_unlink(self, AL_CONTAINER_OF(self->history.next,
                                                  EntryObject, registry_link));
     }
-    Py_CLEAR(self->entries);
+    for (size_t i = 0; i < by_id.size; i++) {
+        while (by_id.buckets[i] != NULL) {
+            al_str_link *link = by_id.buckets[i];
+            by_id.buckets[i] = link->next;
+            Py_DECREF((PyObject *)AL_CONTAINER_OF(link, EntryObject, id));
+        }
+    }
+    PyMem_Free(by_id.buckets);
     Py_CLEAR(self->waiters);
     Py_CLEAR(self->joiners);
     Py_CLEAR(self->on_finish);

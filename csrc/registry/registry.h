@@ -6,6 +6,7 @@
 #include "base/histogram.h"
 #include "base/list.h"
 #include "base/ptr_table.h"
+#include "base/str_table.h"
 #include "base/state.h"
 #include "aio/loop.h"
 #include "registry/entry.h"
@@ -33,7 +34,7 @@ typedef struct {
     al_link history;                  /* ended entries by their end */
     al_link errors;       /* those that keep their exception, by their end */
     al_link unfailed;     /* those that did not fail, by their end */
-    PyObject *entries;    /* owned: dict of id to entry, alive or ended */
+    al_str_table by_id;   /* owns the entries, alive and ended */
     PyObject *waiters;    /* owned: list of futures */
     PyObject *joiners;    /* owned: dict of entry to list of futures */
     PyObject *on_finish;  /* owned, or NULL */
@@ -42,6 +43,7 @@ typedef struct {
     Py_ssize_t shutdown_failures; /* tasks that failed meanwhile */
     Py_ssize_t history_count, history_limit;
     Py_ssize_t errors_count, errors_limit;
+    bool gone; /* the collector has cleared it */
     bool keep_results;
     bool closed_reported; /* a ClosedError of on_finish, in this shutdown */
     bool ids_given;       /* some id was chosen: "task_<n>" may be taken */
@@ -95,10 +97,8 @@ static inline EntryObject *
 al_registry_find(const RegistryObject *self, PyObject *id)
 {
     assert(PyUnicode_CheckExact(id));
-    if (self->entries == NULL) { /* the collector has cleared the registry */
-        return NULL;
-    }
-    return (EntryObject *)PyDict_GetItemWithError(self->entries, id);
+    al_str_link *link = al_str_table_find(&self->by_id, id);
+    return link == NULL ? NULL : AL_CONTAINER_OF(link, EntryObject, id);
 }
 
 /* Give an alive entry its Task.  There is room for it in the table since
@@ -110,11 +110,27 @@ al_registry_set_task(RegistryObject *self, EntryObject *entry, PyObject *task)
     al_ptr_table_add(&self->heartbeats.by_task, &entry->task_link, task);
 }
 
+/* The visit of a list of entries that the registry owns.  Pure C. */
+static inline int
+al_registry_visit_list(const al_link *head, visitproc visit, void *arg)
+{
+    for (const al_link *at = head->next; at != head; at = at->next) {
+        Py_VISIT(AL_CONTAINER_OF(at, EntryObject, registry_link));
+    }
+    return 0;
+}
+
 /* The visit of the members.  Pure C. */
 static inline int
 al_registry_visit(RegistryObject *self, visitproc visit, void *arg)
 {
-    Py_VISIT(self->entries);
+    int stopped = al_registry_visit_list(&self->alive, visit, arg);
+    if (stopped == 0) {
+        stopped = al_registry_visit_list(&self->history, visit, arg);
+    }
+    if (stopped != 0) {
+        return stopped;
+    }
     Py_VISIT(self->waiters);
     Py_VISIT(self->joiners);
     Py_VISIT(self->on_finish);
@@ -135,10 +151,10 @@ int al_registry_bind(RegistryObject *self, const char *what, const char *call);
 int al_registry_open(RegistryObject *self, EntryObject *entry,
                      double stale_after);
 
-/* Take an ended entry out of its lists, but not out of the dict.  Pure C. */
+/* Take an ended entry out of its lists, but not out of the table.  Pure C. */
 void al_registry_unlink(RegistryObject *self, EntryObject *entry);
 
-/* Take an entry out of the dict, which has it.  Runs Python. */
+/* Take an entry out of the table, which has it.  Runs Python. */
 void al_registry_forget(RegistryObject *self, EntryObject *entry);
 
 /* Undo al_registry_open(), as if the entry had never been registered, whether

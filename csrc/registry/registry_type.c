@@ -176,12 +176,6 @@ registry_type_track(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
 static EntryObject *
 registry_type_alive(RegistryObject *self, PyObject *id)
 {
-    /* Usually it is the same str object that register() received or returned,
-       and a look at its address is enough. */
-    al_ptr_link *link = al_ptr_table_find(&self->heartbeats.by_id, id);
-    if (link != NULL) {
-        return AL_CONTAINER_OF(link, EntryObject, id_link);
-    }
     EntryObject *entry = NULL;
     if (PyUnicode_CheckExact(id) && PyUnicode_GET_LENGTH(id) > 0) {
         entry = al_registry_find(self, id);
@@ -638,8 +632,7 @@ registry_type_new(PyTypeObject *type, PyObject *Py_UNUSED(args),
     self->history_limit = 1000;
     self->errors_limit = 20;
     self->keep_results = true;
-    self->entries = AL_ALLOC(PyDict_New());
-    self->waiters = self->entries == NULL ? NULL : AL_ALLOC(PyList_New(0));
+    self->waiters = AL_ALLOC(PyList_New(0));
     self->joiners = self->waiters == NULL ? NULL : AL_ALLOC(PyDict_New());
     if (self->joiners == NULL
         || al_heartbeats_init(&self->heartbeats, st, &self->bound, 15.0) < 0)

@@ -58,7 +58,7 @@ shutdown_add(RegistryObject *self, EntryObject *entry, bool again)
             PyErr_Clear(); /* the end of the entry reports it */
             now = entry->last_heartbeat;
         }
-        al_exit_origin origin = {entry->id, now - entry->registered_at,
+        al_exit_origin origin = {entry->id.text, now - entry->registered_at,
                                  now - entry->last_heartbeat};
         al_member_end(member, AL_CANCELLED, NULL, &origin);
         Py_DECREF(member);

@@ -57,15 +57,15 @@ typedef struct {
 bool
 al_supervise_is_resting(const RegistryObject *self, const EntryObject *entry)
 {
-    return entry->supervision != NULL && entry->threshold != NULL
+    return al_entry_supervision(entry) != NULL && entry->threshold != NULL
            && entry->task == NULL && !al_registry_is_starting(self, entry);
 }
 
 void
 al_supervise_stop(EntryObject *entry)
 {
-    if (entry->supervision != NULL) {
-        ((SupervisionObject *)entry->supervision)->stopping = true;
+    if (al_entry_supervision(entry) != NULL) {
+        ((SupervisionObject *)al_entry_supervision(entry))->stopping = true;
     }
 }
 
@@ -96,7 +96,7 @@ supervise_end(RegistryObject *self, EntryObject *entry, al_outcome outcome,
               PyObject *value)
 {
     SupervisionObject *supervision =
-        (SupervisionObject *)Py_NewRef(entry->supervision);
+        (SupervisionObject *)Py_NewRef(al_entry_supervision(entry));
     bool by_itself = !supervision->stopping && !entry->shut_down
                      && !al_registry_is_closing(self);
     PyObject *fatal = NULL;
@@ -109,7 +109,7 @@ supervise_end(RegistryObject *self, EntryObject *entry, al_outcome outcome,
         Py_CLEAR(supervision->entry);
         supervise_tell_end(self, (PyObject *)supervision, entry, by_itself,
                            &fatal);
-        Py_CLEAR(entry->supervision);
+        Py_CLEAR(entry->extras->supervision);
     }
     Py_DECREF((PyObject *)entry);
     Py_DECREF((PyObject *)supervision);
@@ -157,14 +157,15 @@ static int
 supervise_settle(RegistryObject *self, EntryObject *entry, al_outcome outcome,
                  PyObject *value, PyObject *text)
 {
-    SupervisionObject *supervision = (SupervisionObject *)entry->supervision;
+    SupervisionObject *supervision =
+        (SupervisionObject *)al_entry_supervision(entry);
     bool is_last =
         supervision->stopping || entry->shut_down || entry->completed
         || al_registry_is_closing(self)
         || (outcome == AL_FAILED
             && !PyObject_TypeCheck(value, (PyTypeObject *)PyExc_Exception));
     if (text != NULL) {
-        Py_XSETREF(entry->error_text, text);
+        Py_XSETREF(entry->extras->error_text, text);
     }
     al_heartbeats_set_resting(entry, true, 0.0);
     Py_INCREF((PyObject *)supervision);
@@ -172,7 +173,7 @@ supervise_settle(RegistryObject *self, EntryObject *entry, al_outcome outcome,
         !is_last && supervise_ask(self, supervision, outcome, value);
     /* The policy may have run anything: an end, too. */
     bool ends = !goes_on && al_supervise_is_resting(self, entry)
-                && entry->supervision == (PyObject *)supervision;
+                && al_entry_supervision(entry) == (PyObject *)supervision;
     Py_DECREF((PyObject *)supervision);
     if (!ends) {
         Py_XDECREF(value);
@@ -213,15 +214,16 @@ al_supervise_run_ended(EntryObject *entry)
         ended = -1;
         goto done;
     }
-    if (entry->supervision != NULL) {
-        supervise_take_stale_error((SupervisionObject *)entry->supervision,
-                                   &outcome, &value);
+    if (al_entry_supervision(entry) != NULL) {
+        supervise_take_stale_error(
+            (SupervisionObject *)al_entry_supervision(entry), &outcome,
+            &value);
     }
     if (outcome == AL_FAILED) {
         text = al_ending_error_text(self, value);
     }
     if (entry->threshold != NULL && entry->task == task
-        && entry->supervision != NULL)
+        && al_entry_supervision(entry) != NULL)
     {
         al_ptr_table_remove(&self->heartbeats.by_task, &entry->task_link);
         Py_CLEAR(entry->task); /* `task` is alive */
@@ -254,14 +256,14 @@ supervise_check_coro(RegistryObject *self, EntryObject *entry, PyObject *coro)
                      "the function of supervised task %.100R must return a "
                      "coroutine, got %.200R: pass an async def function, or a "
                      "lambda that calls one",
-                     entry->id, coro);
+                     entry->id.text, coro);
     }
     else if (started > 0) {
         PyErr_Format(PyExc_RuntimeError,
                      "the function of supervised task %.100R returned %.200R, "
                      "which has been started already: each run needs a fresh "
                      "coroutine",
-                     entry->id, coro);
+                     entry->id.text, coro);
     }
     return is > 0 && started == 0 ? 0 : -1;
 }
@@ -330,11 +332,11 @@ supervise_run(RegistryObject *self, EntryObject *entry)
 {
     bool is_first = !entry->resting, refused = false;
     if (!is_first) {
-        entry->restarts++;
+        entry->extras->restarts++;
         self->restarts++;
     }
     SupervisionObject *supervision =
-        (SupervisionObject *)Py_NewRef(entry->supervision);
+        (SupervisionObject *)Py_NewRef(al_entry_supervision(entry));
     PyObject *context = AL_ALLOC(PyContext_Copy(supervision->context));
     int made = context == NULL ? -1 : PyContext_Enter(context);
     if (made == 0) {
@@ -366,8 +368,13 @@ supervise_new_entry(RegistryObject *self, SupervisionObject *supervision,
     if (entry == NULL) {
         return NULL;
     }
-    entry->info = Py_NewRef(info);
-    entry->supervision = Py_NewRef((PyObject *)supervision);
+    al_entry_extras *extras = al_entry_extend(entry);
+    if (extras == NULL) {
+        Py_DECREF((PyObject *)entry);
+        return NULL;
+    }
+    extras->info = Py_NewRef(info);
+    extras->supervision = Py_NewRef((PyObject *)supervision);
     self->ids_given = true;
     Py_XSETREF(supervision->context, AL_ALLOC(PyContext_CopyCurrent()));
     if (supervision->context == NULL
@@ -398,13 +405,13 @@ supervise_open(RegistryObject *self, SupervisionObject *supervision,
     }
     self->registered++;
     int begun = supervise_run(self, entry);
-    if (begun < 0 && supervision->entry == entry && entry->restarts == 0
-        && !entry->resting)
+    if (begun < 0 && supervision->entry == entry
+        && entry->extras->restarts == 0 && !entry->resting)
     {
         self->registered--;
         al_registry_revoke(self, entry);
         Py_CLEAR(supervision->entry);
-        Py_CLEAR(entry->supervision);
+        Py_CLEAR(entry->extras->supervision);
     }
     Py_DECREF((PyObject *)entry);
     return begun;

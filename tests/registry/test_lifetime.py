@@ -45,6 +45,17 @@ async def test_a_dropped_registry_is_freed_with_its_cycles() -> None:
     assert gone() is None
 
 
+async def test_a_registry_is_freed_with_results_that_refer_to_it() -> None:
+    registry = TaskRegistry()
+    for number in range(10):
+        registry.register(echo((registry, number)), info=registry)
+    await registry.wait()
+    gone = weakref.ref(registry)
+    del registry
+    gc.collect()
+    assert gone() is None
+
+
 async def test_a_dropped_registry_lives_while_its_tasks_do() -> None:
     registry = TaskRegistry()
     task, _ = await registry.register(forever())

@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+import weakref
 from collections.abc import Callable, Generator
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from pyasynclife import TaskRegistry
 from support.coroutines import echo, forever
+from support.loops import settle
 from support.registries import a_registry
 
 
@@ -55,6 +57,37 @@ async def test_an_await_method_may_delegate_to_a_ready() -> None:
     with pytest.raises(LookupError):
         registry.heartbeat("nobody").__await__().throw(LookupError())
     registry.heartbeat("nobody").__await__().close()
+
+
+async def test_a_stop_iteration_that_somebody_keeps_stays_as_it_is() -> None:
+    async with a_registry() as registry:
+        ready: Any = registry.register(forever())
+        wanted = ready.result()
+        with pytest.raises(StopIteration) as caught:
+            next(ready)
+        kept = caught.value
+        del ready, caught
+        for _ in range(3):
+            assert await registry.register(forever()) != wanted
+        assert kept.value is wanted
+        assert kept.args == (wanted,)
+
+
+async def test_readies_that_are_awaited_in_turn_keep_their_values() -> None:
+    async with a_registry() as registry:
+        readies = [registry.register(forever()) for _ in range(3)]
+        values = [await ready for ready in readies for _ in range(2)]
+        assert values == [ready.result() for ready in readies for _ in range(2)]
+
+
+async def test_a_value_is_freed_with_its_ready() -> None:
+    registry = TaskRegistry(history=0)
+    task, _ = await registry.register(echo(1))
+    gone = weakref.ref(task)
+    del task
+    await registry.wait()
+    await settle()
+    assert gone() is None
 
 
 async def test_a_ready_is_not_a_coroutine() -> None:
