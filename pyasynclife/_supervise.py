@@ -27,6 +27,7 @@ Restart = Literal["always", "on_failure", "never"]
 
 # The outcomes of a run: al_outcome in csrc/aio/task.h.
 _FAILED = 2
+_OUTCOMES = ("done", "cancelled", "failed")
 
 # A silent task may have had no chance to send a heartbeat, for the loop stood still: so
 # many loop iterations later it is judged.
@@ -123,6 +124,9 @@ class Supervisor(Supervision):
         """Begin the next run."""
         self._timer = None
         self._started = self._loop.time() if now is None else now
+        recording, meta = self._registry._recording, self._meta
+        if recording is not None and meta is not None:
+            recording.note_restart(meta)
         self._beginning = True
         try:
             self._run()
@@ -156,6 +160,9 @@ class Supervisor(Supervision):
         self._attempts += 1
         delay = backoff._after(self._attempts) if backoff.delay else 0.0
         meta = self._meta
+        recording = self._registry._recording
+        if recording is not None and meta is not None:
+            recording.note_run_end(meta, _OUTCOMES[outcome], error)
         if failed and meta is not None:
             self._log_failure(meta, error, delay)
         if self._meta is None:  # the backoff, or a handler of the log, has ended it
