@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pyasynclife import SignalCoordinator, TaskRegistry
+from pyasynclife import LoopWatch, SignalCoordinator, TaskPool, TaskRegistry
 from pyasynclife.contrib.asgi import probes
 from support.browser import needs_browser, opened
 from support.children import PATH, Child, start_child
@@ -118,6 +119,21 @@ async def test_the_events_show_the_tasks_as_asked() -> None:
                 assert event["phase"] == "running"
 
 
+async def test_the_events_have_the_lag_and_the_pools_of_the_coordinator() -> None:
+    coordinator = SignalCoordinator()
+    async with a_registry() as registry, LoopWatch(600.0), TaskPool(2) as pool:
+        coordinator.attach(pool)
+        job = pool.submit(forever)
+        await asyncio.sleep(0)
+        async with streaming(coordinator, registry) as reader:
+            await reader.sent.get()
+            event = await reader.event()
+        job.cancel()
+    assert event["lag"]["blocked"] == 0
+    [work] = event["work"]
+    assert (work["kind"], work["total"], work["running"]) == ("TaskPool", 1, 1)
+
+
 async def test_the_stream_ends_when_the_shutdown_begins() -> None:
     coordinator = SignalCoordinator()
     async with a_registry() as registry, streaming(coordinator, registry) as reader:
@@ -191,7 +207,7 @@ async def test_a_reader_that_has_left_is_no_error_of_the_application() -> None:
 SERVER = """
 import asyncio, socket
 import uvicorn
-from pyasynclife import SignalCoordinator, TaskRegistry
+from pyasynclife import LoopWatch, SignalCoordinator, TaskPool, TaskRegistry
 from pyasynclife.contrib.asgi import lifespan, probes
 
 registry = TaskRegistry()
@@ -203,7 +219,14 @@ async def feed():
         registry.heartbeat()
 
 async def main():
-    async with lifespan(coordinator, registry)(None):
+    async with (
+        LoopWatch(600.0),
+        TaskPool(2) as pool,
+        lifespan(coordinator, registry)(None),
+    ):
+        coordinator.attach(pool)
+        for delay in (0, 0, 0, 900):
+            pool.submit(asyncio.sleep, delay)
         registry.register(feed(), "feed-0")
         registry.register(asyncio.sleep(900), "<b>silent</b>", stale_after=0.001)
         listener = socket.create_server(("127.0.0.1", 0))
@@ -244,6 +267,12 @@ def test_a_browser_shows_the_tasks_live(server: tuple[Child, int]) -> None:
             "running",
             "stale",
         ]
+        page.until(
+            "/^TaskPool of 2: 3 of 4 ended, 1 running$/.test(find('work').innerText)"
+        )
+        assert page.evaluate("document.querySelector('#work progress').value") == 3
+        shown = page.evaluate("find('lag').innerText")
+        assert re.fullmatch(r"loop lag p99 (more|[\d.]+ ms); blocked 0 times", shown)
         if picture := os.environ.get("PYASYNCLIFE_PICTURE"):
             page.screenshot(picture)
         page.evaluate(
