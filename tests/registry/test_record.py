@@ -522,6 +522,27 @@ async def test_a_block_that_is_cancelled_at_its_end_writes_the_rest_at_once(
     assert len(rows(path)) == 1000
 
 
+@pytest.mark.standard_loop_only
+def test_a_registry_of_another_loop_is_not_recorded(path: Path) -> None:
+    registry = TaskRegistry()
+
+    async def use() -> None:
+        registry.register(forever())
+
+    async def record() -> None:
+        async with registry.record(path):
+            pass
+
+    with asyncio.Runner() as first:
+        first.run(use())
+        with asyncio.Runner() as second, pytest.raises(RuntimeError, match="per loop"):
+            second.run(record())
+        assert not path.exists()
+        first.run(registry.shutdown())
+    asyncio.run(record())  # the first loop is closed, and the registry empty
+    assert rows(path) == {}
+
+
 @pytest.mark.parametrize("bad", [3, None, ["x"]])
 def test_a_path_of_another_type_is_refused_at_the_call(bad: Any) -> None:
     with pytest.raises(TypeError, match=r"expected str, bytes or os.PathLike object"):
