@@ -1,6 +1,6 @@
 """What is answered: everything that `top` and `tasks` show.
 
-An answer about many tasks is made in slices of two milliseconds, between which the loop
+An answer about many tasks is made in slices of a millisecond, between which the loop
 goes on.
 """
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pyasynclife._registry import RegistryStats, TaskRegistry
     from pyasynclife._shutdown import SignalCoordinator
 
-SLICE = 0.002  # seconds of work between two iterations of the loop
+SLICE = 0.001  # seconds of work between two iterations of the loop
 CHUNK = 200  # tasks in a line of the answer to "tasks"
 ROWS = 500  # the most that "top" may ask for
 SAMPLE = 1000  # tasks whose await chains are grouped for "top"
