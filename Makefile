@@ -20,7 +20,7 @@ test: $(VENV)/built
 # a terminal (tmux); make test runs some of them.
 hosts: export PYASYNCLIFE_HOSTS = 1
 hosts: $(VENV)/built
-	$(BIN)/python -m pip install -qq --editable '.[test,hosts]'
+	$(BIN)/python -m pip install -qq --editable '.[test,hosts,viewer]'
 	$(BIN)/python -m pytest tests/contrib tests/monitor tests/signals/test_hosts.py \
 	    $(ARGS)
 

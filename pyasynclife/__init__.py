@@ -18,6 +18,7 @@ from pyasynclife._articles_tasks import (
 )
 from pyasynclife._backoff import Backoff
 from pyasynclife._batch import Batch
+from pyasynclife._blocked_loop import BlockedLoop
 from pyasynclife._core import (
     Histogram,
     Job,
@@ -45,7 +46,7 @@ from pyasynclife._retry import Retry
 from pyasynclife._run import run
 from pyasynclife._shutdown import SignalCoordinator
 from pyasynclife._states import BatchStatus, TaskHealth, TaskState
-from pyasynclife._watch import BlockedLoop, LoopWatch
+from pyasynclife._watch import LoopWatch
 
 __version__ = "0.1.0"
 

@@ -194,6 +194,9 @@ class Registry:
         on_finish: Callable[[TaskMetadata], object] | None,
         /,
     ) -> None: ...
+    def _set_on_finish(
+        self, on_finish: Callable[[TaskMetadata], object] | None, /
+    ) -> None: ...
     def _supervise(
         self,
         supervision: Supervision,

@@ -40,7 +40,7 @@ from pyasynclife._monitor.server import serve
 from pyasynclife._report import ShutdownReport
 from pyasynclife._sealed import SealedValue, refuse_pickling
 from pyasynclife._supervise import Restart, Supervisor
-from pyasynclife._timeline import EndHook, Recording
+from pyasynclife._timeline import Recording
 from pyasynclife._waiting import (
     Deadline,
     cancel_in_slices,
@@ -127,28 +127,27 @@ class TaskRegistry(Registry):
 
     __slots__ = (
         "__weakref__",
-        "_configured",
         "_coordinators",
         "_deadline",
-        "_end_hooked",
         "_heartbeat_interval",
         "_monitor",
+        "_on_finish",
         "_on_give_up",
         "_on_stale",
         "_own_shutdowns",
+        "_recording",
         "_shutdown_timeout",
     )
 
     _heartbeat_interval: float
     _shutdown_timeout: float
     _on_stale: Callable[[TaskMetadata], object] | None
+    _on_finish: Callable[[TaskMetadata], object] | None
     _on_give_up: Callable[[TaskMetadata], object] | None
     # The SignalCoordinators that have this registry, for the end of a vital task.
     _coordinators: weakref.WeakSet[Any]
     _monitor: asyncio.Task[None] | None
-    # What _configure() was given, and the hook that has replaced on_finish.
-    _configured: tuple[int, bool, int, Callable[[TaskMetadata], object] | None]
-    _end_hooked: EndHook | None
+    _recording: Recording | None
     # That of a coordinator whose shutdown has begun.
     _deadline: Deadline | None
     # The shutdowns that began before it, by their own timeout.
@@ -173,20 +172,19 @@ class TaskRegistry(Registry):
         interval = _check_interval(heartbeat_interval)
         threshold = check_seconds("stale_threshold", stale_threshold)
         timeout = check_seconds("shutdown_timeout", shutdown_timeout)
-        configured = (
+        self._configure(
             check_size("history", history),
             check_flag("keep_results", keep_results),
             check_size("keep_errors", keep_errors),
             on_finish,
         )
-        self._configure(*configured)
-        self._configured = configured
-        self._end_hooked = None
         self._heartbeat_interval = interval
         self._stale_threshold = threshold
         self._shutdown_timeout = timeout
         self._on_stale = on_stale
+        self._on_finish = on_finish
         self._on_give_up = on_give_up
+        self._recording = None
         self._coordinators = weakref.WeakSet()
         self._monitor = None
         self._deadline = None
@@ -626,27 +624,27 @@ class TaskRegistry(Registry):
     def record(self, path: str | os.PathLike[str]) -> Recording:
         """Write the life of each task to a file, as a timeline.
 
-        Use it with ``async with``, outside the block of the registry, so that the end
-        of each task is in the file::
+        Use it with ``async with``, at any time. Outside the block of the registry, it
+        also records the tasks that the shutdown cancels::
 
             registry = TaskRegistry()
             async with registry.record("tasks.json"), registry:
                 ...
 
-        The file has Chrome trace events: https://ui.perfetto.dev and chrome://tracing
-        show it. Each task is a row with its id, which is written when the task has
-        ended; its bar has the name of its state. A task that is alive at the end of the
-        block is written then, and one that ended before the block is not. The monitor
-        adds the periods in which a task was stale, accurate to ``heartbeat_interval``.
+        The file has Chrome trace events; https://ui.perfetto.dev shows it. Each task is
+        a row with its id, written when the task has ended. Its bar has the name of its
+        state. Each run of a supervised task is a bar, and each restart a mark with the
+        reason. A task that is older than the recording begins when it was registered,
+        and one that is alive at the end of the block is written then. The monitor adds
+        the periods in which a task was stale, accurate to ``heartbeat_interval``.
 
         Args:
             path: A file; if it exists, it is overwritten.
 
         Raises:
             OSError: The file cannot be written; from ``async with``.
-            RuntimeError: The registry is recorded already, belongs to another loop or
-                thread, or has had tasks before its first recording; from ``async
-                with``.
+            RuntimeError: The registry is recorded already, or belongs to another loop
+                or thread; from ``async with``.
 
         If an error of the disk comes later, it is passed to the loop's exception
         handler, the recording stops, and the tasks go on. The file is complete JSON
@@ -655,20 +653,17 @@ class TaskRegistry(Registry):
         """
         return Recording(self, os.fsdecode(path))
 
-    def _end_hook(self) -> EndHook:
-        """Return the hook that is called at the end of each task, for recordings."""
-        if self._end_hooked is None:
-            history, keep_results, keep_errors, on_finish = self._configured
-            hook = EndHook(on_finish)
-            try:
-                self._configure(history, keep_results, keep_errors, hook)
-            except RuntimeError:
-                raise RuntimeError(
-                    f"{self!r} has had tasks already: enter its record() block before "
-                    "the first is registered"
-                ) from None
-            self._end_hooked = hook
-        return self._end_hooked
+    def _record_to(self, recording: Recording | None) -> None:
+        """Have a recording called at the end of each task, before ``on_finish``."""
+        self._recording = recording
+        on_finish = self._on_finish
+
+        def note(meta: TaskMetadata) -> object:
+            assert recording is not None
+            recording.note_end(meta)
+            return None if on_finish is None else on_finish(meta)
+
+        self._set_on_finish(on_finish if recording is None else note)
 
     async def monitor_loop(self) -> None:
         """Check for stale tasks every ``heartbeat_interval`` seconds until cancelled.
@@ -694,8 +689,8 @@ class TaskRegistry(Registry):
             if self.get_stale_tasks().result():
                 await let_tasks_run(min(late, self.heartbeat_interval))
             newly_stale = self._newly_stale()
-            if self._end_hooked is not None and self._end_hooked.recording is not None:
-                self._end_hooked.recording.note_check(newly_stale)
+            if self._recording is not None:
+                self._recording.note_check(newly_stale)
             for meta in newly_stale:
                 logger.warning(
                     "task %s is stale: no heartbeat for %.1f s",

@@ -21,24 +21,17 @@ from pyasynclife._arguments import (
 )
 from pyasynclife._attached import Attachments
 from pyasynclife._batch import Batch
-from pyasynclife._core import SHUTDOWN_ONCE, SHUTDOWN_UNREPORTED, JoinSet, TaskGroup
+from pyasynclife._core import SHUTDOWN_ONCE, SHUTDOWN_UNREPORTED, TaskGroup
 from pyasynclife._log import logger
+from pyasynclife._passed_tasks import PassedTasks
 from pyasynclife._pool import TaskPool
 from pyasynclife._registry import TaskRegistry
 from pyasynclife._report import ShutdownReport
 from pyasynclife._sealed import refuse_pickling
 from pyasynclife._signal_events import Reloads, SignalEvents, note_ending
-from pyasynclife._waiting import (
-    GRACE,
-    Deadline,
-    cancel_in_slices,
-    cancel_rest,
-    join_and_report,
-)
+from pyasynclife._waiting import GRACE, Deadline
 
 Phase = Literal["running", "draining", "cancelling", "stopped"]
-
-JOINED = 10_000  # tasks that graceful_shutdown() joins in one loop iteration
 
 
 class SignalCoordinator(SignalEvents):
@@ -141,9 +134,7 @@ class SignalCoordinator(SignalEvents):
         self._signum: int | None = None
         self._deadline: Deadline | None = None  # from a signal or request
         self._called: Deadline | None = None  # from graceful_shutdown() without one
-        self._join_set: JoinSet | None = None
-        self._joining: set[asyncio.Task[Any]] = set()
-        self._cancelled: set[asyncio.Task[Any]] = set()  # by calls that have ended
+        self._passed = PassedTasks(self._attached)
         self._on_begin: Callable[[int | None, float], object] | None = None  # of run()
         self._caller: asyncio.Task[Any] | None = None
         self._calls = 0  # of graceful_shutdown() that are under way
@@ -341,13 +332,7 @@ class SignalCoordinator(SignalEvents):
         note_ending(self, False)
         self._caller = None
         self._end_sequence()
-        join_set, self._join_set = self._join_set, None
-        self._joining = set()
-        if join_set is not None:
-            cancel_rest(join_set)
-            self._cancelled = set(filter(_runs, self._cancelled))
-            stuck = (one.task for one in join_set.stuck(None))
-            self._cancelled.update(task for task in stuck if task is not None)
+        self._passed.end()
 
     # ------------------------------------------------------------ actions
 
@@ -510,7 +495,7 @@ class SignalCoordinator(SignalEvents):
                 self._phase = "cancelling"
                 self._cancelling |= tasks is None
             if tasks is not None:
-                report, news = await self._shut_down_tasks(tasks, deadline)
+                report, news = await self._passed.shut_down(tasks, deadline)
             else:
                 follow = seconds is None and self._deadline is None
                 report, news = await self._shut_down_attached(whom, deadline, follow)
@@ -552,7 +537,7 @@ class SignalCoordinator(SignalEvents):
             pass
         except asyncio.CancelledError:
             if tasks is not None:
-                self._joined(tasks)  # cancels them
+                self._passed.join(tasks)  # cancels them
             else:
                 self._cancel_attached(caller)
             raise
@@ -578,64 +563,6 @@ class SignalCoordinator(SignalEvents):
                 registry._forget_deadline(deadline)
                 if self._deadline is not None:  # a signal came meanwhile
                     registry._set_deadline(self._deadline)
-
-    async def _shut_down_tasks(
-        self, tasks: list[asyncio.Task[Any]], deadline: Deadline
-    ) -> tuple[ShutdownReport, bool]:
-        started = deadline.loop.time()
-        join_set, cancelled = self._joined(tasks[:JOINED])
-        for first in range(JOINED, len(tasks), JOINED):
-            try:
-                await asyncio.sleep(0)
-            except asyncio.CancelledError:
-                self._joined(tasks)  # cancels the others, too
-                cancel_rest(join_set)
-                raise
-            cancelled |= self._joined(tasks[first : first + JOINED])[1]
-        if cancelled:
-            deadline.extend(started)
-        report = await join_and_report(join_set, started, deadline)
-        registries = self._attached.registries()
-        return report, bool(registries) and registries[0]._note_stuck(join_set)
-
-    def _joined(self, tasks: list[asyncio.Task[Any]]) -> tuple[JoinSet, bool]:
-        """Cancel the tasks that no shutdown has cancelled, and join all.
-
-        Returns:
-            The join set of all, and whether any was cancelled.
-        """
-        if self._join_set is None:
-            self._join_set = JoinSet()
-        join_set = self._join_set
-        current = asyncio.current_task()
-        known = self._joining
-        new = [task for task in tasks if task is not current and task not in known]
-        self._joining = known.union(new)
-        before = join_set.queued
-        try:
-            registries = self._attached.registries()
-            for task in new:
-                if registries or self._cancelled:
-                    self._join(join_set, task, registries)
-                else:
-                    join_set.add(task)
-            return join_set, join_set.queued > before
-        finally:
-            cancel_in_slices(join_set)
-
-    def _join(
-        self,
-        join_set: JoinSet,
-        task: asyncio.Task[Any],
-        registries: list[TaskRegistry],
-    ) -> None:
-        known, again = None, task in self._cancelled
-        for registry in registries:
-            known = registry._find(task)
-            if known is not None:
-                again |= registry._note_shutdown(known, False)
-                break
-        join_set.add(task, known, again)
 
     def __enter__(self) -> Self:
         """Call `setup_handlers`; after a shutdown, begin afresh."""
@@ -680,10 +607,3 @@ class SignalCoordinator(SignalEvents):
             self._leave()
         if exc[0] is None:
             self._raise_exit()
-
-
-def _runs(task: asyncio.Task[Any]) -> bool:
-    try:
-        return not task.done()
-    except Exception:  # of another library's Task
-        return False

@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, Self
 
 from pyasynclife import _relay, _signals
-from pyasynclife._arguments import check_answer, check_flag, check_hook, short
+from pyasynclife._arguments import check_answer, check_flag
 from pyasynclife._await_chain import dump_tasks
 from pyasynclife._core import SignalHandler, Watchdog
 from pyasynclife._errors import SignalSetupError
 from pyasynclife._log import logger
+from pyasynclife._signal_arguments import choose_signals
 from pyasynclife._waiting import wait_among, wake
 
 # A SIGINT that comes sooner after the beginning does not count as a second press.
@@ -61,29 +62,9 @@ class SignalEvents:
         force_exit: bool,
         lame_duck: float,
     ) -> None:
-        self._callbacks = _checked_callbacks(callbacks)
-        self._shutdown_signals = _signal_set(
-            shutdown_signals, "shutdown_signals", (signal.SIGTERM, signal.SIGINT)
-        )
-        taken = self._shutdown_signals | self._callbacks.keys()
-        hangup = [signal.SIGHUP] if hasattr(signal, "SIGHUP") else []
-        self._reload_signals = _signal_set(
-            reload_signals,
-            "reload_signals",
-            (signum for signum in hangup if signum not in taken),
-        )
+        chosen = choose_signals(shutdown_signals, reload_signals, callbacks)
+        self._shutdown_signals, self._reload_signals, self._callbacks = chosen
         self._reloads_asked = reload_signals is not None
-        for signum in self._shutdown_signals & self._reload_signals:
-            name = _signals.name_of(signum)
-            raise ValueError(f"{name} cannot both shut down and reload: choose one")
-        for signum in self._callbacks.keys() & (
-            self._shutdown_signals | self._reload_signals
-        ):
-            name = _signals.name_of(signum)
-            raise ValueError(
-                f"{name} cannot have a callback and also shut down or reload: choose "
-                "one"
-            )
         self._required = check_flag("required", required)
         self._force_exit = check_flag("force_exit", force_exit)
         self._take_ignored = check_flag("take_ignored", take_ignored)
@@ -767,30 +748,3 @@ def _same_state(event: asyncio.Event) -> asyncio.Event:
     if event.is_set():
         fresh.set()
     return fresh
-
-
-def _signal_set(
-    signals: Iterable[int] | None, name: str, default: Iterable[int]
-) -> frozenset[int]:
-    if isinstance(signals, int):
-        raise TypeError(f"{name} must be a list of signals, got {short(signals)}")
-    chosen = tuple(default if signals is None else signals)
-    for signum in chosen:
-        if isinstance(signum, bool) or not isinstance(signum, int):
-            raise TypeError(f"{name} must hold signal numbers, got {short(signum)}")
-    return frozenset(chosen)
-
-
-def _checked_callbacks(callbacks: Any) -> dict[int, Callable[[int], object]]:
-    if callbacks is None:
-        return {}
-    if not isinstance(callbacks, Mapping):
-        raise TypeError(
-            f"callbacks must map signals to functions, got {short(callbacks)}"
-        )
-    for function in callbacks.values():
-        check_hook("a callback", function)
-        if function is None:
-            raise TypeError("a callback must be a function, got None")
-    signals = _signal_set(callbacks.keys(), "callbacks", ())
-    return {signum: callbacks[signum] for signum in signals}

@@ -27,6 +27,13 @@ Restart = Literal["always", "on_failure", "never"]
 
 # The outcomes of a run: al_outcome in csrc/aio/task.h.
 _FAILED = 2
+_OUTCOMES = ("done", "cancelled", "failed")
+# Whether another run follows each of them.
+_AGAIN: dict[Restart, tuple[bool, bool, bool]] = {
+    "always": (True, True, True),
+    "on_failure": (False, False, True),
+    "never": (False, False, False),
+}
 
 # A silent task may have had no chance to send a heartbeat, for the loop stood still: so
 # many loop iterations later it is judged.
@@ -43,6 +50,7 @@ class Supervisor(Supervision):
     """Decides about the runs of one supervised task; the core makes them."""
 
     __slots__ = (
+        "_again",
         "_attempts",
         "_backoff",
         "_beginning",
@@ -50,7 +58,6 @@ class Supervisor(Supervision):
         "_loop",
         "_max_restarts",
         "_registry",
-        "_restart",
         "_restart_stale",
         "_restarts",
         "_started",
@@ -80,7 +87,7 @@ class Supervisor(Supervision):
             )
         if backoff is not None and not isinstance(backoff, Backoff):
             raise TypeError(f"backoff must be a Backoff or None, got {short(backoff)}")
-        self._restart: Restart = restart
+        self._again = _AGAIN[restart]
         self._restart_stale = check_flag("restart_stale", restart_stale)
         if self._restart_stale and restart == "never":
             raise ValueError(
@@ -122,7 +129,12 @@ class Supervisor(Supervision):
     def _begin(self, now: float | None = None) -> None:
         """Begin the next run."""
         self._timer = None
-        self._started = self._loop.time() if now is None else now
+        if now is None:  # by the timer
+            now = self._loop.time()
+            recording, meta = self._registry._recording, self._meta
+            if recording is not None and meta is not None:
+                recording.note_restart(meta)
+        self._started = now
         self._beginning = True
         try:
             self._run()
@@ -139,8 +151,7 @@ class Supervisor(Supervision):
         """
         if self._watch is not None:
             self._stop_watching()
-        failed = outcome == _FAILED
-        if self._restart == "never" or not (failed or self._restart == "always"):
+        if not self._again[outcome]:
             return False
         now = self._loop.time()
         restarts = self._restarts
@@ -156,13 +167,18 @@ class Supervisor(Supervision):
         self._attempts += 1
         delay = backoff._after(self._attempts) if backoff.delay else 0.0
         meta = self._meta
-        if failed and meta is not None:
+        recording = self._registry._recording
+        if recording is not None and meta is not None:
+            recording.note_run_end(meta, _OUTCOMES[outcome], error)
+        if outcome == _FAILED and meta is not None:
             self._log_failure(meta, error, delay)
         if self._meta is None:  # the backoff, or a handler of the log, has ended it
             return False
         if delay or self._beginning:  # fn() may fail at once: the loop must go on
             self._timer = self._loop.call_later(delay, self._begin)
         else:
+            if recording is not None and meta is not None:
+                recording.note_restart(meta)
             self._begin(now)
         return True
 

@@ -10,19 +10,17 @@ import time
 import weakref
 from collections.abc import Callable
 from contextvars import Context
-from dataclasses import dataclass
-from typing import Any, Self, final
+from typing import Any, Self
 
 from pyasynclife import _core
-from pyasynclife._arguments import check_answer, check_hook, check_number, cut
+from pyasynclife._arguments import check_answer, check_hook, check_number
+from pyasynclife._blocked_loop import BlockedLoop, Seen, log
 from pyasynclife._core import Histogram, LoopPulse
 from pyasynclife._core_support import loop_clock, monotonic
 from pyasynclife._log import logger
-from pyasynclife._sealed import SealedValue, refuse_pickling
+from pyasynclife._sealed import refuse_pickling
 
 _LEAST = 0.001  # seconds
-_SHOWN = 30  # lines of a stack in the log
-_NAME = 120  # characters of a Task's name in the log
 _JOIN = 1.0  # seconds for the thread to end, which needs the GIL for an instant
 
 _entered: weakref.WeakSet[LoopWatch] = weakref.WeakSet()
@@ -31,29 +29,6 @@ _entered: weakref.WeakSet[LoopWatch] = weakref.WeakSet()
 def watches_of(loop: asyncio.AbstractEventLoop) -> list[LoopWatch]:
     """Return the watches that look on at a loop."""
     return [watch for watch in list(_entered) if watch._loop is loop]
-
-
-@final
-@dataclass(init=False, frozen=True, slots=True)
-class BlockedLoop(SealedValue):
-    """What held an event loop up.
-
-    Attributes:
-        seconds: By how much the loop's timer was late.
-        task: The name of the task that ran; None for a callback of the loop, or if it
-            is unknown.
-        task_id: The id of the registered task in whose context that was: the task
-            itself, or the one that started this child or item; None if there is none.
-        where: The stack of the loop's thread that was seen longest: "file:line in
-            function", outermost first. Empty if no stack was seen.
-        held_gil: Whether C code held the GIL, so that all threads stood still.
-    """
-
-    seconds: float
-    task: str | None
-    task_id: str | None
-    where: list[str]
-    held_gil: bool
 
 
 class LoopWatch:
@@ -122,7 +97,7 @@ class LoopWatch:
         self._pulse: LoopPulse | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._thread: threading.Thread | None = None
-        self._seen = _Seen(0.0)
+        self._seen = Seen(0.0)
 
     @property
     def lag(self) -> Histogram:
@@ -207,14 +182,14 @@ class LoopWatch:
             if not (pulse.looking and self._thread and self._thread.is_alive()):
                 break
             time.sleep(0.001)  # the thread has waited for the GIL, and takes it now
-        seen = self._seen if self._seen.due == due else _Seen(due)
+        seen = self._seen if self._seen.due == due else Seen(due)
         if not seen.stopped:
             self._report(loop, seen.blocked_loop(late))
 
     def _report(self, loop: asyncio.AbstractEventLoop, blocked: BlockedLoop) -> None:
         self._blocked += 1
         self._longest = max(self._longest, blocked.seconds)
-        _log(blocked)
+        log(blocked)
         if self._on_block is None:
             return
         try:
@@ -251,40 +226,11 @@ class LoopWatch:
         """Note where the loop's thread was found; ``moved_on``: perhaps too late."""
         task = None if moved_on else _task_of(loop)
         if self._seen.due != due:
-            self._seen = _Seen(due)
+            self._seen = Seen(due)
         if not loop.is_running():
             self._seen.stopped = True  # between two runs, no timer fires
         elif held or not moved_on:
             self._seen.add(late, (_lines_of(stack), task, _task_id_in(context), held))
-
-
-class _Seen:
-    """The stacks that were seen while one beat was late, with seconds for each."""
-
-    __slots__ = ("due", "places", "stopped", "until")
-
-    def __init__(self, due: float) -> None:
-        self.due = due
-        self.stopped = False
-        self.until = 0.0
-        self.places: dict[tuple[tuple[str, ...], str | None, str | None, bool], float]
-        self.places = {}
-
-    def add(
-        self, late: float, place: tuple[tuple[str, ...], str | None, str | None, bool]
-    ) -> None:
-        """Add what a look has shown, for the time since the one before."""
-        self.places[place] = self.places.get(place, 0.0) + late - self.until
-        self.until = late
-
-    def blocked_loop(self, late: float) -> BlockedLoop:
-        """Return what was seen longest."""
-        lines, task, task_id, held = max(
-            self.places, key=self.places.__getitem__, default=((), None, None, False)
-        )
-        return BlockedLoop._make(
-            seconds=late, task=task, task_id=task_id, where=list(lines), held_gil=held
-        )
 
 
 def _lines_of(stack: list[tuple[str, int, str]]) -> tuple[str, ...]:
@@ -309,21 +255,3 @@ def _task_id_in(context: Context | None) -> str | None:
     owner: Any = getattr(_core, "owner", None)  # a ContextVar
     found = None if context is None or owner is None else context.get(owner)
     return getattr(found, "task_id", None)
-
-
-def _log(blocked: BlockedLoop) -> None:
-    of = []
-    if blocked.task is not None:
-        of.append(f" in task {cut(blocked.task, _NAME)!r}")
-    if blocked.task_id not in (None, blocked.task):
-        of.append(f" of {cut(str(blocked.task_id), _NAME)!r}")
-    if blocked.held_gil:
-        of.append("; C code held the GIL")
-    stack = "".join(f"\n  {line}" for line in blocked.where[-_SHOWN:])
-    logger.warning(
-        "the event loop stood still for %.3f s%s%s",
-        blocked.seconds,
-        "".join(of),
-        stack,
-        extra={} if blocked.task_id is None else {"task_id": blocked.task_id},
-    )

@@ -492,6 +492,20 @@ registry_type_configure(PyObject *op, PyObject *args)
     Py_RETURN_NONE;
 }
 
+PyDoc_STRVAR(registry_type_set_on_finish_doc,
+"_set_on_finish($self, on_finish, /)\n"
+"--\n\n"
+"Replace on_finish, at any time; None: nobody is called.");
+
+static PyObject *
+registry_type_set_on_finish(PyObject *op, PyObject *on_finish)
+{
+    RegistryObject *self = (RegistryObject *)op;
+    Py_XSETREF(self->on_finish,
+               on_finish == Py_None ? NULL : Py_NewRef(on_finish));
+    Py_RETURN_NONE;
+}
+
 /* The methods that these describe are in supervise.c and shutdown.c. */
 PyDoc_STRVAR(registry_type_supervise_doc,
 "_supervise($self, supervision, fn, task_id, stale_after, info, /)\n--\n\n"
@@ -694,6 +708,8 @@ static PyMethodDef registry_type_methods[] = {
     {"_counts", al_reading_counts, METH_NOARGS, registry_type_counts_doc},
     {"_configure", registry_type_configure, METH_VARARGS,
      registry_type_configure_doc},
+    {"_set_on_finish", registry_type_set_on_finish, METH_O,
+     registry_type_set_on_finish_doc},
     {"_begin_shutdown", al_shutdown_begin, METH_VARARGS,
      registry_type_begin_shutdown_doc},
     {"_note_shutdown", al_shutdown_note, METH_VARARGS,

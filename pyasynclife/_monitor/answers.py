@@ -1,6 +1,6 @@
 """What is answered: everything that `top` and `tasks` show.
 
-An answer about many tasks is made in slices of two milliseconds, between which the loop
+An answer about many tasks is made in slices of a millisecond, between which the loop
 goes on.
 """
 
@@ -23,8 +23,9 @@ from pyasynclife._watch import watches_of
 
 if TYPE_CHECKING:
     from pyasynclife._registry import RegistryStats, TaskRegistry
+    from pyasynclife._shutdown import SignalCoordinator
 
-SLICE = 0.002  # seconds of work between two iterations of the loop
+SLICE = 0.001  # seconds of work between two iterations of the loop
 CHUNK = 200  # tasks in a line of the answer to "tasks"
 ROWS = 500  # the most that "top" may ask for
 SAMPLE = 1000  # tasks whose await chains are grouped for "top"
@@ -64,8 +65,13 @@ class Answers:
     ``{"ask": "top", "sort": "silence", "filter": "", "rows": 50}``.
     """
 
-    def __init__(self, registries: list[TaskRegistry]) -> None:
+    def __init__(
+        self,
+        registries: list[TaskRegistry],
+        coordinator: SignalCoordinator | None = None,
+    ) -> None:
         self.registries = registries
+        self.coordinator = coordinator  # beside those that have the registries
 
     def to(self, request: Any) -> AsyncIterator[dict[str, Any]]:
         """Return an iterator over the lines of an answer; it may raise RequestError."""
@@ -108,6 +114,8 @@ class Answers:
     def _work(self) -> list[dict[str, Any]]:
         """The progress of the batches and pools attached to the coordinators."""
         coordinators = {c for each in self.registries for c in list(each._coordinators)}
+        if self.coordinator is not None:
+            coordinators.add(self.coordinator)
         found = [one.what for c in coordinators for one in c._attached]
         return [
             {

@@ -31,7 +31,8 @@ async def updates(
     """Make the events of one reader, until the shutdown begins.
 
     Args:
-        coordinator: Whose shutdown ends the stream, so that the server need not wait.
+        coordinator: Whose shutdown ends the stream, so that the server need not wait;
+            the batches and pools that are attached to it are shown.
         registry: Whose tasks are shown.
         query: The query of the URL: ``sort`` and ``filter``.
     """
@@ -42,7 +43,7 @@ async def updates(
         "sort": options.get("sort", ["silence"])[0],
         "filter": options.get("filter", [""])[0],
     }
-    answers = Answers([registry])
+    answers = Answers([registry], coordinator)
     stopping = asyncio.ensure_future(coordinator.shutdown_event.wait())
     try:
         while not stopping.done():
@@ -81,6 +82,7 @@ h1 { font-size: 1.2rem; margin: 1rem 0 .2rem; }
   padding: .2rem .7rem; margin: .4rem .4rem .4rem 0; }
 #counts b { margin-right: .35rem; }
 #state { opacity: .75; }
+progress { width: 12rem; margin-right: .6rem; vertical-align: middle; }
 form { margin: .6rem 0; display: flex; gap: .6rem; flex-wrap: wrap; }
 input, select { font: inherit; padding: .2rem .4rem; }
 table { border-collapse: collapse; width: 100%; }
@@ -96,6 +98,8 @@ pre { background: var(--soft); padding: .6rem; margin: .3rem 0 1rem; overflow: a
 <h1>Tasks</h1>
 <div id="state" role="status">connecting</div>
 <div id="counts"></div>
+<div id="lag"></div>
+<div id="work"></div>
 <form id="options">
   <label>sort by <select name="sort"><option>silence<option>age<option>heartbeats
     <option>restarts</select></label>
@@ -136,6 +140,27 @@ const place = group => {
   const some = group.some.join(", ") + (group.count > group.some.length ? ", ..." : "")
   return [make("div", group.count + " x " + some), make("pre", group.where.join("\\n"))]
 }
+const lag = seen => "loop lag p99 " +
+  (seen.p99 === null ? "more" : (seen.p99 * 1000).toFixed(1) + " ms") +
+  "; blocked " + seen.blocked + " times" +
+  (seen.blocked ? ", longest " + seen.longest.toFixed(2) + " s" : "")
+const work = one => {
+  const line = document.createElement("div")
+  const ended = one.done + one.failed + one.cancelled
+  if (one.total) {
+    const bar = make("progress", "")
+    bar.max = one.total
+    bar.value = ended
+    line.append(bar)
+  }
+  const parts = [ended + (one.total === null ? "" : " of " + one.total) + " ended",
+    one.running + " running"]
+  if (one.failed) parts.push(one.failed + " failed")
+  if (one.cancelled) parts.push(one.cancelled + " cancelled")
+  if (one.paused) parts.push("paused")
+  line.append(one.kind + " of " + one.limit + ": " + parts.join(", "))
+  return line
+}
 const show = answer => {
   if (!answer.rows) {
     find("state").textContent = answer.error || "the service is " + answer.phase
@@ -151,6 +176,8 @@ const show = answer => {
       count.append(make("b", value), name.replace(/_/g, " "))
       return count
     }))
+  find("lag").textContent = answer.lag ? lag(answer.lag) : ""
+  find("work").replaceChildren(...answer.work.map(work))
   find("rows").replaceChildren(...answer.rows.map(row))
   find("places").replaceChildren(...answer.groups.flatMap(place))
 }

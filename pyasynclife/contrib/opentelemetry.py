@@ -11,12 +11,11 @@ from pyasynclife._arguments import short
 from pyasynclife._batch import Batch
 from pyasynclife._core import Histogram
 from pyasynclife._registry import TaskRegistry
-from pyasynclife.contrib._metrics import (
+from pyasynclife.contrib._metrics import METRICS, Metric
+from pyasynclife.contrib._sources import (
     DEFAULT_NAME,
-    METRICS,
     HasLag,
     HasProgress,
-    Metric,
     Reading,
     Source,
     join,

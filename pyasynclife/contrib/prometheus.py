@@ -9,9 +9,9 @@ from typing import Any
 from pyasynclife._batch import Batch
 from pyasynclife._core import Histogram
 from pyasynclife._registry import TaskRegistry
-from pyasynclife.contrib._metrics import (
+from pyasynclife.contrib._metrics import METRICS
+from pyasynclife.contrib._sources import (
     DEFAULT_NAME,
-    METRICS,
     HasLag,
     HasProgress,
     Source,

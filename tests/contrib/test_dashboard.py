@@ -1,31 +1,25 @@
 """The page of contrib.asgi's /tasks, and the events that it shows."""
 
 import asyncio
-import base64
-import contextlib
 import json
 import os
-import shutil
+import re
 import signal
-import subprocess
-import tempfile
-import time
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pyasynclife import SignalCoordinator, TaskRegistry
+from pyasynclife import LoopWatch, SignalCoordinator, TaskPool, TaskRegistry
 from pyasynclife.contrib.asgi import probes
+from support.browser import needs_browser, opened
 from support.children import PATH, Child, start_child
 from support.coroutines import forever
 from support.registries import a_registry
 
 Message = dict[str, Any]
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
 class Reader:
@@ -125,6 +119,21 @@ async def test_the_events_show_the_tasks_as_asked() -> None:
                 assert event["phase"] == "running"
 
 
+async def test_the_events_have_the_lag_and_the_pools_of_the_coordinator() -> None:
+    coordinator = SignalCoordinator()
+    async with a_registry() as registry, LoopWatch(600.0), TaskPool(2) as pool:
+        coordinator.attach(pool)
+        job = pool.submit(forever)
+        await asyncio.sleep(0)
+        async with streaming(coordinator, registry) as reader:
+            await reader.sent.get()
+            event = await reader.event()
+        job.cancel()
+    assert event["lag"]["blocked"] == 0
+    [work] = event["work"]
+    assert (work["kind"], work["total"], work["running"]) == ("TaskPool", 1, 1)
+
+
 async def test_the_stream_ends_when_the_shutdown_begins() -> None:
     coordinator = SignalCoordinator()
     async with a_registry() as registry, streaming(coordinator, registry) as reader:
@@ -198,7 +207,7 @@ async def test_a_reader_that_has_left_is_no_error_of_the_application() -> None:
 SERVER = """
 import asyncio, socket
 import uvicorn
-from pyasynclife import SignalCoordinator, TaskRegistry
+from pyasynclife import LoopWatch, SignalCoordinator, TaskPool, TaskRegistry
 from pyasynclife.contrib.asgi import lifespan, probes
 
 registry = TaskRegistry()
@@ -210,7 +219,14 @@ async def feed():
         registry.heartbeat()
 
 async def main():
-    async with lifespan(coordinator, registry)(None):
+    async with (
+        LoopWatch(600.0),
+        TaskPool(2) as pool,
+        lifespan(coordinator, registry)(None),
+    ):
+        coordinator.attach(pool)
+        for delay in (0, 0, 0, 900):
+            pool.submit(asyncio.sleep, delay)
         registry.register(feed(), "feed-0")
         registry.register(asyncio.sleep(900), "<b>silent</b>", stale_after=0.001)
         listener = socket.create_server(("127.0.0.1", 0))
@@ -240,104 +256,34 @@ def test_a_server_with_an_open_page_ends_at_once(server: tuple[Child, int]) -> N
     assert child.finish().returncode in (0, -signal.SIGTERM)
 
 
-class Page:
-    """A page in Chromium, by its DevTools protocol."""
-
-    def __init__(self, directory: str, url: str) -> None:
-        assert BROWSER is not None
-        options = ["--headless=new", "--no-sandbox", "--disable-gpu"]
-        options += ["--remote-debugging-port=0", f"--user-data-dir={directory}"]
-        self.process = subprocess.Popen(
-            [BROWSER, *options, "--window-size=1200,700", url],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            # A sanitizer is preloaded into this process, and stops a browser.
-            env={k: v for k, v in os.environ.items() if k != "LD_PRELOAD"},
-        )
-        self._stack = contextlib.ExitStack()
-        try:
-            self._connect(directory)
-        except BaseException:
-            self.close()
-            raise
-
-    def _connect(self, directory: str) -> None:
-        from websockets.sync.client import connect
-
-        port = self._read(Path(directory, "DevToolsActivePort")).split()[0]
-        pages = json.load(
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/json/list", timeout=20)
-        )
-        (page,) = (each for each in pages if each["type"] == "page")
-        address = page["webSocketDebuggerUrl"]
-        self.socket = self._stack.enter_context(connect(address, max_size=None))
-
-    def _read(self, path: Path) -> str:
-        deadline = time.monotonic() + 60
-        while not (path.exists() and path.read_text().count("\n")):
-            assert time.monotonic() < deadline, "the browser does not start"
-            time.sleep(0.05)
-        return path.read_text()
-
-    def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        message = {"id": 1, "method": method, "params": parameters}
-        self.socket.send(json.dumps(message))
-        while True:
-            answer = json.loads(self.socket.recv(timeout=30))
-            if answer.get("id") == 1:
-                result: dict[str, Any] = answer["result"]
-                return result
-
-    def evaluate(self, expression: str) -> Any:
-        result = self.call("Runtime.evaluate", expression=expression)["result"]
-        return result.get("value")
-
-    def until(self, expression: str) -> None:
-        deadline = time.monotonic() + 30
-        while not self.evaluate(expression):
-            assert time.monotonic() < deadline, self.evaluate("document.body.innerText")
-            time.sleep(0.1)
-
-    def screenshot(self, path: str) -> None:
-        image = self.call("Page.captureScreenshot", format="png")["data"]
-        Path(path).write_bytes(base64.b64decode(image))
-
-    def close(self) -> None:
-        self._stack.close()
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-
-
-@pytest.mark.skipif(BROWSER is None, reason="Chromium is not installed")
+@needs_browser
 def test_a_browser_shows_the_tasks_live(server: tuple[Child, int]) -> None:
-    pytest.importorskip("websockets")
     child, port = server
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory:
-        page = Page(directory, f"http://127.0.0.1:{port}/tasks")
-        try:
-            page.until("document.querySelectorAll('#rows tr').length == 2")
-            first = "document.querySelector('#rows tr').innerText"
-            assert page.evaluate(first).split()[:3] == [
-                "<b>silent</b>",
-                "running",
-                "stale",
-            ]
-            if picture := os.environ.get("PYASYNCLIFE_PICTURE"):
-                page.screenshot(picture)
-            page.evaluate(
-                "document.querySelector('[name=filter]').value = 'feed';"
-                "document.querySelector('form').dispatchEvent(new Event('input'))"
-            )
-            page.until("document.querySelectorAll('#rows tr').length == 1")
-            assert page.evaluate(first).startswith("feed-0")
-            beats = "document.querySelectorAll('#rows td')[5].innerText"
-            before = page.evaluate(beats)
-            page.until(f"{beats} != '{before}'")
-            child.send_signal(signal.SIGTERM)
-            page.until("/draining|does not answer/.test(document.body.innerText)")
-        finally:
-            page.close()
+    with opened(f"http://127.0.0.1:{port}/tasks") as page:
+        page.until("document.querySelectorAll('#rows tr').length == 2")
+        first = "document.querySelector('#rows tr').innerText"
+        assert page.evaluate(first).split()[:3] == [
+            "<b>silent</b>",
+            "running",
+            "stale",
+        ]
+        page.until(
+            "/^TaskPool of 2: 3 of 4 ended, 1 running$/.test(find('work').innerText)"
+        )
+        assert page.evaluate("document.querySelector('#work progress').value") == 3
+        shown = page.evaluate("find('lag').innerText")
+        assert re.fullmatch(r"loop lag p99 (more|[\d.]+ ms); blocked 0 times", shown)
+        if picture := os.environ.get("PYASYNCLIFE_PICTURE"):
+            page.screenshot(picture)
+        page.evaluate(
+            "document.querySelector('[name=filter]').value = 'feed';"
+            "document.querySelector('form').dispatchEvent(new Event('input'))"
+        )
+        page.until("document.querySelectorAll('#rows tr').length == 1")
+        assert page.evaluate(first).startswith("feed-0")
+        beats = "document.querySelectorAll('#rows td')[5].innerText"
+        before = page.evaluate(beats)
+        page.until(f"{beats} != '{before}'")
+        child.send_signal(signal.SIGTERM)
+        page.until("/draining|does not answer/.test(document.body.innerText)")
     child.finish()

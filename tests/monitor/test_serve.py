@@ -18,7 +18,7 @@ import pytest
 from pyasynclife import LoopWatch, SignalCoordinator, TaskPool, TaskRegistry
 from pyasynclife._monitor import server
 from support.children import start_child
-from support.coroutines import forever
+from support.coroutines import echo, forever
 from support.loops import settle
 from support.registries import a_registry
 
@@ -166,6 +166,40 @@ def test_a_registry_of_another_loop_is_refused(path: Path) -> None:
             second.run(registry.serve(path))
         first.run(registry.shutdown())
     assert not path.exists()
+
+
+@pytest.mark.parametrize("kind", ["with a task", "empty"])
+@pytest.mark.standard_loop_only
+def test_a_registry_of_a_closed_loop_serves_elsewhere_if_it_is_empty(
+    path: Path, kind: str
+) -> None:
+    registry = TaskRegistry()
+
+    async def use() -> None:
+        await registry.register(echo(), "ended")
+        await registry.wait()
+        if kind == "with a task":
+            registry.track(sleeper, "left behind")
+
+    async def ask() -> list[str]:
+        async with serving(registry, path), connected(path) as client:
+            answer = await client.ask({"ask": "tasks"})
+            return [task["task_id"] for task in answer["tasks"]]
+
+    loop = asyncio.new_event_loop()
+    sleeper = loop.create_task(forever())
+    loop.run_until_complete(use())
+    if kind == "empty":
+        sleeper.cancel()
+        loop.run_until_complete(asyncio.wait([sleeper]))
+        loop.close()
+        assert asyncio.run(ask()) == ["ended"]
+        return
+    loop.close()
+    with pytest.raises(RuntimeError, match="loop"):
+        asyncio.run(registry.serve(path))
+    assert not path.exists()
+    sleeper._log_destroy_pending = False  # type: ignore[attr-defined]
 
 
 # ------------------------------------------------------------ answers
@@ -380,6 +414,40 @@ async def test_a_client_that_does_not_read_is_dropped(
             while attended():
                 assert time.monotonic() < deadline
                 await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("sent", [b"", b'{"ask": "top"'])
+async def test_a_client_that_does_not_ask_is_dropped(
+    path: Path, sent: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "PATIENCE", 0.3)
+    async with a_registry() as registry, serving(registry, path), connected(path) as c:
+        c.writer.write(sent)
+        assert await c.gone()
+
+
+async def test_a_request_that_ends_with_the_connection_is_refused(path: Path) -> None:
+    async with a_registry() as registry, serving(registry, path), connected(path) as c:
+        c.writer.write(b'{"ask": "to')
+        c.writer.write_eof()
+        assert "a JSON object" in (await c.read())["error"]
+        assert await c.gone()
+
+
+async def test_what_was_asked_while_the_loop_was_blocked_is_answered_later(
+    path: Path,
+) -> None:
+    async with a_registry() as registry, serving(registry, path):
+        registry.register(forever(), "feed")
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(0.2)
+            client.connect(str(path))
+            client.sendall(b'{"ask": "tasks"}\n')
+            with pytest.raises(TimeoutError):
+                client.recv(1)  # this blocks the loop
+            client.settimeout(20)
+            answer = await asyncio.to_thread(client.recv, 100_000)
+        assert json.loads(answer.splitlines()[0])["tasks"][0]["task_id"] == "feed"
 
 
 async def test_a_client_that_leaves_in_the_middle_disturbs_nobody(path: Path) -> None:

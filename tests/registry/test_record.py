@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import json
+import os
 import resource
 import weakref
 from collections.abc import Awaitable, Callable, Iterator
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from pyasynclife import Backoff, TaskMetadata, TaskRegistry
+from support.children import start_child
 from support.coroutines import echo, fail, forever
 from support.loops import in_virtual_time, settle
 from support.registries import a_registry
@@ -31,7 +33,7 @@ def rows(path: Path) -> dict[str, list[tuple[str, int, int]]]:
     events = json.loads(path.read_text(), parse_constant=pytest.fail)
     names: dict[int, str] = {}
     for event in events:
-        assert event["pid"] == 0
+        assert event["pid"] == os.getpid()
         if event["ph"] == "M" and event["name"] == "thread_name":
             assert event["tid"] not in names
             names[event["tid"]] = event["args"]["name"]
@@ -43,8 +45,19 @@ def rows(path: Path) -> dict[str, list[tuple[str, int, int]]]:
             begin, end = event["ts"], event["ts"] + event["dur"]
             bar = (event["name"], round(begin / 1e6), round(end / 1e6))
             shown.setdefault(names[event["tid"]], []).append(bar)
-    assert set(shown) == set(names.values())
+    assert set(shown) <= set(names.values())
+    for bars in shown.values():
+        bars.sort(key=lambda bar: (bar[1], -bar[2]))
     return shown
+
+
+def marks(path: Path) -> list[tuple[str, int, Any]]:
+    """The marks of a file: name, time in seconds and reason."""
+    return [
+        (event["name"], round(event["ts"] / 1e6), event["args"].get("reason"))
+        for event in json.loads(path.read_text())
+        if event["ph"] == "i"
+    ]
 
 
 def args(path: Path, task_id: str) -> Event:
@@ -113,11 +126,13 @@ def test_periods_without_a_heartbeat_are_bars_in_the_row(path: Path) -> None:
         await asyncio.sleep(60)
 
     shown = recorded(path, main, stale_threshold=5)
-    assert shown["feed"] == [("stale", 6, 21), ("stale", 29, 34), ("done", 1, 34)]
+    assert shown["feed"] == [("done", 1, 34), ("stale", 6, 21), ("stale", 29, 34)]
     assert shown["healthy"] == [("cancelled", 1, 61)]
 
 
-def test_a_stale_run_that_ends_ends_the_bar_of_a_supervised_task(path: Path) -> None:
+def test_each_run_of_a_supervised_task_is_a_bar_and_each_restart_a_mark(
+    path: Path,
+) -> None:
     async def feed() -> None:
         await asyncio.sleep(10)  # stale after 5 s
         raise ValueError("no price")
@@ -128,25 +143,158 @@ def test_a_stale_run_that_ends_ends_the_bar_of_a_supervised_task(path: Path) -> 
         await registry.join("feed")
 
     shown = recorded(path, main, stale_threshold=5)
-    assert shown["feed"] == [("stale", 5, 10), ("stale", 35, 40), ("failed", 0, 40)]
+    runs = [("failed", 0, 10), ("failed", 30, 40)]
+    periods = [("stale", 5, 10), ("stale", 35, 40)]
+    assert shown == {"feed": [runs[0], periods[0], runs[1], periods[1]]}
+    assert marks(path) == [("restart 1", 30, "ValueError: no price")]
+    [first, last] = [
+        event["args"]
+        for event in json.loads(path.read_text())
+        if event["name"] == "failed"
+    ]
+    assert first == {"run": 1, "error": "ValueError: no price"}
+    assert last["restarts"] == 1
 
 
-def test_a_task_that_is_older_than_the_file_begins_with_it(path: Path) -> None:
+def test_a_mark_has_the_reason_of_the_restart(path: Path) -> None:
+    runs = iter(["returns", "is cancelled", "fails", "is silent", "lasts"])
+
+    async def feed() -> None:
+        match next(runs):
+            case "is cancelled":
+                raise asyncio.CancelledError
+            case "fails":
+                raise ValueError("no price")
+            case "is silent":
+                await asyncio.sleep(10**6)
+            case "lasts":
+                await asyncio.sleep(1)
+
+    async def main(registry: TaskRegistry) -> None:
+        options: dict[str, Any] = {"restart": "always", "restart_stale": True}
+        backoff = Backoff(10, factor=1, jitter=0)
+        registry.supervise(feed, "feed", backoff=backoff, stale_after=5, **options)
+        await asyncio.sleep(45.5)
+        await registry.complete("feed", None)
+        await registry.join("feed")
+
+    recorded(path, main)
+    assert marks(path) == [
+        ("restart 1", 10, "the run before was done"),
+        ("restart 2", 20, "the run before was cancelled"),
+        ("restart 3", 30, "ValueError: no price"),
+        ("restart 4", 45, "TimeoutError: stale: no heartbeat for 5.0 s"),
+    ]
+
+
+def test_a_function_that_raises_is_a_run_of_no_length(path: Path) -> None:
+    def feed() -> Any:
+        raise ValueError("no price")
+
+    async def main(registry: TaskRegistry) -> None:
+        backoff = Backoff(10, factor=1, jitter=0)
+        registry.supervise(feed, "feed", backoff=backoff, max_restarts=2)
+        await registry.join("feed")
+
+    shown = recorded(path, main)
+    assert shown["feed"] == [("failed", at, at) for at in (0, 10, 20)]
+    assert [at for _, at, _ in marks(path)] == [10, 20]
+
+
+def test_an_end_between_two_runs_is_a_mark(path: Path) -> None:
+    async def main(registry: TaskRegistry) -> None:
+        registry.supervise(
+            lambda: fail("no price"), "feed", backoff=Backoff(60, jitter=0)
+        )
+        await asyncio.sleep(10)
+        await registry.cancel("feed", "enough")
+
+    assert recorded(path, main) == {"feed": [("failed", 0, 0)]}
+    assert marks(path) == [("cancelled", 10, None)]
+
+
+def test_a_task_that_is_older_than_the_file_begins_when_it_began(path: Path) -> None:
     first = path.with_suffix(".first")
 
     async def main() -> None:
         async with TaskRegistry(stale_threshold=10**6) as registry:
-            async with registry.record(first):
-                registry.register(asyncio.sleep(30), "feed")
-                await asyncio.sleep(10)
+            registry.register(asyncio.sleep(30), "feed")
+            registry.register(asyncio.sleep(5), "earlier")
             await asyncio.sleep(10)
+            async with registry.record(first):
+                await asyncio.sleep(5)
+            await asyncio.sleep(5)
             async with registry.record(path):
                 await asyncio.sleep(20)
 
     in_virtual_time(main())
-    assert rows(first) == {"feed": [("running", 0, 10)]}
-    assert rows(path) == {"feed": [("done", 0, 10)]}
-    assert args(path, "feed")["age"] == pytest.approx(30)
+    assert rows(first) == {"feed": [("running", 0, 15)]}
+    assert rows(path) == {"feed": [("done", 0, 30)]}
+
+
+def test_what_was_stale_before_the_file_is_shown(path: Path) -> None:
+    async def main() -> None:
+        registry = TaskRegistry(heartbeat_interval=1.0, stale_threshold=5)
+        async with registry:
+            registry.register(forever(), "feed")
+            await asyncio.sleep(10)
+            async with registry.record(path):
+                await asyncio.sleep(10)
+                registry.heartbeat("feed")
+                await asyncio.sleep(2)
+
+    in_virtual_time(main())
+    assert rows(path) == {"feed": [("running", 0, 22), ("stale", 5, 20)]}
+
+
+@pytest.mark.parametrize("rests", [False, True])
+def test_runs_that_ended_before_the_file_are_one_bar(path: Path, rests: bool) -> None:
+    async def feed() -> None:
+        await asyncio.sleep(10)
+        raise ValueError("no price")
+
+    async def main() -> None:
+        async with TaskRegistry(stale_threshold=10**6) as registry:
+            backoff = Backoff(10, factor=1, jitter=0)
+            registry.supervise(feed, "feed", backoff=backoff)
+            await asyncio.sleep(35 if rests else 45)
+            async with registry.record(path):
+                await asyncio.sleep(30 if rests else 20)
+
+    in_virtual_time(main())
+    if rests:
+        runs = [("earlier runs", 0, 35), ("failed", 40, 50), ("running", 60, 65)]
+        at = [40, 60]
+    else:
+        runs = [("earlier runs", 0, 45), ("failed", 45, 50), ("running", 60, 65)]
+        at = [60]
+    assert rows(path) == {"feed": runs}
+    reason = "ValueError: no price"
+    first = 2 if rests else 3
+    assert marks(path) == [
+        (f"restart {number}", when, reason) for number, when in enumerate(at, first)
+    ]
+
+
+def test_nothing_is_written_between_two_recordings(path: Path) -> None:
+    async def feed() -> None:
+        await asyncio.sleep(10)
+        raise ValueError("no price")
+
+    async def main() -> None:
+        async with TaskRegistry(stale_threshold=10**6) as registry:
+            backoff = Backoff(10, factor=1, jitter=0)
+            registry.supervise(feed, "feed", backoff=backoff)
+            await asyncio.sleep(5)
+            async with registry.record(path):
+                await asyncio.sleep(10)  # it rests now
+            before = path.read_bytes()
+            registry.register(echo(), "job")
+            await asyncio.sleep(30)
+            assert path.read_bytes() == before
+
+    in_virtual_time(main())
+    assert rows(path) == {"feed": [("failed", 0, 10)]}
 
 
 def test_an_id_that_comes_back_is_another_row(path: Path) -> None:
@@ -208,7 +356,7 @@ async def test_nothing_is_kept_of_tasks_that_have_ended(path: Path) -> None:
         await settle()
         gc.collect()
         assert kept() is None
-        assert not recording._row_of
+        assert not recording._rows
         assert not recording._stale_since
         assert recording._file is not None
         assert len(recording._file._waiting) < 2**16
@@ -286,14 +434,113 @@ async def test_one_recording_at_a_time(path: Path) -> None:
     assert not path.with_suffix(".other").exists()
 
 
-async def test_the_first_recording_begins_before_the_first_task(path: Path) -> None:
+async def test_a_task_can_record_the_others_for_a_while(path: Path) -> None:
+    async def record(registry: TaskRegistry) -> None:
+        async with registry.record(path):
+            await settle(20)
+
+    ended: list[str] = []
+    on_finish = lambda meta: ended.append(meta.task_id)  # noqa: E731
+    async with a_registry(on_finish=on_finish) as registry:
+        registry.register(forever(), "feed")
+        await settle()
+        registry.register(record(registry), "recorder")
+        await settle(2)
+        registry.register(echo(), "job")
+        await registry.join("recorder")
+        registry.register(echo(), "later")
+        await registry.join("later")
+    shown = {name: [bar[0] for bar in bars] for name, bars in rows(path).items()}
+    assert shown == {"job": ["done"], "feed": ["running"], "recorder": ["running"]}
+    assert ended == ["job", "recorder", "later", "feed"]
+
+
+def test_the_file_of_a_process_that_was_killed_can_be_read(path: Path) -> None:
+    program = f"""
+        import asyncio, os, signal
+        from pyasynclife import TaskRegistry
+
+        async def job():
+            pass
+
+        async def main():
+            registry = TaskRegistry(heartbeat_interval=0.01)
+            async with registry.record({str(path)!r}), registry:
+                for number in range(100):
+                    registry.register(job(), f"job-{{number}}")
+                await registry.wait()
+                while os.path.getsize({str(path)!r}) < 1000:
+                    await asyncio.sleep(0.01)
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        asyncio.run(main())
+    """
+    with start_child(program) as child:
+        child.finish()
+    names = [event["name"] for event in json.loads(path.read_text())]
+    assert names.count("done") == 100
+
+
+async def test_the_end_of_the_block_lets_the_loop_go_on(path: Path) -> None:
+    iterations = 0
+
+    async def count() -> None:
+        nonlocal iterations
+        while True:
+            iterations += 1
+            await asyncio.sleep(0)
+
     async with a_registry() as registry:
-        registry.register(echo())
-        with pytest.raises(RuntimeError, match="had tasks already: enter its record"):
-            async with registry.record(path):
-                pytest.fail("entered")
-        await registry.wait()
-    assert not path.exists()
+        for _ in range(1000):
+            registry.register(forever())
+        async with registry.record(path):
+            counting = asyncio.ensure_future(count())
+            await settle(2)
+            before = iterations
+        assert 5 <= iterations - before < 10
+        counting.cancel()
+        await asyncio.wait([counting])
+    assert len(rows(path)) == 1000
+
+
+async def test_a_block_that_is_cancelled_at_its_end_writes_the_rest_at_once(
+    path: Path,
+) -> None:
+    async def record(registry: TaskRegistry) -> None:
+        async with registry.record(path):
+            pass
+
+    async with a_registry() as registry:
+        for _ in range(1000):
+            registry.register(forever())
+        recording = asyncio.ensure_future(record(registry))
+        await settle(2)
+        assert not recording.done()
+        recording.cancel()
+        await asyncio.wait([recording])
+        assert recording.cancelled()
+    assert len(rows(path)) == 1000
+
+
+@pytest.mark.standard_loop_only
+def test_a_registry_of_another_loop_is_not_recorded(path: Path) -> None:
+    registry = TaskRegistry()
+
+    async def use() -> None:
+        registry.register(forever())
+
+    async def record() -> None:
+        async with registry.record(path):
+            pass
+
+    with asyncio.Runner() as first:
+        first.run(use())
+        with asyncio.Runner() as second, pytest.raises(RuntimeError, match="per loop"):
+            second.run(record())
+        assert not path.exists()
+        first.run(registry.shutdown())
+    asyncio.run(record())  # the first loop is closed, and the registry empty
+    assert rows(path) == {}
 
 
 @pytest.mark.parametrize("bad", [3, None, ["x"]])

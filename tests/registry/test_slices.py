@@ -11,7 +11,7 @@ from pyasynclife import (
     ShutdownReport,
     SignalCoordinator,
     TaskRegistry,
-    _shutdown,
+    _passed_tasks,
     _waiting,
     cancel_all_tasks,
 )
@@ -348,7 +348,7 @@ async def test_failures_after_a_shutdown_are_logged_again(
 
 @pytest.fixture
 def joined_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_shutdown, "JOINED", 10)
+    monkeypatch.setattr(_passed_tasks, "JOINED", 10)
 
 
 @pytest.mark.usefixtures("joined_in_parts")

@@ -47,7 +47,7 @@ from pyasynclife import (
     cancel_all_tasks,
     testing,
 )
-from pyasynclife._watch import _Seen
+from pyasynclife._blocked_loop import Seen
 from support.coroutines import echo, fail, swallow
 from support.loops import settle
 
@@ -190,7 +190,7 @@ VALUES: dict[type, Callable[[], Any]] = {
     testing.CancelReport: lambda: echo(testing.CancelReport("echo", 1, 1, [VIOLATION])),
     testing.Violation: lambda: echo(VIOLATION),
     BatchStatus: lambda: echo(BatchStatus.ABORTED),
-    BlockedLoop: lambda: echo(_Seen(0.0).blocked_loop(1.5)),
+    BlockedLoop: lambda: echo(Seen(0.0).blocked_loop(1.5)),
     TaskHealth: lambda: echo(TaskHealth.STALE),
     TaskState: lambda: echo(TaskState.FAILED),
 }

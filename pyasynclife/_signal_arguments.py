@@ -1,0 +1,71 @@
+"""Which signals a SignalCoordinator handles: the check of its arguments."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from pyasynclife import _signals
+from pyasynclife._arguments import check_hook, short
+
+Callbacks = dict[int, Callable[[int], object]]
+
+
+def choose_signals(
+    shutdown_signals: Iterable[int] | None,
+    reload_signals: Iterable[int] | None,
+    callbacks: Mapping[int, Callable[[int], object]] | None,
+) -> tuple[frozenset[int], frozenset[int], Callbacks]:
+    """Return the signals that shut down, those that reload, and the callbacks.
+
+    Raises:
+        TypeError: An argument is of another type.
+        ValueError: A signal has two meanings.
+    """
+    called = _checked_callbacks(callbacks)
+    shutdown = _signal_set(
+        shutdown_signals, "shutdown_signals", (signal.SIGTERM, signal.SIGINT)
+    )
+    hangup = [signal.SIGHUP] if hasattr(signal, "SIGHUP") else []
+    reload = _signal_set(
+        reload_signals,
+        "reload_signals",
+        (signum for signum in hangup if signum not in shutdown | called.keys()),
+    )
+    for signum in shutdown & reload:
+        name = _signals.name_of(signum)
+        raise ValueError(f"{name} cannot both shut down and reload: choose one")
+    for signum in called.keys() & (shutdown | reload):
+        name = _signals.name_of(signum)
+        raise ValueError(
+            f"{name} cannot have a callback and also shut down or reload: choose one"
+        )
+    return shutdown, reload, called
+
+
+def _signal_set(
+    signals: Iterable[int] | None, name: str, default: Iterable[int]
+) -> frozenset[int]:
+    if isinstance(signals, int):
+        raise TypeError(f"{name} must be a list of signals, got {short(signals)}")
+    chosen = tuple(default if signals is None else signals)
+    for signum in chosen:
+        if isinstance(signum, bool) or not isinstance(signum, int):
+            raise TypeError(f"{name} must hold signal numbers, got {short(signum)}")
+    return frozenset(chosen)
+
+
+def _checked_callbacks(callbacks: Any) -> Callbacks:
+    if callbacks is None:
+        return {}
+    if not isinstance(callbacks, Mapping):
+        raise TypeError(
+            f"callbacks must map signals to functions, got {short(callbacks)}"
+        )
+    for function in callbacks.values():
+        check_hook("a callback", function)
+        if function is None:
+            raise TypeError("a callback must be a function, got None")
+    signals = _signal_set(callbacks.keys(), "callbacks", ())
+    return {signum: callbacks[signum] for signum in signals}
