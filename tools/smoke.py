@@ -97,8 +97,8 @@ if __name__ == "__main__":
     logging.getLogger("pyasynclife").setLevel(logging.ERROR)
     signals = run(main, shutdown_timeout=120)
     assert signals == 1, signals
+    machine = ", ".join([platform.machine(), *filter(None, platform.libc_ver())])
     print(
         f"pyasynclife {pyasynclife.__version__} works on",
-        f"{platform.python_implementation()} {platform.python_version()}",
-        f"({platform.machine()}, {' '.join(filter(None, platform.libc_ver()))})",
+        f"{platform.python_implementation()} {platform.python_version()} ({machine})",
     )
