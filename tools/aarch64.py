@@ -27,9 +27,7 @@ EMULATOR = "qemu-aarch64-static"
 PACKAGES = "libc6,python3.14,libpython3.14-dev"
 TESTS = [
     "tests/batch/test_timeouts.py",
-    "tests/batch/test_random.py",
     "tests/group/test_group.py",
-    "tests/group/test_capture.py",
     "tests/registry/test_heartbeat.py",
     "tests/registry/test_shutdown.py",
 ]
