@@ -8,7 +8,7 @@ PYFILES := setup.py pyasynclife tests tools $(wildcard examples benchmarks)
 
 .PHONY: demo test hosts recipes bench bench-versions matrix differential sanitize
 .PHONY: leaks nomemory valgrind instructions lint format clean cancel-everywhere
-.PHONY: storm bench-shutdown
+.PHONY: storm bench-shutdown wheels reproducible extras aarch64
 
 demo: $(VENV)/built
 	$(BIN)/python -m pyasynclife demo
@@ -78,6 +78,22 @@ instructions: $(VENV)/built
 
 cancel-everywhere: $(VENV)/built
 	$(BIN)/python tools/cancel_everywhere.py $(ARGS)
+
+# The files of a release, from the last commit, in dist/; reproducible builds them twice,
+# in different places, and compares.
+wheels:
+	$(PYTHON) tools/wheels.py $(ARGS)
+
+reproducible:
+	$(PYTHON) tools/wheels.py --twice $(ARGS)
+
+# Whether pip can resolve each extra; installs nothing.
+extras: $(BIN)/python
+	$(BIN)/python tools/extras.py $(ARGS)
+
+# Tests on an emulated aarch64, with Debian's Python 3.14.
+aarch64:
+	$(PYTHON) tools/aarch64.py $(ARGS)
 
 lint: $(VENV)/linters
 	$(BIN)/ruff check $(PYFILES)
