@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.counts import counts
 from benchmarks.plots import write_plots
 from benchmarks.report import LOOPS, Report, read_report
 from benchmarks.summary import GAINS, SOBERING, summary
@@ -41,7 +42,8 @@ CONCLUDE = """## What you may conclude
   there is no timeout.** With a timeout for each item they cost many times as much as a
   batch, since `asyncio.timeout` is most of their work. They also need less memory: they
   keep the values, and a batch keeps a result object for each item.
-- **An item that raises costs much more than one that returns**, and gains least.
+- **An item that raises costs about ten times as much as one that returns**: its worker
+  ends, and another one takes its place. By hand, a worker goes on after an error.
 - **The gain is large where there are many short items, children or heartbeats**: items
   from a cache, parsing, fan-out to queues, registries of tens of thousands of tasks.
 - Other libraries do other things besides, for which they are slower. anyio and aiometer
@@ -56,6 +58,14 @@ and a task for each item, and `asyncio.wait_for`; or its `TaskRegistry`. *By han
 workers over one iterator, with `asyncio.timeout`. In the rows named *gather*, the limit
 is 50 and the timeout is 5 s. In the rows named *peers*, the limit is 50 and there is no
 timeout.
+"""
+
+COUNTS_HEAD = """## Instructions
+
+A count of instructions does not depend on the load of the machine (`make instructions`,
+with valgrind; the collector is off). For each build: instructions for one item, child
+or registration. *Awaited in turn* has no limit and no Task: one coroutine is awaited
+after the other, so that each `sleep(0)` takes a loop iteration of its own.
 """
 
 PLOTS_HEAD = """## Against the number of items
@@ -86,6 +96,7 @@ def write_page(folder: Path, reports: Sequence[Report]) -> None:
     parts += [f"- {report.line}" for report in reports]
     if faster := summary(GAINS, reports):
         parts += ["", FASTER, *faster]
+    parts += ["", COUNTS_HEAD, *counts()]
     if drawn := write_plots(folder, reports[0]):
         parts += ["", PLOTS_HEAD]
         parts += ["\n\n".join(f"![{caption}]({name})" for name, caption in drawn)]

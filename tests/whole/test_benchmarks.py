@@ -199,6 +199,25 @@ def test_requests_to_the_server_are_measured(tmp_path: Path) -> None:
     assert [row["unit"] for row in rows] == ["1/s", "ms", "µs"]
 
 
+def test_the_page_opens_with_what_is_not_gained_on_each_build(tmp_path: Path) -> None:
+    measure("item raises at once", tmp_path)
+    mine, other = tmp_path / "rows.json", tmp_path / "other.json"
+    report = json.loads(mine.read_text())
+    python = report["python"].removeprefix("CPython ")
+    report |= {"python": "CPython 3.99.1 (optimised)", "commit": "another"}
+    other.write_text(json.dumps(report))
+    command = ["-m", "benchmarks.page", *map(str, (tmp_path, mine, other))]
+    done = run_child(command, env=PATH)
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "index.md").read_text()
+    (opening,) = re.findall(r"(?s)nothing is gained\n.*?\n\n\|(.*?)\n\n", page)
+    builds = f"{python}, standard loop | 3.99.1 (optimised), standard loop"
+    assert opening.startswith(f" work | items | compared with | {builds} |")
+    assert "item raises at once" in opening
+    assert page.index(opening) < page.index("## How many times faster")
+    assert "- CPython 3.99.1 (optimised), commit another, " in page
+
+
 # ------------------------------------------------------------- shutdown, compared
 
 SERVICES = {  # and what the runner of a service loses at SIGTERM
