@@ -5,6 +5,7 @@ benchmarks --json` wrote. The plots show the first of them.
 """
 
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,41 +24,52 @@ registered task, a heartbeat? And what do other ways to do the same work cost? T
 here do almost nothing, so that nothing else is in the figures. An item that waits for a
 network or a database takes a thousand times as long, and then this cost hardly matters.
 
+- *The articles' code* is what one of five published articles about asyncio's tasks, "A
+  Complete Guide to asyncio Task Lifecycle", prints for the same work: a semaphore and a
+  task for each item, with `asyncio.wait_for`; or its `TaskRegistry`.
+- *By hand* is 50 workers over one iterator, with `asyncio.timeout`; or, for a shutdown,
+  `cancel()` for each task, and waiting for the last one.
+- The limit of a batch or a pool is 50, and the timeout is 5 s for each item. Where the
+  work is *without a timeout*, no contender has one.
+
 [How the figures are made, and how to read them]({README}).
 """
 
 SOBER = """## Where little or nothing is gained
 
 How many times faster pyasynclife is than the contender in the third column: the median
-of the rounds of one run. Below 1, pyasynclife is slower.
+of the rounds of one run. Below 1, pyasynclife is slower. Two runs on a busy machine
+differ by up to 20 % in the rows of HTTP.
 """
 
 CONCLUDE = """## What you may conclude
 
 - **Real requests do not become faster.** aiohttp takes nearly all of the time of a
   request. Take pyasynclife for its limits, its results and its shutdown, and expect no
-  gain in throughput from it. The processor time of the client is the steadiest of
-  these figures, because a busy machine disturbs it least.
+  gain in throughput from it. Of these figures, the processor time of the client is
+  least disturbed by a busy machine.
 - **Workers over one iterator, written by hand, are as cheap or cheaper, as long as
   there is no timeout.** With a timeout for each item they cost many times as much as a
   batch, since `asyncio.timeout` is most of their work. They also need less memory: they
   keep the values, and a batch keeps a result object for each item.
 - **An item that raises costs about ten times as much as one that returns**: its worker
   ends, and another one takes its place. By hand, a worker goes on after an error.
+- **A shutdown costs up to a third more than `cancel()` for each task**: it also keeps a
+  deadline and reports how each task ended.
 - **The gain is large where there are many short items, children or heartbeats**: items
   from a cache, parsing, fan-out to queues, registries of tens of thousands of tasks.
 - Other libraries do other things besides, for which they are slower. anyio and aiometer
   run on trio as well.
 """
 
+MEASURED = """`make bench-builds` writes this page, from one run on each of these
+builds. *Load* is that of the machine when the run began, *scale 0.5* is half of the
+items of a full run, and *plain* is a build without optimisations.
+"""
+
 FASTER = """## How many times faster, at a glance
 
-As above: the median of the rounds. *The articles' code* is what "A Complete Guide to
-asyncio Task Lifecycle" prints for the same work, in `benchmarks/seed.py`: a semaphore
-and a task for each item, and `asyncio.wait_for`; or its `TaskRegistry`. *By hand* is 50
-workers over one iterator, with `asyncio.timeout`. In the rows named *gather*, the limit
-is 50 and the timeout is 5 s. In the rows named *peers*, the limit is 50 and there is no
-timeout.
+As above: the median of the rounds.
 """
 
 COUNTS_HEAD = """## Instructions
@@ -92,8 +104,9 @@ def write_page(folder: Path, reports: Sequence[Report]) -> None:
     parts = [HEAD]
     if sober := summary(SOBERING, reports):
         parts += [SOBER, *sober, ""]
-    parts += [CONCLUDE, "## Where this was measured", ""]
-    parts += [f"- {report.line}" for report in reports]
+    parts += [CONCLUDE, "## Where this was measured", "", MEASURED]
+    for report in reports:
+        parts.append(textwrap.fill(f"- {report.line}", 88, subsequent_indent="  "))
     if faster := summary(GAINS, reports):
         parts += ["", FASTER, *faster]
     parts += ["", COUNTS_HEAD, *counts()]

@@ -2,7 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 
-from benchmarks import gather_rows, group_rows, http_rows, peers_rows, pool_rows
+from benchmarks import (
+    gather_rows,
+    group_rows,
+    http_rows,
+    peers_rows,
+    pool_rows,
+    shutdown_rows,
+)
 from benchmarks import registry_rows as registry
 from benchmarks.contenders import HAND, SEED, STOCK, WORKERS, label
 from benchmarks.figures import Row
@@ -18,6 +25,7 @@ SOBERING: tuple[tuple[str, tuple[str, ...]], ...] = (
     (peers_rows.PEERS_0, (WORKERS,)),
     (RAISES, (HAND,)),
     (pool_rows.RETRY, ("by hand in fn",)),
+    (shutdown_rows.PASSED, (HAND,)),
 )
 GAINS: tuple[tuple[str, tuple[str, ...]], ...] = (
     *((what, (SEED, HAND)) for what, *_ in gather_rows.WORK),
