@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find csrc -name "*.[ch]") setup.py pyproject.toml
 PYFILES := setup.py pyasynclife tests tools $(wildcard examples benchmarks)
 
-.PHONY: demo test hosts recipes bench bench-versions matrix differential sanitize
+.PHONY: demo test hosts recipes bench bench-versions bench-builds matrix differential sanitize
 .PHONY: leaks nomemory valgrind instructions lint format clean cancel-everywhere
 .PHONY: storm bench-shutdown wheels reproducible extras aarch64
 
@@ -30,10 +30,14 @@ recipes: $(VENV)/built
 	$(BIN)/python -m pytest tests/whole/test_docs.py \
 	    tests/whole/test_benchmarks.py tests/group/test_tracers.py $(ARGS)
 
-# Also writes docs/benchmarks/index.md and its plots.
 bench: $(VENV)/built
 	$(BIN)/python -m pip install -qq --editable '.[test,bench]'
-	$(BIN)/python -m benchmarks --write docs/benchmarks $(ARGS)
+	$(BIN)/python -m benchmarks $(ARGS)
+
+# An optimised build and a plain one: writes docs/benchmarks/index.md and its plots.
+bench-builds: $(VENV)/built
+	$(BIN)/python -m pip install -qq --editable '.[test,bench]'
+	$(BIN)/python tools/bench_builds.py $(ARGS)
 
 # Three kinds of rows on every version: writes docs/benchmarks/versions.md.
 bench-versions:

@@ -11,6 +11,7 @@ from pathlib import Path
 from benchmarks.figures import Row, Settings, row_from_dict, show_progress
 from benchmarks.machine import ROOT, describe
 from benchmarks.page import write_page
+from benchmarks.report import Report, read_report
 from benchmarks.table import render
 
 
@@ -25,6 +26,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--write", type=Path, metavar="FOLDER", help="write page and plots, too"
     )
     parser.add_argument(
+        "--beside", type=Path, metavar="REPORT", action="append", default=[],
+        help="a file of --json, from another build, for the page; may be repeated",
+    )  # fmt: skip
+    parser.add_argument(
+        "--rounds", type=int, metavar="N", help="instead of 11, or of 3 with --quick"
+    )
+    parser.add_argument(
         "--scale", type=float, default=1.0, help="multiply every n, for a trial"
     )
     parser.add_argument(
@@ -33,6 +41,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if not 0 < options.scale <= 10:
         parser.error(f"--scale must be above 0 and at most 10, got {options.scale}")
+    if options.rounds is None:
+        options.rounds = 3 if options.quick else 11
+    if options.rounds < 1:
+        parser.error(f"--rounds must be at least 1, got {options.rounds}")
     if options.loop == "uvloop" and not has_uvloop():
         parser.error("uvloop is not installed: pip install uvloop")
     return options
@@ -66,30 +78,27 @@ def main() -> None:
     if options.loop == "both" and not has_uvloop():
         print("uvloop is not installed: not measured", file=sys.stderr)
         loops.remove("uvloop")
-    where = describe()
+    where = describe() | {"rounds": str(options.rounds)}
     print("pyasynclife", *(f"{name}: {fact}" for name, fact in where.items()), sep="\n")
     if options.scale != 1:
+        where["scale"] = f"{options.scale:g}"
         print(f"scale: {options.scale:g}, to which the targets do not apply")
-    written = []
     measured: dict[str, list[Row]] = {}
     for loop in loops:
-        settings = Settings(loop, options.quick, options.scale, options.only)
+        settings = Settings(
+            loop, options.rounds, options.quick, options.scale, options.only
+        )
         rows = measured[loop] = run_loop(settings)
         if sys.stderr.isatty():
             show_progress("")
         how = f"best of {settings.rounds} rounds (in brackets the median ratio)"
         print(f"\n{loop}, {where['python']}, {how}", render(rows), sep="\n", flush=True)
-        written += [{"loop": loop, **row.as_dict()} for row in rows]
-    if options.write is not None:
-        if options.quick:
-            where["effort"] = "quick: 3 rounds"
-        if options.scale != 1:
-            where["scale"] = f"{options.scale:g}"
-        write_page(options.write, where, measured)
+    report = Report(where, measured)
     if options.json is not None:
-        report = {**where, "quick": options.quick, "scale": options.scale}
-        text = json.dumps({**report, "rows": written}, indent=1)
-        options.json.write_text(text + "\n")
+        report.write(options.json)
+    if options.write is not None:
+        beside = [read_report(path) for path in options.beside]
+        write_page(options.write, [report, *beside])
 
 
 if __name__ == "__main__":

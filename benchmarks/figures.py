@@ -41,7 +41,7 @@ class Row:
     what: str
     n: int
     unit: str
-    figures: Mapping[str, float]  # by contender: "seed", "hand", "ours"
+    figures: Mapping[str, float]  # by contender; ours is "ours"
     ratios: Mapping[str, Ratio] = field(default_factory=dict)  # by rival
     limit: float | None = None
 
@@ -67,13 +67,10 @@ class Settings:
     """What to measure, and with how much effort."""
 
     loop: str
-    quick: bool
+    rounds: int
+    quick: bool  # less memory, smaller sizes
     scale: float
     only: str
-
-    @property
-    def rounds(self) -> int:
-        return 3 if self.quick else 11
 
     def size(self, n: int, least: int = 20) -> int:
         """Return the n of a row at this scale."""

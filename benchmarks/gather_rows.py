@@ -23,8 +23,8 @@ TIMEOUT = 5.0
 MEGABYTE = 1e6
 POOL = "pool, jobs and failures to on_result: peak growth"
 
-# The functions that are run on an item, and the same as the articles write them: a
-# function of the seed makes the TaskResult itself, which ours does natively.
+# The functions that are run on an item, and the same as the articles write them:
+# their function makes the TaskResult itself, which ours does natively.
 
 
 async def return_at_once(symbol: str) -> str:
@@ -130,7 +130,7 @@ def _contenders(
 ) -> dict[str, Round]:
     """Return the rounds. Each keeps its results, but no task, until its clock stops.
 
-    The articles' code drops an item that raises, so the seed returns none of them.
+    The articles' code drops an item that raises, so `seed` returns none of them.
     """
     raises = function is raise_at_once
 

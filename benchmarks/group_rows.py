@@ -1,6 +1,6 @@
 """The rows of TaskGroup against the running version's own `asyncio.TaskGroup`.
 
-That one is the column `seed` of the table. Small groups are entered one after another,
+Small groups are entered one after another,
 often enough to make a round measurable. Each row also exists on the plain path.
 """
 
@@ -153,8 +153,8 @@ async def _row(
     settings: Settings, what: str, n: int, rounds: tuple[Round, Round], must: Any
 ) -> Row:
     groups = max(1, settings.size(ITEMS) // n)
-    contenders = {"seed": rounds[0], "ours": rounds[1]}
-    return await time_row(settings, what, n, contenders, {"seed": must}, n * groups)
+    contenders = {"stock": rounds[0], "ours": rounds[1]}
+    return await time_row(settings, what, n, contenders, {"stock": must}, n * groups)
 
 
 async def rows(settings: Settings) -> AsyncIterator[Row]:
@@ -182,7 +182,7 @@ async def rows(settings: Settings) -> AsyncIterator[Row]:
             show_progress(f"{settings.loop}: {what}, n = {size:,}")
             theirs = await _memory(asyncio.TaskGroup, size, iterations)
             ours_bytes = await _memory(TaskGroup, size, iterations)
-            figures = {"seed": theirs, "ours": ours_bytes}
+            figures = {"stock": theirs, "ours": ours_bytes}
             yield Row(what, size, "bytes", figures, limit=theirs)
     if settings.only in LONG:
         pair = _living(asyncio.TaskGroup, size), _living(TaskGroup, size)

@@ -5,10 +5,12 @@ import importlib.util
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from time import perf_counter
+from statistics import median
+from time import perf_counter, thread_time
 from typing import Any
 
-from benchmarks.figures import Row, Settings, show_progress, tidy_up
+from benchmarks.contenders import OURS, SEMAPHORE, WORKERS
+from benchmarks.figures import Ratio, Row, Settings, show_progress, tidy_up
 from benchmarks.hand import gather_by_hand
 from benchmarks.machine import ROOT
 from benchmarks.seed import TaskResult, gather_with_timeout_and_budget
@@ -18,6 +20,8 @@ LIMIT = 50
 TIMEOUT = 5.0
 RATE = "HTTP requests by aiohttp, in a second"
 P99 = "HTTP requests by aiohttp, 99th percentile"
+CPU = "HTTP requests by aiohttp, processor time of the client"
+ROWS = (RATE, P99, CPU)
 
 Fetch = Callable[[str], Awaitable[str]]
 
@@ -42,8 +46,8 @@ async def _ours(fetch: Fetch, paths: list[str]) -> int:
 
 async def _round(
     session: Any, gather: Callable[[Fetch, list[str]], Awaitable[int]], paths: list[str]
-) -> tuple[float, float]:
-    """Return the requests per second, and the 99th percentile of their seconds."""
+) -> tuple[float, float, float]:
+    """Return the figures of a round, in the order and the units of the rows."""
     seconds: list[float] = []
 
     async def fetch(path: str) -> str:
@@ -53,15 +57,33 @@ async def _round(
         seconds.append(perf_counter() - begin)
         return text
 
-    begin = perf_counter()
+    begin, cpu = perf_counter(), thread_time()
     assert len(paths) == await gather(fetch, paths)
+    cpu = thread_time() - cpu
     rate = len(paths) / (perf_counter() - begin)
-    return rate, sorted(seconds)[int(len(seconds) * 0.99)]
+    p99 = sorted(seconds)[int(len(seconds) * 0.99)]
+    return rate, p99 * 1e3, cpu / len(paths) * 1e6
+
+
+def _row(what: str, n: int, unit: str, rounds: dict[str, list[float]]) -> Row:
+    """Compare round by round; a ratio above 1 says that ours is better."""
+    best = max if what == RATE else min
+    ours = rounds[OURS]
+    ratios = {}
+    for name in rounds.keys() - {OURS}:
+        pairs = zip(rounds[name], ours, strict=True)
+        quotients = [our / their if what == RATE else their / our
+                     for their, our in pairs]  # fmt: skip
+        bests = best(ours) / best(rounds[name])
+        ratio = bests if what == RATE else 1 / bests
+        ratios[name] = Ratio(ratio, median(quotients), None)
+    figures = {name: best(each) for name, each in rounds.items()}
+    return Row(what, n, unit, figures, ratios)
 
 
 async def rows(settings: Settings) -> AsyncIterator[Row]:
-    """Measure both rows in the same rounds, by the wall clock, since requests wait."""
-    if settings.only not in RATE and settings.only not in P99:
+    """Measure the rows in the same rounds, two by the wall clock: requests wait."""
+    if not any(settings.only in what for what in ROWS):
         return
     if importlib.util.find_spec("aiohttp") is None:
         print("\nnot installed: aiohttp", file=sys.stderr)
@@ -70,9 +92,8 @@ async def rows(settings: Settings) -> AsyncIterator[Row]:
 
     n = settings.size(10_000)
     paths = [f"/SYM{index}" for index in range(n)]
-    gathers = {"seed": _seed, "hand": _hand, "ours": _ours}
-    rates: dict[str, list[float]] = {name: [] for name in gathers}
-    p99s: dict[str, list[float]] = {name: [] for name in gathers}
+    gathers = {SEMAPHORE: _seed, WORKERS: _hand, OURS: _ours}
+    figures: dict[str, list[tuple[float, ...]]] = {name: [] for name in gathers}
     command = [sys.executable, "-m", "benchmarks.http_server"]
     with subprocess.Popen(
         command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -87,9 +108,8 @@ async def rows(settings: Settings) -> AsyncIterator[Row]:
                 show_progress(f"{settings.loop}: HTTP, n = {n:,}, round {number + 1}")
                 for name, gather in gathers.items():
                     await tidy_up()
-                    rate, p99 = await _round(session, gather, paths)
-                    rates[name].append(rate)
-                    p99s[name].append(p99)
+                    figures[name].append(await _round(session, gather, paths))
         server.communicate("")
-    yield Row(RATE, n, "1/s", {name: max(rates[name]) for name in gathers})
-    yield Row(P99, n, "ms", {name: min(p99s[name]) * 1e3 for name in gathers})
+    for index, (what, unit) in enumerate(zip(ROWS, ("1/s", "ms", "µs"), strict=True)):
+        rounds = {name: [f[index] for f in each] for name, each in figures.items()}
+        yield _row(what, n, unit, rounds)

@@ -3,6 +3,7 @@
 import os
 import platform
 import subprocess
+import sys
 import sysconfig
 from datetime import datetime
 from pathlib import Path
@@ -34,6 +35,9 @@ def _commit() -> str:
 def _python() -> str:
     options = sysconfig.get_config_var("CONFIG_ARGS") or ""
     build = "optimised" if "--enable-optimizations" in options else "plain"
+    # Debian's own Pythons are built with PGO and LTO, but not by that option.
+    if sys.base_prefix == "/usr" and Path("/etc/debian_version").exists():
+        build = "optimised, Debian"
     return f"{platform.python_implementation()} {platform.python_version()} ({build})"
 
 

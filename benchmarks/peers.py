@@ -36,8 +36,20 @@ async def hand_timed(function: Function, items: Sequence[str]) -> Sequence[Any]:
     return await gather_by_hand(function, items, TIMEOUT, LIMIT)
 
 
+async def semaphore(function: Function, items: Sequence[str]) -> Sequence[Any]:
+    """The articles' pattern without timeout and TaskResults: a task for each item."""
+    semaphore = asyncio.Semaphore(LIMIT)
+
+    async def bounded(item: str) -> Any:
+        async with semaphore:
+            return await function(item)
+
+    tasks = [asyncio.create_task(bounded(item)) for item in items]
+    return await asyncio.gather(*tasks, return_exceptions=True)
+
+
 async def semaphore_timed(function: Function, items: Sequence[str]) -> Sequence[Any]:
-    """The seed's pattern without its TaskResults: a semaphore, and a task per item."""
+    """The articles' pattern without its TaskResults."""
     semaphore = asyncio.Semaphore(LIMIT)
 
     async def bounded(item: str) -> Any:

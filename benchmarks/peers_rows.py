@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from benchmarks import peers
+from benchmarks.contenders import OURS, SEMAPHORE, STREAMED, WORKERS
 from benchmarks.figures import (
     Round,
     Row,
@@ -23,27 +24,33 @@ from pyasynclife import bounded_gather
 PEERS = "peers, item returns at once"
 PEERS_0 = "peers, item does sleep(0)"
 PEERS_TIMED = "peers with a timeout, item returns at once"
-COST = "cost per item against n"
-MEMORY = "memory against n, results kept"
+COST = "cost of an item against n, no timeout"
+COST_TIMED = "cost of an item against n, with a timeout"
+MEMORY = "peak memory against n, results kept"
 
 MUST = 10.0  # the target: so many times faster than each library of the same run
 SIZES = (100, 1_000, 10_000, 100_000, 1_000_000)
 MOST_TASKS = 100_000  # where all tasks, 4 KB each, are created at the start
 QUICK_FROM = 100_000  # from here on three rounds are as good as eleven
+# Above this n, a round with these takes seconds.
+MOST_SLOW = 10_000
+SLOW = {"aiometer", "anyio, CapacityLimiter", "aiostream"}
 
 UNTIMED: dict[str, Peer] = {
     "gather, no limit": peers.plain_gather,
     "TaskGroup, no limit": peers.task_group,
-    "50 workers by hand": peers.hand,
-    "ours": peers.ours,
+    SEMAPHORE: peers.semaphore,
+    WORKERS: peers.hand,
+    OURS: peers.ours,
 }
 TIMED: dict[str, Peer] = {
-    "the seed's pattern": peers.semaphore_timed,
-    "50 workers by hand": peers.hand_timed,
-    "ours": peers.ours_timed,
+    SEMAPHORE: peers.semaphore_timed,
+    WORKERS: peers.hand_timed,
+    OURS: peers.ours_timed,
 }
-GROWING = ("the seed's pattern", "gather, no limit", "TaskGroup, no limit", "quattro",
-           "aiojobs", "aiometer", "anyio, CapacityLimiter")  # fmt: skip
+# Those that create a task for each item at the start.
+GROWING = {SEMAPHORE, "gather, no limit", "TaskGroup, no limit", "quattro", "aiojobs",
+           "aiometer", "anyio, CapacityLimiter"}  # fmt: skip
 
 
 def _round(peer: Peer, function: Function, items: Sequence[str]) -> Round:
@@ -73,23 +80,36 @@ def _sizes(settings: Settings) -> list[int]:
     return sorted({settings.size(n) for n in sizes})
 
 
-async def _cost_rows(settings: Settings) -> AsyncIterator[Row]:
-    contenders = TIMED | peers.installed(peers.TIMED_LIBRARIES)
+def _bounded(timed: bool) -> dict[str, Peer]:
+    """Return the contenders that have a limit."""
+    if timed:
+        return peers.installed(peers.TIMED_LIBRARIES) | TIMED
+    untimed = peers.installed(peers.LIBRARIES) | UNTIMED
+    return {name: untimed[name] for name in untimed if "no limit" not in name}
+
+
+def _can_grow_to(n: int, name: str) -> bool:
+    if name in SLOW:
+        return n <= MOST_SLOW
+    return n <= MOST_TASKS or name not in GROWING
+
+
+async def _cost_rows(
+    settings: Settings, what: str, contenders: dict[str, Peer]
+) -> AsyncIterator[Row]:
     for n in _sizes(settings):
         items = [f"SYM{index}" for index in range(n)]
         rounds = {
             name: _round(peer, return_at_once, items)
             for name, peer in contenders.items()
-            if n <= MOST_TASKS or name not in GROWING
+            if _can_grow_to(n, name)
         }
-        effort = replace(settings, quick=settings.quick or n >= QUICK_FROM)
-        yield await time_row(effort, COST, n, rounds, {})
+        fewest = min(settings.rounds, 3) if n >= QUICK_FROM else settings.rounds
+        yield await time_row(replace(settings, rounds=fewest), what, n, rounds, {})
 
 
 async def _stream(function: Function, items: Sequence[str]) -> Sequence[Any]:
-    batch = bounded_gather(
-        function, items, max_concurrent=peers.LIMIT, timeout=peers.TIMEOUT
-    )
+    batch = bounded_gather(function, items, max_concurrent=peers.LIMIT)
     async for _ in batch:
         pass
     return items
@@ -97,14 +117,13 @@ async def _stream(function: Function, items: Sequence[str]) -> Sequence[Any]:
 
 async def _memory_rows(settings: Settings) -> AsyncIterator[Row]:
     """Measure the peak memory above that of the items themselves."""
-    contenders = TIMED | peers.installed(peers.TIMED_LIBRARIES)
-    contenders["ours, streamed"] = _stream
+    contenders = _bounded(timed=False) | {STREAMED: _stream}
     for n in _sizes(settings):
         show_progress(f"{settings.loop}: {MEMORY}, n = {n:,}")
         items = [f"SYM{index}" for index in range(n)]
         figures = {}
         for name, peer in contenders.items():
-            if n > MOST_TASKS and name in GROWING:
+            if not _can_grow_to(n, name):
                 continue
             # One-time allocations do not count.
             await peer(return_at_once, items[:20])
@@ -134,9 +153,10 @@ async def rows(settings: Settings) -> AsyncIterator[Row]:
     if settings.only in PEERS_TIMED:
         timed = peers.installed(peers.TIMED_LIBRARIES) | TIMED
         yield await _peers_row(settings, PEERS_TIMED, timed, return_at_once)
-    if settings.only in COST:
-        async for row in _cost_rows(settings):
-            yield row
+    for what, timed in ((COST, False), (COST_TIMED, True)):
+        if settings.only in what:
+            async for row in _cost_rows(settings, what, _bounded(timed)):
+                yield row
     if settings.only in MEMORY:
         async for row in _memory_rows(settings):
             yield row

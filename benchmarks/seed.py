@@ -1,4 +1,4 @@
-"""The reference implementation (the "seed"): the articles' code for the same work.
+"""The articles' own code for the same work, with which this project began.
 
 It is printed in "A Complete Guide to asyncio Task Lifecycle", patterns 1, 3 and 4. Only
 what it needs to run has been added: the missing imports, the function for each item as

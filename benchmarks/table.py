@@ -1,16 +1,15 @@
-"""Rows as plain text."""
+"""Rows as tables, and tables as plain text."""
 
 from collections.abc import Iterable, Sequence
 
+from benchmarks.contenders import HAND, OURS, SEED, STOCK, label
 from benchmarks.figures import Ratio, Row
 
-TIME_HEAD = (
-    "time, ns per item", "n", "seed", "hand", "ours",
-    "seed/ours", "target", "hand/ours", "target", "",
+LIMIT_HEAD = (
+    "limits", "items", "unit", "compared with", "pyasynclife", "at most", "",
 )  # fmt: skip
-LIMIT_HEAD = ("limits", "n", "unit", "seed", "ours", "at most", "")
-SHORT = "<-- SHORT"
-RIVALS = {"seed", "hand"}
+SHORT = "below target"
+RIVALS = (SEED, HAND, STOCK)
 
 
 def _number(value: float | None) -> str:
@@ -19,7 +18,8 @@ def _number(value: float | None) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _times(value: float) -> str:
+def times(value: float) -> str:
+    """Return a ratio with about three digits."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else (
         f"{value:.2f}"
     )  # fmt: skip
@@ -29,7 +29,7 @@ def _ratio(ratio: Ratio | None) -> tuple[str, str]:
     if ratio is None:
         return "-", "-"
     must = "-" if ratio.must is None else f"{ratio.must:,g}x"
-    return f"{_times(ratio.best)} ({_times(ratio.median)})", must
+    return f"{times(ratio.best)} ({times(ratio.median)})", must
 
 
 def _align(lines: Iterable[Sequence[str]]) -> list[str]:
@@ -47,52 +47,64 @@ def _align(lines: Iterable[Sequence[str]]) -> list[str]:
     return text
 
 
-def _time_line(row: Row) -> tuple[str, ...]:
-    figures = (_number(row.figures.get(name)) for name in ("seed", "hand", "ours"))
-    return (
-        row.what,
-        f"{row.n:,}",
-        *figures,
-        *_ratio(row.ratios.get("seed")),
-        *_ratio(row.ratios.get("hand")),
-        SHORT if row.short else "",
-    )
+def _rivals(row: Row) -> tuple[str, ...]:
+    """Return the rivals of a row of the first tables, () for any other row."""
+    if row.limit is not None or row.unit != "ns" or not row.ratios.keys() <= {*RIVALS}:
+        return ()
+    return tuple(rival for rival in RIVALS if rival in row.ratios)
+
+
+def _time_lines(rivals: Sequence[str], rows: Sequence[Row]) -> list[tuple[str, ...]]:
+    """Lay out rows with the same rivals: a line for each row."""
+    names = [*rivals, OURS]
+    ratios = [
+        head for rival in rivals for head in (f"faster than {label(rival)}", "target")
+    ]
+    lines = [("ns for one", "items", *map(label, names), *ratios, "")]
+    for row in rows:
+        figures = (_number(row.figures[name]) for name in names)
+        cells = [cell for rival in rivals for cell in _ratio(row.ratios[rival])]
+        mark = SHORT if row.short else ""
+        lines.append((row.what, f"{row.n:,}", *figures, *cells, mark))
+    return lines
 
 
 def _limit_line(row: Row) -> tuple[str, ...]:
-    seed, ours = row.figures.get("seed"), row.figures["ours"]
-    mark = SHORT if row.short else ""
-    limit = _number(row.limit)
-    return (row.what, f"{row.n:,}", row.unit, _number(seed), _number(ours), limit, mark)
-
-
-def _is_time(row: Row) -> bool:
-    """Return whether the row belongs in the first table, against seed and hand."""
-    return row.limit is None and row.unit == "ns" and row.ratios.keys() <= RIVALS
+    rivals = [
+        f"{label(name)}: {_number(figure)}"
+        for name, figure in row.figures.items()
+        if name != OURS
+    ]
+    figures = (", ".join(rivals) or "-", _number(row.figures[OURS]), _number(row.limit))
+    return (row.what, f"{row.n:,}", row.unit, *figures, SHORT if row.short else "")
 
 
 def _crowd_lines(rows: Sequence[Row]) -> list[tuple[str, ...]]:
     """Lay out rows of one name: a line for each contender, a column for each n."""
     first = rows[0]
-    head = (f"{first.what}, {first.unit}", *(f"n = {row.n:,}" for row in rows))
+    head = (f"{first.what}, {first.unit}", *(f"{row.n:,} items" for row in rows))
     compared = len(rows) == 1 and bool(first.ratios)
-    lines = [(*head, *(("/ours", "target") if compared else ()), "")]
+    more = ("pyasynclife is so many times better", "target") if compared else ()
+    lines = [(*head, *more, "")]
     for name in dict.fromkeys(name for row in rows for name in row.figures):
         figures = [_number(row.figures.get(name)) for row in rows]
         ratio = _ratio(first.ratios.get(name)) if compared else ()
-        short = name == "ours" and any(row.short for row in rows)
-        lines.append((name, *figures, *ratio, SHORT if short else ""))
+        short = name == OURS and any(row.short for row in rows)
+        lines.append((label(name), *figures, *ratio, SHORT if short else ""))
     return lines
 
 
 def tables(rows: Sequence[Row]) -> list[list[tuple[str, ...]]]:
     """Return the rows of one loop as tables; the last cell of a line is the mark."""
-    times = [_time_line(row) for row in rows if _is_time(row)]
+    made = []
+    for rivals in dict.fromkeys(filter(None, map(_rivals, rows))):
+        made.append(
+            _time_lines(rivals, [row for row in rows if _rivals(row) == rivals])
+        )
     limits = [_limit_line(row) for row in rows if row.limit is not None]
-    made = [[TIME_HEAD, *times]] if times else []
     if limits:
         made.append([LIMIT_HEAD, *limits])
-    crowds = [row for row in rows if row.limit is None and not _is_time(row)]
+    crowds = [row for row in rows if row.limit is None and not _rivals(row)]
     for what in dict.fromkeys(row.what for row in crowds):
         made.append(_crowd_lines([row for row in crowds if row.what == what]))
     return made
@@ -104,6 +116,6 @@ def render(rows: Sequence[Row]) -> str:
     for table in tables(rows):
         parts += ["", *_align(table)]
     short = sum(row.short for row in rows)
-    parts += ["", f"{short} of {len(rows)} rows fall short" if short else
+    parts += ["", f"{short} of {len(rows)} rows are below their targets" if short else
               f"all {len(rows)} rows reach their targets"]  # fmt: skip
     return "\n".join(parts)

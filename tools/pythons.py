@@ -65,6 +65,7 @@ class Place:
     path: Path
     inside: Path
     in_tree: bool
+    folder: str = ""  # of the log
 
     def run(
         self,
@@ -102,30 +103,32 @@ class Place:
     @property
     def log(self) -> Path:
         """The log of this place's commands."""
-        return WORK / f"{self.version}.log"
+        return WORK / self.folder / f"{self.version}.log"
 
     @property
     def waiting_log(self) -> Path:
         """The log of the tests that run beside the others."""
-        return WORK / f"{self.version}-waiting.log"
+        return WORK / self.folder / f"{self.version}-waiting.log"
 
 
-def find_place(version: str, may_install: bool) -> Place:
+def find_place(version: str, may_install: bool, folder: str = "") -> Place:
     """Return the place of a version, or raise Unavailable.
 
     may_install: apt-get may install mmdebstrap on this machine, if that is needed.
+    folder: for a place of its own, beside that of the suite.
     """
     python = find_on_host(version)
     if python is not None:
-        path = WORK / version
-        return Place(version, python, path, path, in_tree=False)
+        path = WORK / folder / version
+        return Place(version, python, path, path, False, folder)
     if version not in debian_tree.VERSIONS:
         raise Unavailable("not found under pyenv or on PATH")
     with _tree_lock:
         debian_tree.prepare(may_install)
-    inside = Path("/matrix") / version
+    inside = Path("/matrix") / folder / version
     path = debian_tree.on_host(inside)
-    return Place(version, f"/usr/bin/python{version}", path, inside, in_tree=True)
+    python = f"/usr/bin/python{version}"
+    return Place(version, python, path, inside, True, folder)
 
 
 def install(place: Place) -> str:

@@ -5,6 +5,7 @@ They need the extra `bench`: `make recipes` installs it and runs this module.
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ def test_every_row_is_printed_and_written(loop: str, tmp_path: Path) -> None:
         assert sum(line.startswith(f"{what}, ns  ") for line in lines) == 1, what
         assert sum(row["what"] == what for row in report["rows"]) == 1, what
     assert sum(row["short"] for row in report["rows"]) == sum(
-        line.endswith("SHORT") for line in lines
+        line.endswith("below target") for line in lines
     )
     assert f"{loop}: register" in done.stderr, "no progress was shown"
 
@@ -143,30 +144,78 @@ def test_every_peer_that_is_there_is_measured_and_the_others_are_named(
             assert name in missing
 
 
+AGAINST_N = {
+    "cost of an item against n, no timeout": "cost.svg",
+    "cost of an item against n, with a timeout": "cost-timeout.svg",
+    "peak memory against n, results kept": "memory.svg",
+}
+
+
 def test_cost_and_memory_against_n_have_a_column_for_each_n(tmp_path: Path) -> None:
     rows, printed = measure("against n", tmp_path)
-    for what in ("cost per item against n", "memory against n, results kept"):
+    for what in AGAINST_N:
         mine = [row for row in rows if row["what"] == what]
         assert [row["n"] for row in mine] == sorted({row["n"] for row in mine})
         assert len(mine) > 1
         (head,) = [line for line in printed.splitlines() if line.startswith(f"{what},")]
-        assert all(f"n = {row['n']:,}" in head for row in mine)
+        assert all(f"{row['n']:,} items" in head for row in mine)
     page = (tmp_path / "index.md").read_text()
-    assert "| ours, streamed |" in page
-    assert "- commit: " in page
-    assert "scale: 0.002" in page
-    for name in ("cost.svg", "memory.svg"):
+    assert "| pyasynclife, streamed |" in page
+    for fact in ("commit", "CPython", "scale 0.002", "load"):
+        assert fact in " ".join(page.split())
+    for what, name in AGAINST_N.items():
         assert f"({name})" in page
-        assert "50 workers by hand" in (tmp_path / name).read_text()
+        plot = (tmp_path / name).read_text()
+        assert "limit 50" in plot
+        for row in (row for row in rows if row["what"] == what):
+            for contender in row["figures"]:
+                assert contender.replace("ours", "pyasynclife") in plot
+        assert "fill: #ffffff" not in plot, "it covers a dark page"
+
+
+def test_one_contender_has_one_colour_in_all_plots(tmp_path: Path) -> None:
+    measure("against n", tmp_path)
+    colours: dict[str, set[str]] = {}
+    for name in AGAINST_N.values():
+        plot = (tmp_path / name).read_text()
+        legend = plot[plot.index('id="legend_1"') :]
+        # Each entry of a legend is a line, and then its text.
+        for entry in re.findall(r"stroke: (#\w+).*?<text[^>]*>([^<]+)<", legend, re.S):
+            colours.setdefault(entry[1], set()).add(entry[0])
+    assert {"pyasynclife", "50 workers by hand"} < set(colours)
+    assert all(len(own) == 1 for own in colours.values())
+    shared = {"pyasynclife", "pyasynclife, streamed"}
+    different = {next(iter(own)) for name, own in colours.items() if name not in shared}
+    assert len(different) == len(colours) - 2
 
 
 def test_requests_to_the_server_are_measured(tmp_path: Path) -> None:
     pytest.importorskip("aiohttp", reason="aiohttp is not installed")
-    rates, p99s = measure("HTTP", tmp_path)[0]
-    for row in (rates, p99s):
-        assert set(row["figures"]) == {"seed", "hand", "ours"}
+    rows = measure("HTTP", tmp_path)[0]
+    for row in rows:
+        assert len(row["figures"]) == 3
         assert all(figure > 0 for figure in row["figures"].values())
-    assert (rates["unit"], p99s["unit"]) == ("1/s", "ms")
+        assert set(row["ratios"]) == set(row["figures"]) - {"ours"}
+    assert [row["unit"] for row in rows] == ["1/s", "ms", "µs"]
+
+
+def test_the_page_opens_with_what_is_not_gained_on_each_build(tmp_path: Path) -> None:
+    measure("item raises at once", tmp_path)
+    mine, other = tmp_path / "rows.json", tmp_path / "other.json"
+    report = json.loads(mine.read_text())
+    python = report["python"].removeprefix("CPython ")
+    report |= {"python": "CPython 3.99.1 (optimised)", "commit": "another"}
+    other.write_text(json.dumps(report))
+    command = ["-m", "benchmarks.page", *map(str, (tmp_path, mine, other))]
+    done = run_child(command, env=PATH)
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "index.md").read_text()
+    (opening,) = re.findall(r"(?s)nothing is gained\n.*?\n\n\|(.*?)\n\n", page)
+    builds = f"{python}, standard loop | 3.99.1 (optimised), standard loop"
+    assert opening.startswith(f" work | items | compared with | {builds} |")
+    assert "item raises at once" in opening
+    assert page.index(opening) < page.index("## How many times faster")
+    assert "- CPython 3.99.1 (optimised), commit another, " in page
 
 
 # ------------------------------------------------------------- shutdown, compared
