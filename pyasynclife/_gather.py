@@ -168,8 +168,6 @@ def bounded_gather(
 
         batch = await bounded_gather(fetch, urls, max_concurrent=20, timeout=5.0)
         pages = batch.values()
-
-    Source: the articles' ``gather_with_timeout_and_budget``.
     """
     check_call("bounded_gather", fn, items)
     kind = check_items(items)

@@ -94,11 +94,6 @@ class TaskPool:
             job = pool.submit(fetch, url)
             ...
             page = await job
-
-    Attributes:
-        max_concurrent: The maximum number of jobs that run at once; may be set.
-        paused: Whether the pool is paused.
-        progress: A snapshot of the pool's progress.
     """
 
     __slots__ = ("__weakref__", "_core", "_max_concurrent")
