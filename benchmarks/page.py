@@ -14,9 +14,11 @@ COLOURS = ("#1f6feb", "#d1242f", "#1a7f37", "#9a6700", "#8250df", "#57606a", "#b
 
 HEAD = """# Benchmarks
 
-Written by `make bench`. [How to read it and what falls short](../../benchmarks/README.md).
-*seed* is the reference implementation: the code that the articles on asyncio print for
-the same work, or, in the rows of the group, the running version's `asyncio.TaskGroup`.
+Written by `make bench`. [How to read it](../../benchmarks/README.md) also says what
+falls short. *seed* is the reference implementation, `benchmarks/seed.py`: the code that
+five articles about asyncio, among them "A Complete Guide to asyncio Task Lifecycle",
+print for the same work, or, in the rows of the group, the running version's
+`asyncio.TaskGroup`.
 *hand* is 50 workers written by hand. A row marked `<-- SHORT` is below its target. The
 rows of `TaskGroup`, `register` and `cancel_all` were also measured [on every
 version](versions.md).

@@ -21,9 +21,10 @@ PAGE = ROOT / "docs/benchmarks/versions.md"
 HEAD = """# `TaskGroup`, `register` and `cancel_all` on every version
 
 Written by `make bench-versions`. Each figure says how many times faster ours is than
-the running version's own `asyncio.TaskGroup`, or than the registry that the articles on
-asyncio print: the ratio of the best rounds, and in brackets the median of the rounds'
-ratios. A figure with `*` is below its target in the best of its rounds.
+the running version's own `asyncio.TaskGroup`, or than the registry that "A Complete
+Guide to asyncio Task Lifecycle" and other articles print: the ratio of the best rounds,
+and in brackets the median of the rounds' ratios. A figure with `*` is below its target
+in the best of its rounds.
 [How to read it](../benchmarks/README.md).
 """
 
