@@ -27,8 +27,8 @@ is said.
   waits for another third of the deadline, with `asyncio.wait()`.
 - [`pyasynclife.run`](../how-to/run.md) has `shutdown_timeout=` set to the deadline.
 - *uvicorn with pyasynclife* has the same uvicorn, and the
-  [lifespan](../how-to/servers.md) of a `SignalCoordinator` with `kill_after=` set to the
-  deadline.
+  [lifespan](../how-to/servers.md) of a `SignalCoordinator` with `kill_after=` set to
+  the deadline.
 """
 
 LEGEND = f"""

@@ -300,7 +300,7 @@ class TaskPool:
 
         Args:
             timeout: Seconds; None: as long as it takes. At the deadline the call
-                returns, even if some jobs run on.
+                returns, even if some jobs are still running.
 
         Returns:
             A report of the jobs that ran when the call was made, by their ids; those

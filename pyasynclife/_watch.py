@@ -42,7 +42,7 @@ class BlockedLoop(SealedValue):
         seconds: By how much the loop's timer was late.
         task: The name of the task that ran; None for a callback of the loop, or if it
             is unknown.
-        task_id: The id of the registered task in whose context it ran: the task
+        task_id: The id of the registered task in whose context that was: the task
             itself, or the one that started this child or item; None if there is none.
         where: The stack of the loop's thread that was seen longest: "file:line in
             function", outermost first. Empty if no stack was seen.
