@@ -83,6 +83,7 @@ lint: $(VENV)/linters
 	$(BIN)/ruff check $(PYFILES)
 	$(BIN)/ruff format --check $(PYFILES)
 	$(BIN)/mypy --strict pyasynclife
+	$(BIN)/mypy --strict examples
 	$(BIN)/python -m mypy.stubtest pyasynclife._core
 	$(BIN)/python -m pytest -q tests/whole/test_typing.py
 	$(BIN)/python tools/format_c.py --check

@@ -37,9 +37,11 @@ PLAIN_PATH = [
     "--ignore=tests/registry/test_faults.py",
 ]
 
-# The tests that mostly wait for child processes. They run beside the others, but for
-# the fault points, which need all tests in one process.
-WAITING = ["tests/signals", "tests/contrib", "tests/monitor"]
+# The tests that mostly wait for child processes, which run beside the others.
+WAITING = ["tests/contrib", "tests/monitor", "tests/signals"]
+# The sweep over the allocations of these runs with the other sweeps, in one process:
+# tests/whole/test_fault_sites.py looks at all of them together.
+SWEEP = "tests/signals/test_faults.py"
 
 
 @dataclass
@@ -65,13 +67,13 @@ def read_counts(log: str) -> dict[str, int]:
 
 def run_all(place: Place, suite: Sequence[str]) -> tuple[bool, dict[str, int]]:
     """Run the whole suite; return whether it failed, and the counts."""
-    if place.version.endswith("d"):
-        failed = place.run(*suite) != 0
-        return failed, read_counts(place.log.read_text())
     place.waiting_log.unlink(missing_ok=True)
+    folders = {f"tests/{path.parent.name}" for path in ROOT.glob("tests/*/test_*.py")}
+    others = sorted(folders.difference(WAITING, ["tests/regrtest"]))
+    wait = [*suite, *WAITING, f"--ignore={SWEEP}"]
     with ThreadPoolExecutor(max_workers=1) as pool:
-        waiting = pool.submit(place.run, *suite, *WAITING, log=place.waiting_log)
-        failed = place.run(*suite, *(f"--ignore={path}" for path in WAITING)) != 0
+        waiting = pool.submit(place.run, *wait, log=place.waiting_log)
+        failed = place.run(*suite, *others, SWEEP) != 0
         failed |= waiting.result() != 0
     counts = Counter(read_counts(place.log.read_text()))
     counts.update(read_counts(place.waiting_log.read_text()))

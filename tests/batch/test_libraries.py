@@ -299,7 +299,7 @@ asyncio.run(main())
 def test_items_share_sentrys_scope_only_if_they_are_made_to(
     remedy: str, tmp_path: Path
 ) -> None:
-    """docs/explanation/tasks.md says so, of tags, spans and the caller's span."""
+    """docs/explanation/tasks.md says so: tags, spans, the caller's current span."""
     pytest.importorskip("sentry_sdk", reason="sentry-sdk is not installed")
     program = tmp_path / "program.py"
     program.write_text(SENTRY)

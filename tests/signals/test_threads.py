@@ -164,7 +164,7 @@ def test_a_loop_in_another_thread_delivers_while_handlers_come_and_go(
             print(await c.wait_for_shutdown())
         thread = threading.Thread(target=lambda: run(main()))
         thread.start()
-        for _ in range(100):
+        for _ in range(30):
             with c:
                 kill(signal.SIGHUP)
         c.request_shutdown()
@@ -172,7 +172,7 @@ def test_a_loop_in_another_thread_delivers_while_handlers_come_and_go(
             time.sleep(0.01)
         print(c.received[signal.SIGHUP])
     """)
-    assert done.stdout == "None\n100\n"
+    assert done.stdout == "None\n30\n"
 
 
 @pytest.mark.parametrize("asked", ["before", "after"])

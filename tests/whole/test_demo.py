@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from support.children import ROOT, run_child, start_child
+from support.children import run_child, start_child
 from support.marks import needs_uvloop
 
 pytestmark = pytest.mark.skipif(
@@ -34,7 +34,6 @@ SUMMARY = [
     "shutdown_seconds",
     "stuck",
 ]
-EXAMPLE = ROOT / "examples" / "market_feed.py"
 
 both_loops = pytest.mark.parametrize(
     "loop",
@@ -244,14 +243,3 @@ def test_plain_output_does_not_need_rich() -> None:
     assert done.stderr == ""
     assert done.returncode == 0
     assert summary(done.stdout)["symbols"] == SYMBOLS
-
-
-def test_the_example_does_the_same_job() -> None:
-    done = run_child([str(EXAMPLE), "2"])
-    assert done.stderr == ""
-    assert done.returncode == 0
-    assert "500 snapshots taken" in done.stdout
-    totals = summary(done.stdout)
-    assert totals["symbols"] == 500
-    assert totals["lost"] == 0
-    assert totals["stuck"] == 0
