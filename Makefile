@@ -108,6 +108,13 @@ lint: $(VENV)/linters
 	$(BIN)/python -m pytest -q tests/whole/test_typing.py
 	$(BIN)/python tools/format_c.py --check
 	bash tools/lint_c.sh $(BIN)/python
+	$(BIN)/codespell *.md docs csrc $(PYFILES)
+
+# The site, in build/site: open build/site/index.html. A warning is an error.
+.PHONY: docs
+docs: export NO_MKDOCS_2_WARNING = 1
+docs: $(VENV)/linters
+	$(BIN)/mkdocs build --quiet --strict
 
 format: $(VENV)/linters
 	$(BIN)/ruff check --fix $(PYFILES)

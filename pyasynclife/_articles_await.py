@@ -46,8 +46,6 @@ async def task_with_individual_timeout(coro: Awaitable[T], timeout: float = 10.0
     If the caller is cancelled, so is ``coro``; unless ``coro`` catches it, the
     CancelledError propagates. This is also true of a cancellation requested before the
     call, or in the loop iteration in which the timeout expires.
-
-    Source: the articles' ``task_with_individual_timeout``.
     """
     try:
         check_awaitable("task_with_individual_timeout(fetch(url))", coro)
@@ -80,7 +78,7 @@ async def cancellation_with_retry(
 
     Args:
         fn: Called once per attempt, since a coroutine can be awaited only once.
-        max_retries: The total number of attempts, as in the article; at least 1.
+        max_retries: The total number of attempts, including the first; at least 1.
         retry_delay: Seconds between two attempts.
         retry_on: The exceptions to retry after; any other propagates at once.
 
@@ -92,8 +90,6 @@ async def cancellation_with_retry(
 
     A cancellation during an attempt or a delay propagates at once. The recipes show
     more, such as exponential delays.
-
-    Source: the articles' ``cancellation_with_retry``.
     """
     call = "cancellation_with_retry(fetch), or lambda: fetch(url)"
     check_function(call, fn)
@@ -154,8 +150,6 @@ async def shielded_operation(aw: Awaitable[T], *, timeout: float | None = None) 
     If the operation fails when no caller is waiting any more, the loop's exception
     handler is called once. ``asyncio.run`` cancels the operation at its end, like all
     tasks. To let it finish, register it in a `TaskRegistry` and await ``wait()``.
-
-    Source: the articles' ``shielded_operation``.
     """
     try:
         check_awaitable("shielded_operation(save(order))", aw)

@@ -74,8 +74,6 @@ async def gather_with_error_handling(
 
     If the caller is cancelled, so are the items; the CancelledError propagates when
     they have ended.
-
-    Source: the articles' ``gather_with_error_handling``.
     """
     check_call("gather_with_error_handling", fn, items)
     return list(await bounded_gather(fn, items, **options))
@@ -130,8 +128,6 @@ async def gather_with_timeout_and_budget(
 
     If the caller is cancelled, so are the items; the CancelledError propagates when
     they have ended.
-
-    Source: the articles' ``gather_with_timeout_and_budget``.
     """
     check_call("gather_with_timeout_and_budget", fn, items)
     batch = bounded_gather(
@@ -184,8 +180,6 @@ async def process_batch_with_deadline(
 
     If the caller is cancelled, so are the items; the CancelledError propagates when
     they have ended.
-
-    Source: the articles' ``process_batch_with_deadline``.
     """
     check_call("process_batch_with_deadline", fn, items)
     check_items(items)
@@ -218,8 +212,6 @@ async def wait_for_first_completion(
     ended when the call ends. A coroutine that is cancelled from elsewhere does not
     count as the first. The others' exceptions go to the loop's exception handler. The
     recipes show how to wait for the first *success*.
-
-    Source: the articles' ``wait_for_first_completion``.
     """
     entrants = _entrants(coros)
     try:

@@ -64,8 +64,6 @@ async def cancel_all_tasks(
 
     If the caller is cancelled, the CancelledError propagates at once; the tasks remain
     cancelled.
-
-    Source: the articles' ``cancel_all_tasks``.
     """
     loop = asyncio.get_running_loop()
     others = _others(tasks, loop)
@@ -102,8 +100,6 @@ async def monitor_tasks(
 
     Costs O(1) per task. If the caller is cancelled, the monitor removes its callbacks;
     it never cancels a task.
-
-    Source: the articles' ``monitor_tasks``.
     """
     loop = asyncio.get_running_loop()
     running = {task: index for index, task in enumerate(_others(tasks, loop))}
@@ -150,8 +146,6 @@ def add_task_observers(
     Raises:
         TypeError: An item is not a Task. No task is observed.
         RuntimeError: A task belongs to another loop. No task is observed.
-
-    Source: the articles' ``add_task_observers``.
     """
     chosen = check_tasks(tasks, asyncio.get_running_loop())
     check_hook("observer", observer)

@@ -18,7 +18,7 @@ class Backoff:
 
     Attributes:
         delay: Seconds before the second attempt, without jitter.
-        factor: How many times as long as the one before each delay is; 1 or more.
+        factor: By how much a delay is multiplied for the next one; 1 or more.
         max_delay: The longest delay, in seconds.
         jitter: The part of a delay that is random, from 0 to 1.
 

@@ -58,12 +58,6 @@ class Batch(Sealed, Generic[T]):
 
     Failures that nobody receives are reported to the loop's exception handler, once,
     when the block ends or the batch is dropped.
-
-    Attributes:
-        max_concurrent: The maximum number of items that run at once; may be set.
-        paused: Whether the batch is paused.
-        progress: A snapshot of the batch's progress.
-        status: How the batch ended; None until then.
     """
 
     __slots__ = ("__weakref__", "_awaited", "_budget", "_core", "_items", "_key",
@@ -298,9 +292,8 @@ class Batch(Sealed, Generic[T]):
 
         If the source is asynchronous, its items and the added ones run in the order in
         which they arrive. An await ends when the source is exhausted and no item is
-        running or waiting. An iteration ends when the consumer then asks for the next
-        result, and a block not before it is left, so their consumers may add items at
-        any time before.
+        running or waiting. An iteration ends when its consumer asks for another result
+        after that, and a block when it is left; until then, items may be added.
 
         Returns:
             The item's job, to be awaited, cancelled or dropped.
@@ -326,15 +319,15 @@ class Batch(Sealed, Generic[T]):
         self._core.set_paused(False)
 
     def stop(self) -> None:
-        """Start no more items and read the source no further; what runs goes on.
+        """Start no more items and read the source no further; running ones continue.
 
         When the running items have ended, the await, iteration or block ends with
         status STOPPED, or with COMPLETED if there was nothing left to start. In the
         BatchResult, items that were never started are PENDING. A generator or an
         asynchronous source is closed; if that is another batch, its items are
         cancelled, so stop the first batch of a pipeline. Timeouts, the budget,
-        ``max_errors`` and `cancel` still end what runs. A call after the end has no
-        effect.
+        ``max_errors`` and `cancel` still end the running items. A call after the end
+        has no effect.
 
         Raises:
             RuntimeError: This is not the thread of the batch's loop.

@@ -130,7 +130,7 @@ def bounded_gather(
         task_per_item: Run each item in an ``asyncio.Task`` of its own, named by its
             task id, for code that depends on the current task. Nothing else changes.
             None: do so if the loop has a task factory when the batch begins, unless it
-            is asyncio's eager one. Sentry and others keep a scope per Task by it.
+            is asyncio's eager one. With one, Sentry and others keep a scope per Task.
         registry: Register the task of each item under its task id; implies
             ``task_per_item``. If another task with this id is alive, the item fails
             with DuplicateTaskError and ``fn`` is not called. When the registry shuts
@@ -144,8 +144,8 @@ def bounded_gather(
             the key is not hashable, that item fails and ``fn`` is not called.
         max_per_key: The maximum number of items of one key that run at once; 1 by
             default.
-        lookahead: How many items may be set aside. When so many are, the source is not
-            read further until one of them starts.
+        lookahead: How many items may be set aside. When that many are, the source is
+            not read further until one of them starts.
         max_per_second: The maximum rate at which ``fn`` is called, retries included;
             None: no limit. The calls are spaced evenly, and there is no burst after
             idle time. A timer that fires up to 10 ms late is made up for.
@@ -168,8 +168,6 @@ def bounded_gather(
 
         batch = await bounded_gather(fetch, urls, max_concurrent=20, timeout=5.0)
         pages = batch.values()
-
-    Source: the articles' ``gather_with_timeout_and_budget``.
     """
     check_call("bounded_gather", fn, items)
     kind = check_items(items)

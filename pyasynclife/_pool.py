@@ -94,11 +94,6 @@ class TaskPool:
             job = pool.submit(fetch, url)
             ...
             page = await job
-
-    Attributes:
-        max_concurrent: The maximum number of jobs that run at once; may be set.
-        paused: Whether the pool is paused.
-        progress: A snapshot of the pool's progress.
     """
 
     __slots__ = ("__weakref__", "_core", "_max_concurrent")
@@ -305,7 +300,7 @@ class TaskPool:
 
         Args:
             timeout: Seconds; None: as long as it takes. At the deadline the call
-                returns, even if some jobs run on.
+                returns, even if some jobs are still running.
 
         Returns:
             A report of the jobs that ran when the call was made, by their ids; those

@@ -116,13 +116,16 @@ class TaskRegistry(Registry):
     record's ``task_id`` is its id. The registry binds to the loop on which it is first
     used. Once it is empty and that loop is closed, it can bind to another.
 
+    ``len(registry)`` is the number of live tasks, ``task_id in registry`` is whether a
+    task is alive, and an iteration yields the ids of the live tasks in the order of
+    their registration. ``registry[task_id]`` is the TaskMetadata of a task that is
+    alive or in the history; for any other id it raises UnknownTaskError.
+
     Example::
 
         async with TaskRegistry() as registry:
             task, task_id = await registry.register(worker(), "worker")
             ...
-
-    Source: the articles' TaskRegistry.
     """
 
     __slots__ = (
@@ -256,7 +259,7 @@ class TaskRegistry(Registry):
 
     @property
     def on_give_up(self) -> Callable[[TaskMetadata], object] | None:
-        """Called with a supervised task that is not restarted any more; or None.
+        """The function that is called with a task that is given up, or None.
 
         Raises:
             TypeError: The new value is not a function, or would have to be awaited.
@@ -301,11 +304,12 @@ class TaskRegistry(Registry):
                 ``"on_failure"``: after a run that raised an exception or was stale.
                 ``"never"``: not at all.
             restart_stale: Cancel a run that has sent no heartbeat for longer than
-                ``stale_after``, and start the next when it has ended. As long as it
-                does not end, that is logged at times, with the place where it waits.
+                ``stale_after``, and start the next when it has ended. While it
+                does not end, this is logged now and then, with the place where it
+                waits.
             backoff: The delays between two runs; None: ``Backoff()``. After a run of
-                ``max_delay`` seconds or more they begin anew.
-            max_restarts: The most restarts in a period of ``within`` seconds. A task
+                ``max_delay`` seconds or more they start over.
+            max_restarts: The maximum number of restarts in ``within`` seconds. A task
                 that would need one more is not restarted.
             within: The period for ``max_restarts``, in seconds.
             vital: When the task ends by itself and is not restarted, call the
@@ -326,7 +330,7 @@ class TaskRegistry(Registry):
             RuntimeError: ``fn`` returned a coroutine that has been started; or there is
                 no running loop, or this is another loop or thread.
 
-        Nothing has changed if it raises.
+        If it raises, nothing has changed.
         """
         supervisor = Supervisor(
             self, fn, restart, restart_stale, backoff, max_restarts, within, vital
@@ -377,7 +381,10 @@ class TaskRegistry(Registry):
         return [] if task is None else await_chain(task)
 
     def dump(self) -> str:
-        """Return where all tasks wait, as text; equal chains grouped with a count."""
+        """Return where all tasks wait, as text.
+
+        Equal await chains are grouped, with their number.
+        """
         tasks = [meta.task for meta in self.get_status().result().values()]
         return dump_tasks(task for task in tasks if task is not None)
 
@@ -672,9 +679,9 @@ class TaskRegistry(Registry):
         once per period of silence. Exceptions of ``on_stale`` go to the loop's
         exception handler. ``async with registry`` runs this in a task.
 
-        Where the loop stands still, tasks are silent that are well. So before a task is
-        called stale, all tasks get some iterations of the loop to send a heartbeat and,
-        if the check itself came late, as much time as it was late, at most
+        While the loop is blocked, healthy tasks cannot send heartbeats. So before a
+        task counts as stale, all tasks get a few iterations of the loop and, if the
+        check itself came late, as much time as it was late, at most
         ``heartbeat_interval``. A check that comes more than half a second late is
         logged at WARNING, with the seconds.
 

@@ -30,7 +30,7 @@ class Retry:
     has ended.
 
     Attributes:
-        attempts: How often an item is tried in all; 1: never again.
+        attempts: The total number of attempts; 1: an item is never tried again.
         on: What is tried again: an exception type, a tuple of them, or a function that
             is called with the exception and returns whether to try again.
         backoff: The delays between the attempts: a `Backoff`, or a function that is

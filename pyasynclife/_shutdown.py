@@ -162,7 +162,7 @@ class SignalCoordinator(SignalEvents):
     def reload_event(self) -> asyncio.Event:
         """The Event that a reload signal sets; `wait_for_reload` clears it.
 
-        To read it is to ask for reloads: see ``reload_signals``.
+        Reading it counts as asking for reloads: see ``reload_signals``.
         """
         self._bind()
         self._ask_for_reloads()

@@ -112,7 +112,7 @@ class LoopWatch:
 
     @property
     def longest(self) -> float:
-        """The longest of these delays, in seconds; 0.0 if there was none."""
+        """The longest time by which the loop was late, in seconds; at first 0.0."""
         return self._longest
 
     def __repr__(self) -> str:

@@ -60,13 +60,7 @@ def track(
         console: The rich Console to draw on; None: stderr.
 
     Returns:
-        An object to await, iterate over or enter in place of the batch::
-
-            result = await track(bounded_gather(fetch, urls), "fetching")
-
-            async with track(bounded_gather(fetch, urls), "fetching") as stream:
-                async for result in stream:
-                    ...
+        An object to await, iterate over or enter in place of the batch.
 
     Raises:
         TypeError: ``batch`` is not a Batch, ``console`` not a Console, or ``interval``
@@ -76,6 +70,14 @@ def track(
     Results and exceptions of the batch pass through unchanged. A cancellation cancels
     the batch; the bar shows the final state when the items have ended. If an iteration
     is left early without ``async with``, the bar ends when the Batch is deallocated.
+
+    Example::
+
+        result = await track(bounded_gather(fetch, urls), "fetching")
+
+        async with track(bounded_gather(fetch, urls), "fetching") as stream:
+            async for result in stream:
+                ...
     """
     if not isinstance(batch, Batch):
         raise TypeError(

@@ -325,11 +325,11 @@ static PyMethodDef ready_methods[] = {
 };
 
 PyDoc_STRVAR(ready_doc,
-"The value of a call that has acted already, as an awaitable.\n\n"
-"Await it, which does not suspend and works any number of times, read\n"
+"The value of a call that has taken effect already, as an awaitable.\n\n"
+"Await it (this does not suspend, and works any number of times), read\n"
 "result(), or drop it.  It has no truth value and cannot be unpacked:\n"
-"`if registry.cancel(id):` and `task, task_id = registry.register(coro)`\n"
-"without await raise TypeError.");
+"``if registry.cancel(task_id):`` and\n"
+"``task, task_id = registry.register(coro)`` without await raise TypeError.");
 
 static PyType_Slot ready_slots[] = {
     {Py_tp_doc, (void *)ready_doc},

@@ -101,11 +101,14 @@ histogram_get_counts(PyObject *op, void *Py_UNUSED(closure))
 PyDoc_STRVAR(histogram_quantile_doc,
 "quantile($self, q, /)\n--\n\n"
 "Return the upper bound of the bucket that holds a quantile, in seconds.\n\n"
-"q: from 0 to 1; 0.5 is the median.\n\n"
-"Returns math.inf if the quantile is above the last bound, nan if nothing\n"
-"was counted.  The quantile itself is at most that bound and, unless it is\n"
-"in the first bucket, more than half of it.\n"
-"Raises TypeError or ValueError if q is no number from 0 to 1.");
+"Args:\n"
+"    q: From 0 to 1; 0.5 is the median.\n\n"
+"Returns:\n"
+"    The bound; math.inf if the quantile is above the last bound; nan if\n"
+"    nothing was counted.  The quantile itself is at most that bound and,\n"
+"    unless it is in the first bucket, more than half of it.\n\n"
+"Raises:\n"
+"    TypeError, ValueError: ``q`` is not a number from 0 to 1.");
 
 static PyObject *
 histogram_quantile(PyObject *op, PyObject *q)
@@ -242,7 +245,8 @@ static PyMethodDef histogram_methods[] = {
 static PyGetSetDef histogram_getset[] = {
     {"count", histogram_get_count, NULL, "How many durations were counted.",
      NULL},
-    {"sum", histogram_get_sum, NULL, "Their sum in seconds.", NULL},
+    {"sum", histogram_get_sum, NULL, "The sum of the durations, in seconds.",
+     NULL},
     {"bounds", histogram_get_bounds, NULL,
      "The upper bounds of the buckets in seconds, as a tuple: 26 bounds that\n"
      "double from 0.0001.  A duration that equals a bound is in its bucket.",
@@ -254,8 +258,8 @@ static PyGetSetDef histogram_getset[] = {
 };
 
 PyDoc_STRVAR(histogram_doc,
-"How often durations were how long: a snapshot, read-only and picklable.\n\n"
-"RegistryStats.durations and LoopWatch.lag are such snapshots.  Two are\n"
+"A snapshot of durations, counted in buckets; read-only and picklable.\n\n"
+"`RegistryStats.durations` and `LoopWatch.lag` are such snapshots.  Two are\n"
 "equal if their counts and sums are.");
 
 static PyType_Slot histogram_slots[] = {

@@ -92,7 +92,9 @@ job_type_cancelled(PyObject *op, PyObject *Py_UNUSED(ignored))
 PyDoc_STRVAR(job_type_result_doc,
 "result($self, /)\n--\n\n"
 "Return the value of a job that has ended, or raise its error.\n\n"
-"Raises asyncio.InvalidStateError before the end.");
+"Raises:\n"
+"    asyncio.InvalidStateError: The job has not ended.\n"
+"    BaseException: The error of the job.");
 
 static PyObject *
 job_type_result(PyObject *op, PyObject *Py_UNUSED(ignored))
@@ -104,8 +106,9 @@ job_type_result(PyObject *op, PyObject *Py_UNUSED(ignored))
 PyDoc_STRVAR(job_type_exception_doc,
 "exception($self, /)\n--\n\n"
 "Return the error of a job that has ended, or None.\n\n"
-"Raises asyncio.InvalidStateError before the end, and the CancelledError of\n"
-"a job that was cancelled.");
+"Raises:\n"
+"    asyncio.InvalidStateError: The job has not ended.\n"
+"    asyncio.CancelledError: The job was cancelled.");
 
 static PyObject *
 job_type_exception(PyObject *op, PyObject *Py_UNUSED(ignored))
@@ -155,11 +158,11 @@ job_type_cancel_running(JobObject *self, PyObject *msg)
 
 PyDoc_STRVAR(job_type_cancel_doc,
 "cancel($self, /, msg=None)\n--\n\n"
-"Cancel the item, or if it is waiting for its turn never start it.\n\n"
+"Cancel the item; if it has not started, it never starts.\n\n"
 "Args:\n"
 "    msg: The message of the item's CancelledError, as in Task.cancel().\n\n"
 "Returns:\n"
-"    False if the job has ended.\n\n"
+"    False if the job has ended, otherwise True.\n\n"
 "Raises:\n"
 "    RuntimeError: This is not the thread of the job's loop.");
 
@@ -203,10 +206,12 @@ job_type_cancel(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
 
 PyDoc_STRVAR(job_type_add_done_callback_doc,
 "add_done_callback($self, fn, /)\n--\n\n"
-"Have fn(job) called by the loop when the job has ended.\n\n"
-"It is called by call_soon(), in a copy of the current context, as by a\n"
-"Future; at once if the job has ended.  Its exceptions go to the loop's\n"
-"exception handler.");
+"Call a function with the job when the job has ended.\n\n"
+"The loop calls it, as it calls a Future's callbacks, in a copy of the\n"
+"current context; soon, if the job has ended already.  Its exceptions go to\n"
+"the loop's exception handler.\n\n"
+"Args:\n"
+"    fn: A function of one argument, the job.");
 
 static PyObject *
 job_type_add_done_callback(PyObject *op, PyObject *fn)
@@ -546,7 +551,7 @@ static PyGetSetDef job_type_getset[] = {
      NULL},
     {"state", job_type_get_state, NULL,
      "The TaskState: that of the outcome, once there is one; before that\n"
-     "RUNNING, or PENDING while the job waits for its turn.",
+     "RUNNING, or PENDING if the job has not started.",
      NULL},
     {"outcome", job_type_get_outcome, NULL,
      "The TaskResult; None until the job has ended.", NULL},
@@ -562,16 +567,12 @@ static PyMemberDef job_type_members[] = {
 PyDoc_STRVAR(job_type_doc,
 "One item that was added to a batch, or one call of a pool.\n\n"
 "Await it for the value of the item, or its error; if that await is\n"
-"cancelled, the item goes on.  A job may be awaited any number of times, and\n"
-"by several tasks, and may be dropped: its item runs all the same.\n\n"
+"cancelled, the item continues.  A job may be awaited any number of times,\n"
+"and by several tasks.  It may be dropped: its item runs all the same.\n\n"
 "A failure that nobody receives is reported to the loop's exception handler,\n"
-"once, as that of a Task is.  To receive it is to await the job, or to call\n"
-"result() or exception(), or to read outcome; or to receive it from the\n"
-"batch: by on_result, an iteration or a BatchResult.\n\n"
-"Attributes:\n"
-"    task_id: The id of the item.\n"
-"    state: The TaskState of the item.\n"
-"    outcome: The TaskResult; None until the job has ended.");
+"once, as that of a Task is.  A failure is received by awaiting the job, by\n"
+"result() or exception(), by reading `outcome`, or from the batch: by its\n"
+"``on_result``, an iteration or a BatchResult.");
 
 static PyType_Slot job_type_slots[] = {
     {Py_tp_doc, (void *)job_type_doc},

@@ -234,8 +234,10 @@ result_get_attempts(PyObject *op, void *Py_UNUSED(closure))
 
 PyDoc_STRVAR(result_unwrap_doc,
 "unwrap($self, /)\n--\n\n"
-"Return data if the item succeeded, otherwise raise error.\n\n"
-"Raises RuntimeError for a failure without an error.");
+"Return the data if the item succeeded, otherwise raise the error.\n\n"
+"Raises:\n"
+"    BaseException: The error of the item.\n"
+"    RuntimeError: The item did not succeed, and has no error.");
 
 void
 al_result_set_message(PyObject *result, PyObject *msg)
@@ -300,7 +302,8 @@ result_leave(PyObject *op, PyObject *Py_UNUSED(ignored))
 /* as_dict() walks over this table, in its order. */
 static PyGetSetDef result_getset[] = {
     {"task_id", result_get_task_id, NULL,
-     "The answer of key(item), otherwise the item as a str, or its index.",
+     "What ``key`` returned for the item.  Without a key: the item, if it is\n"
+     "a non-empty str or an int, otherwise its index, as a str.",
      NULL},
     {"success", result_get_success, NULL,
      "Whether the item returned a value.", NULL},
@@ -312,19 +315,19 @@ static PyGetSetDef result_getset[] = {
     {"state", result_get_state, NULL, "How the item ended: a TaskState.",
      NULL},
     {"timed_out", result_get_timed_out, NULL,
-     "Whether its timeout or the budget ended it.", NULL},
+     "Whether the timeout of the item, or the budget, ended it.", NULL},
     {"duration", result_get_duration, NULL,
      "Seconds from the first call of the function to the end.", NULL},
     {"attempts", result_get_attempts, NULL,
-     "How often the function was called: more than once only by a Retry, and\n"
-     "0 if the item was never started.",
+     "How often the function was called: more than once only with a Retry; 0\n"
+     "if the item was never started.",
      NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
 PyDoc_STRVAR(result_as_dict_doc,
 "as_dict($self, /)\n--\n\n"
-"Return all attributes as a dict of their names.");
+"Return all attributes in a dict, by name.");
 
 static PyObject *
 result_as_dict(PyObject *op, PyObject *Py_UNUSED(ignored))
@@ -572,10 +575,15 @@ static PyMethodDef result_methods[] = {
 
 PyDoc_STRVAR(result_doc,
 "TaskResult(task_id, success, data=None, error=None)\n--\n\n"
-"How one item of a batch ended: read-only and picklable.\n\n"
-"Two results are equal if the four arguments of their constructors are.  A\n"
-"function that bounded_gather runs may return a TaskResult, from which the\n"
-"four are then taken.");
+"How one item of a batch ended; read-only and picklable.\n\n"
+"A function that bounded_gather runs may return a TaskResult; the item's\n"
+"result then takes these four values from it.  Two results are equal if the\n"
+"four are.\n\n"
+"Args:\n"
+"    task_id: A non-empty str.\n"
+"    success: Whether the item succeeded.\n"
+"    data: The value of an item that succeeded.\n"
+"    error: The exception of an item that did not.");
 
 static PyType_Slot result_slots[] = {
     {Py_tp_doc, (void *)result_doc},

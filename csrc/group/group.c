@@ -609,11 +609,18 @@ group_create_named(GroupObject *self, PyObject *const *args, PyObject *kwnames)
 PyDoc_STRVAR(group_create_task_doc,
 "create_task($self, coro, *, name=None, context=None, **kwargs)\n--\n\n"
 "Start a child of the group.\n\n"
-"The keywords are those of asyncio.create_task(), with eager_start on 3.12\n"
-"and newer.  The group holds the Task until it ends.\n\n"
-"Returns the Task.  Raises RuntimeError if the group has not been entered,\n"
-"is shutting down or is finished, or if another thread calls.  A coroutine\n"
-"that is refused is closed.\n\n"
+"The group holds the Task until it ends.\n\n"
+"Args:\n"
+"    coro: A coroutine.\n"
+"    name: The name of the Task.\n"
+"    context: The context of the Task; None: a copy of the current one.\n"
+"    kwargs: As for asyncio.create_task(): ``eager_start`` on 3.12 and\n"
+"        newer.\n\n"
+"Returns:\n"
+"    The Task.\n\n"
+"Raises:\n"
+"    RuntimeError: The group has not been entered, is shutting down or has\n"
+"        finished, or this is another thread.  The coroutine is closed.\n\n"
 "Source: asyncio.TaskGroup.create_task.");
 
 static PyObject *
@@ -640,7 +647,8 @@ PyDoc_STRVAR(group_cancel_doc,
 "child or a body that fails meanwhile still makes it raise.  Called before\n"
 "the group is entered, it takes effect on entry.  Called again, or after the\n"
 "group has finished, it has no effect.\n\n"
-"Raises RuntimeError if another thread calls.\n\n"
+"Raises:\n"
+"    RuntimeError: This is another thread.\n\n"
 "Source: asyncio.TaskGroup.cancel, new in CPython 3.15.");
 
 static PyObject *
@@ -729,14 +737,15 @@ group_dealloc(PyObject *op)
 PyDoc_STRVAR(group_doc,
 "TaskGroup()\n--\n\n"
 "Run Tasks as one group, as asyncio.TaskGroup of CPython 3.15 does.\n\n"
-"    async with TaskGroup() as group:\n"
-"        group.create_task(fetch(1))\n"
-"        group.create_task(fetch(2))\n\n"
 "The block waits for its children.  The first child that fails cancels the\n"
 "others and the body; the errors are then raised as one ExceptionGroup.  A\n"
 "KeyboardInterrupt or SystemExit is raised by itself.  If the block is\n"
 "cancelled from outside, the children are cancelled, and the CancelledError\n"
-"is raised when they have ended.\n\n"
+"propagates when they have ended.\n\n"
+"Example::\n\n"
+"    async with TaskGroup() as group:\n"
+"        group.create_task(fetch(1))\n"
+"        group.create_task(fetch(2))\n\n"
 "Source: asyncio.TaskGroup.");
 
 static PyType_Slot group_slots[] = {

@@ -292,23 +292,25 @@ static PyGetSetDef entry_getset[] = {
      "The wall clock time of the last heartbeat; created_at before the first.",
      NULL},
     {"finished_at", entry_get_finished_at, NULL,
-     "The wall clock time of the end; None before it.", NULL},
+     "The wall clock time of the end; None while the task is alive.", NULL},
     {"age", entry_get_age, NULL,
-     "Seconds since the registration, or from there to the end.", NULL},
+     "Seconds since the registration, or from the registration to the end.",
+     NULL},
     {"silence", entry_get_silence, NULL,
      "Seconds since the last heartbeat, or since the registration.", NULL},
     {"stale_after", entry_get_stale_after, NULL,
-     "Seconds of silence until it is stale; math.inf: never.", NULL},
+     "Seconds of silence until the task is stale; math.inf: never.", NULL},
     {"result", entry_get_result, NULL,
      "The result of a task that is DONE; else None.", NULL},
     {"error", entry_get_error, NULL,
      "The exception of a task that FAILED; None for older failures.", NULL},
     {"error_text", entry_get_error_text, NULL,
-     "The type and text of the exception, 'ValueError: no price', or None;\n"
-     "of a supervised task also while it is alive: of the last failure.",
+     "The type and text of the exception, as in 'ValueError: no price', or\n"
+     "None.  A supervised task has that of its last failure while it is\n"
+     "alive.",
      NULL},
     {"info", entry_get_info, entry_set_info,
-     "What register(info=) was given, or None.  It may be set.", NULL},
+     "The ``info`` that register() was given, or None.  It may be set.", NULL},
     {"cancel_reason", entry_get_cancel_reason, NULL,
      "The msg of the first cancel() or cancel_all() that reached the task;\n"
      "None without a msg, or if a shutdown cancelled it first.",
@@ -403,11 +405,12 @@ entry_field(PyObject *op, PyObject *name, bool json)
 
 PyDoc_STRVAR(entry_as_dict_doc,
 "as_dict($self, /, *, json=False)\n--\n\n"
-"Return all attributes as they are now, in a dict: name to value.\n\n"
-"json: only values that json.dumps() takes, for a status page.  There is no\n"
-"task, state and health are plain str, inf and nan are None, error is\n"
-"error_text, and a result or info that is no str, int, float or bool is\n"
-"None.");
+"Return the present values of all attributes in a dict, by name.\n\n"
+"Args:\n"
+"    json: Only values that json.dumps() takes, for a status page.  There\n"
+"        is no ``task``; ``state`` and ``health`` are plain str; inf and nan\n"
+"        are None; ``error`` is the ``error_text``; ``result`` and ``info``\n"
+"        are None unless they are str, int, float or bool.");
 
 static PyObject *
 entry_as_dict(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
@@ -532,7 +535,7 @@ static PyMethodDef entry_methods[] = {
 PyDoc_STRVAR(entry_doc,
 "The metadata of one registered task.\n\n"
 "It is live and read-only: each attribute is computed when it is read.\n"
-"After the task has ended it keeps the outcome.  Only TaskRegistry makes it.");
+"After the task has ended, the outcome stays.  Only a TaskRegistry makes it.");
 
 static PyType_Slot entry_slots[] = {
     {Py_tp_doc, (void *)entry_doc},

@@ -79,17 +79,24 @@ PyDoc_STRVAR(registry_type_register_doc,
 "         info=None)\n"
 "--\n\n"
 "Start a coroutine as a Task and register it under an id.\n\n"
-"coro: a coroutine that has not been started.  task_id: a non-empty str\n"
-"that no living task has; None: the next of \"task_0\", \"task_1\", and so\n"
-"on.  stale_after: seconds without a heartbeat until the task is stale;\n"
-"None: the registry's stale_threshold; math.inf: never.  context: as for\n"
-"asyncio.create_task().  info: any object, for TaskMetadata.info.\n\n"
-"Returns a Ready of (task, id).  The Task's name is the id.\n"
-"Raises DuplicateTaskError if a living task has the id; ClosedError while\n"
-"shutdown() runs; TypeError, ValueError; RuntimeError without a running\n"
-"loop, or in another loop or thread.  After an error nothing has changed,\n"
-"and the coroutine is closed if it has not started.\n\n"
-"Source: TaskRegistry.register of the articles.");
+"Args:\n"
+"    coro: A coroutine that has not been started.\n"
+"    task_id: A non-empty str that no living task has; None: the next of\n"
+"        \"task_0\", \"task_1\", and so on.\n"
+"    stale_after: Seconds without a heartbeat until the task is stale;\n"
+"        None: the registry's `stale_threshold`; math.inf: never.\n"
+"    context: As for asyncio.create_task().\n"
+"    info: Any object, for `TaskMetadata.info`.\n\n"
+"Returns:\n"
+"    A Ready of (task, id).  The Task's name is the id.\n\n"
+"Raises:\n"
+"    DuplicateTaskError: A living task has the id.\n"
+"    ClosedError: A shutdown() is under way.\n"
+"    TypeError, ValueError: An argument is wrong.\n"
+"    RuntimeError: No loop runs in this thread, the registry belongs to\n"
+"        another loop or thread, or the coroutine has been started.\n\n"
+"After an error nothing has changed, and the coroutine is closed if it has\n"
+"not started.");
 
 static PyObject *
 registry_type_register(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
@@ -134,13 +141,21 @@ refused: /* nobody else can close the coroutine now */
 PyDoc_STRVAR(registry_type_track_doc,
 "track($self, /, task, task_id=None, *, stale_after=math.inf)\n--\n\n"
 "Register a Task that other code has made.\n\n"
-"task: a Task of the running loop.  task_id: its id; None: the Task's name\n"
-"if it is free, else a new id.  stale_after: as for register(), but never\n"
-"by default.\n\n"
-"Returns the id.  A Task that is done goes to the history at once.  A Task\n"
-"that is registered already keeps its id.\n"
-"Raises DuplicateTaskError, TypeError, ValueError, RuntimeError.  While\n"
-"shutdown() runs, the task is cancelled at once.");
+"A Task that is done goes to the history at once.  A Task that is already\n"
+"registered keeps its id.  While shutdown() runs, the Task is cancelled at\n"
+"once.\n\n"
+"Args:\n"
+"    task: A Task of the running loop.\n"
+"    task_id: Its id; None: the Task's name if it is free, else a new id.\n"
+"    stale_after: As for register(), but never by default.\n\n"
+"Returns:\n"
+"    The id.\n\n"
+"Raises:\n"
+"    DuplicateTaskError: Another living task has the id, or the Task is\n"
+"        registered under another one.\n"
+"    TypeError, ValueError: An argument is wrong.\n"
+"    RuntimeError: No loop runs in this thread, or the registry or the\n"
+"        Task belongs to another loop or thread.");
 
 static PyObject *
 registry_type_track(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
@@ -215,18 +230,23 @@ registry_type_refuse_heartbeat(RegistryObject *self, PyObject *id)
 PyDoc_STRVAR(registry_type_heartbeat_doc,
 "heartbeat($self, /, task_id=None)\n--\n\n"
 "Record a heartbeat of a task.\n\n"
-"task_id: the task's id; None: current_id().\n\n"
-"Returns a Ready of True, or of False if no such task is alive: that is no\n"
-"error, and is counted; the first one is logged at WARNING.  It may be\n"
-"called from any thread, without an id only in the context of a registered\n"
-"task, as asyncio.to_thread() has it.");
+"It may be called from any thread; without an id, only in the context of a\n"
+"registered task, which asyncio.to_thread() passes on to its thread.\n\n"
+"Args:\n"
+"    task_id: The task's id; None: that of current_id().\n\n"
+"Returns:\n"
+"    A Ready of True, or of False if no such task is alive.  That is not an\n"
+"    error; it is counted, and the first one is logged at WARNING.\n\n"
+"Raises:\n"
+"    TypeError, ValueError: The id is not a non-empty str.");
 
 PyDoc_STRVAR(registry_type_current_id_doc,
 "current_id($self, /)\n--\n\n"
 "Return the id of the registered task for which this code runs, or None.\n\n"
-"That is the current task or, if it is not registered, the task that has\n"
-"started this code: a child, an item of a batch, a callback, a thread of\n"
-"asyncio.to_thread().  None if that has ended, or was passed to track().");
+"That is the current task or, if it is not registered, the task that\n"
+"started this code: as a child, an item of a batch, a callback, or a thread\n"
+"of asyncio.to_thread().  None if that task has ended, or was passed to\n"
+"track().");
 
 static PyObject *
 registry_type_heartbeat(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
@@ -267,15 +287,22 @@ registry_type_heartbeat(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
 
 PyDoc_STRVAR(registry_type_complete_doc,
 "complete($self, /, task_id, result=None, error=None)\n--\n\n"
-"Fix a task's outcome before the task ends.\n\n"
-"result: the result of the task once it is DONE.  error: an exception, for\n"
-"a task that shall be FAILED, or CANCELLED if it is a CancelledError.\n\n"
-"The first call decides; the task's own end changes nothing, though\n"
-"another exception of the task is logged.  Until it ends, the task stays\n"
-"alive, and is counted and can be cancelled.  A finished task is left as\n"
-"it is.\n\n"
-"Returns a Ready of None.\n"
-"Raises UnknownTaskError if no task of this id is alive or in the history.");
+"Set a task's outcome before the task ends.\n\n"
+"The first call decides.  The end of the task changes nothing then; if the\n"
+"task raises another exception, that is logged.  Until it ends, the task\n"
+"stays alive: it is counted and can be cancelled.  A finished task is left\n"
+"as it is.\n\n"
+"Args:\n"
+"    task_id: The task's id.\n"
+"    result: The result of a task that is DONE.\n"
+"    error: An exception: the task is FAILED, or CANCELLED if this is a\n"
+"        CancelledError.  None: it is DONE.\n\n"
+"Returns:\n"
+"    A Ready of None.\n\n"
+"Raises:\n"
+"    UnknownTaskError: No task with this id is alive or in the history.\n"
+"    TypeError: ``error`` is not an exception.\n"
+"    RuntimeError: This is not the thread of the registry's loop.");
 
 static PyObject *
 registry_type_complete(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
@@ -320,8 +347,14 @@ registry_type_complete(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
 PyDoc_STRVAR(registry_type_cancel_doc,
 "cancel($self, /, task_id, msg=None)\n--\n\n"
 "Request the cancellation of a task, as Task.cancel() does.\n\n"
-"Returns a Ready of True if it was requested, of False if no such task is\n"
-"alive.");
+"Args:\n"
+"    task_id: The task's id.\n"
+"    msg: The message of the CancelledError.\n\n"
+"Returns:\n"
+"    A Ready of True if it was requested, of False if no such task lives.\n\n"
+"Raises:\n"
+"    TypeError, ValueError: An argument is wrong.\n"
+"    RuntimeError: This is not the thread of the registry's loop.");
 
 static PyObject *
 registry_type_cancel(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
@@ -352,8 +385,13 @@ registry_type_cancel(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
 PyDoc_STRVAR(registry_type_cancel_all_doc,
 "cancel_all($self, /, msg=None)\n--\n\n"
 "Request the cancellation of every task that is alive.\n\n"
-"Returns a Ready of the number of requests.  It does not wait for the\n"
-"tasks: wait() and shutdown() do.");
+"It does not wait for the tasks: wait() and shutdown() do.\n\n"
+"Args:\n"
+"    msg: The message of each CancelledError.\n\n"
+"Returns:\n"
+"    A Ready of the number of requests.\n\n"
+"Raises:\n"
+"    RuntimeError: This is not the thread of the registry's loop.");
 
 static PyObject *
 registry_type_cancel_all(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
@@ -405,7 +443,7 @@ PyDoc_STRVAR(registry_type_get_status_doc,
 PyDoc_STRVAR(registry_type_get_stale_tasks_doc,
 "get_stale_tasks($self, /)\n--\n\n"
 "Return a Ready of the ids whose health is STALE, longest silence first.\n\n"
-"Its cost depends on the number of stale tasks, not of all tasks.");
+"Its cost depends on the number of stale tasks, not on the number of all.");
 
 PyDoc_STRVAR(registry_type_newly_stale_doc,
 "_newly_stale($self, /)\n--\n\n"
@@ -602,8 +640,9 @@ registry_type_get_closing(PyObject *op, void *Py_UNUSED(closure))
 static PyGetSetDef registry_type_getset[] = {
     {"closing", registry_type_get_closing, NULL,
      "Whether a shutdown() is under way, during which register() raises\n"
-     "ClosedError.  False again once the last concurrent call of shutdown()\n"
-     "has returned, also at its deadline or by a cancellation.", NULL},
+     "ClosedError.  It is False again once the last concurrent call of\n"
+     "shutdown() has returned, at its deadline or by a cancellation too.",
+     NULL},
     {"_stale_threshold", registry_type_get_stale_threshold,
      registry_type_set_stale_threshold,
      "The stale_after of the tasks that have none of their own.", NULL},

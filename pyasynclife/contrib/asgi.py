@@ -50,8 +50,8 @@ def lifespan(
         registry: It is entered too, so that its monitor runs.
 
     Returns:
-        The ``lifespan=`` of Starlette or FastAPI: a function of the application, which
-        it ignores, that returns an asynchronous context manager.
+        A function for the ``lifespan=`` of Starlette or FastAPI. It takes the
+        application, which it ignores, and returns an asynchronous context manager.
 
     Raises:
         TypeError: An argument is of another type.

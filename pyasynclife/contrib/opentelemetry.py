@@ -108,8 +108,8 @@ def instrument(
             ``pyasynclife.registered``, ``.finished`` by ``state``, ``.heartbeats``,
             ``.unknown_heartbeats`` and ``.restarts``, and
             ``pyasynclife.task_duration``.
-        pool, batch: Give ``pyasynclife.items`` by ``state``, with the ``source`` "pool"
-            or "batch".
+        pool: Gives ``pyasynclife.items`` by ``state``, with the ``source`` "pool".
+        batch: Gives the same, with the ``source`` "batch".
         watch: Gives ``pyasynclife.loop_lag`` and ``pyasynclife.loop_blocked``.
         name: The attribute ``name`` of every observation.
 

@@ -50,9 +50,10 @@ class Collector:
             ``_heartbeats_total``, ``_unknown_heartbeats_total`` and
             ``_restarts_total``, and the histogram
             ``pyasynclife_task_duration_seconds``.
-        pool, batch: Give ``pyasynclife_items`` by ``state``, with the ``source`` "pool"
-            or "batch". The states do not overlap: a "failed" item is not "timed_out".
-            "pending" is left out while the number of items is unknown.
+        pool: Gives ``pyasynclife_items`` by ``state``, with the ``source`` "pool". The
+            states do not overlap: a "failed" item is not "timed_out". "pending" is left
+            out while the number of items is unknown.
+        batch: Gives the same, with the ``source`` "batch".
         watch: Gives the histogram ``pyasynclife_loop_lag_seconds`` and
             ``pyasynclife_loop_blocked_total``.
         name: The label ``name`` of every sample.

@@ -62,7 +62,7 @@ def cancel_everywhere(
             scenario's cleanup; a TaskGroup and a Batch absorb it.
 
     Returns:
-        The report of all runs: ``assert report.ok, report``.
+        A report of all runs, for ``assert report.ok, report``.
 
     Raises:
         TypeError, ValueError: An argument is wrong. Nothing has been run.

@@ -43,10 +43,3 @@ def test_a_block_runs_and_prints_no_error(block: str, tmp_path: Path) -> None:
     assert child.returncode == 0, child.stderr
     assert child.stdout
     assert child.stderr == ""
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_between_pages_have_a_target(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
-        if "://" not in target:
-            assert (page.parent / target).exists(), target
