@@ -30,10 +30,10 @@ def play(session: Session, folder: Path) -> str:
     """What the session prints in this folder."""
     for name, text in session.files.items():
         (folder / name).write_text(text)
-    began = folder / "output"
+    printed = folder / "output"
     before = normalised(session.output.partition("^C\n")[0])
     env = os.environ | PATH | {"PYTEST_ADDOPTS": PLUGINS}
-    with began.open("wb") as output:
+    with printed.open("wb") as output:
         child = subprocess.Popen(
             [sys.executable, "-u", *session.command],
             cwd=folder,
@@ -45,16 +45,16 @@ def play(session: Session, folder: Path) -> str:
         try:
             if "^C\n" in session.output:
                 deadline = time.monotonic() + 30
-                while normalised(began.read_text()) != before:
+                while normalised(printed.read_text()) != before:
                     if time.monotonic() > deadline or child.poll() is not None:
-                        return normalised(began.read_text())
+                        return normalised(printed.read_text())
                     time.sleep(0.01)
                 child.send_signal(signal.SIGINT)
             child.wait(60)
         finally:
             child.kill()
             child.wait()
-    return normalised(began.read_text())
+    return normalised(printed.read_text())
 
 
 @pytest.mark.parametrize(
