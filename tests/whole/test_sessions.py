@@ -45,7 +45,7 @@ def play(session: Session, folder: Path) -> str:
         try:
             if "^C\n" in session.output:
                 deadline = time.monotonic() + 30
-                while normalised(printed.read_text()) != before:
+                while not normalised(printed.read_text()).startswith(before):
                     if time.monotonic() > deadline or child.poll() is not None:
                         return normalised(printed.read_text())
                     time.sleep(0.01)
