@@ -29,9 +29,9 @@ async def follow_the_market(server: FeedProcess, seconds: float) -> None:
     def count(_: TaskMetadata) -> None:
         meter.stale_seen += 1
 
-    # A symbol that is silent for a second is stale. The registry checks five times a
-    # second, logs the newly stale symbols, and calls on_stale for each of them.
-    registry = TaskRegistry(0.2, stale_threshold=1.0, on_stale=count)
+    # Once the feed runs, a symbol that is silent for a second is stale. The registry
+    # checks five times a second, and calls on_stale for each newly stale symbol.
+    registry = TaskRegistry(0.2, stale_threshold=math.inf, on_stale=count)
     client = FeedClient(server.url, registry, meter)
 
     snapshots = await bounded_gather(
@@ -43,11 +43,11 @@ async def follow_the_market(server: FeedProcess, seconds: float) -> None:
     # at the end, and five seconds after the signal the block has been left.
     coordinator = SignalCoordinator(shutdown_timeout=5.0, registry=registry)
     async with coordinator, registry:
-        # Each subscription is a task. It calls registry.heartbeat(symbol) on every
-        # frame, and reconnects after a random delay whenever the server drops it.
-        for symbol in SYMBOLS:
-            registry.register(client.subscribe(symbol), symbol)
+        # Each subscription is a task that calls registry.heartbeat(symbol) on every
+        # frame. When the server drops it, registry.supervise() starts it again.
+        client.supervise_all()
         registry.register(server.keep_feeding(), "feeder", stale_after=math.inf)
+        registry.register(client.begin_judging(), "judge", stale_after=math.inf)
         began = meter.read()
 
         loop = asyncio.get_running_loop()
@@ -57,13 +57,13 @@ async def follow_the_market(server: FeedProcess, seconds: float) -> None:
 
         # Cancel all tasks at once; return at the deadline even if one is still running.
         report = await coordinator.graceful_shutdown()
-    print_report(meter, run, report)
+    print_report(meter, run, registry.stats(), report)
 
 
 def main() -> None:
     """Start the feed server and follow it for the seconds given, or for 10."""
     seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 10.0
-    logging.basicConfig(stream=sys.stdout, format="%(message)s")
+    logging.basicConfig(level=logging.CRITICAL)  # the report names what failed
     with FeedProcess(len(SYMBOLS), UPDATES_A_SECOND, seconds) as server:
         asyncio.run(follow_the_market(server, seconds))
 
