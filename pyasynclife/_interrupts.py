@@ -11,9 +11,11 @@ import sys
 def _is_command() -> bool:
     """Return whether the interpreter is about to run `-m pyasynclife`."""
     # While -m looks for its module, argv is "-m" and the arguments of that module.
-    if sys.argv[:1] != ["-m"]:
+    argv = getattr(sys, "argv", [])  # an embedding program may have none
+    if argv[:1] != ["-m"]:
         return False
-    return sys.orig_argv[-len(sys.argv)].removeprefix("-m") == "pyasynclife"
+    module = sys.orig_argv[-len(argv) :][:1]
+    return module in (["pyasynclife"], ["-mpyasynclife"])
 
 
 def _hush() -> bool:

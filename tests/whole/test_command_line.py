@@ -145,10 +145,21 @@ def test_ctrl_c_during_an_import_ends_the_command_without_a_word(
     assert done.returncode in (-signal.SIGINT, 128 + signal.SIGINT)
 
 
-def test_the_import_of_the_package_leaves_ctrl_c_alone() -> None:
-    done = run_child("""
+@pytest.mark.parametrize(
+    "before",
+    [
+        "pass",
+        "del sys.argv",
+        "sys.argv = []",
+        "sys.argv = ['-m']",
+        "sys.argv = ['-m', 'demo']",
+        "sys.argv = ['-m'] * 100",
+    ],
+)
+def test_the_import_of_the_package_leaves_ctrl_c_alone(before: str) -> None:
+    done = run_child(f"""
         import signal, sys
-        sys.argv = ["-m", "demo"]  # of another program
+        {before}
         import pyasynclife
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     """)
@@ -157,7 +168,8 @@ def test_the_import_of_the_package_leaves_ctrl_c_alone() -> None:
 
 @needs_demo
 def test_ctrl_c_while_the_server_starts_ends_the_demo_without_a_traceback() -> None:
-    with start_in_terminal([*DEMO, "--seconds", "60"], env=PATH) as child:
+    # Without errors for ResourceWarning: it may interrupt the constructor of Popen.
+    with start_in_terminal([*DEMO[2:], "--seconds", "60"], env=PATH) as child:
         children = Path(f"/proc/{child.pid}/task/{child.pid}/children")
         while not children.read_text():
             assert child.process.poll() is None
