@@ -1,8 +1,10 @@
 """The figures of the demo: what is not known is not printed as if it were."""
 
 import asyncio
+import html
 import math
 import os
+import re
 from time import monotonic
 
 import pytest
@@ -12,6 +14,7 @@ from pyasynclife._demo.market import Update
 from pyasynclife._demo.meter import Figures, Meter, milliseconds
 from pyasynclife._demo.view import PlainView, draw, summarize
 from pyasynclife.testing import VirtualTimeLoop
+from support.children import ROOT
 
 
 def figures_of(*latencies: float) -> tuple[Meter, Figures]:
@@ -96,3 +99,17 @@ def test_nothing_is_stale_before_the_feed_has_begun() -> None:
 
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
         runner.run(follow())
+
+
+def test_the_picture_of_the_demo_shows_its_command_and_the_rows_of_its_table() -> None:
+    pytest.importorskip("rich")
+    svg = (ROOT / "docs" / "live-table.svg").read_text()
+    text = html.unescape(re.sub(r"<[^>]*>", "", svg)).replace("\xa0", " ")
+    assert "$ python -m pyasynclife demo" in text
+    meter, figures = figures_of()
+    table = draw(summarize(figures, 1.0, meter), TaskRegistry().stats(), 80)
+    for label in [
+        *table.columns[0].cells,
+        *(column.header for column in table.columns),
+    ]:
+        assert str(label) in text
