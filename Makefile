@@ -8,10 +8,14 @@ PYFILES := setup.py pyasynclife tests tools $(wildcard examples benchmarks)
 
 .PHONY: demo test hosts recipes bench bench-versions bench-builds matrix differential sanitize
 .PHONY: leaks nomemory valgrind instructions lint format clean cancel-everywhere
-.PHONY: storm bench-shutdown wheels reproducible extras aarch64
+.PHONY: storm bench-shutdown wheels reproducible extras aarch64 picture
 
 demo: $(VENV)/built
 	$(BIN)/python -m pyasynclife demo
+
+# Runs the demo in a terminal for ten seconds: writes docs/live-table.svg.
+picture: $(VENV)/built
+	$(BIN)/python tools/demo_picture.py $(ARGS)
 
 test: $(VENV)/built
 	$(BIN)/python -m pytest $(ARGS)

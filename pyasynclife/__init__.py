@@ -1,5 +1,6 @@
 """One lifecycle for asyncio tasks: start, observe, cancel, shut down."""
 
+from pyasynclife import _interrupts  # noqa: F401  # before the other imports
 from pyasynclife._articles_await import (
     cancellation_with_retry,
     shielded_operation,

@@ -5,45 +5,52 @@ import asyncio
 import functools
 import importlib
 import importlib.util
-import math
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from pyasynclife import __version__, run
-from pyasynclife._demo.options import Options
+from pyasynclife._command_line import (
+    INTERRUPTED,
+    add_command,
+    seconds,
+)
+from pyasynclife._demo.command import add_demo
+from pyasynclife._interrupts import raise_interrupts
 from pyasynclife._monitor.command import add_tasks, add_top, monitored
 from pyasynclife._run import takes_both
 
-
-def integer(low: int, high: int) -> Callable[[str], int]:
-    """Return a parser of whole numbers between two bounds, for argparse."""
-
-    def parse(text: str) -> int:
-        value = int(text)
-        if not low <= value <= high:
-            raise argparse.ArgumentTypeError(
-                f"must be from {low} to {high}, not {value}"
-            )
-        return value
-
-    parse.__name__ = "whole number"
-    return parse
-
-
-def seconds(text: str) -> float:
-    """Parse a positive number of seconds, for argparse."""
-    value = float(text)
-    if not (value > 0.0 and math.isfinite(value)):
-        raise argparse.ArgumentTypeError(f"must be above 0 and finite, not {text}")
-    return value
+DESCRIPTION = """\
+One lifecycle for asyncio tasks: see it under load, run a program with it, and
+look into a running one. `COMMAND --help` explains a command.
+"""
+EXAMPLES = """\
+examples:
+  python -m pyasynclife demo                    a first look; Ctrl-C ends it
+  python -m pyasynclife run service:main --monitor ./service.sock
+  python -m pyasynclife top ./service.sock      what its tasks are doing
+  python -m pyasynclife tasks ./service.sock --stale
+"""
+RUN_DESCRIPTION = """\
+Import a module and run a function of it with pyasynclife.run(): SIGTERM and
+SIGINT shut the program down, in the given time at most. The exit status is 0,
+or the int that the function returns.
+"""
+RUN_EXAMPLES = """\
+examples:
+  python -m pyasynclife run service:main        main() of ./service.py
+  python -m pyasynclife run service:main --shutdown-timeout 10
+  python -m pyasynclife run service:main --monitor ./service.sock
+"""
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m pyasynclife",
-        description="One lifecycle for asyncio tasks. `COMMAND --help` lists options.",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     version = f"pyasynclife {__version__}"
     parser.add_argument("--version", action="version", version=version)
@@ -57,14 +64,14 @@ def build_parser() -> argparse.ArgumentParser:
 
 def add_run(commands: Any) -> None:
     """Add the command `run` to the parser."""
-    command = commands.add_parser(
+    command = add_command(
+        commands,
         "run",
+        run_program,
         help="run an asynchronous function, and end its process by a deadline",
-        description="Import a module and run a function of it with pyasynclife.run():"
-        " SIGTERM and SIGINT shut the program down, in the given time at most. The exit"
-        " status is 0, or the int that the function returns.",
+        description=RUN_DESCRIPTION,
+        epilog=RUN_EXAMPLES,
     )
-    command.set_defaults(call=run_program)
     command.add_argument(
         "target",
         metavar="module:main",
@@ -84,32 +91,6 @@ def add_run(commands: Any) -> None:
         help="serve `top` and `tasks` on this socket: the function must take"
         " (coordinator, registry)",
     )
-
-
-def add_demo(commands: Any) -> None:
-    """Add the command `demo` to the parser."""
-    demo = commands.add_parser(
-        "demo",
-        help="follow live market feeds on loopback",
-        description="Follow live market feeds from a server in a separate process.",
-    )
-    demo.set_defaults(call=run_demo_command)
-    add = demo.add_argument
-    add("--symbols", type=integer(1, 10_000), default=500, help="default: 500")
-    add(
-        "--rate",
-        type=integer(0, 10_000_000),
-        default=50_000,
-        help="updates per second, all symbols together; 0: find the highest rate that"
-        " can be sustained; default: 50000",
-    )
-    add(
-        "--seconds",
-        type=seconds,
-        help="default: 10; with --rate 0: until the rate is found",
-    )
-    add("--uvloop", action="store_true", help="run on uvloop")
-    add("--plain", action="store_true", help="one line a second, no live table")
 
 
 class TargetError(Exception):
@@ -150,8 +131,11 @@ def run_program(given: argparse.Namespace) -> int:
             print("--uvloop needs uvloop: pip install uvloop", file=sys.stderr)
             return 2
         loop_factory = importlib.import_module("uvloop").new_event_loop
+    raise_interrupts()
     try:
         function = find_function(given.target)
+    except KeyboardInterrupt:
+        return INTERRUPTED
     except TargetError as error:
         print(f"python -m pyasynclife run: {error}", file=sys.stderr)
         return 2
@@ -171,56 +155,6 @@ def run_program(given: argparse.Namespace) -> int:
         loop_factory=loop_factory,
     )
     return value if isinstance(value, int) and not isinstance(value, bool) else 0
-
-
-def missing_packages(options: Options) -> list[str]:
-    """Return the names of the packages that this run needs but that are missing."""
-    from pyasynclife._demo.view import wants_live_view
-
-    needed = ["websockets"]
-    if wants_live_view(options.plain):
-        needed.append("rich")
-    if options.uvloop:
-        needed.append("uvloop")
-    return [name for name in needed if importlib.util.find_spec(name) is None]
-
-
-def demo(options: Options) -> int:
-    """Run the demo and return the exit status."""
-    if missing := missing_packages(options):
-        names = " ".join(missing)
-        print(f"the demo needs {names}: pip install {names}", file=sys.stderr)
-        return 2
-    from pyasynclife._demo.app import allow_sockets, run_demo
-
-    try:
-        allow_sockets(options.symbols)
-    except ValueError:
-        print(
-            f"--symbols {options.symbols}: the limit on open files is too low;"
-            " see `ulimit -Hn`",
-            file=sys.stderr,
-        )
-        return 2
-    try:
-        run_demo(options)
-    except KeyboardInterrupt:  # before the coordinator handled signals
-        return 130
-    return 0
-
-
-def run_demo_command(given: argparse.Namespace) -> int:
-    """Run the demo with the options of the command line."""
-    default_seconds = 10.0 if given.rate else None
-    return demo(
-        Options(
-            symbols=given.symbols,
-            rate=given.rate,
-            seconds=given.seconds or default_seconds,
-            uvloop=given.uvloop,
-            plain=given.plain,
-        )
-    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import sys
 import weakref
 from collections.abc import Generator
 from types import TracebackType
@@ -17,15 +16,8 @@ from pyasynclife._results import BatchProgress, BatchResult
 
 try:
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        ProgressColumn,
-        Task,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-    from rich.text import Text
+
+    from pyasynclife._progress_bar import Bar, ended, figures, is_terminal, rate
 except ImportError as error:
     raise ImportError(
         "pyasynclife.console draws with rich, which is not installed: "
@@ -49,7 +41,8 @@ def track(
     """Show the progress of a batch while it runs.
 
     On a terminal, this is a bar with the rate, the failures and the time left; several
-    batches have their bars one below the other. Elsewhere, it is a line every few
+    batches have their bars one below the other. A bar takes one line of the terminal,
+    however narrow. Elsewhere, it is a line every few
     seconds and one at the end. Nothing is shown, and nothing runs, before the first
     use.
 
@@ -177,7 +170,7 @@ class _Display:
         self._description = description
         self._interval = interval
         self._console = console
-        self._view: _Bar | _Lines | None = None
+        self._view: Bar | _Lines | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._over = False
 
@@ -186,9 +179,9 @@ class _Display:
         if self._view is not None or self._over:
             return
         console = self._console or Console(stderr=True)
-        if console.is_interactive and (self._console or _is_terminal(console.file)):
+        if console.is_interactive and (self._console or is_terminal(console.file)):
             self._interval = _REFRESH
-            self._view = _Bar(_screen_of(console), self._description)
+            self._view = Bar(console, self._description)
         else:
             self._view = _Lines(console, self._description)
         self._schedule()
@@ -224,81 +217,6 @@ class _Display:
         self._timer = loop.call_later(self._interval, self.update)
 
 
-# ---------------------------------------------------------------- on a terminal
-
-
-class _Screen:
-    """The bars of one terminal, one for each running batch."""
-
-    def __init__(self, console: Console) -> None:
-        self.progress = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            _Figures(),
-            TimeRemainingColumn(elapsed_when_finished=True),
-            console=console,
-            auto_refresh=False,
-            # the output of print() goes above the bars, unless it goes to a file
-            redirect_stdout=_is_terminal(sys.stdout),
-            redirect_stderr=_is_terminal(sys.stderr),
-        )
-        self.bars = 0
-
-
-_screens: dict[int, _Screen] = {}  # by the id() of the console's file
-
-
-def _screen_of(console: Console) -> _Screen:
-    screen = _screens.get(id(console.file))
-    if screen is None:
-        screen = _Screen(console)
-        screen.progress.start()
-        _screens[id(console.file)] = screen
-    return screen
-
-
-def _is_terminal(file: Any) -> bool:
-    return file is not None and not file.closed and bool(file.isatty())
-
-
-class _Bar:
-    """Shows a batch as a bar."""
-
-    def __init__(self, screen: _Screen, description: str) -> None:
-        screen.bars += 1
-        self._screen = screen
-        self._task = screen.progress.add_task(description, total=None, now=None)
-
-    def show(self, now: BatchProgress | None, over: bool) -> None:
-        if now is not None:
-            total = _ended(now) if over and now.total is None else now.total
-            self._screen.progress.update(
-                self._task, completed=_ended(now), total=total, now=now, refresh=True
-            )
-        if over:
-            self._screen.progress.stop_task(self._task)
-
-    def close(self) -> None:
-        screen = self._screen
-        screen.bars -= 1
-        if screen.bars == 0:
-            _screens.pop(id(screen.progress.console.file), None)
-            screen.progress.stop()
-
-
-class _Figures(ProgressColumn):
-    """The column with the count, the rate and the failures."""
-
-    max_refresh = None
-
-    def render(self, task: Task) -> Text:
-        now: BatchProgress | None = task.fields["now"]
-        return Text(_figures(now) if now is not None else "")
-
-
-# ---------------------------------------------------------------- without a terminal
-
-
 class _Lines:
     """Shows a batch as lines of text."""
 
@@ -309,7 +227,7 @@ class _Lines:
     def show(self, now: BatchProgress | None, over: bool) -> None:
         if now is None:
             return
-        words = [_figures(now)]
+        words = [figures(now)]
         if over:
             words.append(f"in {now.elapsed:.1f} s")
         elif (left := _seconds_left(now)) != math.inf:
@@ -321,33 +239,8 @@ class _Lines:
         pass
 
 
-# ---------------------------------------------------------------- numbers
-
-
-def _ended(now: BatchProgress) -> int:
-    return now.started - now.running
-
-
-def _rate(now: BatchProgress) -> float:
-    return _ended(now) / now.elapsed if now.elapsed > 0 else 0.0
-
-
 def _seconds_left(now: BatchProgress) -> float:
-    rate = _rate(now)
-    if now.total is None or rate == 0:
+    speed = rate(now)
+    if now.total is None or speed == 0:
         return math.inf
-    return max(0, now.total - _ended(now)) / rate
-
-
-def _figures(now: BatchProgress) -> str:
-    words = f"{_ended(now):,}"
-    if now.total is not None:
-        words += f" of {now.total:,}"
-    words += f", {_rate(now):,.0f}/s"
-    if now.failed:
-        words += f", {now.failed:,} failed"
-        if now.timed_out:
-            words += f" ({now.timed_out:,} timed out)"
-    if now.cancelled:
-        words += f", {now.cancelled:,} cancelled"
-    return words
+    return max(0, now.total - ended(now)) / speed

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+import math
 import resource
 from contextlib import suppress
 
@@ -21,14 +22,13 @@ from pyasynclife._demo.process import FeedProcess
 from pyasynclife._demo.ramp import FIRST_RATE, Ramp
 from pyasynclife._demo.report import print_report
 from pyasynclife._demo.view import choose_view, watch
+from pyasynclife._interrupts import raise_interrupts
 
 MONITOR_INTERVAL = 0.2  # seconds between checks for stale symbols
-STALE_AFTER = 1.0
 SHUTDOWN_TIMEOUT = 5.0
 SNAPSHOT_LIMIT = 50
 SNAPSHOT_TIMEOUT = 5.0
 SPARE_FILES = 100  # open files besides the subscriptions
-WARM_UP = 10.0  # seconds for the subscriptions to connect
 
 
 class Demo:
@@ -40,7 +40,7 @@ class Demo:
         self.symbols = symbol_names(options.symbols)
         self.meter = Meter(self.symbols)
         self.registry = TaskRegistry(
-            MONITOR_INTERVAL, STALE_AFTER, on_stale=self.count_stale
+            MONITOR_INTERVAL, math.inf, on_stale=self.count_stale
         )
         self.client = FeedClient(server.url, self.registry, self.meter)
         self.coordinator = SignalCoordinator(SHUTDOWN_TIMEOUT, registry=self.registry)
@@ -54,23 +54,25 @@ class Demo:
             async with TaskGroup() as group:
                 group.create_task(self.server.keep_feeding())
                 group.create_task(self.feed())
+                group.create_task(self.client.begin_judging())
                 group.create_task(self.meter.watch_lag())
                 group.create_task(watch(view, self.registry, self.meter))
                 await self.coordinator.wait_for_shutdown()
                 group.cancel()
             run = Figures.between(self.began, self.meter.read())
+            # The report names the connections that break in the last iteration, and
+            # that nobody starts again.
+            logging.disable(logging.ERROR)
             report = await self.coordinator.graceful_shutdown()
         if not self.options.rate:
             print(self.ramp)
-        print_report(self.meter, run, report)
+        print_report(self.meter, run, self.registry.stats(), report)
 
     async def feed(self) -> None:
         """Fetch snapshots, subscribe, and request the shutdown when the time is up."""
         await self.take_snapshots()
-        for symbol in self.symbols:
-            self.registry.register(self.client.subscribe(symbol), symbol)
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self.client.all_connected.wait(), WARM_UP)
+        self.client.supervise_all()
+        await self.client.warm_up()
         print(f"{len(self.client.connected)} subscriptions are live", flush=True)
         gc.freeze()  # the collector need not scan these objects, which stay alive
         self.began = self.meter.read()
@@ -118,6 +120,7 @@ def run_demo(options: Options) -> None:
     """Start the feed server, run the client, stop the server."""
     logging.basicConfig(level=logging.ERROR)
     factory = loop_factory(options.uvloop)
+    raise_interrupts()
     server = FeedProcess(
         options.symbols,
         first_rate(options),

@@ -1,28 +1,24 @@
-"""The client side of the feed: snapshots, and subscriptions that reconnect."""
+"""The client side of the feed: snapshots, and subscriptions."""
 
 import asyncio
 import json
-import random
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import WebSocketException
 
-from pyasynclife import TaskRegistry
+from pyasynclife import Backoff, TaskRegistry
 from pyasynclife._demo.market import FEED_PATH, SNAPSHOT_PATH, Snapshot, Update
 from pyasynclife._demo.meter import Meter
 
-FIRST_DELAY = 0.1  # seconds; the longest delay before the first reconnection
-LONGEST_DELAY = 5.0
+BACKOFF = Backoff(0.1, max_delay=5.0)  # of reconnections
+MAX_RESTARTS = 30  # a minute; more than these delays allow if the server is down
+STALE_AFTER = 1.0
+WARM_UP = 10.0  # seconds for the subscriptions to connect
 HANDSHAKES = 50  # at once; leaves the loop time for the open connections
 
 decode = json.JSONDecoder().raw_decode  # json.loads, but without skipping whitespace
-
-
-def backoff(attempt: int) -> float:
-    """Return the seconds to wait: exponential backoff with full jitter."""
-    return random.uniform(0.0, min(LONGEST_DELAY, FIRST_DELAY * 2**attempt))
 
 
 class FeedClient:
@@ -34,6 +30,7 @@ class FeedClient:
         self.meter = meter
         self.connected: set[str] = set()  # symbols that have ever been connected
         self.all_connected = asyncio.Event()
+        self.feeding = asyncio.Event()  # the first update has arrived
         self.handshakes = asyncio.Semaphore(HANDSHAKES)
 
     @asynccontextmanager
@@ -60,33 +57,47 @@ class FeedClient:
             snapshot: Snapshot = json.loads(await connection.recv())
             return snapshot
 
-    async def subscribe(self, symbol: str) -> None:
-        """Follow a symbol until cancelled; reconnect as often as necessary."""
-        attempt = 0
-        while True:
-            try:
-                async with self.connection(FEED_PATH + symbol) as connection:
-                    attempt = 0
-                    self.note_connected(symbol)
-                    await self.follow(symbol, connection)
-            except (OSError, WebSocketException):
-                pass  # whatever the error, reconnect
-            self.meter.reconnects += 1
-            await asyncio.sleep(backoff(attempt))
-            attempt += 1
+    def supervise_all(self) -> None:
+        """Subscribe to all symbols; a subscription that breaks is started again."""
+        for symbol in self.meter.tracks:
+            self.registry.supervise(
+                partial(self.subscribe, symbol),
+                symbol,
+                backoff=BACKOFF,
+                max_restarts=MAX_RESTARTS,
+            )
 
-    def note_connected(self, symbol: str) -> None:
-        """Set `all_connected` when the last symbol has been connected."""
-        self.connected.add(symbol)
-        if len(self.connected) == len(self.meter.tracks):
-            self.all_connected.set()
+    async def subscribe(self, symbol: str) -> None:
+        """Follow a symbol until cancelled, or until the connection breaks: an error."""
+        async with self.connection(FEED_PATH + symbol) as connection:
+            self.connected.add(symbol)
+            if len(self.connected) == len(self.meter.tracks):
+                self.all_connected.set()
+            await self.follow(symbol, connection)
 
     async def follow(self, symbol: str, connection: ClientConnection) -> None:
         """Receive a connection's updates: the hot path, 50,000 times a second."""
         receive, heartbeat = connection.recv, self.registry.heartbeat
         track = self.meter.tracks[symbol]
         track.expected = 0
+        update: Update = decode(await receive(True))[0]
+        self.feeding.set()
         while True:
-            update: Update = decode(await receive(True))[0]
             heartbeat(symbol)
             track.take(update)
+            update = decode(await receive(True))[0]
+
+    async def warm_up(self) -> None:
+        """Wait until all subscriptions are live, or for `WARM_UP` seconds."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.all_connected.wait(), WARM_UP)
+
+    async def begin_judging(self) -> None:
+        """Let silent symbols be stale, once the feed has run for `STALE_AFTER`.
+
+        Until then nothing is stale, though most subscriptions are older than the feed.
+        """
+        await self.warm_up()
+        await self.feeding.wait()
+        await asyncio.sleep(STALE_AFTER)
+        self.registry.stale_threshold = STALE_AFTER

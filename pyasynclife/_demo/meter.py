@@ -11,7 +11,7 @@ from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import accumulate
-from math import nan
+from math import inf, isnan, nan
 from time import monotonic
 from typing import Self
 
@@ -19,6 +19,7 @@ from pyasynclife._demo.market import Update
 
 BUCKETS_PER_SECOND = 10_000  # a bucket of the histogram is 0.1 ms wide
 LAST_BUCKET = 5_000  # this bucket holds every latency of 0.5 s or more
+LONGEST = LAST_BUCKET / BUCKETS_PER_SECOND
 LAG_INTERVAL = 0.05  # seconds between two measurements of the loop's lag
 
 
@@ -64,7 +65,6 @@ class Meter:
         self.latencies = array("L", [0] * (LAST_BUCKET + 1))
         self.tracks = {symbol: Track(self, symbol) for symbol in symbols}
         self.lost = 0
-        self.reconnects = 0
         self.stale_seen = 0
         self.lag = 0.0
 
@@ -75,10 +75,12 @@ class Meter:
     def take_slowest(self, count: int) -> list[tuple[str, float, float]]:
         """Return symbol, price and latency of the slowest since the last call.
 
-        The latency is the worst of the symbol's updates, in seconds.
+        The latency is the worst of the symbol's updates, in seconds. Symbols without an
+        update are not among them.
         """
         tracks = self.tracks.values()
-        worst = heapq.nlargest(count, tracks, key=lambda track: track.worst)
+        updated = (track for track in tracks if track.worst)
+        worst = heapq.nlargest(count, updated, key=lambda track: track.worst)
         slowest = [(track.symbol, track.price, track.worst) for track in worst]
         for track in tracks:
             track.worst = 0.0
@@ -123,9 +125,24 @@ class Figures:
         return self.updates / self.seconds
 
     def percentile(self, share: float) -> float:
-        """Return the latency in seconds that `share` of the updates did not exceed."""
-        bucket = bisect_left(list(accumulate(self.latencies)), share * self.updates)
-        return (bucket + 1) / BUCKETS_PER_SECOND
+        """Return the latency in seconds that `share` of the updates did not exceed.
+
+        inf: It is at least `LONGEST`; nan: there were no updates.
+        """
+        updates = self.updates
+        if not updates:
+            return nan
+        bucket = bisect_left(list(accumulate(self.latencies)), share * updates)
+        return (bucket + 1) / BUCKETS_PER_SECOND if bucket < LAST_BUCKET else inf
+
+
+def milliseconds(seconds: float) -> str:
+    """Return a latency as text, also one that is not known exactly."""
+    if isnan(seconds):
+        return "-"
+    if seconds == inf:
+        return f">= {LONGEST * 1e3:.0f} ms"
+    return f"{seconds * 1e3:.1f} ms"
 
 
 def resident_mib() -> float:

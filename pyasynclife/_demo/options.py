@@ -1,8 +1,11 @@
 """The options of a demo run."""
 
 import asyncio
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+
+from pyasynclife._command_line import is_dumb
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,3 +26,8 @@ def loop_factory(uvloop: bool) -> Callable[[], asyncio.AbstractEventLoop]:
     from uvloop import new_event_loop
 
     return new_event_loop
+
+
+def wants_live_view(plain: bool) -> bool:
+    """Return whether stdout is a terminal for the live table."""
+    return not plain and sys.stdout.isatty() and not is_dumb()

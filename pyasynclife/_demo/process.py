@@ -29,12 +29,20 @@ class FeedProcess:
     def __enter__(self) -> Self:
         """Start the server and wait for its port."""
         self.process = subprocess.Popen(
-            self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            self.command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            process_group=0,  # the terminal's Ctrl-C reaches only the client
         )
-        assert self.process.stdout is not None
-        port = self.process.stdout.readline().strip()
-        if not port:
-            raise RuntimeError(f"the feed server exited with {self.process.wait()}")
+        try:
+            assert self.process.stdout is not None
+            port = self.process.stdout.readline().strip()
+            if not port:
+                raise RuntimeError(f"the feed server exited with {self.process.wait()}")
+        except BaseException:
+            self.stop()
+            raise
         self.url = f"ws://127.0.0.1:{port}"
         return self
 
@@ -42,8 +50,11 @@ class FeedProcess:
         """Keep sending the rate to the server, which pauses if it gets none."""
         assert self.process.stdin is not None
         while True:
-            self.process.stdin.write(f"{self.rate}\n")
-            self.process.stdin.flush()
+            try:
+                self.process.stdin.write(f"{self.rate}\n")
+                self.process.stdin.flush()
+            except BrokenPipeError:
+                raise RuntimeError("the feed server has ended") from None
             await asyncio.sleep(BEAT)
 
     def __exit__(
@@ -52,6 +63,10 @@ class FeedProcess:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        """Stop the server."""
+        self.stop()
+
+    def stop(self) -> None:
         """Close the server's stdin, which ends it; kill it if that takes too long."""
         try:
             self.process.communicate(timeout=STOP_TIMEOUT)

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from pyasynclife._demo.meter import Figures, Meter
+from pyasynclife._demo.meter import Figures, Meter, milliseconds
 from pyasynclife._demo.process import FeedProcess
 
 FIRST_RATE = 50  # updates per second and symbol
@@ -38,7 +38,7 @@ class Ramp:
         figures = Figures.between(before, self.meter.read())
         arrived, p99 = figures.rate / self.rate, figures.percentile(0.99)
         self.verdict = (
-            f"of {self.rate:,.0f} {arrived:.1%} arrived, p99 {p99 * 1e3:.1f} ms"
+            f"of {self.rate:,.0f} {arrived:.1%} arrived, p99 {milliseconds(p99)}"
         )
         return arrived >= MIN_ARRIVED and p99 <= MAX_P99
 

@@ -10,7 +10,6 @@ import asyncio
 import json
 import logging
 import random
-import signal
 import sys
 import time
 from collections import deque
@@ -184,8 +183,6 @@ def run() -> None:
     parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--uvloop", action="store_true")
     given = parser.parse_args()
-    # Ctrl-C in a terminal reaches the whole process group; only the client reacts.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.getLogger("websockets").setLevel(logging.CRITICAL)
     with (
         suppress(BrokenPipeError),

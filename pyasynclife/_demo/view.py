@@ -1,18 +1,21 @@
 """The display during a run: a live table on a terminal, plain lines elsewhere."""
 
 import asyncio
-import sys
 from dataclasses import dataclass
-from itertools import zip_longest
 from typing import TYPE_CHECKING, Protocol
 
 from pyasynclife import RegistryStats, TaskRegistry
-from pyasynclife._demo.meter import Figures, Meter, resident_mib
+from pyasynclife._demo.meter import Figures, Meter, milliseconds, resident_mib
+from pyasynclife._demo.options import wants_live_view
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.table import Table
 
-SLOWEST = 8  # symbols shown: one for each row of the table
+TOTALS = (17, 12)  # widths of the columns of the totals
+SLOW = (9, 8, 11)  # and of those for the slowest symbols: symbol, price, latency
+BORDERS = 3  # characters of a column besides its text
+ROWS = 9  # of the table: as many as there are totals
+MOST = 3  # triples of columns for the slowest symbols, on a wide terminal
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,10 +24,9 @@ class Second:
 
     elapsed: float
     rate: float
-    p50: float  # milliseconds from the server's stamp until the update is handled
-    p99: float
-    lag: float  # milliseconds
-    reconnects: int
+    p50: str  # milliseconds from the server's stamp until the update is handled
+    p99: str
+    lag: str
     resident: float  # MiB
     slowest: list[tuple[str, float, float]]
 
@@ -53,12 +55,15 @@ class PlainView:
         """Do nothing."""
 
     def show(self, second: Second, stats: RegistryStats) -> None:
-        """Print the line."""
+        """Print the line, whose values have neither units nor spaces."""
+        lag, p50, p99 = (
+            value.removesuffix(" ms").replace(" ", "")
+            for value in (second.lag, second.p50, second.p99)
+        )
         print(
             f"t={second.elapsed:.0f} rate={second.rate:.0f}"
             f" alive={stats.alive} healthy={stats.healthy} stale={stats.stale}"
-            f" reconnects={second.reconnects} lag_ms={second.lag:.1f}"
-            f" p50_ms={second.p50:.1f} p99_ms={second.p99:.1f}"
+            f" reconnects={stats.restarts} lag_ms={lag} p50_ms={p50} p99_ms={p99}"
             f" rss_mib={second.resident:.2f}",
             flush=True,
         )
@@ -83,43 +88,54 @@ class LiveView:
 
     def show(self, second: Second, stats: RegistryStats) -> None:
         """Redraw the table."""
-        self.live.update(draw(second, stats), refresh=True)
+        table = draw(second, stats, self.live.console.width)
+        self.live.update(table, refresh=True)
 
     def stop(self) -> None:
         """Release the terminal; the last table stays on it."""
         self.live.stop()
 
 
-def draw(second: Second, stats: RegistryStats) -> "RenderableType":
-    """Make the table: totals on the left, the slowest symbols on the right.
+def draw(second: Second, stats: RegistryStats, width: int) -> "Table":
+    """Make the table: totals on the left, then as many slow symbols as there is room.
 
     One table with fixed widths costs half as much, since rich does not measure it.
     """
     from rich.table import Table
 
-    whole = (
+    totals = (
         ("updates a second", f"[bold]{second.rate:,.0f}"),
         ("alive", f"{stats.alive:,}"),
         ("healthy", f"[green]{stats.healthy:,}"),
         ("stale", f"[yellow]{stats.stale:,}"),
-        ("reconnects", f"{second.reconnects:,}"),
-        ("loop lag", f"{second.lag:.1f} ms"),
-        ("latency p50 / p99", f"[bold]{second.p50:.1f} / {second.p99:.1f} ms"),
+        ("restarts", f"{stats.restarts:,}"),
+        ("loop lag", second.lag),
+        ("latency p50", f"[bold]{second.p50}"),
+        ("latency p99", f"[bold]{second.p99}"),
         ("resident memory", f"{second.resident:.1f} MiB"),
     )
-    table = Table(title=f"market feed, {second.elapsed:.0f} s", width=77)
-    table.add_column("all symbols", width=17)
-    table.add_column("now", width=16, justify="right")
-    table.add_column("slowest", width=9)
-    table.add_column("price", width=8, justify="right")
-    table.add_column("latency", width=11, justify="right")
+    triples = max(0, min(MOST, (width - total(TOTALS) - 1) // total(SLOW)))
+    widths = TOTALS + SLOW * triples
+    spare = max(0, width - total(widths) - 1) // len(widths) if triples else 0
+    names = ("all symbols", "now") + ("slowest", "price", "latency") * triples
+    table = Table(title=f"market feed, {second.elapsed:.0f} s")
+    for number, (name, room) in enumerate(zip(names, widths, strict=True)):
+        left = number == 0 or name == "slowest"
+        table.add_column(name, width=room + spare, justify="left" if left else "right")
     slowest = [
-        (symbol, f"{price:.2f}", f"{latency * 1e3:.1f} ms")
+        (symbol, f"{price:.2f}", milliseconds(latency))
         for symbol, price, latency in second.slowest
     ]
-    for left, right in zip_longest(whole, slowest, fillvalue=("", "", "")):
-        table.add_row(*left, *right)
+    slowest += [("", "", "")] * (ROWS * triples - len(slowest))
+    for row, pair in enumerate(totals):
+        found = (slowest[row + ROWS * number] for number in range(triples))
+        table.add_row(*pair, *(text for triple in found for text in triple))
     return table
+
+
+def total(widths: tuple[int, ...]) -> int:
+    """Return the width of columns with these widths of text."""
+    return sum(widths) + BORDERS * len(widths)
 
 
 async def watch(view: View, registry: TaskRegistry, meter: Meter) -> None:
@@ -146,18 +162,12 @@ def summarize(figures: Figures, elapsed: float, meter: Meter) -> Second:
     return Second(
         elapsed=elapsed,
         rate=figures.rate,
-        p50=figures.percentile(0.50) * 1e3,
-        p99=figures.percentile(0.99) * 1e3,
-        lag=meter.take_lag() * 1e3,
-        reconnects=meter.reconnects,
+        p50=milliseconds(figures.percentile(0.50)),
+        p99=milliseconds(figures.percentile(0.99)),
+        lag=milliseconds(meter.take_lag()),
         resident=resident_mib(),
-        slowest=meter.take_slowest(SLOWEST),
+        slowest=meter.take_slowest(ROWS * MOST),
     )
-
-
-def wants_live_view(plain: bool) -> bool:
-    """Return whether stdout is a terminal for the live table."""
-    return not plain and sys.stdout.isatty()
 
 
 def choose_view(plain: bool) -> View:

@@ -16,13 +16,16 @@ from typing import Any
 
 import pytest
 
-from pyasynclife import BatchError, BatchStatus, bounded_gather
+from pyasynclife import BatchError, BatchProgress, BatchStatus, bounded_gather
 from support.children import run_child
 from support.coroutines import forever
 from support.loops import settle
 
 console = pytest.importorskip("pyasynclife.console", reason="rich is not installed")
+from rich.cells import cell_len  # noqa: E402
 from rich.console import Console  # noqa: E402
+
+from pyasynclife import _progress_bar as bars  # noqa: E402
 
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 HIDE, SHOW = "\x1b[?25l", "\x1b[?25h"
@@ -43,12 +46,12 @@ async def work_but_3(x: int) -> int:
 class Terminal:
     """A pseudo-terminal and what was written to it."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int = 120) -> None:
         self._ours, theirs = pty.openpty()
-        termios.tcsetwinsize(theirs, (40, 120))
+        termios.tcsetwinsize(theirs, (40, width))
         self.file = os.fdopen(theirs, "w", buffering=1)
         self.console = Console(
-            file=self.file, force_terminal=True, force_interactive=True, width=120
+            file=self.file, force_terminal=True, force_interactive=True, width=width
         )
         self._pieces: list[bytes] = []
         self._thread = threading.Thread(target=self._read)
@@ -249,6 +252,67 @@ async def test_a_terminal_gets_a_bar_with_rate_failures_and_time(
     assert raw.count(HIDE) == raw.count(SHOW) == 1
 
 
+LONG = "fetching the prices of symbols"
+MANY = 1_350, 50, 1_250, 19, 31, 16  # started, running, done, failed, cancelled, ...
+
+
+def progress(started: int, *others: int) -> BatchProgress:
+    names = ("running", "done", "failed", "cancelled", "timed_out")
+    counts = dict(zip(names, others, strict=True))
+    return BatchProgress._make(total=10_000, started=started, elapsed=5.0, **counts)
+
+
+def drawn(width: int, *batches: tuple[str, BatchProgress]) -> list[str]:
+    """The lines of some bars on a terminal of this width, without its escapes."""
+    made = Terminal(width)
+    try:
+        shown = [bars.Bar(made.console, description) for description, _ in batches]
+        for bar, (_, now) in zip(shown, batches, strict=True):
+            bar.show(now, over=False)
+        for bar in shown:
+            bar.close()
+    finally:
+        raw = made.finish()
+    last = raw.split("\x1b[2K")[-1]  # what follows the last erased line
+    return [line for line in ESCAPES.sub("", last).splitlines() if line.strip()]
+
+
+@pytest.mark.parametrize("width", [1, 7, 20, 38, 39, 40, 41, 60, 70, 80, 100, 200])
+@pytest.mark.parametrize("description", ["", "crawling", LONG, "two\nlines", "表" * 20])
+def test_a_bar_never_takes_a_second_line(width: int, description: str) -> None:
+    (line,) = drawn(width, (description, progress(*MANY)))
+    assert cell_len(line) <= width
+
+
+@pytest.mark.parametrize(
+    ("width", "shown"),
+    [
+        (200, rf"{LONG} ━{{40}} FAILED \(16 timed out\), 31 cancelled -:--:--"),
+        (
+            110,
+            r"fetching the prices of symb… ━{10} FAILED \(16 timed out\), .* -:--:--",
+        ),
+        (100, r"fetching the pric… ━{10} FAILED \(16 timed out\), .* -:--:--"),
+        (80, r"fetching the… ━{10} FAILED, 31 cancelled -:--:--"),
+        (70, r"fetching the … FAILED, 31 cancelled -:--:--"),
+        (57, r"FAILED, 31 cancelled -:--:--"),
+        (40, r"FAILED, 31 c…"),
+    ],
+)
+def test_the_bar_shrinks_first_then_the_description_then_the_timeouts_go(
+    width: int, shown: str
+) -> None:
+    (line,) = drawn(width, (LONG, progress(*MANY)))
+    pattern = shown.replace("FAILED", "1,300 of 10,000, 260/s, 19 failed")
+    assert re.fullmatch(pattern, line.rstrip().replace("╺", "━").replace("╸", "━"))
+
+
+def test_the_bars_of_a_narrow_terminal_stay_aligned() -> None:
+    few = progress(7, 0, 7, 0, 0, 0)
+    first, second = drawn(100, (LONG, progress(*MANY)), ("short", few))
+    assert first.index("1,300 of") == second.index("7 of")
+
+
 async def test_two_batches_have_two_bars_on_one_screen(terminal: Terminal) -> None:
     async def show(name: str, n: int) -> None:
         batch = bounded_gather(work, range(n), max_concurrent=1)
@@ -261,7 +325,7 @@ async def test_two_batches_have_two_bars_on_one_screen(terminal: Terminal) -> No
     end = [line for line in lines if line][-2:]
     assert end[0].startswith("first")
     assert end[1].startswith("second")
-    assert not console._screens
+    assert not bars._screens
 
 
 async def test_a_cancelled_bar_gives_the_cursor_back(terminal: Terminal) -> None:
@@ -290,7 +354,7 @@ async def test_an_iteration_that_is_dropped_gives_the_cursor_back(
     await settle(10)
     raw = terminal.finish()
     assert raw.count(HIDE) == raw.count(SHOW) == 1
-    assert not console._screens
+    assert not bars._screens
 
 
 def test_in_a_program_the_bar_is_on_stderr_and_print_goes_where_it_should() -> None:
