@@ -284,8 +284,8 @@ async def test_a_failed_allocation_leaks_nothing(
 ) -> None:
     if name == "eager" and sys.version_info < (3, 12):
         pytest.skip("eager tasks came with 3.12")
-    # CPython keeps 16 MemoryErrors ready. If frozen garbage of other tests has them all,
-    # it raises a static one, and that keeps its traceback for ever.
+    # CPython keeps 16 MemoryErrors ready. If frozen garbage of other tests has them, it
+    # raises a static one, and that keeps its traceback for ever.
     gc.unfreeze()
     gc.collect()
     gc.freeze()
