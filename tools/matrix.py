@@ -38,7 +38,7 @@ PLAIN_PATH = [
 ]
 
 # The tests that mostly wait for child processes, which run beside the others.
-WAITING = ["tests/contrib", "tests/monitor", "tests/signals"]
+WAITING = ["tests/contrib", "tests/examples", "tests/monitor", "tests/signals"]
 # The sweep over the allocations of these runs with the other sweeps, in one process:
 # tests/whole/test_fault_sites.py looks at all of them together.
 SWEEP = "tests/signals/test_faults.py"
