@@ -51,11 +51,12 @@ TAIL = """
   cancelled. The second Ctrl-C ends it; with `pyasynclife.run` it is the third. By
   itself it does not handle SIGTERM, which ends the process at once. It waits for tasks
   without a limit, and for threads of the executor for 300 s (on 3.11 without a limit).
-- aiorun handles SIGTERM and SIGINT with `signal.signal`, so a full self-pipe loses
-  neither. It cancels all tasks but those that `shutdown_waits_for()` protects, closes
-  asynchronous generators, limits the time for tasks, and logs the frame of each task
-  that did not end: that is the line, unless the task waits in a function that it
-  awaits. It waits for threads without a limit, and ignores signals meanwhile.
+- aiorun handles SIGTERM and SIGINT with `signal.signal`, so a [full
+  self-pipe](lost-signals.md) loses neither. It cancels all tasks but those that
+  `shutdown_waits_for()` protects, closes asynchronous generators, limits the time for
+  tasks, and logs the frame of each task that did not end: that is the line, unless the
+  task waits in a function that it awaits. It waits for threads without a limit, and
+  ignores signals meanwhile.
 - uvicorn finishes its requests, limits their time, and loses no signal. It raises the
   signal again at its end, so after SIGTERM nothing that is left holds the process up.
   After SIGINT this raises KeyboardInterrupt, and `asyncio` waits for the tasks that are
