@@ -11,7 +11,13 @@ from typing import Any
 from pyasynclife._arguments import close_unstarted, short
 from pyasynclife._await_chain import _chain_of, await_chain
 from pyasynclife._batch import Batch
-from pyasynclife._core import SHUTDOWN_ONCE, SHUTDOWN_UNREPORTED, TaskGroup
+from pyasynclife._core import (
+    SHUTDOWN_ONCE,
+    SHUTDOWN_UNREPORTED,
+    TaskGroup,
+    TaskMetadata,
+)
+from pyasynclife._ended_tasks import note_swallowed, report_ended
 from pyasynclife._pool import TaskPool, job_exit
 from pyasynclife._registry import TaskRegistry
 from pyasynclife._report import (
@@ -36,14 +42,19 @@ class Attachment:
     Its methods are called in the loop. Each may be called again without effect.
     """
 
-    def __init__(self, what: Any, order: int) -> None:
+    def __init__(self, what: Any, order: int, others: Attachments) -> None:
         self._ref: weakref.ref[Any] = weakref.ref(what)
         self.order = order
+        self._others = others
 
     @property
     def what(self) -> Any:
         """The object; None when it is gone."""
         return self._ref()
+
+    def begin(self) -> None:
+        """Note what runs in it: what ends from now on is in the report."""
+        raise NotImplementedError
 
     def stop(self) -> None:
         """Let it start nothing new, if it can do that."""
@@ -74,9 +85,47 @@ class Attachment:
 class _AttachedRegistry(Attachment):
     """The registry knows itself which tasks a shutdown has cancelled."""
 
-    def __init__(self, what: TaskRegistry, order: int) -> None:
-        super().__init__(what, order)
+    def __init__(self, what: TaskRegistry, order: int, others: Attachments) -> None:
+        super().__init__(what, order, others)
         self._open: TaskRegistry | None = None
+        self._alive: list[TaskMetadata] | None = None  # at the beginning
+        self._covered: dict[TaskMetadata, None] = {}  # another attachment cancels them
+        self._ended: ShutdownReport | None = None  # before the registry shut down
+
+    @property
+    def is_shutting_down(self) -> bool:
+        """Whether `cancel` has cancelled its tasks."""
+        return self._open is not None
+
+    def begin(self) -> None:
+        registry = self.what
+        if registry is not None and self._alive is None:
+            self._alive = registry._list_alive()
+
+    def find(self, task: asyncio.Task[Any]) -> TaskMetadata | None:
+        """Return the entry of a task of this registry, which reports it."""
+        registry = self.what
+        found: TaskMetadata | None = None if registry is None else registry._find(task)
+        return found
+
+    def cover(self, meta: TaskMetadata) -> None:
+        """Report a task, but do not cancel it: another attachment does that now."""
+        if self._open is None:
+            self.what._note_shutdown(meta, False)
+            self._covered[meta] = None
+
+    def _note_ended(self, registry: TaskRegistry) -> None:
+        """Keep what has ended by now, unless another shutdown has reported it."""
+        covered = self._covered
+        alive, self._alive = self._alive or [], []
+        ended = [one for one in alive if one.finished_at is not None]
+        ended = [
+            one
+            for one in ended
+            if one not in covered and not registry._note_shutdown(one, False)
+        ]
+        ended += [one for one in covered if one.finished_at is not None]
+        self._ended = report_ended(ended, covered) if ended else None
 
     def is_idle(self, caller: asyncio.Task[Any] | None) -> bool:
         registry = self.what
@@ -92,6 +141,7 @@ class _AttachedRegistry(Attachment):
         if registry is None or self._open is not None:
             return False
         cancelled: bool
+        self._note_ended(registry)
         _, cancelled = registry._start_shutdown(caller, whom)
         self._open = registry
         return cancelled
@@ -100,34 +150,85 @@ class _AttachedRegistry(Attachment):
         registry = self.what
         if registry is None:
             return make_report({}, 0.0, False), False
-        part: Part = await registry._shut_down(whom, deadline)
-        return part
+        report, news = await registry._shut_down(whom, deadline)
+        if self._covered:
+            report = note_swallowed(report, {one.task_id for one in self._covered})
+        if self._ended is not None:
+            late = not report.deadline_met
+            report = merge_reports([self._ended, report], report.duration, late)
+        return report, news
 
     def close(self) -> None:
         registry, self._open = self._open, None
+        self._alive, self._covered, self._ended = None, {}, None
         if registry is not None:
             registry._finish_shutdown()
 
 
 class _Member:
-    """One task or item that was cancelled."""
+    """One task or item that a report lists."""
 
-    def __init__(self, one: Any, name: str) -> None:
+    def __init__(self, one: Any, name: str, task: Any) -> None:
         self.one = one
         self.name = name
+        self.task = task
+        self.by_itself = False  # it ended before it was to be cancelled
         self.reported = False  # as stuck
 
 
 Exit = tuple[str, TaskExit]
-"""How a member ended, or "stuck"."""
+"""How a member ended, "stuck", or "unknown"."""
 
 
 class _WithMembers(Attachment):
-    """A group or batch, whose tasks or items are noted when they are cancelled."""
+    """A group or batch, whose tasks or items are noted when they are cancelled.
 
-    def __init__(self, what: Any, order: int) -> None:
-        super().__init__(what, order)
+    A registry that is attached too reports those that it has.
+    """
+
+    def __init__(self, what: Any, order: int, others: Attachments) -> None:
+        super().__init__(what, order, others)
         self._members: list[_Member] = []
+        self._alive: list[_Member] | None = None  # at the beginning
+        self._covers = False  # registries report some that it has cancelled
+
+    def _running(self) -> list[_Member]:
+        """Return what runs."""
+        raise NotImplementedError
+
+    def begin(self) -> None:
+        if self._alive is None:
+            known = {member.one for member in self._members}
+            registries = self._others.attached_registries()
+            self._alive = [
+                member
+                for member in self._running()
+                if member.one not in known and _registry_of(member, registries) is None
+            ]
+
+    def _join(self, members: list[_Member]) -> bool:
+        """Note what is about to be cancelled, and what has ended by itself.
+
+        Returns:
+            False if registries have cancelled all of them already.
+        """
+        known = {member.one for member in members}
+        alive, self._alive = self._alive or [], []
+        for member in alive:
+            if member.one not in known:
+                member.by_itself = True
+                self._members.append(member)
+        registries = self._others.attached_registries()
+        cancelled = 0
+        for member in members:
+            found = _registry_of(member, registries)
+            if found is None:
+                self._members.append(member)
+            else:
+                cancelled += found[0].is_shutting_down
+                found[0].cover(found[1])
+                self._covers = True
+        return not members or cancelled < len(members)
 
     async def join(self, whom: int, deadline: Deadline) -> Part:
         loop = asyncio.get_running_loop()
@@ -137,7 +238,7 @@ class _WithMembers(Attachment):
             for member in self._members
             if not (whom == SHUTDOWN_UNREPORTED and member.reported)
         ]
-        if members:
+        if members or self._covers:
             await self._wait_until(deadline)
         lists: dict[str, list[TaskExit]] = {}
         news = False
@@ -172,19 +273,34 @@ class _WithMembers(Attachment):
     def close(self) -> None:
         exits = zip(self._members, self._exits(self._members), strict=True)
         self._members = [member for member, (how, _) in exits if how == "stuck"]
+        self._alive, self._covers = None, False
+
+
+def _registry_of(
+    member: _Member, registries: list[_AttachedRegistry]
+) -> tuple[_AttachedRegistry, TaskMetadata] | None:
+    """Return the attached registry that has a member's task, and its entry."""
+    for registry in registries if member.task is not None else ():
+        meta = registry.find(member.task)
+        if meta is not None:
+            return registry, meta
+    return None
 
 
 class _AttachedGroup(_WithMembers):
-    def _others(self, caller: asyncio.Task[Any] | None) -> list[asyncio.Task[Any]]:
+    def _tasks(self, caller: asyncio.Task[Any] | None) -> list[asyncio.Task[Any]]:
         group = self.what
         return [] if group is None else [t for t in group._tasks if t is not caller]
 
+    def _running(self) -> list[_Member]:
+        return [_Member(task, task.get_name(), task) for task in self._tasks(None)]
+
     def is_idle(self, caller: asyncio.Task[Any] | None) -> bool:
-        return not self._others(caller)
+        return not self._tasks(caller)
 
     async def wait_idle(self) -> None:
         caller = asyncio.current_task()
-        while tasks := self._others(caller):
+        while tasks := self._tasks(caller):
             await asyncio.wait(tasks)
 
     def cancel(self, caller: asyncio.Task[Any] | None, whom: int) -> bool:
@@ -192,9 +308,9 @@ class _AttachedGroup(_WithMembers):
         if group is None:
             return False
         known = {member.one for member in self._members}
-        tasks = [task for task in self._others(caller) if task not in known]
+        tasks = [task for task in self._tasks(caller) if task not in known]
         tasks.sort(key=lambda task: task.get_name())  # of a factory, perhaps
-        self._members += [_Member(task, task.get_name()) for task in tasks]
+        self._join([_Member(task, task.get_name(), task) for task in tasks])
         if caller is None or not (
             caller is group._parent_task or caller in group._tasks
         ):
@@ -223,6 +339,22 @@ class _AttachedGroup(_WithMembers):
 
 class _AttachedBatch(_WithMembers):
     _cancelled = False  # again would cancel its items again
+    _lost = 0  # how many items had not succeeded, at the beginning
+    _knows = False  # that all that ended by themselves since then have succeeded
+
+    def _running(self) -> list[_Member]:
+        batch = self.what
+        workers = [] if batch is None else _workers(batch)
+        return [_Member(one, one._task_id, one._task) for one in workers]
+
+    def begin(self) -> None:
+        if self._alive is None and self.what is not None:
+            self._lost = self._count_lost(self.what)
+        super().begin()
+
+    def _count_lost(self, batch: Batch[Any]) -> int:
+        progress = batch.progress
+        return progress.failed + progress.cancelled
 
     def is_idle(self, caller: asyncio.Task[Any] | None) -> bool:
         batch = self.what
@@ -235,13 +367,15 @@ class _AttachedBatch(_WithMembers):
 
     def cancel(self, caller: asyncio.Task[Any] | None, whom: int) -> bool:
         batch = self.what
-        if batch is None or batch._core.over or self._cancelled:
+        if batch is None or self._cancelled:
             return False
         self._cancelled = True
-        workers = _workers(batch)
-        self._members += [_Member(worker, worker._task_id) for worker in workers]
-        batch.cancel("shutdown")
-        return bool(workers)
+        self._knows = self._count_lost(batch) == self._lost
+        members = self._running()
+        by_us = self._join(members)
+        if by_us and not batch._core.over:
+            batch.cancel("shutdown")
+        return by_us and bool(members)
 
     def _exits(self, members: list[_Member]) -> list[Exit]:
         batch = self.what
@@ -261,12 +395,19 @@ class _AttachedBatch(_WithMembers):
             elif (result := kept.get(member.name)) is not None:
                 error = result.error
                 outcome = _OUTCOMES.get(result.state.value, "cancelled")
+            elif member.by_itself:  # no result is kept
+                outcome = "finished" if self._knows else "unknown"
             exits.append((outcome, _task_exit(member.name, error, where)))
         return exits
 
 
 class _AttachedPool(_WithMembers):
     _cancelled = False  # again would cancel its jobs again
+
+    def _running(self) -> list[_Member]:
+        pool = self.what
+        running = [] if pool is None else pool._core.running()
+        return [_Member(pair, pair[1].task_id, pair[0]._task) for pair in running]
 
     def is_idle(self, caller: asyncio.Task[Any] | None) -> bool:
         pool = self.what
@@ -290,17 +431,22 @@ class _AttachedPool(_WithMembers):
         if pool is None or self._cancelled:
             return False
         self._cancelled = True
-        running = pool._core.running()
-        self._members += [_Member(pair, pair[1].task_id) for pair in running]
-        pool.cancel("shutdown")
-        return bool(running)
+        members = self._running()
+        if by_us := self._join(members):
+            pool.cancel("shutdown")
+        else:
+            pool.stop()
+        return by_us and bool(members)
 
     def _exits(self, members: list[_Member]) -> list[Exit]:
-        return [
-            job_exit(worker, job, member.name)
-            for member in members
-            for worker, job in [member.one]
-        ]
+        exits = []
+        for member in members:
+            worker, job = member.one
+            how, one = job_exit(worker, job, member.name)
+            if how == "swallowed" and member.by_itself:
+                how = "finished"
+            exits.append((how, one))
+        return exits
 
 
 _OUTCOMES = {"done": "finished", "failed": "failed"}
@@ -314,7 +460,7 @@ def _workers(batch: Batch[Any]) -> list[Any]:
     return [one for one in waits_for if hasattr(one, "_task_id")]
 
 
-_KINDS: dict[type, Callable[[Any, int], Attachment]] = {
+_KINDS: dict[type, Callable[[Any, int, Attachments], Attachment]] = {
     TaskRegistry: _AttachedRegistry,
     TaskGroup: _AttachedGroup,
     Batch: _AttachedBatch,
@@ -353,12 +499,23 @@ class Attachments:
             if one.what is what:
                 one.order = order
                 return None
-        one = makes[0](what, order)
+        one = makes[0](what, order, self)
         self._all.append(one)
         return one
 
     def registries(self) -> list[TaskRegistry]:
         return [one.what for one in self if isinstance(one.what, TaskRegistry)]
+
+    def attached_registries(self) -> list[_AttachedRegistry]:
+        return [one for one in self if isinstance(one, _AttachedRegistry)]
+
+    def begin(self) -> None:
+        """Note what runs; an error goes to the loop's exception handler."""
+        for one in self:
+            try:
+                one.begin()
+            except Exception as error:
+                _report_error("listing the tasks of", one, error)
 
     def stop(self) -> None:
         for one in self:
@@ -414,19 +571,19 @@ class Attachments:
             self.cancel(None)
 
     async def end(
-        self, whom: int, deadline: Deadline, hurried: Callable[[], bool]
+        self, whom: int, started: float, deadline: Deadline, hurried: Callable[[], bool]
     ) -> Part:
         """Cancel everything, the lowest order first, wait for it, and report.
 
         Args:
             whom: As for `TaskRegistry._shut_down`.
+            started: Loop time at which the shutdown began.
             deadline: When to return. What is cancelled only then has a grace.
             hurried: Tells whether to cancel all orders at once.
 
         If the caller is cancelled, everything is cancelled before that propagates.
         """
         caller = asyncio.current_task()
-        started = deadline.loop.time()
         ended: list[Attachment] = []
         parts: list[Part] = []
         try:
@@ -461,8 +618,6 @@ def _report_error(doing: str, one: Attachment, error: Exception) -> None:
 def _merged(
     reports: list[ShutdownReport], started: float, deadline: Deadline
 ) -> ShutdownReport:
-    if len(reports) == 1:
-        return reports[0]
     now = deadline.loop.time()
     return merge_reports(reports, now - started, now > deadline.due)
 

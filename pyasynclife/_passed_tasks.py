@@ -34,14 +34,19 @@ class PassedTasks:
         self._cancelled: set[asyncio.Task[Any]] = set()  # by calls that have ended
 
     async def shut_down(
-        self, tasks: list[asyncio.Task[Any]], deadline: Deadline
+        self, tasks: list[asyncio.Task[Any]], started: float, deadline: Deadline
     ) -> tuple[ShutdownReport, bool]:
         """Cancel tasks, wait for all, and report.
+
+        Args:
+            tasks: The tasks.
+            started: Loop time at which the shutdown began.
+            deadline: When to return.
 
         Returns:
             The report, and whether it lists a stuck task that none before has listed.
         """
-        started = deadline.loop.time()
+        now = deadline.loop.time()
         join_set, cancelled = self.join(tasks[:JOINED])
         for first in range(JOINED, len(tasks), JOINED):
             try:
@@ -52,7 +57,7 @@ class PassedTasks:
                 raise
             cancelled |= self.join(tasks[first : first + JOINED])[1]
         if cancelled:
-            deadline.extend(started)
+            deadline.extend(now)
         report = await join_and_report(join_set, started, deadline)
         registries = self._attached.registries()
         return report, bool(registries) and registries[0]._note_stuck(join_set)

@@ -67,13 +67,14 @@ class TaskPool:
             its place. None: no limit.
         max_pending: How many jobs may wait: for a slot, for their key, for the rate or
             for another attempt. None: any number. A free slot has room for one more.
-        on_result: Called with the TaskResult of each job when it ends. Its exceptions
-            go to the loop's exception handler.
+        on_result: Called with the TaskResult of each job that has started, when it
+            ends. Its exceptions go to the loop's exception handler.
         task_per_item: Run each job in an ``asyncio.Task`` of its own, named by its task
             id, for code that depends on the current task. None: only if the loop has a
             task factory that is not asyncio's eager one.
         registry: Register the task of each job under its task id; implies
-            ``task_per_item``. When the registry shuts down, the pool ends as if it were
+            ``task_per_item``. The registry logs its failure, which then counts as
+            received. When the registry shuts down, the pool ends as if it were
             cancelled.
         max_per_second: How many jobs may start in a second, further attempts too; the
             starts are evenly spaced. Waiting for a start counts for no timeout. None:
@@ -170,7 +171,10 @@ class TaskPool:
 
     @property
     def progress(self) -> BatchProgress:
-        """A snapshot of the pool's progress; ``total`` is all that was submitted."""
+        """A snapshot of the pool's progress; ``total`` is all that was submitted.
+
+        A job that is cancelled while it waits has not started: it counts only there.
+        """
         return BatchProgress._of(self._core)
 
     @overload

@@ -89,12 +89,14 @@ class ShutdownReport(_Lazy):
 
     Attributes:
         finished: Tasks that returned a value before the cancellation reached them, or
-            after they had taken it back with ``uncancel()``.
+            after they had taken it back with ``uncancel()``. A report of
+            `SignalCoordinator.graceful_shutdown` has those that returned since the
+            signal or request, too; likewise in the two lists that follow.
         cancelled: Tasks that the cancellation ended.
         failed: Tasks that ended with an exception.
         swallowed: Tasks that caught the cancellation and returned a value in time.
         stuck: Tasks that still ran at the deadline.
-        duration: Seconds that the shutdown took.
+        duration: Seconds that the shutdown took, from the signal or request on.
         deadline_met: Whether no task is stuck, and the report was made by the deadline.
     """
 

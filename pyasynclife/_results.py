@@ -54,7 +54,7 @@ class BatchProgress(SealedValue):
             An item that waits for its next attempt is not.
         done: Items that succeeded.
         failed: Items that failed, including timeouts.
-        cancelled: Items that were cancelled.
+        cancelled: Items that were cancelled after they had started.
         timed_out: Failed items that ran out of time.
         elapsed: Seconds from the start of the batch until now, or until its end.
     """

@@ -139,6 +139,7 @@ class SignalCoordinator(SignalEvents):
         self._caller: asyncio.Task[Any] | None = None
         self._calls = 0  # of graceful_shutdown() that are under way
         self._shutdowns = 0  # how many are over: the calls of those count no more
+        self._started: float | None = None  # loop time of the signal or request
         self._drain_until: float | None = None  # loop time, from the beginning on
         self._drains: set[asyncio.Timeout] = set()  # of calls that wait for its end
         self._drain_timer: asyncio.TimerHandle | None = None
@@ -212,8 +213,9 @@ class SignalCoordinator(SignalEvents):
             logger.info("%s: shutting down", _signals.name_of(signum))
         else:
             logger.info("shutting down: %s", self.reason or "requested")
+        self._attached.begin()
         self._attached.stop()
-        began = self._loop.time() - seconds_ago
+        self._started = began = self._loop.time() - seconds_ago
         if self._holds and self._lame_duck != math.inf:
             self._lame_timer = self._loop.call_at(
                 began + self._lame_duck, self._lame_duck_is_over
@@ -317,6 +319,7 @@ class SignalCoordinator(SignalEvents):
     def _fresh(self) -> dict[str, Any]:
         return super()._fresh() | {
             "_shutdowns": self._shutdowns + 1,
+            "_started": None,
             "_drain_until": None,
             "_hurried": False,
             "_cancelling": False,
@@ -412,6 +415,7 @@ class SignalCoordinator(SignalEvents):
         if self._deadline is not None and isinstance(what, TaskRegistry):
             what._set_deadline(self._deadline)
         if self.phase in ("draining", "cancelling"):
+            one.begin()
             self._attached.stop_one(one)
         if self._cancelling and self.phase == "cancelling":
             one.cancel(asyncio.current_task(), SHUTDOWN_ONCE)
@@ -425,7 +429,9 @@ class SignalCoordinator(SignalEvents):
         """Cancel tasks all at once, wait for them, and report how each ended.
 
         Nothing is cancelled while ``drain`` lasts; it ends early when all tasks have
-        ended. What is attached with a lower order is cancelled and awaited first.
+        ended. What runs at the signal or request and ends by itself is in the report. A
+        job that is in an attached registry, too, is listed once. What is attached with
+        a lower order is cancelled and awaited first.
 
         Many tasks are cancelled in slices, as by `TaskRegistry.shutdown`. The call
         returns at the deadline even if some tasks are still running. Tasks that are
@@ -482,9 +488,12 @@ class SignalCoordinator(SignalEvents):
         else:
             wait = self._shutdown_timeout if seconds is None else seconds
             deadline = self._called = Deadline.after(loop, now, wait)
+        started = now if self._started is None else self._started
         if self._phase == "running":
             self._phase = "draining"
         self._set_shutdown()
+        if tasks is None:
+            self._attached.begin()
         shutdown = self._shutdowns
         self._calls += 1
         self._caller = asyncio.current_task()
@@ -495,10 +504,12 @@ class SignalCoordinator(SignalEvents):
                 self._phase = "cancelling"
                 self._cancelling |= tasks is None
             if tasks is not None:
-                report, news = await self._passed.shut_down(tasks, deadline)
+                report, news = await self._passed.shut_down(tasks, started, deadline)
             else:
                 follow = seconds is None and self._deadline is None
-                report, news = await self._shut_down_attached(whom, deadline, follow)
+                report, news = await self._shut_down_attached(
+                    whom, started, deadline, follow
+                )
         finally:
             if shutdown == self._shutdowns:
                 self._calls -= 1
@@ -543,12 +554,13 @@ class SignalCoordinator(SignalEvents):
             raise
 
     async def _shut_down_attached(
-        self, whom: int, deadline: Deadline, follow: bool
+        self, whom: int, started: float, deadline: Deadline, follow: bool
     ) -> tuple[ShutdownReport, bool]:
         """Shut down what is attached.
 
         Args:
             whom: As for `TaskRegistry._shut_down`.
+            started: Loop time at which the shutdown began.
             deadline: When to return.
             follow: Whether it holds for the registries, too: for the end of their own
                 blocks, for example.
@@ -557,7 +569,9 @@ class SignalCoordinator(SignalEvents):
         for registry in registries:
             registry._set_deadline(deadline)
         try:
-            return await self._attached.end(whom, deadline, lambda: self._hurried)
+            return await self._attached.end(
+                whom, started, deadline, lambda: self._hurried
+            )
         finally:
             for registry in registries:
                 registry._forget_deadline(deadline)

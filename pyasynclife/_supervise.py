@@ -143,11 +143,19 @@ class Supervisor(Supervision):
         if self._restart_stale:
             self._begin_watching()
 
-    def _run_ended(self, outcome: int, error: BaseException | None) -> bool:
+    def _run_ended(
+        self, outcome: int, error: BaseException | None, stops: bool
+    ) -> bool:
         """Decide about a run that has ended; called by the core.
 
+        Args:
+            outcome: How it ended.
+            error: Its exception, if it failed.
+            stops: Whether the task ends now in any case: it is being cancelled.
+
         Returns:
-            True if another run has begun or will begin; False: this is the end.
+            True if another run has begun or will begin, or would begin if the task did
+            not stop; False: this is the end.
         """
         if self._watch is not None:
             self._stop_watching()
@@ -158,8 +166,11 @@ class Supervisor(Supervision):
         while restarts and now - restarts[0] > self._within:
             restarts.popleft()
         if len(restarts) >= self._max_restarts:
-            self._gave_up = True
+            self._gave_up = not stops
             return False
+        if stops:
+            self._log_last_failure(outcome)
+            return True
         restarts.append(now)
         backoff = self._backoff
         if now - self._started >= backoff.max_delay:
@@ -188,6 +199,16 @@ class Supervisor(Supervision):
         text = "task %s failed: %s; it starts again in %.3g s (restart %d)"
         args = meta.error_text, delay, meta.restarts + 1
         self._warn(meta, text, *args, error=error)
+
+    def _log_last_failure(self, outcome: int) -> None:
+        meta = self._meta
+        if outcome == _FAILED and meta is not None:
+            logger.info(
+                "task %s failed: %s; it is being cancelled, and does not start again",
+                cut(meta.task_id, 120),
+                meta.error_text,
+                extra={"task_id": meta.task_id},
+            )
 
     def _warn(
         self,

@@ -355,6 +355,12 @@ al_member_was_cancelled(PyObject *op)
     ((MemberObject *)op)->cancel_sent = true;
 }
 
+bool
+al_member_is_cancelled(PyObject *op)
+{
+    return ((MemberObject *)op)->cancel_sent;
+}
+
 /* The done callback. */
 static PyObject *
 member_vectorcall(PyObject *op, PyObject *const *args, size_t nargsf,

@@ -37,6 +37,9 @@ Py_ssize_t al_join_set_cancel(PyObject *set, Py_ssize_t most);
    does not cancel it again.  Pure C. */
 void al_member_was_cancelled(PyObject *member);
 
+/* Tell whether a cancellation has reached a member's Task.  Pure C. */
+bool al_member_is_cancelled(PyObject *member);
+
 /* Record that a member's Task has ended; later calls do nothing.  `error` is
    its exception, or NULL; `origin` is what its registry knows of it.  Wakes
    the callers that have nothing left to wait for.  Runs Python. */

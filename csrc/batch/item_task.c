@@ -405,6 +405,9 @@ item_handle_call(WorkerObject *worker)
         return NULL;
     }
     JobObject *job = worker->item.job;
+    if (job != NULL) {
+        job->logged = false; /* by an attempt before */
+    }
     PyObject *fn = Py_NewRef(p->fn != NULL ? p->fn : job->fn);
     PyObject *item = Py_NewRef(worker->item.value);
     worker->item.attempts++;
@@ -528,6 +531,9 @@ static int
 item_handle_judge(WorkerObject *worker, PyObject *error)
 {
     bool exits = al_loop_is_exit(error);
+    if (worker->pump->registry != NULL && al_item_is_call(&worker->item)) {
+        worker->item.job->logged = !worker->item.refused;
+    }
     /* Taken now: al_worker_end_item() resets the item. */
     PyObject *name = exits ? al_item_id(&worker->item) : NULL;
     PyObject *verdict = NULL;

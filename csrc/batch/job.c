@@ -50,7 +50,7 @@ al_job_new(al_pump *pump, PyObject *item)
     self->fn = self->context = self->key = NULL;
     self->number = 0;
     self->is_call = false;
-    self->asks_key = false;
+    self->asks_key = self->logged = false;
     if (PyObject_IS_GC(item)) {
         PyObject_GC_Track(self);
     }
@@ -140,6 +140,9 @@ void
 al_job_end(JobObject *self, al_pump *p, PyObject *result)
 {
     bool ended = self->pump == NULL;
+    if (self->logged && result != NULL) {
+        ((ResultObject *)result)->received = true;
+    }
     al_job_detach(self);
     if (ended || !job_is_held(self)) {
         return;

@@ -41,6 +41,8 @@ typedef struct {
     Py_ssize_t number; /* how many were added before it */
     bool is_call;      /* of a pool: the item is a tuple of arguments */
     bool asks_key;     /* key() is being called for its id */
+    bool logged;       /* of a pool: a registry logs that its last attempt, a
+                          task of its own, has failed */
 } JobObject;
 
 /* A job that waits (new).  NULL with MemoryError.  Pure C. */

@@ -306,6 +306,9 @@ al_registry_cancel(RegistryObject *self, EntryObject *entry, PyObject *msg)
     if (requested > 0) {
         registry_note_cancel(entry, msg);
     }
+    else if (requested == 0) {
+        al_supervise_miss(entry);
+    }
     Py_DECREF(task);
     Py_DECREF((PyObject *)entry);
     return requested;

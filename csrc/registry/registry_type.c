@@ -565,6 +565,9 @@ PyDoc_STRVAR(registry_type_note_shutdown_doc,
 "reported it as stuck.\n\n"
 "Returns whether that was noted before.");
 
+PyDoc_STRVAR(registry_type_list_alive_doc,
+"_list_alive($self, /)\n--\n\nReturn the TaskMetadata of all alive tasks.");
+
 PyDoc_STRVAR(registry_type_end_shutdown_doc,
 "_end_shutdown($self, /)\n--\n\n"
 "End one shutdown.\n\n"
@@ -753,6 +756,8 @@ static PyMethodDef registry_type_methods[] = {
      registry_type_begin_shutdown_doc},
     {"_note_shutdown", al_shutdown_note, METH_VARARGS,
      registry_type_note_shutdown_doc},
+    {"_list_alive", al_shutdown_list, METH_NOARGS,
+     registry_type_list_alive_doc},
     {"_end_shutdown", al_shutdown_end, METH_NOARGS,
      registry_type_end_shutdown_doc},
     {"_bind", registry_type_bind, METH_O, registry_type_bind_doc},

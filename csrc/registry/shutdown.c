@@ -263,6 +263,12 @@ al_shutdown_begin(PyObject *op, PyObject *args)
 }
 
 PyObject *
+al_shutdown_list(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    return al_registry_list((RegistryObject *)op, false);
+}
+
+PyObject *
 al_shutdown_note(PyObject *op, PyObject *args)
 {
     EntryObject *entry;

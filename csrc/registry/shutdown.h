@@ -11,6 +11,10 @@
    cancel() cancels them.  Runs Python. */
 PyObject *al_shutdown_begin(PyObject *registry, PyObject *args);
 
+/* Registry._list_alive(): the entries that are alive, as a list.
+   Runs Python. */
+PyObject *al_shutdown_list(PyObject *registry, PyObject *ignored);
+
 /* Registry._note_shutdown(meta, stuck): remember that a shutdown has cancelled
    a task or, if stuck is true, has reported it as stuck; return whether that
    was noted before.  Runs Python. */

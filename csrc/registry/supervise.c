@@ -25,7 +25,8 @@
  *
  * cancel(), cancel_all() and shutdown() stop a Supervision: the run that they
  * cancel is the last, however it ends.  If there is none the entry ends in
- * that call.
+ * that call, as cancelled.  So it does if its run has ended, but its done
+ * callback has not been called, and another run would have followed.
  */
 #include "base/compat.h"
 #include "base/fault.h"
@@ -37,6 +38,7 @@
 #include "aio/task.h"
 #include "aio/awaitable.h"
 #include "aio/capture.h"
+#include "aio/join_set.h"
 #include "registry/entry.h"
 #include "registry/heartbeats.h"
 #include "registry/registry.h"
@@ -52,6 +54,7 @@ typedef struct {
     PyObject *context;     /* owned: each run gets a copy */
     PyObject *stale_error; /* owned: why the run was cancelled, or NULL */
     bool stopping;         /* the present run is the last */
+    bool missed;           /* it had ended when it was to be cancelled */
 } SupervisionObject;
 
 bool
@@ -66,6 +69,14 @@ al_supervise_stop(EntryObject *entry)
 {
     if (al_entry_supervision(entry) != NULL) {
         ((SupervisionObject *)al_entry_supervision(entry))->stopping = true;
+    }
+}
+
+void
+al_supervise_miss(EntryObject *entry)
+{
+    if (al_entry_supervision(entry) != NULL && !entry->cancel_noted) {
+        ((SupervisionObject *)al_entry_supervision(entry))->missed = true;
     }
 }
 
@@ -128,18 +139,19 @@ al_supervise_end_resting(RegistryObject *self, EntryObject *entry)
 /* ------------------------------------------------------- the end of a run */
 
 /* Ask the policy about a run that has ended.  Returns whether another run has
-   begun or will begin. */
+   begun or will begin; `stops`: whether one would have begun. */
 static bool
 supervise_ask(RegistryObject *self, SupervisionObject *supervision,
-              al_outcome outcome, PyObject *error)
+              al_outcome outcome, PyObject *error, bool stops)
 {
     PyObject *number = AL_ALLOC(PyLong_FromLong(outcome));
     PyObject *stack[] = {(PyObject *)supervision, number,
-                         outcome == AL_FAILED ? error : Py_None};
+                         outcome == AL_FAILED ? error : Py_None,
+                         stops ? Py_True : Py_False};
     PyObject *answer = number == NULL
                            ? NULL
                            : PyObject_VectorcallMethod(self->st->s__run_ended,
-                                                       stack, 3, NULL);
+                                                       stack, 4, NULL);
     Py_XDECREF(number);
     if (answer == NULL) {
         al_loop_report_or_exit_later(self->st, self->bound.loop,
@@ -151,6 +163,15 @@ supervise_ask(RegistryObject *self, SupervisionObject *supervision,
     return goes_on;
 }
 
+/* Tell whether the last run had ended before anybody cancelled it. */
+static bool
+supervise_was_missed(const SupervisionObject *self, const EntryObject *entry)
+{
+    return self->missed
+           || (entry->member != NULL
+               && !al_member_is_cancelled(entry->member));
+}
+
 /* Decide about an alive entry whose run has ended, and which has no Task now.
    Steals the value and the text of the error. */
 static int
@@ -159,9 +180,11 @@ supervise_settle(RegistryObject *self, EntryObject *entry, al_outcome outcome,
 {
     SupervisionObject *supervision =
         (SupervisionObject *)al_entry_supervision(entry);
+    bool stops = supervision->stopping || entry->shut_down
+                 || al_registry_is_closing(self);
     bool is_last =
-        supervision->stopping || entry->shut_down || entry->completed
-        || al_registry_is_closing(self)
+        entry->completed
+        || (stops && !supervise_was_missed(supervision, entry))
         || (outcome == AL_FAILED
             && !PyObject_TypeCheck(value, (PyTypeObject *)PyExc_Exception));
     if (text != NULL) {
@@ -170,7 +193,12 @@ supervise_settle(RegistryObject *self, EntryObject *entry, al_outcome outcome,
     al_heartbeats_set_resting(entry, true, 0.0);
     Py_INCREF((PyObject *)supervision);
     bool goes_on =
-        !is_last && supervise_ask(self, supervision, outcome, value);
+        !is_last && supervise_ask(self, supervision, outcome, value, stops);
+    if (goes_on && stops) { /* it ends as one that waits for its next run */
+        outcome = AL_CANCELLED;
+        Py_CLEAR(value);
+        goes_on = false;
+    }
     /* The policy may have run anything: an end, too. */
     bool ends = !goes_on && al_supervise_is_resting(self, entry)
                 && al_entry_supervision(entry) == (PyObject *)supervision;

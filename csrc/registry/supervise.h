@@ -17,6 +17,10 @@ int al_supervise_run_ended(EntryObject *entry);
    other entry.  Pure C. */
 void al_supervise_stop(EntryObject *entry);
 
+/* The cancellation of a supervised entry that was stopped came too late for
+   its run, which has ended.  Pure C. */
+void al_supervise_miss(EntryObject *entry);
+
 /* End a supervised entry that has no Task, as cancelled unless complete() has
    fixed its outcome.  Returns 0; -1 with SystemExit or KeyboardInterrupt of a
    hook, the entry being in the history.  Runs Python. */

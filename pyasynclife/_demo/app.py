@@ -60,9 +60,6 @@ class Demo:
                 await self.coordinator.wait_for_shutdown()
                 group.cancel()
             run = Figures.between(self.began, self.meter.read())
-            # The report names the connections that break in the last iteration, and
-            # that nobody starts again.
-            logging.disable(logging.ERROR)
             report = await self.coordinator.graceful_shutdown()
         if not self.options.rate:
             print(self.ramp)

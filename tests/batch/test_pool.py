@@ -563,6 +563,70 @@ async def test_a_failure_that_nobody_received_is_reported_once(
         assert "dropped unread: await it" in context["message"]
 
 
+@pytest.mark.parametrize("held", [True, False])
+@pytest.mark.parametrize("how", ["raises", "returns", "late", "again", "stopped"])
+async def test_a_failure_is_reported_once_though_a_registry_logs_it(
+    how: str, held: bool, loop_errors: list[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fn() -> Any:
+        if how == "returns":  # the task does not fail, so the registry logs nothing
+            return TaskResult("one", False, error=Boom())
+        if how == "late":
+            await forever()
+        raise Boom
+
+    timeout = 0.01 if how == "late" else None
+    backoff = Backoff(3600, jitter=0) if how == "stopped" else Backoff(0)
+    retry = Retry(2, backoff=backoff) if how in ("again", "stopped") else None
+    registry = TaskRegistry()
+    pool = TaskPool(registry=registry, timeout=timeout, retry=retry)
+    job: Any = pool.submit(fn, task_id="one")
+    if not held:
+        job = None
+    if how == "stopped":  # while it waits for its second attempt
+        await until(lambda: pool.progress.started == 1 and not pool.progress.running)
+        await settle()
+        pool.stop()
+    await pool.join()
+    await registry.wait(60)
+    del job
+    gc.collect()
+    logged = [one.__dict__.get("task_id") for one in caplog.records]
+    logged = [one for one in logged if one is not None]
+    by_registry = {"returns": 0, "again": 2}.get(how, 1)  # each attempt is a task
+    assert logged == ["one"] * by_registry
+    assert len(loop_errors) == (how == "returns")
+
+
+async def test_a_job_that_no_registry_has_seen_is_reported(
+    loop_errors: list[Any],
+) -> None:
+    registry = TaskRegistry()
+    pool = TaskPool(1, registry=registry)
+    first = pool.submit(forever)
+    job: Any = pool.submit(echo, task_id="one")
+    registry.register(forever(), "one")
+    first.cancel()
+    await pool.join()
+    del job
+    gc.collect()
+    assert [type(one["exception"]) for one in loop_errors] == [DuplicateTaskError]
+    await registry.shutdown(60)
+
+
+async def test_on_result_and_progress_are_for_jobs_that_have_started() -> None:
+    seen: list[TaskResult[Any]] = []
+    async with TaskPool(1, on_result=seen.append) as pool:
+        jobs = [pool.submit(forever) for _ in range(3)]
+        await settle()
+        pool.cancel()
+    states = [job.outcome.state for job in jobs if job.outcome is not None]
+    assert states == [TaskState.CANCELLED, TaskState.PENDING, TaskState.PENDING]
+    assert [one.task_id for one in seen] == ["job_0"]
+    progress = pool.progress
+    assert (progress.total, progress.started, progress.cancelled) == (3, 1, 1)
+
+
 @TASKS
 @pytest.mark.parametrize(
     "limits",

@@ -274,6 +274,59 @@ async def test_a_run_that_fails_in_a_shutdown_is_not_started_again() -> None:
     assert (registry["feed"].state, len(runs.times)) == (TaskState.FAILED, 1)
 
 
+@pytest.mark.parametrize("how", CANCELS)
+@pytest.mark.parametrize("restarts", [5, 0])
+async def test_a_run_that_failed_just_before_ends_as_one_that_waits(
+    how: str, restarts: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    given_up: list[TaskMetadata] = []
+    registry = TaskRegistry(on_give_up=given_up.append)
+    connected = asyncio.Event()
+
+    async def feed() -> None:
+        await connected.wait()
+        raise Boom("connection lost")
+
+    registry.supervise(feed, "feed", backoff=AT_ONCE, max_restarts=restarts)
+    meta = registry["feed"]
+    await settle()
+    connected.set()
+    while meta.task is not None and not meta.task.done():
+        await asyncio.sleep(0)
+    assert meta.task is not None  # its done callback has not been called
+    answer = await CANCELS[how](registry)
+    await registry.join("feed", 60)
+    again = restarts > 0  # otherwise it would have given up in any case
+    assert meta.state == (TaskState.CANCELLED if again else TaskState.FAILED)
+    assert (meta.error_text, meta.restarts) == ("Boom: connection lost", 0)
+    levels = [one.levelname for one in caplog.records if one.levelname != "INFO"]
+    assert levels == [] if again else ["ERROR"]
+    if how == "shutdown":
+        ended = answer.cancelled if again else answer.failed
+        assert [one.task_id for one in ended] == ["feed"]
+        assert answer.ok == again
+    adds_up(registry)
+
+
+async def test_a_run_that_ended_for_good_just_before_ends_as_it_did() -> None:
+    registry = TaskRegistry()
+    connected = asyncio.Event()
+
+    async def feed() -> str:
+        await connected.wait()
+        return "closed"
+
+    registry.supervise(feed, "feed", backoff=AT_ONCE)
+    meta = registry["feed"]
+    await settle()
+    connected.set()
+    while meta.task is not None and not meta.task.done():
+        await asyncio.sleep(0)
+    report = await registry.shutdown(60)
+    assert [one.task_id for one in report.finished] == ["feed"]
+    assert (meta.state, meta.result) == (TaskState.DONE, "closed")
+
+
 async def test_a_run_that_shuts_down_is_spared_and_is_the_last() -> None:
     registry = TaskRegistry()
     registry.register(forever(), "other")
