@@ -36,15 +36,26 @@ if TYPE_CHECKING:
 
 V = TypeVar("V")
 
+
+def _native(kind: type, name: str) -> Any:
+    """Return a descriptor of a native type; None if there is none, or it is patched.
+
+    The core uses it on objects of exactly the type ``_asyncio.Task`` without a check.
+    """
+    found: Any = getattr(kind, name, None)
+    fits = issubclass(_asyncio.Task, kind)
+    return found if fits and getattr(found, "__objclass__", None) is kind else None
+
+
 # Descriptors that read fields of Futures and Handles without a name lookup. None:
 # there is no such field, and a method is called or the object searched.
-future_state: Any = getattr(_asyncio.Future, "_state", None)
-future_exception: Any = getattr(_asyncio.Future, "_exception", None)
-future_result: Any = getattr(_asyncio.Future, "_result", None)
-future_callbacks: Any = getattr(_asyncio.Future, "_callbacks", None)
-task_waiter: Any = getattr(_asyncio.Task, "_fut_waiter", None)
-task_must_cancel: Any = getattr(_asyncio.Task, "_must_cancel", None)
-task_set_name: Any = getattr(_asyncio.Task, "set_name", None)
+future_state = _native(_asyncio.Future, "_state")
+future_exception = _native(_asyncio.Future, "_exception")
+future_result = _native(_asyncio.Future, "_result")
+future_callbacks = _native(_asyncio.Future, "_callbacks")
+task_waiter = _native(_asyncio.Task, "_fut_waiter")
+task_must_cancel = _native(_asyncio.Task, "_must_cancel")
+task_set_name = _native(_asyncio.Task, "set_name")
 handle_callback: Any = vars(asyncio.events.Handle).get("_callback")
 if not (
     isinstance(handle_callback, MemberDescriptorType)

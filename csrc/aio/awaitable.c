@@ -134,9 +134,10 @@ ready_am_send(PyObject *op, PyObject *Py_UNUSED(arg), PyObject **result)
     return PYGEN_RETURN;
 }
 
-/* Tell whether a StopIteration is as it was made, and nobody else has it. */
+/* Tell whether a StopIteration is as it was made with a value, and nobody else
+   has it: a trace function sees each one. */
 static bool
-ready_is_fresh(PyObject *stop)
+ready_is_fresh(PyObject *stop, PyObject *value)
 {
     const PyBaseExceptionObject *self = (PyBaseExceptionObject *)stop;
     return Py_REFCNT(stop) == 1
@@ -144,7 +145,9 @@ ready_is_fresh(PyObject *stop)
            && self->traceback == NULL && self->context == NULL
            && self->cause == NULL && self->notes == NULL && self->dict == NULL
            && !self->suppress_context && self->args != NULL
-           && Py_REFCNT(self->args) == 1 && PyTuple_GET_SIZE(self->args) == 1;
+           && Py_REFCNT(self->args) == 1 && PyTuple_GET_SIZE(self->args) == 1
+           && PyTuple_GET_ITEM(self->args, 0) == value
+           && ((PyStopIterationObject *)stop)->value == value;
 }
 
 /* Give a fresh StopIteration another value. */
@@ -168,7 +171,7 @@ ready_take_stop(ReadyObject *self)
     PyObject *spare =
         PyList_GET_SIZE(spares) == 1 ? PyList_GET_ITEM(spares, 0) : Py_None;
     Py_XSETREF(self->spares, Py_NewRef(spares));
-    if (spare == Py_None || !ready_is_fresh(spare)) {
+    if (spare == Py_None || !ready_is_fresh(spare, Py_None)) {
         return awaitable_new_stop(self->value);
     }
     PyList_SET_ITEM(spares, 0, Py_NewRef(Py_None));
@@ -180,13 +183,13 @@ ready_take_stop(ReadyObject *self)
     return spare;
 }
 
-/* Return a fresh StopIteration (stolen) without its value to the list, unless
-   there is one. */
+/* Return a fresh StopIteration (stolen) without its value, which the caller
+   has too, to the list, unless there is one. */
 static void
-ready_return_stop(PyObject *spares, PyObject *stop)
+ready_return_stop(PyObject *spares, PyObject *stop, PyObject *value)
 {
     if (PyList_GET_SIZE(spares) == 1 && PyList_GET_ITEM(spares, 0) == Py_None
-        && ready_is_fresh(stop))
+        && ready_is_fresh(stop, value))
     {
         ready_set_value(stop, Py_None);
         PyList_SET_ITEM(spares, 0, stop);
@@ -208,7 +211,7 @@ ready_iternext(PyObject *op)
     if (self->value == Py_None) {
         return NULL;
     }
-    if (self->stop == NULL || !ready_is_fresh(self->stop)) {
+    if (self->stop == NULL || !ready_is_fresh(self->stop, self->value)) {
         PyObject *stop = ready_take_stop(self);
         if (stop == NULL) {
             return NULL;
@@ -306,7 +309,7 @@ ready_dealloc(PyObject *op)
     PyTypeObject *type = Py_TYPE(op);
     PyObject_GC_UnTrack(op);
     if (self->stop != NULL && self->spares != NULL) {
-        ready_return_stop(self->spares, self->stop);
+        ready_return_stop(self->spares, self->stop, self->value);
         self->stop = NULL;
     }
     Py_CLEAR(self->spares);

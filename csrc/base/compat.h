@@ -186,6 +186,15 @@ al_dict_version(PyObject *dict)
 #define AL_DICT_IS_FREE 1
 #endif
 
+/* Let a tuple hash its items anew after one has changed: from 3.14 on it keeps
+   its hash. */
+#if PY_VERSION_HEX < 0x030E0000
+#define AL_FORGET_HASH(tuple) ((void)(tuple))
+#else
+#define AL_FORGET_HASH(tuple)                                                 \
+    ((void)(((PyTupleObject *)(tuple))->ob_hash = -1))
+#endif
+
 /* Tell whether object.name is the method of this function: 1 or 0; -1 with an
    exception.  On 3.11 and 3.12, where fast_path.c asks this for each Task, no
    method object is made.  Runs Python. */

@@ -86,6 +86,7 @@ al_object_set_first(PyObject *tuple, PyObject *item)
 {
     PyObject *old = PyTuple_GET_ITEM(tuple, 0);
     PyTuple_SET_ITEM(tuple, 0, Py_NewRef(item));
+    AL_FORGET_HASH(tuple);
     Py_DECREF(old);
 }
 

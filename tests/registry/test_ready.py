@@ -73,6 +73,40 @@ async def test_a_stop_iteration_that_somebody_keeps_stays_as_it_is() -> None:
         assert kept.args == (wanted,)
 
 
+async def test_a_stop_iteration_that_was_changed_and_dropped_is_not_raised_again() -> (
+    None
+):
+    async with a_registry() as registry:
+        _, task_id = await registry.register(forever())
+        ready: Any = registry.heartbeat(task_id)
+        for change in ("value", "args"):
+            try:
+                next(ready)
+            except StopIteration as stop:
+                setattr(stop, change, [task_id])
+                stop.__traceback__ = None
+            assert await registry.heartbeat(task_id) is True
+            with pytest.raises(StopIteration) as caught:
+                next(ready)
+            assert caught.value.args == (True,)
+            del caught
+
+
+async def test_the_args_of_each_stop_iteration_have_a_hash_of_their_own() -> None:
+    found, wanted = [], []
+    async with a_registry() as registry:
+        for _ in range(3):
+            ready: Any = registry.register(forever())
+            try:
+                next(ready)
+            except StopIteration as stop:
+                found.append(hash(stop.args))
+                stop.__traceback__ = None
+            wanted.append(hash((ready.result(),)))
+            del ready
+    assert found == wanted
+
+
 async def test_readies_that_are_awaited_in_turn_keep_their_values() -> None:
     async with a_registry() as registry:
         readies = [registry.register(forever()) for _ in range(3)]

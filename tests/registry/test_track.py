@@ -8,6 +8,7 @@ from contextlib import closing
 import pytest
 
 from pyasynclife import DuplicateTaskError, TaskRegistry, TaskState
+from support.children import run_child
 from support.coroutines import echo, forever
 from support.loops import settle
 
@@ -70,3 +71,32 @@ def test_track_refuses_a_task_of_another_loop() -> None:
         task = other.create_task(echo(1))
         asyncio.run(track())
         other.run_until_complete(task)
+
+
+def test_a_task_type_that_replaces_the_native_one_is_asked_by_its_methods() -> None:
+    # Its fields are at other places: in the native Task's, it has empty slots.
+    child = run_child(
+        """
+        import asyncio, _asyncio
+
+        class Task(asyncio.tasks._PyTask):
+            __slots__ = [f"slot_{i}" for i in range(40)]
+
+        _asyncio.Task = asyncio.Task = asyncio.tasks.Task = Task
+        from pyasynclife import TaskRegistry
+
+        async def main():
+            task = asyncio.create_task(asyncio.sleep(0, "done"), name="theirs")
+            await task
+            registry = TaskRegistry()
+            registry.track(task)
+            print(type(task) is Task, registry["theirs"].state.name)
+            await registry.register(asyncio.sleep(0, "mine"), "mine")
+            await registry.wait()
+            print(registry["theirs"].result, registry["mine"].result)
+
+        asyncio.run(main())
+        """
+    )
+    assert child.stderr == ""
+    assert child.stdout == "True DONE\ndone mine\n"
