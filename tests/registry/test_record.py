@@ -427,15 +427,17 @@ async def test_a_file_that_was_closed_costs_no_task_its_hook_and_no_run(
         if runs == 1:
             raise ValueError("x" * 500)
 
-    async with a_registry(on_finish=lambda meta: ended.append(meta.task_id)) as all_:
-        async with all_.record(path) as recording:
-            assert recording._file is not None
-            os.close(recording._file._file.fileno())  # a program that becomes a daemon
-            recording._file._waiting += b" " * 2**16
-            all_.supervise(feed, "feed", backoff=Backoff(0))
-            await all_.join("feed")
-            await all_.register(echo(), "job")
-            await all_.join("job")
+    async with (
+        a_registry(on_finish=lambda meta: ended.append(meta.task_id)) as registry,
+        registry.record(path) as recording,
+    ):
+        assert recording._file is not None
+        os.close(recording._file._file.fileno())  # a program that becomes a daemon
+        recording._file._waiting += b" " * 2**16
+        registry.supervise(feed, "feed", backoff=Backoff(0))
+        await registry.join("feed")
+        await registry.register(echo(), "job")
+        await registry.join("job")
     assert runs == 2
     assert ended == ["feed", "job"]
     [context] = loop_errors
