@@ -20,6 +20,7 @@ from pyasynclife import (
     TaskGroup,
     TaskPool,
     TaskRegistry,
+    _progress_bar,
     bounded_gather,
     console,
 )
@@ -356,7 +357,7 @@ def shown_case(use: Callable[[Any], Any], terminal: bool) -> Case:
 
     def check() -> None:
         shown.check()
-        assert not console._screens, "a bar is still drawn"
+        assert not _progress_bar._screens, "a bar is still drawn"
 
     return dataclasses.replace(shown, check=check, cancels=2 if use is cancelled else 1)
 
