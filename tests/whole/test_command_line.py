@@ -241,6 +241,18 @@ def test_the_table_of_the_demo_uses_the_width_of_the_terminal(
     assert used <= max(map(len, lines)) <= columns
 
 
+def test_ctrl_c_in_the_last_moment_of_run_prints_no_traceback(tmp_path: Path) -> None:
+    program = """
+async def main(coordinator, registry):
+    raise KeyboardInterrupt  # where asyncio's own handler raises it
+"""
+    (tmp_path / "service.py").write_text(program)
+    env = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{PATH['PYTHONPATH']}"}
+    done = run_child(["-m", "pyasynclife", "run", "service:main"], env=env)
+    assert (done.stdout, done.stderr) == ("", "")
+    assert done.returncode == 128 + signal.SIGINT
+
+
 # ---------------------------------------------------------------- no stdin, no stdout
 
 
