@@ -25,12 +25,14 @@ import itertools
 import random
 import time
 from collections import Counter
+from contextlib import suppress
 
 import aiohttp
 from aiohttp import web
 
 from pyasynclife import Batch, Retry, SignalCoordinator, TaskResult, bounded_gather, run
 
+LONGEST = 30.0  # seconds to wait, whatever the server asks for
 BROKEN = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError)
 
 
@@ -55,11 +57,11 @@ async def fetch_ticker(session: aiohttp.ClientSession, symbol: str) -> float:
 def seconds_to_wait(attempt: int, error: Exception) -> float:
     """Return what the server asks for, or a random part of a growing delay."""
     if isinstance(error, Unavailable) and error.header is not None:
-        try:
-            return max(0.0, float(error.header))
-        except ValueError:  # a date
-            due = email.utils.parsedate_to_datetime(error.header)
-            return max(0.0, due.timestamp() - time.time())
+        if error.header.isdecimal():
+            return min(float(error.header), LONGEST)
+        with suppress(ValueError):  # neither seconds nor a date
+            due = email.utils.parsedate_to_datetime(error.header).timestamp()
+            return min(max(0.0, due - time.time()), LONGEST)
     return random.uniform(0.0, 0.2 * attempt)
 
 
@@ -108,17 +110,15 @@ async def fan_out(
     options: argparse.Namespace, coordinator: SignalCoordinator, _: object
 ) -> None:
     """Start the server, make the requests, and say what became of them."""
-    runner = web.AppRunner(bad_server(options.trouble_every), handler_cancellation=True)
+    server = bad_server(options.trouble_every)
+    runner = web.AppRunner(server, handler_cancellation=True, shutdown_timeout=1.0)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, "127.0.0.1", 0, shutdown_timeout=1.0)
-        await site.start()
-        host, port = runner.addresses[0][:2]
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        url = "http://{}:{}".format(*runner.addresses[0][:2])
         symbols = [f"SYM{number}" for number in range(options.requests)]
         connector = aiohttp.TCPConnector(limit=options.limit)
-        async with aiohttp.ClientSession(
-            f"http://{host}:{port}", connector=connector
-        ) as session:
+        async with aiohttp.ClientSession(url, connector=connector) as session:
             batch = fetch_with_limit(session, symbols, options.limit)
             coordinator.attach(batch)  # a signal stops it
             result = await batch

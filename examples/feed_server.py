@@ -32,6 +32,10 @@ SILENT = 0.1  # the share of failing connections that fall silent instead of clo
 def local_feed(address: str | None, *options: str) -> Iterator[str]:
     """Start a feed server for the duration of a block, unless there is an address."""
     if address is not None:
+        scheme = "ws://" if "--websocket" in options else ""
+        host, _, port = address.removeprefix(scheme).rpartition(":")
+        if not (address.startswith(scheme) and host and port.isdecimal()):
+            raise SystemExit(f"--feed must be {scheme}HOST:PORT, not {address!r}")
         yield address
         return
     with subprocess.Popen(
@@ -44,8 +48,7 @@ def local_feed(address: str | None, *options: str) -> Iterator[str]:
         assert server.stdin is not None
         assert server.stdout is not None
         try:
-            address = server.stdout.readline().strip()
-            if not address:
+            if not (address := server.stdout.readline().strip()):
                 raise SystemExit("the feed server did not start")
             yield address
         finally:

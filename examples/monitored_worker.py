@@ -12,8 +12,7 @@ stops answering.
 - A `shift` worker works for three seconds and returns. It is only registered: the
   monitor notices that it is stale, and `on_stale` decides what happens.
 
-A line a second shows the counts. Ctrl-C or SIGTERM ends all tasks and prints how each
-of them ended.
+A line a second shows the counts. Ctrl-C or SIGTERM ends all tasks, with a report.
 
 From the article that opens with "The Problem Nobody Warns You About", section "Pattern
 4: Task Supervision and Monitoring".
@@ -105,8 +104,9 @@ async def serve_workers(
     """Run the server and the workers until a signal comes."""
 
     def end_it(meta: TaskMetadata) -> None:
-        print(f"{meta.task_id} is silent, at {registry.where(meta.task_id)[0]}")
-        registry.cancel(meta.task_id, f"silent for {meta.silence:.1f} s")
+        if meta.info == "shift":  # cancel() would end a service worker for good
+            print(f"{meta.task_id} is silent, at {registry.where(meta.task_id)[0]}")
+            registry.cancel(meta.task_id, f"silent for {meta.silence:.1f} s")
 
     # Looks twice a second. A worker that says nothing for two seconds is stale.
     registry = TaskRegistry(0.5, stale_threshold=2.0, on_stale=end_it)
@@ -124,7 +124,7 @@ async def serve_workers(
                     max_restarts=100,  # in a minute; then the registry gives it up
                 )
                 work = monitored_worker(registry, port, work_duration=3.0)
-                registry.register(work, f"shift-{number}")
+                registry.register(work, f"shift-{number}", info="shift")
             registry.register(show(registry, server), "show", stale_after=math.inf)
             await coordinator.wait_for_shutdown()
             print(await coordinator.graceful_shutdown())

@@ -62,7 +62,7 @@ class Checkpoint:
             self.failed += 1
 
     def save(self, path: Path) -> None:
-        """Replace the file at once: whatever happens, it is the old or the new one."""
+        """Replace the file at once: if we are killed, it is the old or the new one."""
         new = path.with_suffix(".new")
         new.write_text(json.dumps(dataclasses.asdict(self)))
         os.replace(new, path)

@@ -149,11 +149,14 @@ def run_program(given: argparse.Namespace) -> int:
             )
             return 2
         function = monitored(function, given.monitor)
-    value = run(
-        function,
-        shutdown_timeout=given.shutdown_timeout,
-        loop_factory=loop_factory,
-    )
+    try:
+        value = run(
+            function,
+            shutdown_timeout=given.shutdown_timeout,
+            loop_factory=loop_factory,
+        )
+    except KeyboardInterrupt:  # before run() handles signals, or after that
+        return INTERRUPTED
     return value if isinstance(value, int) and not isinstance(value, bool) else 0
 
 

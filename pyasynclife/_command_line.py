@@ -37,7 +37,8 @@ def ends_quietly(command: Callable[P, int]) -> Callable[P, int]:
         status = UNREAD
         try:
             status = command(*args, **kwargs)
-            sys.stdout.flush()
+            if sys.stdout is not None:  # `>&-`
+                sys.stdout.flush()
         except* BrokenPipeError:  # `| head`; it may be in a group
             status = UNREAD
             _discard_stdout()
@@ -53,11 +54,6 @@ def _discard_stdout() -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)
-
-
-def is_dumb() -> bool:
-    """Return whether the terminal cannot move its cursor."""
-    return os.environ.get("TERM", "").lower() in ("dumb", "unknown")
 
 
 def integer(low: int, high: int) -> Callable[[str], int]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, Task, TimeRemainingColumn
@@ -13,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pyasynclife._results import BatchProgress
+from pyasynclife._terminal import is_terminal
 
 _BAR = 40  # characters of a bar, if there is room
 _LEAST = 10  # characters that a bar and a description keep as long as possible
@@ -41,11 +41,6 @@ def figures(now: BatchProgress, *, short: bool = False) -> str:
     if now.cancelled:
         words += f", {now.cancelled:,} cancelled"
     return words
-
-
-def is_terminal(file: Any) -> bool:
-    """Return whether a file is open and a terminal."""
-    return file is not None and not file.closed and bool(file.isatty())
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,19 +135,21 @@ class _Screen:
     """The bars of one terminal, one for each running batch."""
 
     def __init__(self, console: Console) -> None:
+        self.file = console.file  # that of a Console(stderr=True) may change
         self.progress = _Progress(console)
         self.bars = 0
 
 
-_screens: dict[int, _Screen] = {}  # by the id() of the console's file
+_screens: dict[int, _Screen] = {}  # by the id() of the file
 
 
 def _screen_of(console: Console) -> _Screen:
-    screen = _screens.get(id(console.file))
+    file = console.file
+    screen = _screens.get(id(file))
     if screen is None:
         screen = _Screen(console)
         screen.progress.start()
-        _screens[id(console.file)] = screen
+        _screens[id(file)] = screen
     return screen
 
 
@@ -181,5 +178,5 @@ class Bar:
         screen = self._screen
         screen.bars -= 1
         if screen.bars == 0:
-            _screens.pop(id(screen.progress.console.file), None)
+            _screens.pop(id(screen.file), None)
             screen.progress.stop()

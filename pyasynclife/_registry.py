@@ -649,7 +649,8 @@ class TaskRegistry(Registry):
             path: A file; if it exists, it is overwritten.
 
         Raises:
-            OSError: The file cannot be written; from ``async with``.
+            OSError: The file cannot be written, or another recording, also of another
+                process, writes it; from ``async with``.
             RuntimeError: The registry is recorded already, or belongs to another loop
                 or thread; from ``async with``.
 
@@ -696,8 +697,9 @@ class TaskRegistry(Registry):
             if self.get_stale_tasks().result():
                 await let_tasks_run(min(late, self.heartbeat_interval))
             newly_stale = self._newly_stale()
-            if self._recording is not None:
-                self._recording.note_check(newly_stale)
+            recording = self._recording
+            if recording is not None:
+                recording.note_stale(newly_stale)
             for meta in newly_stale:
                 logger.warning(
                     "task %s is stale: no heartbeat for %.1f s",
@@ -707,6 +709,8 @@ class TaskRegistry(Registry):
                 )
                 if self._on_stale is not None:
                     self._call_hook("on_stale", self._on_stale, meta)
+            if recording is not None:
+                await recording.note_check()
 
     def _call_hook(
         self, name: str, hook: Callable[[TaskMetadata], object], meta: TaskMetadata

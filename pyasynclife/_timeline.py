@@ -8,6 +8,7 @@ written: an earlier run, or a period in which it was stale.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Self
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from pyasynclife._registry import TaskRegistry
 
 _ID = 120  # characters of an id that name a row
-_SLICE = 200  # live tasks that are written in one iteration of the loop
+_SLICE = 200  # tasks that are written in one iteration of the loop
 
 
 class _Row:
@@ -101,9 +102,18 @@ class Recording:
         """Write a task that has ended."""
         self._attempt(self._write, meta)
 
-    def note_check(self, newly_stale: Iterable[TaskMetadata]) -> None:
-        """Note what the monitor has found, and write what was collected."""
-        self._attempt(self._check, newly_stale)
+    def note_stale(self, newly_stale: Iterable[TaskMetadata]) -> None:
+        """Note what the monitor has found."""
+        self._attempt(self._note_stale, newly_stale)
+
+    async def note_check(self) -> None:
+        """Write which tasks are stale no longer, and what was collected."""
+        stale, since = TaskHealth.STALE, self._stale_since
+        awake = iter([meta for meta in since if meta.health != stale])
+        while some := list(itertools.islice(awake, _SLICE)):
+            self._attempt(self._write_awake, some)
+            await asyncio.sleep(0)
+        self._attempt(self._flush)
 
     # ------------------------------------- called by the supervisor of a task
 
@@ -126,7 +136,8 @@ class Recording:
         try:
             do(*args)
         except Exception as error:
-            self._close()
+            with contextlib.suppress(OSError):  # the same
+                self._close()
             about = {
                 "message": f"recording to {short(self.path)} has stopped",
                 "exception": error,
@@ -170,16 +181,15 @@ class Recording:
 
     def _finish(self, rest: Iterable[TaskMetadata]) -> None:
         self._write_each(rest)
-        assert self._file is not None
-        self._file.flush()
+        self._flush()
         self._close()
 
-    def _check(self, newly_stale: Iterable[TaskMetadata]) -> None:
+    def _write_awake(self, metas: Iterable[TaskMetadata]) -> None:
+        for meta in metas:  # they have sent a heartbeat
+            self._write_stale(meta, self._loop.time() - meta.silence)
+
+    def _flush(self) -> None:
         assert self._file is not None
-        for meta in list(self._stale_since):
-            if meta.health != TaskHealth.STALE:  # it has sent a heartbeat
-                self._write_stale(meta, self._loop.time() - meta.silence)
-        self._note_stale(newly_stale)
         self._file.flush()
 
     def _note_stale(self, metas: Iterable[TaskMetadata]) -> None:

@@ -6,8 +6,11 @@ the number of a row.
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
+from contextlib import suppress
 from typing import Any
 
 from pyasynclife._arguments import cut
@@ -51,15 +54,35 @@ def _microseconds(seconds: float) -> int:
     return round(seconds * 1e6)
 
 
+def _open(path: str, flags: int) -> int:
+    """Open a file, and make it empty unless another process or recording writes it."""
+    # A FIFO that nobody reads is an error at once.
+    file = os.open(path, flags & ~os.O_TRUNC | os.O_NONBLOCK, 0o666)
+    try:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            why = "another recording writes it"
+            raise BlockingIOError(errno.EWOULDBLOCK, why, path) from None
+        except OSError:
+            pass  # this file system has no locks
+        if os.lseek(file, 0, os.SEEK_END):
+            os.ftruncate(file, 0)
+    except BaseException:
+        os.close(file)
+        raise
+    return file
+
+
 class TraceFile:
     """A file that is an array of objects in JSON, complete after each write.
 
     Raises:
-        OSError: The file cannot be opened.
+        OSError: The file cannot be opened, or another TraceFile has it open.
     """
 
     def __init__(self, path: str) -> None:
-        self._file = open(path, "wb", buffering=0)  # noqa: SIM115
+        self._file = open(path, "wb", buffering=0, opener=_open)  # noqa: SIM115
         self._size = 0  # of what is written, without the end of the array
         self._waiting = bytearray()
 
@@ -91,6 +114,8 @@ class TraceFile:
 
     def close(self) -> None:
         """Close the file; what is waiting is dropped."""
+        with suppress(OSError):  # a child that was forked would keep the lock
+            fcntl.flock(self._file, fcntl.LOCK_UN)
         self._file.close()
 
     def _write_at_end(self, data: bytes | bytearray) -> None:

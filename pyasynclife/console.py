@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import weakref
 from collections.abc import Generator
@@ -13,11 +14,12 @@ from pyasynclife._arguments import check_optional_type, check_seconds, short
 from pyasynclife._batch import Batch, ResultIterator
 from pyasynclife._core import TaskResult
 from pyasynclife._results import BatchProgress, BatchResult
+from pyasynclife._terminal import is_terminal
 
 try:
     from rich.console import Console
 
-    from pyasynclife._progress_bar import Bar, ended, figures, is_terminal, rate
+    from pyasynclife._progress_bar import Bar, ended, figures, rate
 except ImportError as error:
     raise ImportError(
         "pyasynclife.console draws with rich, which is not installed: "
@@ -201,7 +203,8 @@ class _Display:
             else:
                 self._schedule()
         except Exception as error:  # a closed file, for example; the batch continues
-            self._view, self._over = None, True
+            with contextlib.suppress(Exception):  # the same
+                self._end()
             message = "the progress of a batch cannot be shown"
             context = {"message": message, "exception": error}
             asyncio.get_running_loop().call_exception_handler(context)

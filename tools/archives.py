@@ -30,7 +30,8 @@ def repack(sdist: Path, epoch: int) -> None:
     ):
         for member in sorted(old.getmembers(), key=lambda member: member.name):
             fresh = tarfile.TarInfo(member.name)
-            fresh.type, fresh.size, fresh.mtime = member.type, member.size, epoch
+            fresh.type, fresh.linkname = member.type, member.linkname
+            fresh.size, fresh.mtime = member.size, epoch
             runs = member.isdir() or member.mode & 0o100
             fresh.mode = 0o755 if runs else 0o644
             new.addfile(fresh, old.extractfile(member))

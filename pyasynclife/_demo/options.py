@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pyasynclife._command_line import is_dumb
+from pyasynclife._terminal import is_dumb, is_terminal
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,4 +30,4 @@ def loop_factory(uvloop: bool) -> Callable[[], asyncio.AbstractEventLoop]:
 
 def wants_live_view(plain: bool) -> bool:
     """Return whether stdout is a terminal for the live table."""
-    return not plain and sys.stdout.isatty() and not is_dumb()
+    return not plain and is_terminal(sys.stdout) and not is_dumb()

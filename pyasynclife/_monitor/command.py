@@ -12,12 +12,13 @@ from collections.abc import Callable, Coroutine
 from contextlib import asynccontextmanager, closing
 from typing import TYPE_CHECKING, Any
 
-from pyasynclife._command_line import add_command, ends_quietly, is_dumb
+from pyasynclife._command_line import add_command, ends_quietly
 from pyasynclife._interrupts import raise_interrupts
 from pyasynclife._monitor.client import MonitorError
 from pyasynclife._monitor.process import connect
 from pyasynclife._monitor.server import serve
 from pyasynclife._monitor.text import summary, table
+from pyasynclife._terminal import is_dumb, is_terminal
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -85,7 +86,7 @@ def top(given: argparse.Namespace) -> int:
     if importlib.util.find_spec("rich") is None:
         print("top needs rich: pip install rich", file=sys.stderr)
         return 2
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+    if not (is_terminal(sys.stdin) and is_terminal(sys.stdout)):
         print("top needs a terminal: use `tasks` instead", file=sys.stderr)
         return 2
     if is_dumb():

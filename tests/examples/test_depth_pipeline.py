@@ -6,14 +6,14 @@ from contextlib import ExitStack
 
 import pytest
 
-from support.feeds import (
+from support.example_programs import (
     LIMIT,
     LOOPS,
     SOON,
     child_of,
     read_number,
+    start,
     start_changed,
-    start_example,
     start_feed,
     wait_until_gone,
 )
@@ -27,7 +27,7 @@ RATE = r", (\d+) updates/s"
 
 
 def test_it_follows_500_symbols_and_ends_all_on_a_signal() -> None:
-    with start_example(NAME, *LOOPS[-1]) as child:
+    with start(NAME, *LOOPS[-1]) as child:
         read_number(child, CONNECTED, 490)  # a few are being replaced
         read_number(child, RATE, 500)
         feed = child_of(child.pid)

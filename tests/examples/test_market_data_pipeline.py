@@ -3,12 +3,12 @@
 import re
 import signal
 
-from support.feeds import (
+from support.example_programs import (
     LIMIT,
     child_of,
     read_until,
+    start,
     start_changed,
-    start_example,
     start_feed,
     wait_until_gone,
 )
@@ -23,7 +23,7 @@ def counts(stdout: str) -> dict[str, int]:
 
 
 def test_what_was_fetched_is_finished_before_it_ends() -> None:
-    with start_example(NAME) as child:
+    with start(NAME) as child:
         read_until(child, ALERT)
         feed = child_of(child.pid)
         child.send_signal(signal.SIGINT)
@@ -39,7 +39,7 @@ def test_what_was_fetched_is_finished_before_it_ends() -> None:
 def test_it_survives_a_feed_that_drops_connections_and_hangs() -> None:
     with (
         start_feed() as feed,
-        start_example(NAME, "--feed", feed.address) as child,
+        start(NAME, "--feed", feed.address) as child,
     ):
         read_until(child, ALERT)
         feed.kill()

@@ -4,15 +4,15 @@ import re
 import signal
 from contextlib import ExitStack
 
-from support.feeds import (
+from support.example_programs import (
     LIMIT,
     LOOPS,
     SOON,
     child_of,
     read_number,
     read_until,
+    start,
     start_changed,
-    start_example,
     start_feed,
     wait_until_gone,
 )
@@ -24,7 +24,7 @@ RESTARTS = r"(\d+) restarts$"
 
 
 def test_it_brings_its_own_feed_and_leaves_nothing_behind() -> None:
-    with start_example(NAME) as child:
+    with start(NAME) as child:
         read_number(child, r"(\d+) healthy", 3)
         feed = child_of(child.pid)
         child.send_signal(signal.SIGINT)

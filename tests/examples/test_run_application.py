@@ -11,11 +11,11 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from support.feeds import (
+from support.example_programs import (
     LIMIT,
     child_of,
     read_until,
-    start_example,
+    start,
     start_feed,
     wait_until_gone,
 )
@@ -38,7 +38,7 @@ def poll(url: str, good: Callable[[Any], object]) -> None:
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_although_a_client_hangs(signum: int) -> None:
-    with start_example(NAME, "--port", "0") as child:
+    with start(NAME, "--port", "0") as child:
         url = read_until(child, "http://.*")[0]
         poll(url, lambda state: state["latest"] and len(state["tasks"]) == 3)
         where = urlsplit(url)
@@ -58,7 +58,7 @@ def test_a_signal_ends_it_although_a_client_hangs(signum: int) -> None:
 def test_it_ends_with_status_1_when_the_feed_stays_away() -> None:
     with (
         start_feed() as feed,
-        start_example(NAME, "--port", "0", "--feed", feed.address) as child,
+        start(NAME, "--port", "0", "--feed", feed.address) as child,
     ):
         url = read_until(child, "http://.*")[0]
         poll(url, lambda state: state["latest"])

@@ -9,11 +9,11 @@ from contextlib import contextmanager
 
 import pytest
 
-from support.feeds import (
+from support.example_programs import (
     LIMIT,
     child_of,
     read_until,
-    start_example,
+    start,
     start_feed,
     wait_until_gone,
 )
@@ -41,7 +41,7 @@ def fake_feed(answers: Iterator[bytes]) -> Iterator[str]:
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_all_workers(signum: int) -> None:
-    with start_example(NAME, *SYMBOLS) as child:
+    with start(NAME, *SYMBOLS) as child:
         for symbol in SYMBOLS:
             read_until(child, rf"^{symbol}: [\d.]+ / [\d.]+$")
         feed = child_of(child.pid)
@@ -58,7 +58,7 @@ def test_a_signal_ends_all_workers(signum: int) -> None:
 def test_a_feed_that_hangs_does_not_hold_up_the_shutdown() -> None:
     with (
         start_feed() as feed,
-        start_example(NAME, "--feed", feed.address, *SYMBOLS) as child,
+        start(NAME, "--feed", feed.address, *SYMBOLS) as child,
     ):
         read_until(child, "^A: ")
         feed.hang()
@@ -77,7 +77,7 @@ def test_dropped_connections_are_tried_again() -> None:
 
     with (
         fake_feed(answers()) as address,
-        start_example(NAME, "--feed", address, *SYMBOLS) as child,
+        start(NAME, "--feed", address, *SYMBOLS) as child,
     ):
         read_until(child, r"^[ABC]: 1\.5 / 2\.5$")
         child.send_signal(signal.SIGTERM)
@@ -92,7 +92,7 @@ def test_an_error_ends_all_workers_with_status_1() -> None:
 
     with (
         fake_feed(answers()) as address,
-        start_example(NAME, "--feed", address, *SYMBOLS) as child,
+        start(NAME, "--feed", address, *SYMBOLS) as child,
     ):
         done = child.finish(LIMIT)
     assert done.returncode == 1

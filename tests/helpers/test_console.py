@@ -328,6 +328,38 @@ async def test_two_batches_have_two_bars_on_one_screen(terminal: Terminal) -> No
     assert not bars._screens
 
 
+async def test_an_error_of_the_terminal_ends_one_bar_and_not_the_next(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors: list[dict[str, Any]] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: errors.append(context))
+
+    def fail(*_: Any) -> None:
+        raise BlockingIOError  # a child has made the terminal non-blocking
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bars.Bar, "show", fail)
+        await console.track(bounded_gather(work, [1]), console=terminal.console)
+    assert [type(context["exception"]) for context in errors] == [BlockingIOError]
+    assert not bars._screens
+    await console.track(bounded_gather(work, [1]), "next", console=terminal.console)
+    raw = terminal.finish()
+    assert "next" in last_frame(raw)
+    assert raw.count(HIDE) == raw.count(SHOW) == 2
+
+
+async def test_a_bar_ends_on_the_file_that_it_began_on(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(terminal.console, "_file", None)
+    terminal.console.stderr = True
+    monkeypatch.setattr(sys, "stderr", terminal.file)
+    async with console.track(bounded_gather(work, [1]), console=terminal.console):
+        sys.stderr = io.StringIO()
+    assert not bars._screens
+
+
 async def test_a_cancelled_bar_gives_the_cursor_back(terminal: Terminal) -> None:
     async def fetch_all() -> None:
         batch = bounded_gather(forever, range(5))

@@ -5,6 +5,8 @@ import gc
 import json
 import os
 import resource
+import subprocess
+import sys
 import weakref
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -413,6 +415,86 @@ async def test_an_error_of_the_disk_is_reported_once_and_leaves_complete_json(
     assert "later" not in path.read_text()
 
 
+async def test_a_file_that_was_closed_costs_no_task_its_hook_and_no_run(
+    path: Path, loop_errors: LoopErrors
+) -> None:
+    ended: list[str] = []
+    runs = 0
+
+    async def feed() -> None:
+        nonlocal runs
+        runs += 1
+        if runs == 1:
+            raise ValueError("x" * 500)
+
+    async with (
+        a_registry(on_finish=lambda meta: ended.append(meta.task_id)) as registry,
+        registry.record(path) as recording,
+    ):
+        assert recording._file is not None
+        os.close(recording._file._file.fileno())  # a program that becomes a daemon
+        recording._file._waiting += b" " * 2**16
+        registry.supervise(feed, "feed", backoff=Backoff(0))
+        await registry.join("feed")
+        await registry.register(echo(), "job")
+        await registry.join("job")
+    assert runs == 2
+    assert ended == ["feed", "job"]
+    [context] = loop_errors
+    assert "recording to" in context["message"]
+
+
+async def test_two_recordings_never_write_one_file(path: Path) -> None:
+    async with a_registry() as one, a_registry() as other:
+        async with one.record(path):
+            one.register(echo(), "of one")
+            with pytest.raises(OSError, match="another recording writes it"):
+                async with other.record(path):
+                    pytest.fail("entered")
+            program = f"""
+                import asyncio
+                from pyasynclife import TaskRegistry
+                async def main():
+                    async with TaskRegistry().record({str(path)!r}):
+                        pass
+                asyncio.run(main())
+            """
+            with start_child(program) as child:
+                assert "another recording writes it" in child.finish().stderr
+            await settle()
+        assert list(rows(path)) == ["of one"]
+        async with other.record(path):
+            other.register(echo(), "of other")
+            await settle()
+    assert list(rows(path)) == ["of other"]
+
+
+async def test_a_process_that_was_forked_meanwhile_keeps_no_file(path: Path) -> None:
+    async with a_registry() as registry:
+        async with registry.record(path):
+            program = [sys.executable, "-c", "input()"]
+            assert registry._recording is not None
+            file = registry._recording._file
+            assert file is not None
+            os.set_inheritable(file._file.fileno(), True)
+            child = subprocess.Popen(program, stdin=subprocess.PIPE, close_fds=False)
+        try:
+            async with registry.record(path):
+                pass
+        finally:
+            child.communicate(b"\n")
+
+
+async def test_a_pipe_that_nobody_reads_does_not_block_the_loop(
+    tmp_path: Path,
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    async with a_registry() as registry:
+        with pytest.raises(OSError, match=r"\[Errno \d+\]"):
+            async with registry.record(tmp_path / "pipe"):
+                pytest.fail("entered")
+
+
 async def test_a_file_that_cannot_be_opened_is_an_oserror_and_records_nothing(
     tmp_path: Path,
 ) -> None:
@@ -501,6 +583,43 @@ async def test_the_end_of_the_block_lets_the_loop_go_on(path: Path) -> None:
         counting.cancel()
         await asyncio.wait([counting])
     assert len(rows(path)) == 1000
+
+
+def test_many_tasks_that_wake_up_are_written_in_slices(path: Path) -> None:
+    iterations = 0
+
+    async def count() -> None:
+        nonlocal iterations
+        while True:
+            iterations += 1
+            await asyncio.sleep(0)
+
+    async def main() -> None:
+        registry = TaskRegistry(heartbeat_interval=10, stale_threshold=5)
+        async with registry.record(path) as recording:
+            ids = [f"task {number}" for number in range(1000)]
+            for task_id in ids:
+                registry.register(forever(), task_id)
+            monitor = asyncio.ensure_future(registry.monitor_loop())
+            await asyncio.sleep(15)
+            assert len(recording._stale_since) == 1000
+            for task_id in ids:
+                registry.heartbeat(task_id)
+            before = path.stat().st_size
+            counting = asyncio.ensure_future(count())
+            await settle()
+            seen = iterations
+            await recording.note_check()
+            assert 5 <= iterations - seen < 10
+            assert not recording._stale_since
+            assert path.stat().st_size > before
+            for task in (monitor, counting):
+                task.cancel()
+            await asyncio.wait([monitor, counting])
+        await registry.shutdown()
+
+    in_virtual_time(main())
+    assert [bars[-1] for bars in rows(path).values()] == [("stale", 5, 15)] * 1000
 
 
 async def test_a_block_that_is_cancelled_at_its_end_writes_the_rest_at_once(

@@ -34,6 +34,9 @@ async def main(coordinator, registry):
 """
 
 
+CLOSED = "import os, sys; os.closerange(0, 2); os.execv(sys.executable, sys.argv[1:])"
+
+
 # ---------------------------------------------------------------- help
 
 
@@ -236,3 +239,36 @@ def test_the_table_of_the_demo_uses_the_width_of_the_terminal(
     (header, *_) = [line for line in lines if "all symbols" in line]
     assert header.count("slowest") == triples
     assert used <= max(map(len, lines)) <= columns
+
+
+def test_ctrl_c_in_the_last_moment_of_run_prints_no_traceback(tmp_path: Path) -> None:
+    program = """
+async def main(coordinator, registry):
+    raise KeyboardInterrupt  # where asyncio's own handler raises it
+"""
+    (tmp_path / "service.py").write_text(program)
+    env = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{PATH['PYTHONPATH']}"}
+    done = run_child(["-m", "pyasynclife", "run", "service:main"], env=env)
+    assert (done.stdout, done.stderr) == ("", "")
+    assert done.returncode == 128 + signal.SIGINT
+
+
+# ---------------------------------------------------------------- no stdin, no stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "error"),
+    [
+        (["tasks", "no.sock"], 1, "cannot connect to no.sock"),
+        (["top", "no.sock"], 2, "top needs a terminal"),
+        pytest.param(["demo", *SMALL, "--seconds=0.2"], 0, "", marks=needs_demo),
+    ],
+)
+def test_a_command_ends_as_usual_if_stdin_and_stdout_are_closed(
+    arguments: list[str], status: int, error: str
+) -> None:
+    command = [sys.executable, "-m", "pyasynclife", *arguments]
+    done = run_child(["-c", CLOSED, *command], env=PATH)
+    assert "Traceback" not in done.stderr
+    assert error in done.stderr
+    assert done.returncode == status
