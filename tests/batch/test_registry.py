@@ -221,10 +221,12 @@ async def test_a_cancelled_item_of_an_open_registry_ends_no_batch() -> None:
 @pytest.mark.parametrize("how", ["budget", "errors", "source", "caller"])
 async def test_what_a_shutdown_has_cancelled_is_not_cancelled_again(how: str) -> None:
     counts: Counter[int] = Counter()
+    begun: set[int] = set()
     cleaning = asyncio.Event()
     free = asyncio.Event()
 
     async def fn(x: int) -> None:
+        begun.add(x)
         try:
             await forever()
         except asyncio.CancelledError:
@@ -256,7 +258,7 @@ async def test_what_a_shutdown_has_cancelled_is_not_cancelled_again(how: str) ->
         budget=0.05 if how == "budget" else None,
     )
     waiter = asyncio.create_task(batch.collect())
-    await until(lambda: len(registry) == 3)
+    await until(lambda: len(begun) == 3)
     shutdown = asyncio.create_task(registry.shutdown())
     await cleaning.wait()
     if how == "caller":

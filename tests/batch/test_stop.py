@@ -329,9 +329,9 @@ async def test_what_runs_on_after_a_stop_can_still_be_ended(
 
     started: list[int] = []
     options = {
-        "budget": {"budget": 0.02},
+        "budget": {"budget": 0.5},
         "errors": {"max_errors": 0},
-        "timeout": {"timeout": 0.02},
+        "timeout": {"timeout": 0.5},
     }.get(how, {})
     batch = bounded_gather(fn, range(10), max_concurrent=2, **options)  # type: ignore[arg-type]
     task = asyncio.ensure_future(batch.collect())
