@@ -90,6 +90,7 @@ class Program:
                     await self._end()
         finally:
             self._coordinator._on_begin = self._coordinator._on_wake = None
+            self._coordinator._main = None
             if not self._stuck and self._before.issuperset(other_threads()):
                 self._ended.set()
                 if self._watchdog is not None:
@@ -158,6 +159,8 @@ class Program:
             self._start_thread()
         wait = self._drain - seconds_ago
         if wait > 0:
+            assert self._task is not None
+            self._coordinator._main = self._task, self._loop.time() + wait
             self._loop.call_later(wait, self._cancel_main)
         else:
             self._cancel_main()

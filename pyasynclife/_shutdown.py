@@ -136,6 +136,8 @@ class SignalCoordinator(SignalEvents):
         self._called: Deadline | None = None  # from graceful_shutdown() without one
         self._passed = PassedTasks(self._attached)
         self._on_begin: Callable[[int | None, float], object] | None = None  # of run()
+        # The task of run() in which main runs, and when it will be cancelled.
+        self._main: tuple[asyncio.Task[Any], float] | None = None
         self._caller: asyncio.Task[Any] | None = None
         self._calls = 0  # of graceful_shutdown() that are under way
         self._shutdowns = 0  # how many are over: the calls of those count no more
@@ -447,7 +449,8 @@ class SignalCoordinator(SignalEvents):
             tasks: Tasks of the running loop; None: all that is attached, the registry
                 first, including any tasks that are registered meanwhile.
             timeout: Seconds from now; None: until `deadline` or, if no shutdown has
-                begun, ``shutdown_timeout`` from now; ``math.inf``: no limit.
+                begun, ``shutdown_timeout`` from now; in the main of `run`, until just
+                before that is cancelled. ``math.inf``: no limit.
 
         Returns:
             The report. Tasks that are still running are listed in its ``stuck``.
@@ -483,6 +486,8 @@ class SignalCoordinator(SignalEvents):
         self._bind("graceful_shutdown()")
         loop = asyncio.get_running_loop()
         now = loop.time()
+        if seconds is None:
+            seconds = self._seconds_of_main(now)
         if seconds is None and self._deadline is not None:
             deadline = self._deadline
         else:
@@ -519,6 +524,16 @@ class SignalCoordinator(SignalEvents):
             self._phase = "stopped"
             self._over = not self._armed
         return report, news
+
+    def _seconds_of_main(self, now: float) -> float | None:
+        """Return how long a call in the main of run() may take, if that is limited.
+
+        Main is cancelled before the deadline, and must have its report by then.
+        """
+        if self._main is None or self._main[0] is not asyncio.current_task():
+            return None
+        left = self._main[1] - now
+        return left * 0.95 if left > 0 else None
 
     async def _wait_out_drain(
         self, tasks: list[asyncio.Task[Any]] | None, deadline: Deadline

@@ -743,6 +743,28 @@ def test_an_exit_with_a_task_that_does_not_stop_keeps_the_deadline(
     assert "stuck: stubborn" in done.stderr
 
 
+def test_main_has_its_report_although_a_task_is_stuck() -> None:
+    done = run_child(
+        program(
+            NAMES
+            + textwrap.dedent("""
+            from pyasynclife.testing import VirtualTimeLoop
+            async def main(coordinator, registry):
+                registry.register(swallow(), "feed")
+                await asyncio.sleep(0)
+                began = asyncio.get_running_loop().time()
+                coordinator.request_shutdown()
+                report = await coordinator.graceful_shutdown()
+                seconds = asyncio.get_running_loop().time() - began
+                print(report.stuck[0].task_id, report.deadline_met, 18 < seconds < 20)
+            pyasynclife.run(main, shutdown_timeout=30, loop_factory=VirtualTimeLoop)
+        """)
+        )
+    )
+    assert (done.returncode, lines(done)) == (-signal.SIGTERM, ["feed False True"])
+    assert "stuck: feed" in done.stderr
+
+
 # ------------------------------------------------------------------ misuse
 
 
