@@ -28,7 +28,7 @@ class Attachment:
     def __init__(self, what: Any, order: int, others: Attachments) -> None:
         self._ref: weakref.ref[Any] = weakref.ref(what)
         self.order = order
-        self._others = others
+        self._others: Attachments = weakref.proxy(others)  # they own this
 
     @property
     def what(self) -> Any:
