@@ -50,7 +50,7 @@ def play(session: Session, folder: Path) -> str:
                         return normalised(printed.read_text())
                     time.sleep(0.01)
                 child.send_signal(signal.SIGINT)
-            child.wait(120)
+            child.wait(60)
         finally:
             child.kill()
             child.wait()
