@@ -167,7 +167,7 @@ def main() -> int:
     if unknown := set(wanted) - set(VERSIONS):
         parser.error(f"no such version: {', '.join(unknown)}; there are {VERSIONS}")
     WORK.mkdir(exist_ok=True)
-    with ThreadPoolExecutor(max_workers=3) as pool:
+    with ThreadPoolExecutor(max_workers=2) as pool:  # each runs two processes
         started = [
             pool.submit(run_suite, v, arguments, options.tested, options.install)
             for v in wanted

@@ -61,10 +61,15 @@ async def test_a_block_with_on_result_keeps_as_many_errors_as_max_errors_needs()
     None
 ):
     received = []
+    begun: list[int] = []
 
     async def fn(x: int) -> None:
+        begun.append(x)
         try:
-            await asyncio.sleep(0 if x < 3 else 60)
+            if x < 3:
+                await until(lambda: len(begun) == 9)
+            else:
+                await asyncio.sleep(60)
         finally:
             raise Boom(x)
 
