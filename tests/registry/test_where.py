@@ -8,7 +8,7 @@ import pytest
 
 from pyasynclife import Batch, TaskGroup, TaskRegistry, bounded_gather
 from support.coroutines import echo, forever, swallow
-from support.loops import settle
+from support.loops import settle, until
 from support.registries import a_registry
 
 
@@ -183,8 +183,9 @@ async def test_a_report_names_the_items_that_are_stuck() -> None:
 async def test_where_shows_a_few_of_many_items_with_their_ids_cut() -> None:
     async with a_registry() as registry:
         urls = ["x" * 1000, *(f"item {n}" for n in range(9))]
-        registry.register(collects(bounded_gather(forever, urls)), "many")
-        await settle()
+        batch = bounded_gather(forever, urls)
+        registry.register(collects(batch), "many")
+        await until(lambda: batch.progress.running == 10)
         lines = registry.where("many")
         assert lines[-1] == "and 7 more"
         labels = [line for line in lines if line.startswith("item ")]

@@ -14,7 +14,7 @@ from pyasynclife import (
     bounded_gather,
 )
 from support.coroutines import forever
-from support.loops import in_virtual_time, settle, task_factory
+from support.loops import in_virtual_time, settle, task_factory, until
 
 PyTask: Any = asyncio.tasks._PyTask  # type: ignore[attr-defined]
 
@@ -333,7 +333,7 @@ def test_drain_waits_for_a_batch_and_a_group_and_no_longer() -> None:
                 group.create_task(asyncio.sleep(3))
 
         tasks = [asyncio.create_task(batch.collect()), asyncio.create_task(serve())]
-        await settle()
+        await until(lambda: batch.progress.running == 2)
         async with coordinator:
             coordinator.request_shutdown()
         assert now() == at(3)
