@@ -3,7 +3,7 @@
 The articles have no report: `cancel_all` and a `gather` of the tasks, or their
 `graceful_shutdown`, which waits for one task after the other. By hand is the least that
 asyncio can do: cancel each task in a loop, and let the loop run until all have ended,
-without a report or an outcome. That alone takes half as long as the articles'
+without a report or an outcome. This loop alone takes half as long as the articles'
 `graceful_shutdown`.
 """
 

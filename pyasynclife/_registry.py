@@ -259,7 +259,7 @@ class TaskRegistry(Registry):
 
     @property
     def on_give_up(self) -> Callable[[TaskMetadata], object] | None:
-        """The function that is called with a task that is given up, or None.
+        """The function called with a task that is not restarted again, or None.
 
         Raises:
             TypeError: The new value is not a function, or would have to be awaited.

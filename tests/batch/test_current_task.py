@@ -13,7 +13,7 @@ import pytest
 
 from pyasynclife import BatchStatus, TaskRegistry, TaskResult, TaskState, bounded_gather
 from support.children import start_child
-from support.loops import settle
+from support.loops import Iterations, settle
 
 BOTH_WAYS = True
 
@@ -217,20 +217,11 @@ async def test_an_item_that_raises_cancelled_error_is_cancelled() -> None:
 @pytest.mark.parametrize("how", ["raise", "timeout", "cancel"])
 async def test_the_worker_of_an_item_that_did_not_succeed_is_replaced(how: str) -> None:
     tasks = []
-    iterations = []
-    iteration = 0
-
-    async def count() -> None:
-        nonlocal iteration
-        while True:
-            iteration += 1
-            await asyncio.sleep(0)
-
-    counter = asyncio.create_task(count())
+    begun = []
 
     async def fn(x: int) -> None:
         tasks.append(asyncio.current_task())
-        iterations.append(iteration)
+        begun.append(iterations.count)
         if x % 2:
             if how == "raise":
                 raise ValueError
@@ -238,11 +229,11 @@ async def test_the_worker_of_an_item_that_did_not_succeed_is_replaced(how: str) 
                 asyncio.current_task().cancel()
             await asyncio.sleep(10)
 
-    result = await bounded_gather(fn, range(6), max_concurrent=1, timeout=0.01)
-    counter.cancel()
+    async with Iterations() as iterations:
+        result = await bounded_gather(fn, range(6), max_concurrent=1, timeout=0.01)
     assert tasks[0] is tasks[1]
     assert tasks[1] is not tasks[2]
-    assert iterations[2] > iterations[1]
+    assert begun[2] > begun[1]
     assert len(set(tasks)) >= 3
     assert len(result.failures()) == 3
 

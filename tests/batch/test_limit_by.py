@@ -14,7 +14,7 @@ import pytest
 from pyasynclife import BatchError, BatchStatus, TaskState, bounded_gather
 from support.coroutines import Fatal, echo, sleep_for
 from support.items import Gated, Stubborn
-from support.loops import in_virtual_time, settle, until
+from support.loops import Iterations, in_virtual_time, settle, until
 
 BOTH_WAYS = True
 
@@ -244,24 +244,15 @@ async def test_a_full_lookahead_stops_an_asynchronous_source() -> None:
 
 
 async def test_reading_many_items_that_are_set_aside_lets_the_loop_run() -> None:
-    ticks = 0
-
-    async def tick() -> None:
-        nonlocal ticks
-        while True:
-            ticks += 1
-            await asyncio.sleep(0)
-
     def source() -> Iterator[tuple[str, int]]:
         for i in range(100):
             time.sleep(0.002)
-            seen.append(ticks)
+            seen.append(iterations.count)
             yield "same", i
 
     seen: list[int] = []
-    ticker = asyncio.create_task(tick())
-    await bounded_gather(echo, source(), limit_by=key_of)
-    ticker.cancel()
+    async with Iterations() as iterations:
+        await bounded_gather(echo, source(), limit_by=key_of)
     assert len(set(seen)) >= 5
 
 

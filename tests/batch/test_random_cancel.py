@@ -2,12 +2,9 @@
 
 Nothing but Batch.cancel() cancels an item twice, every cleanup ends before the caller
 goes on, and the caller receives its first CancelledError.
-
-There are PYASYNCLIFE_PROGRAMS programs, from the seed PYASYNCLIFE_SEED on.
 """
 
 import asyncio
-import os
 import random
 import sys
 from collections import Counter
@@ -17,13 +14,10 @@ from typing import Any
 import pytest
 
 from pyasynclife import BatchError, TaskRegistry, TaskResult, bounded_gather
-from pyasynclife.testing import VirtualTimeLoop
 from support.coroutines import Boom
 from support.items import Counted
+from support.random_programs import PARTS, run, run_part
 
-PROGRAMS = int(os.environ.get("PYASYNCLIFE_PROGRAMS", "400"))
-SEED = int(os.environ.get("PYASYNCLIFE_SEED", "0"))
-PARTS = 10
 TIMES = [0, 0.25, 0.5, 0.5, 0.75, 1, 1.5, 2, 3]
 
 
@@ -186,23 +180,14 @@ class Program:
 
 @pytest.mark.parametrize("part", range(PARTS))
 def test_no_random_program_cancels_an_item_twice(part: int) -> None:
-    for seed in range(SEED + part, SEED + PROGRAMS, PARTS):
-        program = Program(seed)
-        try:
-            with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
-                runner.run(program.main())
-        except BaseException as error:
-            error.add_note(f"seed {seed}")
-            raise
+    run_part(Program, part)
 
 
 def test_the_programs_cancel_enough() -> None:
     """Items, sources and callers, the latter more than once."""
     items = sources = callers = 0
     for seed in range(200):
-        program = Program(seed)
-        with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
-            runner.run(program.main())
+        program = run(Program, seed)
         items += bool(program.cancels.keys() - {"source"})
         sources += "source" in program.cancels
         callers += program.requests > 1

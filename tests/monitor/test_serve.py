@@ -19,7 +19,7 @@ from pyasynclife import LoopWatch, SignalCoordinator, TaskPool, TaskRegistry
 from pyasynclife._monitor import server
 from support.children import start_child
 from support.coroutines import echo, forever
-from support.loops import settle
+from support.loops import Iterations, settle
 from support.registries import a_registry
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Unix sockets")
@@ -297,24 +297,12 @@ async def test_an_answer_about_many_tasks_lets_the_loop_go_on(path: Path) -> Non
         for _ in range(20_000):
             registry.register(forever())
         await asyncio.sleep(0)
-        iterations = 0
-
-        async def count() -> None:
-            nonlocal iterations
-            while True:
-                await asyncio.sleep(0)
-                iterations += 1
-
-        counting = asyncio.ensure_future(count())
-        await asyncio.sleep(0)
         for request in ({"ask": "top"}, {"ask": "tasks"}):
-            iterations = 0
-            answer = await c.ask(request)
-            while "stats" not in answer:
-                answer = await c.read()
-            assert iterations > 5
-        counting.cancel()
-        await asyncio.wait([counting])
+            async with Iterations() as iterations:
+                answer = await c.ask(request)
+                while "stats" not in answer:
+                    answer = await c.read()
+            assert iterations.count > 5
 
 
 # ------------------------------------------------------------ bad clients
@@ -347,28 +335,19 @@ async def test_a_request_that_makes_no_sense_is_answered(path: Path) -> None:
 
 
 async def test_many_requests_at_once_let_the_loop_go_on(path: Path) -> None:
-    iterations = 0
-
-    async def count() -> None:
-        nonlocal iterations
-        while True:
-            iterations += 1
-            await asyncio.sleep(0)
-
     answers = b""
     async with (
         a_registry() as registry,
         serving(registry, path),
         connected(path) as client,
         asyncio.timeout(60),
+        Iterations() as iterations,
     ):
         client.writer.write(b"\n" * 500)
-        counting = asyncio.ensure_future(count())
         while answers.count(b"\n") < 500:
             answers += await client.reader.read(100_000)
-        counting.cancel()
     assert answers.count(b'"error"') == 500
-    assert iterations >= 500
+    assert iterations.count >= 500
 
 
 async def test_a_request_without_an_end_is_refused(path: Path) -> None:

@@ -18,7 +18,7 @@ import pytest
 from pyasynclife import Backoff, TaskMetadata, TaskRegistry
 from support.children import start_child
 from support.coroutines import echo, fail, forever
-from support.loops import in_virtual_time, settle
+from support.loops import Iterations, in_virtual_time, settle
 from support.registries import a_registry
 
 Event = dict[str, Any]
@@ -564,36 +564,18 @@ def test_the_file_of_a_process_that_was_killed_can_be_read(path: Path) -> None:
 
 
 async def test_the_end_of_the_block_lets_the_loop_go_on(path: Path) -> None:
-    iterations = 0
-
-    async def count() -> None:
-        nonlocal iterations
-        while True:
-            iterations += 1
-            await asyncio.sleep(0)
-
     async with a_registry() as registry:
         for _ in range(1000):
             registry.register(forever())
-        async with registry.record(path):
-            counting = asyncio.ensure_future(count())
-            await settle(2)
-            before = iterations
-        assert 5 <= iterations - before < 10
-        counting.cancel()
-        await asyncio.wait([counting])
+        async with Iterations() as iterations:
+            async with registry.record(path):
+                await settle(2)
+                before = iterations.count
+            assert 5 <= iterations.count - before < 10
     assert len(rows(path)) == 1000
 
 
 def test_many_tasks_that_wake_up_are_written_in_slices(path: Path) -> None:
-    iterations = 0
-
-    async def count() -> None:
-        nonlocal iterations
-        while True:
-            iterations += 1
-            await asyncio.sleep(0)
-
     async def main() -> None:
         registry = TaskRegistry(heartbeat_interval=10, stale_threshold=5)
         async with registry.record(path) as recording:
@@ -606,16 +588,15 @@ def test_many_tasks_that_wake_up_are_written_in_slices(path: Path) -> None:
             for task_id in ids:
                 registry.heartbeat(task_id)
             before = path.stat().st_size
-            counting = asyncio.ensure_future(count())
-            await settle()
-            seen = iterations
-            await recording.note_check()
-            assert 5 <= iterations - seen < 10
+            async with Iterations() as iterations:
+                await settle()
+                seen = iterations.count
+                await recording.note_check()
+                assert 5 <= iterations.count - seen < 10
             assert not recording._stale_since
             assert path.stat().st_size > before
-            for task in (monitor, counting):
-                task.cancel()
-            await asyncio.wait([monitor, counting])
+            monitor.cancel()
+            await asyncio.wait([monitor])
         await registry.shutdown()
 
     in_virtual_time(main())

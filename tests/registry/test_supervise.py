@@ -296,7 +296,7 @@ async def test_a_run_that_failed_just_before_ends_as_one_that_waits(
     assert meta.task is not None  # its done callback has not been called
     answer = await CANCELS[how](registry)
     await registry.join("feed", 60)
-    again = restarts > 0  # otherwise it would have given up in any case
+    again = restarts > 0  # else no further run would have followed in any case
     assert meta.state == (TaskState.CANCELLED if again else TaskState.FAILED)
     assert (meta.error_text, meta.restarts) == ("Boom: connection lost", 0)
     levels = [one.levelname for one in caplog.records if one.levelname != "INFO"]

@@ -7,7 +7,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 from pyasynclife.testing import VirtualTimeLoop
 
@@ -20,6 +20,25 @@ async def settle(iterations: int = 3) -> None:
     """Let the loop run some iterations."""
     for _ in range(iterations):
         await asyncio.sleep(0)
+
+
+class Iterations:
+    """Counts the iterations of the loop from its first one, while it is entered."""
+
+    count = 0
+
+    async def _run(self) -> None:
+        while True:
+            self.count += 1
+            await asyncio.sleep(0)
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.ensure_future(self._run())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._task.cancel()
+        await asyncio.wait([self._task])
 
 
 def ready_queue(loop: asyncio.AbstractEventLoop) -> deque[Any]:
