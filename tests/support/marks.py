@@ -7,6 +7,8 @@ import sys
 import pytest
 
 HAS_UVLOOP = importlib.util.find_spec("uvloop") is not None
+SANITIZED = "asan" in os.environ.get("LD_PRELOAD", "")
+"""Whether the address sanitizer is loaded, which keeps freed memory for long."""
 PLAIN = os.environ.get("PYASYNCLIFE_PLAIN", "0") not in ("", "0")
 
 needs_uvloop = pytest.mark.skipif(not HAS_UVLOOP, reason="uvloop is not installed")
