@@ -85,6 +85,16 @@ def loop_errors() -> LoopErrors:
     return _loop_errors
 
 
+@pytest.fixture
+def unlogged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Log nothing of ours: pytest keeps the records, and so the errors in them.
+
+    CPython has 16 spare MemoryErrors. While all of them live, each further failure
+    raises one that is never freed, whose traceback grows: to log it takes seconds.
+    """
+    monkeypatch.setattr(logging.getLogger("pyasynclife"), "disabled", True)
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run the tests of a module that sets BOTH_WAYS with a Task for each item too."""
     if getattr(metafunc.module, "BOTH_WAYS", False):

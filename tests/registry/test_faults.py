@@ -11,7 +11,6 @@ import contextvars
 import copy
 import gc
 import importlib.util
-import logging
 import math
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
@@ -46,10 +45,11 @@ TRIES = 5  # enough to see one block that is lost each time
 
 
 @pytest.fixture
-def quiet(monkeypatch: pytest.MonkeyPatch, loop_errors: list[Any]) -> None:
+def quiet(
+    monkeypatch: pytest.MonkeyPatch, loop_errors: list[Any], unlogged: None
+) -> None:
     """Errors that cannot be raised are reported elsewhere; ignore those reports."""
     monkeypatch.setattr(sys, "unraisablehook", lambda *_: None)
-    monkeypatch.setattr(logging.getLogger("pyasynclife"), "disabled", True)
 
 
 async def raises() -> None:
