@@ -29,6 +29,16 @@ SIGNALS = [
     if hasattr(signal, name)
 ]
 LoopErrors = list[dict[str, Any]]
+PROGRAMS = {
+    "examples",
+    "test_command_line.py",
+    "test_commands.py",
+    "test_demo.py",
+    "test_docs.py",
+    "test_hosts.py",
+    "test_sessions.py",
+}
+"""Folders and modules whose tests run programs: most of the time of a whole run."""
 collect_ignore = ["regrtest"]  # for CPython's own runner
 
 _loop_errors: LoopErrors = []
@@ -75,7 +85,10 @@ def pytest_terminal_summary(
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the module last that checks the faults injected by the others."""
+    """Mark the programs; put last what checks the faults injected by the others."""
+    for item in items:
+        if not PROGRAMS.isdisjoint((item.path.name, item.path.parent.name)):
+            item.add_marker("programs")
     items.sort(key=lambda item: item.path.name == "test_fault_sites.py")
 
 
