@@ -257,6 +257,52 @@ job_type_add_done_callback(PyObject *op, PyObject *fn)
     Py_RETURN_NONE;
 }
 
+PyDoc_STRVAR(job_type_remove_done_callback_doc,
+"remove_done_callback($self, fn, /)\n--\n\n"
+"Remove a function that add_done_callback() was given.\n\n"
+"Returns:\n"
+"    How many times it was removed: all functions that are equal to it, and\n"
+"    0 if the job has ended.");
+
+static PyObject *
+job_type_remove_done_callback(PyObject *op, PyObject *fn)
+{
+    JobObject *self = (JobObject *)op;
+    if (self->pump != NULL
+        && al_loop_check_thread(self->st, &self->pump->bound, "a job") < 0)
+    {
+        return NULL;
+    }
+    PyObject *callbacks = Py_XNewRef(self->callbacks);
+    Py_ssize_t i = 0, removed = 0;
+    int same = 0;
+    /* Comparing may end the job, which takes the list, or change it. */
+    while (same >= 0 && callbacks != NULL && callbacks == self->callbacks
+           && i < PyList_GET_SIZE(callbacks))
+    {
+        PyObject *pair = Py_NewRef(PyList_GET_ITEM(callbacks, i));
+        same = PyObject_RichCompareBool(PyTuple_GET_ITEM(pair, 0), fn, Py_EQ);
+        if (same > 0 && callbacks == self->callbacks
+            && i < PyList_GET_SIZE(callbacks)
+            && PyList_GET_ITEM(callbacks, i) == pair)
+        {
+            same = PyList_SetSlice(callbacks, i, i + 1, NULL);
+            removed += same == 0;
+        }
+        else {
+            i++;
+        }
+        Py_DECREF(pair);
+    }
+    if (callbacks != NULL && callbacks == self->callbacks
+        && PyList_GET_SIZE(callbacks) == 0)
+    {
+        Py_CLEAR(self->callbacks); /* nobody waits for the job any more */
+    }
+    Py_XDECREF(callbacks);
+    return same < 0 ? NULL : PyLong_FromSsize_t(removed);
+}
+
 /* ------------------------------------------------------------- awaiting */
 
 /* The value of a job that has ended, or its error. */
@@ -538,6 +584,8 @@ static PyMethodDef job_type_methods[] = {
      job_type_cancel_doc},
     {"add_done_callback", job_type_add_done_callback, METH_O,
      job_type_add_done_callback_doc},
+    {"remove_done_callback", job_type_remove_done_callback, METH_O,
+     job_type_remove_done_callback_doc},
     {"__class_getitem__", Py_GenericAlias, METH_O | METH_CLASS, NULL},
     {"__reduce__", al_object_refuse_pickling, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},

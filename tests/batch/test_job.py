@@ -7,7 +7,7 @@ import gc
 import pickle
 import threading
 import weakref
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -388,6 +388,84 @@ async def test_the_error_of_a_callback_goes_to_the_loop(loop_errors: list[Any]) 
     assert [type(e["exception"]) for e in loop_errors] == [Boom]
 
 
+async def test_a_callback_is_removed_as_often_as_it_was_added() -> None:
+    seen: list[Any] = []
+    async with opened(echo_later) as batch:
+        job = batch.add(1)
+        for add in (seen.append, repr, seen.append):  # a new bound method each time
+            job.add_done_callback(add)
+        assert job.remove_done_callback(seen.append) == 2
+        assert job.remove_done_callback(seen.append) == 0
+        job.add_done_callback(seen.append)
+        await job
+        assert job.remove_done_callback(seen.append) == 0  # it is being called
+    await settle(2)
+    assert seen == [job]
+
+
+async def test_a_comparison_may_end_the_job_or_change_its_callbacks() -> None:
+    class Hostile:
+        def __init__(self, act: Callable[[], object]) -> None:
+            self.act = act
+
+        def __call__(self, job: Job[Any]) -> None:
+            seen.append(job)
+
+        def __eq__(self, other: object) -> bool:
+            self.act()
+            return True
+
+        __hash__ = None  # type: ignore[assignment]
+
+    seen: list[Any] = []
+    gate = asyncio.Event()
+    async with opened(lambda item: gate.wait()) as batch:
+        jobs = [batch.add(n) for n in range(4)]
+        first, second, third, fourth = jobs
+        acts = (
+            lambda: first.remove_done_callback(hostile[0]),  # the same object
+            lambda: second.add_done_callback(seen.append),
+            third.cancel,
+            lambda: 1 / 0,
+        )
+        hostile = [Hostile(act) for act in acts]
+        for job, fn in zip(jobs, hostile, strict=True):
+            job.add_done_callback(fn)
+        assert first.remove_done_callback(print) == 0  # it was removed meanwhile
+        assert second.remove_done_callback(print) == 1
+        third.remove_done_callback(print)
+        with pytest.raises(ZeroDivisionError):
+            fourth.remove_done_callback(print)
+        gate.set()
+    await settle(2)
+    assert [job for job in seen if job is not third] == [second, fourth]
+
+
+async def test_asyncio_wait_and_its_kin_take_jobs() -> None:
+    gate = asyncio.Event()
+
+    async def fn(item: int) -> int:
+        if item:
+            await gate.wait()
+        return item
+
+    async with opened(fn) as batch:
+        early, late = batch.add(0), batch.add(1)
+        done, pending = await asyncio.wait(
+            [early, late],  # type: ignore[type-var]
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+        assert done == {early}
+        assert pending == {late}
+        done, pending = await asyncio.wait([late], timeout=0)  # type: ignore[type-var]
+        assert pending == {late}
+        gate.set()
+        assert await asyncio.gather(early, late) == [0, 1]
+        assert [await one for one in asyncio.as_completed([early, late])]
+        assert await asyncio.shield(late) == 1
+        assert await asyncio.wait_for(late, 5) == 1
+
+
 # ------------------------------------------------- failures nobody receives
 
 
@@ -541,13 +619,14 @@ async def test_another_thread_may_look_but_not_touch() -> None:
             lambda: job.task_id,
             job.cancel,
             lambda: job.add_done_callback(print),
+            lambda: job.remove_done_callback(print),
         )
         thread = threading.Thread(target=touch, args=calls)
         thread.start()
         thread.join()
         gated.release()
     refused = "a job was called"
-    assert caught == [False, "1", refused, refused]
+    assert caught == [False, "1", refused, refused, refused]
 
 
 async def test_the_order_of_arrival_holds_around_a_job_that_was_cancelled() -> None:
