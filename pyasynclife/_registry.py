@@ -109,8 +109,8 @@ class TaskRegistry(Registry):
         on_give_up: Called with the TaskMetadata of a supervised task that has ended
             because it was started again too often, after ``on_finish``.
 
-    `heartbeat_interval`, `stale_threshold`, `shutdown_timeout`, `on_stale` and
-    `on_give_up` may be set later.
+    `heartbeat_interval`, `stale_threshold`, `shutdown_timeout` and the three functions
+    may be set later.
 
     Each task that fails is logged once, at ERROR, to the logger "pyasynclife"; the
     record's ``task_id`` is its id. The registry binds to the loop on which it is first
@@ -256,6 +256,21 @@ class TaskRegistry(Registry):
     def on_stale(self, value: Callable[[TaskMetadata], object] | None) -> None:
         check_hook("on_stale", value)
         self._on_stale = value
+
+    @property
+    def on_finish(self) -> Callable[[TaskMetadata], object] | None:
+        """The function that is called with each task that has ended, or None.
+
+        Raises:
+            TypeError: The new value is not a function, or would have to be awaited.
+        """
+        return self._on_finish
+
+    @on_finish.setter
+    def on_finish(self, value: Callable[[TaskMetadata], object] | None) -> None:
+        check_hook("on_finish", value)
+        self._on_finish = value
+        self._record_to(self._recording)
 
     @property
     def on_give_up(self) -> Callable[[TaskMetadata], object] | None:

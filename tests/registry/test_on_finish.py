@@ -2,12 +2,13 @@
 
 import asyncio
 import logging
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pyasynclife import TaskMetadata, TaskRegistry, TaskState
-from support.coroutines import echo, forever, raises
+from support.coroutines import echo, echo_later, forever, raises
 from support.registries import adds_up
 
 
@@ -28,6 +29,37 @@ async def test_on_finish_is_called_at_every_end(
         ("b", TaskState.FAILED),
         ("c", TaskState.CANCELLED),
     ]
+
+
+async def test_on_finish_may_be_assigned_later_and_counts_at_once(
+    tmp_path: Path,
+) -> None:
+    ends: list[str] = []
+
+    def note(meta: TaskMetadata) -> None:
+        ends.append(meta.task_id)
+
+    registry = TaskRegistry()
+    assert registry.on_finish is None
+    registry.register(echo_later(1), "running already")
+    registry.on_finish = note
+    assert registry.on_finish is note
+    await registry.wait()
+    async with registry.record(tmp_path / "tasks.json"):
+        registry.on_finish = None
+        registry.register(echo_later(1), "nobody is told")
+        await registry.wait()
+        registry.on_finish = note
+        registry.register(echo_later(1), "recorded")
+        await registry.wait()
+    registry.register(echo_later(1), "after that")
+    await registry.wait()
+    assert ends == ["running already", "recorded", "after that"]
+    assert '"nobody is told"' in (tmp_path / "tasks.json").read_text()
+    for bad in (5, echo_later):
+        with pytest.raises(TypeError, match="on_finish"):
+            registry.on_finish = bad  # type: ignore[assignment]
+    assert registry.on_finish is note
 
 
 async def test_an_on_finish_that_raises_goes_to_the_loops_exception_handler(
