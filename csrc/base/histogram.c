@@ -5,6 +5,7 @@
  */
 #include "base/compat.h"
 #include "base/fault.h"
+#include "base/args.h"
 #include "base/histogram.h"
 #include "base/state.h"
 
@@ -99,7 +100,7 @@ histogram_get_counts(PyObject *op, void *Py_UNUSED(closure))
 }
 
 PyDoc_STRVAR(histogram_quantile_doc,
-"quantile($self, q, /)\n--\n\n"
+"quantile($self, /, q)\n--\n\n"
 "Return the upper bound of the bucket that holds a quantile, in seconds.\n\n"
 "Args:\n"
 "    q: From 0 to 1; 0.5 is the median.\n\n"
@@ -111,13 +112,18 @@ PyDoc_STRVAR(histogram_quantile_doc,
 "    TypeError, ValueError: ``q`` is not a number from 0 to 1.");
 
 static PyObject *
-histogram_quantile(PyObject *op, PyObject *q)
+histogram_quantile(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                   PyObject *kwnames)
 {
+    static const al_signature signature = {"quantile", 1, 1, 1, {"q"}};
     al_state *st = al_state_of_type(Py_TYPE(op));
-    PyObject *checked = st == NULL
-                            ? NULL
-                            : PyObject_CallFunction(st->check_number, "sOdd",
-                                                    "q", q, 0.0, 1.0);
+    PyObject *got[1];
+    if (st == NULL || al_args_sort(&signature, args, nargs, kwnames, got) < 0)
+    {
+        return NULL;
+    }
+    PyObject *checked =
+        PyObject_CallFunction(st->check_number, "sOdd", "q", got[0], 0.0, 1.0);
     if (checked == NULL) {
         return NULL;
     }
@@ -235,7 +241,8 @@ histogram_dealloc(PyObject *op)
 }
 
 static PyMethodDef histogram_methods[] = {
-    {"quantile", histogram_quantile, METH_O, histogram_quantile_doc},
+    {"quantile", AL_METHOD(histogram_quantile), METH_FASTCALL | METH_KEYWORDS,
+     histogram_quantile_doc},
     {"_restore", histogram_restore, METH_VARARGS | METH_CLASS,
      histogram_restore_doc},
     {"__reduce__", histogram_reduce, METH_NOARGS, NULL},

@@ -50,7 +50,7 @@ def test_each_duration_is_in_the_first_bucket_whose_bound_it_does_not_exceed() -
 def test_a_quantile_is_the_upper_bound_of_its_bucket() -> None:
     histogram = counted(*[0.3] * 93, *[40.0] * 6, 5000.0)
     assert histogram.quantile(0) == histogram.bounds[12]
-    assert histogram.quantile(0.5) == histogram.bounds[12]
+    assert histogram.quantile(q=0.5) == histogram.bounds[12]
     assert histogram.quantile(0.93) == histogram.bounds[12]
     assert histogram.quantile(0.931) == histogram.bounds[19]
     assert histogram.quantile(0.99) == histogram.bounds[19]
