@@ -125,6 +125,7 @@ def check_flag(name: str, value: Any) -> bool:
     """
     if isinstance(value, bool) or type(value).__name__ in ("bool", "bool_"):
         return bool(value)
+    close_unstarted(value)
     raise TypeError(f"{name} must be True or False, got {short(value)}")
 
 

@@ -10,7 +10,9 @@ from pyasynclife._arguments import (
     check_count,
     check_flag,
     check_function,
+    check_optional_type,
     check_seconds,
+    close_unstarted,
     cut,
     short,
     short_id,
@@ -81,12 +83,12 @@ class Supervisor(Supervision):
     ) -> None:
         check_function("supervise(fn, task_id)", fn)
         if restart not in ("always", "on_failure", "never"):
+            close_unstarted(restart)
             raise ValueError(
                 "restart must be 'always', 'on_failure' or 'never', got "
                 f"{short(restart)}"
             )
-        if backoff is not None and not isinstance(backoff, Backoff):
-            raise TypeError(f"backoff must be a Backoff or None, got {short(backoff)}")
+        check_optional_type("backoff", backoff, Backoff)
         self._again = _AGAIN[restart]
         self._restart_stale = check_flag("restart_stale", restart_stale)
         if self._restart_stale and restart == "never":

@@ -635,6 +635,7 @@ group_create_task(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
                      "create_task() takes 1 positional argument but %zd were "
                      "given",
                      nargs);
+        al_coro_close_unstarted(((GroupObject *)op)->st, args[0]);
         return NULL;
     }
     return group_create_first((GroupObject *)op, args, kwnames);

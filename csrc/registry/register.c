@@ -47,6 +47,16 @@
 
 /* ------------------------------------------------------------------- ids */
 
+PyObject *
+al_register_check_id(RegistryObject *self, PyObject *id)
+{
+    PyObject *exact = al_args_id(id);
+    if (exact == NULL) {
+        al_coro_close_unstarted(self->st, id);
+    }
+    return exact;
+}
+
 /* Make "task_<number>" (new).  By hand: PyUnicode_FromFormat() takes longer
    than all the rest of opening an entry. */
 static PyObject *
@@ -72,7 +82,7 @@ register_new_id(RegistryObject *self, PyObject *given)
 {
     if (given != NULL && given != Py_None) {
         self->ids_given = true;
-        return al_args_id(given);
+        return al_register_check_id(self, given);
     }
     for (;;) {
         PyObject *id = register_number_id(self->next_id++);
@@ -309,7 +319,7 @@ register_track_id(RegistryObject *self, PyObject *task, PyObject *given)
     /* The Task's name may be "task_7" too. */
     self->ids_given = true;
     if (given != NULL && given != Py_None) {
-        return al_args_id(given);
+        return al_register_check_id(self, given);
     }
     PyObject *name = al_task_name(self->st, task);
     if (name == NULL) {
@@ -335,7 +345,7 @@ static PyObject *
 register_known_id(RegistryObject *self, EntryObject *entry, PyObject *given)
 {
     if (given != NULL && given != Py_None) {
-        PyObject *id = al_args_id(given);
+        PyObject *id = al_register_check_id(self, given);
         int same =
             id == NULL ? -1 : PyUnicode_Compare(id, entry->id.text) == 0;
         Py_XDECREF(id);

@@ -13,6 +13,11 @@ PyObject *al_register_coro(RegistryObject *self, PyObject *coro, PyObject *id,
                            double stale_after, PyObject *context,
                            PyObject *info);
 
+/* An id as an exact str (new), by al_args_id(); if it is a coroutine, in the
+   place of an id, it is closed.  NULL with TypeError or ValueError.  Runs
+   Python. */
+PyObject *al_register_check_id(RegistryObject *self, PyObject *id);
+
 /* Refuse an id while shutdown() runs.  Returns 0; -1 with ClosedError.
    Runs Python. */
 int al_register_check_open(RegistryObject *self, PyObject *id);

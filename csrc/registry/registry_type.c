@@ -131,9 +131,10 @@ registry_type_register(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     }
     return al_register_coro(self, got[0], got[1], stale_after, context,
                             got[4]);
-refused: /* nobody else can close the coroutine now */
-    if (nargs > 0 || got[0] != NULL) {
-        al_coro_close_unstarted(self->st, nargs > 0 ? args[0] : got[0]);
+refused: /* nobody else can close the coroutine now, wherever it stands */
+    for (Py_ssize_t i = 0; i < 4; i++) {
+        PyObject *coro = i < nargs ? args[i] : got[i];
+        al_coro_close_unstarted(self->st, coro == NULL ? Py_None : coro);
     }
     return NULL;
 }
@@ -196,7 +197,7 @@ registry_type_alive(RegistryObject *self, PyObject *id)
         entry = al_registry_find(self, id);
     }
     else {
-        PyObject *exact = al_args_id(id);
+        PyObject *exact = al_register_check_id(self, id);
         if (exact == NULL) {
             return NULL;
         }
@@ -324,9 +325,10 @@ registry_type_complete(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     if (error != NULL && !PyExceptionInstance_Check(error)) {
         PyErr_Format(PyExc_TypeError, "error is an exception, got %.200R",
                      error);
+        al_coro_close_unstarted(self->st, error);
         return NULL;
     }
-    PyObject *id = al_args_id(got[0]);
+    PyObject *id = al_register_check_id(self, got[0]);
     if (id == NULL) {
         return NULL;
     }
@@ -475,7 +477,7 @@ static PyObject *
 registry_type_subscript(PyObject *op, PyObject *key)
 {
     RegistryObject *self = (RegistryObject *)op;
-    PyObject *id = al_args_id(key);
+    PyObject *id = al_register_check_id(self, key);
     if (id == NULL) {
         return NULL;
     }

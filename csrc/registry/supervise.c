@@ -470,7 +470,7 @@ al_supervise_open(PyObject *op, PyObject *args)
                             "%.100R is in use already: make a new one",
                             supervision);
     }
-    PyObject *id = al_args_id(given);
+    PyObject *id = al_register_check_id(self, given);
     PyObject *ready = NULL;
     if (id != NULL) {
         ready = al_ready_new(self->st, Py_NewRef(id));

@@ -15,6 +15,7 @@ import pytest
 
 from pyasynclife import (
     SignalCoordinator,
+    TaskGroup,
     TaskRegistry,
     add_task_observers,
     bounded_gather,
@@ -139,6 +140,62 @@ CALLS: dict[str, tuple[Call, str]] = {
         lambda a, _: TaskRegistry().register(a, context=5),  # type: ignore[arg-type]
         "context",
     ),
+    "register(context=coro)": (
+        lambda a, b: TaskRegistry().register(a, context=b),
+        "context",
+    ),
+    "register(id, coro)": (
+        lambda a, _: TaskRegistry().register("feed", a),  # type: ignore[arg-type]
+        "takes a coroutine",
+    ),
+    "register(coro, coro)": (
+        lambda a, b: TaskRegistry().register(a, b),
+        "a task id must be a str",
+    ),
+    "register(task_id=coro)": (
+        lambda a, _: TaskRegistry().register(5, task_id=a),  # type: ignore[arg-type]
+        "takes a coroutine",
+    ),
+    "register(coro, id, coro)": (
+        lambda a, b: TaskRegistry().register(a, "feed", b),  # type: ignore[misc]
+        "at most 2 positional",
+    ),
+    "heartbeat": (lambda a, _: TaskRegistry().heartbeat(a), "a task id must be"),
+    "cancel": (lambda a, _: TaskRegistry().cancel(a), "a task id must be a str"),
+    "complete": (lambda a, _: TaskRegistry().complete(a), "a task id must be a str"),
+    "complete(error)": (
+        lambda a, _: TaskRegistry().complete("feed", error=a),
+        "error is an exception",
+    ),
+    "get": (lambda a, _: TaskRegistry().get(a), "a task id must be a str"),
+    "track(task_id)": (
+        lambda a, _: TaskRegistry().track(current(), a),
+        "a task id must be a str",
+    ),
+    "supervise(task_id)": (
+        lambda a, _: TaskRegistry().supervise(forever, a),
+        "a task id must be a str",
+    ),
+    "supervise(backoff)": (
+        lambda a, _: TaskRegistry().supervise(forever, "feed", backoff=a),
+        "backoff must be",
+    ),
+    "supervise(restart)": (
+        lambda a, _: TaskRegistry().supervise(forever, "feed", restart=a),
+        "restart must be",
+    ),
+    "supervise(vital)": (
+        lambda a, _: TaskRegistry().supervise(forever, "feed", vital=a),
+        "vital must be",
+    ),
+    "TaskRegistry(keep_results)": (
+        lambda a, _: TaskRegistry(keep_results=a),
+        "keep_results must be",
+    ),
+    "TaskGroup.create_task(coro, name)": (
+        lambda a, _: TaskGroup().create_task(a, "feed"),  # type: ignore[misc]
+        "takes 1 positional",
+    ),
     "track": (lambda a, _: TaskRegistry().track(a), "expected an asyncio.Task"),
     "TaskRegistry(on_finish)": (
         lambda a, _: TaskRegistry(on_finish=a),
@@ -230,6 +287,12 @@ CALLS: dict[str, tuple[Call, str]] = {
     ),
 }
 ONE = {name for name, (call, _) in CALLS.items() if call.__code__.co_varnames[1] == "_"}
+
+
+def current() -> asyncio.Task[Any]:
+    task = asyncio.current_task()
+    assert task is not None
+    return task
 
 
 async def one_by_one(*items: Any) -> AsyncIterator[Any]:
