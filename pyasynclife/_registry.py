@@ -43,6 +43,7 @@ from pyasynclife._supervise import Restart, Supervisor
 from pyasynclife._timeline import Recording
 from pyasynclife._waiting import (
     Deadline,
+    absorbing_after,
     cancel_in_slices,
     join_and_report,
     wait_among,
@@ -765,8 +766,13 @@ class TaskRegistry(Registry):
         as stuck is neither awaited nor logged again.
 
         If the caller is cancelled, the CancelledError propagates once the monitor has
-        ended; the tasks remain cancelled.
+        ended; the tasks remain cancelled. If a CancelledError has left the body, that
+        one propagates.
         """
+        with absorbing_after(exc[1]):
+            await self._leave()
+
+    async def _leave(self) -> None:
         monitor, self._monitor = self._monitor, None
         assert monitor is not None
         monitor.cancel()

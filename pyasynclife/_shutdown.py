@@ -29,7 +29,7 @@ from pyasynclife._registry import TaskRegistry
 from pyasynclife._report import ShutdownReport
 from pyasynclife._sealed import refuse_pickling
 from pyasynclife._signal_events import Reloads, SignalEvents, note_ending
-from pyasynclife._waiting import GRACE, Deadline
+from pyasynclife._waiting import GRACE, Deadline, absorbing_after
 
 Phase = Literal["running", "draining", "cancelling", "stopped"]
 
@@ -622,16 +622,19 @@ class SignalCoordinator(SignalEvents):
         Tasks that did not stop are logged at ERROR. A task that an earlier shutdown has
         cancelled, in the block or by the registry, is not cancelled again, and one that
         was reported as stuck is neither awaited nor logged again. If the caller is
-        cancelled, the handlers are removed and the CancelledError propagates at once.
+        cancelled, the handlers are removed and the CancelledError propagates at once:
+        the one that has left the body, if one has.
 
         Raises:
             SystemExit, KeyboardInterrupt: As `wait_for_shutdown`, if that did not.
         """
         try:
             if self._attached:
-                report, news = await self._shut_down(None, None, SHUTDOWN_UNREPORTED)
-                if news:
-                    logger.error("%s", report)
+                with absorbing_after(exc[1]):
+                    whom = SHUTDOWN_UNREPORTED
+                    report, news = await self._shut_down(None, None, whom)
+                    if news:
+                        logger.error("%s", report)
         finally:
             self._leave()
         if exc[0] is None:

@@ -19,6 +19,7 @@ from pyasynclife._monitor.answers import process
 from pyasynclife._sealed import refuse_pickling
 from pyasynclife._states import TaskHealth
 from pyasynclife._trace_file import TraceFile, bar, mark, title
+from pyasynclife._waiting import absorbing_after
 
 if TYPE_CHECKING:
     from pyasynclife._registry import TaskRegistry
@@ -87,6 +88,10 @@ class Recording:
 
     async def __aexit__(self, *exc: object) -> None:
         """Write the tasks that are alive, and end the file."""
+        with absorbing_after(exc[1]):
+            await self._leave()
+
+    async def _leave(self) -> None:
         self._registry._record_to(None)
         alive = iter(self._alive())
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import sys
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Self
 
@@ -23,6 +24,18 @@ SLICE = 1000
 # What is cancelled at or after the deadline has as many seconds to clean up, but no
 # more than the whole shutdown.
 GRACE = 1.0
+
+
+def absorbing_after(error: object) -> AbstractContextManager[None]:
+    """Guard the exit of a block: the CancelledError that has left it comes out first.
+
+    The block's body was left by ``error``, or by none. If that is a CancelledError, a
+    further one only ends the wait inside the guard, and remains in the count of
+    ``cancelling()``; any other error is replaced by it, as usual.
+    """
+    if isinstance(error, asyncio.CancelledError):
+        return suppress(asyncio.CancelledError)
+    return nullcontext()
 
 
 @dataclass(slots=True, eq=False)

@@ -13,6 +13,7 @@ from pyasynclife._log import logger
 from pyasynclife._monitor.answers import alive_first, stats_as_json
 from pyasynclife._registry import TaskRegistry
 from pyasynclife._shutdown import SignalCoordinator
+from pyasynclife._waiting import absorbing_after
 
 PROBES = ("/livez", "/readyz", "/tasks")
 METHODS = ("GET", "HEAD")
@@ -98,10 +99,16 @@ async def running(
         if registry is not None:
             await stack.enter_async_context(registry)
         await stack.enter_async_context(coordinator)
+        left_by: BaseException | None = None
         try:
             yield
+        except BaseException as error:
+            left_by = error
+            raise
         finally:
-            if coordinator._attached:
-                report = await coordinator.graceful_shutdown()
-                level = logging.INFO if report.ok else logging.ERROR
-                logger.log(level, "%s", report)
+            with absorbing_after(left_by):
+                if coordinator._attached:
+                    report = await coordinator.graceful_shutdown()
+                    level = logging.INFO if report.ok else logging.ERROR
+                    logger.log(level, "%s", report)
+            left_by = None  # an error must not refer to itself by its traceback

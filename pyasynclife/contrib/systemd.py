@@ -15,6 +15,7 @@ from pyasynclife._arguments import short
 from pyasynclife._log import logger
 from pyasynclife._registry import TaskRegistry
 from pyasynclife._shutdown import SignalCoordinator
+from pyasynclife._waiting import absorbing_after
 from pyasynclife.contrib._serving import check_arguments
 
 __all__ = ["notify"]
@@ -66,13 +67,19 @@ async def notify(
     watching = asyncio.create_task(
         service.wait_for_shutdown(), name="pyasynclife systemd"
     )
+    left_by: BaseException | None = None
     try:
         yield
+    except BaseException as error:
+        left_by = error
+        raise
     finally:
         service.leave()
         watching.cancel()
-        if not watching.done():
-            await asyncio.wait([watching])
+        with absorbing_after(left_by):
+            if not watching.done():
+                await asyncio.wait([watching])
+        left_by = None  # an error must not refer to itself by its traceback
 
 
 class _Service:

@@ -789,14 +789,14 @@ def furnish(registry: TaskRegistry) -> None:
         registry.register(coro)
 
 
-@case(LONG)
+@case(LONG, first=True)
 async def registry_entered() -> None:
     async with TaskRegistry() as registry:
         furnish(registry)
         await asyncio.sleep(0.75)
 
 
-@case(LONG)
+@case(LONG, first=True)
 async def registry_entered_with_a_deadline() -> None:
     async with TaskRegistry(heartbeat_interval=0.2, shutdown_timeout=0.25) as registry:
         furnish(registry)
@@ -1029,7 +1029,7 @@ async def coordinator_entered() -> None:
         await coordinator.graceful_shutdown()
 
 
-@case(LONG)
+@case(LONG, first=True)
 async def coordinator_entered_with_a_deadline() -> None:
     registry = TaskRegistry()
     async with SignalCoordinator(0.25, registry=registry), registry:

@@ -14,7 +14,7 @@ from pyasynclife.contrib.systemd import notify
 from support.cancel_scenarios import LONG, case, furnish
 
 
-@case(LONG)
+@case(LONG, first=True)
 async def lifespan_entered() -> None:
     registry = TaskRegistry()
     async with lifespan(SignalCoordinator(0.25), registry)(None):
@@ -22,7 +22,7 @@ async def lifespan_entered() -> None:
         await asyncio.sleep(0.25)
 
 
-@case(LONG)
+@case(LONG, first=True)
 async def lifespan_after_a_request_with_a_drain() -> None:
     registry = TaskRegistry()
     coordinator = SignalCoordinator(4, drain=0.5, registry=registry)
@@ -47,7 +47,7 @@ def systemd() -> Iterator[None]:
                 del os.environ[variable]
 
 
-@case(LONG)
+@case(LONG, first=True)
 async def notify_entered() -> None:
     registry = TaskRegistry()
     coordinator = SignalCoordinator(1, registry=registry)
@@ -57,7 +57,7 @@ async def notify_entered() -> None:
             await asyncio.sleep(0.25)
 
 
-@case(LONG)
+@case(LONG, first=True)
 async def notify_around_a_shutdown() -> None:
     registry = TaskRegistry()
     coordinator = SignalCoordinator(1, registry=registry)
@@ -85,7 +85,7 @@ async def serve_on_a_socket() -> None:
             await registry.shutdown(1)
 
 
-@case(LONG)
+@case(LONG, first=True)
 async def recorded_to_a_file() -> None:
     registry = TaskRegistry()
     with tempfile.TemporaryDirectory(prefix="pal-") as directory:
