@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import sys
 from collections.abc import Iterable
 from types import AsyncGeneratorType, CodeType, CoroutineType, FrameType, GeneratorType
@@ -11,6 +12,7 @@ from typing import Any
 
 from pyasynclife._arguments import cut, short_id
 
+_PACKAGE = os.path.join(os.path.dirname(__file__), "")
 _CHAIN_LIMIT = 1000
 _BRANCHES = 3  # of so many items or children the chains are shown
 _NAME = 120  # at most so many characters of a Task's name
@@ -125,18 +127,25 @@ def _awaited_by(awaitable: Any) -> Any:
 
 
 def _live_stack(coro: Any) -> list[str]:
-    """Return the stack of a coroutine that is running, in this thread or another."""
+    """Return the stack of a coroutine that is running, in this thread or another.
+
+    It ends with the caller of our method, such as where().
+    """
     outermost = _frame_of(coro)
     for frame in sys._current_frames().values():
         lines: list[str] = []
         at: FrameType | None = frame
         while at is not None:
-            if at.f_code.co_filename != __file__:
+            if lines or not _is_ours(at) or at is outermost:
                 lines.append(_line_of(at))
             if at is outermost:
                 return lines[::-1]
             at = at.f_back
     return [] if outermost is None else [_line_of(outermost)]
+
+
+def _is_ours(frame: FrameType) -> bool:
+    return frame.f_code.co_filename.startswith(_PACKAGE)
 
 
 def _line_of(frame: FrameType) -> str:

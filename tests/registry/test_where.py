@@ -53,7 +53,7 @@ async def test_where_of_the_current_task_is_its_live_stack() -> None:
 
     task, _ = await registry.register(outer(), "feed")
     names = [line.rpartition(".")[2] for line in await task]
-    assert names[:2] == ["outer", "inner"]
+    assert names == ["outer", "inner"]
     await registry.wait()
 
 
