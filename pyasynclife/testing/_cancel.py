@@ -10,7 +10,13 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from pyasynclife._arguments import check_count, check_hook, check_seconds, short
+from pyasynclife._arguments import (
+    check_count,
+    check_flag,
+    check_hook,
+    check_seconds,
+    short,
+)
 from pyasynclife.testing._report import CancelReport, Point, Violation
 from pyasynclife.testing._run import Run, Scenario
 
@@ -80,19 +86,20 @@ def cancel_everywhere(
     """
     _refuse(scenario)
     check_hook("check", check)
-    offsets = [check_count("again", offset) for offset in again]
+    offsets = [check_count("again", one) for one in _members("again", again)]
+    chosen = None if points is None else _check_points(points)
     harness = _Harness(
         scenario,
         check_seconds("settle", settle),
         check,
         task_factory,
         check_count("max_turns", max_turns, 1),
-        first,
+        check_flag("first", first),
     )
     with _frozen_heap():
-        if points is not None:
-            for point in points:
-                harness.run(tuple(sorted(point)))
+        if chosen is not None:
+            for point in chosen:
+                harness.run(point)
         else:
             harness.run_all(offsets)
     return CancelReport(
@@ -169,6 +176,24 @@ def _refuse(scenario: Any) -> None:
     raise RuntimeError(
         "cancel_everywhere() runs loops of its own: call it from a plain function"
     )
+
+
+def _check_points(points: Any) -> list[Point]:
+    """Return the points, each a sorted tuple; a turn of 0 would never come."""
+    return [
+        tuple(sorted(check_count("a turn of points", turn, 1) for turn in turns))
+        for turns in [_members("a point", one) for one in _members("points", points)]
+    ]
+
+
+def _members(name: str, value: Any) -> list[Any]:
+    """Return what is in a collection that is no text."""
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        form = "[(2,), (2, 5)]" if name == "points" else "(2, 5)"
+        raise TypeError(
+            f"{name} must be a collection such as {form}, got {short(value)}"
+        )
+    return list(value)
 
 
 @contextmanager

@@ -590,3 +590,33 @@ def test_the_fixtures_pass_a_right_test_and_fail_a_wrong_one(project: Path) -> N
 def test_the_fixtures_need_the_plugin(tmp_path: Path) -> None:
     code, out = pytest_in(tmp_path, it=TWO_TESTS.format("raise", "pass"))
     assert (code, "fixture 'cancel_everywhere' not found" in out) == (1, True), out
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"points": 3},
+        {"points": "ab"},
+        {"points": [(2,), -1]},
+        {"points": [(2,), ("x",)]},
+        {"points": [(2,), (True,)]},
+        {"points": [(2,), (0,)]},
+        {"points": [(2,), (-1,)]},
+        {"again": 3},
+        {"again": "12"},
+        {"again": [-1]},
+        {"first": 3},
+        {"first": None},
+    ],
+    ids=str,
+)
+def test_a_wrong_option_is_named_before_the_first_run(options: Any) -> None:
+    runs = []
+
+    async def scenario() -> None:
+        runs.append(1)
+
+    (name,) = options
+    with pytest.raises((TypeError, ValueError), match=name.rstrip("s")):
+        cancel_everywhere(scenario, **options)
+    assert runs == []
