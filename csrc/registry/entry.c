@@ -289,7 +289,8 @@ static PyGetSetDef entry_getset[] = {
     {"health", entry_get_health, NULL,
      "The TaskHealth: HEALTHY, STALE, FAILED or UNKNOWN.", NULL},
     {"last_heartbeat", entry_get_last_heartbeat, NULL,
-     "The wall clock time of the last heartbeat; created_at before the first.",
+     "The wall clock time of the last heartbeat; before the first of a run,\n"
+     "that of its beginning: created_at, unless it was restarted.",
      NULL},
     {"finished_at", entry_get_finished_at, NULL,
      "The wall clock time of the end; None while the task is alive.", NULL},
@@ -297,7 +298,7 @@ static PyGetSetDef entry_getset[] = {
      "Seconds since the registration, or from the registration to the end.",
      NULL},
     {"silence", entry_get_silence, NULL,
-     "Seconds since the last heartbeat, or since the registration.", NULL},
+     "Seconds since last_heartbeat, or from there to the end.", NULL},
     {"stale_after", entry_get_stale_after, NULL,
      "Seconds of silence until the task is stale; math.inf: never.", NULL},
     {"result", entry_get_result, NULL,

@@ -232,7 +232,7 @@ PyDoc_STRVAR(registry_type_heartbeat_doc,
 "heartbeat($self, /, task_id=None)\n--\n\n"
 "Record a heartbeat of a task.\n\n"
 "It may be called from any thread; without an id, only in the context of a\n"
-"registered task, which asyncio.to_thread() passes on to its thread.\n\n"
+"registered task, as asyncio.to_thread() passes it on; else RuntimeError.\n\n"
 "Args:\n"
 "    task_id: The task's id; None: that of current_id().\n\n"
 "Returns:\n"
