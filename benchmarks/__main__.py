@@ -11,6 +11,7 @@ from pathlib import Path
 from benchmarks.figures import Row, Settings, row_from_dict, show_progress
 from benchmarks.machine import ROOT, describe
 from benchmarks.page import write_page
+from benchmarks.plots import plot_cost
 from benchmarks.report import Report, read_report
 from benchmarks.table import render
 
@@ -24,6 +25,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows, too")
     parser.add_argument(
         "--write", type=Path, metavar="FOLDER", help="write page and plots, too"
+    )
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE", help="draw the cost of an item, too"
     )
     parser.add_argument(
         "--beside", type=Path, metavar="REPORT", action="append", default=[],
@@ -94,6 +98,8 @@ def main() -> None:
         how = f"best of {settings.rounds} rounds (in brackets the median ratio)"
         print(f"\n{loop}, {where['python']}, {how}", render(rows), sep="\n", flush=True)
     report = Report(where, measured)
+    if options.plot is not None:
+        plot_cost(options.plot, report)
     if options.json is not None:
         report.write(options.json)
     if options.write is not None:

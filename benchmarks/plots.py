@@ -32,26 +32,30 @@ PLOTS = {
 }
 
 
+def plot_cost(path: Path, report: Report) -> None:
+    """Draw the cost of an item; the name of the file says whether as SVG or PNG."""
+    loop, rows = next(iter(report.measured.items()))
+    _plot(path, rows, COST, report, loop)
+
+
 def write_plots(folder: Path, report: Report) -> list[tuple[str, str]]:
     """Draw the rows of the report's first loop; return file and caption of each."""
     loop, rows = next(iter(report.measured.items()))
     drawn = []
     for what, (name, title, work) in PLOTS.items():
-        mine = [row for row in rows if row.what == what]
-        if len(mine) < 2:
+        if sum(row.what == what for row in rows) < 2:
             continue
         if importlib.util.find_spec("matplotlib") is None:
             print("matplotlib is not installed: no plots", file=sys.stderr)
             return drawn
-        facts = report.where
-        where = f"{report.python}, {LOOPS[loop]}\n{facts['machine']}, commit "
-        where += facts["commit"]
-        _plot(folder / name, mine, f"{title}\n{work}", where)
+        _plot(folder / name, rows, what, report, loop)
         drawn.append((name, f"{title}, {work}"))
     return drawn
 
 
-def _plot(path: Path, rows: Sequence[Row], title: str, where: str) -> None:
+def _plot(
+    path: Path, rows: Sequence[Row], what: str, report: Report, loop: str
+) -> None:
     import matplotlib as mpl
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter, NullFormatter
@@ -61,6 +65,10 @@ def _plot(path: Path, rows: Sequence[Row], title: str, where: str) -> None:
     mpl.rcParams["svg.fonttype"] = "none"
     inked = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color")
     mpl.rcParams |= dict.fromkeys([*inked, "ytick.color", "grid.color"], INK)
+    _, title, work = PLOTS[what]
+    rows = [row for row in rows if row.what == what]
+    where = f"{report.python}, {LOOPS[loop]}\n{report.where['machine']}, commit "
+    where += report.where["commit"]
     figure = Figure(figsize=(5, 5), layout="constrained")
     axes: Any = figure.subplots()
     base, unit = (1e-9, "s") if rows[0].unit == "ns" else (1e6, "B")
@@ -74,7 +82,7 @@ def _plot(path: Path, rows: Sequence[Row], title: str, where: str) -> None:
             axes.loglog(*zip(*points, strict=True), style.line, marker=style.marker,
                         color=style.colour, linewidth=width, markersize=6,
                         label=label(name))  # fmt: skip
-    axes.set_title(title, fontsize=11, loc="left")
+    axes.set_title(f"{title}\n{work}", fontsize=11, loc="left")
     for axis, formatter in (
         (axes.xaxis, EngFormatter(sep="")),
         (axes.yaxis, EngFormatter(unit=unit)),
@@ -87,4 +95,5 @@ def _plot(path: Path, rows: Sequence[Row], title: str, where: str) -> None:
     figure.legend(handles[::-1], names[::-1], loc="outside lower left", ncols=2,
                   frameon=False, fontsize=8.5, columnspacing=1)  # fmt: skip
     axes.set_xlabel(f"items\n{where}", fontsize=8.5)
-    figure.savefig(path, format="svg", transparent=True, metadata={"Date": None})
+    metadata = {"Date": None} if path.suffix == ".svg" else {}
+    figure.savefig(path, transparent=True, metadata=metadata)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from pyasynclife import __version__, run
+from pyasynclife._bench import add_bench
 from pyasynclife._command_line import (
     INTERRUPTED,
     add_command,
@@ -59,6 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_run(commands)
     add_top(commands)
     add_tasks(commands)
+    add_bench(commands)
     return parser
 
 

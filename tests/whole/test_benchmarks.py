@@ -96,6 +96,16 @@ def test_only_measures_the_rows_asked_for() -> None:
     assert printed == {"memory of an entry and its id"}
 
 
+@pytest.mark.parametrize("suffix", [".svg", ".png"])
+def test_the_cost_of_an_item_is_drawn(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"cost{suffix}"
+    command = [*TINY, "--loop", "asyncio", "--only", "cost of an item against n, no"]
+    done = run_child([*command, "--plot", str(path)], timeout=60, env=PATH)
+    assert done.returncode == 0, done.stderr
+    start = {".svg": b"<?xml", ".png": b"\x89PNG"}[suffix]
+    assert path.read_bytes().startswith(start)
+
+
 def test_a_bad_scale_is_refused() -> None:
     done = run_child([*TINY[:-1], "0"], env=PATH)
     assert done.returncode == 2

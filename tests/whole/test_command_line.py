@@ -19,7 +19,7 @@ needs_demo = pytest.mark.skipif(
     not all(map(importlib.util.find_spec, ("websockets", "rich"))),
     reason="the demo's packages are not installed",
 )
-COMMANDS = ["demo", "run", "top", "tasks"]
+COMMANDS = ["demo", "run", "top", "tasks", "bench"]
 SMALL = ["--symbols", "20", "--rate", "1000"]
 DEMO = ["-W", "error::ResourceWarning", "-m", "pyasynclife", "demo", *SMALL]
 LIVE = "20 subscriptions are live"
@@ -51,6 +51,44 @@ def test_the_help_of_a_command_says_what_it_does_with_an_example(
     assert max(map(len, text.splitlines())) <= 80
     description = text.split("\n\n")[1]
     assert len(description.split()) > 10
+
+
+def test_bench_runs_the_benchmarks_of_the_checkout(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ran: list[list[str]] = []
+
+    def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        ran.append(command[1:])
+        return subprocess.CompletedProcess(command, 3)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    path = tmp_path / "cost.svg"
+    assert main(["bench"]) == 3
+    assert main(["bench", "--quick", "--plot", str(path)]) == 3
+    plain = ["-m", "benchmarks"]
+    assert ran == [plain, [*plain, "--quick", "--plot", str(path)]]
+
+
+def test_bench_says_what_is_missing_before_it_begins(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for path, why in (
+        (tmp_path / "cost.txt", "must end in .svg or .png"),
+        (tmp_path / "none" / "cost.svg", "there is no folder"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            main(["bench", "--plot", str(path)])
+        assert why in capsys.readouterr().err
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert main(["bench", "--plot", str(tmp_path / "cost.svg")]) == 2
+    assert "pip install matplotlib" in capsys.readouterr().err
+    monkeypatch.setattr("pyasynclife._bench.ROOT", tmp_path)
+    assert main(["bench"]) == 2
+    assert "make bench" in capsys.readouterr().err
 
 
 def test_without_a_command_the_help_shows_where_to_begin() -> None:
