@@ -484,6 +484,7 @@ class SignalCoordinator(SignalEvents):
             The report, and whether it lists a stuck task that none before has listed.
         """
         self._bind("graceful_shutdown()")
+        self._deliver()  # a signal that has come already begins the drain
         loop = asyncio.get_running_loop()
         now = loop.time()
         if seconds is None:

@@ -47,6 +47,25 @@ class Worker:
             raise
 
 
+@pytest.mark.parametrize("block", ["call", "end of the block"])
+def test_a_signal_that_the_loop_has_not_seen_yet_begins_the_drain(block: str) -> None:
+    async def main() -> None:
+        worker, registry = Worker(102), TaskRegistry()
+        coordinator = SignalCoordinator(10, drain=4, registry=registry)
+        async with coordinator:
+            registry.register(worker(), "worker")
+            await asyncio.sleep(100)
+            while coordinator.ready:
+                signal.raise_signal(signal.SIGTERM)
+            if block == "call":
+                report = await coordinator.graceful_shutdown()
+                assert [one.task_id for one in report.finished] == ["worker"]
+        assert worker.cancelled_at is None
+        assert coordinator.deadline == at(110)
+
+    run(main)
+
+
 @pytest.mark.parametrize("cause", ["signal", "request"])
 @pytest.mark.parametrize("passed", [True, False])
 def test_nothing_is_cancelled_before_drain_is_over(cause: str, passed: bool) -> None:
