@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from pyasynclife._arguments import short
 from pyasynclife._registry import TaskRegistry
 from pyasynclife._shutdown import SignalCoordinator
-from pyasynclife.contrib._serving import PROBES, answer, check_arguments, running
+from pyasynclife.contrib._serving import (
+    METHODS,
+    PROBES,
+    answer,
+    check_arguments,
+    running,
+)
 
 __all__ = ["setup"]
 
@@ -35,7 +41,7 @@ def setup(
     Raises:
         TypeError: An argument is of another type. Nothing has changed.
         RuntimeError: The application has been started, or has one of the routes
-            ``/livez``, ``/readyz`` and ``/tasks``.
+            ``/livez``, ``/readyz`` and ``/tasks``. Nothing has changed.
 
     The handlers of ``run_app`` keep working. See `pyasynclife.contrib.asgi.probes` for
     the answers.
@@ -43,6 +49,9 @@ def setup(
     if not isinstance(app, web.Application):
         raise TypeError(f"app must be an aiohttp.web.Application, got {short(app)}")
     check_arguments(coordinator, registry)
+
+    paths = [path for path in PROBES if path != "/tasks" or registry is not None]
+    _check_routes(app, paths)
 
     async def probe(request: web.Request) -> web.Response:
         path = f"/{request.path.rpartition('/')[2]}"  # below that of a sub-application
@@ -55,7 +64,19 @@ def setup(
         async with running(coordinator, registry):
             yield
 
-    for path in PROBES:
-        if path != "/tasks" or registry is not None:
-            app.router.add_get(path, probe)
+    for path in paths:
+        app.router.add_get(path, probe)
     app.cleanup_ctx.append(run)
+
+
+def _check_routes(app: web.Application, paths: list[str]) -> None:
+    """Raise RuntimeError if the probes cannot be added, or would never be reached."""
+    if app.frozen:
+        raise RuntimeError(f"{app!r} has been started: call setup() before that")
+    for route in app.router.routes():
+        path = None if route.resource is None else route.resource.canonical
+        if path in paths and route.method in (*METHODS, hdrs.METH_ANY):
+            raise RuntimeError(
+                f"{app!r} has a route {route.method} {path} already, in front of the "
+                "probe: rename it, and call setup() once"
+            )

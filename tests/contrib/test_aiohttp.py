@@ -59,3 +59,45 @@ async def test_wrong_arguments_are_named_and_change_nothing() -> None:
         contrib.setup(app, SignalCoordinator(), 3)
     assert len(app.cleanup_ctx) == 0
     assert len(app.router.routes()) == 0
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/tasks"])
+@pytest.mark.parametrize("method", ["GET", "HEAD", "*"])
+async def test_a_probe_that_would_never_be_reached_is_refused(
+    path: str, method: str
+) -> None:
+    async def own(request: Any) -> Any:
+        return web.Response()
+
+    app = web.Application()
+    app.router.add_route(method, path, own)
+    app.router.add_get("/other", own)
+    before = len(app.router.routes())
+    with pytest.raises(RuntimeError, match=f"route .* {path} already.*: rename it"):
+        contrib.setup(app, SignalCoordinator(), TaskRegistry())
+    assert len(app.router.routes()) == before
+    assert len(app.cleanup_ctx) == 0
+
+
+async def test_setup_is_called_once_and_before_the_start() -> None:
+    app = web.Application()
+    contrib.setup(app, SignalCoordinator())
+    with pytest.raises(RuntimeError, match="call setup\\(\\) once"):
+        contrib.setup(app, SignalCoordinator())
+    assert len(app.cleanup_ctx) == 1
+    app = web.Application()
+    app.freeze()
+    with pytest.raises(RuntimeError, match="has been started"):
+        contrib.setup(app, SignalCoordinator())
+
+
+async def test_another_method_of_a_probes_path_stays_the_applications() -> None:
+    async def own(request: Any) -> Any:
+        return web.Response(text="own")
+
+    app = web.Application()
+    app.router.add_post("/tasks", own)
+    contrib.setup(app, SignalCoordinator(5.0), TaskRegistry())
+    async with test_utils.TestClient(test_utils.TestServer(app)) as client:
+        assert await (await client.post("/tasks")).text() == "own"
+        assert (await client.get("/tasks")).status == 200
