@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -148,7 +149,12 @@ def _screen_of(console: Console) -> _Screen:
     screen = _screens.get(id(file))
     if screen is None:
         screen = _Screen(console)
-        screen.progress.start()
+        try:
+            screen.progress.start()
+        except BaseException:
+            with contextlib.suppress(Exception):  # the file is broken
+                screen.progress.stop()
+            raise
         _screens[id(file)] = screen
     return screen
 

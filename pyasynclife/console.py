@@ -180,13 +180,20 @@ class _Display:
         """Begin to show the progress; a second call has no effect."""
         if self._view is not None or self._over:
             return
+        try:
+            self._open()
+        except Exception as error:  # a closed file, for example; the batch continues
+            self._fail(error)
+        else:
+            self._schedule()
+
+    def _open(self) -> None:
         console = self._console or Console(stderr=True)
         if console.is_interactive and (self._console or is_terminal(console.file)):
             self._interval = _REFRESH
             self._view = Bar(console, self._description)
         else:
             self._view = _Lines(console, self._description)
-        self._schedule()
 
     def update(self) -> None:
         """Show the progress, for the last time if the batch has ended or is gone."""
@@ -202,12 +209,16 @@ class _Display:
                 self._end()
             else:
                 self._schedule()
-        except Exception as error:  # a closed file, for example; the batch continues
-            with contextlib.suppress(Exception):  # the same
-                self._end()
-            message = "the progress of a batch cannot be shown"
-            context = {"message": message, "exception": error}
-            asyncio.get_running_loop().call_exception_handler(context)
+        except Exception as error:  # as in start()
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        """Show nothing more, and report why."""
+        with contextlib.suppress(Exception):  # the same
+            self._end()
+        message = "the progress of a batch cannot be shown"
+        context = {"message": message, "exception": error}
+        asyncio.get_running_loop().call_exception_handler(context)
 
     def _end(self, _: object = None) -> None:
         """Stop; the last state stays on the screen."""

@@ -211,6 +211,23 @@ async def test_a_closed_file_does_not_affect_the_batch(
     ]
 
 
+async def test_a_terminal_that_is_gone_does_not_affect_the_batch(
+    loop_errors: list[dict[str, Any]],
+) -> None:
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(5, "Input/output error")
+
+    for kind in (Console(file=Gone(), force_terminal=True) for _ in range(2)):
+        async with console.track(
+            bounded_gather(work, range(5)), console=kind
+        ) as stream:
+            assert len([result async for result in stream]) == 5
+    assert [context["message"] for context in loop_errors] == [
+        "the progress of a batch cannot be shown"
+    ] * 2
+
+
 @pytest.mark.standard_loop_only
 async def test_no_timer_is_left(plain: Console) -> None:
     await console.track(bounded_gather(work, range(5)), console=plain)
