@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from pyasynclife import _signals
 from pyasynclife._arguments import (
     check_flag,
+    check_hook,
     check_optional_seconds,
     check_seconds,
     close_unstarted,
@@ -69,7 +70,8 @@ def run(
             half of the time from its cancellation to the deadline has passed.
         force_exit: End the process at the third SIGINT, by that signal, after a dump of
             all threads and tasks on stderr. If False, it raises KeyboardInterrupt in
-            the main thread.
+            the main thread, unless a `graceful_shutdown` is under way: that goes on, at
+            most until the deadline.
         loop_factory: Makes the loop, as for `asyncio.Runner`.
         debug: Debug mode of the loop, as for `asyncio.Runner`.
 
@@ -100,6 +102,7 @@ def run(
                 f"{shutdown_timeout}"
             )
         force = check_flag("force_exit", force_exit)
+        check_hook("loop_factory", loop_factory)
         both = takes_both(main)
         _check_no_loop()
         _signals.check_place("run()")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from pyasynclife import _signals
-from pyasynclife._arguments import check_hook, short
+from pyasynclife._arguments import check_hook, close_unstarted, short
 
 Callbacks = dict[int, Callable[[int], object]]
 
@@ -44,10 +44,9 @@ def choose_signals(
     return shutdown, reload, called
 
 
-def _signal_set(
-    signals: Iterable[int] | None, name: str, default: Iterable[int]
-) -> frozenset[int]:
-    if isinstance(signals, int):
+def _signal_set(signals: Any, name: str, default: Iterable[int]) -> frozenset[int]:
+    if not isinstance(signals, Iterable | None):
+        close_unstarted(signals)
         raise TypeError(f"{name} must be a list of signals, got {short(signals)}")
     chosen = tuple(default if signals is None else signals)
     for signum in chosen:
@@ -64,8 +63,9 @@ def _checked_callbacks(callbacks: Any) -> Callbacks:
             f"callbacks must map signals to functions, got {short(callbacks)}"
         )
     for function in callbacks.values():
+        if not callable(function):
+            close_unstarted(function)
+            raise TypeError(f"a callback must be a function, got {short(function)}")
         check_hook("a callback", function)
-        if function is None:
-            raise TypeError("a callback must be a function, got None")
     signals = _signal_set(callbacks.keys(), "callbacks", ())
     return {signum: callbacks[signum] for signum in signals}

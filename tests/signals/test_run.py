@@ -853,6 +853,13 @@ def test_a_loop_factory_that_fails_closes_main() -> None:
     assert made[0].cr_frame is None
 
 
+def test_a_loop_factory_that_is_no_function_is_named() -> None:
+    made: list[Any] = []
+    with pytest.raises(TypeError, match="loop_factory must be a function or None, got"):
+        pyasynclife.run(coroutine_that_is_closed(made), loop_factory=3)  # type: ignore[arg-type]
+    assert made[0].cr_frame is None
+
+
 class NoSignals(asyncio.SelectorEventLoop):
     """A loop without signal handlers, as on Windows."""
 

@@ -41,6 +41,8 @@ def test_constructing_needs_no_loop_and_touches_no_signal() -> None:
         ({"shutdown_signals": ["SIGTERM"]}, TypeError, "'SIGTERM'"),
         ({"shutdown_signals": [True]}, TypeError, "True"),
         ({"shutdown_signals": signal.SIGTERM}, TypeError, "list"),
+        ({"shutdown_signals": 1.5}, TypeError, "shutdown_signals must be a list"),
+        ({"callbacks": {10: 3}}, TypeError, "must be a function, got int 3"),
         ({"reload_signals": [1.0]}, TypeError, "1.0"),
         ({"shutdown_signals": [1], "reload_signals": [1]}, ValueError, "SIGHUP"),
         ({"on_signal": 3}, TypeError, "3"),
