@@ -407,7 +407,10 @@ class SignalCoordinator(SignalEvents):
 
         Raises:
             TypeError: ``what`` cannot be attached, or ``order`` is not an int.
+            RuntimeError: The coordinator's loop runs in another thread. Nothing has
+                changed.
         """
+        self._refuse_other_threads("attach()")
         number = check_count("order", order, least=-sys.maxsize)
         one = self._attached.add(what, number)
         if isinstance(what, TaskRegistry):

@@ -10,6 +10,7 @@ import signal
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple, Self
 
 from pyasynclife import _relay, _signals
@@ -371,12 +372,15 @@ class SignalEvents:
 
     def _ask_for_reloads(self) -> None:
         """Handle the reload signals from now on, or from the next setup."""
-        if self._reloads_asked:
-            return
         self._reloads_asked = True
         self._check_process()
-        if self._armed and _signals.is_main_thread():
+        if not self._armed or self._set_up.issuperset(self._reload_signals):
+            return
+        if _signals.is_main_thread():
             self._set_up_if_possible(False)
+        elif self._loop is not None and self._loop is not _running_loop():
+            with suppress(RuntimeError):  # closed meanwhile
+                self._loop.call_soon_threadsafe(self._ask_for_reloads)
 
     # ---------------------------------------------------------------- the ladder
 
@@ -521,6 +525,16 @@ class SignalEvents:
             self._hold_loop()
         self._deliver()
         return loop
+
+    def _refuse_other_threads(self, what: str) -> None:
+        """Raise RuntimeError if the coordinator's loop runs, and not in this thread."""
+        self._check_process()
+        loop = self._loop
+        if loop is not None and loop.is_running() and loop is not _running_loop():
+            raise RuntimeError(
+                f"{what} was called outside the thread of {loop!r}: use "
+                "loop.call_soon_threadsafe()"
+            )
 
     def _deliver_soon(self) -> None:
         """Schedule a delivery in the loop, from any thread or signal handler."""

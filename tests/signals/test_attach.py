@@ -441,6 +441,26 @@ async def test_what_cannot_be_attached_is_refused() -> None:
             coordinator.attach(bad)  # type: ignore[arg-type]
 
 
+async def test_another_thread_cannot_attach_and_nothing_has_changed() -> None:
+    errors: list[str] = []
+
+    def attach() -> None:
+        try:
+            coordinator.attach(registry)
+        except RuntimeError as error:
+            errors.append(str(error))
+
+    coordinator, registry = SignalCoordinator(), TaskRegistry()
+    for begun in (False, True):
+        coordinator.shutdown_event  # noqa: B018  (binds)
+        if begun:
+            coordinator.request_shutdown()
+        await asyncio.to_thread(attach)
+        assert not coordinator._attached
+        assert not registry._coordinators
+    assert ["call_soon_threadsafe" in error for error in errors] == [True, True]
+
+
 def test_a_caller_cancelled_between_two_orders_leaves_nothing_running() -> None:
     async def main() -> None:
         jobs, feeds = TaskRegistry(), TaskRegistry()

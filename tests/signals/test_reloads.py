@@ -106,6 +106,24 @@ async def test_asked_for_in_a_thread_it_is_taken_at_the_next_setup() -> None:
         await asyncio.wait_for(coordinator.wait_for_reload(), 5)
 
 
+@pytest.mark.parametrize("ask", [None, waits, iterates])
+async def test_asked_for_in_a_thread_it_is_taken_in_the_loop_or_when_that_asks_too(
+    ask: Callable[[SignalCoordinator], None] | None,
+) -> None:
+    with SignalCoordinator() as coordinator:
+        thread = threading.Thread(target=lambda: coordinator.reload_event)
+        thread.start()
+        thread.join()
+        if ask is not None:
+            ask(coordinator)
+        await settle()
+        assert signal.getsignal(signal.SIGHUP) is not signal.SIG_DFL
+        hang_up()
+        await settle()
+        assert coordinator.received == {signal.SIGHUP: 1}
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
+
+
 @pytest.mark.parametrize("signals", [[], [signal.SIGUSR1]])
 async def test_with_signals_of_ones_own_sighup_is_never_taken(
     signals: list[int],
