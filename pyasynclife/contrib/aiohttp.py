@@ -32,7 +32,7 @@ def setup(
         app: The application, not started yet. Its ``cleanup_ctx`` enters the
             coordinator at startup. At cleanup, when the server has answered the last
             request, `SignalCoordinator.graceful_shutdown` ends what it looks after, and
-            the report is logged: at INFO, or at ERROR if a task is stuck.
+            the report is logged: at INFO, or at ERROR if a task failed or is stuck.
         coordinator: Its state is shown by ``/readyz``: 200, and 503 from the first
             signal on.
         registry: It is entered too, so that its monitor runs, and ``/tasks`` shows its

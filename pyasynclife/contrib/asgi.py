@@ -46,7 +46,8 @@ def lifespan(
     Args:
         coordinator: It is entered at startup. At shutdown, when the server has answered
             the last request, `SignalCoordinator.graceful_shutdown` ends what it looks
-            after, and the report is logged: at INFO, or at ERROR if a task is stuck.
+            after, and the report is logged: at INFO, or at ERROR if a task failed or is
+            stuck.
         registry: It is entered too, so that its monitor runs.
 
     Returns:
