@@ -243,9 +243,9 @@ class Batch(Sealed, Generic[T]):
 
     async def __aexit__(
         self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
+        exc_type: type[BaseException] | None = None,
+        exc: BaseException | None = None,
+        traceback: TracebackType | None = None,
     ) -> None:
         """Wait until all items have ended, and raise the failure of the batch, if any.
 

@@ -609,7 +609,7 @@ class SignalCoordinator(SignalEvents):
             SystemExit, KeyboardInterrupt: As `wait_for_shutdown`, if that did not.
         """
         self._leave()
-        if exc[0] is None:
+        if not any(exc):
             self._raise_exit()
 
     async def __aenter__(self) -> Self:
@@ -641,5 +641,5 @@ class SignalCoordinator(SignalEvents):
                         logger.error("%s", report)
         finally:
             self._leave()
-        if exc[0] is None:
+        if not any(exc):
             self._raise_exit()

@@ -1,6 +1,7 @@
 """The package as a whole: how it is built, imported and unloaded."""
 
 import ast
+import asyncio
 import importlib
 import importlib.util
 import inspect
@@ -9,9 +10,10 @@ import shutil
 import subprocess
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import requires, version
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -188,3 +190,24 @@ def test_each_module_that_the_core_imports_is_imported_in_python_too() -> None:
                 found.add(node.module or "")
     assert len(wanted) > 10
     assert sorted(wanted - found) == []
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: pyasynclife.bounded_gather(asyncio.sleep, [0]),
+        pyasynclife.TaskPool,
+        pyasynclife.TaskRegistry,
+        pyasynclife.SignalCoordinator,
+        lambda: pyasynclife.SignalCoordinator(registry=pyasynclife.TaskRegistry()),
+    ],
+)
+async def test_a_block_may_be_left_by_hand_without_arguments(
+    make: Callable[[], Any],
+) -> None:
+    block = make()
+    await block.__aenter__()
+    await block.__aexit__()
+    if isinstance(block, pyasynclife.SignalCoordinator):
+        block.__enter__()
+        block.__exit__()
