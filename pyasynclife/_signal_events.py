@@ -372,13 +372,13 @@ class SignalEvents:
 
     def _ask_for_reloads(self) -> None:
         """Handle the reload signals from now on, or from the next setup."""
-        self._reloads_asked = True
+        asked, self._reloads_asked = self._reloads_asked, True
         self._check_process()
         if not self._armed or self._set_up.issuperset(self._reload_signals):
             return
         if _signals.is_main_thread():
             self._set_up_if_possible(False)
-        elif self._loop is not None and self._loop is not _running_loop():
+        elif not asked and self._loop is not None and self._loop is not _running_loop():
             with suppress(RuntimeError):  # closed meanwhile
                 self._loop.call_soon_threadsafe(self._ask_for_reloads)
 
