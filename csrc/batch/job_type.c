@@ -205,7 +205,7 @@ job_type_cancel(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
 /* ------------------------------------------------------------ callbacks */
 
 PyDoc_STRVAR(job_type_add_done_callback_doc,
-"add_done_callback($self, fn, /)\n--\n\n"
+"add_done_callback($self, /, fn)\n--\n\n"
 "Call a function with the job when the job has ended.\n\n"
 "The loop calls it, as it calls a Future's callbacks, in a copy of the\n"
 "current context; soon, if the job has ended already.  Its exceptions go to\n"
@@ -214,9 +214,16 @@ PyDoc_STRVAR(job_type_add_done_callback_doc,
 "    fn: A function of one argument, the job.");
 
 static PyObject *
-job_type_add_done_callback(PyObject *op, PyObject *fn)
+job_type_add_done_callback(PyObject *op, PyObject *const *args,
+                           Py_ssize_t nargs, PyObject *kwnames)
 {
+    static const al_signature signature = {
+        "add_done_callback", 1, 1, 1, {"fn"}};
     JobObject *self = (JobObject *)op;
+    PyObject *fn;
+    if (al_args_sort(&signature, args, nargs, kwnames, &fn) < 0) {
+        return NULL;
+    }
     PyObject *context = NULL, *pair = NULL;
     if (!PyCallable_Check(fn)) {
         return PyErr_Format(PyExc_TypeError,
@@ -258,16 +265,23 @@ job_type_add_done_callback(PyObject *op, PyObject *fn)
 }
 
 PyDoc_STRVAR(job_type_remove_done_callback_doc,
-"remove_done_callback($self, fn, /)\n--\n\n"
+"remove_done_callback($self, /, fn)\n--\n\n"
 "Remove a function that add_done_callback() was given.\n\n"
 "Returns:\n"
 "    How many times it was removed: all functions that are equal to it, and\n"
 "    0 if the job has ended.");
 
 static PyObject *
-job_type_remove_done_callback(PyObject *op, PyObject *fn)
+job_type_remove_done_callback(PyObject *op, PyObject *const *args,
+                              Py_ssize_t nargs, PyObject *kwnames)
 {
+    static const al_signature signature = {
+        "remove_done_callback", 1, 1, 1, {"fn"}};
     JobObject *self = (JobObject *)op;
+    PyObject *fn;
+    if (al_args_sort(&signature, args, nargs, kwnames, &fn) < 0) {
+        return NULL;
+    }
     if (self->pump != NULL
         && al_loop_check_thread(self->st, &self->pump->bound, "a job") < 0)
     {
@@ -300,7 +314,7 @@ job_type_remove_done_callback(PyObject *op, PyObject *fn)
         Py_CLEAR(self->callbacks); /* nobody waits for the job any more */
     }
     Py_XDECREF(callbacks);
-    return same < 0 ? NULL : PyLong_FromSsize_t(removed);
+    return same < 0 ? NULL : AL_ALLOC(PyLong_FromSsize_t(removed));
 }
 
 /* ------------------------------------------------------------- awaiting */
@@ -582,10 +596,10 @@ static PyMethodDef job_type_methods[] = {
     {"exception", job_type_exception, METH_NOARGS, job_type_exception_doc},
     {"cancel", AL_METHOD(job_type_cancel), METH_FASTCALL | METH_KEYWORDS,
      job_type_cancel_doc},
-    {"add_done_callback", job_type_add_done_callback, METH_O,
-     job_type_add_done_callback_doc},
-    {"remove_done_callback", job_type_remove_done_callback, METH_O,
-     job_type_remove_done_callback_doc},
+    {"add_done_callback", AL_METHOD(job_type_add_done_callback),
+     METH_FASTCALL | METH_KEYWORDS, job_type_add_done_callback_doc},
+    {"remove_done_callback", AL_METHOD(job_type_remove_done_callback),
+     METH_FASTCALL | METH_KEYWORDS, job_type_remove_done_callback_doc},
     {"__class_getitem__", Py_GenericAlias, METH_O | METH_CLASS, NULL},
     {"__reduce__", al_object_refuse_pickling, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},

@@ -158,6 +158,8 @@ async def with_jobs() -> None:
             for n in range(8):
                 jobs.append(batch.add(n))
                 jobs[-1].add_done_callback(repr)
+                jobs[-1].add_done_callback(str)
+                jobs[-1].remove_done_callback(str)
         for job in jobs[-1:]:
             job.cancel("not needed")
         for job in jobs:

@@ -395,8 +395,8 @@ async def test_a_callback_is_removed_as_often_as_it_was_added() -> None:
         for add in (seen.append, repr, seen.append):  # a new bound method each time
             job.add_done_callback(add)
         assert job.remove_done_callback(seen.append) == 2
-        assert job.remove_done_callback(seen.append) == 0
-        job.add_done_callback(seen.append)
+        assert job.remove_done_callback(fn=seen.append) == 0
+        job.add_done_callback(fn=seen.append)
         await job
         assert job.remove_done_callback(seen.append) == 0  # it is being called
     await settle(2)
