@@ -18,38 +18,44 @@ from pyasynclife import (
 from pyasynclife._log import logger
 from support.coroutines import echo, forever
 from support.faults import needs_faults
-from support.loops import ManualClockLoop, settle
+from support.loops import ManualClockLoop, in_virtual_time, settle
 from support.registries import a_registry, adds_up
 from support.tasks import fails
 
 
-async def test_health_follows_the_heartbeats() -> None:
-    async with a_registry(stale_threshold=0.03) as registry:
-        await registry.register(forever(), "feed")
-        assert registry["feed"].health is TaskHealth.UNKNOWN
-        await settle()
-        assert registry["feed"].health is TaskHealth.UNKNOWN
-        await registry.heartbeat("feed")
-        assert registry["feed"].health is TaskHealth.HEALTHY
-        await asyncio.sleep(0.04)
-        assert registry["feed"].health is TaskHealth.STALE
-        await registry.heartbeat("feed")
-        assert registry["feed"].health is TaskHealth.HEALTHY
-        assert await registry.get_stale_tasks() == []
+def test_health_follows_the_heartbeats() -> None:
+    async def main() -> None:
+        async with a_registry(stale_threshold=0.03) as registry:
+            await registry.register(forever(), "feed")
+            assert registry["feed"].health is TaskHealth.UNKNOWN
+            await settle()
+            assert registry["feed"].health is TaskHealth.UNKNOWN
+            await registry.heartbeat("feed")
+            assert registry["feed"].health is TaskHealth.HEALTHY
+            await asyncio.sleep(0.04)
+            assert registry["feed"].health is TaskHealth.STALE
+            await registry.heartbeat("feed")
+            assert registry["feed"].health is TaskHealth.HEALTHY
+            assert await registry.get_stale_tasks() == []
+
+    in_virtual_time(main())
 
 
-async def test_stale_tasks_come_longest_silence_first_across_thresholds() -> None:
-    async with a_registry(stale_threshold=0.01) as registry:
-        for number, threshold in enumerate([0.02, None, 0.005, math.inf, None]):
-            registry.register(forever(), str(number), stale_after=threshold)
-        await settle()
-        for task_id in ("4", "2", "1", "3", "0"):
-            await registry.heartbeat(task_id)
-            await asyncio.sleep(0.002)
-        await asyncio.sleep(0.03)
-        assert await registry.get_stale_tasks() == ["4", "2", "1", "0"]
-        await registry.heartbeat("2")
-        assert await registry.get_stale_tasks() == ["4", "1", "0"]
+def test_stale_tasks_come_longest_silence_first_across_thresholds() -> None:
+    async def main() -> None:
+        async with a_registry(stale_threshold=0.01) as registry:
+            for number, threshold in enumerate([0.02, None, 0.005, math.inf, None]):
+                registry.register(forever(), str(number), stale_after=threshold)
+            await settle()
+            for task_id in ("4", "2", "1", "3", "0"):
+                await registry.heartbeat(task_id)
+                await asyncio.sleep(0.002)
+            await asyncio.sleep(0.03)
+            assert await registry.get_stale_tasks() == ["4", "2", "1", "0"]
+            await registry.heartbeat("2")
+            assert await registry.get_stale_tasks() == ["4", "1", "0"]
+
+    in_virtual_time(main())
 
 
 async def test_a_new_stale_threshold_applies_at_once_to_those_without_their_own() -> (
@@ -124,19 +130,22 @@ async def test_heartbeats_before_the_first_step_cost_no_search() -> None:
         assert steps() == before
 
 
-async def test_silence_counts_from_registration_before_the_first_heartbeat() -> None:
-    async with a_registry(stale_threshold=0.02) as registry:
-        registry.register(forever(), "mute")
-        registry.register(forever(), "beating")
-        await settle()
-        for _ in range(6):
-            await asyncio.sleep(0.005)
-            registry.heartbeat("beating")
-        assert await registry.get_stale_tasks() == ["mute"]
-        assert registry["mute"].health is TaskHealth.STALE
-        registry.cancel("mute")
-        await settle()
-        assert registry["mute"].health is TaskHealth.UNKNOWN
+def test_silence_counts_from_registration_before_the_first_heartbeat() -> None:
+    async def main() -> None:
+        async with a_registry(stale_threshold=0.02) as registry:
+            registry.register(forever(), "mute")
+            registry.register(forever(), "beating")
+            await settle()
+            for _ in range(6):
+                await asyncio.sleep(0.005)
+                registry.heartbeat("beating")
+            assert await registry.get_stale_tasks() == ["mute"]
+            assert registry["mute"].health is TaskHealth.STALE
+            registry.cancel("mute")
+            await settle()
+            assert registry["mute"].health is TaskHealth.UNKNOWN
+
+    in_virtual_time(main())
 
 
 async def test_a_task_that_has_not_started_is_not_stale() -> None:
