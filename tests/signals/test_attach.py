@@ -18,6 +18,8 @@ from support.loops import in_virtual_time, settle, task_factory, until
 
 PyTask: Any = asyncio.tasks._PyTask  # type: ignore[attr-defined]
 
+pytestmark = pytest.mark.usefixtures("no_lag")
+
 
 def at(seconds: float) -> Any:
     return pytest.approx(seconds, abs=0.01)

@@ -1,8 +1,4 @@
-"""drain and cancel_on_signal: when what is attached is cancelled; in virtual time.
-
-A shutdown counts from the real clock, so that a signal which waited for the loop counts
-from its arrival: hence `approx`.
-"""
+"""drain and cancel_on_signal: when what is attached is cancelled; in virtual time."""
 
 import asyncio
 import logging
@@ -16,9 +12,11 @@ import pytest
 from pyasynclife import SignalCoordinator, TaskRegistry
 from support.loops import in_virtual_time, settle
 
+pytestmark = pytest.mark.usefixtures("no_lag")
+
 
 def at(seconds: float) -> Any:
-    return pytest.approx(seconds, abs=0.4)
+    return pytest.approx(seconds, abs=0.01)
 
 
 def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:

@@ -19,9 +19,11 @@ from pyasynclife import (
 from support.coroutines import forever
 from support.loops import in_virtual_time, settle
 
+pytestmark = pytest.mark.usefixtures("no_lag")
+
 
 def at(seconds: float) -> Any:
-    return pytest.approx(seconds, abs=0.4)
+    return pytest.approx(seconds, abs=0.01)
 
 
 def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:

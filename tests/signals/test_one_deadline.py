@@ -1,7 +1,6 @@
 """Coordinator and registry, nested in any way: one cancellation, report and deadline.
 
-Most tests run in virtual time. A shutdown counts its deadline from the real clock, so
-that a signal which waited for the loop counts from its arrival: hence `approx`.
+Most tests run in virtual time, in which no signal waits for the loop.
 """
 
 import asyncio
@@ -18,8 +17,9 @@ from pyasynclife import ShutdownReport, SignalCoordinator, TaskRegistry
 from support.loops import in_virtual_time, settle
 from support.signals import Start, finish, needs_posix
 
+pytestmark = pytest.mark.usefixtures("no_lag")
+
 STARTED = pytest.approx
-"""Virtual seconds, apart from the real microseconds since the request."""
 
 
 class Swallower:
