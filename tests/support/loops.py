@@ -93,13 +93,13 @@ def in_virtual_time(main: Coroutine[Any, Any, Any]) -> Any:
 
 async def until(condition: Callable[[], object]) -> None:
     """Let the loop run until the condition holds."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not condition():
             await asyncio.sleep(0)
 
 
 async def result_of(task: asyncio.Future[Any]) -> Any:
     """Wait for a task, and fail if it hangs."""
-    await asyncio.wait([task], timeout=5)
+    await asyncio.wait([task], timeout=30)
     assert task.done()
     return task.result()
