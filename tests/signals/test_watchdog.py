@@ -127,7 +127,7 @@ def test_a_task_that_swallows_does_not_keep_uvicorn_alive(start: Start) -> None:
         @asynccontextmanager
         async def lifespan(app):
             global task
-            async with SignalCoordinator(0.1, kill_after=AFTER):
+            async with SignalCoordinator(0.1, kill_after=5 * AFTER):
                 task = asyncio.create_task(swallow())
                 asyncio.get_running_loop().call_later(0.2, print, "ready")
                 yield
@@ -141,8 +141,8 @@ def test_a_task_that_swallows_does_not_keep_uvicorn_alive(start: Start) -> None:
 
 
 CLEAN = """
-    async def main():
-        async with SignalCoordinator(1, kill_after=AFTER) as c:
+    async def main(kill_after):
+        async with SignalCoordinator(1, kill_after=kill_after) as c:
             print("ready")
             await c.wait_for_shutdown()
 """
@@ -150,7 +150,7 @@ CLEAN = """
 
 def test_a_process_that_ends_in_time_is_left_alone(start: Start) -> None:
     for _ in range(PROCESSES):
-        with start(source(CLEAN) + "run(main())") as child:
+        with start(source(CLEAN) + "run(main(30))") as child:
             child.wait_for("ready")
             child.send_signal(signal.SIGTERM)
             done = child.finish()
@@ -159,7 +159,7 @@ def test_a_process_that_ends_in_time_is_left_alone(start: Start) -> None:
 
 def test_nothing_stops_the_clock_after_the_first_signal(start: Start) -> None:
     with start(
-        source(CLEAN) + "run(main())\nprint('goes on')\ntime.sleep(60)"
+        source(CLEAN) + "run(main(2 * AFTER))\nprint('goes on')\ntime.sleep(60)"
     ) as child:
         killed_by(child, signal.SIGTERM)
     assert "goes on" in child.stdout
@@ -422,7 +422,11 @@ def test_the_programs_own_faulthandler_goes_on(run: Run) -> None:
             async def main():
                 async with SignalCoordinator(1, kill_after=60):
                     kill(signal.SIGUSR1)
-                    await asyncio.sleep(0.6)
+                    until = time.monotonic() + 10
+                    while b"Timeout" not in os.pread(file.fileno(), 1 << 20, 0):
+                        assert time.monotonic() < until
+                        await asyncio.sleep(0.01)
+                    await asyncio.sleep(0.3)
             run(main())
             faulthandler.unregister(signal.SIGUSR1)
             file.seek(0)
