@@ -53,7 +53,7 @@ def test_the_host_is_called_when_it_is_over_once(run: Run, host: str) -> None:
             host,
             """
             before = actions()
-            async with SignalCoordinator(5, lame_duck=0.3) as c:
+            async with SignalCoordinator(20, lame_duck=1.5) as c:
                 began = time.monotonic()
                 kill(S)
                 await c.wait_for_shutdown()
@@ -62,7 +62,7 @@ def test_the_host_is_called_when_it_is_over_once(run: Run, host: str) -> None:
                 await asyncio.sleep(0.05)
                 print(c.ready, times)
                 await until(lambda: times)
-                print(len(times), 0.29 < times[0] - began < 5)
+                print(len(times), 1.49 < times[0] - began < 9)
                 kill(S)
                 await until(lambda: len(times) == 2)
                 await asyncio.sleep(0.05)
@@ -276,11 +276,11 @@ def test_what_the_host_raises_is_delivered_when_it_is_over(run: Run) -> None:
             raise SystemExit(7)
         signal.signal(signal.SIGTERM, host)
         async def main():
-            with SignalCoordinator(5, lame_duck=0.1) as c:
+            with SignalCoordinator(5, lame_duck=1) as c:
                 kill(signal.SIGTERM)
                 await c.wait_for_shutdown()
                 print("lame")
-                await asyncio.sleep(0.3)
+                await asyncio.sleep(3)
         try:
             run(main())
         except SystemExit as error:
@@ -294,7 +294,7 @@ def test_after_a_shutdown_it_begins_afresh(run: Run) -> None:
         with_host(
             "signal.signal",
             """
-            c = SignalCoordinator(5, lame_duck=0.1)
+            c = SignalCoordinator(5, lame_duck=1)
             for number in range(1, 3):
                 async with c:
                     kill(S)
@@ -311,7 +311,7 @@ def test_a_host_put_below_by_a_second_setup_is_held_too(run: Run) -> None:
     done = run("""
         times = []
         async def main():
-            async with SignalCoordinator(5, lame_duck=0.1) as c:
+            async with SignalCoordinator(5, lame_duck=1) as c:
                 signal.signal(signal.SIGTERM, lambda *_: times.append(1))
                 c.setup_handlers()
                 kill(signal.SIGTERM)
@@ -360,9 +360,18 @@ PROBE = """
         with urllib.request.urlopen(url, timeout=5) as answer:
             return answer.read().decode()
     async def probe(port):
-        print("ready", flush=True)
+        ready = False
         while True:
-            answer = await asyncio.to_thread(ask, port)
+            try:
+                answer = await asyncio.to_thread(ask, port)
+            except OSError:
+                if ready:
+                    raise
+                answer = "does not listen yet"
+            else:
+                if not ready:
+                    print("ready", flush=True)
+                ready = True
             if answer == "draining":
                 print("serves, not ready", flush=True)
                 return
@@ -380,7 +389,7 @@ def test_uvicorn_serves_while_it_is_not_ready(start: Start) -> None:
         from starlette.applications import Starlette
         from starlette.responses import PlainTextResponse
         from starlette.routing import Route
-        c = SignalCoordinator(lame_duck=0.5)
+        c = SignalCoordinator(lame_duck=2)
         @asynccontextmanager
         async def lifespan(app):
             async with c:
@@ -412,15 +421,12 @@ def test_aiohttp_serves_while_it_is_not_ready(start: Start) -> None:
         + textwrap.dedent("""
         import socket
         from aiohttp import web
-        c = SignalCoordinator(lame_duck=0.5)
+        c = SignalCoordinator(lame_duck=2)
         sock = socket.socket()
         sock.bind(("127.0.0.1", 0))
         async def coordinate(app):
             async with c:
-                async def begin():
-                    await asyncio.sleep(0.2)
-                    await probe(sock.getsockname()[1])
-                task = asyncio.create_task(begin())
+                task = asyncio.create_task(probe(sock.getsockname()[1]))
                 yield
                 print(c.phase, task.done())
         async def phase(request):
@@ -450,7 +456,7 @@ def test_hypercorn_serves_while_it_is_not_ready(start: Start) -> None:
         from starlette.applications import Starlette
         from starlette.responses import PlainTextResponse
         from starlette.routing import Route
-        c = SignalCoordinator(lame_duck=0.5)
+        c = SignalCoordinator(lame_duck=2)
         sock = socket.socket()
         sock.bind(("127.0.0.1", 0))
         port = sock.getsockname()[1]
@@ -458,10 +464,7 @@ def test_hypercorn_serves_while_it_is_not_ready(start: Start) -> None:
         @asynccontextmanager
         async def lifespan(app):
             async with c:
-                async def begin():
-                    await asyncio.sleep(0.3)
-                    await probe(port)
-                task = asyncio.create_task(begin())
+                task = asyncio.create_task(probe(port))
                 yield
                 print(c.phase, task.done())
         async def phase(request):
