@@ -4,6 +4,7 @@ import json
 import re
 import signal
 import socket
+import time
 import urllib.request
 from collections.abc import Callable
 from typing import Any
@@ -29,11 +30,11 @@ def state_at(url: str) -> Any:
 
 
 def poll(url: str, good: Callable[[Any], object]) -> None:
-    for _ in range(1000):
-        state = state_at(url)
-        if good(state):
-            return
-    pytest.fail(f"the state is still {state}")
+    until = time.monotonic() + LIMIT
+    while not good(state := state_at(url)):
+        if time.monotonic() > until:
+            pytest.fail(f"the state is still {state}")
+        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
