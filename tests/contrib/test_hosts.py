@@ -153,7 +153,7 @@ def test_a_lame_duck_answers_503_and_then_refuses_connections(name: str) -> None
             await asyncio.sleep(0.02)
         return seen, await server.ended()
 
-    with serving(host, lame_duck=1.0) as server:
+    with serving(host, lame_duck=3.0) as server:
         seen, status = asyncio.run(play_kubelet(server))
         (end_of_one,) = in_order(server.events()).values()
     assert [one for one in seen if one != 200] == [503, None]
