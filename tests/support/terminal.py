@@ -65,9 +65,9 @@ class TerminalChild:
         self._output += piece
         return bool(piece)
 
-    def wait_for(self, words: str, timeout: float = 20.0) -> None:
+    def wait_for(self, words: str, timeout: float = 20.0, *, times: int = 1) -> None:
         deadline = time.monotonic() + timeout
-        while words not in self.text:
+        while self.text.count(words) < times:
             assert self._read(deadline), f"ended without {words!r}: {self.text!r}"
 
     def finish(self, timeout: float = 20.0) -> int:
