@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from pyasynclife import SignalCoordinator
-from support.loops import settle
+from support.loops import settle, until
 from support.signals import Run, Start, actions, needs_posix, program
 
 pytestmark = needs_posix
@@ -163,6 +163,7 @@ async def test_reloads_yields_each_signal_until_the_shutdown() -> None:
         task = asyncio.create_task(reload())
         await settle()
         hang_up()
+        await until(lambda: len(seen) == 3)
         await asyncio.sleep(0.1)
         assert sorted(seen) == sorted([signal.SIGHUP, signal.SIGHUP, signal.SIGUSR1])
         assert not coordinator.reload_event.is_set()

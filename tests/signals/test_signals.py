@@ -89,12 +89,14 @@ def test_the_constructors_parameters_and_their_order() -> None:
 
 async def test_a_signal_sets_the_event_and_nothing_is_cancelled() -> None:
     with SignalCoordinator(7) as coordinator:
-        before = asyncio.get_running_loop().time()
+        loop = asyncio.get_running_loop()
+        before = loop.time()
         os.kill(os.getpid(), signal.SIGTERM)
         assert (coordinator.phase, coordinator.ready) == ("draining", False)
         assert await coordinator.wait_for_shutdown() == signal.SIGTERM
         assert coordinator.shutdown_event.is_set()
-        assert coordinator.deadline == pytest.approx(before + 7, abs=0.1)
+        assert coordinator.deadline is not None
+        assert before + 7 - 0.002 <= coordinator.deadline <= loop.time() + 7.002
         assert coordinator.received == {signal.SIGTERM: 1}
         assert len(asyncio.all_tasks()) == 1
 
@@ -184,15 +186,15 @@ def test_two_signals_at_once_shut_down_once(run: Run) -> None:
 def test_the_deadline_counts_from_the_signal_not_from_its_delivery(run: Run) -> None:
     done = run("""
         async def main():
-            loop = asyncio.get_running_loop()
             with SignalCoordinator(10) as c:
                 assert c.deadline is None
                 await asyncio.sleep(0)
-                before = loop.time()
+                before = time.monotonic()
                 kill(signal.SIGTERM)
-                time.sleep(0.09)
+                after = time.monotonic()
+                time.sleep(0.5)
                 await c.wait_for_shutdown()
-                print(abs(c.deadline - before - 10) < 0.05)
+                print(before - 0.25 < c.deadline - 10 < after + 0.25)
         run(main())
     """)
     assert done.stdout == "True\n"
@@ -302,12 +304,13 @@ def test_a_reload_is_consumed_and_two_during_it_give_one_more(run: Run) -> None:
         async def main():
             reloads = 0
             with SignalCoordinator(reload_signals=[signal.SIGHUP]) as c:
+                over = asyncio.Event()
                 async def work():
                     nonlocal reloads
                     while True:
                         await c.wait_for_reload()
                         reloads += 1
-                        await asyncio.sleep(0.1)
+                        await over.wait()
                 task = asyncio.create_task(work())
                 await asyncio.sleep(0)
                 kill(signal.SIGHUP)
@@ -315,8 +318,11 @@ def test_a_reload_is_consumed_and_two_during_it_give_one_more(run: Run) -> None:
                 kill(signal.SIGHUP)
                 await asyncio.sleep(0.02)
                 kill(signal.SIGHUP)
+                await until(lambda: c.received[signal.SIGHUP] == 3)
+                await asyncio.sleep(0.02)
+                over.set()
                 await until(lambda: reloads == 2)
-                await asyncio.sleep(0.3)
+                await asyncio.sleep(0.2)
                 print(reloads, c.reload_event.is_set(), c.ready)
                 task.cancel()
         run(main())
