@@ -13,8 +13,8 @@ from pyasynclife import (
     cancel_all_tasks,
     monitor_tasks,
 )
-from support.coroutines import after, fail, forever, sleep_for
-from support.loops import settle
+from support.coroutines import after, fail, forever
+from support.loops import settle, until
 from support.tasks import callbacks_of, cancelled_after, create_tasks
 
 
@@ -33,7 +33,8 @@ async def test_the_monitor_counts_cancelled_and_failed_tasks_and_goes_on() -> No
     tasks[0].cancel()
     hook = Hook()
     (monitor,) = create_tasks(monitor_tasks(tasks, 0.01, report=hook))
-    await asyncio.sleep(0.05)
+    await until(lambda: hook.calls)
+    await settle()
     assert not monitor.done()
     tasks[3].cancel()
     await monitor
@@ -73,9 +74,10 @@ async def test_a_report_that_raises_does_not_end_the_monitor(
     def report(running: int, ended: list[TaskResult[Any]]) -> None:
         raise LookupError("report")
 
-    (task,) = create_tasks(sleep_for(0.05))
+    (task,) = create_tasks(until(lambda: len(loop_errors) > 1))
     await monitor_tasks([task], 0.01, report=report)
     assert len(loop_errors) > 1
+    assert task.exception() is None
     assert {type(context["exception"]) for context in loop_errors} == {LookupError}
 
 

@@ -146,11 +146,13 @@ def test_the_service_ends_by_a_signal_as_without_a_monitor(
 
 def test_a_blocked_loop_is_named(path: str, environment: dict[str, str]) -> None:
     program = f"""
-        import asyncio, time
+        import asyncio, os, time
         from pyasynclife import TaskRegistry
         async def main():
             registry = TaskRegistry()
             serving = asyncio.create_task(registry.serve({path!r}))
+            while not os.path.exists({path!r}):
+                await asyncio.sleep(0.01)
             await asyncio.sleep(0.1)
             print("ready")
             time.sleep(60)
