@@ -171,7 +171,7 @@ async def main():
     registry = TaskRegistry(on_finish=None if fails else run_the_loop)
     for n in range(4):
         registry.register(job(n))
-    log.append(await registry.wait(1))
+    log.append(await registry.wait(20))
     log.append((len(called), len(registry), errors))
 
 for fails in (False, True):

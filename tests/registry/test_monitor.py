@@ -82,7 +82,7 @@ def test_an_on_stale_that_removes_itself_does_not_end_the_monitor() -> None:
 async def test_leaving_the_block_ends_all_tasks_and_logs_the_stuck_ones(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async with TaskRegistry(shutdown_timeout=0.02) as registry:
+    async with TaskRegistry(shutdown_timeout=20) as registry:
         registry.register(forever(), "feed")
         stuck, _ = await registry.register(swallow(), "slow")
         await settle()

@@ -41,12 +41,12 @@ async def test_shutdown_says_what_became_of_each(
     await settle()
     began = time.monotonic()
     report = await registry.shutdown(0.05)
-    assert 0.04 < time.monotonic() - began < 1
+    assert 0.04 < time.monotonic() - began < 5
     for how in ("finished", "cancelled", "failed", "swallowed", "stuck"):
         assert [one.task_id for one in getattr(report, how)] == [how], how
     assert not report.ok
     assert not report.deadline_met
-    assert 0.04 < report.duration < 1
+    assert 0.04 < report.duration < 5
     (one,) = report.stuck
     assert one.age is not None
     assert one.age >= 0.04
@@ -172,7 +172,7 @@ async def one_down_all_down(workers: int) -> ShutdownReport:
     for _ in range(workers):
         registry.register(worker())
     await settle()
-    report = await registry.shutdown(5)
+    report = await registry.shutdown(60)
     assert all(one.deadline_met for one in reports)
     assert len(reports) == workers
     adds_up(registry)
