@@ -293,7 +293,7 @@ async def test_throwing_into_another_worker_loses_no_result() -> None:
         return x
 
     try:
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(20):
             result = await bounded_gather(fn, range(4), max_concurrent=2)
             assert len(result) == 4
             result.failures()

@@ -104,7 +104,7 @@ async def test_requests_that_time_out_leave_the_session_usable(
     url, _ = server
     hang = [number for number in range(1001, 1041) if number % 10 in (1, 7)]
     async with make_client(url) as (fetch, _):
-        result = await bounded_gather(fetch, hang, max_concurrent=4, timeout=1.0)
+        result = await bounded_gather(fetch, hang, max_concurrent=4, timeout=3.0)
         assert [r.item for r in result if r.timed_out] == [
             n for n in hang if n % 10 == 7
         ]

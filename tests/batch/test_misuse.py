@@ -178,20 +178,20 @@ def use_every_feature() -> Callable[[], Awaitable[None]]:
             yield i
 
     async def collected() -> None:
-        result = await bounded_gather(fn, range(20), max_concurrent=3, timeout=0.2)
+        result = await bounded_gather(fn, range(20), max_concurrent=3, timeout=1.0)
         assert len(result.failures()) == 4
 
     async def streamed() -> None:
         seen = []
         async for r in bounded_gather(
-            fn, iter(range(20)), max_concurrent=3, timeout=0.2, key=str
+            fn, iter(range(20)), max_concurrent=3, timeout=1.0, key=str
         ):
             seen.append(r.task_id)
         assert seen == [str(i) for i in range(20)]
 
     async def read() -> None:
         result = await bounded_gather(
-            fn, source(), timeout=0.2, on_result=lambda r: None
+            fn, source(), timeout=1.0, on_result=lambda r: None
         )
         assert len(result) == 9
         assert len(result.failures()) == 2

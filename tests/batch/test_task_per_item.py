@@ -50,7 +50,7 @@ async def test_each_item_has_a_task_named_by_its_id_that_ends_as_the_item(
         ITEMS,
         task_per_item=True,
         key=lambda x: f"<{x}>",
-        timeout=0.05,
+        timeout=0.5,
         max_concurrent=limit,
     )
     assert [r.state for r in result] == [
@@ -239,7 +239,7 @@ async def test_items_are_registered_under_their_ids_and_beat_from_inside() -> No
 
 async def test_the_registry_has_each_items_outcome() -> None:
     registry = TaskRegistry()
-    result = await bounded_gather(mixed, ITEMS, registry=registry, timeout=0.05)
+    result = await bounded_gather(mixed, ITEMS, registry=registry, timeout=0.5)
     await settle()
     for r in result:
         assert registry[r.task_id].state is r.state

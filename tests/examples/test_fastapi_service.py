@@ -75,7 +75,7 @@ def test_a_signal_lets_running_jobs_end_and_cancels_the_waiting_ones(
         assert answer["error_text"] == "RuntimeError: step 0 has failed"
         assert client.ask("/process", {"steps": 0})[0] == 422
         assert client.ask("/jobs/nobody")[0] == 404
-    running = [client.begin(steps=30) for client in clients for _ in range(10)]
+    running = [client.begin(steps=60) for client in clients for _ in range(10)]
     waiting = [client.begin(steps=1) for client in clients for _ in range(3)]
     for client, signum in zip(clients, (signal.SIGTERM, signal.SIGINT), strict=False):
         client.child.send_signal(signum)
