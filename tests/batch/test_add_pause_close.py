@@ -205,7 +205,7 @@ async def test_nothing_can_be_added_once_a_batch_was_stopped(
     began, refused = [], []
     options: dict[str, Any] = {
         "errors": {"max_errors": 0},
-        "budget": {"budget": 0.01},
+        "budget": {"budget": 0.3},
     }.get(how, {})
     batch = bounded_gather(fn, [how, 1], **options)
     task = asyncio.create_task(main())

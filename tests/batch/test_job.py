@@ -296,7 +296,7 @@ async def test_jobs_that_wait_end_with_their_batch(
             raise ValueError
         await forever()
 
-    options: dict[str, Any] = {"budget": {"budget": 0.01}, "errors": {"max_errors": 0}}
+    options: dict[str, Any] = {"budget": {"budget": 0.2}, "errors": {"max_errors": 0}}
     batch = opened(fn, max_concurrent=1, **options.get(how, {}))
     use = asyncio.ensure_future(batch.collect())
     running, waiting = batch.add("fail" if how == "errors" else 1), batch.add(2)

@@ -255,7 +255,7 @@ async def test_what_a_shutdown_has_cancelled_is_not_cancelled_again(how: str) ->
         source(),
         registry=registry,
         max_errors=0 if how == "errors" else None,
-        budget=0.05 if how == "budget" else None,
+        budget=0.3 if how == "budget" else None,
     )
     waiter = asyncio.create_task(batch.collect())
     await until(lambda: len(begun) == 3)
@@ -264,7 +264,7 @@ async def test_what_a_shutdown_has_cancelled_is_not_cancelled_again(how: str) ->
     if how == "caller":
         waiter.cancel()
     if how == "budget":
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.5)
     await settle(10)
     free.set()
     await asyncio.wait([waiter, shutdown])

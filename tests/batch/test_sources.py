@@ -399,7 +399,7 @@ async def test_cancel_closes_the_source_and_waits_for_it() -> None:
 
 async def test_the_budget_closes_the_source() -> None:
     log = []
-    result = await bounded_gather(double, closing(log), budget=0.02)
+    result = await bounded_gather(double, closing(log), budget=0.2)
     assert log == ["closed"]
     assert result.status is BatchStatus.TIMED_OUT
     assert len(result) == 1

@@ -193,7 +193,7 @@ async def test_a_stream_that_is_cancelled_gives_the_started_items() -> None:
 
 
 async def test_a_stream_whose_budget_ran_out_ends_with_status() -> None:
-    batch = bounded_gather(sleep_for, [0.0, 10, 10], max_concurrent=1, budget=0.03)
+    batch = bounded_gather(sleep_for, [0.0, 10, 10], max_concurrent=1, budget=0.5)
     assert [r.timed_out async for r in batch] == [False, True]
     assert batch.status is BatchStatus.TIMED_OUT
 

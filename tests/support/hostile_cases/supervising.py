@@ -9,7 +9,7 @@ from pyasynclife import Backoff, TaskRegistry
 from support.coroutines import echo_later, forever, raises
 from support.hostile import case
 from support.hostile_cases.common import REFUSED, core, works
-from support.loops import settle, task_factory
+from support.loops import settle, task_factory, until
 
 
 @case("a function to supervise that cancels, drops and collects its registry")
@@ -117,7 +117,7 @@ async def factory_without_tasks() -> None:
 
     with task_factory(factory):
         registry.supervise(forever, "job", backoff=Backoff(0), max_restarts=3)
-        await asyncio.sleep(0.05)
+        await until(lambda: "job" not in registry)
     assert "job" not in registry
     await works()
 
