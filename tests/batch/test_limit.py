@@ -112,10 +112,10 @@ async def test_raising_the_limit_starts_more_at_once(make: Callable[..., Any]) -
     gated = Gated()
     batch = bounded_gather(gated, make(range(100)), max_concurrent=2)
     task = asyncio.create_task(batch.collect())
-    await settle(6)
-    assert gated.now == 2
+    await until(lambda: gated.now == 2)
     batch.max_concurrent = 20
     assert batch.max_concurrent == 20
+    await until(lambda: gated.now >= 20)
     await settle(6)
     assert gated.now == 20
     batch.cancel()
@@ -129,8 +129,7 @@ async def test_lowering_the_limit_lets_fewer_run_as_items_end(
     gated = Gated()
     batch = bounded_gather(gated, make(range(200)), max_concurrent=20)
     task = asyncio.create_task(batch.collect())
-    await settle(8)
-    assert gated.now == 20
+    await until(lambda: gated.now >= 20)
     batch.max_concurrent = 3
     await settle(3)
     assert gated.now == 20
@@ -138,6 +137,7 @@ async def test_lowering_the_limit_lets_fewer_run_as_items_end(
     await settle(5)
     assert gated.now == 10
     gated.release(8)
+    await until(lambda: gated.now <= 3)
     await settle(8)
     assert gated.now == 3
     for _ in range(20):
