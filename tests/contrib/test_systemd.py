@@ -126,7 +126,9 @@ async def test_the_watchdog_is_fed_twice_as_often_as_systemd_asks(
         assert time.monotonic() - began > 0.12
         time.sleep(0.3)
         assert manager.read() == []
-        assert await manager.read_until("WATCHDOG") == ["WATCHDOG=1"]
+        fed = await manager.read_until("WATCHDOG")
+        assert set(fed) == {"WATCHDOG=1"}
+        assert len(fed) < 4  # not once for each time that was missed
 
 
 async def test_the_watchdog_is_fed_until_the_coordinator_has_shut_down(

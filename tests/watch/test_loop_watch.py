@@ -79,6 +79,16 @@ async def test_a_callback_that_held_the_loop_has_no_task() -> None:
 
 
 async def test_the_stack_that_was_seen_longest_is_reported() -> None:
+    for _ in range(10):  # a machine that stalls may prolong what was brief
+        blocked = await blocked_briefly_and_for_long()
+        where = [line.rpartition(".")[2] for one in blocked for line in one.where]
+        if "for_long" in where and "briefly" not in where:
+            break
+    assert where.count("for_long") == 1
+    assert "briefly" not in where
+
+
+async def blocked_briefly_and_for_long() -> Blocked:
     blocked: Blocked = []
     async with LoopWatch(0.1, interval=0.01, on_block=blocked.append) as watch:
 
@@ -94,8 +104,7 @@ async def test_the_stack_that_was_seen_longest_is_reported() -> None:
         briefly()
         for_long()
         await after_a_tick(watch)
-    assert seen_in(for_long, blocked)
-    assert not any(line.endswith("briefly") for b in blocked for line in b.where)
+    return blocked
 
 
 async def test_the_id_is_that_of_the_context(monkeypatch: pytest.MonkeyPatch) -> None:
