@@ -32,7 +32,7 @@ def play(session: Session, folder: Path) -> str:
         (folder / name).write_text(text)
     printed = folder / "output"
     before = normalised(session.output.partition("^C\n")[0])
-    env = os.environ | PATH | {"PYTEST_ADDOPTS": PLUGINS}
+    env = os.environ | PATH | {"PYTEST_ADDOPTS": PLUGINS, "COLUMNS": "80"}
     with printed.open("wb") as output:
         child = subprocess.Popen(
             [sys.executable, "-u", *session.command],
