@@ -13,7 +13,7 @@ async def a_registry(**options: Any) -> AsyncIterator[TaskRegistry]:
     registry = TaskRegistry(**options)
     yield registry
     registry.cancel_all()
-    assert await registry.wait(5)
+    assert await registry.wait(60)
 
 
 def adds_up(registry: TaskRegistry) -> None:
