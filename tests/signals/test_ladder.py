@@ -409,7 +409,8 @@ def test_in_pytest_ctrl_c_twice_ends_the_run(tmp_path: Path) -> None:
         "def test_next():\n"
         "    print('next')\n"
     )
-    command = ["-m", "pytest", "-s", "-q", "-p", "no:cacheprovider", str(tmp_path)]
+    command = ["-m", "pytest", "-s", "-q", "-p", "no:cacheprovider"]
+    command += [f"--confcutdir={tmp_path}", str(tmp_path)]
     with start_child(command) as child:
         child.wait_for("ready")
         press(child)
