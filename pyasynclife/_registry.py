@@ -769,7 +769,7 @@ class TaskRegistry(Registry):
         ended; the tasks remain cancelled. If a CancelledError has left the body, that
         one propagates.
         """
-        with absorbing_after(exc[1]):
+        with absorbing_after(*exc):
             await self._leave()
 
     async def _leave(self) -> None:

@@ -634,7 +634,7 @@ class SignalCoordinator(SignalEvents):
         """
         try:
             if self._attached:
-                with absorbing_after(exc[1]):
+                with absorbing_after(*exc):
                     whom = SHUTDOWN_UNREPORTED
                     report, news = await self._shut_down(None, None, whom)
                     if news:

@@ -88,7 +88,7 @@ class Recording:
 
     async def __aexit__(self, *exc: object) -> None:
         """Write the tasks that are alive, and end the file."""
-        with absorbing_after(exc[1]):
+        with absorbing_after(*exc):
             await self._leave()
 
     async def _leave(self) -> None:
