@@ -15,7 +15,7 @@ from pyasynclife._attachment import (
 from pyasynclife._await_chain import _chain_of, await_chain
 from pyasynclife._batch import Batch
 from pyasynclife._core import SHUTDOWN_UNREPORTED, TaskMetadata
-from pyasynclife._pool import job_exit
+from pyasynclife._pool import job_exit, resting
 from pyasynclife._report import TaskExit, make_exit
 from pyasynclife._waiting import Deadline
 
@@ -28,13 +28,22 @@ _ITERATIONS = 5
 
 
 class _Member:
-    """One task or item that a report lists."""
+    """One task or item that a report lists.
 
-    def __init__(self, one: Any, name: str, task: Any) -> None:
+    Args:
+        one: What it is known by, whatever runs it.
+        name: Its name in the report.
+        task: Its Task; None: it waits for its next attempt.
+        worker: What runs it, if anything does.
+    """
+
+    def __init__(self, one: Any, name: str, task: Any, worker: Any = None) -> None:
         self.one = one
         self.name = name
         self.task = task
+        self.worker = worker
         self.by_itself = False  # it ended before it was to be cancelled
+        self.failure: BaseException | None = None  # stop() left it no other attempt
         self.reported = False  # as stuck
 
 
@@ -52,21 +61,23 @@ class _WithMembers(Attachment):
         super().__init__(what, order, others)
         self._members: list[_Member] = []
         self._alive: list[_Member] | None = None  # at the beginning
+        self._elsewhere: set[Any] = set()  # then registries had their tasks
         self._covers = False  # registries report some that it has cancelled
 
     def _running(self) -> list[_Member]:
-        """Return what runs."""
+        """Return what runs, or waits for its next attempt."""
         raise NotImplementedError
 
     def begin(self) -> None:
         if self._alive is None:
             known = {member.one for member in self._members}
             registries = self._others.attached_registries()
-            self._alive = [
-                member
-                for member in self._running()
-                if member.one not in known and _registry_of(member, registries) is None
-            ]
+            self._alive = []
+            for member in self._running():
+                if _registry_of(member, registries) is not None:
+                    self._elsewhere.add(member.one)
+                elif member.one not in known:
+                    self._alive.append(member)
 
     def _join(self, members: list[_Member]) -> bool:
         """Note what is about to be cancelled, and what has ended by itself.
@@ -85,7 +96,8 @@ class _WithMembers(Attachment):
         for member in members:
             found = _registry_of(member, registries)
             if found is None:
-                self._members.append(member)
+                if member.task is not None or member.one not in self._elsewhere:
+                    self._members.append(member)
             else:
                 cancelled += found[0].is_shutting_down
                 found[0].cover(found[1])
@@ -135,7 +147,7 @@ class _WithMembers(Attachment):
     def close(self) -> None:
         exits = zip(self._members, self._exits(self._members), strict=True)
         self._members = [member for member, (how, _) in exits if how == "stuck"]
-        self._alive, self._covers = None, False
+        self._alive, self._elsewhere, self._covers = None, set(), False
 
 
 def _registry_of(
@@ -206,13 +218,28 @@ class AttachedBatch(_WithMembers):
 
     def _running(self) -> list[_Member]:
         batch = self.what
-        workers = [] if batch is None else _workers(batch)
-        return [_Member(one, one._task_id, one._task) for one in workers]
+        if batch is None:
+            return []
+        running = [
+            _Member(one._index, one._task_id, one._task, one) for one in _workers(batch)
+        ]
+        return running + [
+            _Member(index, name, task) for task, index, name, _ in resting(batch._core)
+        ]
 
     def begin(self) -> None:
         if self._alive is None and self.what is not None:
             self._lost = self._count_lost(self.what)
         super().begin()
+
+    def stop(self) -> None:
+        batch = self.what
+        waiting = [] if batch is None else resting(batch._core)
+        super().stop()
+        failures = {index: error for _, index, _, error in waiting}
+        self._lost += len(failures)
+        for member in self._alive or ():
+            member.failure = failures.get(member.one)
 
     def _count_lost(self, batch: Batch[Any]) -> int:
         progress = batch.progress
@@ -241,22 +268,24 @@ class AttachedBatch(_WithMembers):
 
     def _exits(self, members: list[_Member]) -> list[Exit]:
         batch = self.what
-        running = set() if batch is None else set(_workers(batch))
+        running = {} if batch is None else {one._index: one for one in _workers(batch)}
         results: list[Any] = []
         if batch is not None:
             taken = batch._result
             results = batch._core.results if taken is None else taken._results
-        kept = {result.task_id: result for result in results if result is not None}
+        kept = {result.index: result for result in results if result is not None}
         exits = []
         for member in members:
             error, where = None, []
             outcome = "cancelled"  # or not known: no result is kept
             if member.one in running:
                 outcome = "stuck"
-                where = _chain_of(member.one._coro, set())
-            elif (result := kept.get(member.name)) is not None:
+                where = _chain_of(running[member.one]._coro, set())
+            elif (result := kept.get(member.one)) is not None:
                 error = result.error
                 outcome = _OUTCOMES.get(result.state.value, "cancelled")
+            elif member.failure is not None:
+                error, outcome = member.failure, "failed"
             elif member.by_itself:  # no result is kept
                 outcome = "finished" if self._knows else "unknown"
             exits.append((outcome, _task_exit(member.name, error, where)))
@@ -268,8 +297,15 @@ class AttachedPool(_WithMembers):
 
     def _running(self) -> list[_Member]:
         pool = self.what
-        running = [] if pool is None else pool._core.running()
-        return [_Member(pair, pair[1].task_id, pair[0]._task) for pair in running]
+        if pool is None:
+            return []
+        running = [
+            _Member(job, job.task_id, worker._task, worker)
+            for worker, job in pool._core.running()
+        ]
+        return running + [
+            _Member(job, job.task_id, task) for task, _, job, _ in resting(pool._core)
+        ]
 
     def is_idle(self, caller: asyncio.Task[Any] | None) -> bool:
         pool = self.what
@@ -303,8 +339,7 @@ class AttachedPool(_WithMembers):
     def _exits(self, members: list[_Member]) -> list[Exit]:
         exits = []
         for member in members:
-            worker, job = member.one
-            how, one = job_exit(worker, job, member.name)
+            how, one = job_exit(member.worker, member.one, member.name)
             if how == "swallowed" and member.by_itself:
                 how = "finished"
             exits.append((how, one))

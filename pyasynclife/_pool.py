@@ -22,7 +22,14 @@ from pyasynclife._arguments import (
     check_size,
 )
 from pyasynclife._await_chain import _chain_of
-from pyasynclife._core import MODE_BLOCK, MODE_OPEN, Job, PoolCore, TaskResult
+from pyasynclife._core import (
+    MODE_BLOCK,
+    MODE_OPEN,
+    BatchCore,
+    Job,
+    PoolCore,
+    TaskResult,
+)
 from pyasynclife._limits import check_limits
 from pyasynclife._registry import TaskRegistry
 from pyasynclife._report import ShutdownReport, TaskExit
@@ -307,8 +314,9 @@ class TaskPool:
                 returns, even if some jobs are still running.
 
         Returns:
-            A report of the jobs that ran when the call was made, by their ids; those
-            that waited are not in it. A failure that it lists counts as received.
+            A report of the jobs that had begun and not ended when the call was made, by
+            their ids: one that waits for its next attempt, too. A failure that it lists
+            counts as received.
 
         If the caller is cancelled, the CancelledError propagates at once; the jobs stay
         cancelled.
@@ -321,13 +329,15 @@ class TaskPool:
         loop = asyncio.get_running_loop()
         started = loop.time()
         deadline = Deadline.after(loop, started, wait)
-        running = [(*pair, pair[1].task_id) for pair in self._core.running()]
+        pairs = self._core.running()
+        pairs += [(None, job) for _, _, job, _ in resting(self._core)]
+        begun = [(*pair, pair[1].task_id) for pair in pairs]
         self.cancel("shutdown")
         await wait_for_pool(self, deadline)
         lists: dict[str, list[TaskExit]] = {
             outcome: [] for outcome in ShutdownReport.__slots__[:5]
         }
-        for one in running:
+        for one in begun:
             outcome, how = job_exit(*one)
             lists[outcome].append(how)
         now = loop.time()
@@ -442,11 +452,21 @@ async def wait_for_pool(pool: TaskPool, deadline: Deadline) -> None:
         pass
 
 
+def resting(core: BatchCore) -> list[tuple[Any, int, Any, BaseException]]:
+    """List what waits for its next attempt.
+
+    For each item: the Task of the last attempt, while that has not ended, or None; the
+    index; the id, or in a pool the Job; and the error of the last attempt.
+    """
+    entries = iter(core.resting())
+    return list(zip(entries, entries, entries, entries, strict=True))
+
+
 def job_exit(worker: Any, job: Job[Any], name: str) -> tuple[str, TaskExit]:
     """Return how a job that was cancelled has ended, for a report.
 
     Args:
-        worker: What ran it.
+        worker: What ran it; None: it waited for its next attempt.
         job: The job; its outcome counts as received.
         name: Its id.
     """
@@ -456,7 +476,7 @@ def job_exit(worker: Any, job: Job[Any], name: str) -> tuple[str, TaskExit]:
         how = "stuck" if not job.done() else how
     else:
         how, error = _OUTCOMES.get(outcome.state, how), outcome.error
-    if how == "stuck":
+    if how == "stuck" and worker is not None:
         where = _chain_of(worker._coro, set())
     if how != "failed":
         error = None

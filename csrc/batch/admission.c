@@ -10,6 +10,7 @@
  *                          the item wait for another, or is that its result?
  *     al_admission_due     a delay is over; the rate allows the next start
  *     al_admission_stop    the pump is stopped: what waits ends
+ *     al_admission_resting what is between two attempts, for a report
  *
  * A pump is not over while an item waits.  No item waits for a worker: an end
  * lets its worker, or al_pump_update(), pull the next one.
@@ -498,7 +499,11 @@ admission_retry(WorkerObject *self, al_waiting *again, double now,
                 PyObject **result)
 {
     al_pump *p = self->pump;
+    again->parked = &self->again;
+    al_list_append(&p->limits->asked, &again->link);
     double delay = admission_ask(p, again, result);
+    al_link_unlink(&again->link);
+    again->parked = NULL;
     if (delay < 0.0 || p->stopping != AL_STOP_NONE || p->fatal != NULL
         || p->limits->decide == NULL || again->refused)
     {
@@ -592,6 +597,65 @@ al_admission_task_ended(WorkerObject *self)
         again->parked = NULL;
         admission_wait(self->pump, again);
     }
+}
+
+/* Append to a list the entries of an item for al_admission_resting(), but its
+   value in place of an id that is not known.  No garbage is collected
+   meanwhile.  Returns 0; -1 with MemoryError. */
+static int
+admission_append_resting(const al_waiting *waiting, bool of_pool,
+                         PyObject *list)
+{
+    const al_item *item = &waiting->item;
+    PyObject *task = NULL;
+    if (waiting->parked != NULL) {
+        task = AL_CONTAINER_OF(waiting->parked, WorkerObject, again)->task;
+    }
+    PyObject *index = AL_ALLOC(PyLong_FromSsize_t(item->index));
+    PyObject *name = of_pool                 ? (PyObject *)item->job
+                     : item->task_id != NULL ? item->task_id
+                                             : item->value;
+    PyObject *entries[] = {task == NULL ? Py_None : task, index, name,
+                           waiting->error};
+    int failed = index == NULL ? -1 : 0;
+    for (int i = 0; !failed && i < 4; i++) {
+        failed = AL_ALLOC_INT(PyList_Append(list, entries[i]));
+    }
+    Py_XDECREF(index);
+    return failed;
+}
+
+PyObject *
+al_admission_resting(const al_pump *p)
+{
+    bool of_pool = p->fn == NULL;
+    PyObject *list = AL_ALLOC(PyList_New(0));
+    if (list == NULL || p->limits == NULL) {
+        return list;
+    }
+    int failed = 0;
+    const al_link *end = &p->limits->asked, *at;
+    for (at = end->next; !failed && at != end; at = at->next) {
+        failed = admission_append_resting(
+            AL_CONTAINER_OF(at, al_waiting, link), of_pool, list);
+    }
+    end = &p->limits->retries;
+    for (at = end->next; !failed && at != end; at = at->next) {
+        failed = admission_append_resting(AL_CONTAINER_OF(at, al_waiting, all),
+                                          of_pool, list);
+    }
+    /* What follows may collect garbage, which may end items. */
+    Py_ssize_t size = of_pool || failed ? 0 : PyList_GET_SIZE(list);
+    for (Py_ssize_t i = 0; !failed && i < size; i += 4) {
+        Py_ssize_t index = PyLong_AsSsize_t(PyList_GET_ITEM(list, i + 1));
+        PyObject *id =
+            al_result_default_id(PyList_GET_ITEM(list, i + 2), index);
+        failed = id == NULL ? -1 : PyList_SetItem(list, i + 2, id);
+    }
+    if (failed) {
+        Py_CLEAR(list);
+    }
+    return list;
 }
 
 /* -------------------------------------------------------------- timers */

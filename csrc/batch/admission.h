@@ -39,6 +39,12 @@ bool al_admission_due(al_pump *pump, al_deadline *deadline);
    or, if that is AL_STOP_NONE, by their last failure.  Runs Python. */
 void al_admission_stop(al_pump *pump, al_stop why);
 
+/* A list (new) with four entries for each item that is between two
+   attempts: the Task of the last one if it has not ended, or None; the index;
+   the id, or in a pool the Job; the error.  NULL with MemoryError.
+   Runs Python. */
+PyObject *al_admission_resting(const al_pump *pump);
+
 /* How many workers may find an item, if the source has `left`; -1: not known.
    Pure C. */
 Py_ssize_t al_admission_left(const al_pump *pump, Py_ssize_t left);

@@ -15,6 +15,7 @@
 #include "batch/item.h"
 #include "batch/pump.h"
 #include "batch/reader.h"
+#include "batch/admission.h"
 #include "batch/batch.h"
 #include "batch/batch_wait.h"
 #include "batch/batch_type.h"
@@ -353,6 +354,18 @@ batch_type_counts(PyObject *op, PyObject *Py_UNUSED(ignored))
         self->failed, self->cancelled, self->timed_out, elapsed));
 }
 
+PyDoc_STRVAR(batch_type_resting_doc,
+"resting($self, /)\n--\n\n"
+"Return a list with four entries for each item between two attempts.\n\n"
+"The Task of the last attempt if it has not ended, or None; the index; the\n"
+"id, or in a pool the Job; and the error of the last attempt.");
+
+static PyObject *
+batch_type_resting(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    return al_admission_resting(&((BatchObject *)op)->pump);
+}
+
 static PyMethodDef batch_type_methods[] = {
     {"use", batch_type_use, METH_O, batch_type_use_doc},
     {"wait", AL_METHOD(batch_type_wait), METH_FASTCALL, batch_type_wait_doc},
@@ -377,6 +390,7 @@ static PyMethodDef batch_type_methods[] = {
     {"set_limit", batch_type_set_limit, METH_O, batch_type_set_limit_doc},
     {"set_paused", batch_type_set_paused, METH_O, batch_type_set_paused_doc},
     {"close", batch_type_close, METH_NOARGS, batch_type_close_doc},
+    {"resting", batch_type_resting, METH_NOARGS, batch_type_resting_doc},
     {"counts", batch_type_counts, METH_NOARGS, batch_type_counts_doc},
     {NULL, NULL, 0, NULL},
 };

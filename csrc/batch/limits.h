@@ -27,12 +27,12 @@ typedef struct al_limit_key {
 
 /* An item that waits, without a slot, a place or a Task. */
 typedef struct al_waiting {
-    al_link link; /* in its key's list */
+    al_link link; /* in its key's list, or in that of the asked */
     al_link all;  /* in the limits' list of fresh items, or of retries */
     al_item item;
     PyObject *error;            /* owned: of the last attempt; NULL: fresh */
-    struct al_waiting **parked; /* borrowed: whoever holds it until its Task
-                                   has ended; or NULL */
+    struct al_waiting **parked; /* borrowed: the `again` of the worker whose
+                                   Task has not ended; or NULL */
     double due;                 /* loop time: the delay is over */
     double ends;                /* loop time: the item's timeout */
     Py_ssize_t place;           /* in the heap; -1: not in it */
@@ -60,6 +60,7 @@ typedef struct al_limits {
 
     al_link fresh;   /* all that were never started, in input order */
     al_link retries; /* all others that wait */
+    al_link asked;   /* of which a Retry decides now, by `link` */
     Py_ssize_t n_fresh;
     Py_ssize_t n_retries; /* with those that are being decided about */
     Py_ssize_t n_ready;   /* retries whose delay is over */
@@ -134,6 +135,7 @@ al_limits_init(al_limits *limits)
     al_list_init(&limits->fresh_keys);
     al_list_init(&limits->fresh);
     al_list_init(&limits->retries);
+    al_list_init(&limits->asked);
     al_list_init(&limits->none.retries);
     al_list_init(&limits->none.fresh);
     limits->next_start = -Py_HUGE_VAL;

@@ -735,6 +735,7 @@ static PyGetSetDef worker_getset[] = {
 
 static PyMemberDef worker_members[] = {
     {"_task", T_OBJECT, offsetof(WorkerObject, task), READONLY, NULL},
+    {"_index", T_PYSSIZET, offsetof(WorkerObject, item.index), READONLY, NULL},
     {NULL, 0, 0, 0, NULL},
 };
 

@@ -503,6 +503,25 @@ async def fails(item: int) -> None:
     raise ValueError(item)
 
 
+async def listed_while_they_wait() -> None:
+    """The items of a batch by their ids, and the jobs of a pool."""
+    retry = Retry(2, backoff=Backoff(60, jitter=0))
+    batch = bounded_gather(fails, [1, "two"], retry=retry)
+    pool = TaskPool(2, retry=retry)
+    collecting = asyncio.ensure_future(batch.collect())
+    try:
+        with contextlib.suppress(ClosedError):  # a worker could not be made
+            pool.submit(fails, 3)
+        await settle(5)
+        batch._core.resting()
+        str(await pool.shutdown(5))
+    finally:
+        batch.cancel()
+        pool.cancel()
+        await asyncio.wait([collecting])
+    collecting.result().failures()
+
+
 async def timed_out_while_it_waits() -> None:
     retry = Retry(2, backoff=Backoff(60, jitter=0))
     (await bounded_gather(fails, [1, 2], timeout=0.005, retry=retry)).failures()
@@ -571,6 +590,7 @@ async def results() -> None:
         tried_again,
         tried_again_by_a_registry,
         stopped_while_items_wait,
+        pytest.param(listed_while_they_wait, marks=reports),
         timed_out_while_it_waits,
         without_a_key,
         results,
