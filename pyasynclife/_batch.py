@@ -126,6 +126,8 @@ class Batch(Sealed, Generic[T]):
             registry,
             limits,
         )
+        if registry is not None:
+            registry._batches.add(self)
         return self
 
     @property

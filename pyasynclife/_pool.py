@@ -152,6 +152,8 @@ class TaskPool:
             numbers,
             limits,
         )
+        if registry is not None:
+            registry._batches.add(self)
 
     @property
     def max_concurrent(self) -> int:

@@ -131,6 +131,7 @@ class TaskRegistry(Registry):
 
     __slots__ = (
         "__weakref__",
+        "_batches",
         "_coordinators",
         "_deadline",
         "_heartbeat_interval",
@@ -152,6 +153,7 @@ class TaskRegistry(Registry):
     _coordinators: weakref.WeakSet[Any]
     _monitor: asyncio.Task[None] | None
     _recording: Recording | None
+    _batches: weakref.WeakSet[Any]  # batches and pools whose items' tasks it has
     # That of a coordinator whose shutdown has begun.
     _deadline: Deadline | None
     # The shutdowns that began before it, by their own timeout.
@@ -189,6 +191,7 @@ class TaskRegistry(Registry):
         self._on_finish = on_finish
         self._on_give_up = on_give_up
         self._recording = None
+        self._batches = weakref.WeakSet()
         self._coordinators = weakref.WeakSet()
         self._monitor = None
         self._deadline = None
@@ -487,10 +490,21 @@ class TaskRegistry(Registry):
         join_set, queued = self._begin_shutdown(caller, whom)
         try:
             cancel_in_slices(join_set)
+            self._end_batches()
         except BaseException:
             self._finish_shutdown()
             raise
         return join_set, queued > 0
+
+    def _end_batches(self) -> None:
+        """End the batches and pools in a moment: their items may wait without a task.
+
+        What a coordinator cancels together with the registry is cancelled before.
+        """
+        loop = asyncio.get_running_loop()
+        for core in [one._core for one in list(self._batches)]:
+            if core.begun and not core.over:
+                loop.call_soon(core.end_with_registry)
 
     def _finish_shutdown(self) -> None:
         """End a shutdown; after the last, log how many failures were not logged."""

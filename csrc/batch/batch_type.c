@@ -366,6 +366,21 @@ batch_type_resting(PyObject *op, PyObject *Py_UNUSED(ignored))
     return al_admission_resting(&((BatchObject *)op)->pump);
 }
 
+PyDoc_STRVAR(batch_type_end_with_registry_doc,
+"end_with_registry($self, /)\n--\n\n"
+"Stop, because the registry of the items' tasks has shut down.\n\n"
+"It cancels those tasks itself.");
+
+static PyObject *
+batch_type_end_with_registry(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    al_pump *p = &((BatchObject *)op)->pump;
+    if (al_pump_lets_run(p)) {
+        al_pump_stop(p, AL_STOP_REGISTRY, NULL, false);
+    }
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef batch_type_methods[] = {
     {"use", batch_type_use, METH_O, batch_type_use_doc},
     {"wait", AL_METHOD(batch_type_wait), METH_FASTCALL, batch_type_wait_doc},
@@ -390,6 +405,8 @@ static PyMethodDef batch_type_methods[] = {
     {"set_limit", batch_type_set_limit, METH_O, batch_type_set_limit_doc},
     {"set_paused", batch_type_set_paused, METH_O, batch_type_set_paused_doc},
     {"close", batch_type_close, METH_NOARGS, batch_type_close_doc},
+    {"end_with_registry", batch_type_end_with_registry, METH_NOARGS,
+     batch_type_end_with_registry_doc},
     {"resting", batch_type_resting, METH_NOARGS, batch_type_resting_doc},
     {"counts", batch_type_counts, METH_NOARGS, batch_type_counts_doc},
     {NULL, NULL, 0, NULL},

@@ -1,7 +1,9 @@
 """The registry of a batch's items shuts down, and the batch ends with it."""
 
 import asyncio
+import gc
 import itertools
+import weakref
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
@@ -10,13 +12,16 @@ import pytest
 
 from pyasynclife import (
     BatchStatus,
+    ClosedError,
+    Retry,
     SignalCoordinator,
+    TaskPool,
     TaskRegistry,
     TaskResult,
     TaskState,
     bounded_gather,
 )
-from support.coroutines import Boom, Fatal, echo, forever
+from support.coroutines import Boom, Fatal, echo, fail, forever
 from support.items import Counted
 from support.loops import settle, until
 from support.marks import needs_eager
@@ -206,6 +211,65 @@ async def test_a_paused_batch_ends_with_its_registry() -> None:
     await service.registry.shutdown(5)
     assert len(await asyncio.wait_for(consumer, 5)) == 3
     assert service.batch.status is BatchStatus.CANCELLED
+
+
+RETRY = Retry(9, backoff=lambda attempt, error: 3600)
+
+
+async def test_a_batch_whose_items_all_wait_ends_with_its_registry(
+    loop_errors: list[Any],
+) -> None:
+    registry = TaskRegistry()
+    batch = bounded_gather(
+        fail, range(3), max_concurrent=2, registry=registry, retry=RETRY
+    )
+    consumer = asyncio.create_task(batch.collect())
+    await until(lambda: registry.stats().failed == 3)  # the first attempts
+    await settle(3)
+    async with asyncio.timeout(30):
+        await registry.shutdown(5)
+        result = await consumer
+    assert batch.status is BatchStatus.CANCELLED
+    assert {one.state for one in result} == {TaskState.CANCELLED}
+    assert loop_errors == []
+
+
+@pytest.mark.parametrize("how", ["retry", "rate", "paused"])
+async def test_a_pool_whose_jobs_all_wait_ends_with_its_registry(how: str) -> None:
+    registry = TaskRegistry()
+    options: dict[str, Any] = {
+        "retry": {"retry": RETRY},
+        "rate": {"max_per_second": 0.001},
+        "paused": {},
+    }[how]
+    pool = TaskPool(2, registry=registry, **options)
+    if how == "paused":
+        pool.pause()
+    jobs = [pool.submit(fail, number) for number in range(3)]
+    begun = {"retry": 3, "rate": 1, "paused": 0}[how]
+    await until(lambda: registry.stats().failed == begun)
+    await settle(3)
+    async with asyncio.timeout(30):
+        await registry.shutdown(5)
+        await pool.join()
+    assert all(job.done() for job in jobs)
+    assert sum(job.cancelled() for job in jobs) >= 2
+    for job in jobs:
+        if not job.cancelled():
+            job.exception()
+    with pytest.raises(ClosedError):
+        pool.submit(fail, 1)
+
+
+async def test_an_ended_batch_is_not_kept_by_its_registry() -> None:
+    registry = TaskRegistry()
+    batch = bounded_gather(echo, range(3), registry=registry)
+    await batch
+    ref = weakref.ref(batch)
+    del batch
+    gc.collect()
+    assert ref() is None
+    await registry.shutdown(5)
 
 
 async def test_a_cancelled_item_of_an_open_registry_ends_no_batch() -> None:
