@@ -331,6 +331,19 @@ def cancel_again(task: asyncio.Task[Any]) -> None:
         task.cancel()
 
 
+def eager_factory_type(loop: asyncio.AbstractEventLoop) -> Any:
+    """Return what a loop's eager task factory calls to make a task.
+
+    None: the task factory is not one of asyncio's eager ones. Before 3.13.3 these
+    cannot be told by ``eager_start=False`` that a task is to start later.
+    """
+    factory: Any = loop.get_task_factory()
+    eager: Any = asyncio.eager_task_factory  # type: ignore[attr-defined,unused-ignore]
+    if getattr(factory, "__code__", None) is not eager.__code__:
+        return None
+    return inspect.getclosurevars(factory).nonlocals["custom_task_constructor"]
+
+
 def close_with(task: asyncio.Task[Any], coro: Coroutine[Any, Any, Any]) -> None:
     """Close a coroutine at the end of a task, if it has not been started by then.
 

@@ -137,38 +137,6 @@ create_task_type(al_state *st, const al_loop *bound)
                               : NULL;
 }
 
-/* al_create_task() where eager_start was passed (new). */
-static PyObject *
-create_task_eager(al_state *st, const al_loop *bound, PyObject *const *args,
-                  PyObject *kwnames)
-{
-    if (!AL_HAS_EAGER_START) {
-        PyErr_SetString(PyExc_TypeError,
-                        "eager_start needs CPython 3.12 or newer, this is "
-                        "3.11");
-        return NULL;
-    }
-    Py_ssize_t eager = create_task_find_keyword(kwnames, st->s_eager_start);
-    Py_ssize_t context = create_task_find_keyword(kwnames, st->s_context);
-    int is_eager = PyObject_IsTrue(args[1 + eager]);
-    if (is_eager < 0
-        || (is_eager && context >= 0
-            && create_task_try_context(args[1 + context]) < 0))
-    {
-        return NULL;
-    }
-    PyObject *type = create_task_type(st, bound);
-    if (type == NULL) {
-        return PyErr_Occurred() ? NULL
-                                : create_task_by_loop(st, bound, args[0],
-                                                      kwnames, args + 1);
-    }
-    PyObject *task =
-        al_task_make(st, type, bound->loop, args[0], kwnames, args + 1);
-    Py_DECREF(type);
-    return task;
-}
-
 /* The keywords for a call of the Task type. */
 typedef struct {
     PyObject *kwnames;       /* borrowed, or NULL */
@@ -295,6 +263,84 @@ create_task_lazy(al_state *st, const al_loop *bound, al_fast_path most,
                                     on_done, how);
 }
 
+/* create_task_eager() where eager_start is false and the loops of this version
+   do not take it (new).  Without it a Task starts later anyway, unless an
+   eager task factory of asyncio makes it. */
+static PyObject *
+create_task_not_eager(al_state *st, const al_loop *bound,
+                      PyObject *const *args, PyObject *kwnames,
+                      al_on_done on_done, al_created *how)
+{
+    Py_ssize_t name = create_task_find_keyword(kwnames, st->s_name);
+    Py_ssize_t context = create_task_find_keyword(kwnames, st->s_context);
+    if (PyTuple_GET_SIZE(kwnames) != 1 + (name >= 0) + (context >= 0)) {
+        /* Another keyword, which create_task() refuses. */
+        return create_task_by_loop(st, bound, args[0], kwnames, args + 1);
+    }
+    if (AL_HAS_EAGER_START) {
+        PyObject *type =
+            PyObject_CallOneArg(st->eager_factory_type, bound->loop);
+        if (type != Py_None) {
+            PyObject *task = type == NULL
+                                 ? NULL
+                                 : al_task_make(st, type, bound->loop, args[0],
+                                                kwnames, args + 1);
+            Py_XDECREF(type);
+            return task;
+        }
+        Py_DECREF(type);
+    }
+    PyObject *kept[3] = {args[0]};
+    Py_ssize_t n = 1;
+    if (name >= 0) {
+        kept[n++] = args[1 + name];
+    }
+    if (context >= 0) {
+        kept[n++] = args[1 + context];
+    }
+    return create_task_lazy(st, bound, AL_FAST_PATH_HANDLE, kept,
+                            n == 3         ? st->kw_name_context
+                            : name >= 0    ? st->kw_name
+                            : context >= 0 ? st->kw_context
+                                           : NULL,
+                            on_done, how);
+}
+
+/* al_create_task() where eager_start was passed (new). */
+static PyObject *
+create_task_eager(al_state *st, const al_loop *bound, PyObject *const *args,
+                  PyObject *kwnames, al_on_done on_done, al_created *how)
+{
+    Py_ssize_t eager = create_task_find_keyword(kwnames, st->s_eager_start);
+    Py_ssize_t context = create_task_find_keyword(kwnames, st->s_context);
+    int is_eager = PyObject_IsTrue(args[1 + eager]);
+    if (is_eager == 0 && !AL_LOOPS_TAKE_EAGER_START) {
+        return create_task_not_eager(st, bound, args, kwnames, on_done, how);
+    }
+    if (is_eager > 0 && !AL_HAS_EAGER_START) {
+        PyErr_SetString(PyExc_TypeError,
+                        "eager_start needs CPython 3.12 or newer, this is "
+                        "3.11");
+        return NULL;
+    }
+    if (is_eager < 0
+        || (is_eager && context >= 0
+            && create_task_try_context(args[1 + context]) < 0))
+    {
+        return NULL;
+    }
+    PyObject *type = create_task_type(st, bound);
+    if (type == NULL) {
+        return PyErr_Occurred() ? NULL
+                                : create_task_by_loop(st, bound, args[0],
+                                                      kwnames, args + 1);
+    }
+    PyObject *task =
+        al_task_make(st, type, bound->loop, args[0], kwnames, args + 1);
+    Py_DECREF(type);
+    return task;
+}
+
 PyObject *
 al_create_task(al_state *st, al_loop *bound, PyObject *const *args,
                PyObject *kwnames, PyObject *on_done, al_created *how)
@@ -314,7 +360,7 @@ al_create_task(al_state *st, al_loop *bound, PyObject *const *args,
     }
     al_on_done done = {on_done, NULL};
     return create_task_find_keyword(kwnames, st->s_eager_start) >= 0
-               ? create_task_eager(st, bound, args, kwnames)
+               ? create_task_eager(st, bound, args, kwnames, done, how)
                : create_task_lazy(st, bound, AL_FAST_PATH_HANDLE, args,
                                   kwnames, done, how);
 }

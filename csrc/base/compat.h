@@ -137,6 +137,10 @@ al_wall_clock(void)
 #define AL_HAS_EAGER_START 1
 #endif
 
+/* asyncio's loops take eager_start, and pass it to task factories, from 3.13.3
+   on.  What was compiled for 3.13.0 runs there as well. */
+#define AL_LOOPS_TAKE_EAGER_START (Py_Version >= 0x030D0300)
+
 /* On 3.11 and 3.12 loop.create_task() names a Task after it was made. */
 #if PY_VERSION_HEX < 0x030D0000
 #define AL_NAMES_TASKS_LATE 1

@@ -38,6 +38,8 @@
     X(is_plain, "pyasynclife._core_support", "is_plain")                      \
     X(is_monitored, "pyasynclife._core_support", "is_monitored")              \
     X(close_with, "pyasynclife._core_support", "close_with")                  \
+    X(eager_factory_type, "pyasynclife._core_support",                        \
+      "eager_factory_type")                                                   \
     X(report_callback_error, "pyasynclife._core_support",                     \
       "report_callback_error")                                                \
     X(self_test_coroutine, "pyasynclife._core_support",                       \

@@ -222,8 +222,82 @@ async def test_an_eager_start_in_a_context_already_entered_is_refused() -> None:
 @pytest.mark.skipif(EAGER, reason="3.11 alone has no eager tasks")
 async def test_eager_start_names_the_version_that_has_it() -> None:
     async with TaskGroup() as group:
+        coro = settle()
         with pytest.raises(TypeError, match=r"3\.12"):
-            group.create_task(settle(), eager_start=True)
+            group.create_task(coro, eager_start=True)
+        assert inspect.getcoroutinestate(coro) == inspect.CORO_CLOSED
+
+
+@pytest.mark.parametrize("false", [False, None, 0])
+async def test_a_start_that_is_not_eager_is_accepted_on_every_version(
+    false: Any,
+) -> None:
+    async def child() -> None:
+        var.set(1)
+
+    var = contextvars.ContextVar("var", default=0)
+    context = contextvars.copy_context()
+    async with TaskGroup() as group:
+        tasks = [
+            group.create_task(settle(), eager_start=false),
+            group.create_task(settle(), eager_start=false, name="first"),
+            group.create_task(settle(), name="mid", eager_start=false, context=None),
+            group.create_task(child(), context=context, eager_start=false),
+            group.create_task(eager_start=false, coro=settle(), name="last"),
+        ]
+        assert not any(task.done() for task in tasks)
+        assert group._tasks == set(tasks)
+    assert all(task.done() for task in tasks)
+    names = [task.get_name() for task in tasks]
+    assert [names[1], names[2], names[4]] == ["first", "mid", "last"]
+    assert context[var] == 1
+
+
+async def test_a_start_that_is_not_eager_is_the_task_factorys_affair() -> None:
+    seen: list[Any] = []
+
+    def factory(loop: Any, coro: Any, **kwargs: Any) -> Any:
+        seen.append(coro)
+        return asyncio.Task(coro, loop=loop)
+
+    coro = settle()
+    async with TaskGroup() as group:
+        with task_factory(factory):
+            group.create_task(coro, eager_start=False)
+    assert seen == [coro]
+
+
+@needs_eager
+async def test_a_child_of_an_eager_task_factory_can_be_started_later() -> None:
+    class Task(asyncio.Task[Any]):
+        pass
+
+    for kind in (asyncio.Task, Task):
+        coro = settle()
+        eager = asyncio.create_eager_task_factory(kind)  # type: ignore[attr-defined]
+        async with TaskGroup() as group:
+            with task_factory(eager):
+                child = group.create_task(coro, name="child", eager_start=False)
+            assert type(child) is kind
+            assert inspect.getcoroutinestate(coro) == inspect.CORO_CREATED
+        assert child.done()
+        assert child.get_name() == "child"
+
+
+async def test_what_is_refused_beside_eager_start_is_closed() -> None:
+    class Undecided:
+        def __bool__(self) -> bool:
+            raise ValueError("undecided")
+
+    async with TaskGroup() as group:
+        coro = settle()
+        with pytest.raises(ValueError, match="undecided"):
+            group.create_task(coro, eager_start=Undecided())
+        assert inspect.getcoroutinestate(coro) == inspect.CORO_CLOSED
+        coro = settle()
+        with pytest.raises(TypeError, match="argument"):
+            group.create_task(coro, eager_start=False, bogus=1)
+        assert inspect.getcoroutinestate(coro) == inspect.CORO_CLOSED
 
 
 # ------------------------------------------------------------------ task factories
