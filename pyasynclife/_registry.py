@@ -640,8 +640,8 @@ class TaskRegistry(Registry):
                 end. A file that a dead process has left there is replaced.
 
         Raises:
-            OSError: A living process serves there, the path is not a socket, or the
-                system refuses it.
+            OSError: A living process serves there, the path is not a socket or has more
+                than 107 bytes, or the system refuses it.
             RuntimeError: The registry belongs to another loop or thread.
 
         Only processes of the same user are answered. They see ids, states, the lines at

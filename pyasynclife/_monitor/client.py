@@ -7,6 +7,8 @@ import socket
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
+from pyasynclife._monitor.socket_file import with_path
+
 TIMEOUT = 5.0  # seconds for each line of an answer
 
 
@@ -31,7 +33,7 @@ class Connection:
             self._socket.connect(path)
         except OSError as error:
             self._socket.close()
-            why = error.strerror or str(error)
+            why = with_path(error, path).strerror
             raise MonitorError(f"cannot connect to {path}: {why}") from None
         self._lines: BinaryIO = self._socket.makefile("rb")
 

@@ -7,10 +7,12 @@ import os
 import socket
 import stat
 import struct
+import sys
 from types import TracebackType
 from typing import Self
 
 BACKLOG = 16
+LONGEST = 107 if sys.platform == "linux" else 103  # bytes of a socket's path
 
 
 class SocketFile:
@@ -20,7 +22,8 @@ class SocketFile:
         path: Where the file is made. One that a dead process has left is replaced.
 
     Raises:
-        OSError: A living process serves there, or the path is something else.
+        OSError: A living process serves there, or the path is something else, or too
+            long.
     """
 
     def __init__(self, path: str) -> None:
@@ -44,8 +47,7 @@ class SocketFile:
             self.socket.bind(self.path)
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
-                message = error.strerror or str(error)
-                raise OSError(error.errno, message, self.path) from None
+                raise with_path(error, self.path) from None
             _remove_dead(self.path)
             self.socket.bind(self.path)
 
@@ -66,6 +68,18 @@ class SocketFile:
                 os.unlink(self.path)
         except OSError:
             pass  # somebody has removed it
+
+
+def with_path(error: OSError, path: str) -> OSError:
+    """Return a socket's error with its path; one that is too long gets no errno."""
+    size = len(os.fsencode(path))
+    if error.errno is None and size > LONGEST:
+        message = (
+            f"a socket's path has at most {LONGEST} bytes, got {size}: use a shorter "
+            "one, as in $XDG_RUNTIME_DIR or relative to the current directory"
+        )
+        return OSError(errno.ENAMETOOLONG, message, path)
+    return OSError(error.errno, error.strerror or str(error), path)
 
 
 def _identity(path: str) -> tuple[int, int]:

@@ -171,6 +171,18 @@ def test_a_target_where_nobody_serves_is_an_error(path: str) -> None:
     assert f"cannot connect to {path}: No such file or directory" in done.stderr
 
 
+def test_a_target_that_no_socket_can_have_is_an_error(
+    path: str, environment: dict[str, str]
+) -> None:
+    longer = path + "x" * 200
+    for command in (["tasks", longer], ["run", "service:main", "--monitor", longer]):
+        done = run_child([*COMMAND, *command], env=environment)
+        assert done.returncode == {"tasks": 1, "run": 2}[command[0]]
+        (line,) = done.stderr.splitlines()
+        assert longer in line
+        assert f"bytes, got {len(longer)}: use a shorter one" in line
+
+
 @pytest.mark.parametrize(
     "answer", [b"HTTP/1.1 400 Bad Request\r\n", b"[]\n", b"\xff\n"]
 )

@@ -1,6 +1,7 @@
 """TaskRegistry.serve(): who is answered, and what becomes of the socket's file."""
 
 import asyncio
+import errno
 import json
 import os
 import socket
@@ -148,9 +149,19 @@ async def test_a_file_that_somebody_else_has_made_meanwhile_stays(path: Path) ->
     assert path.read_text() == "another's"
 
 
-async def test_a_path_that_is_too_long_says_so(path: Path) -> None:
-    with pytest.raises(OSError, match="too long"):
-        await TaskRegistry().serve(path.with_name("x" * 200))
+@pytest.mark.parametrize("name", ["x" * 200, "é" * 100], ids=["x", "é"])
+async def test_a_path_that_is_too_long_is_refused_with_the_remedy(
+    path: Path, name: str
+) -> None:
+    longer = path.with_name(name)
+    size = len(os.fsencode(longer))
+    with pytest.raises(
+        OSError, match=rf"at most \d+ bytes, got {size}.*relative"
+    ) as got:
+        await TaskRegistry().serve(longer)
+    assert got.value.errno == errno.ENAMETOOLONG
+    assert got.value.filename == str(longer)
+    assert list(path.parent.iterdir()) == []
 
 
 @pytest.mark.standard_loop_only
