@@ -116,12 +116,12 @@ class View:
 
     def _status(self) -> str:
         if self.asking is not None:
-            return f"cancel {shorten(self.asking, 60)!r}? y / n"
+            return f"cancel '{shorten(self.asking, 60)}'? y / n"
         if self.typing:
             return f"filter: {printable(self.filter)}_   (Enter: done, Esc: none)"
         shown = f"{len(self.rows)} of {self.answer.get('matching', 0)}"
         if self.filter:
-            shown += f" with {shorten(self.filter, 30)!r}"
+            shown += f" with '{shorten(self.filter, 30)}'"
         return f"{self.note or HELP}   {shown}, by {self.sort}"
 
     def _table(self, room: int) -> Table:
