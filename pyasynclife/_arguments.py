@@ -282,6 +282,11 @@ def short_id(task_id: str) -> str:
     return repr(task_id if len(task_id) <= _ID_LENGTH else cut(task_id, _ID_LENGTH))
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a count with its noun: "1 item", "2 items"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def cut(text: str, length: int) -> str:
     """Return a text, or its beginning and "..." if it is longer than ``length``."""
     return text if len(text) <= length else text[: length - 3] + "..."

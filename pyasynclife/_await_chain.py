@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from types import AsyncGeneratorType, CodeType, CoroutineType, FrameType, GeneratorType
 from typing import Any
 
-from pyasynclife._arguments import cut, short_id
+from pyasynclife._arguments import counted, cut, short_id
 
 _PACKAGE = os.path.join(os.path.dirname(__file__), "")
 _CHAIN_LIMIT = 1000
@@ -43,7 +43,8 @@ def dump_tasks(tasks: Iterable[asyncio.Task[Any]]) -> str:
     for task in tasks:
         name = cut(task.get_name(), _NAME)
         places.setdefault(tuple(await_chain(task)), []).append(name)
-    lines = [f"{sum(map(len, places.values()))} tasks, {len(places)} places"]
+    total = sum(map(len, places.values()))
+    lines = [f"{counted(total, 'task')}, {counted(len(places), 'place')}"]
     for chain, names in sorted(places.items(), key=lambda place: -len(place[1])):
         some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
         lines.append(f"\n{len(names)} x {some}")

@@ -20,7 +20,7 @@ import copy
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Self
 
-from pyasynclife._arguments import short_id
+from pyasynclife._arguments import counted, short_id
 from pyasynclife._states import TaskState
 
 if TYPE_CHECKING:
@@ -112,11 +112,6 @@ class BatchError(PyAsyncLifeError, ExceptionGroup[Exception]):
         return copied
 
 
-def count_items(number: int) -> str:
-    """Return a count with its noun: "1 item", "2 items"."""
-    return f"{number} item" if number == 1 else f"{number} items"
-
-
 def too_many_errors(
     errors: Sequence[BaseException | None],
     max_errors: int,
@@ -124,7 +119,7 @@ def too_many_errors(
 ) -> BatchError:
     """Return the error of a batch of which more than ``max_errors`` items failed."""
     return BatchError(
-        f"{count_items(len(errors))} failed; max_errors is {max_errors}",
+        f"{counted(len(errors), 'item')} failed; max_errors is {max_errors}",
         [as_exception(error) for error in errors],
         result,
     )

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, final
 
+from pyasynclife._arguments import counted
 from pyasynclife._await_chain import await_chain
 from pyasynclife._core import (
     EXIT_CANCELLED,
@@ -117,8 +118,8 @@ class ShutdownReport(_Lazy):
         """Return a table of the counts, with details of the tasks that went wrong."""
         counts = {outcome: self._count(outcome) for outcome in _OUTCOMES}
         met = "deadline met" if self.deadline_met else "DEADLINE MISSED"
-        total = sum(counts.values())
-        lines = [f"shutdown of {total} tasks in {self.duration:.3f} s, {met}"]
+        tasks = counted(sum(counts.values()), "task")
+        lines = [f"shutdown of {tasks} in {self.duration:.3f} s, {met}"]
         lines += [f"  {outcome:<10}{count:>8}" for outcome, count in counts.items()]
         for outcome in ("failed", "swallowed", "stuck"):
             if counts[outcome]:

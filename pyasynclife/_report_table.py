@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from pyasynclife._arguments import cut
+from pyasynclife._arguments import counted, cut
 
 if TYPE_CHECKING:
     from pyasynclife._report import TaskExit
@@ -29,7 +29,7 @@ def describe(outcome: str, exits: list[TaskExit]) -> Iterator[str]:
     rest = largest_first[_GROUPS:]
     if rest:
         tasks = sum(len(group) for _, group in rest)
-        yield f"{outcome}: and {tasks} more, in {len(rest)} smaller groups"
+        yield f"{outcome}: and {tasks} more, in {counted(len(rest), 'smaller group')}"
 
 
 def _names_of(group: list[TaskExit]) -> str:

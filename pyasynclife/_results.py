@@ -10,6 +10,7 @@ from itertools import chain, count, islice
 from typing import Any, Generic, Self, TypeVar, cast, final, overload
 
 from pyasynclife import _errors
+from pyasynclife._arguments import counted
 from pyasynclife._core import (
     RESULT_PENDING,
     STOP_BUDGET,
@@ -22,7 +23,7 @@ from pyasynclife._core import (
     TaskResult,
 )
 from pyasynclife._core_support import report_unread
-from pyasynclife._errors import BatchError, as_exception, count_items
+from pyasynclife._errors import BatchError, as_exception
 from pyasynclife._sealed import Sealed, SealedValue
 from pyasynclife._states import BatchStatus, TaskState
 
@@ -192,7 +193,7 @@ class BatchResult(Sealed, Sequence[TaskResult[T]], Generic[T]):
         failures = self.failures()
         if failures:
             raise BatchError(
-                f"{len(failures)} of {self._size()} items did not succeed",
+                f"{len(failures)} of {counted(self._size(), 'item')} did not succeed",
                 [as_exception(one.error, one) for one in failures],
                 self,
             )
@@ -267,7 +268,7 @@ class BatchResult(Sealed, Sequence[TaskResult[T]], Generic[T]):
     def __repr__(self) -> str:
         """Return the status and the counts, without reading the results."""
         return (
-            f"<BatchResult {self.status.value}: {count_items(self._size())}, "
+            f"<BatchResult {self.status.value}: {counted(self._size(), 'item')}, "
             f"{self._failed} failed>"
         )
 

@@ -23,9 +23,11 @@ al_args_sort(const al_signature *sig, PyObject *const *args, Py_ssize_t nargs,
              PyObject *kwnames, PyObject **out)
 {
     if (nargs > sig->positional) {
-        PyErr_Format(PyExc_TypeError,
-                     "%s() takes at most %zd positional arguments (%zd given)",
-                     sig->function, sig->positional, nargs);
+        PyErr_Format(
+            PyExc_TypeError,
+            "%s() takes at most %zd positional argument%s (%zd given)",
+            sig->function, sig->positional, sig->positional == 1 ? "" : "s",
+            nargs);
         return -1;
     }
     for (Py_ssize_t i = 0; i < sig->count; i++) {

@@ -182,11 +182,12 @@ pool_check_room(BatchObject *self)
     if (al_batch_room(self) > 0) {
         return 0;
     }
-    PyErr_Format(p->st->PoolFullError,
-                 "%zd jobs wait, and max_pending is %zd: await put(), which "
-                 "waits for room, or submit less",
-                 p->source.waiting + al_limits_waiting(p->limits),
-                 self->max_pending);
+    Py_ssize_t waiting = p->source.waiting + al_limits_waiting(p->limits);
+    PyErr_Format(
+        p->st->PoolFullError,
+        "%zd %s, and max_pending is %zd: await put(), which waits for "
+        "room, or submit less",
+        waiting, waiting == 1 ? "job waits" : "jobs wait", self->max_pending);
     return -1;
 }
 

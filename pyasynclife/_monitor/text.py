@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from pyasynclife._arguments import counted
+
 COUNTS = ("alive", "pending", "healthy", "stale", "unknown")
 TOTALS = ("done", "failed", "cancelled")
 
@@ -78,8 +80,8 @@ def lag_line(lag: dict[str, Any]) -> str:
     """Return what a LoopWatch has seen in one line."""
     p99 = "more" if lag["p99"] is None else f"{lag['p99'] * 1e3:.1f} ms"
     blocked = lag["blocked"]
-    times = "" if not blocked else f", longest {lag['longest']:.2f} s"
-    return f"loop lag p99 {p99}; blocked {blocked} times{times}"
+    longest = "" if not blocked else f", longest {lag['longest']:.2f} s"
+    return f"loop lag p99 {p99}; blocked {counted(blocked, 'time')}{longest}"
 
 
 def work_line(work: dict[str, Any]) -> str:

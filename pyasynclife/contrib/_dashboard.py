@@ -142,7 +142,7 @@ const place = group => {
 }
 const lag = seen => "loop lag p99 " +
   (seen.p99 === null ? "more" : (seen.p99 * 1000).toFixed(1) + " ms") +
-  "; blocked " + seen.blocked + " times" +
+  "; blocked " + seen.blocked + (seen.blocked === 1 ? " time" : " times") +
   (seen.blocked ? ", longest " + seen.longest.toFixed(2) + " s" : "")
 const work = one => {
   const line = document.createElement("div")

@@ -11,7 +11,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from pyasynclife._arguments import short
+from pyasynclife._arguments import counted, short
 from pyasynclife._log import logger
 from pyasynclife._registry import TaskRegistry
 from pyasynclife._shutdown import SignalCoordinator
@@ -145,7 +145,8 @@ class _Service:
             return
         message = f"EXTEND_TIMEOUT_USEC={int(left * 1e6)}"
         if self._registry is not None:
-            message += f"\nSTATUS=shutting down: {len(self._registry)} tasks left"
+            tasks = counted(len(self._registry), "task")
+            message += f"\nSTATUS=shutting down: {tasks} left"
         self._send(message)
         self._loop.call_later(_WHILE_STOPPING, self._extend)
 

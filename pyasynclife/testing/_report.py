@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from pyasynclife._arguments import counted
+
 Kind = Literal[
     "swallowed",
     "replaced",
@@ -92,8 +94,9 @@ class CancelReport:
     def __str__(self) -> str:
         """Return the counts and the first violations."""
         head = (
-            f"{self.scenario}: cancelled at {self.points} points in {self.turns} "
-            f"turns, {len(self.violations)} violations"
+            f"{self.scenario}: cancelled at {counted(self.points, 'point')} in "
+            f"{counted(self.turns, 'turn')}, "
+            f"{counted(len(self.violations), 'violation')}"
         )
         if self.ok:
             return head

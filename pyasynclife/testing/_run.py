@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine
 from types import CoroutineType
 from typing import Any
 
+from pyasynclife._arguments import counted
 from pyasynclife._await_chain import dump_tasks
 from pyasynclife.testing._between import Between
 from pyasynclife.testing._report import Kind, Point, Violation
@@ -89,7 +90,7 @@ class Run:
                 self._found("hang", str(hang))
             except _EndlessError:
                 where = dump_tasks(asyncio.all_tasks(loop))
-                self._found("endless", f"{self._max_turns} turns\n{where}")
+                self._found("endless", f"{counted(self._max_turns, 'turn')}\n{where}")
             self.turns = self.turns or loop.turns
             self.cancels = between.cancels
             if not self.point:
@@ -156,9 +157,8 @@ class Run:
                 what = f"{between.returned!r} was returned"
             self._found("swallowed", what)
         if between.cancelling != cancels:
-            self._found(
-                "cancelling", f"{between.cancelling} after {cancels} cancellations"
-            )
+            requests = counted(cancels, "cancellation")
+            self._found("cancelling", f"{between.cancelling} after {requests}")
 
     def _settle_down(self, between: Between, loop: VirtualTimeLoop) -> None:
         left = between.others

@@ -199,7 +199,7 @@ async def test_a_free_slot_takes_a_job_while_others_wait_for_their_key() -> None
         pool.submit(gated, "b1")
         await settle(10)
         assert gated.started == ["a1", "b1"]
-        with pytest.raises(PoolFullError, match="1 jobs wait"):
+        with pytest.raises(PoolFullError, match="1 job waits, and max"):
             pool.submit(gated, "c")
         pool.cancel()
 

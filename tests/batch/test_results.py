@@ -94,6 +94,8 @@ async def test_values_raises_all_failures_at_once() -> None:
         batch.values()
     assert [e.args for e in caught.value.exceptions] == [(1,), (2,)]
     assert caught.value.result is batch
+    with pytest.raises(BatchError, match="1 of 1 item did not succeed"):
+        (await bounded_gather(fail, [1])).values()
     assert len(batch.failures()) == 2
     assert batch.successes() == []
     assert not batch.ok

@@ -178,7 +178,7 @@ async def test_the_end_of_the_lifespan_ends_the_tasks_and_logs_the_report(
     assert coordinator.phase == "stopped"
     (record,) = [r for r in caplog.records if "shutdown of" in r.getMessage()]
     assert record.levelno == logging.INFO
-    assert re.match("shutdown of 1 tasks in .* deadline met", record.getMessage())
+    assert re.match("shutdown of 1 task in .* deadline met", record.getMessage())
 
 
 async def test_a_task_that_does_not_stop_is_in_one_report_at_error(

@@ -102,7 +102,7 @@ async def test_time_is_extended_up_to_the_deadline_and_the_tasks_left_are_shown(
         (*_, message) = await manager.read_until("EXTEND")
     extended, status = message.split("\n")
     assert 3_000_000 < int(extended.partition("=")[2]) <= 6_000_000  # 2 s to spare
-    assert status == "STATUS=shutting down: 1 tasks left"
+    assert status == "STATUS=shutting down: 1 task left"
 
 
 async def test_one_message_extends_the_time_by_ten_seconds_at_most(

@@ -161,6 +161,13 @@ async def test_the_largest_group_comes_first() -> None:
     assert len(lines) == 9
 
 
+async def test_a_report_counts_one_in_the_singular() -> None:
+    assert str(await report_of(fails("once"))).startswith("shutdown of 1 task in ")
+    report = await report_of(*(fails(f"no price for {n}") for n in range(21)))
+    assert str(report).startswith("shutdown of 21 tasks in ")
+    assert str(report).endswith("failed: and 1 more, in 1 smaller group")
+
+
 async def test_many_different_ends_are_cut_short_and_still_in_the_lists() -> None:
     coros = [fails(f"no price for {number}") for number in range(100)]
     report = await report_of(*coros, fails("often"), fails("often"))

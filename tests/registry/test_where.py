@@ -98,6 +98,13 @@ async def test_dump_groups_equal_chains() -> None:
         assert "1 x odd" in text
 
 
+async def test_dump_of_one_task_counts_in_the_singular() -> None:
+    async with a_registry() as registry:
+        registry.register(forever())
+        await settle()
+        assert "1 task, 1 place\n" in registry.dump()
+
+
 # ---------------------------------------------------------------- through a batch
 
 

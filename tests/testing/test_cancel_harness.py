@@ -341,7 +341,7 @@ PLANTED: list[tuple[Callable[[], Any], str, tuple[int, ...], str]] = [
     (raises_a_fresh_one, "replaced", (2,), "cancel_everywhere: 1"),
     (raises_the_one_before, "replaced", (2,), "'old'"),
     (leaves_a_task, "task left", (2,), "forgotten"),
-    (takes_the_count_back, "cancelling", (2,), "0 after 1 cancellations"),
+    (takes_the_count_back, "cancelling", (2,), "0 after 1 cancellation"),
     (leaves_a_count, "cancelling", (), "1 after 0 cancellations"),
     (drops_a_generator, "finally", (2,), "left suspended: numbers"),
     (keeps_a_generator, "finally", (2,), "left suspended: numbers"),
@@ -583,7 +583,7 @@ def test_the_fixtures_pass_a_right_test_and_fail_a_wrong_one(project: Path) -> N
     ):
         assert verdict in out, out
     assert "swallowed, cancelled at turn 2: None was returned" in out
-    assert "tasks left: 1 tasks" in out
+    assert "tasks left: 1 task," in out
     assert "lost" in out
 
 
