@@ -12,6 +12,7 @@ import functools
 import inspect
 import math
 import operator
+import os
 import sys
 from collections.abc import Coroutine, Iterable
 from typing import Any, TypeVar
@@ -229,6 +230,19 @@ def check_tasks(
         close_unstarted(chosen)
         raise
     return chosen
+
+
+def check_path(path: Any) -> str:
+    """Return a path as text.
+
+    Raises:
+        TypeError: It is neither text nor bytes, and has no ``__fspath__``.
+    """
+    try:
+        return os.fsdecode(path)
+    except TypeError:
+        close_unstarted(path)
+        raise
 
 
 def check_loop(future: asyncio.Future[Any], loop: asyncio.AbstractEventLoop) -> None:

@@ -15,6 +15,7 @@ from pyasynclife._arguments import (
     check_flag,
     check_hook,
     check_optional_seconds,
+    check_path,
     check_seconds,
     check_size,
     cut,
@@ -654,7 +655,7 @@ class TaskRegistry(Registry):
 
         Then ``python -m pyasynclife top /run/feeds/monitor.sock`` shows the tasks.
         """
-        where = os.fsdecode(path)
+        where = check_path(path)
         self._bind("TaskRegistry.serve()")
         await serve([self], where)
 
@@ -689,7 +690,7 @@ class TaskRegistry(Registry):
         whenever something has been written: after 64 KiB, and by each check of the
         monitor. Nothing is kept of tasks that have ended.
         """
-        return Recording(self, os.fsdecode(path))
+        return Recording(self, check_path(path))
 
     def _record_to(self, recording: Recording | None) -> None:
         """Have a recording called at the end of each task, before ``on_finish``."""

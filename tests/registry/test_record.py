@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import inspect
 import json
 import os
 import resource
@@ -647,6 +648,18 @@ def test_a_registry_of_another_loop_is_not_recorded(path: Path) -> None:
 def test_a_path_of_another_type_is_refused_at_the_call(bad: Any) -> None:
     with pytest.raises(TypeError, match=r"expected str, bytes or os.PathLike object"):
         TaskRegistry().record(bad)
+
+
+async def test_a_coroutine_in_place_of_a_path_is_closed() -> None:
+    registry = TaskRegistry()
+    coro = forever()
+    with pytest.raises(TypeError, match="not coroutine"):
+        registry.record(coro)  # type: ignore[arg-type]
+    assert inspect.getcoroutinestate(coro) == inspect.CORO_CLOSED
+    coro = forever()
+    with pytest.raises(TypeError, match="not coroutine"):
+        await registry.serve(coro)  # type: ignore[arg-type]
+    assert inspect.getcoroutinestate(coro) == inspect.CORO_CLOSED
 
 
 async def test_an_exception_of_the_block_propagates_and_the_file_is_whole(
