@@ -153,22 +153,24 @@ class SignalEvents:
 
     @property
     def reason(self) -> str | None:
-        """The reason that was first passed to `request_shutdown`, or None."""
+        """The text of what was first passed to `request_shutdown`, or None."""
         events = self._undelivered.copy()  # first: they may be delivered meanwhile
         if self._requested:
             return self._reason
         first = next(filter(is_request, events), None)
         return None if first is None else first.reason
 
-    def request_shutdown(self, reason: str | None = None) -> None:
+    def request_shutdown(self, reason: object = None) -> None:
         """Begin the shutdown without a signal, from any thread, on any platform.
 
         Args:
-            reason: Text for the log and `reason`; only the first call's is used.
+            reason: Text for the log and `reason`; only the first call's is used. Of
+                another object it is ``str()``. So the end of a task can be a request:
+                ``task.add_done_callback(coordinator.request_shutdown)``.
         """
         self._check_process()
         # The clock first: another thread may run during the call.
-        event = _Event(time.monotonic(), None, reason=reason)
+        event = _Event(time.monotonic(), None, reason=_text_of(reason))
         self._note_beginning(None)
         if not self._requested:
             self._undelivered.append(event)
@@ -729,6 +731,15 @@ def note_ending(coordinator: SignalEvents, ending: bool) -> None:
         _shutdowns.add(coordinator)
     else:
         _shutdowns.discard(coordinator)
+
+
+def _text_of(reason: object) -> str | None:
+    if reason is None or isinstance(reason, str):
+        return reason
+    try:
+        return str(reason)
+    except Exception:  # of the caller's object: the shutdown begins all the same
+        return object.__repr__(reason)
 
 
 def is_request(event: _Event) -> bool:

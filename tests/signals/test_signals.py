@@ -2,11 +2,13 @@
 
 import asyncio
 import contextvars
+import functools
 import inspect
 import math
 import os
 import signal
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -350,6 +352,48 @@ async def test_request_shutdown_is_seen_at_once_in_the_loops_thread() -> None:
     assert (coordinator.phase, coordinator.reason) == ("draining", "no more work")
     assert await coordinator.wait_for_shutdown() is None
     assert coordinator.deadline is not None
+
+
+async def test_the_end_of_a_task_can_request_the_shutdown() -> None:
+    async def feed() -> None:
+        raise ConnectionError("refused")
+
+    coordinator = SignalCoordinator()
+    task = asyncio.create_task(feed(), name="feed")
+    task.add_done_callback(coordinator.request_shutdown)
+    assert await coordinator.wait_for_shutdown() is None
+    assert coordinator.reason == str(task)
+    assert "name='feed'" in coordinator.reason
+    assert "ConnectionError('refused')" in coordinator.reason
+    with pytest.raises(ConnectionError):
+        await task
+
+
+def at_once(call: Callable[[], object]) -> None:
+    call()
+
+
+def in_a_thread(call: Callable[[], object]) -> None:
+    thread = threading.Thread(target=call)
+    thread.start()
+    thread.join()
+
+
+class Unspeakable:
+    def __str__(self) -> str:
+        raise LookupError("no words")
+
+
+@pytest.mark.parametrize("somewhere", [at_once, in_a_thread])
+async def test_a_reason_that_is_no_text_becomes_one(somewhere: Any) -> None:
+    for reason, text in ((5, "5"), (Unspeakable(), "Unspeakable object at"), (0, "0")):
+        coordinator = SignalCoordinator()
+        somewhere(functools.partial(coordinator.request_shutdown, reason))
+        assert coordinator.phase == "draining"
+        assert text in str(coordinator.reason)
+        assert type(coordinator.reason) is str
+        assert await coordinator.wait_for_shutdown() is None
+        assert text in str(coordinator.reason)
 
 
 async def test_request_shutdown_from_a_thread_wakes_the_loop() -> None:
