@@ -727,6 +727,8 @@ class TaskRegistry(Registry):
                 logger.warning("the event loop stood still for %.3f s", late)
             if self.get_stale_tasks().result():
                 await let_tasks_run(min(late, self.heartbeat_interval))
+            for coordinator in list(self._coordinators):
+                coordinator._warn_displaced()
             newly_stale = self._newly_stale()
             recording = self._recording
             if recording is not None:

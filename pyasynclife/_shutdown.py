@@ -353,7 +353,11 @@ class SignalCoordinator(SignalEvents):
             RuntimeError: The coordinator belongs to another loop.
         """
         self._bind("wait_for_shutdown()")
-        await self._shutdown.wait()
+        self._warn_displaced()
+        try:
+            await self._shutdown.wait()
+        finally:
+            self._warn_displaced()
         self._raise_exit()
         return self._signum
 
@@ -367,6 +371,7 @@ class SignalCoordinator(SignalEvents):
         """
         self._bind("wait_for_reload()")
         self._ask_for_reloads()
+        self._warn_displaced()
         await self._reload.wait()
         self._reload.clear()
 
@@ -488,6 +493,7 @@ class SignalCoordinator(SignalEvents):
         """
         self._bind("graceful_shutdown()")
         self._deliver()  # a signal that has come already begins the drain
+        self._warn_displaced()
         loop = asyncio.get_running_loop()
         now = loop.time()
         if seconds is None:

@@ -91,7 +91,7 @@ class SignalEvents:
         self._lame_duck = lame_duck
         self._holds = lame_duck > 0  # the handlers of a host, until it is over
         self._holder = object()
-        self._warned: set[int] = set()  # signals whose handler was displaced
+        self._warned: set[int] = set()  # signals that are displaced, as was logged
         self._armed = False
         self._entered = False
         self._entered_in: asyncio.AbstractEventLoop | None = None
@@ -187,8 +187,9 @@ class SignalEvents:
         that arrive before the loop runs are delivered when it starts.
 
         A second call puts our handler on top again if other code has installed its own
-        since then; that one is called, too. Otherwise it has no effect. In a forked
-        child it handles the signals of the child.
+        since then; that one is called, too, and the displacement is logged at WARNING,
+        unless it was before. Otherwise a second call has no effect. In a forked child
+        it handles the signals of the child.
 
         Raises:
             SignalSetupError: Signals cannot be handled in this thread, interpreter,
@@ -223,6 +224,8 @@ class SignalEvents:
             return
         _signals.check_place("setup_handlers()")
         loop = self._bind("setup_handlers()")
+        if again:
+            self._warn_displaced()
         was_armed, before = self._armed, self._handlers
         self._armed = True
         try:
@@ -230,7 +233,8 @@ class SignalEvents:
             for signum in signals:
                 ours = self._handlers.get(signum, ())
                 known = was_armed and signum in self._set_up
-                if known and not (again and ours and _signals.displaced_by(ours)):
+                lost = again and ours and _signals.displaced_by(ours) is not None
+                if known and not lost:
                     continue
                 handler = _signals.install(
                     signum,
@@ -261,7 +265,8 @@ class SignalEvents:
     def remove_handlers(self) -> None:
         """Restore exactly the previous handlers; a second call has no effect.
 
-        A handler that other code has installed over ours stays.
+        A handler that other code has installed over ours stays, and is logged at
+        WARNING, unless it was before.
 
         Raises:
             SignalSetupError: This is not the main thread. Nothing has changed.
@@ -269,6 +274,7 @@ class SignalEvents:
         if not self._armed:
             return
         _signals.check_place("remove_handlers()")
+        displaced = self._newly_displaced()
         self._end_lame_duck()
         self._holds = self._lame_duck > 0 and self._rung == 0  # for the next setup
         self._remove({})
@@ -278,6 +284,7 @@ class SignalEvents:
             self._log_errors()
         if self._undelivered or self._errors:
             self._deliver_soon()  # a loop in another thread may be bound meanwhile
+        _signals.log_displaced(displaced, self._loop)
 
     def _arm_watchdog(self) -> None:
         if self._kill_after is None or self._watchdog is not None:
@@ -383,6 +390,19 @@ class SignalEvents:
         elif not asked and self._loop is not None and self._loop is not _running_loop():
             with suppress(RuntimeError):  # closed meanwhile
                 self._loop.call_soon_threadsafe(self._ask_for_reloads)
+
+    def _warn_displaced(self) -> None:
+        """Log the handlers that have displaced ours, each once."""
+        _signals.log_displaced(self._newly_displaced(), self._loop)
+
+    def _newly_displaced(self) -> list[tuple[int, Any]]:
+        """Return what has displaced our handlers since the last call."""
+        if self._loop is not None and self._loop.is_closed():
+            return []  # it has removed them itself
+        displaced = dict(self._displaced())
+        news = [one for one in displaced.items() if one[0] not in self._warned]
+        self._warned = set(displaced)
+        return news
 
     # ---------------------------------------------------------------- the ladder
 
@@ -615,21 +635,6 @@ class SignalEvents:
                 return  # a signal handler has called us meanwhile
             yield event
 
-    def _warn_displaced(self) -> None:
-        """Log the handlers that have displaced ours, each once."""
-        news: dict[str, list[str]] = {}
-        for signum, by in self._displaced():
-            if signum not in self._warned:
-                self._warned.add(signum)
-                news.setdefault(repr(by), []).append(_signals.name_of(signum))
-        for by, names in news.items():
-            logger.warning(
-                "%s: %s has replaced our handler since setup_handlers(): call it again "
-                "to be called before that one",
-                ", ".join(names),
-                by,
-            )
-
     def _log_exit(self, signum: int | None, error: BaseException) -> None:
         logger.info(
             "the previous handler of %s raised %r: wait_for_shutdown() raises it",
@@ -687,6 +692,7 @@ class SignalEvents:
     async def _next_reload(self) -> int | None:
         """Wait for a reload signal and consume it; None: the shutdown has begun."""
         self._bind("reloads()")
+        self._warn_displaced()
         shutdown = self._shutdown
         while not shutdown.is_set():
             if not self._reload.is_set():

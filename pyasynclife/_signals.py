@@ -221,7 +221,31 @@ def displaced_by(ours: Iterable[SignalHandler]) -> Any:
         top = signal.getsignal(handler.signum)
         if top is handler or _just_above(handler, top) is not None:
             return None
+    while isinstance(top, SignalHandler):  # another coordinator's, over a host
+        top = top.previous
     return "a handler of C code" if top is None else top
+
+
+def log_displaced(
+    displaced: Iterable[tuple[int, Any]], loop: asyncio.AbstractEventLoop | None
+) -> None:
+    """Log the signals whose handler was displaced, with what has displaced it."""
+    names: dict[str, list[str]] = {}
+    for signum, by in displaced:
+        names.setdefault(_describe(signum, by, loop), []).append(name_of(signum))
+    for by, which in names.items():
+        logger.warning(
+            "%s: %s has replaced our handler; setup_handlers(), called again, puts "
+            "ours back on top",
+            ", ".join(which),
+            by,
+        )
+
+
+def _describe(signum: int, found: Any, loop: asyncio.AbstractEventLoop | None) -> str:
+    if loop is not None and _is_of_loop(loop, signum, found):
+        return "a handler of loop.add_signal_handler()"
+    return found if isinstance(found, str) else repr(found)
 
 
 def _cut_off_forked_children() -> None:

@@ -257,6 +257,8 @@ def test_two_coordinators_are_removed_in_either_order(run: Run, order: str) -> N
 
 def test_a_handler_of_ours_restored_after_removal_has_no_effect(run: Run) -> None:
     done = run("""
+        import logging
+        logging.disable()  # that ours was replaced
         async def main():
             c = SignalCoordinator()
             c.setup_handlers()

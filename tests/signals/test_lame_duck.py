@@ -309,6 +309,8 @@ def test_after_a_shutdown_it_begins_afresh(run: Run) -> None:
 
 def test_a_host_put_below_by_a_second_setup_is_held_too(run: Run) -> None:
     done = run("""
+        import logging
+        logging.disable()  # that ours was replaced
         times = []
         async def main():
             async with SignalCoordinator(5, lame_duck=1) as c:
