@@ -224,6 +224,8 @@ def test_the_kernels_actions_are_put_back_exactly(run: Run) -> None:
     done = run(
         source(KERNEL)
         + textwrap.dedent("""
+        import logging
+        logging.disable()  # that ours was replaced
         async def main():
             before = kernel(), actions()
             async with SignalCoordinator(1, kill_after=60):
