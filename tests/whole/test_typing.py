@@ -1,14 +1,16 @@
-"""The annotations: what mypy says about code of users, and that they can be read.
+"""The annotations: what type checkers say about code of users; that they can be read.
 
-`make lint` runs this module too, where mypy is installed.
+`make lint` runs this module too, where mypy and pyright are installed.
 """
 
 import importlib.util
 import inspect
+import json
 import re
 import subprocess
 import sys
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
@@ -23,6 +25,20 @@ ROOT = Path(pyasynclife.__file__).parent.parent
 needs_mypy = pytest.mark.skipif(
     importlib.util.find_spec("mypy") is None, reason="mypy is not installed"
 )
+needs_pyright = pytest.mark.skipif(
+    importlib.util.find_spec("basedpyright") is None,
+    reason="basedpyright is not installed",
+)
+
+
+def marked(file: Path, mark: str) -> dict[int, str]:
+    """The lines of a file that have a mark in a comment, with what follows it."""
+    lines = enumerate(file.read_text().splitlines(), 1)
+    return {
+        number: line.partition(f"# {mark}: ")[2]
+        for number, line in lines
+        if f"# {mark}: " in line
+    }
 
 
 def mypy(file: Path) -> list[tuple[int, str]]:
@@ -44,6 +60,37 @@ def mypy(file: Path) -> list[tuple[int, str]]:
     return [(int(line), code) for line, code in found]
 
 
+@pytest.fixture(scope="module")
+def pyright(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, set[int]]:
+    """The lines of each file in which pyright reports an error, in standard mode.
+
+    It is basedpyright, which contains node; the mode makes it pyright.
+    """
+    config = tmp_path_factory.mktemp("pyright") / "pyrightconfig.json"
+    options = {
+        "typeCheckingMode": "standard",
+        "include": [str(CODE)],
+        "extraPaths": [str(ROOT)],
+    }
+    config.write_text(json.dumps(options))
+    command = [sys.executable, "-m", "basedpyright", "--outputjson"]
+    told = subprocess.run(
+        [*command, "--project", str(config), "--pythonpath", sys.executable],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert told.returncode in (0, 1), told.stdout + told.stderr
+    report = json.loads(told.stdout)
+    files = sorted(file.name for file in CODE.glob("*.py"))
+    assert report["summary"]["filesAnalyzed"] == len(files), told.stdout
+    lines: dict[str, set[int]] = {name: set() for name in files}
+    for one in report["generalDiagnostics"]:
+        if one["severity"] == "error":
+            lines[Path(one["file"]).name].add(one["range"]["start"]["line"] + 1)
+    return lines
+
+
 @needs_mypy
 def test_code_that_is_right_passes_mypy() -> None:
     assert mypy(CODE / "right.py") == []
@@ -52,12 +99,19 @@ def test_code_that_is_right_passes_mypy() -> None:
 @needs_mypy
 def test_each_mistake_is_reported_by_mypy() -> None:
     file = CODE / "wrong.py"
-    expected = {
-        (number, line.partition("# E: ")[2])
-        for number, line in enumerate(file.read_text().splitlines(), 1)
-        if "# E: " in line
-    }
-    assert set(mypy(file)) == expected
+    assert set(mypy(file)) == set(marked(file, "E").items())
+
+
+@needs_pyright
+def test_code_that_is_right_passes_pyright(pyright: Mapping[str, set[int]]) -> None:
+    assert pyright["right.py"] == set()
+
+
+@needs_pyright
+def test_each_mistake_is_reported_by_pyright(pyright: Mapping[str, set[int]]) -> None:
+    file = CODE / "wrong.py"
+    expected = marked(file, "E").keys() | marked(file, "P").keys()
+    assert pyright["wrong.py"] == expected
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
-"""Mistakes that type checkers must report; tests/whole/test_typing.py runs mypy.
+"""Mistakes that type checkers must report; tests/whole/test_typing.py runs them.
 
-A comment "E: code" stands on each line for which mypy reports an error of that code.
+A comment "E: code" stands on each line for which mypy reports an error of that code,
+and pyright any error. A comment "P: reason" stands where only pyright reports one.
 """
 
 from pyasynclife import (
@@ -66,7 +67,7 @@ async def results() -> None:
 
 
 async def a_condition_without_await(registry: TaskRegistry) -> int:
-    if registry.cancel("a"):  # pyright reports this line, and mypy goes on after it
+    if registry.cancel("a"):  # P: mypy only has to go on after this line
         pass
     return "not an int"  # E: return-value
 
