@@ -404,7 +404,7 @@ al_heartbeats_stale(al_heartbeats *heartbeats, bool report)
 {
     Py_ssize_t most = heartbeats->count[AL_STALE];
     EntryObject **found =
-        AL_ALLOC(PyMem_Calloc((size_t)most + 1, sizeof(EntryObject *)));
+        AL_ALLOC(PyMem_Malloc(((size_t)most + 1) * sizeof(EntryObject *)));
     if (found == NULL) {
         return PyErr_NoMemory();
     }
@@ -430,14 +430,14 @@ al_heartbeats_stale(al_heartbeats *heartbeats, bool report)
     /* Making the list may run the collector, and that may run anything: from
        here on only the references in `found` are used. */
     PyObject *list = AL_ALLOC(PyList_New(n));
-    for (Py_ssize_t i = 0; i < n; i++) {
-        if (list == NULL) {
-            Py_DECREF(found[i]);
+    for (Py_ssize_t i = 0; list != NULL && i < n; i++) {
+        if (report) {
+            found[i]->stale_reported = true;
         }
-        else {
-            found[i]->stale_reported = found[i]->stale_reported || report;
-            PyList_SET_ITEM(list, i, (PyObject *)found[i]);
-        }
+        PyList_SET_ITEM(list, i, (PyObject *)found[i]);
+    }
+    while (list == NULL && n > 0) {
+        Py_DECREF(found[--n]);
     }
     PyMem_Free(found);
     return list;
