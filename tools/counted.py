@@ -110,6 +110,38 @@ async def supervise_each(items: list[str]) -> None:
     await registry.shutdown()
 
 
+STALE, ALIVE = 10, 500
+
+
+async def with_silent_tasks(
+    use: Callable[[TaskRegistry, list[str]], Coroutine[Any, Any, None]],
+    items: list[str],
+) -> None:
+    """Pass a registry of 500 tasks, 10 of them stale, to a function, with the items."""
+    async with TaskRegistry() as registry:
+        for number in range(ALIVE):
+            silence = 0.0 if number < STALE else 1e9
+            coro = asyncio.sleep(1e9)
+            await registry.register(coro, f"task {number}", stale_after=silence)
+        await asyncio.sleep(0)
+        assert len(await registry.get_stale_tasks()) == STALE
+        await use(registry, items)
+        await registry.shutdown()
+
+
+async def beat_for_each(registry: TaskRegistry, items: list[str]) -> None:
+    """Record ten heartbeats by id for each item, of one task after another."""
+    ids = list(await registry.get_status())
+    for index in range(10 * len(items)):
+        registry.heartbeat(ids[index % ALIVE])
+
+
+async def ask_for_each(registry: TaskRegistry, items: list[str]) -> None:
+    """Ask ten times for the stale tasks for each item."""
+    for _ in range(10 * len(items)):
+        registry.get_stale_tasks()
+
+
 ROWS: Mapping[str, Mapping[str, Program]] = {
     "gather, item returns at once": gather_programs(
         return_at_once, return_at_once_seed
@@ -123,6 +155,8 @@ ROWS: Mapping[str, Mapping[str, Program]] = {
         STOCK: partial(register_each, seed.TaskRegistry),
     },
     "supervised, per run": {OURS: supervise_each},
+    "10 heartbeats by id": {OURS: partial(with_silent_tasks, beat_for_each)},
+    "10 times get_stale_tasks": {OURS: partial(with_silent_tasks, ask_for_each)},
 }
 
 
