@@ -72,14 +72,6 @@ FASTER = """## How many times faster, at a glance
 As above: the median of the rounds.
 """
 
-COUNTS_HEAD = """## Instructions
-
-A count of instructions does not depend on the load of the machine (`make instructions`,
-with valgrind; the collector is off). For each build: instructions for one item, child
-or registration. *Awaited in turn* has no limit and no Task: one coroutine is awaited
-after the other, so that each `sleep(0)` takes a loop iteration of its own.
-"""
-
 PLOTS_HEAD = """## Against the number of items
 
 Both axes are logarithmic. The slowest libraries, and those that create a task for each
@@ -93,8 +85,8 @@ A ratio compares the best rounds of two contenders; the median of the ratios of 
 rounds is in brackets. *Target* is the ratio that a row is meant to reach, and rows
 below it are marked. *The plain path* is a row measured without the
 [capture](../explanation/capture.md). The rows of `TaskGroup`, `register` and
-`cancel_all` were also measured [on every version](versions.md). [What falls short, and
-why]({README}#what-falls-short).
+`cancel_all` were also measured [on every version](versions.md), in an older run: that
+page names its commit. [What falls short, and why]({README}#what-falls-short).
 """
 
 
@@ -109,7 +101,7 @@ def write_page(folder: Path, reports: Sequence[Report]) -> None:
         parts.append(textwrap.fill(f"- {report.line}", 88, subsequent_indent="  "))
     if faster := summary(GAINS, reports):
         parts += ["", FASTER, *faster]
-    parts += ["", COUNTS_HEAD, *counts()]
+    parts += ["", *counts()]
     if drawn := write_plots(folder, reports[0]):
         parts += ["", PLOTS_HEAD]
         parts += ["\n\n".join(f"![{caption}]({name})" for name, caption in drawn)]

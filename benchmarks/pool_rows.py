@@ -178,7 +178,10 @@ def _work() -> dict[str, tuple[dict[str, Run], dict[str, float]]]:
     return {
         POOL: (_jobs(return_at_once), {TASKS: 3.0}),
         POOL_0: (_jobs(sleep_0), {}),
-        KEYS: ({"without limit_by": _plain, "ours": _by_key}, {}),
+        KEYS: (
+            {"without limit_by": _plain, "ours": _by_key},
+            {"without limit_by": 0.67},  # at most 1.5 times its cost
+        ),
         RATE: (rate, {}),
         RETRY: (retry, {}),
     }

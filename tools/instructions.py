@@ -29,6 +29,7 @@ from pathlib import Path
 
 from counted import COLUMNS, OURS, ROWS  # also makes benchmarks importable
 
+from benchmarks.counts import write_section
 from benchmarks.machine import describe
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -188,7 +189,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     how.add_argument(
         "--write",
         action="store_true",
-        help="replace the committed figures of this Python; not with --only",
+        help="replace the committed figures of this Python, and the section of the "
+        "page; not with --only",
     )
     options = parser.parse_args(arguments)
     if not any(options.only in row for row in ROWS):
@@ -224,6 +226,7 @@ def main() -> int:
     figures = count_rows(rows, [OURS] if options.check else COLUMNS, committed)
     if options.write:
         write_committed(where, figures)
+        write_section()
     above = [row for row in rows if is_above(figures[row], committed.get(row, {}))]
     return int(options.check and bool(above))
 

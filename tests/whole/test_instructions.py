@@ -14,6 +14,8 @@ sys.path.append(str(Path(__file__).resolve().parents[2] / "tools"))
 import counted
 import instructions
 
+from benchmarks import counts
+
 PROGRAMS = [(row, column) for row in counted.ROWS for column in counted.ROWS[row]]
 
 
@@ -61,3 +63,13 @@ def test_the_committed_rows_are_those_that_are_counted() -> None:
         assert {row: set(cells) for row, cells in version["rows"].items()} == {
             row: set(programs) for row, programs in counted.ROWS.items()
         }
+
+
+def test_the_page_shows_the_committed_figures(tmp_path: Path) -> None:
+    page = tmp_path / "index.md"
+    page.write_text(counts.PAGE.read_text())
+    counts.write_section(page)
+    assert counts.PAGE.read_text() == page.read_text()
+    section = counts.SECTION.search(page.read_text())
+    assert section is not None
+    assert "| supervised, per run | - |" in section[0]
