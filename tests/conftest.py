@@ -16,6 +16,7 @@ from pytest_asyncio import is_async_test
 
 pytest.register_assert_rewrite("support")
 
+from support.faults import forget_last_memory_error  # noqa: E402
 from support.loops import SEED  # noqa: E402
 
 try:
@@ -99,13 +100,16 @@ def loop_errors() -> LoopErrors:
 
 
 @pytest.fixture
-def unlogged(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Log nothing of ours: pytest keeps the records, and so the errors in them.
+def freed_memory_errors(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let the MemoryErrors of a test be freed: nothing of ours is logged.
 
-    CPython has 16 spare MemoryErrors. While all of them live, each further failure
-    raises one that is never freed, whose traceback grows: to log it takes seconds.
+    pytest keeps the records, and so the errors in them. CPython has 16 spare
+    MemoryErrors. While all of them live, each further failure raises the same one,
+    whose traceback grows: to log it takes seconds, and its frames are never freed.
     """
     monkeypatch.setattr(logging.getLogger("pyasynclife"), "disabled", True)
+    yield
+    forget_last_memory_error()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

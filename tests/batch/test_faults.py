@@ -600,7 +600,7 @@ async def results() -> None:
 async def test_every_allocation_may_fail(
     scenario: Callable[[], Awaitable[None]],
     loop_errors: list[dict[str, Any]],
-    unlogged: None,
+    freed_memory_errors: None,
 ) -> None:
     failed = 0
     for nth in range(1, 2000):

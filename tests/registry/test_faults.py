@@ -46,7 +46,7 @@ TRIES = 5  # enough to see one block that is lost each time
 
 @pytest.fixture
 def quiet(
-    monkeypatch: pytest.MonkeyPatch, loop_errors: list[Any], unlogged: None
+    monkeypatch: pytest.MonkeyPatch, loop_errors: list[Any], freed_memory_errors: None
 ) -> None:
     """Errors that cannot be raised are reported elsewhere; ignore those reports."""
     monkeypatch.setattr(sys, "unraisablehook", lambda *_: None)
@@ -284,11 +284,6 @@ async def test_a_failed_allocation_leaks_nothing(
 ) -> None:
     if name == "eager" and sys.version_info < (3, 12):
         pytest.skip("eager tasks came with 3.12")
-    # CPython keeps 16 MemoryErrors ready. If frozen garbage of other tests has them, it
-    # raises a static one, and that keeps its traceback for ever.
-    gc.unfreeze()
-    gc.collect()
-    gc.freeze()
     nth = 1
     while await attempt(OPERATIONS[name], nth):
         growths = []
