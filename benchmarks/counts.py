@@ -10,7 +10,8 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+from benchmarks.machine import ROOT
+
 COUNTS = ROOT / "benchmarks/instructions.json"
 PAGE = ROOT / "docs/benchmarks/index.md"
 SECTION = re.compile(r"(?ms)^## Instructions\n.*?(?=^## |\Z)")

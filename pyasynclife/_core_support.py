@@ -334,12 +334,11 @@ def cancel_again(task: asyncio.Task[Any]) -> None:
 def eager_factory_type(loop: asyncio.AbstractEventLoop) -> Any:
     """Return what a loop's eager task factory calls to make a task.
 
-    None: the task factory is not one of asyncio's eager ones. Before 3.13.3 these
-    cannot be told by ``eager_start=False`` that a task is to start later.
+    None: the task factory is not one of asyncio's eager ones. Before 3.13.3 these do
+    not take ``eager_start=False``.
     """
-    factory: Any = loop.get_task_factory()
-    eager: Any = asyncio.eager_task_factory  # type: ignore[attr-defined,unused-ignore]
-    if getattr(factory, "__code__", None) is not eager.__code__:
+    factory = _task_factory(loop)
+    if not _is_eager(factory):
         return None
     return inspect.getclosurevars(factory).nonlocals["custom_task_constructor"]
 
@@ -395,13 +394,21 @@ _name_of_type = vars(type)["__name__"].__get__  # whatever a metaclass says
 
 def has_foreign_factory(loop: asyncio.AbstractEventLoop) -> bool:
     """Tell whether a loop has a task factory that is not asyncio's eager one."""
+    factory = _task_factory(loop)
+    return factory is not None and not _is_eager(factory)
+
+
+def _task_factory(loop: asyncio.AbstractEventLoop) -> Any:
     try:
-        factory = loop.get_task_factory()
+        return loop.get_task_factory()
     except NotImplementedError:
-        return False
-    # asyncio makes its eager factories from the code of one function.
+        return None
+
+
+def _is_eager(factory: Any) -> bool:
+    """Tell whether a task factory is one of those that asyncio makes."""
     eager: Any = getattr(asyncio, "eager_task_factory", None)
-    return factory is not None and not (
+    return (
         isinstance(eager, FunctionType)
         and type(factory) is FunctionType
         and factory.__code__ is eager.__code__

@@ -27,12 +27,11 @@ GRACE = 1.0
 
 
 def absorbing_after(*exc: object) -> AbstractContextManager[None]:
-    """Guard the exit of a block: the CancelledError that has left it comes out first.
+    """Guard the exit of a block: the CancelledError that has left the body propagates.
 
-    The arguments are those of ``__aexit__()``, or the error that has left the body. If
-    that is a CancelledError, a further one only ends the wait inside the guard, and
-    remains in the count of ``cancelling()``; any other error is replaced by it, as
-    usual.
+    The arguments are those of ``__aexit__()``. After a CancelledError, a further one
+    only ends the wait inside the guard, and remains in the count of ``cancelling()``;
+    any other error is replaced by it, as usual.
     """
     if any(isinstance(one, asyncio.CancelledError) for one in exc):
         return suppress(asyncio.CancelledError)

@@ -93,22 +93,19 @@ async def running(
 
     The coordinator's block ends first, so that its ``drain`` holds for the registry.
     """
+
+    async def shut_down(*exc: object) -> None:
+        with absorbing_after(*exc):
+            if coordinator._attached:
+                report = await coordinator.graceful_shutdown()
+                level = logging.INFO if report.ok else logging.ERROR
+                logger.log(level, "%s", report)
+
     if registry is not None and registry not in coordinator._attached.registries():
         coordinator.attach(registry)
     async with AsyncExitStack() as stack:
         if registry is not None:
             await stack.enter_async_context(registry)
         await stack.enter_async_context(coordinator)
-        left_by: BaseException | None = None
-        try:
-            yield
-        except BaseException as error:
-            left_by = error
-            raise
-        finally:
-            with absorbing_after(left_by):
-                if coordinator._attached:
-                    report = await coordinator.graceful_shutdown()
-                    level = logging.INFO if report.ok else logging.ERROR
-                    logger.log(level, "%s", report)
-            left_by = None  # an error must not refer to itself by its traceback
+        stack.push_async_exit(shut_down)
+        yield

@@ -9,7 +9,7 @@ import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from pyasynclife._arguments import counted, short
 from pyasynclife._log import logger
@@ -67,19 +67,17 @@ async def notify(
     watching = asyncio.create_task(
         service.wait_for_shutdown(), name="pyasynclife systemd"
     )
-    left_by: BaseException | None = None
-    try:
-        yield
-    except BaseException as error:
-        left_by = error
-        raise
-    finally:
+
+    async def leave(*exc: object) -> None:
         service.leave()
         watching.cancel()
-        with absorbing_after(left_by):
+        with absorbing_after(*exc):
             if not watching.done():
                 await asyncio.wait([watching])
-        left_by = None  # an error must not refer to itself by its traceback
+
+    async with AsyncExitStack() as stack:
+        stack.push_async_exit(leave)
+        yield
 
 
 class _Service:

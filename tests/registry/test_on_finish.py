@@ -47,7 +47,7 @@ async def test_on_finish_may_be_assigned_later_and_counts_at_once(
     await registry.wait()
     async with registry.record(tmp_path / "tasks.json"):
         registry.on_finish = None
-        registry.register(echo_later(1), "nobody is told")
+        registry.register(echo_later(1), "no function")
         await registry.wait()
         registry.on_finish = note
         registry.register(echo_later(1), "recorded")
@@ -55,7 +55,7 @@ async def test_on_finish_may_be_assigned_later_and_counts_at_once(
     registry.register(echo_later(1), "after that")
     await registry.wait()
     assert ends == ["running already", "recorded", "after that"]
-    assert '"nobody is told"' in (tmp_path / "tasks.json").read_text()
+    assert '"no function"' in (tmp_path / "tasks.json").read_text()
     for bad in (5, echo_later):
         with pytest.raises(TypeError, match="on_finish"):
             registry.on_finish = bad  # type: ignore[assignment]

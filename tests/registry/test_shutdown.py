@@ -10,7 +10,7 @@ import pytest
 
 from pyasynclife import ShutdownReport, TaskRegistry
 from pyasynclife._waiting import Deadline
-from support.coroutines import echo, forever, swallow
+from support.coroutines import cleans_up, echo, forever, swallow
 from support.loops import ManualClockLoop, in_virtual_time, settle, task_factory
 from support.registries import adds_up
 from support.tasks import OddTask, fails, odd_factory
@@ -275,16 +275,10 @@ def test_a_task_that_gave_up_waiting_is_waited_for_again() -> None:
             return report.duration
         raise AssertionError
 
-    async def slow() -> None:
-        try:
-            await forever()
-        finally:
-            await asyncio.sleep(2)
-
     async def main() -> float:
         registry.register(first(), "first")
         task, _ = await registry.register(second(), "second")
-        registry.register(slow(), "slow")
+        registry.register(cleans_up(2), "slow")
         await settle()
         assert (await registry.shutdown(60)).ok
         return await task
@@ -304,15 +298,9 @@ def test_a_task_that_shuts_down_again_at_once_does_not_wait_for_itself() -> None
             return await registry.shutdown(60)
         raise AssertionError
 
-    async def slow() -> None:
-        try:
-            await forever()
-        finally:
-            await asyncio.sleep(2)
-
     async def main() -> ShutdownReport:
         task, _ = await registry.register(worker(), "worker")
-        registry.register(slow(), "slow")
+        registry.register(cleans_up(2), "slow")
         await settle()
         assert (await registry.shutdown(120)).duration == 2
         return await task

@@ -16,7 +16,7 @@ from pyasynclife import (
     TaskRegistry,
     bounded_gather,
 )
-from support.coroutines import forever
+from support.coroutines import cleans_up, forever
 from support.loops import in_virtual_time, settle, until
 
 Object = TaskPool | Batch[None]
@@ -250,12 +250,6 @@ def test_what_begins_its_next_attempt_before_its_order_comes_is_listed_once(
 ) -> None:
     """Without a signal, nothing is stopped until it is cancelled."""
 
-    async def cleans_up() -> None:
-        try:
-            await forever()
-        finally:
-            await asyncio.sleep(130)
-
     async def main() -> None:
         failing, first = Failing(), TaskRegistry()
         options = {"registry": TaskRegistry()} if with_registry else {}
@@ -266,7 +260,7 @@ def test_what_begins_its_next_attempt_before_its_order_comes_is_listed_once(
             for registry in options.values():
                 coordinator.attach(registry, order=3)
             coordinator.attach(first, order=1)
-            first.register(cleans_up(), "first")
+            first.register(cleans_up(130), "first")
             await until(lambda: failing.attempts)
             await settle()
             report = await coordinator.graceful_shutdown()
@@ -279,19 +273,13 @@ def test_what_begins_its_next_attempt_before_its_order_comes_is_listed_once(
 
 
 def test_an_item_whose_worker_has_another_one_is_listed_too() -> None:
-    async def cleans_up() -> None:
-        try:
-            await forever()
-        finally:
-            await asyncio.sleep(5)
-
     async def main() -> None:
         first = TaskRegistry()
         batch = bounded_gather(asyncio.sleep, [3, 60, 61], max_concurrent=1)
         async with SignalCoordinator(1000) as coordinator:
             coordinator.attach(first)
             coordinator.attach(batch, order=1)
-            first.register(cleans_up(), "first")
+            first.register(cleans_up(5), "first")
             collecting = asyncio.ensure_future(batch.collect())
             await settle()
             report = await coordinator.graceful_shutdown()
@@ -352,19 +340,13 @@ async def test_a_backoff_that_begins_the_shutdown_has_its_item_listed(
 
 
 def test_a_signal_after_the_call_ends_what_waits_then() -> None:
-    async def cleans_up() -> None:
-        try:
-            await forever()
-        finally:
-            await asyncio.sleep(130)
-
     async def main() -> None:
         failing, first = Failing(), TaskRegistry()
         async with SignalCoordinator(1000) as coordinator:
             attached = an_observed_batch(failing, "runs", "ends", "bad")
             coordinator.attach(attached, order=2)
             coordinator.attach(first, order=1)
-            first.register(cleans_up(), "first")
+            first.register(cleans_up(130), "first")
             await until(lambda: failing.attempts)
             loop = asyncio.get_running_loop()
             loop.call_later(70, coordinator.request_shutdown)

@@ -39,6 +39,14 @@ async def forever(_: object = None) -> None:
     await asyncio.get_running_loop().create_future()
 
 
+async def cleans_up(seconds: float) -> None:
+    """Run until it is cancelled, and need so many seconds to end."""
+    try:
+        await forever()
+    finally:
+        await asyncio.sleep(seconds)
+
+
 async def fail(value: object) -> None:
     raise ValueError(value)
 

@@ -22,13 +22,11 @@ def forget_last_memory_error() -> None:
     """Drop the traceback of the one that CPython raises when no spare one is left."""
     held: list[MemoryError] = []
     for _ in range(20 if fail_allocation else 0):  # more than there are spare ones
-        fail_allocation(1)
-        try:
-            TaskResult("a", True)
-        except MemoryError as error:
-            held.append(error.with_traceback(None))
-        finally:
-            fail_allocation(0)
+        with failing(1):
+            try:
+                TaskResult("a", True)
+            except MemoryError as error:
+                held.append(error.with_traceback(None))
     for error in held:
         error.__context__ = None
 
