@@ -1,0 +1,54 @@
+"""What .ci/run does with its steps, each of them replaced by a stub."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from support.children import ROOT
+
+SCRIPT = ROOT / ".ci/run"
+pytestmark = pytest.mark.skipif(not SCRIPT.exists(), reason="an sdist has no .ci")
+
+MAKE = """\
+#!/bin/bash
+echo "output of make $1"
+[[ " $BROKEN " != *" $1 "* ]]
+"""
+
+
+def run_ci(folder: Path, broken: str = "") -> subprocess.CompletedProcess[str]:
+    """Run the script in `folder`; the targets of make named in `broken` fail."""
+    programs = folder / "bin"
+    programs.mkdir()
+    for name, text in {"make": MAKE, "apt-get": "#!/bin/bash\n"}.items():
+        (programs / name).write_text(text)
+        (programs / name).chmod(0o755)
+    (folder / ".ci").mkdir()
+    shutil.copy(SCRIPT, folder / ".ci/run")
+    return subprocess.run(
+        ["bash", folder / ".ci/run"],
+        env=os.environ | {"PATH": f"{programs}:{os.environ['PATH']}", "BROKEN": broken},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_ci_passes_where_each_step_passes(tmp_path: Path) -> None:
+    run = run_ci(tmp_path)
+    assert (run.returncode, run.stderr) == (0, "")
+    assert ", 0 failed" in run.stdout
+    for target in ("test", "matrix", "sanitize", "lint", "docs", "instructions"):
+        assert f"output of make {target}" in run.stdout
+
+
+@pytest.mark.parametrize("target", ["test", "matrix", "sanitize", "lint", "hosts"])
+def test_ci_fails_where_one_step_fails(target: str, tmp_path: Path) -> None:
+    run = run_ci(tmp_path, broken=target)
+    assert (run.returncode, run.stderr) == (1, "")
+    assert f"{target:12} FAILED" in run.stdout
+    assert ", 1 failed" in run.stdout
