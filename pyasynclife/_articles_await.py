@@ -21,7 +21,8 @@ from pyasynclife._arguments import (
     close_unstarted,
     short,
 )
-from pyasynclife._core_support import HeldFutures, add_awaited_by, discard_awaited_by
+from pyasynclife._core_fast_paths import add_awaited_by, discard_awaited_by
+from pyasynclife._held_futures import HeldFutures
 from pyasynclife._waiting import wake
 
 T = TypeVar("T")

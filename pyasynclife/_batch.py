@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Generator
 from types import EllipsisType, TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar, final
 
+import pyasynclife._core_batch  # noqa: F401  C imports it; for what freezes programs
 from pyasynclife._arguments import check_count
 from pyasynclife._core import (
     MODE_BLOCK,

@@ -33,7 +33,7 @@ from pyasynclife._core import (
     TaskMetadata,
     adopt_methods,
 )
-from pyasynclife._core_support import close_with
+from pyasynclife._core_tasks import close_with
 from pyasynclife._errors import UnknownTaskError
 from pyasynclife._lateness import is_late, let_tasks_run, sleep_and_measure
 from pyasynclife._log import logger
@@ -801,10 +801,6 @@ class TaskRegistry(Registry):
                 await asyncio.wait([monitor])
         if news:
             logger.error("%s", report)
-
-
-def _has_ended(meta: TaskMetadata) -> bool:
-    return meta.finished_at is not None
 
 
 def _check_interval(value: Any) -> float:

@@ -22,7 +22,7 @@ from pyasynclife._core import (
     BatchCore,
     TaskResult,
 )
-from pyasynclife._core_support import report_unread
+from pyasynclife._core_reports import report_unread
 from pyasynclife._errors import BatchError, as_exception
 from pyasynclife._sealed import Sealed, SealedValue
 from pyasynclife._states import BatchStatus, TaskState

@@ -16,7 +16,7 @@ from pyasynclife import _core
 from pyasynclife._arguments import check_answer, check_hook, check_number
 from pyasynclife._blocked_loop import BlockedLoop, Seen, log
 from pyasynclife._core import Histogram, LoopPulse
-from pyasynclife._core_support import loop_clock, monotonic
+from pyasynclife._core_fast_paths import loop_clock, monotonic
 from pyasynclife._log import logger
 from pyasynclife._sealed import refuse_pickling
 

@@ -14,42 +14,47 @@
 #define AL_IMPORTS(X)                                                         \
     X(tasks_dict, "asyncio.tasks", "__dict__")                                \
     X(events_dict, "asyncio.events", "__dict__")                              \
+    X(Handle, "asyncio.events", "Handle")                                     \
     X(Task, "_asyncio", "Task")                                               \
+    X(Future, "_asyncio", "Future")                                           \
     X(iscoroutine, "asyncio", "iscoroutine")                                  \
     X(CancelledError, "asyncio", "CancelledError")                            \
     X(InvalidStateError, "asyncio", "InvalidStateError")                      \
-    X(Future, "_asyncio", "Future")                                           \
-    X(Handle, "asyncio.events", "Handle")                                     \
     X(Coroutine, "collections.abc", "Coroutine")                              \
     X(deque, "collections", "deque")                                          \
     X(getsignal, "signal", "getsignal")                                       \
-    X(future_state, "pyasynclife._core_support", "future_state")              \
-    X(future_exception, "pyasynclife._core_support", "future_exception")      \
-    X(future_result, "pyasynclife._core_support", "future_result")            \
-    X(future_callbacks, "pyasynclife._core_support", "future_callbacks")      \
-    X(task_waiter, "pyasynclife._core_support", "task_waiter")                \
-    X(task_must_cancel, "pyasynclife._core_support", "task_must_cancel")      \
-    X(task_set_name, "pyasynclife._core_support", "task_set_name")            \
-    X(handle_callback, "pyasynclife._core_support", "handle_callback")        \
-    X(loop_clock, "pyasynclife._core_support", "loop_clock")                  \
-    X(loop_fast_paths, "pyasynclife._core_support", "loop_fast_paths")        \
-    X(cancel_again, "pyasynclife._core_support", "cancel_again")              \
-    X(raise_exit, "pyasynclife._core_support", "raise_exit")                  \
-    X(is_plain, "pyasynclife._core_support", "is_plain")                      \
-    X(is_monitored, "pyasynclife._core_support", "is_monitored")              \
-    X(close_with, "pyasynclife._core_support", "close_with")                  \
-    X(eager_factory_type, "pyasynclife._core_support",                        \
-      "eager_factory_type")                                                   \
-    X(report_callback_error, "pyasynclife._core_support",                     \
+    X(future_state, "pyasynclife._core_fast_paths", "future_state")           \
+    X(future_exception, "pyasynclife._core_fast_paths", "future_exception")   \
+    X(future_result, "pyasynclife._core_fast_paths", "future_result")         \
+    X(future_callbacks, "pyasynclife._core_fast_paths", "future_callbacks")   \
+    X(task_waiter, "pyasynclife._core_fast_paths", "task_waiter")             \
+    X(task_must_cancel, "pyasynclife._core_fast_paths", "task_must_cancel")   \
+    X(task_set_name, "pyasynclife._core_fast_paths", "task_set_name")         \
+    X(handle_callback, "pyasynclife._core_fast_paths", "handle_callback")     \
+    X(loop_clock, "pyasynclife._core_fast_paths", "loop_clock")               \
+    X(loop_fast_paths, "pyasynclife._core_fast_paths", "loop_fast_paths")     \
+    X(is_plain, "pyasynclife._core_fast_paths", "is_plain")                   \
+    X(is_monitored, "pyasynclife._core_fast_paths", "is_monitored")           \
+    X(time_module, "pyasynclife._core_fast_paths", "time")                    \
+    X(monotonic, "pyasynclife._core_fast_paths", "monotonic")                 \
+    X(time_dict, "pyasynclife._core_fast_paths", "time_dict")                 \
+    X(base_events_dict, "pyasynclife._core_fast_paths", "base_events_dict")   \
+    X(add_awaited_by, "pyasynclife._core_fast_paths", "add_awaited_by")       \
+    X(discard_awaited_by, "pyasynclife._core_fast_paths",                     \
+      "discard_awaited_by")                                                   \
+    X(cancel_again, "pyasynclife._core_tasks", "cancel_again")                \
+    X(raise_exit, "pyasynclife._core_tasks", "raise_exit")                    \
+    X(close_with, "pyasynclife._core_tasks", "close_with")                    \
+    X(eager_factory_type, "pyasynclife._core_tasks", "eager_factory_type")    \
+    X(self_test_coroutine, "pyasynclife._core_tasks", "self_test_coroutine")  \
+    X(has_foreign_factory, "pyasynclife._core_tasks", "has_foreign_factory")  \
+    X(report_callback_error, "pyasynclife._core_reports",                     \
       "report_callback_error")                                                \
-    X(self_test_coroutine, "pyasynclife._core_support",                       \
-      "self_test_coroutine")                                                  \
-    X(time_module, "pyasynclife._core_support", "time")                       \
-    X(monotonic, "pyasynclife._core_support", "monotonic")                    \
-    X(time_dict, "pyasynclife._core_support", "time_dict")                    \
-    X(base_events_dict, "pyasynclife._core_support", "base_events_dict")      \
-    X(add_awaited_by, "pyasynclife._core_support", "add_awaited_by")          \
-    X(discard_awaited_by, "pyasynclife._core_support", "discard_awaited_by")  \
+    X(report_unread_items, "pyasynclife._core_reports",                       \
+      "report_unread_items")                                                  \
+    X(report_unread_job, "pyasynclife._core_reports", "report_unread_job")    \
+    X(warn_unknown_heartbeat, "pyasynclife._core_reports",                    \
+      "warn_unknown_heartbeat")                                               \
     X(check_seconds, "pyasynclife._arguments", "check_optional_seconds")      \
     X(check_number, "pyasynclife._arguments", "check_number")                 \
     X(check_answer, "pyasynclife._arguments", "check_answer")                 \
@@ -58,6 +63,7 @@
     X(UnknownTaskError, "pyasynclife._errors", "UnknownTaskError")            \
     X(ClosedError, "pyasynclife._errors", "ClosedError")                      \
     X(PoolFullError, "pyasynclife._errors", "PoolFullError")                  \
+    X(too_many_errors, "pyasynclife._errors", "too_many_errors")              \
     X(pending, "pyasynclife._states", "TaskState.PENDING")                    \
     X(running, "pyasynclife._states", "TaskState.RUNNING")                    \
     X(done, "pyasynclife._states", "TaskState.DONE")                          \
@@ -68,23 +74,15 @@
     X(health_failed, "pyasynclife._states", "TaskHealth.FAILED")              \
     X(unknown, "pyasynclife._states", "TaskHealth.UNKNOWN")                   \
     X(logger, "pyasynclife._log", "logger")                                   \
-    X(run_worker, "pyasynclife._core_support", "run_worker")                  \
-    X(read_source, "pyasynclife._core_support", "read_source")                \
-    X(read_queue, "pyasynclife._core_support", "read_queue")                  \
-    X(queue_has_none, "pyasynclife._core_support", "QUEUE_HAS_NONE")          \
-    X(put_back, "pyasynclife._core_support", "put_back")                      \
-    X(check_queue, "pyasynclife._core_support", "check_queue")                \
-    X(hold_abandoned, "pyasynclife._core_support", "hold_abandoned")          \
-    X(report_unread_items, "pyasynclife._core_support",                       \
-      "report_unread_items")                                                  \
-    X(report_unread_job, "pyasynclife._core_support", "report_unread_job")    \
-    X(warn_unknown_heartbeat, "pyasynclife._core_support",                    \
-      "warn_unknown_heartbeat")                                               \
-    X(too_many_errors, "pyasynclife._errors", "too_many_errors")              \
-    X(run_item, "pyasynclife._core_support", "run_item")                      \
-    X(function_name, "pyasynclife._core_support", "function_name")            \
-    X(has_foreign_factory, "pyasynclife._core_support",                       \
-      "has_foreign_factory")
+    X(run_worker, "pyasynclife._core_batch", "run_worker")                    \
+    X(read_source, "pyasynclife._core_batch", "read_source")                  \
+    X(read_queue, "pyasynclife._core_batch", "read_queue")                    \
+    X(queue_has_none, "pyasynclife._core_batch", "QUEUE_HAS_NONE")            \
+    X(put_back, "pyasynclife._core_batch", "put_back")                        \
+    X(check_queue, "pyasynclife._core_batch", "check_queue")                  \
+    X(run_item, "pyasynclife._core_batch", "run_item")                        \
+    X(function_name, "pyasynclife._core_batch", "function_name")              \
+    X(hold_abandoned, "pyasynclife._held_futures", "hold_abandoned")
 
 /* Interned names: the member is st->s_<name>. */
 #define AL_NAMES(X)                                                           \

@@ -13,10 +13,9 @@ from pyasynclife import (
     BatchError,
     BatchStatus,
     TaskState,
-    _core_support,
     bounded_gather,
 )
-from pyasynclife._core_support import _abandoned
+from pyasynclife._held_futures import _abandoned
 from support.coroutines import Fatal, echo, echo_later, forever
 from support.items import Stubborn
 from support.loops import in_turns, result_of, settle, until
@@ -275,7 +274,7 @@ def test_closing_the_loop_under_an_abandoned_item_does_not_crash() -> None:
         result.failures()
 
     asyncio.run(again())
-    _core_support._abandoned._by_loop.clear()
+    _abandoned._by_loop.clear()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         gc.collect()

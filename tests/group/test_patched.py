@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pyasynclife import TaskGroup, _core_support
+from pyasynclife import TaskGroup, _core_fast_paths
 from support.children import run_child
 from support.loops import ready_queue, settle
 from support.marks import HAS_UVLOOP, needs_capture, needs_uvloop
@@ -250,7 +250,7 @@ def test_two_types_of_loop_in_turn_are_examined_once() -> None:
         examined.append(frame.f_code is examine and what == "call")
 
     examined: list[bool] = []
-    examine = _core_support.loop_fast_paths.__code__
+    examine = _core_fast_paths.loop_fast_paths.__code__
     loops = asyncio.SelectorEventLoop(), uvloop.new_event_loop()
     for loop in loops:
         loop.run_until_complete(main())
