@@ -133,7 +133,7 @@ class Attachments:
         """Cancel everything, the lowest order first, wait for it, and report.
 
         Args:
-            whom: As for `TaskRegistry._shut_down`.
+            whom: As for `shut_down` of `_registry_shutdown`.
             started: Loop time at which the shutdown began.
             deadline: When to return. What is cancelled only then has a grace.
             hurried: Tells whether to cancel all orders at once.

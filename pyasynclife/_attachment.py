@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pyasynclife._core import TaskMetadata
 from pyasynclife._ended_tasks import note_swallowed, report_ended
 from pyasynclife._registry import TaskRegistry
+from pyasynclife._registry_shutdown import begin_shutdown, end_shutdown, shut_down
 from pyasynclife._report import ShutdownReport, TaskExit, merge_reports
 from pyasynclife._waiting import Deadline
 
@@ -125,7 +126,7 @@ class AttachedRegistry(Attachment):
             return False
         cancelled: bool
         self._note_ended(registry)
-        _, cancelled = registry._start_shutdown(caller, whom)
+        _, cancelled = begin_shutdown(registry, caller, whom)
         self._open = registry
         return cancelled
 
@@ -133,7 +134,7 @@ class AttachedRegistry(Attachment):
         registry = self.what
         if registry is None:
             return report_from_lists({}, 0.0, False), False
-        report, news = await registry._shut_down(whom, deadline)
+        report, news = await shut_down(registry, whom, deadline)
         if self._covered:
             report = note_swallowed(report, {one.task_id for one in self._covered})
         if self._ended is not None:
@@ -145,7 +146,7 @@ class AttachedRegistry(Attachment):
         registry, self._open = self._open, None
         self._alive, self._covered, self._ended = None, {}, None
         if registry is not None:
-            registry._finish_shutdown()
+            end_shutdown(registry)
 
 
 _LISTS = ("finished", "cancelled", "failed", "swallowed", "stuck")

@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from pyasynclife._core import JoinSet
+from pyasynclife._registry_shutdown import note_stuck
 from pyasynclife._report import ShutdownReport
 from pyasynclife._waiting import (
     Deadline,
@@ -60,7 +61,7 @@ class PassedTasks:
             deadline.extend(now)
         report = await join_and_report(join_set, started, deadline)
         registries = self._attached.registries()
-        return report, bool(registries) and registries[0]._note_stuck(join_set)
+        return report, bool(registries) and note_stuck(registries[0], join_set)
 
     def join(self, tasks: list[asyncio.Task[Any]]) -> tuple[JoinSet, bool]:
         """Cancel the tasks that no shutdown has cancelled, and join all.

@@ -27,7 +27,6 @@ from pyasynclife._core import (
     SHUTDOWN_AGAIN,
     SHUTDOWN_UNREPORTED,
     Histogram,
-    JoinSet,
     Ready,
     Registry,
     TaskMetadata,
@@ -38,17 +37,12 @@ from pyasynclife._errors import UnknownTaskError
 from pyasynclife._lateness import is_late, let_tasks_run, sleep_and_measure
 from pyasynclife._log import logger
 from pyasynclife._monitor.server import serve
+from pyasynclife._registry_shutdown import ShutdownDeadlines, shut_down
 from pyasynclife._report import ShutdownReport
 from pyasynclife._sealed import SealedValue, refuse_pickling
 from pyasynclife._supervise import Restart, Supervisor
 from pyasynclife._timeline import Recording
-from pyasynclife._waiting import (
-    Deadline,
-    absorbing_after,
-    cancel_in_slices,
-    join_and_report,
-    wait_among,
-)
+from pyasynclife._waiting import Deadline, absorbing_after, wait_among
 
 _D = TypeVar("_D")
 
@@ -134,13 +128,12 @@ class TaskRegistry(Registry):
         "__weakref__",
         "_batches",
         "_coordinators",
-        "_deadline",
+        "_deadlines",
         "_heartbeat_interval",
         "_monitor",
         "_on_finish",
         "_on_give_up",
         "_on_stale",
-        "_own_shutdowns",
         "_recording",
         "_shutdown_timeout",
     )
@@ -155,10 +148,7 @@ class TaskRegistry(Registry):
     _monitor: asyncio.Task[None] | None
     _recording: Recording | None
     _batches: weakref.WeakSet[Any]  # batches and pools whose items' tasks it has
-    # That of a coordinator whose shutdown has begun.
-    _deadline: Deadline | None
-    # The shutdowns that began before it, by their own timeout.
-    _own_shutdowns: dict[Deadline, JoinSet]
+    _deadlines: ShutdownDeadlines
 
     def __init__(
         self,
@@ -195,8 +185,7 @@ class TaskRegistry(Registry):
         self._batches = weakref.WeakSet()
         self._coordinators = weakref.WeakSet()
         self._monitor = None
-        self._deadline = None
-        self._own_shutdowns = {}
+        self._deadlines = ShutdownDeadlines()
 
     def __repr__(self) -> str:
         """Return the type and the number of live tasks."""
@@ -358,13 +347,6 @@ class TaskRegistry(Registry):
         seconds = check_optional_seconds("stale_after", stale_after, None)
         return supervisor.begin(fn, task_id, seconds, info)
 
-    def _request_shutdown(self, reason: str) -> bool:
-        """Ask each coordinator for the shutdown; tell whether there is any."""
-        coordinators = list(self._coordinators)
-        for coordinator in coordinators:
-            coordinator.request_shutdown(reason)
-        return bool(coordinators)
-
     @overload
     def get(self, task_id: str) -> TaskMetadata | None: ...
     @overload
@@ -436,125 +418,11 @@ class TaskRegistry(Registry):
         seconds = check_optional_seconds("timeout", timeout, None)
         loop = asyncio.get_running_loop()
         if self._monitor is None:  # no block that is to keep it
-            self._forget_deadline_that_is_over()
-        if seconds is None:
-            return (await self._shut_down(SHUTDOWN_AGAIN, None))[0]
-        deadline = Deadline.after(loop, loop.time(), seconds)
-        return (await self._shut_down(SHUTDOWN_AGAIN, deadline))[0]
-
-    async def _shut_down(
-        self, whom: int, deadline: Deadline | None
-    ) -> tuple[ShutdownReport, bool]:
-        """Cancel all tasks except the calling one, wait for them, and report.
-
-        Args:
-            whom: What to do to tasks that a shutdown has cancelled before:
-                SHUTDOWN_AGAIN: the same. SHUTDOWN_ONCE: wait for them.
-                SHUTDOWN_UNREPORTED: wait for those that no report has listed as stuck.
-            deadline: When to return; None: at that of the coordinator or, before its
-                shutdown, after ``shutdown_timeout``.
-
-        Returns:
-            The report, and whether it lists a stuck task that none before has listed.
-        """
-        loop = asyncio.get_running_loop()
-        started = loop.time()
-        join_set, cancelled = self._start_shutdown(asyncio.current_task(), whom)
-        own = None
-        try:
-            if deadline is None and self._deadline_on(loop) is not None:
-                deadline = self._deadline
-            if deadline is None:
-                deadline = Deadline.after(loop, started, self.shutdown_timeout)
-                own = deadline
-                self._own_shutdowns[own] = join_set
-            if cancelled:
-                deadline.extend(loop.time())
-            if self._starting:  # a task in its eager first step is cancelled after it
-                await asyncio.sleep(0)
-            report = await join_and_report(join_set, started, deadline)
-            return report, self._note_stuck(join_set)
-        finally:
-            if own is not None:
-                del self._own_shutdowns[own]
-            self._finish_shutdown()
-
-    def _start_shutdown(
-        self, caller: asyncio.Task[Any] | None, whom: int
-    ) -> tuple[JoinSet, bool]:
-        """Begin a shutdown or join the running one, and begin to cancel the tasks.
-
-        Returns:
-            The join set, and whether any task is cancelled. `_finish_shutdown` must
-            follow.
-        """
-        join_set, queued = self._begin_shutdown(caller, whom)
-        try:
-            cancel_in_slices(join_set)
-            self._end_batches()
-        except BaseException:
-            self._finish_shutdown()
-            raise
-        return join_set, queued > 0
-
-    def _end_batches(self) -> None:
-        """End the batches and pools in a moment: their items may wait without a task.
-
-        What a coordinator cancels together with the registry is cancelled before.
-        """
-        loop = asyncio.get_running_loop()
-        for core in [one._core for one in list(self._batches)]:
-            if core.begun and not core.over:
-                loop.call_soon(core.end_with_registry)
-
-    def _finish_shutdown(self) -> None:
-        """End a shutdown; after the last, log how many failures were not logged."""
-        unlogged = self._end_shutdown()
-        if unlogged:
-            logger.error(
-                "%d more tasks failed during the shutdown; its report lists them in "
-                "failed",
-                unlogged,
-            )
-
-    def _note_stuck(self, join_set: JoinSet) -> bool:
-        """Note which tasks a report has listed as stuck; tell whether any is new.
-
-        They may belong to other registries too, or to none.
-        """
-        news = False
-        for member in join_set.stuck(asyncio.current_task()):
-            if member.meta is not None:
-                news |= not self._note_shutdown(member.meta, True)
-        return news
-
-    def _deadline_on(self, loop: asyncio.AbstractEventLoop) -> Deadline | None:
-        """Return the deadline that a coordinator has set on this loop, if any."""
-        deadline = self._deadline
-        return deadline if deadline is not None and deadline.loop is loop else None
-
-    def _set_deadline(self, deadline: Deadline) -> None:
-        """Follow the deadline of a coordinator, unless another one ends earlier.
-
-        Shutdowns that run by the registry's own timeout end by it, too.
-        """
-        before = self._deadline_on(deadline.loop)
-        if before is None or before.over or deadline.due < before.due:
-            self._deadline = deadline
-        for own, join_set in tuple(self._own_shutdowns.items()):
-            if own.loop is deadline.loop:
-                own.due = min(own.due, deadline.due)
-                own.until = min(own.until, deadline.until)
-                join_set.wake_callers()
-
-    def _forget_deadline(self, deadline: Deadline) -> None:
-        """Follow a deadline no longer."""
-        if self._deadline is deadline:
-            self._deadline = None
-
-    def _forget_deadline_that_is_over(self) -> None:
-        if self._deadline is not None and self._deadline.over:
-            self._deadline = None
+            self._deadlines.forget_if_over()
+        deadline = None
+        if seconds is not None:
+            deadline = Deadline.after(loop, loop.time(), seconds)
+        return (await shut_down(self, SHUTDOWN_AGAIN, deadline))[0]
 
     async def wait(self, timeout: float | None = None) -> bool:
         """Wait until all tasks except the calling one have ended; cancel nothing.
@@ -768,7 +636,7 @@ class TaskRegistry(Registry):
         if self._monitor is not None:
             raise RuntimeError(f"{self!r} is already entered")
         self._bind("TaskRegistry.__aenter__()")
-        self._forget_deadline_that_is_over()
+        self._deadlines.forget_if_over()
         monitor = self.monitor_loop()
         self._monitor = asyncio.create_task(monitor, name="pyasynclife monitor")
         close_with(self._monitor, monitor)
@@ -794,9 +662,9 @@ class TaskRegistry(Registry):
         assert monitor is not None
         monitor.cancel()
         try:
-            report, news = await self._shut_down(SHUTDOWN_UNREPORTED, None)
+            report, news = await shut_down(self, SHUTDOWN_UNREPORTED, None)
         finally:
-            self._deadline = None
+            self._deadlines.forget_any()
             if not monitor.done():
                 await asyncio.wait([monitor])
         if news:

@@ -205,7 +205,7 @@ class SignalCoordinator(SignalEvents):
         grace = min(GRACE, self._shutdown_timeout)
         self._deadline = Deadline(due, due, grace, self._loop)
         for registry in self._attached.registries():
-            registry._set_deadline(self._deadline)
+            registry._deadlines.follow(self._deadline)
         if self._phase == "running":
             self._phase = "draining"
         self._set_shutdown()
@@ -285,7 +285,7 @@ class SignalCoordinator(SignalEvents):
     def _enter(self) -> None:
         super()._enter()
         for registry in self._attached.registries():
-            registry._forget_deadline_that_is_over()
+            registry._deadlines.forget_if_over()
 
     def _leave(self) -> None:
         try:
@@ -313,7 +313,7 @@ class SignalCoordinator(SignalEvents):
     def _begin_afresh(self) -> None:
         if self._deadline is not None:
             for registry in self._attached.registries():
-                registry._forget_deadline(self._deadline)
+                registry._deadlines.forget(self._deadline)
         if self._calls:
             self._end_calls()
         super()._begin_afresh()
@@ -423,7 +423,7 @@ class SignalCoordinator(SignalEvents):
         if one is None:
             return
         if self._deadline is not None and isinstance(what, TaskRegistry):
-            what._set_deadline(self._deadline)
+            what._deadlines.follow(self._deadline)
         if self.phase in ("draining", "cancelling"):
             one.begin()
             self._attached.stop_one(one)
@@ -584,7 +584,7 @@ class SignalCoordinator(SignalEvents):
         """Shut down what is attached.
 
         Args:
-            whom: As for `TaskRegistry._shut_down`.
+            whom: As for `shut_down` of `_registry_shutdown`.
             started: Loop time at which the shutdown began.
             deadline: When to return.
             follow: Whether it holds for the registries, too: for the end of their own
@@ -592,16 +592,16 @@ class SignalCoordinator(SignalEvents):
         """
         registries = self._attached.registries() if follow else []
         for registry in registries:
-            registry._set_deadline(deadline)
+            registry._deadlines.follow(deadline)
         try:
             return await self._attached.end(
                 whom, started, deadline, lambda: self._hurried
             )
         finally:
             for registry in registries:
-                registry._forget_deadline(deadline)
+                registry._deadlines.forget(deadline)
                 if self._deadline is not None:  # a signal came meanwhile
-                    registry._set_deadline(self._deadline)
+                    registry._deadlines.follow(self._deadline)
 
     def __enter__(self) -> Self:
         """Call `setup_handlers`; after a shutdown, begin afresh."""

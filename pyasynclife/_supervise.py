@@ -246,7 +246,10 @@ class Supervisor(Supervision):
         if meta.error_text is not None and meta.state == "failed":
             how = f"{how}: {cut(meta.error_text, 200)}"
         reason = f"vital task {short_id(meta.task_id)} {how}"
-        if not self._registry._request_shutdown(reason):
+        coordinators = list(self._registry._coordinators)
+        for coordinator in coordinators:
+            coordinator.request_shutdown(reason)
+        if not coordinators:
             logger.error(
                 "%s; nothing shuts down: no SignalCoordinator has this registry, pass "
                 "registry= to one or attach() it",

@@ -3,9 +3,9 @@
  * All calls of shutdown() that run at the same time wait on one JoinSet, which
  * the registry owns until the last of them returns.  Each entry that was
  * cancelled owns its member of the set, so that no Task is cancelled twice,
- * and its end reaches the set.  The waiting is Python, in _registry.py, and so
- * is cancelling the Tasks, which are queued here: many of them are cancelled
- * in slices, one in each loop iteration.
+ * and its end reaches the set.  The waiting is Python, in
+ * _registry_shutdown.py, and so is cancelling the Tasks, which are queued
+ * here: many of them are cancelled in slices, one in each loop iteration.
  *
  * An entry remembers that a shutdown has cancelled its Task, and that a report
  * has listed it as stuck.  So a coordinator and a registry, in whatever order
