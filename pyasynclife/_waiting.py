@@ -6,7 +6,6 @@ import asyncio
 import math
 import sys
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass
 from typing import Self
 
 from pyasynclife._core import JoinSet
@@ -38,7 +37,6 @@ def absorbing_after(*exc: object) -> AbstractContextManager[None]:
     return nullcontext()
 
 
-@dataclass(slots=True, eq=False)
 class Deadline:
     """When a shutdown ends, in loop time; shared by all that take part in it.
 
@@ -51,11 +49,16 @@ class Deadline:
         over: Whether the block of the coordinator that set it has been left.
     """
 
-    due: float
-    until: float
-    grace: float
-    loop: asyncio.AbstractEventLoop
-    over: bool = False
+    __slots__ = ("due", "grace", "loop", "over", "until")
+
+    def __init__(
+        self, due: float, until: float, grace: float, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self.due = due
+        self.until = until
+        self.grace = grace
+        self.loop = loop
+        self.over = False
 
     @classmethod
     def after(cls, loop: asyncio.AbstractEventLoop, start: float, wait: float) -> Self:
