@@ -15,7 +15,7 @@ from pyasynclife._attachment import (
 from pyasynclife._await_chain import _chain_of, await_chain
 from pyasynclife._batch import Batch
 from pyasynclife._core import SHUTDOWN_UNREPORTED, TaskMetadata
-from pyasynclife._pool import job_exit, resting
+from pyasynclife._pool_shutdown import job_exit, resting
 from pyasynclife._report import TaskExit, make_exit
 from pyasynclife._waiting import Deadline
 
