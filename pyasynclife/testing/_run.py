@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine
 from types import CoroutineType
 from typing import Any
 
-from pyasynclife._arguments import counted
+from pyasynclife._arguments import counted, short
 from pyasynclife._await_chain import dump_tasks
 from pyasynclife.testing._between import Between
 from pyasynclife.testing._report import Kind, Point, Violation
@@ -77,7 +77,7 @@ class Run:
         try:
             loop.set_exception_handler(self._on_loop_error)
             loop.set_task_factory(self._task_factory)
-            between = Between(scenario())
+            between = Between(_coroutine_of(scenario))
             between.task = asyncio.Task(between, loop=loop)
             loop._at_turn = lambda turn: self._at_turn(between, turn)
             try:
@@ -211,6 +211,15 @@ class Run:
         error, where = unraisable.exc_value, unraisable.object
         text = f"{type(error).__name__}: {error}, {unraisable.err_msg or 'ignored in'}"
         self._found("unraisable", f"{text} {where!r}")
+
+
+def _coroutine_of(scenario: Scenario) -> Coroutine[Any, Any, Any]:
+    coro = scenario()
+    if not asyncio.iscoroutine(coro):
+        raise TypeError(
+            f"scenario must return a coroutine, got {short(coro)}: pass an `async def`"
+        )
+    return coro
 
 
 def _wait(loop: VirtualTimeLoop, timeout: float) -> None:

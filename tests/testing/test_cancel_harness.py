@@ -379,6 +379,23 @@ def test_a_planted_fault_is_found(
     assert f"{kind}, " in str(report)
 
 
+@pytest.mark.parametrize("kind", ["hang", "endless"])
+def test_a_scenario_that_never_ends_runs_only_once(kind: str) -> None:
+    runs = []
+
+    async def scenario() -> None:
+        runs.append(kind)
+        if kind == "hang":
+            await asyncio.Event().wait()
+        while True:
+            await asyncio.sleep(0)
+
+    report = cancel_everywhere(scenario, max_turns=100)
+    assert [(one.point, one.kind) for one in report.violations] == [((), kind)]
+    assert len(runs) == 1
+    assert report.points == 0
+
+
 def test_each_kind_of_violation_is_planted() -> None:
     assert Violation.__doc__ is not None
     named = {kind for _, kind, *_ in PLANTED} | {"check"}
@@ -505,6 +522,12 @@ def test_a_coroutine_for_a_function_is_refused_and_closed() -> None:
     with pytest.raises(TypeError, match="function that returns a coroutine"):
         cancel_everywhere(coro)
     assert coro.cr_frame is None
+
+
+def test_a_function_that_returns_no_coroutine_is_refused() -> None:
+    plain: Any = lambda: 5  # noqa: E731
+    with pytest.raises(TypeError, match="must return a coroutine, got int 5: pass an"):
+        cancel_everywhere(plain)
 
 
 def test_a_point_that_is_never_reached_does_not_count() -> None:
