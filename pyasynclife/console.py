@@ -10,7 +10,12 @@ from collections.abc import Generator
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
-from pyasynclife._arguments import check_optional_type, check_seconds, short
+from pyasynclife._arguments import (
+    check_optional_type,
+    check_seconds,
+    close_unstarted,
+    short,
+)
 from pyasynclife._batch import Batch, ResultIterator
 from pyasynclife._core import TaskResult
 from pyasynclife._results import BatchProgress, BatchResult
@@ -74,14 +79,19 @@ def track(
             async for result in stream:
                 ...
     """
+    _check_batch(batch)
+    seconds = check_seconds("interval", interval, zero=False)
+    check_optional_type("console", console, Console)
+    return Tracked(batch, _Display(batch, str(description), seconds, console))
+
+
+def _check_batch(batch: Any) -> None:
     if not isinstance(batch, Batch):
+        close_unstarted(batch)
         raise TypeError(
             f"track() takes the batch itself, got {short(batch)}: "
             "await track(bounded_gather(fetch, urls))"
         )
-    seconds = check_seconds("interval", interval, zero=False)
-    check_optional_type("console", console, Console)
-    return Tracked(batch, _Display(batch, str(description), seconds, console))
 
 
 class Tracked(Generic[T]):

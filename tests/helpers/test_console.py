@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import inspect
 import io
 import os
 import pty
@@ -442,6 +443,10 @@ async def test_only_a_batch_can_be_tracked() -> None:
     result = await bounded_gather(work, [1])
     with pytest.raises(TypeError, match="takes the batch itself"):
         console.track(result)
+    coro = work(1)
+    with pytest.raises(TypeError, match="takes the batch itself"):
+        console.track(coro)
+    assert inspect.getcoroutinestate(coro) == inspect.CORO_CLOSED
     batch = bounded_gather(work, [1])
     for interval in (0, -1, "5", None, True):
         with pytest.raises((TypeError, ValueError), match="interval"):
