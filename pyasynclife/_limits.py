@@ -65,6 +65,10 @@ def _interval(max_per_second: float | None) -> float:
     """Return the seconds between two starts; 0.0: there is no limit."""
     if max_per_second is None:
         return 0.0
+    if type(max_per_second) is float and max_per_second == math.inf:
+        raise ValueError(
+            "max_per_second must be finite, got inf: pass None for no limit"
+        )
     rate = check_number("max_per_second", max_per_second, 0.0)
     if rate == 0.0:
         raise ValueError(

@@ -197,13 +197,8 @@ def test_a_stopped_batch_waits_for_no_start() -> None:
     in_virtual_time(main())
 
 
-@pytest.mark.parametrize("rate", [None, math.inf])
-async def test_none_and_infinity_are_no_limit(rate: float | None) -> None:
-    if rate is None:
-        assert (await bounded_gather(echo, range(100), max_per_second=rate)).ok
-    else:
-        with pytest.raises(ValueError, match="max_per_second"):
-            bounded_gather(echo, [1], max_per_second=rate)
+async def test_none_is_no_limit() -> None:
+    assert (await bounded_gather(echo, range(100), max_per_second=None)).ok
 
 
 @pytest.mark.parametrize(
@@ -212,6 +207,7 @@ async def test_none_and_infinity_are_no_limit(rate: float | None) -> None:
         (0, ValueError, "max_per_second must be more than 0, got 0: pass None"),
         (-1.0, ValueError, r"max_per_second must be 0 or more, got -1\.0"),
         (math.nan, ValueError, "max_per_second must be .*, got nan"),
+        (math.inf, ValueError, "must be finite, got inf: pass None for no limit"),
         ("5", TypeError, "max_per_second must be a number, got str '5'"),
         (True, TypeError, "max_per_second must be a number, got bool True"),
     ],
