@@ -400,6 +400,14 @@ class SignalEvents:
         if self._loop is not None and self._loop.is_closed():
             return []  # it has removed them itself
         displaced = dict(self._displaced())
+        if self._rung > 0:
+            # A host that has ended puts back what was there before it: uvicorn does so
+            # at a second Ctrl-C, while the lifespan has not ended.
+            displaced = {
+                signum: by
+                for signum, by in displaced.items()
+                if not _signals.is_default(by)
+            }
         news = [one for one in displaced.items() if one[0] not in self._warned]
         self._warned = set(displaced)
         return news

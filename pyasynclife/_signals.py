@@ -226,6 +226,11 @@ def displaced_by(ours: Iterable[SignalHandler]) -> Any:
     return "a handler of C code" if top is None else top
 
 
+def is_default(found: Any) -> bool:
+    """Tell whether a handler is one that Python or asyncio.Runner has set."""
+    return found is signal.SIG_DFL or _raises_keyboard_interrupt(found)
+
+
 def log_displaced(
     displaced: Iterable[tuple[int, Any]], loop: asyncio.AbstractEventLoop | None
 ) -> None:

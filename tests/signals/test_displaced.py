@@ -509,6 +509,26 @@ QUIET = {
             inner.remove_handlers()
         run(main())
     """,
+    "a host has ended before us": """
+        async def main():
+            with SignalCoordinator() as c:
+                kill(signal.SIGTERM)
+                await c.wait_for_shutdown()
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+                await c.graceful_shutdown([])
+        run(main())
+    """,
+    "a host has put the Ctrl-C of asyncio.run back": """
+        async def main():
+            theirs = signal.getsignal(signal.SIGINT)
+            with SignalCoordinator() as c:
+                kill(signal.SIGTERM)
+                await c.wait_for_shutdown()
+                signal.signal(signal.SIGINT, theirs)
+                await c.graceful_shutdown([])
+        run(main())
+    """,
     "a host has put ours back": """
         async def main():
             with SignalCoordinator() as c:
