@@ -494,12 +494,12 @@ const al_pump_calls al_batch_calls = {
 
 /* Tell whether a block may still choose, and keeps its results until then.
    Items of a queue run all the same, as added ones do: the body may wait for
-   join(). */
+   join().  A pool keeps nothing: its results count as handled. */
 static bool
 batch_is_undecided(const BatchObject *self)
 {
     return self->mode == AL_MODE_OPEN && self->on_result == NULL
-           && !self->pump.source.is_queue;
+           && !self->handled && !self->pump.source.is_queue;
 }
 
 /* Tell whether results must be taken before more items can be pulled. */

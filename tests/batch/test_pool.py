@@ -77,6 +77,27 @@ async def test_no_more_than_the_limit_run(tasks: bool) -> None:
     assert pool.progress.done == 5
 
 
+@TASKS
+@pytest.mark.parametrize("iterations", [0, 1, 10])
+async def test_a_higher_limit_starts_what_waits_without_a_block(
+    tasks: bool, iterations: int
+) -> None:
+    gated = Gated()
+    pool = TaskPool(2, task_per_item=tasks)
+    for n in range(5):
+        pool.submit(gated, n)
+    await settle(iterations)
+    pool.max_concurrent = 4
+    await settle(10)
+    assert (gated.now, pool.progress.running) == (4, 4)
+    gated.release()
+    await settle(10)
+    assert pool.progress.started == 5
+    gated.release()
+    await pool.join()
+    assert pool.progress.done == 5
+
+
 async def test_arguments_and_the_callers_context_are_those_of_the_call() -> None:
     var: contextvars.ContextVar[str] = contextvars.ContextVar("var")
 
