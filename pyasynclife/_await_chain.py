@@ -11,8 +11,10 @@ from types import AsyncGeneratorType, CodeType, CoroutineType, FrameType, Genera
 from typing import Any
 
 from pyasynclife._arguments import counted, cut, short_id
+from pyasynclife._core_batch import run_item
 
 _PACKAGE = os.path.join(os.path.dirname(__file__), "")
+_RUN_ITEM = run_item.__code__  # outermost in the Task of an item; left out
 _CHAIN_LIMIT = 1000
 _BRANCHES = 3  # of so many items or children the chains are shown
 _NAME = 120  # at most so many characters of a Task's name
@@ -65,6 +67,8 @@ def _chain_of(coro: Any, seen: set[int]) -> list[str]:
         if type(coro) is CoroutineType:  # the quick way: a report may have thousands
             if coro.cr_frame is not None:
                 chain.append(_line_of(coro.cr_frame))
+            if coro.cr_code is _RUN_ITEM and type(coro.cr_await) is CoroutineType:
+                chain.clear()
             coro = coro.cr_await
             continue
         frame = _frame_of(coro)
@@ -140,6 +144,8 @@ def _live_stack(coro: Any) -> list[str]:
             if lines or not _is_ours(at) or at is outermost:
                 lines.append(_line_of(at))
             if at is outermost:
+                if at.f_code is _RUN_ITEM and len(lines) > 1:
+                    lines.pop()
                 return lines[::-1]
             at = at.f_back
     return [] if outermost is None else [_line_of(outermost)]
