@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple, Self
 
-from pyasynclife import _relay, _signals
+from pyasynclife import _handler_chain, _handler_install, _relay, _signals
 from pyasynclife._arguments import check_answer, check_flag
 from pyasynclife._await_chain import dump_tasks
 from pyasynclife._core import SignalHandler, Watchdog
@@ -233,10 +233,10 @@ class SignalEvents:
             for signum in signals:
                 ours = self._handlers.get(signum, ())
                 known = was_armed and signum in self._set_up
-                lost = again and ours and _signals.displaced_by(ours) is not None
+                lost = again and ours and _handler_chain.displaced_by(ours) is not None
                 if known and not lost:
                     continue
-                handler = _signals.install(
+                handler = _handler_install.install(
                     signum,
                     loop,
                     self._wake_loop,
@@ -284,7 +284,7 @@ class SignalEvents:
             self._log_errors()
         if self._undelivered or self._errors:
             self._deliver_soon()  # a loop in another thread may be bound meanwhile
-        _signals.log_displaced(displaced, self._loop)
+        _handler_chain.log_displaced(displaced, self._loop)
 
     def _arm_watchdog(self) -> None:
         if self._kill_after is None or self._watchdog is not None:
@@ -308,7 +308,7 @@ class SignalEvents:
         for signum, ours in reversed(self._handlers.items()):
             for handler in reversed(ours[len(kept.get(signum, ())) :]):
                 handler.release()
-                _signals.remove(handler, self._loop)
+                _handler_install.remove(handler, self._loop)
                 self._collect()
                 left = {**self._handlers, signum: self._handlers[signum][:-1]}
                 if not left[signum]:
@@ -320,7 +320,7 @@ class SignalEvents:
     def _displaced(self) -> Iterator[tuple[int, Any]]:
         """Yield the signals whose newest handler was displaced, and by what."""
         for signum, ours in self._handlers.items():
-            by = _signals.displaced_by(ours)
+            by = _handler_chain.displaced_by(ours)
             # Another thread may be removing ours: it is disarmed first.
             if by is not None and ours[-1].alive:
                 yield signum, by
@@ -393,7 +393,7 @@ class SignalEvents:
 
     def _warn_displaced(self) -> None:
         """Log the handlers that have displaced ours, each once."""
-        _signals.log_displaced(self._newly_displaced(), self._loop)
+        _handler_chain.log_displaced(self._newly_displaced(), self._loop)
 
     def _newly_displaced(self) -> list[tuple[int, Any]]:
         """Return what has displaced our handlers since the last call."""
@@ -406,7 +406,7 @@ class SignalEvents:
             displaced = {
                 signum: by
                 for signum, by in displaced.items()
-                if not _signals.is_default(by)
+                if not _handler_chain.is_default(by)
             }
         news = [one for one in displaced.items() if one[0] not in self._warned]
         self._warned = set(displaced)
@@ -457,7 +457,7 @@ class SignalEvents:
         held = frozenset(
             signum
             for signum in self._shutdown_signals & self._handlers.keys()
-            if _signals.covers_loop_handler(self._handlers[signum][0], loop)
+            if _handler_chain.covers_loop_handler(self._handlers[signum][0], loop)
         )
         if not held:
             return
@@ -511,7 +511,7 @@ class SignalEvents:
         """
         ours = self._handlers.get(signum)
         if ours:
-            on_top = next(filter(_signals.is_on_top, ours), None)
+            on_top = next(filter(_handler_chain.is_on_top, ours), None)
             (on_top or ours[-1]).on_loop_wakeup(on_top is not None)
         self._deliver()
 
@@ -550,8 +550,8 @@ class SignalEvents:
             self.setup_handlers()
         elif main:
             for ours in self._handlers.values():
-                if _signals.is_on_top(ours[-1]):
-                    _signals.attach(ours[-1], loop, self._on_wakeup)
+                if _handler_chain.is_on_top(ours[-1]):
+                    _handler_install.attach(ours[-1], loop, self._on_wakeup)
             self._hold_loop()
         self._deliver()
         return loop

@@ -66,14 +66,14 @@ def test_a_signal_in_the_middle_of_setup_reaches_us_and_the_host(
     run: Run,
 ) -> None:
     done = run("""
-        from pyasynclife import _signals
-        put_on_top = _signals._put_on_top
+        from pyasynclife import _handler_install
+        put_on_top = _handler_install._put_on_top
         def signalled_before(handler):
             if handler.signum == signal.SIGTERM:    # as if another thread received it
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
                 kill(signal.SIGTERM)
             put_on_top(handler)
-        _signals._put_on_top = signalled_before
+        _handler_install._put_on_top = signalled_before
         async def main():
             seen = []
             signal.signal(signal.SIGTERM, lambda *args: seen.append(args))
