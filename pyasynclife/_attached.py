@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from pyasynclife._arguments import close_unstarted, short
-from pyasynclife._attached_work import AttachedBatch, AttachedGroup, AttachedPool
+from pyasynclife._attached_batch import AttachedBatch
+from pyasynclife._attached_group import AttachedGroup
+from pyasynclife._attached_pool import AttachedPool
 from pyasynclife._attachment import AttachedRegistry, Attachment, Part
 from pyasynclife._batch import Batch
 from pyasynclife._core import SHUTDOWN_ONCE, TaskGroup

@@ -1,0 +1,64 @@
+"""A task group that a SignalCoordinator ends, and its children."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from pyasynclife._attached_members import (
+    AttachedWithMembers,
+    Exit,
+    Member,
+    member_exit,
+)
+from pyasynclife._await_chain import await_chain
+
+
+class AttachedGroup(AttachedWithMembers):
+    def _tasks(self, caller: asyncio.Task[Any] | None) -> list[asyncio.Task[Any]]:
+        group = self.what
+        return [] if group is None else [t for t in group._tasks if t is not caller]
+
+    def _running(self) -> list[Member]:
+        return [Member(task, task.get_name(), task) for task in self._tasks(None)]
+
+    def is_idle(self, caller: asyncio.Task[Any] | None) -> bool:
+        return not self._tasks(caller)
+
+    async def wait_idle(self) -> None:
+        caller = asyncio.current_task()
+        while tasks := self._tasks(caller):
+            await asyncio.wait(tasks)
+
+    def cancel(self, caller: asyncio.Task[Any] | None, whom: int) -> bool:
+        group = self.what
+        if group is None:
+            return False
+        known = {member.one for member in self._members}
+        tasks = [task for task in self._tasks(caller) if task not in known]
+        tasks.sort(key=lambda task: task.get_name())  # of a factory, perhaps
+        self._join([Member(task, task.get_name(), task) for task in tasks])
+        if caller is None or not (
+            caller is group._parent_task or caller in group._tasks
+        ):
+            group.cancel()
+        else:  # the block goes on, and so does the caller
+            for task in tasks:
+                task.cancel()
+        return bool(tasks)
+
+    def _exits(self, members: list[Member]) -> list[Exit]:
+        exits = []
+        for member in members:
+            task: asyncio.Task[Any] = member.one
+            error = None
+            if not task.done():
+                outcome = "stuck"
+            elif task.cancelled():
+                outcome = "cancelled"
+            elif (error := task.exception()) is not None:
+                outcome = "failed"
+            else:
+                outcome = "swallowed" if task.cancelling() else "finished"
+            exits.append((outcome, member_exit(member.name, error, await_chain(task))))
+        return exits
