@@ -83,7 +83,7 @@ class Program:
         self._coordinator._on_wake = self._start_thread
         try:
             with self._coordinator:
-                self._watchdog = self._coordinator._watchdog
+                self._watchdog = self._coordinator._handlers.watchdog
                 try:
                     return await self._run_main()
                 finally:

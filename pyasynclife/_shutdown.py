@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import math
-import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from typing import Any, Literal, Self
+from typing import Any, Self
 
-from pyasynclife import _signals
 from pyasynclife._arguments import (
     check_count,
     check_flag,
@@ -19,22 +17,21 @@ from pyasynclife._arguments import (
     check_seconds,
     check_tasks,
 )
-from pyasynclife._attached import Attachments
 from pyasynclife._batch import Batch
 from pyasynclife._core import SHUTDOWN_ONCE, SHUTDOWN_UNREPORTED, TaskGroup
 from pyasynclife._log import logger
-from pyasynclife._passed_tasks import PassedTasks
 from pyasynclife._pool import TaskPool
 from pyasynclife._registry import TaskRegistry
+from pyasynclife._reloads import Reloads
 from pyasynclife._report import ShutdownReport
 from pyasynclife._sealed import refuse_pickling
-from pyasynclife._signal_events import Reloads, SignalEvents, note_ending
-from pyasynclife._waiting import GRACE, Deadline, absorbing_after
+from pyasynclife._shutdown_sequence import ShutdownSequence
+from pyasynclife._shutdown_state import Phase
+from pyasynclife._signal_arguments import Options, choose_signals
+from pyasynclife._waiting import absorbing_after
 
-Phase = Literal["running", "draining", "cancelling", "stopped"]
 
-
-class SignalCoordinator(SignalEvents):
+class SignalCoordinator(ShutdownSequence):
     """Turn SIGTERM, SIGINT and SIGHUP into events, and shut down gracefully.
 
     Args:
@@ -103,52 +100,33 @@ class SignalCoordinator(SignalEvents):
     ) -> None:
         check_hook("on_signal", on_signal)
         check_optional_type("registry", registry, TaskRegistry)
-        self._shutdown_timeout = check_seconds("shutdown_timeout", shutdown_timeout)
+        timeout = check_seconds("shutdown_timeout", shutdown_timeout)
         kill = check_optional_seconds("kill_after", kill_after, math.inf, zero=False)
-        self._drain = check_seconds("drain", drain)
+        drained = check_seconds("drain", drain)
         lame = check_seconds("lame_duck", lame_duck)
-        for name, seconds in (("drain", self._drain), ("lame_duck", lame)):
-            if seconds > self._shutdown_timeout:
+        for name, seconds in (("drain", drained), ("lame_duck", lame)):
+            if seconds > timeout:
                 raise ValueError(
                     f"{name} must not be longer than shutdown_timeout, which includes "
-                    f"it, got {seconds} and {self._shutdown_timeout}"
+                    f"it, got {seconds} and {timeout}"
                 )
-        super().__init__(
-            shutdown_signals,
-            reload_signals,
-            take_ignored,
-            None if kill == math.inf else kill,
-            on_signal,
-            callbacks=callbacks,
-            required=required,
-            force_exit=force_exit,
+        chosen = choose_signals(shutdown_signals, reload_signals, callbacks)
+        options = Options(
+            shutdown_timeout=timeout,
+            drain=drained,
             lame_duck=lame,
+            kill_after=None if kill == math.inf else kill,
+            on_signal=on_signal,
+            shutdown_signals=chosen[0],
+            reload_signals=chosen[1],
+            reloads_asked=reload_signals is not None,
+            callbacks=chosen[2],
+            required=check_flag("required", required),
+            force_exit=check_flag("force_exit", force_exit),
+            take_ignored=check_flag("take_ignored", take_ignored),
+            cancel_on_signal=check_flag("cancel_on_signal", cancel_on_signal),
         )
-        self._cancel_on_signal = check_flag("cancel_on_signal", cancel_on_signal)
-        self._registry = registry
-        self._attached = Attachments()
-        if registry is not None:
-            self._attached.add(registry, 0)
-            registry._coordinators.add(self)
-        self._phase: Phase = "running"
-        self._signum: int | None = None
-        self._deadline: Deadline | None = None  # from a signal or request
-        self._called: Deadline | None = None  # from graceful_shutdown() without one
-        self._passed = PassedTasks(self._attached)
-        self._on_begin: Callable[[int | None, float], object] | None = None  # of run()
-        # The task of run() in which main runs, and when it will be cancelled.
-        self._main: tuple[asyncio.Task[Any], float] | None = None
-        self._caller: asyncio.Task[Any] | None = None
-        self._calls = 0  # of graceful_shutdown() that are under way
-        self._shutdowns = 0  # how many are over: the calls of those count no more
-        self._started: float | None = None  # loop time of the signal or request
-        self._drain_until: float | None = None  # loop time, from the beginning on
-        self._drains: set[asyncio.Timeout] = set()  # of calls that wait for its end
-        self._drain_timer: asyncio.TimerHandle | None = None
-        self._lame_timer: asyncio.TimerHandle | None = None
-        self._hurried = False  # a second SIGINT has come
-        self._cancelling = False  # what is attached has been cancelled
-        self._sequence: asyncio.Task[None] | None = None  # cancels one after another
+        super().__init__(options, registry)
 
     def __reduce__(self) -> Any:
         refuse_pickling(self)
@@ -159,7 +137,7 @@ class SignalCoordinator(SignalEvents):
     def shutdown_event(self) -> asyncio.Event:
         """The Event that the first shutdown signal or request sets; never cleared."""
         self._bind()
-        return self._shutdown
+        return self._state.event
 
     @property
     def reload_event(self) -> asyncio.Event:
@@ -169,18 +147,18 @@ class SignalCoordinator(SignalEvents):
         """
         self._bind()
         self._ask_for_reloads()
-        return self._reload
+        return self._reloads.event
 
     @property
     def phase(self) -> Phase:
         """``"running"``, ``"draining"``, ``"cancelling"`` or ``"stopped"``."""
-        if self._phase == "running" and (
-            self._shutdown.is_set()
-            or self._rung > 0
-            or not self._shutdown_signals.isdisjoint(self.received)
+        if self._state.phase == "running" and (
+            self._state.event.is_set()
+            or self._state.rung > 0
+            or not self._options.shutdown_signals.isdisjoint(self.received)
         ):
             return "draining"  # the loop may be too busy to deliver the signal
-        return self._phase
+        return self._state.phase
 
     @property
     def ready(self) -> bool:
@@ -190,154 +168,9 @@ class SignalCoordinator(SignalEvents):
     @property
     def deadline(self) -> float | None:
         """The loop time by which the shutdown must end; None before a shutdown."""
-        if self._deadline is not None:
-            return self._deadline.due
-        return None if self._called is None else self._called.until
-
-    def _begin(self, signum: int | None, seconds_ago: float) -> None:
-        """Begin the shutdown at the first signal or request; ignore later ones."""
-        assert self._loop is not None
-        if self._deadline is not None:
-            return
-        self._signum = signum
-        self._note_beginning(signum)
-        due = self._loop.time() - seconds_ago + self._shutdown_timeout
-        grace = min(GRACE, self._shutdown_timeout)
-        self._deadline = Deadline(due, due, grace, self._loop)
-        for registry in self._attached.registries():
-            registry._deadlines.follow(self._deadline)
-        if self._phase == "running":
-            self._phase = "draining"
-        self._set_shutdown()
-        if self._on_begin is not None:
-            self._on_begin(signum, seconds_ago)
-        if signum is not None:
-            logger.info("%s: shutting down", _signals.name_of(signum))
-        else:
-            logger.info("shutting down: %s", self.reason or "requested")
-        self._attached.begin()
-        self._attached.stop()
-        self._started = began = self._loop.time() - seconds_ago
-        if self._holds and self._lame_duck != math.inf:
-            self._lame_timer = self._loop.call_at(
-                began + self._lame_duck, self._lame_duck_is_over
-            )
-        self._drain_until = began + self._drain
-        if self._cancel_on_signal and self._drain != math.inf:
-            self._drain_timer = self._loop.call_at(
-                self._drain_until, self._cancel_by_itself
-            )
-
-    def _lame_duck_is_over(self) -> None:
-        self._end_lame_duck()
-        self._deliver()  # what the hosts' handlers have raised
-
-    def _cancel_by_itself(self) -> None:
-        """Cancel what is attached, though no `graceful_shutdown` may be under way."""
-        assert self._loop is not None
-        assert self._deadline is not None
-        if self._calls:
-            return  # it cancels
-        if len({one.order for one in self._attached}) > 1:
-            self._sequence = self._loop.create_task(
-                self._attached.cancel_in_order(self._deadline),
-                name="pyasynclife shutdown",
-            )
-            self._begin_cancelling()
-        else:
-            self._cancel_attached(None)
-
-    def _cancel_attached(self, caller: asyncio.Task[Any] | None) -> None:
-        self._begin_cancelling()
-        if self._attached.cancel(caller) and self._deadline is not None:
-            self._deadline.extend(self._deadline.loop.time())
-
-    def _begin_cancelling(self) -> None:
-        self._cancelling = True
-        if self._phase != "stopped":
-            self._phase = "cancelling"
-
-    def _climb(self, rung: int) -> None:
-        """Do what a second SIGINT does, in the loop."""
-        if rung >= 2 and not self._hurried:
-            self._hurried = True
-            self._end_lame_duck()
-            for waiting in self._drains:
-                waiting.reschedule(-math.inf)
-            self._cancel_attached(self._caller)
-        if signal.SIGINT in self._shutdown_signals:
-            _signals.announce(self._next_rung(rung))
-
-    def _next_rung(self, rung: int) -> str:
-        """Say what the present step does, and what the next SIGINT will do."""
-        if rung == 1:
-            return "Ctrl-C again cancels everything at once"
-        if self._force_exit:
-            return "cancelling everything; Ctrl-C again ends the process"
-        if self._calls and self._deadline is not None and self._loop is not None:
-            left = max(0.0, self._deadline.until - self._loop.time())
-            return f"cancelling everything; the deadline is in {left:.1f} s"
-        return "cancelling everything; Ctrl-C again interrupts the program"
-
-    def _is_ending(self) -> bool:
-        return self._calls > 0
-
-    def _enter(self) -> None:
-        super()._enter()
-        for registry in self._attached.registries():
-            registry._deadlines.forget_if_over()
-
-    def _leave(self) -> None:
-        try:
-            super()._leave()
-        finally:
-            self._end_sequence()
-        self._over = self._phase != "running"
-        if self._deadline is not None:
-            self._deadline.over = True
-
-    def _end_sequence(self) -> None:
-        """Let what is attached run again; nothing cancels it by itself any more."""
-        timer, self._drain_timer = self._drain_timer, None
-        if timer is not None:
-            timer.cancel()
-        if not self._holds and self._lame_timer is not None:
-            self._lame_timer.cancel()
-            self._lame_timer = None
-        sequence, self._sequence = self._sequence, None
-        if sequence is not None and not sequence.get_loop().is_closed():
-            sequence.cancel()
-        if not self._calls:
-            self._attached.close()
-
-    def _begin_afresh(self) -> None:
-        if self._deadline is not None:
-            for registry in self._attached.registries():
-                registry._deadlines.forget(self._deadline)
-        if self._calls:
-            self._end_calls()
-        super()._begin_afresh()
-
-    def _fresh(self) -> dict[str, Any]:
-        return super()._fresh() | {
-            "_shutdowns": self._shutdowns + 1,
-            "_started": None,
-            "_drain_until": None,
-            "_hurried": False,
-            "_cancelling": False,
-            "_phase": "running",
-            "_signum": None,
-            "_deadline": None,
-            "_called": None,
-        }
-
-    def _end_calls(self) -> None:
-        """Forget the calls of `graceful_shutdown`: the last one has ended."""
-        self._calls = 0
-        note_ending(self, False)
-        self._caller = None
-        self._end_sequence()
-        self._passed.end()
+        if self._state.deadline is not None:
+            return self._state.deadline.due
+        return None if self._state.called is None else self._state.called.until
 
     # ------------------------------------------------------------ actions
 
@@ -355,11 +188,11 @@ class SignalCoordinator(SignalEvents):
         self._bind("wait_for_shutdown()")
         self._warn_displaced()
         try:
-            await self._shutdown.wait()
+            await self._state.event.wait()
         finally:
             self._warn_displaced()
         self._raise_exit()
-        return self._signum
+        return self._state.signum
 
     async def wait_for_reload(self) -> None:
         """Wait for a reload signal and consume it.
@@ -372,8 +205,8 @@ class SignalCoordinator(SignalEvents):
         self._bind("wait_for_reload()")
         self._ask_for_reloads()
         self._warn_displaced()
-        await self._reload.wait()
-        self._reload.clear()
+        await self._reloads.event.wait()
+        self._reloads.event.clear()
 
     def reloads(self) -> AsyncIterator[int]:
         """Iterate over the reload signals, consuming them, until the shutdown begins.
@@ -422,12 +255,12 @@ class SignalCoordinator(SignalEvents):
             what._coordinators.add(self)
         if one is None:
             return
-        if self._deadline is not None and isinstance(what, TaskRegistry):
-            what._deadlines.follow(self._deadline)
+        if self._state.deadline is not None and isinstance(what, TaskRegistry):
+            what._deadlines.follow(self._state.deadline)
         if self.phase in ("draining", "cancelling"):
             one.begin()
             self._attached.stop_one(one)
-        if self._cancelling and self.phase == "cancelling":
+        if self._state.cancelling and self.phase == "cancelling":
             one.cancel(asyncio.current_task(), SHUTDOWN_ONCE)
 
     async def graceful_shutdown(
@@ -482,126 +315,6 @@ class SignalCoordinator(SignalEvents):
                 "coordinator with registry=, or call attach()"
             )
         return (await self._shut_down(chosen, seconds, SHUTDOWN_ONCE))[0]
-
-    async def _shut_down(
-        self, tasks: list[asyncio.Task[Any]] | None, seconds: float | None, whom: int
-    ) -> tuple[ShutdownReport, bool]:
-        """Shut down tasks, or what is attached.
-
-        Returns:
-            The report, and whether it lists a stuck task that none before has listed.
-        """
-        self._bind("graceful_shutdown()")
-        self._deliver()  # a signal that has come already begins the drain
-        self._warn_displaced()
-        loop = asyncio.get_running_loop()
-        now = loop.time()
-        if seconds is None:
-            seconds = self._seconds_of_main(now)
-        if seconds is None and self._deadline is not None:
-            deadline = self._deadline
-        else:
-            wait = self._shutdown_timeout if seconds is None else seconds
-            deadline = self._called = Deadline.after(loop, now, wait)
-        started = now if self._started is None else self._started
-        if self._phase == "running":
-            self._phase = "draining"
-        self._set_shutdown()
-        if tasks is None:
-            self._attached.begin()
-        shutdown = self._shutdowns
-        self._calls += 1
-        self._caller = asyncio.current_task()
-        note_ending(self, True)
-        try:
-            await self._wait_out_drain(tasks, deadline)
-            if shutdown == self._shutdowns:
-                self._phase = "cancelling"
-                self._cancelling |= tasks is None
-            if tasks is not None:
-                report, news = await self._passed.shut_down(tasks, started, deadline)
-            else:
-                follow = seconds is None and self._deadline is None
-                report, news = await self._shut_down_attached(
-                    whom, started, deadline, follow
-                )
-        finally:
-            if shutdown == self._shutdowns:
-                self._calls -= 1
-                if not self._calls:
-                    self._end_calls()
-        if shutdown == self._shutdowns and not self._calls:
-            self._phase = "stopped"
-            self._over = not self._armed
-        return report, news
-
-    def _seconds_of_main(self, now: float) -> float | None:
-        """Return how long a call in the main of run() may take, if that is limited.
-
-        Main is cancelled before the deadline, and must have its report by then.
-        """
-        if self._main is None or self._main[0] is not asyncio.current_task():
-            return None
-        left = self._main[1] - now
-        return left * 0.95 if left > 0 else None
-
-    async def _wait_out_drain(
-        self, tasks: list[asyncio.Task[Any]] | None, deadline: Deadline
-    ) -> None:
-        """Wait until drain is over, or nothing runs that is to be cancelled.
-
-        If the caller is cancelled meanwhile, everything is cancelled.
-        """
-        if self._drain_until is None or self._hurried or self._cancelling:
-            return
-        until = min(self._drain_until, deadline.until)
-        if until <= deadline.loop.time():
-            return
-        caller = asyncio.current_task()
-        timeout = asyncio.timeout_at(None if until == math.inf else until)
-        try:
-            async with timeout:
-                self._drains.add(timeout)
-                try:
-                    if tasks is None:
-                        await self._attached.wait_idle()
-                    elif others := [t for t in tasks if t is not caller]:
-                        await asyncio.wait(others)
-                finally:
-                    self._drains.discard(timeout)
-        except TimeoutError:
-            pass
-        except asyncio.CancelledError:
-            if tasks is not None:
-                self._passed.join(tasks)  # cancels them
-            else:
-                self._cancel_attached(caller)
-            raise
-
-    async def _shut_down_attached(
-        self, whom: int, started: float, deadline: Deadline, follow: bool
-    ) -> tuple[ShutdownReport, bool]:
-        """Shut down what is attached.
-
-        Args:
-            whom: As for `shut_down` of `_registry_shutdown`.
-            started: Loop time at which the shutdown began.
-            deadline: When to return.
-            follow: Whether it holds for the registries, too: for the end of their own
-                blocks, for example.
-        """
-        registries = self._attached.registries() if follow else []
-        for registry in registries:
-            registry._deadlines.follow(deadline)
-        try:
-            return await self._attached.end(
-                whom, started, deadline, lambda: self._hurried
-            )
-        finally:
-            for registry in registries:
-                registry._deadlines.forget(deadline)
-                if self._deadline is not None:  # a signal came meanwhile
-                    registry._deadlines.follow(self._deadline)
 
     def __enter__(self) -> Self:
         """Call `setup_handlers`; after a shutdown, begin afresh."""

@@ -1,4 +1,4 @@
-"""Which signals a SignalCoordinator handles: the check of its arguments."""
+"""The arguments of a SignalCoordinator: which signals it handles, and their check."""
 
 from __future__ import annotations
 
@@ -10,6 +10,45 @@ from pyasynclife import _signals
 from pyasynclife._arguments import check_hook, close_unstarted, short
 
 Callbacks = dict[int, Callable[[int], object]]
+
+
+class Options:
+    """What a `SignalCoordinator` was created with, once it is checked.
+
+    Attributes:
+        reloads_asked: Whether the reload signals were chosen by the caller.
+    """
+
+    def __init__(
+        self,
+        *,
+        shutdown_timeout: float,
+        drain: float,
+        lame_duck: float,
+        kill_after: float | None,
+        on_signal: Callable[[int, int], object] | None,
+        shutdown_signals: frozenset[int],
+        reload_signals: frozenset[int],
+        reloads_asked: bool,
+        callbacks: Callbacks,
+        required: bool,
+        force_exit: bool,
+        take_ignored: bool,
+        cancel_on_signal: bool,
+    ) -> None:
+        self.shutdown_timeout = shutdown_timeout
+        self.drain = drain
+        self.lame_duck = lame_duck
+        self.kill_after = kill_after
+        self.on_signal = on_signal
+        self.shutdown_signals = shutdown_signals
+        self.reload_signals = reload_signals
+        self.reloads_asked = reloads_asked
+        self.callbacks = callbacks
+        self.required = required
+        self.force_exit = force_exit
+        self.take_ignored = take_ignored
+        self.cancel_on_signal = cancel_on_signal
 
 
 def choose_signals(

@@ -112,7 +112,7 @@ class _Service:
         """End the block: the messages end with the shutdown, or by its deadline."""
         deadline = self._coordinator.deadline
         if deadline is None:
-            deadline = self._loop.time() + self._coordinator._shutdown_timeout
+            deadline = self._loop.time() + self._coordinator._options.shutdown_timeout
         self._end = deadline + _SPARE
         self._stop()
 

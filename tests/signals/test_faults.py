@@ -28,7 +28,7 @@ async def test_no_allocation_that_fails_breaks_setup_or_removal() -> None:
                 coordinator.setup_handlers()
             except MemoryError:
                 assert actions() == before
-                assert not coordinator._handlers
+                assert not coordinator._handlers.by_signal
         coordinator.remove_handlers()
         assert actions() == before
         if left[0]:

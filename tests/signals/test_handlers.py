@@ -590,7 +590,7 @@ def test_no_descriptors_left_is_no_error_of_ours(run: Run, when: str) -> None:
                 print(await c.wait_for_shutdown())
             while taken:
                 os.close(taken.pop())
-            print(actions() == before, any(c._handlers.values()), c._armed)
+            print(actions() == before, any(c._handlers.by_signal), c._handlers.armed)
         run(main())
     """)
     assert done.stdout == "15\nTrue False False\n"

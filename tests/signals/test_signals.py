@@ -67,8 +67,8 @@ def test_on_signal_cannot_be_a_coroutine_function() -> None:
 
 def test_a_shutdown_signal_is_no_longer_a_reload_signal_by_default() -> None:
     coordinator = SignalCoordinator(shutdown_signals=[signal.SIGHUP])
-    assert coordinator._shutdown_signals == {signal.SIGHUP}
-    assert not coordinator._reload_signals
+    assert coordinator._options.shutdown_signals == {signal.SIGHUP}
+    assert not coordinator._options.reload_signals
 
 
 def test_the_constructors_parameters_and_their_order() -> None:

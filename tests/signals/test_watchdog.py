@@ -472,7 +472,7 @@ def test_a_wrong_kill_after_is_refused(value: Any, error: type[Exception]) -> No
 
 async def test_an_infinite_kill_after_is_none() -> None:
     async with SignalCoordinator(kill_after=float("inf")) as coordinator:
-        assert coordinator._watchdog is None
+        assert coordinator._handlers.watchdog is None
 
 
 def test_another_interpreter_makes_no_watchdog() -> None:
