@@ -11,6 +11,7 @@ from pyasynclife._attached_members import (
     Member,
     member_exit,
 )
+from pyasynclife._attachment import AttachedRegistry
 from pyasynclife._await_chain import await_chain
 
 
@@ -37,15 +38,19 @@ class AttachedGroup(AttachedWithMembers):
         known = {member.one for member in self._members}
         tasks = [task for task in self._tasks(caller) if task not in known]
         tasks.sort(key=lambda task: task.get_name())  # of a factory, perhaps
+        registries = self._others.attached_registries()
+        left = [task for task in tasks if _claim(task, registries)]
         self._join([Member(task, task.get_name(), task) for task in tasks])
-        if caller is None or not (
+        if caller is not None and (
             caller is group._parent_task or caller in group._tasks
-        ):
-            group.cancel()
-        else:  # the block goes on, and so does the caller
-            for task in tasks:
+        ):  # the block goes on, and so does the caller
+            for task in left:
                 task.cancel()
-        return bool(tasks)
+        elif len(left) == len(tasks):
+            group.cancel()
+        else:
+            group._cancel_others(frozenset(tasks).difference(left))
+        return bool(left)
 
     def _exits(self, members: list[Member]) -> list[Exit]:
         exits = []
@@ -62,3 +67,9 @@ class AttachedGroup(AttachedWithMembers):
                 outcome = "swallowed" if task.cancelling() else "finished"
             exits.append((outcome, member_exit(member.name, error, await_chain(task))))
         return exits
+
+
+def _claim(task: asyncio.Task[Any], registries: list[AttachedRegistry]) -> bool:
+    """Note in all registries that the group cancels a task; False: it is not to."""
+    claims = [one.claim(task) for one in registries]
+    return all(claims)

@@ -92,6 +92,14 @@ class AttachedRegistry(Attachment):
         found: TaskMetadata | None = None if registry is None else registry._find(task)
         return found
 
+    def claim(self, task: asyncio.Task[Any]) -> bool:
+        """Note that another attachment is about to cancel a task.
+
+        Returns False if it is not to: a shutdown of the registry has cancelled it.
+        """
+        meta = self.find(task)
+        return meta is None or not self.what._note_shutdown(meta, False)
+
     def cover(self, meta: TaskMetadata) -> None:
         """Report a task, but do not cancel it: another attachment does that now."""
         if self._open is None:

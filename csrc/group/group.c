@@ -113,7 +113,7 @@ al_group_note_base_error(GroupObject *self, PyObject *error)
 /* -------------------------------------------------------- cancelling */
 
 int
-al_group_abort(GroupObject *self)
+al_group_abort(GroupObject *self, PyObject *spared)
 {
     al_state *st = self->st;
     PyObject *loop = self->bound.loop, *exit = NULL;
@@ -131,7 +131,11 @@ al_group_abort(GroupObject *self)
     PyObject *on_done = Py_XNewRef(self->on_done);
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(tasks); i++) {
         PyObject *task = PyList_GET_ITEM(tasks, i);
-        if (al_capture_cancel(st, &self->bound, task, NULL, on_done) < 0) {
+        int done = spared == NULL ? 0 : PySet_Contains(spared, task);
+        if (done == 0) {
+            done = al_capture_cancel(st, &self->bound, task, NULL, on_done);
+        }
+        if (done < 0) {
             al_loop_handle_error_keep_exit(
                 st, loop, "cancelling a task of a group failed", task, &exit);
         }
@@ -160,13 +164,13 @@ group_cancel_parent(GroupObject *self)
     return cancelled < 0 || self->parent_cancelling < 0 ? -1 : 0;
 }
 
-/* Cancel the children, then the parent.  -1 with an exception; even then each
-   of them has been asked to stop. */
+/* Cancel the children but those in `spared`, if that is not NULL, then the
+   parent.  -1 with an exception; even then each has been asked to stop. */
 static int
-group_cancel_all(GroupObject *self)
+group_cancel_all(GroupObject *self, PyObject *spared)
 {
     PyObject *exit =
-        al_group_abort(self) < 0 ? PyErr_GetRaisedException() : NULL;
+        al_group_abort(self, spared) < 0 ? PyErr_GetRaisedException() : NULL;
     int cancelled = group_cancel_parent(self);
     return exit == NULL ? cancelled : al_loop_raise_more_severe(exit);
 }
@@ -175,7 +179,7 @@ group_cancel_all(GroupObject *self)
    the first time and once no child is left in the exit it has no effect.  -1
    with an exception. */
 static int
-group_request_cancel(GroupObject *self)
+group_request_cancel(GroupObject *self, PyObject *spared)
 {
     if (!self->entered) {
         self->cancel_on_enter = true;
@@ -184,7 +188,7 @@ group_request_cancel(GroupObject *self)
     if (self->aborting || (self->exiting && al_group_is_empty(self))) {
         return 0;
     }
-    return group_cancel_all(self);
+    return group_cancel_all(self, spared);
 }
 
 /* --------------------------------------------------- a child's end */
@@ -245,7 +249,7 @@ group_take_error(GroupObject *self, PyObject *task, PyObject *error)
     return parent_done < 0 ? -1
            : parent_done || self->aborting || self->parent_cancel_requested
                ? 0
-               : group_cancel_all(self);
+               : group_cancel_all(self, NULL);
 }
 
 /* Remove a Task from the children.  1: it was a child; 0: it was not; -1 with
@@ -515,7 +519,7 @@ group_enter_step(PyObject *op, PyObject *thrown, PyObject **result)
     }
     Py_XSETREF(self->parent, parent);
     self->entered = true;
-    if (self->cancel_on_enter && group_request_cancel(self) < 0) {
+    if (self->cancel_on_enter && group_request_cancel(self, NULL) < 0) {
         return PYGEN_ERROR;
     }
     *result = Py_NewRef(op);
@@ -652,12 +656,22 @@ PyDoc_STRVAR(group_cancel_doc,
 "    RuntimeError: This is another thread.\n\n"
 "Source: asyncio.TaskGroup.cancel, new in CPython 3.15.");
 
+PyDoc_STRVAR(group_cancel_others_doc,
+"_cancel_others($self, spared, /)\n--\n\n"
+"Do as cancel(), but leave alone the children in a frozenset: a shutdown has\n"
+"cancelled them already.");
+
+/* Both of them; `spared` is NULL for cancel(). */
 static PyObject *
-group_cancel(PyObject *op, PyObject *Py_UNUSED(ignored))
+group_cancel(PyObject *op, PyObject *spared)
 {
     GroupObject *self = (GroupObject *)op;
+    if (spared != NULL && !PyFrozenSet_Check(spared)) {
+        PyErr_SetString(PyExc_TypeError, "_cancel_others() takes a frozenset");
+        return NULL;
+    }
     if (al_loop_check_thread(self->st, &self->bound, "TaskGroup.cancel()") < 0
-        || group_request_cancel(self) < 0)
+        || group_request_cancel(self, spared) < 0)
     {
         return NULL;
     }
@@ -677,6 +691,7 @@ static PyMethodDef group_methods[] = {
     {"create_task", AL_METHOD(group_create_task),
      METH_FASTCALL | METH_KEYWORDS, group_create_task_doc},
     {"cancel", group_cancel, METH_NOARGS, group_cancel_doc},
+    {"_cancel_others", group_cancel, METH_O, group_cancel_others_doc},
     {NULL, NULL, 0, NULL},
 };
 

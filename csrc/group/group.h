@@ -37,12 +37,12 @@ al_group_is_empty(const GroupObject *self)
     return self->children == NULL || PyDict_GET_SIZE(self->children) == 0;
 }
 
-/* Cancel the children in the order of their creation, and refuse new ones from
-   now on: asyncio's _abort().  An error of a child's cancel() goes to the
-   loop's exception handler.  Returns 0; -1 with a KeyboardInterrupt or
-   SystemExit that was raised meanwhile, after all have been cancelled.
-   Runs Python. */
-int al_group_abort(GroupObject *self);
+/* Cancel the children in the order of their creation, but not those in
+   `spared`, unless that is NULL, and refuse new ones from now on: asyncio's
+   _abort().  An error of a child's cancel() goes to the loop's exception
+   handler.  Returns 0; -1 with a KeyboardInterrupt or SystemExit that was
+   raised meanwhile, after all have been cancelled.  Runs Python. */
+int al_group_abort(GroupObject *self, PyObject *spared);
 
 /* Remember an exception that must leave the group by itself, not inside an
    ExceptionGroup: the first KeyboardInterrupt or SystemExit.  Any other

@@ -123,7 +123,7 @@ group_exit_count_requests(GroupObject *group)
 static void
 group_exit_abort(GroupObject *group)
 {
-    if (al_group_abort(group) < 0) {
+    if (al_group_abort(group, NULL) < 0) {
         PyObject *error = PyErr_GetRaisedException();
         al_group_note_base_error(group, error);
         Py_DECREF(error);
@@ -190,7 +190,7 @@ group_exit_suspend(GroupExitObject *self, PyObject **result)
         /* The exit cannot wait: cancel the children, which would otherwise
            run on without supervision. */
         PyObject *error = PyErr_GetRaisedException();
-        (void)al_group_abort(group);
+        (void)al_group_abort(group, NULL);
         (void)al_loop_raise_more_severe(error);
         return PYGEN_ERROR;
     }

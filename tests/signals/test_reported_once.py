@@ -157,3 +157,74 @@ def test_a_child_that_a_registry_tracks_is_reported_once() -> None:
             assert job.cancelled == 1
 
     run(main)
+
+
+@pytest.mark.parametrize("order", [-1, 0])
+@pytest.mark.parametrize("inside", [True, False])
+@pytest.mark.parametrize("before", [True, False])
+def test_a_child_that_a_registry_tracks_is_cancelled_once(
+    order: int, inside: bool, before: bool
+) -> None:
+    async def main() -> None:
+        registry, job, group = TaskRegistry(), Job(), TaskGroup()
+        coordinator = SignalCoordinator(10, registry=registry)
+        coordinator.attach(group, order=order)
+        children = []
+
+        async def shut_down() -> None:
+            if before:
+                ending = asyncio.create_task(registry.shutdown())
+                await settle()  # the child is in its cleanup
+            report = await coordinator.graceful_shutdown()
+            assert sorted(one.name for one in report.cancelled) == ["child", "other"]
+            if before:
+                await ending
+
+        async def serve() -> None:
+            async with group:
+                children.append(group.create_task(job(), name="child"))
+                registry.track(children[0], "child")
+                children.append(group.create_task(job(), name="other"))
+                await settle()
+                await (shut_down() if inside else forever())
+
+        server = asyncio.create_task(serve())
+        await settle()
+        if not inside:
+            await shut_down()
+        await server
+        assert job.cancelled == 2
+        assert [child.cancelling() for child in children] == [1, 1]
+
+    run(main)
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_child_that_a_registry_is_to_cancel_later_is_cancelled_once(
+    inside: bool,
+) -> None:
+    """A registry cancels many tasks in slices, one in each loop iteration."""
+
+    async def main() -> None:
+        registry, job, group = TaskRegistry(), Job(), TaskGroup()
+        coordinator = SignalCoordinator(10, registry=registry)
+        coordinator.attach(group)
+        children = []
+
+        async def serve() -> None:
+            async with group:
+                for _ in range(1100):
+                    children.append(group.create_task(job()))
+                    registry.track(children[-1])
+                await settle()
+                await (coordinator.graceful_shutdown() if inside else forever())
+
+        server = asyncio.create_task(serve())
+        await settle()
+        if not inside:
+            await coordinator.graceful_shutdown()
+        await server
+        assert job.cancelled == 1100
+        assert {child.cancelling() for child in children} == {1}
+
+    run(main)
