@@ -11,7 +11,8 @@ venv=$PWD/$work/venv
 rm -rf "$work/src"
 mkdir -p "$work/src"
 tar --exclude=.git --exclude=.venv --exclude=.matrix --exclude=build \
-    --exclude='*.so' --exclude='*.egg-info' --exclude=__pycache__ -cf - . |
+    --exclude='*.so' --exclude='*.egg-info' --exclude=__pycache__ \
+    --exclude='.*_cache' --exclude=.hypothesis -cf - . |
     tar -xf - -C "$work/src"
 [ -x "$venv/bin/pip" ] || "$python" -m venv "$venv"
 cd "$work/src"
