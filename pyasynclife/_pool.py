@@ -196,7 +196,7 @@ class TaskPool:
     ) -> Job[T]: ...
     def submit(
         self,
-        fn: Callable[..., Awaitable[Any]],
+        fn: Any,
         /,
         *args: Any,
         task_id: str | None = None,
@@ -226,7 +226,8 @@ class TaskPool:
             Exception: What ``limit_by`` raises; nothing is submitted.
             RuntimeError: No loop runs in this thread, or the pool belongs to another.
         """
-        check_function("pool.submit(fetch, url)", fn, *args)
+        if not callable(fn):
+            check_function("pool.submit(fetch, url)", fn, *args)
         return self._core.submit(fn, args, task_id)
 
     @overload
@@ -247,7 +248,7 @@ class TaskPool:
     ) -> Job[T]: ...
     async def put(
         self,
-        fn: Callable[..., Awaitable[Any]],
+        fn: Any,
         /,
         *args: Any,
         task_id: str | None = None,
@@ -257,7 +258,8 @@ class TaskPool:
         It waits while `submit` would raise PoolFullError, and raises the other errors
         of `submit`. If the caller is cancelled while it waits, nothing is submitted.
         """
-        check_function("pool.put(fetch, url)", fn, *args)
+        if not callable(fn):
+            check_function("pool.put(fetch, url)", fn, *args)
         while self._core.is_full:
             await self._core.wait_room()
         return self._core.submit(fn, args, task_id)
