@@ -214,7 +214,7 @@ admission_end(al_pump *p, al_waiting *waiting, al_stop why, PyObject *msg,
 {
     al_item item;
     PyObject *error;
-    al_limit_key *key = al_limits_remove(p->limits, waiting, &item, &error);
+    PyObject *key = al_limits_remove(p->limits, waiting, &item, &error);
     bool spawning = p->spawning;
     p->spawning = true; /* not over yet */
     PyObject *result = admission_waited(p, &item, error, why, timed_out);
@@ -226,7 +226,7 @@ admission_end(al_pump *p, al_waiting *waiting, al_stop why, PyObject *msg,
                         error == NULL);
     p->spawning = spawning;
     Py_XDECREF(error);
-    al_limit_key_clear(key);
+    Py_XDECREF(key);
 }
 
 void
@@ -528,7 +528,7 @@ admission_give_back(WorkerObject *self, al_waiting *again,
 {
     al_item item;
     PyObject *failure;
-    al_limit_key *key =
+    PyObject *key =
         al_limits_remove(self->pump->limits, again, &item, &failure);
     parts->job = item.job;
     self->item.of_queue = item.of_queue;
@@ -538,7 +538,7 @@ admission_give_back(WorkerObject *self, al_waiting *again,
     }
     al_item_clear(&item);
     Py_XDECREF(failure);
-    al_limit_key_clear(key);
+    Py_XDECREF(key);
 }
 
 bool
@@ -557,10 +557,10 @@ al_admission_detach(WorkerObject *self, double now, PyObject **result,
             PyErr_Clear(); /* without memory, the failure counts */
         }
     }
-    al_limit_key *key = al_limits_leave(limits, &self->item);
+    PyObject *key = al_limits_leave(limits, &self->item);
     *parts = al_item_detach(&self->item);
     PyObject *error = PyErr_GetRaisedException();
-    al_limit_key_clear(key);
+    Py_XDECREF(key);
     if (error != NULL) { /* there is no result */
         PyErr_SetRaisedException(error);
     }

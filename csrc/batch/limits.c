@@ -115,15 +115,19 @@ limits_add_key(al_limits *limits, PyObject *key, Py_hash_t hash)
     if (limits_reserve(limits) < 0) {
         return NULL;
     }
-    al_limit_key *self = AL_ALLOC(PyMem_Calloc(1, sizeof(al_limit_key)));
+    al_limit_key *self = limits->spare;
+    limits->spare = NULL;
     if (self == NULL) {
-        PyErr_NoMemory();
-        return NULL;
+        self = AL_ALLOC(PyMem_Calloc(1, sizeof(al_limit_key)));
+        if (self == NULL) {
+            PyErr_NoMemory();
+            return NULL;
+        }
+        al_list_init(&self->retries);
+        al_list_init(&self->fresh);
     }
     self->key = Py_NewRef(key);
     self->hash = hash;
-    al_list_init(&self->retries);
-    al_list_init(&self->fresh);
     al_limit_key **bucket = limits_bucket(limits, hash);
     self->next = *bucket;
     *bucket = self;
@@ -132,8 +136,9 @@ limits_add_key(al_limits *limits, PyObject *key, Py_hash_t hash)
     return self;
 }
 
-/* One item less refers to a key.  Returns it, if that was the last one. */
-static al_limit_key *
+/* One item less refers to a key.  If that was the last one, take the key out
+   of the table and return it (new). */
+static PyObject *
 limits_release(al_limits *limits, al_limit_key *key)
 {
     if (--key->users > 0 || key == &limits->none) {
@@ -148,7 +153,10 @@ limits_release(al_limits *limits, al_limit_key *key)
     *at = key->next;
     limits->used--;
     limits->version++;
-    return key;
+    PyObject *object = key->key;
+    PyMem_Free(limits->spare);
+    limits->spare = key; /* it is as a new one, but for its key */
+    return object;
 }
 
 /* Put a key into the rings that it belongs in, and out of the others. */
@@ -262,7 +270,7 @@ al_limits_enter(al_limits *limits, PyObject *object, bool aside, al_item *item)
     key->users++;
     if (waiting == NULL) {
         PyObject *error = PyErr_GetRaisedException();
-        al_limit_key_clear(limits_release(limits, key));
+        Py_XDECREF(limits_release(limits, key));
         PyErr_SetRaisedException(error);
         return -1;
     }
@@ -350,7 +358,7 @@ al_limits_take(al_limits *limits, bool fresh, Py_ssize_t head,
     return true;
 }
 
-al_limit_key *
+PyObject *
 al_limits_leave(al_limits *limits, al_item *item)
 {
     al_limit_key *key = item->key;
@@ -457,7 +465,7 @@ al_limits_due(al_limits *limits, double now)
     return NULL;
 }
 
-al_limit_key *
+PyObject *
 al_limits_remove(al_limits *limits, al_waiting *waiting, al_item *item,
                  PyObject **error)
 {
@@ -533,7 +541,7 @@ al_limits_clear(al_limits *limits)
         while (!al_list_is_empty(lists[i])) {
             al_item item;
             PyObject *error;
-            al_limit_key *key = al_limits_remove(
+            PyObject *key = al_limits_remove(
                 limits, AL_CONTAINER_OF(lists[i]->next, al_waiting, all),
                 &item, &error);
             if (item.job != NULL) {
@@ -541,15 +549,17 @@ al_limits_clear(al_limits *limits)
             }
             al_item_clear(&item);
             Py_XDECREF(error);
-            al_limit_key_clear(key);
+            Py_XDECREF(key);
         }
     }
     al_deadline_drop(&limits->wake);
     al_deadline_drop(&limits->opens);
     al_deadline_drop(&limits->rests);
     PyMem_Free(limits->heap);
+    PyMem_Free(limits->spare);
     PyMem_Free(limits->buckets);
     limits->heap = NULL;
+    limits->spare = NULL;
     limits->buckets = NULL;
     limits->size = 0;
     Py_CLEAR(limits->limit_by);

@@ -50,6 +50,7 @@ typedef struct al_limits {
     double interval;        /* between two starts; 0: none */
 
     al_limit_key **buckets; /* owned: the keys, by hash */
+    al_limit_key *spare;    /* owned: for the next new key; or NULL */
     size_t size;            /* of buckets: a power of two, or 0 */
     size_t used;
     size_t version;     /* changes with each key that comes or goes */
@@ -90,10 +91,9 @@ int al_limits_enter(al_limits *limits, PyObject *key, bool aside,
 bool al_limits_take(al_limits *limits, bool fresh, Py_ssize_t head,
                     struct WorkerObject *worker, al_item *item);
 
-/* Give the item's place back.  Returns the key, which is in no table then, if
-   no item refers to it any more, for al_limit_key_clear(); otherwise NULL.
-   Pure C. */
-al_limit_key *al_limits_leave(al_limits *limits, al_item *item);
+/* Give the item's place back.  Returns the key (new) if no item refers to it
+   any more, for the caller to drop; otherwise NULL.  Pure C. */
+PyObject *al_limits_leave(al_limits *limits, al_item *item);
 
 /* A copy of an item whose attempt has failed with `error`, which counts as
    waiting and is in no list; NULL with MemoryError.  It takes the item's job
@@ -110,10 +110,10 @@ int al_limits_delay(al_limits *limits, al_waiting *waiting);
 al_waiting *al_limits_due(al_limits *limits, double now);
 
 /* Move an item that waits, wherever it is, to *item, without its key, and the
-   error of its last attempt to *error (owned, or NULL).  Returns a key for
-   al_limit_key_clear(), or NULL.  Its job is nowhere then.  Pure C. */
-al_limit_key *al_limits_remove(al_limits *limits, al_waiting *waiting,
-                               al_item *item, PyObject **error);
+   error of its last attempt to *error (owned, or NULL).  Returns what
+   al_limits_leave() does.  Its job is nowhere then.  Pure C. */
+PyObject *al_limits_remove(al_limits *limits, al_waiting *waiting,
+                           al_item *item, PyObject **error);
 
 /* Tell whether an item may start, or the source may be read.  `fresh` and
    `head`: as for al_limits_take(); `reads`: the source may give an item.
@@ -139,16 +139,6 @@ al_limits_init(al_limits *limits)
     al_list_init(&limits->none.retries);
     al_list_init(&limits->none.fresh);
     limits->next_start = -Py_HUGE_VAL;
-}
-
-/* Free a key that is in no table; it may be NULL.  Runs Python. */
-static inline void
-al_limit_key_clear(al_limit_key *key)
-{
-    if (key != NULL) {
-        Py_CLEAR(key->key);
-        PyMem_Free(key);
-    }
 }
 
 /* Tell whether an item without a place may take one.  Pure C. */

@@ -56,9 +56,9 @@ worker_end_rest(WorkerObject *self)
     }
 }
 
-/* Give the place of the item's key back.  Returns the key to clear, or NULL.
- */
-static inline al_limit_key *
+/* Give the place of the item's key back.  Returns the key (new) to drop, or
+   NULL. */
+static inline PyObject *
 worker_leave_key(WorkerObject *self)
 {
     return self->item.key == NULL
@@ -96,12 +96,12 @@ al_worker_detach(WorkerObject *self)
         self->again->parked = NULL;
         self->again = NULL;
     }
-    al_limit_key *key = worker_leave_key(self);
+    PyObject *key = worker_leave_key(self);
     Py_XDECREF(cancelling);
     Py_XDECREF(task);
     Py_DECREF(owner);
     Py_DECREF(self); /* the list's */
-    al_limit_key_clear(key);
+    Py_XDECREF(key);
 }
 
 /* ---------------------------------------------------- the item's end */
@@ -173,10 +173,10 @@ al_worker_end_cancelled(WorkerObject *self)
         (void)al_worker_end_item(self, PYGEN_ERROR, error, NULL);
     }
     else {
-        al_limit_key *key = worker_leave_key(self);
+        PyObject *key = worker_leave_key(self);
         al_item_parts parts = al_item_detach(&self->item);
         al_pump_fail(p);
-        al_limit_key_clear(key);
+        Py_XDECREF(key);
         al_pump_hand_over(p, parts.job, NULL);
         if (self->item.of_queue) {
             al_reader_item_over(p, NULL);
@@ -197,9 +197,9 @@ al_worker_end_unstarted(WorkerObject *self)
     if (result != NULL) { /* a job foresees its index */
         ((ResultObject *)result)->index = self->item.index;
     }
-    al_limit_key *key = worker_leave_key(self);
+    PyObject *key = worker_leave_key(self);
     al_item_parts parts = al_item_detach(&self->item);
-    al_limit_key_clear(key);
+    Py_XDECREF(key);
     if (result == NULL) {
         al_pump_fail(p);
     }
