@@ -160,7 +160,7 @@ admission_refuse(WorkerObject *self)
                                .index = self->item.index,
                                .is_call = al_item_is_call(&self->item)};
     PyObject *result = admission_replace(p, &fields, &exit);
-    al_item_parts parts = al_item_detach(&self->item);
+    al_item_parts parts = al_item_detach(&self->item, NULL);
     self->item.of_queue = false;
     admission_hand_over(p, parts, result, of_queue, false);
     admission_raise(p, exit);
@@ -222,11 +222,10 @@ admission_end(al_pump *p, al_waiting *waiting, al_stop why, PyObject *msg,
         al_result_set_message(result, msg);
     }
     bool of_queue = item.of_queue;
-    admission_hand_over(p, al_item_detach(&item), result, of_queue,
+    admission_hand_over(p, al_item_detach(&item, key), result, of_queue,
                         error == NULL);
     p->spawning = spawning;
     Py_XDECREF(error);
-    Py_XDECREF(key);
 }
 
 void
@@ -557,17 +556,11 @@ al_admission_detach(WorkerObject *self, double now, PyObject **result,
             PyErr_Clear(); /* without memory, the failure counts */
         }
     }
-    PyObject *key = al_limits_leave(limits, &self->item);
-    *parts = al_item_detach(&self->item);
-    PyObject *error = PyErr_GetRaisedException();
-    Py_XDECREF(key);
-    if (error != NULL) { /* there is no result */
-        PyErr_SetRaisedException(error);
-    }
+    *parts = al_item_detach(&self->item, al_limits_leave(limits, &self->item));
     if (again == NULL || admission_retry(self, again, now, result)) {
         return again == NULL;
     }
-    error = PyErr_GetRaisedException();
+    PyObject *error = PyErr_GetRaisedException();
     admission_give_back(self, again, parts);
     if (error != NULL) {
         PyErr_SetRaisedException(error);

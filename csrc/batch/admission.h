@@ -67,7 +67,7 @@ al_admission_leave(WorkerObject *worker, double now, PyObject **result,
     if (worker->pump->limits != NULL) {
         return al_admission_detach(worker, now, result, parts);
     }
-    *parts = al_item_detach(&worker->item);
+    *parts = al_item_detach(&worker->item, NULL);
     return true;
 }
 

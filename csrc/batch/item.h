@@ -108,16 +108,18 @@ typedef struct {
     PyObject *value;   /* owned */
     PyObject *task_id; /* owned, or NULL */
     JobObject *job;    /* owned, or NULL */
+    PyObject *key;     /* owned: of limit_by, or NULL */
 } al_item_parts;
 
-/* Reset the item, whose drive has ended.  What it has held is handed to the
-   caller, to be dropped after the state change.  Pure C. */
+/* Reset the item, whose drive has ended, and whose place was given back.  What
+   it has held, with a `key` (stolen, or NULL), is handed to the caller, to be
+   dropped after the state change.  Pure C. */
 static inline al_item_parts
-al_item_detach(al_item *item)
+al_item_detach(al_item *item, PyObject *key)
 {
     assert(item->drive.iterator == NULL && item->key == NULL);
     al_deadline_drop(&item->deadline);
-    al_item_parts parts = {item->value, item->task_id, item->job};
+    al_item_parts parts = {item->value, item->task_id, item->job, key};
     item->value = item->task_id = NULL;
     item->job = NULL;
     item->cancels_sent = 0;
@@ -147,6 +149,7 @@ al_item_parts_drop(al_item_parts parts)
     Py_XDECREF(parts.value);
     Py_XDECREF(parts.task_id);
     Py_XDECREF((PyObject *)parts.job);
+    Py_XDECREF(parts.key);
 }
 
 /* The clear of an embedded item.  Runs Python. */

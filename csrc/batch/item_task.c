@@ -465,7 +465,7 @@ static void
 item_handle_drop_item(WorkerObject *worker)
 {
     if (worker->item.value != NULL) {
-        al_item_parts_drop(al_item_detach(&worker->item));
+        al_item_parts_drop(al_item_detach(&worker->item, NULL));
     }
 }
 

@@ -496,17 +496,6 @@ al_limits_remove(al_limits *limits, al_waiting *waiting, al_item *item,
     return limits_release(limits, key);
 }
 
-bool
-al_limits_may_pull(const al_limits *limits, bool fresh, Py_ssize_t head,
-                   bool reads)
-{
-    bool starts = al_limits_may_start(limits, fresh, head);
-    reads = reads && !limits->resting && al_limits_may_read(limits);
-    /* While the rate allows no start, one item is read ahead: there may be
-       none, and then the pump need not wait for its start. */
-    return limits->closed ? reads && !starts : starts || reads;
-}
-
 /* ------------------------------------------------------------- collecting */
 
 int

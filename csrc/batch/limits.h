@@ -115,12 +115,6 @@ al_waiting *al_limits_due(al_limits *limits, double now);
 PyObject *al_limits_remove(al_limits *limits, al_waiting *waiting,
                            al_item *item, PyObject **error);
 
-/* Tell whether an item may start, or the source may be read.  `fresh` and
-   `head`: as for al_limits_take(); `reads`: the source may give an item.
-   Pure C. */
-bool al_limits_may_pull(const al_limits *limits, bool fresh, Py_ssize_t head,
-                        bool reads);
-
 /* Visit what limits own.  Pure C. */
 int al_limits_visit(al_limits *limits, visitproc visit, void *arg);
 
@@ -180,6 +174,20 @@ al_limits_may_read(const al_limits *limits)
 {
     return limits->n_fresh < limits->lookahead
            && limits->n_retries < Py_MAX(limits->lookahead, AL_LIMITS_RETRIES);
+}
+
+/* Tell whether an item may start, or the source may be read.  `fresh` and
+   `head`: as for al_limits_take(); `reads`: the source may give an item.
+   Pure C. */
+static inline bool
+al_limits_may_pull(const al_limits *limits, bool fresh, Py_ssize_t head,
+                   bool reads)
+{
+    bool starts = al_limits_may_start(limits, fresh, head);
+    reads = reads && !limits->resting && al_limits_may_read(limits);
+    /* While the rate allows no start, one item is read ahead: there may be
+       none, and then the pump need not wait for its start. */
+    return limits->closed ? reads && !starts : starts || reads;
 }
 
 /* How many items wait.  Pure C. */

@@ -173,10 +173,9 @@ al_worker_end_cancelled(WorkerObject *self)
         (void)al_worker_end_item(self, PYGEN_ERROR, error, NULL);
     }
     else {
-        PyObject *key = worker_leave_key(self);
-        al_item_parts parts = al_item_detach(&self->item);
+        al_item_parts parts =
+            al_item_detach(&self->item, worker_leave_key(self));
         al_pump_fail(p);
-        Py_XDECREF(key);
         al_pump_hand_over(p, parts.job, NULL);
         if (self->item.of_queue) {
             al_reader_item_over(p, NULL);
@@ -197,9 +196,7 @@ al_worker_end_unstarted(WorkerObject *self)
     if (result != NULL) { /* a job foresees its index */
         ((ResultObject *)result)->index = self->item.index;
     }
-    PyObject *key = worker_leave_key(self);
-    al_item_parts parts = al_item_detach(&self->item);
-    Py_XDECREF(key);
+    al_item_parts parts = al_item_detach(&self->item, worker_leave_key(self));
     if (result == NULL) {
         al_pump_fail(p);
     }
@@ -453,7 +450,7 @@ worker_step_abandoned(WorkerObject *self, PyObject *thrown, PyObject **result)
     }
     if (answer != PYGEN_NEXT) {
         PyObject *error = PyErr_GetRaisedException();
-        al_item_parts_drop(al_item_detach(&self->item));
+        al_item_parts_drop(al_item_detach(&self->item, NULL));
         if (error != NULL) {
             PyErr_SetRaisedException(error);
         }

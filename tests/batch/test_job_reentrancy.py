@@ -140,7 +140,7 @@ def test_a_job_may_be_cancelled_as_its_last_error_is_dropped(
     in_virtual_time(main())
 
 
-def test_a_job_may_be_asked_as_the_key_of_its_limit_is_dropped() -> None:
+def test_a_job_has_ended_when_the_key_of_its_limit_is_dropped() -> None:
     async def main() -> None:
         jobs: list[Job[Any]] = []
         seen = []
@@ -153,7 +153,7 @@ def test_a_job_may_be_asked_as_the_key_of_its_limit_is_dropped() -> None:
         async with batch:
             jobs.append(batch.add(("x",)))
             assert await jobs[0] == ("x",)
-        assert seen == [("0", True)]
+        assert seen == [("0", False)]
 
     in_virtual_time(main())
 
