@@ -398,7 +398,7 @@ al_admission_left(const al_pump *p, Py_ssize_t left)
         left = aside; /* the first worker reads no more than these */
     }
     Py_ssize_t waiting = limits->n_ready + limits->n_fresh_keys;
-    return left < 0 || left > PY_SSIZE_T_MAX - waiting ? left : left + waiting;
+    return left < 0 ? left : al_source_sum(left, waiting);
 }
 
 /* ------------------------------------------------------------- retries */

@@ -345,10 +345,11 @@ batch_type_counts(PyObject *op, PyObject *Py_UNUSED(ignored))
     Py_ssize_t fresh = p->limits == NULL ? 0 : p->limits->n_fresh;
     Py_ssize_t started = p->source.pulled - self->refused - fresh;
     Py_ssize_t waiting = p->source.waiting;
-    Py_ssize_t total = p->source.length >= 0
-                           ? p->source.length + p->source.added_count
-                       : p->source.exhausted ? p->source.pulled + waiting
-                                             : -1;
+    Py_ssize_t total =
+        p->source.length >= 0
+            ? al_source_sum(p->source.length, p->source.added_count)
+        : p->source.exhausted ? p->source.pulled + waiting
+                              : -1;
     return AL_ALLOC(Py_BuildValue(
         "nnnnnnnd", total, started, al_batch_running(self), self->done,
         self->failed, self->cancelled, self->timed_out, elapsed));

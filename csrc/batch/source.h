@@ -81,13 +81,21 @@ al_source_add(al_source *source, JobObject *job)
     al_list_append(&source->added, &job->link);
 }
 
+/* A sum of two counts, or the largest count: a range may be as long as that.
+   Pure C. */
+static inline Py_ssize_t
+al_source_sum(Py_ssize_t one, Py_ssize_t other)
+{
+    return one > PY_SSIZE_T_MAX - other ? PY_SSIZE_T_MAX : one + other;
+}
+
 /* The index of a job that waits, as far as it can be foreseen: items of an
    iterator or of a reader, which come first, are not known.  Pure C. */
 static inline Py_ssize_t
 al_source_index(const al_source *source, const JobObject *job)
 {
-    return (source->length < 0 ? source->from_items : source->length)
-           + job->number;
+    return al_source_sum(
+        source->length < 0 ? source->from_items : source->length, job->number);
 }
 
 /* Tell whether a pull may give an item.  Pure C. */
@@ -123,7 +131,7 @@ al_source_left(const al_source *source)
         }
         left = length > source->from_items ? length - source->from_items : 0;
     }
-    return left + source->waiting;
+    return al_source_sum(left, source->waiting);
 }
 
 /* End a source of which nothing is left, as the next pull would.  Pure C. */

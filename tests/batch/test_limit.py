@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import sys
 import time
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any
@@ -421,3 +422,16 @@ async def test_many_workers_that_become_free_at_once_cost_no_more_each() -> None
         return await count_handles(2 * limit, fn, limit)
 
     assert await least_growth(count, 1500) < 2
+
+
+async def test_the_longest_range_takes_added_items_and_any_limit() -> None:
+    gated = Gated()
+    batch = bounded_gather(gated, range(sys.maxsize), max_concurrent=1)
+    async with batch:
+        job = batch.add("last")
+        batch.max_concurrent = 3
+        assert batch.progress.total == sys.maxsize
+        await until(lambda: gated.now == 3)
+        batch.cancel()
+    assert job.state is TaskState.PENDING
+    assert gated.started == ["last", 0, 1] or gated.started == [0, 1, 2]
