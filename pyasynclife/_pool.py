@@ -22,6 +22,7 @@ from pyasynclife._arguments import (
     check_size,
 )
 from pyasynclife._core import MODE_BLOCK, MODE_OPEN, Job, PoolCore, TaskResult
+from pyasynclife._errors import PoolFullError
 from pyasynclife._limits import check_limits
 from pyasynclife._pool_shutdown import shut_down_pool
 from pyasynclife._registry import TaskRegistry
@@ -260,9 +261,14 @@ class TaskPool:
         """
         if not callable(fn):
             check_function("pool.put(fetch, url)", fn, *args)
-        while self._core.is_full:
-            await self._core.wait_room()
-        return self._core.submit(fn, args, task_id)
+        while True:
+            while self._core.is_full:
+                await self._core.wait_room()
+            try:
+                return self._core.submit(fn, args, task_id)
+            except PoolFullError:  # since limit_by was called, or its own error
+                if not self._core.is_full:
+                    raise
 
     async def join(self) -> None:
         """Wait until no job runs and none waits.

@@ -240,7 +240,10 @@ static PyObject *
 pool_wait(PyObject *op, al_waiter_kind kind)
 {
     BatchObject *self = (BatchObject *)op;
-    if (al_batch_type_check_loop(self) < 0) {
+    /* One that was paused before its first job may have no room. */
+    if (al_batch_type_check_loop(self) < 0
+        || (kind == AL_WAIT_ROOM && pool_begin(self) < 0))
+    {
         return NULL;
     }
     return al_batch_wait_awaitable(self, kind, false, true);

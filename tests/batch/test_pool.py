@@ -247,6 +247,42 @@ async def test_put_waits_for_room_in_the_order_of_the_calls() -> None:
         assert [job.result() for job in jobs] == ["released"] * 4
 
 
+async def test_put_waits_for_a_pool_that_was_paused_before_its_first_job() -> None:
+    pool = TaskPool(1, max_pending=0)
+    pool.pause()
+    putting = asyncio.create_task(pool.put(echo, 1))
+    await settle(3)
+    assert not putting.done()
+    pool.resume()
+    assert await (await putting) == 1
+    await pool.shutdown()
+
+
+async def test_put_waits_on_if_limit_by_has_taken_the_room() -> None:
+    gated = Gated()
+
+    def limit_by(name: str) -> None:
+        if name == "b":
+            pool.submit(gated, "a")
+
+    pool = TaskPool(1, max_pending=0, limit_by=limit_by)
+    putting = asyncio.create_task(pool.put(gated, "b"))
+    await settle(3)
+    assert gated.started == ["a"]
+    assert not putting.done()
+    putting.cancel()
+    gated.release()
+    await pool.join()
+
+
+async def test_a_full_pool_that_limit_by_uses_is_no_reason_to_wait() -> None:
+    full = TaskPool(1, max_pending=0)
+    full.pause()
+    pool = TaskPool(1, limit_by=lambda name: full.submit(echo, name))
+    with pytest.raises(PoolFullError, match="max_pending is 0"):
+        await pool.put(echo, "a")
+
+
 async def test_a_put_that_was_woken_and_cancelled_passes_the_room_on() -> None:
     gated = Gated()
     async with TaskPool(1, max_pending=0) as pool:
