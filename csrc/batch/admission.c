@@ -291,12 +291,12 @@ admission_enter(WorkerObject *self)
     else if (entered > 0 && self->item.job != NULL
              && self->item.job->pump == NULL)
     {
-        p->room += !p->room_of_source;
+        al_pump_return_room(p);
         al_worker_end_unstarted(self); /* cancelled by limit_by, or by a key */
         entered = 0;
     }
     else if (entered == 0) {
-        p->room += !p->room_of_source;     /* it takes it when it starts */
+        al_pump_return_room(p);            /* it takes it when it starts */
         if (p->stopping != AL_STOP_NONE) { /* by limit_by, or by a key */
             al_admission_stop(p, p->stopping);
         }

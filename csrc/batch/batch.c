@@ -533,13 +533,14 @@ batch_set_head(BatchObject *self)
                           : -1;
 }
 
-/* Let the pump start as many items as the mode allows. */
+/* Let the pump start as many items as the mode allows.  What was pulled and
+   never started, such as a job that was cancelled, takes no room. */
 static void
 batch_set_room(BatchObject *self)
 {
     al_pump *p = &self->pump;
-    Py_ssize_t started =
-        p->source.pulled - (p->limits == NULL ? 0 : p->limits->n_fresh);
+    Py_ssize_t started = p->source.pulled - self->refused
+                         - (p->limits == NULL ? 0 : p->limits->n_fresh);
     p->room_of_source = batch_is_undecided(self);
     p->room = p->room_of_source ? batch_window(self) - p->source.from_items
               : batch_is_bounded(self) ? batch_window(self) - started

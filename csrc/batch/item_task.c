@@ -250,18 +250,22 @@ al_item_task_spawn(al_pump *p)
 
 /* ---------------------------------------------------- the Task's end */
 
-/* End an item that was cancelled before it began.  If the pump was stopped, it
-   was never started; otherwise somebody else has cancelled its Task. */
+/* End an item that was cancelled before it began.  If the pump was stopped, or
+   its job cancelled, it was never started; otherwise somebody else has
+   cancelled its Task. */
 static void
 item_task_end_unbegun(WorkerObject *self)
 {
-    (void)al_item_task_check_registry(self->pump);
-    if (self->pump->stopping != AL_STOP_NONE) {
+    al_pump *p = self->pump;
+    (void)al_item_task_check_registry(p);
+    bool fresh = self->item.attempts == 0;
+    if (p->stopping != AL_STOP_NONE || (fresh && self->item.refused)) {
+        al_pump_return_room(p);
         al_worker_end_unstarted(self);
         return;
     }
-    if (self->item.attempts == 0) { /* it took no time */
-        self->item.started = al_pump_time(self->pump);
+    if (fresh) { /* it took no time */
+        self->item.started = al_pump_time(p);
     }
     al_worker_end_cancelled(self);
 }

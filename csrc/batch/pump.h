@@ -188,6 +188,14 @@ al_pump_has_room(const al_pump *p)
     return p->room > 0 || p->room_of_source;
 }
 
+/* An item that was pulled did not start: the next one has its room.  A mode
+   without a bound may have been chosen meanwhile.  Pure C. */
+static inline void
+al_pump_return_room(al_pump *p)
+{
+    p->room += !p->room_of_source && p->room < PY_SSIZE_T_MAX;
+}
+
 /* Tell whether an item may be pulled now.  Pure C. */
 static inline bool
 al_pump_may_pull(const al_pump *p)

@@ -237,7 +237,7 @@ worker_take_job(WorkerObject *self, JobObject *job, bool *again)
         job->worker = p->limits == NULL ? self : NULL; /* may be set aside */
         return AL_PULL_ITEM;
     }
-    p->room += !p->room_of_source;
+    al_pump_return_room(p);
     al_worker_end_unstarted(self);
     *again = al_pump_may_pull(p);
     return AL_PULL_NOTHING;

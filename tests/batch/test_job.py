@@ -251,6 +251,32 @@ async def test_cancelled_jobs_are_passed_over_in_an_iteration() -> None:
     assert batch.progress.started == 1
 
 
+async def test_cancelled_jobs_take_no_room_of_a_later_iteration() -> None:
+    async with opened(echo_later, max_concurrent=1, buffer=0) as batch:
+        jobs = [batch.add(n) for n in range(10)]
+        for job in jobs[:5]:
+            job.cancel()
+        await until(lambda: batch.progress.started > 0)
+        batch.add(10)
+        assert [r.item async for r in batch] == [5, 6, 7, 8, 9, 10]
+
+
+async def test_a_job_whose_task_was_made_and_has_not_begun_is_never_started() -> None:
+    seen: list[TaskResult[Any]] = []
+    batch = opened(echo, max_concurrent=2, on_result=seen.append, task_per_item=True)
+    async with batch:
+        first, second = batch.add(1), batch.add(2)
+        second.cancel()
+        batch.pause()
+        await settle(3)
+        first.cancel()
+        batch.resume()
+        batch.add(3)
+    assert (first.state, second.state) == (TaskState.PENDING, TaskState.PENDING)
+    assert [r.item for r in seen] == [3]
+    assert (batch.progress.started, batch.progress.cancelled) == (1, 0)
+
+
 async def test_an_item_may_cancel_its_own_job_and_others() -> None:
     async def fn(n: int) -> int:
         if n == 0:
