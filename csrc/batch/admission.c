@@ -9,6 +9,7 @@
  *     al_admission_detach  an attempt has ended, and its place is free: does
  *                          the item wait for another, or is that its result?
  *     al_admission_due     a delay is over; the rate allows the next start
+ *     al_admission_held    an item begins later than the rate has let it
  *     al_admission_stop    the pump is stopped: what waits ends
  *     al_admission_resting what is between two attempts, for a report
  *
@@ -65,6 +66,22 @@ admission_close(al_pump *p, double when)
         limits->closed = false;
         al_pump_fail(p);
     }
+}
+
+void
+al_admission_held(al_pump *p)
+{
+    al_limits *limits = p->limits;
+    if (limits == NULL || limits->interval == 0.0
+        || p->stopping != AL_STOP_NONE)
+    {
+        return;
+    }
+    double due = al_pump_time(p) + limits->interval;
+    limits->next_start = Py_MAX(limits->next_start, due);
+    al_deadline_drop(&limits->opens);
+    limits->closed = false;
+    admission_close(p, limits->next_start);
 }
 
 /* Read no more of the source in this iteration.  A failure stops the pump. */

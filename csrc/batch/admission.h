@@ -35,6 +35,11 @@ PyObject *al_admission_unstarted(al_pump *pump, al_item *item);
    limits.  Runs Python. */
 bool al_admission_due(al_pump *pump, al_deadline *deadline);
 
+/* An item that was held begins now, later than the rate has let it: the next
+   start is due an interval from now.  A failure stops the pump.
+   Runs Python. */
+void al_admission_held(al_pump *pump);
+
 /* End all items that wait: a fresh one as never started, the others by `why`
    or, if that is AL_STOP_NONE, by their last failure.  Runs Python. */
 void al_admission_stop(al_pump *pump, al_stop why);

@@ -211,6 +211,7 @@ pump_admit(al_pump *p)
             al_pump_fail(p);
         }
         else if (done == 0) {
+            al_admission_held(p);
             al_loop_wake_waiter(p->st, &p->bound, future);
         }
         Py_DECREF(future);
@@ -235,6 +236,11 @@ al_pump_update(al_pump *p)
 void
 al_pump_limit_changed(al_pump *p)
 {
+    if (p->held != NULL && PyList_GET_SIZE(p->held) > 0
+        && !al_pump_holds_items(p))
+    {
+        al_admission_held(p); /* before another one may start */
+    }
     al_pump_update(p);
     if (p->held != NULL && !p->paused) {
         (void)PyList_Reverse(p->held); /* the last is woken first */

@@ -217,3 +217,27 @@ def test_bad_rates_are_refused_at_the_call(
 ) -> None:
     with pytest.raises(error, match=match):
         bounded_gather(echo, [1], max_per_second=rate)
+
+
+@pytest.mark.parametrize("how", ["pause", "limit"])
+def test_an_item_that_was_held_is_not_followed_at_once(how: str) -> None:
+    async def main() -> None:
+        starts = Starts(10)
+        batch = bounded_gather(starts, range(4), max_per_second=1)
+        async with batch:
+            running = asyncio.ensure_future(batch.collect())
+            await asyncio.sleep(1)  # the next start is due in this iteration
+            held, allowed = batch.max_concurrent, 1
+            for _ in range(2):
+                if how == "limit":
+                    batch.max_concurrent = allowed
+                elif allowed == 1:
+                    batch.pause()
+                else:
+                    batch.resume()
+                await asyncio.sleep(2.5)
+                allowed = held
+            await running
+        assert min(starts.gaps) > 1 - 1e-3
+
+    in_virtual_time(main())
