@@ -1,13 +1,17 @@
 """Random programs of pools, against invariants.
 
-Whatever is done to a pool, each job ends once, a job that starts has one result, no
-more jobs run than the limit allows, and nothing is left in the loop.
+Whatever is done to a pool, with a block and without, each job ends once, a job that
+starts has one result, no more jobs run than the limit allows, no job waits that could
+start, and nothing is left in the loop.
 
 `support.random_programs` says how many there are, and from which seed on.
 """
 
 import asyncio
+import gc
 import random
+import sys
+import weakref
 from collections import Counter
 from typing import Any
 
@@ -19,6 +23,7 @@ from pyasynclife import (
     Job,
     PoolFullError,
     Retry,
+    SignalCoordinator,
     TaskPool,
     TaskRegistry,
     TaskResult,
@@ -28,6 +33,10 @@ from support.coroutines import Boom
 from support.random_programs import PARTS, run, run_part
 
 GRID = 1 / 8
+CALM = 40  # iterations in which what may start does
+BLOCKS = ["block", "raises", "cancelled", "join", "shutdown"]
+BARE = ["join", "shutdown", "late shutdown", "stop", "registry", "attached", "drop"]
+REPORTING = ["shutdown", "late shutdown", "attached"]
 
 
 class Program:
@@ -35,64 +44,144 @@ class Program:
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
-        self.pool: TaskPool
-        self.most = 0  # the greatest limit so far
+        self.pool: TaskPool | None = None
         self.keys: Counter[int | None] = Counter()  # running, by key
-        self.running = self.greatest = 0
+        self.running: set[int] = set()
+        self.key_of: dict[int, int | None] = {}
         self.ending = False  # a job that pauses the pool would have it wait for ever
         self.calls: Counter[int] = Counter()  # of the function, by number
-        self.jobs: list[Job[int]] = []
+        self.jobs: dict[int, Job[int]] = {}  # by number
+        self.dropped: set[int] = set()  # nobody holds their jobs
+        self.boomed: set[int] = set()
         self.ends: Counter[int] = Counter()
         self.results: list[TaskResult[Any]] = []
         self.errors: list[dict[str, Any]] = []
         self.waiting: list[asyncio.Task[Any]] = []
         self.seen: Counter[str] = Counter()
+        self.last_start = self.last_act = -1e9
+        self.events = 0
+        self.broken: list[str] = []
 
     def options(self) -> dict[str, Any]:
         pick = self.random.choice
         self.per_key = pick([None, None, 1, 2])
-        self.most = pick([1, 2, 5])
+        self.interval = pick([0, 0, GRID / 2])
+        self.grace = pick([None, None, None, 0, GRID])
+        self.reports = pick([False, True])
+        self.meddles = pick([0, 0, 0.05])
         options: dict[str, Any] = {
-            "max_concurrent": self.most,
+            "max_concurrent": pick([1, 2, 5, sys.maxsize]),
             "timeout": pick([None, None, 4 * GRID]),
-            "max_pending": pick([None, None, 0, 3]),
-            "task_per_item": pick([None, True]),
-            "max_per_second": pick([None, None, 16]),
-            "on_result": self.results.append,
+            "cancel_grace": self.grace,
+            "max_pending": pick([None, None, 0, 3, sys.maxsize]),
+            "task_per_item": pick([None, True, False]),
         }
+        if self.interval:
+            options["max_per_second"] = 1 / self.interval
+        if self.reports:
+            options["on_result"] = self.on_result
         if self.per_key is not None:
-            options |= {"limit_by": lambda n, key: key, "max_per_key": self.per_key}
-        if pick([False, True]):
-            options["retry"] = Retry(3, backoff=Backoff(GRID, jitter=0))
-        if pick([False, False, True]):
-            options["registry"] = TaskRegistry()
+            options |= {"limit_by": self.limit_by, "max_per_key": self.per_key}
+        self.retries = pick([False, True])
+        if self.retries:
+            backoff = pick([Backoff(GRID, jitter=0), self.backoff])
+            timeout = pick([None, 2.5 * GRID])
+            options["retry"] = Retry(3, self.on, backoff, timeout)
+        self.registry = pick([None, None, TaskRegistry()])
+        if self.registry is not None:
+            options |= {"registry": self.registry, "task_per_item": True}
         return options
 
+    # ------------------------------------------------------- what the pool calls
+
     async def fn(self, number: int, key: int | None) -> int:
-        self.calls[number] += 1
-        self.running += 1
-        self.keys[key] += 1
-        self.greatest = max(self.greatest, self.running)
-        if self.per_key is not None and key is not None:
-            assert self.keys[key] <= self.per_key
+        self.began(number, key)
         try:
             await asyncio.sleep(self.random.choice([0, 0, 1, 1, 3, 9]) * GRID)
             if self.random.random() < 0.1:
                 self.act()
             if self.random.random() < 0.3:
+                self.boomed.add(number)
                 raise Boom(number)
+            self.boomed.discard(number)
             return number
+        except asyncio.CancelledError:
+            self.boomed.discard(number)
+            if self.grace is not None and number % 3 == 0:
+                await asyncio.sleep(GRID * 3)
+            raise
         finally:
-            self.running -= 1
+            self.events += 1
+            self.running.discard(number)
             self.keys[key] -= 1
 
-    def add(self, job: Job[int]) -> None:
-        if self.random.random() < 0.8:
-            self.jobs.append(job)
-            job.add_done_callback(lambda job: self.ends.update([id(job)]))
+    def began(self, number: int, key: int | None) -> None:
+        """A job starts: it may."""
+        now = asyncio.get_running_loop().time()
+        pool, running = self.pool, self.running
+        self.must(pool is None or not pool.paused, "paused")
+        self.must(now >= self.last_start + self.interval - 1e-6, "too early")
+        self.must(number not in running, "runs already")
+        self.last_start = now
+        self.events += 1
+        self.calls[number] += 1
+        running.add(number)
+        self.keys[key] += 1
+        if self.grace is None:  # otherwise some may have been abandoned
+            self.must(pool is None or len(running) <= pool.max_concurrent, "limit")
+            if self.per_key is not None and key is not None:
+                self.must(self.keys[key] <= self.per_key, "limit of the key")
 
-    async def put(self, number: int) -> None:
-        self.add(await self.pool.put(self.fn, number, self.random.choice([None, 0, 1])))
+    def must(self, holds: bool, what: str) -> None:
+        """Note what does not hold; an exception might be retried."""
+        if not holds:
+            self.broken.append(what)
+
+    def on_result(self, result: TaskResult[Any]) -> None:
+        self.results.append(result)
+        self.meddle()
+
+    def limit_by(self, number: int, key: int | None) -> int | None:
+        self.meddle()
+        return key
+
+    def on(self, error: Exception) -> bool:
+        self.meddle()
+        return True
+
+    def backoff(self, attempt: int, error: Exception) -> float:
+        self.meddle()
+        return self.random.choice([0, 1, 3]) * GRID
+
+    def ended(self, job: Job[int]) -> None:
+        self.ends[id(job)] += 1
+        self.meddle()
+
+    def meddle(self) -> None:
+        if self.random.random() < self.meddles:
+            self.act()
+
+    # -------------------------------------------------------------------- actions
+
+    def submit(self) -> None:
+        number = self.seen["number"] = self.seen["number"] + 1
+        assert self.pool is not None
+        self.add(self.pool.submit(self.fn, number, self.key(number)), number)
+
+    def key(self, number: int) -> int | None:
+        self.key_of[number] = key = self.random.choice([None, 0, 1])
+        return key
+
+    def add(self, job: Job[int], number: int) -> None:
+        if self.random.random() < 0.8:
+            self.jobs[number] = job
+            job.add_done_callback(self.ended)
+        else:
+            self.dropped.add(number)
+
+    async def put(self, pool: TaskPool) -> None:
+        number = self.seen["number"] = self.seen["number"] + 1
+        self.add(await pool.put(self.fn, number, self.key(number)), number)
 
     async def wait(self, job: Job[int]) -> None:
         try:
@@ -100,11 +189,18 @@ class Program:
         except (Boom, TimeoutError):
             pass
         except asyncio.CancelledError:
-            assert job.cancelled() or asyncio.current_task().cancelling()  # type: ignore[union-attr]
+            stuck = job.state is TaskState.RUNNING and job.done()
+            assert (
+                job.cancelled() or stuck or asyncio.current_task().cancelling()  # type: ignore[union-attr]
+            ), job
 
     def act(self) -> None:
         """Do something to the pool, which may refuse it."""
         pool, pick = self.pool, self.random.choice
+        if pool is None:
+            return
+        self.events += 1
+        self.last_act = asyncio.get_running_loop().time()
         what = pick(
             ["submit"] * 8
             + ["put", "put", "cancel job", "await", "await and cancel", "limit"]
@@ -112,19 +208,17 @@ class Program:
             + (["stop", "cancel"] if self.random.random() < 0.1 else [])
         )
         self.seen[what] += 1
-        number = self.seen["number"] = self.seen["number"] + 1
         try:
             if what == "submit":
-                self.add(pool.submit(self.fn, number, pick([None, 0, 1])))
+                self.submit()
             elif what == "put":
-                self.waiting.append(asyncio.ensure_future(self.put(number)))
+                self.waiting.append(asyncio.ensure_future(self.put(pool)))
             elif what == "limit":
-                pool.max_concurrent = pick([1, 3, 6])
-                self.most = max(self.most, pool.max_concurrent)
+                pool.max_concurrent = pick([1, 3, 6, sys.maxsize])
             elif what in ("pause", "resume", "stop", "cancel"):
                 getattr(pool, what)()
             elif self.jobs:
-                job = pick(self.jobs)
+                job = pick(list(self.jobs.values()))
                 if what == "cancel job":
                     job.cancel()
                 else:
@@ -135,60 +229,179 @@ class Program:
         except (PoolFullError, ClosedError) as error:
             self.seen[type(error).__name__] += 1
 
+    async def calm(self) -> None:
+        """Check, when nothing happens, that no job is kept waiting."""
+        for _ in range(CALM):
+            await asyncio.sleep(0)
+        events = self.events
+        for _ in range(CALM):
+            await asyncio.sleep(0)
+        pool = self.pool
+        now = asyncio.get_running_loop().time()
+        if (
+            pool is None
+            or events != self.events
+            or pool.paused
+            or pool.progress.running >= pool.max_concurrent
+            or now < max(self.last_start, self.last_act) + self.interval
+        ):
+            return
+        self.seen["looked"] += 1
+        for number, job in self.jobs.items():
+            if job.done() or self.calls[number]:
+                continue
+            key = self.key_of[number]
+            full = self.per_key is not None and self.keys[key] >= self.per_key
+            self.must(full and key is not None, f"{job} waits, though {pool} has room")
+
+    async def actions(self) -> None:
+        for _ in range(self.random.choice([5, 30])):
+            await asyncio.sleep(self.random.choice([0, 0, GRID / 4, GRID]))
+            self.act()
+            if self.random.random() < 0.3:
+                await self.calm()
+
+    # ------------------------------------------------------------------- the ends
+
+    async def end(self, how: str) -> None:
+        """End the use of the pool in one of many ways."""
+        pool = self.pool
+        assert pool is not None
+        if how == "join" or (how == "registry" and self.registry is None):
+            await pool.join()
+            assert pool.progress.running == 0 or self.grace is not None
+        elif how == "shutdown":
+            report = await pool.shutdown(100)
+            assert not report.stuck or self.grace is not None
+        elif how == "late shutdown":
+            await pool.shutdown(self.random.choice([0, GRID / 2, 3 * GRID]))
+            await pool.join()
+        elif how == "stop":
+            pool.stop()
+            await pool.join()
+        elif how == "registry" and self.registry is not None:
+            await self.registry.shutdown(100)
+            await pool.join()
+        elif how == "attached":
+            drain = self.random.choice([0, GRID])
+            coordinator = SignalCoordinator(shutdown_timeout=2 * GRID, drain=drain)
+            coordinator.attach(pool)
+            coordinator.request_shutdown()
+            await coordinator.graceful_shutdown()
+            await pool.join()
+        elif how == "raises":
+            raise Boom
+        elif how == "cancelled":
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+
+    async def use(self, how: str, block: bool) -> None:
+        if block:
+            assert self.pool is not None
+            async with self.pool as pool:
+                await self.actions()
+                self.ending = True
+                pool.resume()
+                del pool
+                await self.end(how)
+        else:
+            await self.actions()
+            self.ending = True
+            self.pool.resume()  # type: ignore[union-attr]
+            await self.end(how)
+
     async def main(self) -> None:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda _, context: self.errors.append(context))
+        if sys.version_info >= (3, 12) and self.random.random() < 0.3:
+            loop.set_task_factory(asyncio.eager_task_factory)
         self.pool = TaskPool(**self.options())
-        how = self.random.choice(["block", "raises", "join", "shutdown"])
-        self.seen[how] += 1
+        gone = weakref.ref(self.pool)
+        block = self.random.choice([False, True])
+        self.how = how = self.random.choice(BLOCKS if block else BARE)
+        self.seen[f"{how}, {block}"] += 1
         async with asyncio.timeout(10_000):
+            using = asyncio.ensure_future(self.use(how, block))
+            await asyncio.wait([using])
             try:
-                async with self.pool as pool:
-                    for _ in range(self.random.choice([5, 30])):
-                        await asyncio.sleep(self.random.choice([0, 0, GRID / 4, GRID]))
-                        self.act()
-                    self.ending = True
-                    pool.resume()
-                    if how == "join":
-                        await pool.join()
-                    elif how == "shutdown":
-                        report = await pool.shutdown(100)
-                        assert not report.stuck
-                    elif how == "raises":
-                        raise Boom
-            except Boom:
-                assert how == "raises"
-            await asyncio.wait([*self.waiting, asyncio.ensure_future(asyncio.sleep(0))])
+                using.result()
+            except (Boom, asyncio.CancelledError):
+                assert how in ("raises", "cancelled")
+            del using
+            self.check_progress(drop=how == "drop")
+            self.pool = None
+            gc.collect(1)
+            if self.waiting:
+                await asyncio.wait(self.waiting)
         await asyncio.sleep(60)
         assert asyncio.all_tasks() == {asyncio.current_task()}
         self.check()
+        for kept in (self.waiting, self.jobs, self.results, self.errors):
+            kept.clear()  # errors have tracebacks
+        # Records of failures, which pytest keeps, have tracebacks, too.
+        if self.registry is not None:
+            return
+        if gone() is not None:
+            gc.collect()
+        assert gone() is None
+
+    def check_progress(self, drop: bool) -> None:
+        assert self.pool is not None
+        progress = self.pool.progress
+        ended = progress.done + progress.failed + progress.cancelled
+        resting = progress.started - ended - progress.running
+        assert resting == 0 or (drop and self.retries and resting > 0), progress
+        drop = drop or self.seen["put"] > 0  # which may have waited for join()
+        assert progress.running == 0 or drop or self.grace is not None, progress
+        if self.reports and not drop:
+            stuck = [r for r in self.results if r.state is TaskState.RUNNING]
+            assert progress.running == len(stuck)
+            assert progress.started == len(self.results)
 
     def check(self) -> None:
+        assert not self.broken
         for waiter in self.waiting:
             error = None if waiter.cancelled() else waiter.exception()
             assert error is None or isinstance(error, ClosedError), error
-        assert not self.errors, self.errors
-        assert self.running == 0
-        assert self.greatest <= self.most
+        self.check_errors()
+        assert not self.running
         numbers = Counter(result.item[0] for result in self.results)
         assert all(count == 1 for count in numbers.values())
         for result in self.results:
             assert not isinstance(result.error, AssertionError | RuntimeError), result
-            assert result.attempts == self.calls[result.item[0]]
+            assert result.attempts == self.calls[result.item[0]], result.attempts
             self.seen[result.state.name] += 1
             self.seen["retried"] += result.attempts > 1
-        for job in self.jobs:
+        for number, job in self.jobs.items():
             assert job.done()
             assert self.ends[id(job)] == 1
             outcome = job.outcome
             assert outcome is not None
-            started = outcome.item[0] in numbers
-            assert started == (job.state is not TaskState.PENDING)
+            assert not isinstance(outcome.error, AssertionError | RuntimeError)
+            started = number in self.calls
+            assert started == (job.state is not TaskState.PENDING), job
+            assert number in numbers or not started or not self.reports
             self.seen["never started"] += not started
-        progress = self.pool.progress
-        assert progress.running == 0
-        assert progress.started == len(self.results)
-        assert progress.done + progress.failed + progress.cancelled == progress.started
+
+    def check_errors(self) -> None:
+        """Failures are reported once, if nobody has received them, and only these."""
+        reported: Counter[int] = Counter()
+        for context in self.errors:
+            error = context.get("exception")
+            assert isinstance(error, Boom | TimeoutError), context
+            if isinstance(error, Boom) and error.args:
+                reported[error.args[0]] += 1
+        if self.grace is None:  # what was abandoned reports its own
+            assert not reported or not self.reports, self.errors
+            assert all(count == 1 for count in reported.values()), self.errors
+        self.seen["reported"] += len(reported)
+        logged = self.registry is not None or self.how in REPORTING
+        if not (self.reports or self.retries or logged or self.grace is not None):
+            assert not (self.dropped & self.boomed) - reported.keys()
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*was dropped while it ran")
 
 
 @pytest.mark.standard_loop_only
@@ -199,9 +412,11 @@ def test_each_job_ends_once_whatever_is_done_to_its_pool(part: int) -> None:
 
 def test_the_programs_do_enough() -> None:
     seen: Counter[str] = Counter()
-    for program in (run(Program, seed) for seed in range(100)):
+    for program in (run(Program, seed) for seed in range(200)):
         seen += program.seen
     for name in ("DONE", "FAILED", "CANCELLED", "retried", "never started"):
         assert seen[name] > 10, seen
     for name in ("PoolFullError", "ClosedError", "stop", "cancel", "await and cancel"):
+        assert seen[name] > 5, seen
+    for name in ("looked", "RUNNING", "reported"):
         assert seen[name] > 5, seen
