@@ -632,15 +632,23 @@ al_batch_hand_over(BatchObject *self)
     al_pump *p = &self->pump;
     al_result_buffer *results = &self->results;
     PyObject *result = NULL;
+    bool passed = false;
     while (result == NULL) {
         /* Once the pump is over, no gap will be filled any more. */
         result = Py_XNewRef(result_buffer_peek(results, p->over));
-        if (result == NULL) {
+        if (result == NULL && !passed) {
             return NULL;
+        }
+        if (result == NULL) {
+            passed = false;
+            batch_set_head(self);
+            al_pump_update(p); /* it may bring the result */
+            continue;
         }
         results->base += al_fifo_take(results->list, &results->front);
         if (((ResultObject *)result)->state == AL_RESULT_PENDING) {
             Py_CLEAR(result); /* kept while a block might have awaited all */
+            passed = p->limits != NULL;
         }
     }
     ((ResultObject *)result)->received = true;

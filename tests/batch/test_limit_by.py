@@ -547,3 +547,20 @@ def test_a_queue_is_read_on_as_soon_as_an_item_set_aside_starts() -> None:
             batch.close()
 
     in_virtual_time(main())
+
+
+def test_an_item_after_a_cancelled_one_starts_for_its_ordered_consumer() -> None:
+    async def fn(name: str) -> None:
+        await asyncio.sleep(2.5 if name == "a0" else 1)
+
+    async def main() -> None:
+        batch = bounded_gather(
+            fn, [], max_concurrent=3, buffer=0, limit_by=lambda name: name[0]
+        )
+        jobs = [batch.add(name) for name in ("a0", "a1", "a2", "b0", "b1", "b2")]
+        jobs[1].cancel()
+        # As a0 is taken, b2 is first in line, and has the last room.
+        names = [r.item async for r in batch]
+        assert names == ["a0", "a2", "b0", "b1", "b2"]
+
+    in_virtual_time(main())
