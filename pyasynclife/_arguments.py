@@ -15,7 +15,7 @@ import operator
 import os
 import sys
 from collections.abc import Coroutine, Iterable
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 D = TypeVar("D")
 
@@ -164,6 +164,14 @@ def check_answer(name: str, answer: Any) -> None:
             f"{name} is called, not awaited, and returned {short(answer)}, which is "
             "closed: pass a plain function; it may start a task"
         )
+
+
+def refuse_key(key: Any, error: TypeError) -> NoReturn:
+    """Refuse a key that limit_by has returned; ``error`` is that of its hash."""
+    raise TypeError(
+        "limit_by must return a hashable key, such as a str or a tuple, got "
+        f"{short(key)}"
+    ) from error
 
 
 def _is_coroutine_function(value: Any) -> bool:

@@ -58,6 +58,7 @@
     X(check_seconds, "pyasynclife._arguments", "check_optional_seconds")      \
     X(check_number, "pyasynclife._arguments", "check_number")                 \
     X(check_answer, "pyasynclife._arguments", "check_answer")                 \
+    X(refuse_key, "pyasynclife._arguments", "refuse_key")                     \
     X(close_unstarted, "pyasynclife._arguments", "close_unstarted")           \
     X(DuplicateTaskError, "pyasynclife._errors", "DuplicateTaskError")        \
     X(UnknownTaskError, "pyasynclife._errors", "UnknownTaskError")            \

@@ -300,7 +300,8 @@ admission_enter(WorkerObject *self)
     PyObject *key = admission_key(self);
     int entered = -1;
     if (key != NULL) {
-        entered = al_limits_enter(limits, key, limits->closed, &self->item);
+        entered =
+            al_limits_enter(p->st, limits, key, limits->closed, &self->item);
     }
     if (entered < 0) {
         admission_refuse(self);

@@ -225,14 +225,14 @@ waiting_key(al_limits *limits, const al_waiting *self)
 /* The key of an object, which is added if it is not there; NULL with an
    exception. */
 static al_limit_key *
-limits_key_of(al_limits *limits, PyObject *object)
+limits_key_of(al_state *st, al_limits *limits, PyObject *object)
 {
     al_limit_key *key;
     if (object == Py_None) {
         return &limits->none;
     }
-    Py_hash_t hash = PyObject_Hash(object);
-    if (hash == -1 && PyErr_Occurred()) {
+    Py_hash_t hash = al_limits_hash(st, object);
+    if (hash == -1) {
         return NULL;
     }
     int found = limits_find(limits, object, hash, &key);
@@ -242,9 +242,10 @@ limits_key_of(al_limits *limits, PyObject *object)
 }
 
 int
-al_limits_enter(al_limits *limits, PyObject *object, bool aside, al_item *item)
+al_limits_enter(al_state *st, al_limits *limits, PyObject *object, bool aside,
+                al_item *item)
 {
-    al_limit_key *key = limits_key_of(limits, object);
+    al_limit_key *key = limits_key_of(st, limits, object);
     if (key == NULL) {
         return -1;
     }

@@ -82,7 +82,7 @@ typedef struct al_limits {
    or if `aside`, set the item aside, and empty *item.  Returns 1; 0 if the
    item waits; -1 with an exception, nothing changed: an unhashable key, for
    example.  Runs Python. */
-int al_limits_enter(al_limits *limits, PyObject *key, bool aside,
+int al_limits_enter(al_state *st, al_limits *limits, PyObject *key, bool aside,
                     al_item *item);
 
 /* Move the waiting item that is next to *item of `worker`, with a place of its
@@ -133,6 +133,21 @@ al_limits_init(al_limits *limits)
     al_list_init(&limits->none.retries);
     al_list_init(&limits->none.fresh);
     limits->next_start = -Py_HUGE_VAL;
+}
+
+/* Return the hash of what limit_by has returned; -1 with an exception: if it
+   is unhashable, a TypeError that names limit_by.  Runs Python. */
+static inline Py_hash_t
+al_limits_hash(al_state *st, PyObject *key)
+{
+    Py_hash_t hash = PyObject_Hash(key);
+    if (hash == -1 && PyErr_ExceptionMatches(PyExc_TypeError)) {
+        PyObject *error = PyErr_GetRaisedException();
+        Py_XDECREF(PyObject_CallFunctionObjArgs(st->refuse_key, key, error,
+                                                NULL)); /* raises */
+        Py_DECREF(error);
+    }
+    return hash;
 }
 
 /* Tell whether an item without a place may take one.  Pure C. */

@@ -149,7 +149,7 @@ pool_make_key(BatchObject *self, PyObject *args)
     PyObject *key = al_coro_check_answer(p->st, "limit_by",
                                          PyObject_CallObject(limit_by, args));
     Py_DECREF(limit_by);
-    if (key != NULL && PyObject_Hash(key) == -1) {
+    if (key != NULL && al_limits_hash(p->st, key) == -1) {
         Py_CLEAR(key);
     }
     return key;

@@ -289,7 +289,12 @@ class NoEq:
 @pytest.mark.parametrize(
     ("what", "error", "match"),
     [
-        (list, TypeError, "unhashable"),
+        (
+            lambda: ["x" * 99],
+            TypeError,
+            r"limit_by must return a hashable key, such as a str or a tuple, got "
+            r"list \['x{50,55}\.\.\.$",
+        ),
         (NoHash, ValueError, "no hash"),
         (NoEq, ValueError, "no eq"),
         (ValueError("no key"), ValueError, "no key"),
@@ -315,6 +320,13 @@ async def test_an_item_without_a_key_fails_and_no_other(
     assert (batch[1].attempts, batch[1].duration) == (0, 0.0)
     assert called == [0, 2, 3]
     assert batch.status is BatchStatus.COMPLETED
+
+
+async def test_the_error_of_the_hash_is_the_cause_of_an_unhashable_key() -> None:
+    batch = await bounded_gather(echo, range(2), limit_by=Bad(list))
+    error = batch[1].error
+    assert error is not None
+    assert repr(error.__cause__) == """TypeError("unhashable type: 'list'")"""
 
 
 async def test_items_without_keys_reach_on_result_the_stream_and_max_errors() -> None:

@@ -112,22 +112,22 @@ async def test_limit_by_is_called_once_by_submit_with_all_arguments() -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "error"),
+    ("key", "error", "match"),
     [
-        (lambda item: {}[item], KeyError),
-        (lambda item: [item], TypeError),
-        (lambda: None, TypeError),
-        (lambda item: echo(item), TypeError),
+        (lambda item: {}[item], KeyError, "1"),
+        (lambda item: [item], TypeError, r"limit_by must .* hashable .* list \[1\]"),
+        (lambda: None, TypeError, "positional argument"),
+        (lambda item: echo(item), TypeError, "limit_by is called, not awaited"),
     ],
     ids=["raises", "unhashable", "other arguments", "a coroutine"],
 )
 async def test_an_error_of_limit_by_is_raised_by_submit_and_put(
-    key: Callable[..., Any], error: type[Exception]
+    key: Callable[..., Any], error: type[Exception], match: str
 ) -> None:
     async with TaskPool(limit_by=key) as pool:
-        with pytest.raises(error):
+        with pytest.raises(error, match=match):
             pool.submit(echo, 1)
-        with pytest.raises(error):
+        with pytest.raises(error, match=match):
             await pool.put(echo, 1)
         assert pool.progress.total == 0
 
