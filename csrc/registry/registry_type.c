@@ -230,16 +230,16 @@ registry_type_refuse_heartbeat(RegistryObject *self, PyObject *id)
 
 PyDoc_STRVAR(registry_type_heartbeat_doc,
 "heartbeat($self, /, task_id=None)\n--\n\n"
-"Record a heartbeat of a task.\n\n"
-"It may be called from any thread; without an id, only in the context of a\n"
-"registered task, as asyncio.to_thread() passes it on; else RuntimeError.\n\n"
+"Record a heartbeat of a task; this may be called from any thread.\n\n"
 "Args:\n"
 "    task_id: The task's id; None: that of current_id().\n\n"
 "Returns:\n"
-"    A Ready of True, or of False if no such task is alive.  That is not an\n"
-"    error; it is counted, and the first one is logged at WARNING.\n\n"
+"    A Ready of True, or of False if no such task is alive, or current_id()\n"
+"    is None.  That is counted, and the first one is logged at WARNING; it\n"
+"    is no error, except in another thread without an id.\n\n"
 "Raises:\n"
-"    TypeError, ValueError: The id is not a non-empty str.");
+"    TypeError, ValueError: The id is not a non-empty str.\n"
+"    RuntimeError: current_id() is None, in another thread than the loop's.");
 
 PyDoc_STRVAR(registry_type_current_id_doc,
 "current_id($self, /)\n--\n\n"
