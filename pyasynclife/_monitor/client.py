@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import socket
+import stat
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from pyasynclife._monitor.socket_file import with_path
 
 TIMEOUT = 5.0  # seconds for each line of an answer
+
+_FOREIGN = "what answers there is not TaskRegistry.serve()"
 
 
 class MonitorError(Exception):
@@ -33,7 +38,7 @@ class Connection:
             self._socket.connect(path)
         except OSError as error:
             self._socket.close()
-            why = with_path(error, path).strerror
+            why = _why(error, path)
             raise MonitorError(f"cannot connect to {path}: {why}") from None
         self._lines: BinaryIO = self._socket.makefile("rb")
 
@@ -52,7 +57,8 @@ class Connection:
                 yield answer
         except TimeoutError:
             raise MonitorError(
-                f"the process has not answered for {TIMEOUT:g} s: its loop is blocked"
+                f"the process has not answered for {TIMEOUT:g} s: its loop is blocked, "
+                "or another program serves there"
             ) from None
         except OSError as error:
             raise MonitorError(f"the connection broke: {error}") from None
@@ -73,12 +79,31 @@ class Connection:
 
     def cancel(self, task_id: str) -> bool:
         """Cancel a task; return whether it was alive."""
-        return bool(next(self.ask(ask="cancel", id=task_id))["cancelled"])
+        answer = next(self.ask(ask="cancel", id=task_id))
+        if "cancelled" not in answer:
+            raise MonitorError(_FOREIGN)
+        return bool(answer["cancelled"])
 
     def close(self) -> None:
         """Close the connection."""
         self._lines.close()
         self._socket.close()
+
+
+def _why(error: OSError, path: str) -> str:
+    """Return why nobody could connect to a path."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return str(with_path(error, path).strerror)
+    if not stat.S_ISSOCK(mode):
+        what = "a directory" if stat.S_ISDIR(mode) else "not a socket"
+        return f"it is {what}: pass the path that TaskRegistry.serve() was given"
+    if error.errno == errno.ECONNREFUSED:
+        return "nobody serves there any more: the process that did has ended"
+    if error.errno == errno.EPROTOTYPE:
+        return "it is the socket of another program"
+    return str(with_path(error, path).strerror)
 
 
 def _parse(line: bytes) -> dict[str, Any]:
@@ -87,5 +112,5 @@ def _parse(line: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError):
         answer = None
     if not isinstance(answer, dict):
-        raise MonitorError("what answers there is not TaskRegistry.serve()")
+        raise MonitorError(_FOREIGN)
     return answer

@@ -171,6 +171,34 @@ def test_a_target_where_nobody_serves_is_an_error(path: str) -> None:
     assert f"cannot connect to {path}: No such file or directory" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        ("file", "it is not a socket: pass the path that"),
+        ("directory", "it is a directory: pass the path that"),
+        ("dead", "nobody serves there any more: the process that did has ended"),
+        ("datagram", "it is the socket of another program"),
+    ],
+)
+def test_why_a_target_cannot_be_connected_to_is_said(
+    kind: str, why: str, path: str
+) -> None:
+    if kind == "file":
+        Path(path).touch(0)
+    elif kind == "directory":
+        Path(path).mkdir()
+    datagram = kind == "datagram"
+    with socket.socket(
+        socket.AF_UNIX, socket.SOCK_DGRAM if datagram else socket.SOCK_STREAM
+    ) as other:
+        if kind in ("dead", "datagram"):
+            other.bind(path)
+        if not datagram:
+            other.close()
+        with pytest.raises(MonitorError, match=why):
+            connect(path)
+
+
 def test_a_target_that_no_socket_can_have_is_an_error(
     path: str, environment: dict[str, str]
 ) -> None:
@@ -184,9 +212,17 @@ def test_a_target_that_no_socket_can_have_is_an_error(
 
 
 @pytest.mark.parametrize(
-    "answer", [b"HTTP/1.1 400 Bad Request\r\n", b"[]\n", b"\xff\n"]
+    ("answer", "options"),
+    [
+        (b"HTTP/1.1 400 Bad Request\r\n", []),
+        (b"[]\n", []),
+        (b"\xff\n", []),
+        (b'{"answer": 42}\n', ["--cancel", "feed-1"]),
+    ],
 )
-def test_a_socket_of_another_program_is_an_error(path: str, answer: bytes) -> None:
+def test_a_socket_of_another_program_is_an_error(
+    path: str, answer: bytes, options: list[str]
+) -> None:
     def serve() -> None:
         peer, _ = listener.accept()
         with peer:
@@ -198,7 +234,7 @@ def test_a_socket_of_another_program_is_an_error(path: str, answer: bytes) -> No
         listener.bind(path)
         listener.listen()
         threading.Thread(target=serve, daemon=True).start()
-        done = ask("tasks", path)
+        done = ask("tasks", path, *options)
     assert done.returncode == 1
     assert done.stderr.startswith("python -m pyasynclife tasks: what answers there")
 
