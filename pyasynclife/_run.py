@@ -79,7 +79,7 @@ def run(
         The value of ``main``, or None if it was cancelled by the shutdown.
 
     Raises:
-        TypeError, ValueError: An argument is wrong.
+        TypeError, ValueError: An argument is wrong, or ``loop_factory`` made no loop.
         SignalSetupError: This is not the main thread, or the loop has no signal
             handlers.
         RuntimeError: A loop runs in this thread.
@@ -113,7 +113,8 @@ def run(
         delay = timeout * 2 / 3 if both else 0.0
     program = Program(main, both, timeout, delay, force)
     body = program.body()
-    runner = asyncio.Runner(debug=debug, loop_factory=loop_factory)
+    factory = None if loop_factory is None else _checked(loop_factory)
+    runner = asyncio.Runner(debug=debug, loop_factory=factory)
     try:
         value: R | None = runner.run(body)
         return value
@@ -151,6 +152,24 @@ def takes_both(main: Any) -> bool:
     raise TypeError(
         f"main must take nothing, or (coordinator, registry), but takes {signature}"
     )
+
+
+def _checked(
+    loop_factory: Callable[[], asyncio.AbstractEventLoop],
+) -> Callable[[], asyncio.AbstractEventLoop]:
+    """Return a factory that raises TypeError if the given one makes no loop."""
+
+    def make_loop() -> asyncio.AbstractEventLoop:
+        loop: Any = loop_factory()
+        if isinstance(loop, asyncio.AbstractEventLoop):
+            return loop
+        close_unstarted(loop)
+        raise TypeError(
+            "loop_factory must return an event loop, as asyncio.new_event_loop does, "
+            f"got {short(loop)}"
+        )
+
+    return make_loop
 
 
 def _check_no_loop() -> None:

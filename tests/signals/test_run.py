@@ -860,6 +860,15 @@ def test_a_loop_factory_that_is_no_function_is_named() -> None:
     assert made[0].cr_frame is None
 
 
+@pytest.mark.parametrize("loop", [5, None, asyncio.SelectorEventLoop])
+def test_a_loop_factory_that_makes_no_loop_is_named(loop: Any) -> None:
+    made: list[Any] = []
+    with pytest.raises(TypeError, match="loop_factory must return an event loop") as e:
+        pyasynclife.run(coroutine_that_is_closed(made), loop_factory=lambda: loop)
+    assert f"got {type(loop).__name__} {loop!r}" in str(e.value)
+    assert made[0].cr_frame is None
+
+
 class NoSignals(asyncio.SelectorEventLoop):
     """A loop without signal handlers, as on Windows."""
 
