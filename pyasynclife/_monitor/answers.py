@@ -210,6 +210,8 @@ def _lag() -> dict[str, Any] | None:
     for watch in watches_of(asyncio.get_running_loop()):
         lag = watch.lag
         worst = lag.quantile(0.99) if lag.count else 0.0
+        if watch.blocked:  # a quantile is the upper bound of a bucket
+            worst = min(worst, watch.longest)
         return {
             "p99": worst if math.isfinite(worst) else None,
             "blocked": watch.blocked,

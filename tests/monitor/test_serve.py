@@ -276,6 +276,21 @@ async def test_top_has_the_lag_and_the_progress_of_what_is_attached(
         assert (work["done"], work["running"]) == (2, 1)
 
 
+async def test_the_lag_of_top_is_at_most_the_longest_block(path: Path) -> None:
+    async with (
+        a_registry() as registry,
+        serving(registry, path),
+        connected(path) as c,
+        LoopWatch(0.05) as watch,
+    ):
+        time.sleep(0.11)
+        while not watch.blocked:
+            await asyncio.sleep(0.01)
+        assert watch.lag.quantile(0.99) > watch.longest
+        lag = (await c.ask({"ask": "top"}))["lag"]
+        assert lag["p99"] == lag["longest"]
+
+
 async def until_done(jobs: list[Any]) -> None:
     for job in jobs:
         await job
