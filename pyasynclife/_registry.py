@@ -345,6 +345,11 @@ class TaskRegistry(Registry):
             self, fn, restart, restart_stale, backoff, max_restarts, within, vital
         )
         seconds = check_optional_seconds("stale_after", stale_after, None)
+        if restart_stale and seconds == math.inf:
+            raise ValueError(
+                "restart_stale=True has no effect with stale_after=inf, which means "
+                "never: pass seconds, or None for the registry's stale_threshold"
+            )
         return supervisor.begin(fn, task_id, seconds, info)
 
     @overload
@@ -528,10 +533,11 @@ class TaskRegistry(Registry):
         await serve([self], where)
 
     def record(self, path: str | os.PathLike[str]) -> Recording:
-        """Write the life of each task to a file, as a timeline.
+        """Return a block that writes the life of each task to a file, as a timeline.
 
-        Use it with ``async with``, at any time. Outside the block of the registry, it
-        also records the tasks that the shutdown cancels::
+        Only ``async with`` opens the file and begins to record; the call alone does
+        nothing. The block may be entered at any time. Around the block of the registry,
+        it also records the tasks that the shutdown cancels::
 
             registry = TaskRegistry()
             async with registry.record("tasks.json"), registry:

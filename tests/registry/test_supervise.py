@@ -481,6 +481,11 @@ async def test_the_same_coroutine_twice_is_a_failed_run() -> None:
         ({"within": math.nan}, ValueError, "within"),
         ({"vital": "yes"}, TypeError, "vital"),
         ({"stale_after": -1}, ValueError, "stale_after"),
+        (
+            {"stale_after": math.inf, "restart_stale": True},
+            ValueError,
+            "stale_after=inf, which means never: pass seconds",
+        ),
     ],
 )
 async def test_a_wrong_argument_is_refused_before_the_first_run(
