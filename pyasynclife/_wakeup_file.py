@@ -6,26 +6,33 @@ import os
 import signal
 import sys
 
+from pyasynclife._core import SignalHandler
+
 _at_fork_registered = False
 
 
 def cut_off_forked_children() -> None:
-    """Keep signals of forked children out of the loop's wake-up pipe.
+    """Let the signals of forked children end them, and keep them to themselves.
 
-    A child inherits the pipe. CPython 3.12 and newer clear the wake-up file in the
-    child, too, in asyncio.
+    A child inherits the loop's wake-up pipe, and our handlers with SA_RESTART. By that
+    flag a child in read() or in a semaphore, such as a worker of multiprocessing, would
+    stay there, and never call the handler that ends it.
     """
     global _at_fork_registered
-    if sys.version_info < (3, 12) and not _at_fork_registered:
+    if not _at_fork_registered:
         _at_fork_registered = True
-        os.register_at_fork(after_in_child=_clear_wakeup_fd)
+        os.register_at_fork(after_in_child=_cut_off)
 
 
-def _clear_wakeup_fd() -> None:
-    try:
-        signal.set_wakeup_fd(-1)
-    except ValueError:
-        pass  # a sub-interpreter, which handles no signals
+def _cut_off() -> None:
+    if sys.version_info < (3, 12):  # later asyncio does this
+        try:
+            signal.set_wakeup_fd(-1)
+        except ValueError:
+            pass  # a sub-interpreter, which handles no signals
+    for signum in signal.valid_signals():
+        if isinstance(signal.getsignal(signum), SignalHandler):
+            signal.siginterrupt(signum, True)
 
 
 def warn_on_full_pipe(warn: bool) -> None:
