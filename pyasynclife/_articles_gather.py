@@ -183,6 +183,8 @@ async def process_batch_with_deadline(
     """
     check_call("process_batch_with_deadline", fn, items)
     check_items(items)
+    if "budget" in options:
+        raise TypeError("budget is called deadline by process_batch_with_deadline()")
     options.setdefault("max_errors", 0)
     budget = check_optional_seconds("deadline", deadline, math.inf)
     result = await bounded_gather(fn, items, budget=budget, **options)

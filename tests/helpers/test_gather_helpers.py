@@ -159,3 +159,8 @@ async def test_the_articles_call_is_refused_pass_the_function_first(
         await helper(double_later, "AAPL")
     with pytest.raises(TypeError, match="pass the function first"):
         await helper(double_later(1), [1])  # closes the coroutine
+
+
+async def test_the_budget_of_a_deadline_is_refused_with_the_remedy() -> None:
+    with pytest.raises(TypeError, match="budget is called deadline"):
+        await process_batch_with_deadline(double_later, [1], budget=1.0)  # type: ignore[call-overload]
