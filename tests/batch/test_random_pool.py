@@ -412,7 +412,7 @@ def test_each_job_ends_once_whatever_is_done_to_its_pool(part: int) -> None:
 
 def test_the_programs_do_enough() -> None:
     seen: Counter[str] = Counter()
-    for program in (run(Program, seed) for seed in range(200)):
+    for program in (run(Program, seed) for seed in range(400)):
         seen += program.seen
     for name in ("DONE", "FAILED", "CANCELLED", "retried", "never started"):
         assert seen[name] > 10, seen
