@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ def run_ci(folder: Path, broken: str = "") -> subprocess.CompletedProcess[str]:
     for name, text in {"make": MAKE, "apt-get": "#!/bin/bash\n"}.items():
         (programs / name).write_text(text)
         (programs / name).chmod(0o755)
+    (programs / "python3").symlink_to(sys.executable)
     (folder / ".ci").mkdir()
     shutil.copy(SCRIPT, folder / ".ci/run")
     return subprocess.run(
