@@ -280,7 +280,7 @@ def test_a_batch_is_cancelled_and_its_items_are_in_the_report(mode: str) -> None
                     pass
 
         user = asyncio.create_task(use())
-        await settle()
+        await until(lambda: batch.progress.running == 2)
         async with coordinator:
             coordinator.request_shutdown()
             await coordinator.wait_for_shutdown()
@@ -308,7 +308,7 @@ def test_items_that_finish_or_fail_all_the_same_are_reported_so() -> None:
         coordinator = SignalCoordinator(1)
         coordinator.attach(batch)
         task = asyncio.create_task(batch.collect())
-        await settle()
+        await until(lambda: batch.progress.running == 3)
         async with coordinator:
             report = await coordinator.graceful_shutdown()
         assert [one.name for one in report.finished] == ["good"]
@@ -351,7 +351,7 @@ def test_a_caller_cancelled_while_a_batch_ends_is_not_held() -> None:
         coordinator = SignalCoordinator(60)
         coordinator.attach(batch)
         user = asyncio.create_task(batch.collect())
-        await settle()
+        await until(lambda: batch.progress.running == 2)
         with coordinator:
             call = asyncio.create_task(coordinator.graceful_shutdown())
             await asyncio.sleep(1)

@@ -17,7 +17,7 @@ from pyasynclife import (
     bounded_gather,
 )
 from support.coroutines import forever
-from support.loops import in_virtual_time, settle
+from support.loops import in_virtual_time, settle, until
 
 pytestmark = pytest.mark.usefixtures("no_lag")
 
@@ -79,7 +79,7 @@ async def a_pool(coordinator: SignalCoordinator, late: bool) -> ShutdownReport:
     coordinator.attach(pool)
     for how in [*ENDS, "waits"]:
         pool.submit(end, how, task_id=how)
-    await settle()
+    await until(lambda: pool.progress.running == 3)
     return await shut_down(coordinator, late, pool)
 
 
@@ -100,7 +100,7 @@ async def a_batch(coordinator: SignalCoordinator, late: bool) -> ShutdownReport:
     batch = bounded_gather(end, [*ENDS, "waits"], max_concurrent=3)
     coordinator.attach(batch)
     waiter = asyncio.create_task(batch.collect())
-    await settle()
+    await until(lambda: batch.progress.running == 3)
     report = await shut_down(coordinator, late, batch)
     assert len((await waiter).failures()) == 3
     return report
