@@ -9,7 +9,7 @@ import pytest
 
 from pyasynclife import TaskResult, wait_for_first_completion
 from support.coroutines import after, double_later, forever, swallow
-from support.loops import settle
+from support.loops import in_virtual_time, settle
 from support.memory import frees_its_error
 from support.tasks import cancelled_after
 
@@ -44,7 +44,7 @@ async def test_the_winners_value_is_returned_as_it_is() -> None:
     assert await wait_for_first_completion([after(0, value)]) == (0, value)
 
 
-async def test_time_up_is_a_timeouterror_and_nothing_runs_on() -> None:
+def test_time_up_is_a_timeouterror_and_nothing_runs_on() -> None:
     ended: list[int] = []
 
     async def run(index: int) -> None:
@@ -53,9 +53,12 @@ async def test_time_up_is_a_timeouterror_and_nothing_runs_on() -> None:
         finally:
             ended.append(index)
 
-    with pytest.raises(TimeoutError, match=r"none of 2 .* within 0.01 s"):
-        await wait_for_first_completion([run(0), run(1)], 0.01)
-    assert ended == [0, 1]
+    async def main() -> None:
+        with pytest.raises(TimeoutError, match=r"none of 2 .* within 0.01 s"):
+            await wait_for_first_completion([run(0), run(1)], 0.01)
+        assert ended == [0, 1]
+
+    in_virtual_time(main())
 
 
 async def test_a_timeout_of_zero_starts_nothing_and_closes_all() -> None:
@@ -64,9 +67,12 @@ async def test_a_timeout_of_zero_starts_nothing_and_closes_all() -> None:
     gc.collect()  # "never awaited" would be an error
 
 
-async def test_one_that_keeps_its_value_when_the_time_is_up_wins() -> None:
-    coros = [forever(), swallow("kept")]
-    assert await wait_for_first_completion(coros, 0.01) == (1, "kept")
+def test_one_that_keeps_its_value_when_the_time_is_up_wins() -> None:
+    async def main() -> None:
+        coros = [forever(), swallow("kept")]
+        assert await wait_for_first_completion(coros, 0.01) == (1, "kept")
+
+    in_virtual_time(main())
 
 
 async def test_the_first_to_end_may_fail() -> None:
