@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from typing import TYPE_CHECKING, Any
 
 from pyasynclife._attachment import (
@@ -14,14 +13,10 @@ from pyasynclife._attachment import (
 )
 from pyasynclife._core import SHUTDOWN_UNREPORTED, TaskMetadata
 from pyasynclife._report import TaskExit, make_exit
-from pyasynclife._waiting import Deadline
+from pyasynclife._waiting import Deadline, wait_for_idle
 
 if TYPE_CHECKING:
     from pyasynclife._attached import Attachments
-
-# If the deadline has passed already, obedient tasks still need these loop iterations to
-# end.
-_ITERATIONS = 5
 
 
 class Member:
@@ -110,7 +105,8 @@ class AttachedWithMembers(Attachment):
             if not (whom == SHUTDOWN_UNREPORTED and member.reported)
         ]
         if members or self._covers:
-            await self._wait_until(deadline)
+            caller = asyncio.current_task()
+            await wait_for_idle(lambda: self.is_idle(caller), self.wait_idle, deadline)
         lists: dict[str, list[TaskExit]] = {}
         news = False
         for member, (outcome, one) in zip(members, self._exits(members), strict=True):
@@ -124,22 +120,6 @@ class AttachedWithMembers(Attachment):
     def _exits(self, members: list[Member]) -> list[Exit]:
         """Return how each member has ended."""
         raise NotImplementedError
-
-    async def _wait_until(self, deadline: Deadline) -> None:
-        loop = asyncio.get_running_loop()
-        caller = asyncio.current_task()
-        for _ in range(_ITERATIONS if deadline.until <= loop.time() else 0):
-            if not self.is_idle(caller):
-                await asyncio.sleep(0)
-        if loop.time() >= deadline.until or self.is_idle(caller):
-            return
-        try:
-            async with asyncio.timeout_at(
-                None if deadline.until == math.inf else deadline.until
-            ):
-                await self.wait_idle()
-        except TimeoutError:
-            pass
 
     def close(self) -> None:
         exits = zip(self._members, self._exits(self._members), strict=True)

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-import math
 from typing import TYPE_CHECKING, Any
 
 from pyasynclife._await_chain import _chain_of
-from pyasynclife._core import BatchCore, Job, PoolCore
-from pyasynclife._report import ShutdownReport, TaskExit
+from pyasynclife._core import BatchCore, Job
+from pyasynclife._report import ShutdownReport, TaskExit, make_exit
 from pyasynclife._states import TaskState
-from pyasynclife._waiting import Deadline
+from pyasynclife._waiting import Deadline, wait_for_idle
 
 if TYPE_CHECKING:
     from pyasynclife._pool import TaskPool
-
-_ITERATIONS = 5
-"""Obedient jobs need these loop iterations to end, if the deadline has passed."""
 
 _OUTCOMES = {
     TaskState.DONE: "swallowed",
@@ -40,7 +35,7 @@ async def shut_down_pool(
     pairs += [(None, job) for _, _, job, _ in resting(core)]
     begun = [(*pair, pair[1].task_id) for pair in pairs]
     pool.cancel("shutdown")
-    await _wait_idle(core, deadline)
+    await wait_for_idle(lambda: core.is_idle, core.wait_idle, deadline)
     lists: dict[str, list[TaskExit]] = {
         outcome: [] for outcome in ShutdownReport.__slots__[:5]
     }
@@ -53,22 +48,6 @@ async def shut_down_pool(
         duration=now - started,
         deadline_met=not (now > deadline.due or lists["stuck"]),
     )
-
-
-async def _wait_idle(core: PoolCore, deadline: Deadline) -> None:
-    """Wait until no job of a pool is left, or until a deadline."""
-    loop = deadline.loop
-    for _ in range(_ITERATIONS if deadline.until <= loop.time() else 0):
-        if not core.is_idle:
-            await asyncio.sleep(0)
-    if core.is_idle or loop.time() >= deadline.until:
-        return
-    until = None if deadline.until == math.inf else deadline.until
-    try:
-        async with asyncio.timeout_at(until):
-            await core.wait_idle()
-    except TimeoutError:
-        pass
 
 
 def resting(core: BatchCore) -> list[tuple[Any, int, Any, BaseException]]:
@@ -99,7 +78,4 @@ def job_exit(worker: Any, job: Job[Any], name: str) -> tuple[str, TaskExit]:
         where = _chain_of(worker._coro, set())
     if how != "failed":
         error = None
-    one = TaskExit._make(
-        name=name, task_id=None, age=None, silence=None, error=error, where=where
-    )
-    return how, one
+    return how, make_exit(name, None, None, None, error, where)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import sys
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Self
 
@@ -173,3 +174,23 @@ def wake(waiter: asyncio.Future[None]) -> None:
     """Wake a waiter; has no effect if it is done already."""
     if not waiter.done():
         waiter.set_result(None)
+
+
+async def wait_for_idle(
+    is_idle: Callable[[], bool],
+    wait_idle: Callable[[], Awaitable[object]],
+    deadline: Deadline,
+) -> None:
+    """Wait until a batch, group or pool is idle, or until a deadline."""
+    loop = deadline.loop
+    for _ in range(_ITERATIONS if deadline.until <= loop.time() else 0):
+        if not is_idle():
+            await asyncio.sleep(0)
+    if is_idle() or loop.time() >= deadline.until:
+        return
+    until = None if deadline.until == math.inf else deadline.until
+    try:
+        async with asyncio.timeout_at(until):
+            await wait_idle()
+    except TimeoutError:
+        pass
