@@ -5,6 +5,7 @@ import asyncio
 import functools
 import gc
 import logging
+import os
 import signal
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -43,6 +44,9 @@ PROGRAMS = {
 collect_ignore = ["regrtest"]  # for CPython's own runner
 
 _loop_errors: LoopErrors = []
+
+# The options of this run are not for those that tests start.
+os.environ.pop("PYTEST_ADDOPTS", None)
 
 # A shell ignores SIGINT for background processes, nohup ignores SIGHUP, and children
 # inherit that. The package leaves an ignored signal ignored; the tests need a default.

@@ -15,7 +15,8 @@ pytestmark = pytest.mark.skipif(not SCRIPT.exists(), reason="an sdist has no .ci
 
 MAKE = """\
 #!/bin/bash
-echo "output of make $1"
+echo "RERUN a test in make $1"
+echo "output of make $1, $PYTEST_ADDOPTS"
 [[ " $BROKEN " != *" $1 "* ]]
 """
 
@@ -44,8 +45,10 @@ def test_ci_passes_where_each_step_passes(tmp_path: Path) -> None:
     run = run_ci(tmp_path)
     assert (run.returncode, run.stderr) == (0, "")
     assert ", 0 failed" in run.stdout
+    beside = sorted(run.stdout.rpartition("\n\n")[2].splitlines()[-3:-1])
+    assert beside == ["RERUN a test in make matrix", "RERUN a test in make sanitize"]
     for target in ("test", "matrix", "sanitize", "lint", "docs", "instructions"):
-        assert f"output of make {target}" in run.stdout
+        assert f"output of make {target}, --reruns 1" in run.stdout
 
 
 @pytest.mark.parametrize("target", ["test", "matrix", "sanitize", "lint", "hosts"])
