@@ -89,15 +89,27 @@ def test_a_host_ends_in_order_and_with_its_own_status(
 ) -> None:
     host = HOSTS[name]
     need(host)
+    import httpx
 
     async def end(server: Server) -> dict[str, Any]:
         await server.is_up()
         return await Clients(server).run(signum, group)
 
-    with serving(host) as server:
-        got = asyncio.run(end(server))
-        ends = in_order(server.events())
-        output = server.output()
+    for attempt in range(5):
+        with serving(host) as server:
+            try:
+                got = asyncio.run(end(server))
+            except httpx.RemoteProtocolError:
+                # Ctrl-C reaches uvicorn's worker, and so does a SIGTERM of its
+                # supervisor. If that comes during the handler of the first, uvicorn
+                # takes it for a second Ctrl-C and cuts requests, also without us.
+                assert group
+                assert attempt < 4
+                assert "Waiting for connections" not in server.output()
+                continue
+            ends = in_order(server.events())
+            output = server.output()
+        break
     assert got == {
         "slow": 200,
         "stream": ["data: hello", "data: bye"],
@@ -122,7 +134,7 @@ async def probe(server: Server, path: str = "/readyz") -> int | None:
     import httpx
 
     try:
-        async with httpx.AsyncClient(timeout=5.0) as client:
+        async with httpx.AsyncClient(timeout=LIMIT) as client:
             return (await client.get(f"http://{server.url}{path}")).status_code
     except httpx.TransportError:
         return None
@@ -148,16 +160,18 @@ def test_a_lame_duck_answers_503_and_then_refuses_connections(name: str) -> None
             if (status := await probe(server)) not in seen:
                 seen.append(status)
                 if status == 503:  # it still takes requests
-                    assert await probe(server, "/up") == 200
+                    last = asyncio.create_task(probe(server, "/slow?seconds=5"))
+                    await server.until(lambda: server.events("slow begins"))
                     server.kill(TERM)
             await asyncio.sleep(0.02)
+        assert await last == 200
         return seen, await server.ended()
 
     with serving(host, lame_duck=3.0) as server:
         seen, status = asyncio.run(play_kubelet(server))
         (end_of_one,) = in_order(server.events()).values()
     assert [one for one in seen if one != 200] == [503, None]
-    assert end_of_one == ["signal draining", "feed ends", "report ok"]
+    assert end_of_one == ["signal draining", "slow ends", "feed ends", "report ok"]
     assert status == status_without_us(name, TERM, False)
 
 

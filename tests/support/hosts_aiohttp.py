@@ -18,7 +18,7 @@ async def up(request: web.Request) -> web.Response:
 
 async def slow(request: web.Request) -> web.Response:
     note("slow begins")
-    await asyncio.sleep(1.0)
+    await asyncio.sleep(float(request.query.get("seconds", "1")))
     note("slow ends")
     return web.Response(text="done")
 

@@ -41,9 +41,9 @@ async def up() -> str:
 
 
 @app.get("/slow")
-async def slow() -> str:
+async def slow(seconds: float = 1.0) -> str:
     note("slow begins")
-    await asyncio.sleep(1.0)
+    await asyncio.sleep(seconds)
     note("slow ends")
     return "done"
 
