@@ -32,10 +32,8 @@ from pyasynclife import (
     bounded_gather,
 )
 from support.coroutines import Boom
-from support.random_programs import PARTS, run, run_part
+from support.random_programs import GRID, PARTS, ItemsProgram, run, run_part
 
-GRID = 1 / 8
-CALM = 40  # iterations in which what may start does
 USES = ["collect", "block", "stream", "late stream", "late collect", "bare stream"]
 LEFT = ["break", "aclose", "raises", "cancelled", "drop", "drop stream"]
 SOURCES = ["list", "tuple", "generator", "async", "queue", "none"]
@@ -55,11 +53,12 @@ class Item:
         self.calls = self.running = 0
 
 
-class Program:
+class Program(ItemsProgram):
     """One batch, and what is done to it."""
 
     def __init__(self, seed: int) -> None:
-        self.random = rng = random.Random(seed)
+        super().__init__(seed)
+        rng = self.random
         self.items: list[Item] = []
         self.jobs: list[tuple[Item, Job[Any]]] = []
         self.read: list[Item] = []  # of the source
@@ -68,9 +67,6 @@ class Program:
         self.results: list[TaskResult[Any]] = []  # that on_result has received
         self.taken: list[TaskResult[Any]] = []  # that an iteration has
         self.collected: BatchResult[Any] | None = None
-        self.errors: list[dict[str, Any]] = []
-        self.broken: list[str] = []
-        self.seen: Counter[str] = Counter()
         self.batch: Batch[Any] | None = None
         self.queue: asyncio.Queue[Item] | None = None
         self.registry: TaskRegistry | None = None
@@ -86,8 +82,7 @@ class Program:
         self.grace = rng.choice([None, None, None, 0, GRID * 2])
         self.max_errors = rng.choice([None, None, None, 0, 2])
         self.keys: Counter[Any] = Counter()
-        self.running = self.events = 0
-        self.last_start = self.last_act = -1e9
+        self.running = 0
         self.streams = self.over = self.late = False
 
     # ------------------------------------------------------- what the batch calls
@@ -134,11 +129,6 @@ class Program:
             if self.keyed and item.key is not None:
                 self.must(self.keys[item.key] <= self.per_key, "limit of the key")
 
-    def must(self, holds: bool, what: str) -> None:
-        """Note what does not hold; an exception might be retried."""
-        if not holds:
-            self.broken.append(what)
-
     def key(self, item: Item) -> str:
         self.meddle(pulling=True)
         return f"item {item.index}"
@@ -146,14 +136,6 @@ class Program:
     def limit_by(self, item: Item) -> Any:
         self.meddle(pulling=True)
         return item.key
-
-    def on(self, error: Exception) -> bool:
-        self.meddle()
-        return True
-
-    def backoff(self, attempt: int, error: Exception) -> float:
-        self.meddle()
-        return self.random.choice([0, 1, 3]) * GRID
 
     def on_result(self, result: TaskResult[Any]) -> None:
         self.results.append(result)
@@ -244,18 +226,14 @@ class Program:
 
     async def calm(self) -> None:
         """Check, when nothing happens, that no item is kept waiting."""
-        for _ in range(CALM):
-            await asyncio.sleep(0)
-        events = self.events
-        for _ in range(CALM):
-            await asyncio.sleep(0)
+        calm = await self.is_calm()
         batch = self.batch
         now = asyncio.get_running_loop().time()
         if (
             batch is None
             or self.streams  # its consumer holds it back
             or self.lookahead < 1000
-            or events != self.events
+            or not calm
             or batch.paused
             or not batch._core.begun
             or batch._core.stopping

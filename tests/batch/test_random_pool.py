@@ -9,7 +9,6 @@ start, and nothing is left in the loop.
 
 import asyncio
 import gc
-import random
 import sys
 import weakref
 from collections import Counter
@@ -30,20 +29,18 @@ from pyasynclife import (
     TaskState,
 )
 from support.coroutines import Boom
-from support.random_programs import PARTS, run, run_part
+from support.random_programs import GRID, PARTS, ItemsProgram, run, run_part
 
-GRID = 1 / 8
-CALM = 40  # iterations in which what may start does
 BLOCKS = ["block", "raises", "cancelled", "join", "shutdown"]
 BARE = ["join", "shutdown", "late shutdown", "stop", "registry", "attached", "drop"]
 REPORTING = ["shutdown", "late shutdown", "attached"]
 
 
-class Program:
+class Program(ItemsProgram):
     """One pool, and what is done to it."""
 
     def __init__(self, seed: int) -> None:
-        self.random = random.Random(seed)
+        super().__init__(seed)
         self.pool: TaskPool | None = None
         self.keys: Counter[int | None] = Counter()  # running, by key
         self.running: set[int] = set()
@@ -55,12 +52,7 @@ class Program:
         self.boomed: set[int] = set()
         self.ends: Counter[int] = Counter()
         self.results: list[TaskResult[Any]] = []
-        self.errors: list[dict[str, Any]] = []
         self.waiting: list[asyncio.Task[Any]] = []
-        self.seen: Counter[str] = Counter()
-        self.last_start = self.last_act = -1e9
-        self.events = 0
-        self.broken: list[str] = []
 
     def options(self) -> dict[str, Any]:
         pick = self.random.choice
@@ -132,11 +124,6 @@ class Program:
             if self.per_key is not None and key is not None:
                 self.must(self.keys[key] <= self.per_key, "limit of the key")
 
-    def must(self, holds: bool, what: str) -> None:
-        """Note what does not hold; an exception might be retried."""
-        if not holds:
-            self.broken.append(what)
-
     def on_result(self, result: TaskResult[Any]) -> None:
         self.results.append(result)
         self.meddle()
@@ -145,21 +132,9 @@ class Program:
         self.meddle()
         return key
 
-    def on(self, error: Exception) -> bool:
-        self.meddle()
-        return True
-
-    def backoff(self, attempt: int, error: Exception) -> float:
-        self.meddle()
-        return self.random.choice([0, 1, 3]) * GRID
-
     def ended(self, job: Job[int]) -> None:
         self.ends[id(job)] += 1
         self.meddle()
-
-    def meddle(self) -> None:
-        if self.random.random() < self.meddles:
-            self.act()
 
     # -------------------------------------------------------------------- actions
 
@@ -231,16 +206,12 @@ class Program:
 
     async def calm(self) -> None:
         """Check, when nothing happens, that no job is kept waiting."""
-        for _ in range(CALM):
-            await asyncio.sleep(0)
-        events = self.events
-        for _ in range(CALM):
-            await asyncio.sleep(0)
+        calm = await self.is_calm()
         pool = self.pool
         now = asyncio.get_running_loop().time()
         if (
             pool is None
-            or events != self.events
+            or not calm
             or pool.paused
             or pool.progress.running >= pool.max_concurrent
             or now < max(self.last_start, self.last_act) + self.interval

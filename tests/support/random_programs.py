@@ -5,6 +5,8 @@ There are PYASYNCLIFE_PROGRAMS programs, from the seed PYASYNCLIFE_SEED on.
 
 import asyncio
 import os
+import random
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol, TypeVar
 
@@ -14,6 +16,10 @@ PROGRAMS = int(os.environ.get("PYASYNCLIFE_PROGRAMS", "600"))
 SEED = int(os.environ.get("PYASYNCLIFE_SEED", "0"))
 PARTS = 10
 """The programs are divided into so many tests."""
+GRID = 1 / 8
+"""Seconds of which every delay is a multiple: much happens at the same moment."""
+CALM = 40
+"""Iterations of the loop in which what may start does."""
 
 
 class Program(Protocol):
@@ -42,3 +48,58 @@ def run_part(make: Callable[[int], Program], part: int) -> None:
     """Run the programs of one part."""
     for seed in range(SEED + part, SEED + PROGRAMS, PARTS):
         run(make, seed)
+
+
+class ItemsProgram:
+    """What random batches and pools have in common.
+
+    Attributes:
+        random: What is random.
+        seen: How often a program did each thing.
+        broken: What did not hold where an exception would not be seen.
+        errors: The contexts passed to the loop's exception handler.
+        events: How often anything began, ended or was done.
+        last_start: When an item began.
+        last_act: When something was done to the batch or pool.
+        meddles: How often a callable that it calls does something to it.
+    """
+
+    meddles: float
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.seen: Counter[str] = Counter()
+        self.broken: list[str] = []
+        self.errors: list[dict[str, Any]] = []
+        self.events = 0
+        self.last_start = self.last_act = -1e9
+
+    def must(self, holds: bool, what: str) -> None:
+        """Note what does not hold; an exception might be retried."""
+        if not holds:
+            self.broken.append(what)
+
+    def act(self) -> None:
+        """Do something to the batch or pool."""
+        raise NotImplementedError
+
+    def meddle(self) -> None:
+        if self.random.random() < self.meddles:
+            self.act()
+
+    def on(self, error: Exception) -> bool:
+        self.meddle()
+        return True
+
+    def backoff(self, attempt: int, error: Exception) -> float:
+        self.meddle()
+        return self.random.choice([0, 1, 3]) * GRID
+
+    async def is_calm(self) -> bool:
+        """Tell whether nothing happens any more, once what may start has."""
+        for _ in range(CALM):
+            await asyncio.sleep(0)
+        events = self.events
+        for _ in range(CALM):
+            await asyncio.sleep(0)
+        return events == self.events
