@@ -12,12 +12,10 @@ from pathlib import Path
 import pytest
 
 from pyasynclife import SignalCoordinator, TaskRegistry
-from support.children import Child, start_child
-from support.signals import Run, Start, needs_posix, program
+from support.children import start_child
+from support.signals import PRESS, Run, Start, needs_posix, press, program
 
 pytestmark = needs_posix
-
-PRESS = 0.4  # seconds, more than those of one press
 
 MAINS = {
     "sleeps": "await asyncio.sleep(60)",
@@ -28,11 +26,6 @@ MAINS = {
         await c.graceful_shutdown([])
         await asyncio.sleep(60)""",
 }
-
-
-def press(child: Child, signum: int = signal.SIGINT, wait: float = PRESS) -> None:
-    child.send_signal(signum)
-    time.sleep(wait)
 
 
 @pytest.mark.parametrize("main", MAINS)

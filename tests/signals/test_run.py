@@ -19,7 +19,7 @@ import pytest
 import pyasynclife
 from pyasynclife import SignalCoordinator, SignalSetupError, TaskRegistry
 from support.children import PATH, Child, run_child, start_child
-from support.signals import needs_posix, program
+from support.signals import needs_posix, press, program
 
 pytestmark = needs_posix
 
@@ -203,13 +203,6 @@ def test_the_process_may_go_on_after_a_clean_stop(launch: Launch) -> None:
 
 
 # ------------------------------------------------------------------ Ctrl-C again
-
-PRESS = 0.4  # seconds, more than those of one press
-
-
-def press(child: Child, signum: int = signal.SIGINT) -> None:
-    child.send_signal(signum)
-    time.sleep(PRESS)
 
 
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])

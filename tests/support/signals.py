@@ -8,8 +8,10 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -54,6 +56,26 @@ Start = Callable[[str], AbstractContextManager[Child]]
 def program(source: str) -> list[str]:
     """The arguments after `python` for a program that has the preamble's names."""
     return ["-c", PREAMBLE + textwrap.dedent(source)]
+
+
+PRESS = 0.5
+"""Seconds after which a signal is another press of Ctrl-C; 0.3 would just do."""
+
+
+def press(child: Child, signum: int = signal.SIGINT) -> None:
+    """Send a signal, and wait until the next one is another press for the child."""
+    child.send_signal(signum)
+    status = Path(f"/proc/{child.pid}/status")
+    while child.process.poll() is None and signum in _pending(status.read_text()):
+        time.sleep(0.01)  # a stalled child would take both for one
+    time.sleep(PRESS)
+
+
+def _pending(status: str) -> set[int]:
+    """The signals that are still to be delivered to a process."""
+    fields = dict(line.split(":", 1) for line in status.splitlines())
+    mask = int(fields["SigPnd"], 16) | int(fields["ShdPnd"], 16)
+    return {bit + 1 for bit in range(64) if mask >> bit & 1}
 
 
 def finish(child: Child) -> subprocess.CompletedProcess[str]:
