@@ -32,7 +32,7 @@ from pyasynclife import (
     bounded_gather,
 )
 from support.coroutines import Boom
-from support.random_programs import GRID, PARTS, ItemsProgram, run, run_part
+from support.random_programs import GRID, PARTS, RandomProgram, run, run_part
 
 USES = ["collect", "block", "stream", "late stream", "late collect", "bare stream"]
 LEFT = ["break", "aclose", "raises", "cancelled", "drop", "drop stream"]
@@ -53,7 +53,7 @@ class Item:
         self.calls = self.running = 0
 
 
-class Program(ItemsProgram):
+class Program(RandomProgram):
     """One batch, and what is done to it."""
 
     def __init__(self, seed: int) -> None:

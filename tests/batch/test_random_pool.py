@@ -29,14 +29,14 @@ from pyasynclife import (
     TaskState,
 )
 from support.coroutines import Boom
-from support.random_programs import GRID, PARTS, ItemsProgram, run, run_part
+from support.random_programs import GRID, PARTS, RandomProgram, run, run_part
 
 BLOCKS = ["block", "raises", "cancelled", "join", "shutdown"]
 BARE = ["join", "shutdown", "late shutdown", "stop", "registry", "attached", "drop"]
 REPORTING = ["shutdown", "late shutdown", "attached"]
 
 
-class Program(ItemsProgram):
+class Program(RandomProgram):
     """One pool, and what is done to it."""
 
     def __init__(self, seed: int) -> None:

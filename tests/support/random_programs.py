@@ -50,8 +50,8 @@ def run_part(make: Callable[[int], Program], part: int) -> None:
         run(make, seed)
 
 
-class ItemsProgram:
-    """What random batches and pools have in common.
+class RandomProgram:
+    """What random programs have in common; each is about one object.
 
     Attributes:
         random: What is random.
@@ -60,7 +60,7 @@ class ItemsProgram:
         errors: The contexts passed to the loop's exception handler.
         events: How often anything began, ended or was done.
         last_start: When an item began.
-        last_act: When something was done to the batch or pool.
+        last_act: When something was done to the object.
         meddles: How often a callable that it calls does something to it.
     """
 
@@ -80,7 +80,7 @@ class ItemsProgram:
             self.broken.append(what)
 
     def act(self) -> None:
-        """Do something to the batch or pool."""
+        """Do something to the object."""
         raise NotImplementedError
 
     def meddle(self) -> None:
