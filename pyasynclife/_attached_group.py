@@ -16,9 +16,12 @@ from pyasynclife._await_chain import await_chain
 
 
 class AttachedGroup(AttachedWithMembers):
+    _tracked: frozenset[asyncio.Task[Any]] = frozenset()  # registries report these
+
     def _tasks(self, caller: asyncio.Task[Any] | None) -> list[asyncio.Task[Any]]:
         group = self.what
-        return [] if group is None else [t for t in group._tasks if t is not caller]
+        tasks = () if group is None else group._tasks
+        return [task for task in tasks if task is not caller and not task.done()]
 
     def _running(self) -> list[Member]:
         return [Member(task, task.get_name(), task) for task in self._tasks(None)]
@@ -35,10 +38,13 @@ class AttachedGroup(AttachedWithMembers):
         group = self.what
         if group is None:
             return False
-        known = {member.one for member in self._members}
+        known = self._tracked.union(member.one for member in self._members)
         tasks = [task for task in self._tasks(caller) if task not in known]
         tasks.sort(key=lambda task: task.get_name())  # of a factory, perhaps
         registries = self._others.attached_registries()
+        self._tracked |= {
+            task for task in tasks if any(one.find(task) for one in registries)
+        }
         left = [task for task in tasks if _claim(task, registries)]
         self._join([Member(task, task.get_name(), task) for task in tasks])
         if caller is not None and (
@@ -51,6 +57,10 @@ class AttachedGroup(AttachedWithMembers):
         else:
             group._cancel_others(frozenset(tasks).difference(left))
         return bool(left)
+
+    def close(self) -> None:
+        super().close()
+        self._tracked = frozenset(task for task in self._tracked if not task.done())
 
     def _exits(self, members: list[Member]) -> list[Exit]:
         exits = []

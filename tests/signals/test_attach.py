@@ -514,3 +514,49 @@ def test_what_a_stop_raises_goes_to_the_loops_exception_handler() -> None:
         assert "stopping" in errors[0]["message"]
 
     run(main)
+
+
+def test_a_child_reported_as_stuck_is_not_awaited_beside_one_that_ends_just_then() -> (
+    None
+):
+    async def main() -> None:
+        stubborn, last = Job(60), Job(0.5 - 5e-10)  # in the same iteration
+        coordinator = SignalCoordinator(30)
+
+        async def use() -> None:
+            async with TaskGroup() as group:
+                coordinator.attach(group)
+                group.create_task(stubborn(), name="mule")
+                group.create_task(last(), name="last")
+
+        using = asyncio.create_task(use())
+        async with coordinator:
+            await settle()
+            report = await coordinator.graceful_shutdown(timeout=0.5)
+            assert "mule" in [one.name for one in report.stuck]
+        assert now() == at(0.5)
+        await using
+
+    run(main)
+
+
+def test_a_tracked_child_reported_as_stuck_is_not_awaited_again_at_the_end() -> None:
+    async def main() -> None:
+        registry, stubborn = TaskRegistry(), Job(60)
+        coordinator = SignalCoordinator(30, registry=registry)
+
+        async def use() -> None:
+            async with TaskGroup() as group:
+                coordinator.attach(group)
+                registry.track(group.create_task(stubborn(), name="mule"))
+
+        using = asyncio.create_task(use())
+        async with coordinator:
+            await settle()
+            report = await coordinator.graceful_shutdown(timeout=0.5)
+            assert [one.name for one in report.stuck] == ["mule"]
+        assert now() == at(0.5)
+        assert stubborn.cancelled_at == [at(0)]
+        await using
+
+    run(main)
