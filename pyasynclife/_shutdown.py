@@ -278,9 +278,9 @@ class SignalCoordinator(ShutdownSequence):
 
         Many tasks are cancelled in slices, as by `TaskRegistry.shutdown`. The call
         returns at the deadline even if some tasks are still running. Tasks that are
-        cancelled only then have a little longer to clean up: one second, or
-        ``shutdown_timeout`` if that is less; the deadline counts as missed. The calling
-        task is left out.
+        cancelled only then have a little longer to clean up: one second, or ``timeout``
+        (without it ``shutdown_timeout``) if that is less; the deadline counts as
+        missed. The calling task is left out.
 
         A second call joins the shutdown in progress: no task is cancelled twice, and
         both calls report on all tasks. Nor does it cancel tasks that an earlier call,
