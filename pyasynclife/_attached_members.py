@@ -91,8 +91,7 @@ class AttachedWithMembers(Attachment):
                 if member.task is not None or member.one not in self._elsewhere:
                     self._members.append(member)
             else:
-                cancelled += found[0].is_shutting_down
-                found[0].cover(found[1])
+                cancelled += found[0].cover(found[1])
                 self._covers = True
         return not members or cancelled < len(members)
 

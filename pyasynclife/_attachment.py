@@ -76,11 +76,6 @@ class AttachedRegistry(Attachment):
         self._covered: dict[TaskMetadata, None] = {}  # another attachment cancels them
         self._ended: ShutdownReport | None = None  # before the registry shut down
 
-    @property
-    def is_shutting_down(self) -> bool:
-        """Whether `cancel` has cancelled its tasks."""
-        return self._open is not None
-
     def begin(self) -> None:
         registry = self.what
         if registry is not None and self._alive is None:
@@ -100,11 +95,16 @@ class AttachedRegistry(Attachment):
         meta = self.find(task)
         return meta is None or not self.what._note_shutdown(meta, False)
 
-    def cover(self, meta: TaskMetadata) -> None:
-        """Report a task, but do not cancel it: another attachment does that now."""
-        if self._open is None:
-            self.what._note_shutdown(meta, False)
-            self._covered[meta] = None
+    def cover(self, meta: TaskMetadata) -> bool:
+        """Report a task, but do not cancel it: another attachment does that now.
+
+        Returns True if it is not to: a shutdown of the registry has cancelled it.
+        """
+        if self._open is not None:
+            return True
+        self._covered[meta] = None
+        before: bool = self.what._note_shutdown(meta, False)
+        return before
 
     def _note_ended(self, registry: TaskRegistry) -> None:
         """Keep what has ended by now, unless another shutdown has reported it."""

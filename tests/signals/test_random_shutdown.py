@@ -29,7 +29,7 @@ from support.random_programs import GRID, PARTS, RandomProgram, run, run_part
 
 SOON = 1e-3  # seconds within which what is due happens
 KINDS = ["registry", "group", "batch", "pool"]
-WAYS = ["graceful", "late", "twice", "timeout", "cancelled", "leave"]
+WAYS = ["graceful", "late", "twice", "timeout", "cancelled", "leave", "registry"]
 LISTS = ["finished", "cancelled", "failed", "swallowed", "stuck"]
 
 
@@ -44,7 +44,8 @@ class Work:
         self.fails = kind != "group" and pick([False, False, True])
         ends = ["ends", "ends", "swallows", "stays", "stays long"]
         self.when_cancelled = pick(ends if kind == "group" else [*ends, "fails"])
-        self.tracked = False  # by a registry that is attached, too
+        self.registry: TaskRegistry | None = None  # that has it too, and is attached
+        self.apart = False  # that registry has been shut down by itself
         self.began: float | None = None
         self.cancelled: list[float] = []
         self.ended: float | None = None
@@ -89,7 +90,7 @@ class Work:
                 raise Boom(self.name) from None
             if self.when_cancelled == "swallows":
                 # The result of an item does not tell that it was cancelled.
-                item = self.kind == "batch" and not self.tracked
+                item = self.kind == "batch" and self.registry is None
                 self.how = "finished" if item else "swallowed"
                 return self.name
             if self.when_cancelled != "ends":
@@ -159,7 +160,7 @@ class Program(RandomProgram):
         registry, order = self.random.choice(self.registries)
         for work in works:
             work.order = min(work.order, order)
-            work.tracked = True
+            work.registry = registry
         self.seen["tracked"] += 1
         return registry
 
@@ -167,6 +168,7 @@ class Program(RandomProgram):
         registry = TaskRegistry()
         self.registries.append((registry, order))
         for work in works:
+            work.registry = registry
             registry.register(work(), work.name)
         self.add(registry, order)
 
@@ -216,6 +218,8 @@ class Program(RandomProgram):
         now, must = self.now(), self.must
         must(not work.cancelled, f"{work.name} is cancelled twice")
         work.cancelled.append(now)
+        if work.apart:
+            return
         if self.requested is None:
             must(False, f"{work.name} is cancelled before the request")
             return
@@ -228,8 +232,21 @@ class Program(RandomProgram):
 
     # --------------------------------------------------------------------- the shutdown
 
+    def shut_registry_down(self) -> None:
+        """Shut down a registry by itself, beside or before the coordinator."""
+        if self.registries and not self.seen["apart"]:
+            registry, _ = self.random.choice(self.registries)
+            for work in self.works:
+                work.apart = work.apart or work.registry is registry
+            timeout = self.random.choice([0, 1, 5, 1000]) * GRID
+            self.users.append(asyncio.create_task(registry.shutdown(timeout)))
+            self.seen["apart"] += 1
+
     async def shut_down(self) -> None:
         way = self.way
+        if way == "registry":
+            self.shut_registry_down()
+            await asyncio.sleep(self.random.choice([0, 0, 1]) * GRID)
         if way == "leave":
             return
         if way == "late":
@@ -262,8 +279,8 @@ class Program(RandomProgram):
         listed = sorted(
             (one.name, how) for how in LISTS for one in getattr(report, how)
         )
-        if self.seen["caller cancelled"]:
-            return  # what ended during the first call was reported to nobody
+        if self.seen["caller cancelled"] or self.seen["apart"]:
+            return  # what ended during the other shutdown was reported there
         names = [one.name for one in self.alive]
         self.must([name for name, _ in listed] == sorted(names), f"{listed}: {names}")
         for one in self.alive:
@@ -291,6 +308,9 @@ class Program(RandomProgram):
             self.attach(number)
         await settle()
         await asyncio.sleep(self.random.choice([0, 2, 5, 50]) * GRID)
+        if self.way == "registry" and self.random.random() < 0.5:
+            self.shut_registry_down()
+            await asyncio.sleep(self.wait)
         self.coordinator.request_shutdown("enough")
         self.requested = self.now()
         self.hurried = self.requested + self.timeout
@@ -305,7 +325,7 @@ class Program(RandomProgram):
         late = self.now() - self.requested - self.timeout
         if self.way == "timeout":
             late = self.now() - self.requested - self.wait
-        elif self.way in ("late", "twice", "cancelled"):
+        elif self.way in ("late", "twice", "cancelled", "registry"):
             late -= self.wait
         grace = min(1.0, self.wait if self.way == "timeout" else self.timeout)
         self.must(late < grace + SOON, f"returned {late} s late")
@@ -329,5 +349,5 @@ def test_the_programs_do_enough() -> None:
     seen: Counter[str] = Counter()
     for program in (run(Program, seed) for seed in range(300)):
         seen += program.seen
-    for name in (*KINDS, *WAYS, *LISTS, "caller cancelled", "tracked"):
+    for name in (*KINDS, *WAYS, *LISTS, "caller cancelled", "tracked", "apart"):
         assert seen[name] > 10, seen

@@ -103,6 +103,29 @@ def test_a_job_in_an_attached_registry_is_cancelled_and_reported_once(
     run(main)
 
 
+@pytest.mark.parametrize("make", [pool_of, batch_of])
+@pytest.mark.parametrize("order", [-1, 0, 1])
+@pytest.mark.parametrize("over", [True, False])
+def test_a_job_that_its_registry_has_cancelled_by_itself_is_not_cancelled_again(
+    make: Make, order: int, over: bool
+) -> None:
+    async def main() -> None:
+        registry, job = TaskRegistry(), Job(cleanup=2)
+        coordinator = SignalCoordinator(10, registry=registry)
+        attached = await make(job, registry)
+        coordinator.attach(attached, order=order)
+        async with coordinator:
+            shutting = asyncio.create_task(registry.shutdown(1 if over else 9))
+            await asyncio.sleep(1.5)
+            assert shutting.done() == over
+            report = await coordinator.graceful_shutdown()
+            assert (job.cancelled, report.stuck) == (2, [])
+            assert report.duration == pytest.approx(0.5, abs=0.01)
+            await shutting
+
+    run(main)
+
+
 @pytest.mark.parametrize("order", [-1, 0, 1])
 def test_a_stuck_job_is_listed_and_logged_once(
     order: int, caplog: pytest.LogCaptureFixture
