@@ -70,7 +70,7 @@ class AttachedBatch(AttachedWithMembers):
         members = self._running()
         by_us = self._join(members)
         if by_us and not batch._core.over:
-            batch.cancel("shutdown")
+            batch._core.stop("shutdown")
         return by_us and bool(members)
 
     def _exits(self, members: list[Member]) -> list[Exit]:

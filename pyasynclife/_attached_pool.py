@@ -48,7 +48,7 @@ class AttachedPool(AttachedWithMembers):
         self._cancelled = True
         members = self._running()
         if by_us := self._join(members):
-            pool.cancel("shutdown")
+            pool._core.stop("shutdown")
         else:
             pool.stop()
         return by_us and bool(members)

@@ -122,17 +122,18 @@ batch_type_stream(PyObject *op, PyObject *handle)
 }
 
 PyDoc_STRVAR(batch_type_stop_doc,
-"stop($self, /)\n--\n\n"
+"stop($self, msg=None, /)\n--\n\n"
 "Start nothing new, and cancel the items that run and were not cancelled.");
 
 static PyObject *
-batch_type_stop(PyObject *op, PyObject *Py_UNUSED(ignored))
+batch_type_stop(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
 {
     BatchObject *self = (BatchObject *)op;
     if (al_batch_type_check_loop(self) < 0) {
         return NULL;
     }
-    al_pump_stop(&self->pump, AL_STOP_CANCEL, NULL, false);
+    al_pump_stop(&self->pump, AL_STOP_CANCEL, nargs > 0 ? args[0] : NULL,
+                 false);
     Py_RETURN_NONE;
 }
 
@@ -386,7 +387,7 @@ static PyMethodDef batch_type_methods[] = {
     {"use", batch_type_use, METH_O, batch_type_use_doc},
     {"wait", AL_METHOD(batch_type_wait), METH_FASTCALL, batch_type_wait_doc},
     {"stream", batch_type_stream, METH_O, batch_type_stream_doc},
-    {"stop", batch_type_stop, METH_NOARGS, batch_type_stop_doc},
+    {"stop", AL_METHOD(batch_type_stop), METH_FASTCALL, batch_type_stop_doc},
     {"drain", batch_type_drain, METH_NOARGS, batch_type_drain_doc},
     {"cancel", AL_METHOD(batch_type_cancel), METH_FASTCALL,
      batch_type_cancel_doc},

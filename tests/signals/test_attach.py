@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from pyasynclife import (
+    BatchError,
     SignalCoordinator,
     TaskGroup,
+    TaskPool,
     TaskRegistry,
     bounded_gather,
 )
@@ -558,5 +560,82 @@ def test_a_tracked_child_reported_as_stuck_is_not_awaited_again_at_the_end() -> 
         assert now() == at(0.5)
         assert stubborn.cancelled_at == [at(0)]
         await using
+
+    run(main)
+
+
+@pytest.mark.parametrize("how", ["budget", "a failure", "batch.cancel", "job.cancel"])
+@pytest.mark.parametrize("by_itself", [True, False])
+def test_an_item_that_was_cancelled_is_not_cancelled_again(
+    how: str, by_itself: bool
+) -> None:
+    async def main() -> None:
+        job, leave = Job(2), asyncio.Event()
+        coordinator = SignalCoordinator(30, cancel_on_signal=by_itself)
+
+        async def do(item: int) -> None:
+            if item == 1 and how == "a failure":
+                raise ValueError
+            await job()
+
+        batch = bounded_gather(
+            do,
+            [0],
+            max_errors=0,
+            budget=1 if how == "budget" else 9,
+            on_result=lambda result: None,
+        )
+        coordinator.attach(batch)
+
+        async def use() -> None:
+            async with batch:
+                one = batch.add(2)
+                if how == "a failure":
+                    batch.add(1)
+                await settle()
+                if how == "job.cancel":
+                    one.cancel()
+                elif how == "batch.cancel":
+                    batch.cancel()
+                await leave.wait()
+
+        using = asyncio.create_task(use())
+        async with coordinator:
+            await asyncio.sleep(1.5)
+            before = len(job.cancelled_at)
+            assert before == (1 if how == "job.cancel" else 2)
+            coordinator.request_shutdown()
+            await coordinator.wait_for_shutdown()
+            await asyncio.sleep(0.1)
+            report = await coordinator.graceful_shutdown()
+            assert len(report.cancelled) == 2
+        assert len(job.cancelled_at) == len(job.ended_at) == 2
+        leave.set()
+        await asyncio.wait([using])
+        assert isinstance(using.exception(), BatchError) == (how == "a failure")
+
+    run(main)
+
+
+@pytest.mark.parametrize("by_itself", [True, False])
+def test_a_job_of_a_pool_that_was_cancelled_is_not_cancelled_again(
+    by_itself: bool,
+) -> None:
+    async def main() -> None:
+        job = Job(2)
+        coordinator = SignalCoordinator(30, cancel_on_signal=by_itself)
+        pool = TaskPool(5)
+        coordinator.attach(pool)
+        async with coordinator:
+            pool.submit(job)
+            await settle()
+            pool.cancel()
+            await asyncio.sleep(0.5)
+            coordinator.request_shutdown()
+            await coordinator.wait_for_shutdown()
+            await asyncio.sleep(0.5)
+            report = await coordinator.graceful_shutdown()
+            assert len(report.cancelled) == 1
+        assert (job.cancelled_at, job.ended_at) == ([at(0)], [at(2)])
 
     run(main)

@@ -29,7 +29,7 @@ from support.random_programs import GRID, PARTS, RandomProgram, run, run_part
 
 SOON = 1e-3  # seconds within which what is due happens
 KINDS = ["registry", "group", "batch", "pool"]
-WAYS = ["graceful", "late", "twice", "timeout", "cancelled", "leave", "registry"]
+WAYS = ["graceful", "late", "twice", "timeout", "cancelled", "leave", "apart"]
 LISTS = ["finished", "cancelled", "failed", "swallowed", "stuck"]
 
 
@@ -45,7 +45,8 @@ class Work:
         ends = ["ends", "ends", "swallows", "stays", "stays long"]
         self.when_cancelled = pick(ends if kind == "group" else [*ends, "fails"])
         self.registry: TaskRegistry | None = None  # that has it too, and is attached
-        self.apart = False  # that registry has been shut down by itself
+        self.owner: Any = None  # the attached object that runs it
+        self.apart: Any = None  # the one of these that has been ended by itself
         self.began: float | None = None
         self.cancelled: list[float] = []
         self.ended: float | None = None
@@ -146,8 +147,10 @@ class Program(RandomProgram):
         getattr(self, f"attach_{kind}")(works, order)
         self.seen[kind] += 1
 
-    def add(self, what: Any, order: int) -> None:
+    def add(self, what: Any, works: list[Work], order: int) -> None:
         self.kept.append(what)
+        for work in works:
+            work.owner = what
         self.coordinator.attach(what, order=order)
 
     def use(self, coro: Coroutine[Any, Any, Any]) -> None:
@@ -170,12 +173,12 @@ class Program(RandomProgram):
         for work in works:
             work.registry = registry
             registry.register(work(), work.name)
-        self.add(registry, order)
+        self.add(registry, works, order)
 
     def attach_group(self, works: list[Work], order: int) -> None:
         async def use() -> None:
             async with TaskGroup() as group:
-                self.add(group, order)
+                self.add(group, works, order)
                 for work in works:
                     child = group.create_task(work(), name=work.name)
                     if registry is not None:
@@ -196,7 +199,7 @@ class Program(RandomProgram):
             key=lambda work: work.name,
             registry=self.other(works),
         )
-        self.add(batch, order)
+        self.add(batch, works, order)
 
         async def use() -> None:
             await batch
@@ -209,16 +212,18 @@ class Program(RandomProgram):
         pool = TaskPool(limit, on_result=lambda result: None, registry=registry)
         for work in works:
             pool.submit(work, task_id=work.name)
-        self.add(pool, order)
+        self.add(pool, works, order)
 
     # ------------------------------------------------------------------ what must hold
 
     def cancels(self, work: Work) -> None:
         """A piece of work is cancelled: it may be, now."""
         now, must = self.now(), self.must
-        must(not work.cancelled, f"{work.name} is cancelled twice")
+        # A registry does not know that another has cancelled a task of its own.
+        unknown = work.apart is work.owner and work.registry not in (None, work.owner)
+        must(not work.cancelled or unknown, f"{work.name} is cancelled twice")
         work.cancelled.append(now)
-        if work.apart:
+        if work.apart is not None:
             return
         if self.requested is None:
             must(False, f"{work.name} is cancelled before the request")
@@ -232,20 +237,25 @@ class Program(RandomProgram):
 
     # --------------------------------------------------------------------- the shutdown
 
-    def shut_registry_down(self) -> None:
-        """Shut down a registry by itself, beside or before the coordinator."""
-        if self.registries and not self.seen["apart"]:
-            registry, _ = self.random.choice(self.registries)
-            for work in self.works:
-                work.apart = work.apart or work.registry is registry
+    def end_one_apart(self) -> None:
+        """End one of the attached by itself, beside or before the coordinator."""
+        if self.seen["ended apart"]:
+            return
+        what = self.random.choice(self.kept)
+        if isinstance(what, TaskRegistry):
             timeout = self.random.choice([0, 1, 5, 1000]) * GRID
-            self.users.append(asyncio.create_task(registry.shutdown(timeout)))
-            self.seen["apart"] += 1
+            self.users.append(asyncio.create_task(what.shutdown(timeout)))
+        else:
+            what.cancel()
+        for work in self.works:
+            if what in (work.owner, work.registry):
+                work.apart = what
+        self.seen["ended apart"] += 1
 
     async def shut_down(self) -> None:
         way = self.way
-        if way == "registry":
-            self.shut_registry_down()
+        if way == "apart":
+            self.end_one_apart()
             await asyncio.sleep(self.random.choice([0, 0, 1]) * GRID)
         if way == "leave":
             return
@@ -279,7 +289,7 @@ class Program(RandomProgram):
         listed = sorted(
             (one.name, how) for how in LISTS for one in getattr(report, how)
         )
-        if self.seen["caller cancelled"] or self.seen["apart"]:
+        if self.seen["caller cancelled"] or self.seen["ended apart"]:
             return  # what ended during the other shutdown was reported there
         names = [one.name for one in self.alive]
         self.must([name for name, _ in listed] == sorted(names), f"{listed}: {names}")
@@ -308,8 +318,8 @@ class Program(RandomProgram):
             self.attach(number)
         await settle()
         await asyncio.sleep(self.random.choice([0, 2, 5, 50]) * GRID)
-        if self.way == "registry" and self.random.random() < 0.5:
-            self.shut_registry_down()
+        if self.way == "apart" and self.random.random() < 0.5:
+            self.end_one_apart()
             await asyncio.sleep(self.wait)
         self.coordinator.request_shutdown("enough")
         self.requested = self.now()
@@ -325,7 +335,7 @@ class Program(RandomProgram):
         late = self.now() - self.requested - self.timeout
         if self.way == "timeout":
             late = self.now() - self.requested - self.wait
-        elif self.way in ("late", "twice", "cancelled", "registry"):
+        elif self.way in ("late", "twice", "cancelled", "apart"):
             late -= self.wait
         grace = min(1.0, self.wait if self.way == "timeout" else self.timeout)
         self.must(late < grace + SOON, f"returned {late} s late")
@@ -349,5 +359,5 @@ def test_the_programs_do_enough() -> None:
     seen: Counter[str] = Counter()
     for program in (run(Program, seed) for seed in range(300)):
         seen += program.seen
-    for name in (*KINDS, *WAYS, *LISTS, "caller cancelled", "tracked", "apart"):
+    for name in (*KINDS, *WAYS, *LISTS, "caller cancelled", "tracked", "ended apart"):
         assert seen[name] > 10, seen
