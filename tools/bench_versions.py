@@ -44,7 +44,7 @@ def measure(version: str, may_install: bool) -> list[dict[str, Any]]:
 
 def cell(row: dict[str, Any]) -> str:
     """Return a row's best ratio and median, with a mark if it is below its target."""
-    (ratio,) = row["ratios"].values()
+    ratio = next(iter(row["ratios"].values()))  # others are of further contenders
     mark = " `*`" if row["short"] else ""
     return f"{ratio['best']:.2f} ({ratio['median']:.2f}){mark}"
 
