@@ -27,6 +27,8 @@ from support.coroutines import Boom
 from support.loops import settle
 from support.random_programs import GRID, PARTS, RandomProgram, run, run_part
 
+pytestmark = pytest.mark.usefixtures("no_lag")
+
 SOON = 1e-3  # seconds within which what is due happens
 KINDS = ["registry", "group", "batch", "pool"]
 WAYS = ["graceful", "late", "twice", "timeout", "cancelled", "leave", "apart"]
@@ -349,7 +351,6 @@ class Program(RandomProgram):
         assert self.coordinator.phase in ("stopped", "draining")
 
 
-@pytest.mark.standard_loop_only
 @pytest.mark.parametrize("part", range(PARTS))
 def test_a_shutdown_keeps_its_rules_whatever_is_attached(part: int) -> None:
     run_part(Program, part)
