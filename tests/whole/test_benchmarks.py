@@ -6,10 +6,15 @@ They need the extra `bench`: `make recipes` installs it and runs this module.
 import importlib.util
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+sys.path.append(str(Path(__file__).resolve().parents[2] / "tools"))
+
+import bench_versions
 
 from support.children import PATH, run_child
 from support.marks import needs_uvloop
@@ -64,7 +69,9 @@ pytest.importorskip("matplotlib", reason="the extra bench is not installed")
 @pytest.mark.parametrize(
     "loop", ["asyncio", pytest.param("uvloop", marks=needs_uvloop)]
 )
-def test_every_row_is_printed_and_written(loop: str, tmp_path: Path) -> None:
+def test_every_row_is_printed_and_written(
+    loop: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "rows.json"
     done = run_child(
         [*TINY, "--loop", loop, "--json", str(path)], timeout=120, env=PATH
@@ -86,6 +93,13 @@ def test_every_row_is_printed_and_written(loop: str, tmp_path: Path) -> None:
         line.endswith("below target") for line in lines
     )
     assert f"{loop}: register" in done.stderr, "no progress was shown"
+
+    page = tmp_path / "versions.md"
+    monkeypatch.setattr(bench_versions, "PAGE", page)
+    bench_versions.write({"3.11": [report], "3.12": [report]})
+    rows = [line for line in page.read_text().splitlines() if line.startswith("| ")]
+    assert sum(line.startswith("| register |") for line in rows) == 1
+    assert all(line.count("|") == 5 for line in rows)
 
 
 def test_only_measures_the_rows_asked_for() -> None:
