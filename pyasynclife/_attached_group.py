@@ -16,7 +16,7 @@ from pyasynclife._await_chain import await_chain
 
 
 class AttachedGroup(AttachedWithMembers):
-    _tracked: frozenset[asyncio.Task[Any]] = frozenset()  # registries report these
+    _cancelled: frozenset[asyncio.Task[Any]] = frozenset()  # not to be again
 
     def _tasks(self, caller: asyncio.Task[Any] | None) -> list[asyncio.Task[Any]]:
         group = self.what
@@ -38,15 +38,12 @@ class AttachedGroup(AttachedWithMembers):
         group = self.what
         if group is None:
             return False
-        known = self._tracked.union(member.one for member in self._members)
-        tasks = [task for task in self._tasks(caller) if task not in known]
+        tasks = [one for one in self._tasks(caller) if one not in self._cancelled]
         tasks.sort(key=lambda task: task.get_name())  # of a factory, perhaps
         registries = self._others.attached_registries()
-        self._tracked |= {
-            task for task in tasks if any(one.find(task) for one in registries)
-        }
         left = [task for task in tasks if _claim(task, registries)]
         self._join([Member(task, task.get_name(), task) for task in tasks])
+        self._cancelled = self._cancelled.union(tasks)
         if caller is not None and (
             caller is group._parent_task or caller in group._tasks
         ):  # the block goes on, and so does the caller
@@ -60,7 +57,7 @@ class AttachedGroup(AttachedWithMembers):
 
     def close(self) -> None:
         super().close()
-        self._tracked = frozenset(task for task in self._tracked if not task.done())
+        self._cancelled = frozenset(one for one in self._cancelled if not one.done())
 
     def _exits(self, members: list[Member]) -> list[Exit]:
         exits = []
