@@ -9,10 +9,9 @@ from pyasynclife._attachment import (
     AttachedRegistry,
     Attachment,
     Part,
-    report_from_lists,
 )
 from pyasynclife._core import SHUTDOWN_UNREPORTED, TaskMetadata
-from pyasynclife._report import TaskExit, make_exit
+from pyasynclife._report import TaskExit, make_exit, report_from_lists
 from pyasynclife._waiting import Deadline, wait_for_idle
 
 if TYPE_CHECKING:

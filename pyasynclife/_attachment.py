@@ -10,7 +10,7 @@ from pyasynclife._core import TaskMetadata
 from pyasynclife._ended_tasks import note_swallowed, report_ended
 from pyasynclife._registry import TaskRegistry
 from pyasynclife._registry_shutdown import begin_shutdown, end_shutdown, shut_down
-from pyasynclife._report import ShutdownReport, TaskExit, merge_reports
+from pyasynclife._report import ShutdownReport, merge_reports, report_from_lists
 from pyasynclife._waiting import Deadline
 
 if TYPE_CHECKING:
@@ -155,16 +155,3 @@ class AttachedRegistry(Attachment):
         self._alive, self._covered, self._ended = None, {}, None
         if registry is not None:
             end_shutdown(registry)
-
-
-_LISTS = ("finished", "cancelled", "failed", "swallowed", "stuck")
-
-
-def report_from_lists(
-    lists: dict[str, list[TaskExit]], duration: float, late: bool
-) -> ShutdownReport:
-    """Return a report of tasks by their outcome."""
-    every = {outcome: lists.get(outcome, []) for outcome in _LISTS}
-    return ShutdownReport._make(
-        **every, duration=duration, deadline_met=not (late or every["stuck"])
-    )

@@ -6,7 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from pyasynclife._await_chain import _chain_of
 from pyasynclife._core import BatchCore, Job
-from pyasynclife._report import ShutdownReport, TaskExit, make_exit
+from pyasynclife._report import (
+    ShutdownReport,
+    TaskExit,
+    make_exit,
+    report_from_lists,
+)
 from pyasynclife._states import TaskState
 from pyasynclife._waiting import Deadline, wait_for_idle
 
@@ -36,18 +41,12 @@ async def shut_down_pool(
     begun = [(*pair, pair[1].task_id) for pair in pairs]
     pool.cancel("shutdown")
     await wait_for_idle(lambda: core.is_idle, core.wait_idle, deadline)
-    lists: dict[str, list[TaskExit]] = {
-        outcome: [] for outcome in ShutdownReport.__slots__[:5]
-    }
+    lists: dict[str, list[TaskExit]] = {}
     for one in begun:
         outcome, how = job_exit(*one)
-        lists[outcome].append(how)
+        lists.setdefault(outcome, []).append(how)
     now = deadline.loop.time()
-    return ShutdownReport._make(
-        **lists,
-        duration=now - started,
-        deadline_met=not (now > deadline.due or lists["stuck"]),
-    )
+    return report_from_lists(lists, now - started, now > deadline.due)
 
 
 def resting(core: BatchCore) -> list[tuple[Any, int, Any, BaseException]]:

@@ -188,6 +188,16 @@ def make_report(
     )
 
 
+def report_from_lists(
+    lists: dict[str, list[TaskExit]], duration: float, late: bool
+) -> ShutdownReport:
+    """Return a report of tasks by their outcome."""
+    every = {outcome: lists.get(outcome, []) for outcome in _OUTCOMES}
+    return ShutdownReport._make(
+        **every, duration=duration, deadline_met=not (late or every["stuck"])
+    )
+
+
 def merge_reports(
     reports: Sequence[ShutdownReport], duration: float, late: bool
 ) -> ShutdownReport:
