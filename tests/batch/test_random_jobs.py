@@ -32,7 +32,7 @@ from pyasynclife import (
     bounded_gather,
 )
 from support.coroutines import Boom
-from support.random_programs import GRID, PARTS, RandomProgram, run, run_part
+from support.random_programs import GRID, PARTS, ItemsProgram, run_part, seen_by
 
 USES = ["collect", "block", "stream", "late stream", "late collect", "bare stream"]
 LEFT = ["break", "aclose", "raises", "cancelled", "drop", "drop stream"]
@@ -53,7 +53,7 @@ class Item:
         self.calls = self.running = 0
 
 
-class Program(RandomProgram):
+class Program(ItemsProgram):
     """One batch, and what is done to it."""
 
     def __init__(self, seed: int) -> None:
@@ -113,7 +113,7 @@ class Program(RandomProgram):
 
     def began(self, item: Item) -> None:
         """An attempt begins: it may."""
-        now, batch = asyncio.get_running_loop().time(), self.batch
+        now, batch = self.now(), self.batch
         self.events += 1
         item.calls += 1
         item.running += 1
@@ -157,7 +157,7 @@ class Program(RandomProgram):
         if batch is None or batch.status is not None:
             return
         self.events += 1
-        self.last_act = asyncio.get_running_loop().time()
+        self.last_act = self.now()
         what = self.random.choices(
             ["job", "add", "put", "pause", "limit", "stop", "cancel", "close", "drop",
              "registry"],
@@ -228,7 +228,7 @@ class Program(RandomProgram):
         """Check, when nothing happens, that no item is kept waiting."""
         calm = await self.is_calm()
         batch = self.batch
-        now = asyncio.get_running_loop().time()
+        now = self.now()
         if (
             batch is None
             or self.streams  # its consumer holds it back
@@ -403,10 +403,7 @@ class Program(RandomProgram):
             self.batch.close()
 
     async def main(self) -> None:
-        loop = asyncio.get_running_loop()
-        loop.set_exception_handler(lambda _, context: self.errors.append(context))
-        if sys.version_info >= (3, 12) and self.random.random() < 0.3:
-            loop.set_task_factory(asyncio.eager_task_factory)
+        self.prepare_loop()
         self.batch = bounded_gather(self.fn, self.source(), **self.options())
         gone = weakref.ref(self.batch)
         self.seen[self.how] += 1
@@ -533,9 +530,7 @@ def test_each_job_ends_once_whatever_is_done_to_its_batch(part: int) -> None:
 
 
 def test_the_programs_do_enough() -> None:
-    seen: Counter[str] = Counter()
-    for program in (run(Program, seed) for seed in range(400)):
-        seen += program.seen
+    seen = seen_by(Program, 400)
     for name in ("DONE", "FAILED", "CANCELLED", "RUNNING", "retried", *USES, *LEFT):
         assert seen[name] > 10, seen
     for name in ("never started", "results", "put back", "drop", "stop", "cancel"):

@@ -29,14 +29,14 @@ from pyasynclife import (
     TaskState,
 )
 from support.coroutines import Boom
-from support.random_programs import GRID, PARTS, RandomProgram, run, run_part
+from support.random_programs import GRID, PARTS, ItemsProgram, run_part, seen_by
 
 BLOCKS = ["block", "raises", "cancelled", "join", "shutdown"]
 BARE = ["join", "shutdown", "late shutdown", "stop", "registry", "attached", "drop"]
 REPORTING = ["shutdown", "late shutdown", "attached"]
 
 
-class Program(RandomProgram):
+class Program(ItemsProgram):
     """One pool, and what is done to it."""
 
     def __init__(self, seed: int) -> None:
@@ -109,7 +109,7 @@ class Program(RandomProgram):
 
     def began(self, number: int, key: int | None) -> None:
         """A job starts: it may."""
-        now = asyncio.get_running_loop().time()
+        now = self.now()
         pool, running = self.pool, self.running
         self.must(pool is None or not pool.paused, "paused")
         self.must(now >= self.last_start + self.interval - 1e-6, "too early")
@@ -175,7 +175,7 @@ class Program(RandomProgram):
         if pool is None:
             return
         self.events += 1
-        self.last_act = asyncio.get_running_loop().time()
+        self.last_act = self.now()
         what = pick(
             ["submit"] * 8
             + ["put", "put", "cancel job", "await", "await and cancel", "limit"]
@@ -208,7 +208,7 @@ class Program(RandomProgram):
         """Check, when nothing happens, that no job is kept waiting."""
         calm = await self.is_calm()
         pool = self.pool
-        now = asyncio.get_running_loop().time()
+        now = self.now()
         if (
             pool is None
             or not calm
@@ -283,10 +283,7 @@ class Program(RandomProgram):
             await self.end(how)
 
     async def main(self) -> None:
-        loop = asyncio.get_running_loop()
-        loop.set_exception_handler(lambda _, context: self.errors.append(context))
-        if sys.version_info >= (3, 12) and self.random.random() < 0.3:
-            loop.set_task_factory(asyncio.eager_task_factory)
+        self.prepare_loop()
         self.pool = TaskPool(**self.options())
         gone = weakref.ref(self.pool)
         block = self.random.choice([False, True])
@@ -382,9 +379,7 @@ def test_each_job_ends_once_whatever_is_done_to_its_pool(part: int) -> None:
 
 
 def test_the_programs_do_enough() -> None:
-    seen: Counter[str] = Counter()
-    for program in (run(Program, seed) for seed in range(400)):
-        seen += program.seen
+    seen = seen_by(Program, 400)
     for name in ("DONE", "FAILED", "CANCELLED", "retried", "never started"):
         assert seen[name] > 10, seen
     for name in ("PoolFullError", "ClosedError", "stop", "cancel", "await and cancel"):

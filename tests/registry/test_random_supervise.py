@@ -12,7 +12,6 @@ import asyncio
 import gc
 import logging
 import math
-import sys
 from collections import Counter
 from collections.abc import Coroutine
 from typing import Any
@@ -29,10 +28,16 @@ from pyasynclife import (
     UnknownTaskError,
 )
 from support.coroutines import Boom
-from support.random_programs import GRID, PARTS, RandomProgram, run, run_part
+from support.random_programs import (
+    GRID,
+    PARTS,
+    SOON,
+    MeddlingProgram,
+    run_part,
+    seen_by,
+)
 from support.registries import adds_up
 
-SOON = 1e-3  # seconds within which what is due happens
 LONG = 1000 * GRID  # a run that only somebody else ends
 AGAIN = {
     "always": [TaskState.DONE, TaskState.FAILED, TaskState.CANCELLED],
@@ -227,11 +232,11 @@ class Service:
         self.program.seen["gave up"] += self.gave_up
 
 
-class Program(RandomProgram, logging.Handler):
+class Program(MeddlingProgram, logging.Handler):
     """A registry with supervised tasks, and what is done to them."""
 
     def __init__(self, seed: int) -> None:
-        RandomProgram.__init__(self, seed)
+        MeddlingProgram.__init__(self, seed)
         logging.Handler.__init__(self)
         self.history = self.random.choice([0, 1000])
         self.registry = TaskRegistry(
@@ -244,9 +249,6 @@ class Program(RandomProgram, logging.Handler):
         self.waiting: list[asyncio.Task[Any]] = []
         self.vital_ends: Counter[str] = Counter()
         self.meddles = self.random.choice([0, 0, 0.05])
-
-    def now(self) -> float:
-        return asyncio.get_running_loop().time()
 
     def emit(self, record: logging.LogRecord) -> None:
         text = record.getMessage()
@@ -360,10 +362,7 @@ class Program(RandomProgram, logging.Handler):
                     one.check_time()
 
     async def main(self) -> None:
-        loop = asyncio.get_running_loop()
-        loop.set_exception_handler(lambda _, context: self.errors.append(context))
-        if sys.version_info >= (3, 12) and self.random.random() < 0.3:
-            loop.set_task_factory(asyncio.eager_task_factory)
+        self.prepare_loop()
         logger = logging.getLogger("pyasynclife")
         logger.addHandler(self)
         try:
@@ -403,9 +402,7 @@ def test_a_supervised_task_keeps_its_rules_whatever_happens(part: int) -> None:
 
 
 def test_the_programs_do_enough() -> None:
-    seen: Counter[str] = Counter()
-    for program in (run(Program, seed) for seed in range(300)):
-        seen += program.seen
+    seen = seen_by(Program, 300)
     for name in ("DONE", "FAILED", "CANCELLED", "gave up", "stale", "looked"):
         assert seen[name] > 10, seen
     for name in ("cancel", "cancel_all", "shutdown", "the end", "cancelled twice"):

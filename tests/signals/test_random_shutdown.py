@@ -10,7 +10,6 @@ deadline and lists each piece of work once, as it ended; nothing is left in the 
 
 import asyncio
 import math
-from collections import Counter
 from collections.abc import Coroutine
 from typing import Any
 
@@ -25,11 +24,10 @@ from pyasynclife import (
 )
 from support.coroutines import Boom
 from support.loops import settle
-from support.random_programs import GRID, PARTS, RandomProgram, run, run_part
+from support.random_programs import GRID, PARTS, SOON, RandomProgram, run_part, seen_by
 
 pytestmark = pytest.mark.usefixtures("no_lag")
 
-SOON = 1e-3  # seconds within which what is due happens
 KINDS = ["registry", "group", "batch", "pool"]
 WAYS = ["graceful", "late", "twice", "timeout", "cancelled", "leave", "apart"]
 LISTS = ["finished", "cancelled", "failed", "swallowed", "stuck"]
@@ -76,7 +74,6 @@ class Work:
             return await self.work()
         finally:
             self.ended = self.program.now()
-            self.program.events += 1
 
     async def work(self) -> str:
         try:
@@ -132,9 +129,6 @@ class Program(RandomProgram):
         self.users: list[asyncio.Task[Any]] = []
         self.requested: float | None = None
         self.hurried = math.inf  # from when on all orders are cancelled at once
-
-    def now(self) -> float:
-        return asyncio.get_running_loop().time()
 
     # ---------------------------------------------------------------- what is attached
 
@@ -274,10 +268,11 @@ class Program(RandomProgram):
                 first.cancel()
                 await asyncio.wait([first])
                 self.seen["caller cancelled"] += first.cancelled()
-            if first.done() and not first.cancelled():
-                return  # nothing is left to report
-            await self.call()
-            await asyncio.wait([first])
+            over = first.done() and not first.cancelled()
+            if not over:  # otherwise nothing is left to report
+                await self.call()
+            if not first.cancelled():
+                await first
         else:
             await self.call()
 
@@ -302,8 +297,7 @@ class Program(RandomProgram):
             self.seen[how] += len(getattr(report, how))
 
     async def main(self) -> None:
-        loop = asyncio.get_running_loop()
-        loop.set_exception_handler(lambda _, context: self.errors.append(context))
+        self.note_errors()
         async with asyncio.timeout(100_000):
             if self.block:
                 async with self.coordinator:
@@ -357,8 +351,6 @@ def test_a_shutdown_keeps_its_rules_whatever_is_attached(part: int) -> None:
 
 
 def test_the_programs_do_enough() -> None:
-    seen: Counter[str] = Counter()
-    for program in (run(Program, seed) for seed in range(300)):
-        seen += program.seen
+    seen = seen_by(Program, 300)
     for name in (*KINDS, *WAYS, *LISTS, "caller cancelled", "tracked", "ended apart"):
         assert seen[name] > 10, seen
