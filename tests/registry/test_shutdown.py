@@ -13,6 +13,7 @@ from pyasynclife._waiting import Deadline
 from support.coroutines import cleans_up, echo, forever, swallow
 from support.loops import ManualClockLoop, in_virtual_time, settle, task_factory
 from support.registries import adds_up
+from support.reports import LISTS
 from support.tasks import OddTask, fails, odd_factory
 
 
@@ -42,7 +43,7 @@ async def test_shutdown_says_what_became_of_each(
     began = time.monotonic()
     report = await registry.shutdown(0.05)
     assert 0.04 < time.monotonic() - began < 5
-    for how in ("finished", "cancelled", "failed", "swallowed", "stuck"):
+    for how in LISTS:
         assert [one.task_id for one in getattr(report, how)] == [how], how
     assert not report.ok
     assert not report.deadline_met

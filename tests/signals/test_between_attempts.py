@@ -18,6 +18,7 @@ from pyasynclife import (
 )
 from support.coroutines import cleans_up, forever
 from support.loops import in_virtual_time, settle, until
+from support.reports import exits
 
 Object = TaskPool | Batch[None]
 Make = Callable[..., Object]
@@ -85,12 +86,10 @@ def an_observed_batch(failing: Failing, *items: str, **options: Any) -> Batch[No
 
 
 def names(report: ShutdownReport) -> dict[str, list[str]]:
-    lists = ("finished", "cancelled", "failed", "swallowed", "stuck")
-    every = {
-        name: sorted(one.task_id or one.name for one in getattr(report, name))
-        for name in lists
+    return {
+        how: sorted(one.task_id or one.name for one in ends)
+        for how, ends in exits(report).items()
     }
-    return {name: ends for name, ends in every.items() if ends}
 
 
 every_object = pytest.mark.parametrize(

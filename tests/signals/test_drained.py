@@ -18,6 +18,7 @@ from pyasynclife import (
 )
 from support.coroutines import forever
 from support.loops import in_virtual_time, settle, until
+from support.reports import exits
 
 pytestmark = pytest.mark.usefixtures("no_lag")
 
@@ -44,9 +45,7 @@ LISTED = {"finished": ["returns"], "failed": ["fails"], "cancelled": ["outlasts"
 
 
 def names(report: ShutdownReport) -> dict[str, list[str]]:
-    lists = ("finished", "cancelled", "failed", "swallowed", "stuck")
-    every = {name: [one.name for one in getattr(report, name)] for name in lists}
-    return {name: ends for name, ends in every.items() if ends}
+    return {how: [one.name for one in ends] for how, ends in exits(report).items()}
 
 
 async def shut_down(

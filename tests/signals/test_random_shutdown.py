@@ -25,12 +25,12 @@ from pyasynclife import (
 from support.coroutines import Boom
 from support.loops import settle
 from support.random_programs import GRID, PARTS, SOON, RandomProgram, run_part, seen_by
+from support.reports import LISTS, exits
 
 pytestmark = pytest.mark.usefixtures("no_lag")
 
 KINDS = ["registry", "group", "batch", "pool"]
 WAYS = ["graceful", "late", "twice", "timeout", "cancelled", "leave", "apart"]
-LISTS = ["finished", "cancelled", "failed", "swallowed", "stuck"]
 
 
 class Work:
@@ -283,9 +283,8 @@ class Program(RandomProgram):
         if timeout is not None:
             due = self.now() + timeout
         report = await self.coordinator.graceful_shutdown(timeout=timeout)
-        listed = sorted(
-            (one.name, how) for how in LISTS for one in getattr(report, how)
-        )
+        lists = exits(report)
+        listed = sorted((one.name, how) for how in lists for one in lists[how])
         if self.seen["caller cancelled"] or self.seen["ended apart"]:
             return  # what ended during the other shutdown was reported there
         names = [one.name for one in self.alive]
@@ -293,8 +292,8 @@ class Program(RandomProgram):
         for one in self.alive:
             states = {how for name, how in listed if name == one.name}
             self.must(bool(states & one.states(due)), f"{listed}, and not {one.name}")
-        for how in LISTS:
-            self.seen[how] += len(getattr(report, how))
+        for how, ends in lists.items():
+            self.seen[how] += len(ends)
 
     async def main(self) -> None:
         self.note_errors()

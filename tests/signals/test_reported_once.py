@@ -18,8 +18,7 @@ from pyasynclife import (
 )
 from support.coroutines import forever
 from support.loops import in_virtual_time, settle
-
-LISTS = ("finished", "cancelled", "failed", "swallowed", "stuck")
+from support.reports import exits
 
 
 def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -28,8 +27,7 @@ def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 def ids(report: ShutdownReport) -> dict[str, list[str | None]]:
     """The ids of each list that is not empty."""
-    lists = {name: getattr(report, name) for name in LISTS}
-    return {name: [x.task_id for x in ends] for name, ends in lists.items() if ends}
+    return {how: [one.task_id for one in ends] for how, ends in exits(report).items()}
 
 
 class Job:
