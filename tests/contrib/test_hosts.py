@@ -164,6 +164,7 @@ def test_a_lame_duck_answers_503_and_then_refuses_connections(name: str) -> None
                     await server.until(lambda: server.events("slow begins"))
                     server.kill(TERM)
             await asyncio.sleep(0.02)
+        assert 503 in seen
         assert await last == 200
         return seen, await server.ended()
 
